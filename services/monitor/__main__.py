@@ -1,0 +1,62 @@
+"""Wires the monitor: settings, broker, snapshots, HTTP front."""
+
+from datetime import timedelta
+
+from faststream.specification.asyncapi import get_asyncapi_html
+from nats.js.api import KeyValueConfig
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from services.monitor.asyncapi import document
+from services.monitor.lifecycle import Patience
+from services.monitor.watch import Monitor, Rules
+from shared import logs, service, streams
+from shared.broker import Link, Publisher, until_done
+from shared.settings import Port, Settings, load
+
+
+class MonitorSettings(Settings):
+    monitor_port: Port = 8003
+
+
+def main() -> None:
+    settings = load(MonitorSettings)
+    logs.configure("monitor", settings.log_level, settings.log_format)
+    health = service.Health("broker", "history")
+    link = Link(settings, "monitor")
+    link.on_lost.append(lambda: health.bad("broker", "away"))
+    link.on_back.append(lambda: health.good("broker"))
+    docs = document(settings.nats_url[0])
+
+    async def work() -> None:
+        await link.connect()
+        health.good("broker")
+        publisher = Publisher(link)
+        await publisher.start()
+        bucket = KeyValueConfig(bucket=streams.MONITOR_BUCKET, replicas=settings.nats_replicas)
+        snapshots = await until_done("open the snapshots", lambda: link.js.create_key_value(config=bucket))
+        micro = timedelta(microseconds=1)
+        patience = Patience(
+            settings.silent_after // micro, settings.down_after // micro, settings.dead_after // micro
+        )
+        monitor = Monitor(
+            link, publisher, snapshots, Rules(patience, settings.heartbeats_kept, settings.max_services)
+        )
+        monitor.on_caught_up = lambda: health.good("history")
+        try:
+            await monitor.run()
+        finally:
+            await publisher.stop()
+            await link.close()
+
+    async def asyncapi(_: Request) -> HTMLResponse:
+        return HTMLResponse(get_asyncapi_html(docs.to_specification()))
+
+    app = Starlette(routes=[*health.routes(), Route("/asyncapi", asyncapi)])
+    service.run(app, work, host="127.0.0.1", port=settings.monitor_port, variable="MONITOR_PORT")
+
+
+if __name__ == "__main__":
+    main()

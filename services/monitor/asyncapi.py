@@ -1,0 +1,29 @@
+"""What the monitor reads and writes, as an AsyncAPI document made by FastStream from the event contracts."""
+
+from faststream.nats import JStream, NatsBroker
+from faststream.specification import AsyncAPI
+
+from shared import streams
+from shared.events import HeartbeatBody, ServiceRegistered, StatusChanged, Tick
+
+
+def document(nats_url: str) -> AsyncAPI:
+    broker = NatsBroker(nats_url)
+    heartbeats = JStream(streams.HEARTBEATS, declare=False)
+    services = JStream(streams.SERVICES, declare=False)
+
+    @broker.subscriber(streams.ALL_HEARTBEATS, stream=heartbeats, title="Heartbeats")
+    async def on_heartbeat(body: HeartbeatBody) -> None:
+        """A sign of life in `heartbeat.<service_name>`. Empty, or this body."""
+
+    @broker.subscriber(streams.ALL_TICKS, stream=heartbeats, title="Ticks")
+    async def on_tick(tick: Tick) -> None:
+        """The proof that a heartbeat could have been stored; time to judge."""
+
+    broker.publisher(
+        "service.status.<service_name>", stream=services, schema=StatusChanged, title="Changes of status"
+    )
+    broker.publisher(
+        "service.config.<service_name>", stream=services, schema=ServiceRegistered, title="First heartbeats"
+    )
+    return AsyncAPI(broker, title="services registry: monitor", version="1")

@@ -1,0 +1,443 @@
+"""The connection to the broker: publishing that waits for storage, and reading that survives anything."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import nats
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError
+
+from shared import streams
+from shared.settings import Settings
+
+log = structlog.get_logger()
+
+
+class BrokerError(Exception):
+    """Base of what publishing can raise."""
+
+
+class NotStored(BrokerError):
+    """The broker has not confirmed that it stored the message; it may have."""
+
+
+class Busy(NotStored):
+    """Too many messages wait for the broker already; this one was not sent."""
+
+
+class WrongSequence(BrokerError):
+    """Somebody else has written to the subject since: another writer was first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    seq: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as it stands in a stream. `at`: when the broker stored it, microseconds since 1970 UTC."""
+
+    subject: str
+    data: bytes
+    headers: dict[str, str] | None
+    seq: int
+    at: int
+    pending: int
+
+
+class Link:
+    """One connection that never gives up, and tells whoever asked when it is lost and when it is back."""
+
+    nc: Client
+    js: JetStreamContext
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._complained = False
+        self.on_lost: list[Callable[[], None]] = []
+        self.on_back: list[Callable[[], None]] = []
+
+    def options(self) -> dict[str, Any]:
+        """For `nats.connect`, or FastStream's broker."""
+        options: dict[str, Any] = {
+            "servers": list(self._settings.nats_url),
+            "name": self._name,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.25,
+            "connect_timeout": 3,
+            "ping_interval": 5,
+            "max_outstanding_pings": 2,
+            "error_cb": self._error,
+            "disconnected_cb": self._lost,
+            "reconnected_cb": self._back,
+        }
+        if self._settings.nats_creds:
+            options["user_credentials"] = self._settings.nats_creds
+        return options
+
+    async def connect(self) -> None:
+        """Wait for the broker as long as it takes, then see to it that the streams are there."""
+        self.adopt(await nats.connect(**self.options()))
+        await self.provision()
+
+    def adopt(self, client: Client) -> None:
+        self.nc = client
+        self.js = client.jetstream()
+        self._complained = False
+
+    async def provision(self) -> None:
+        plan = streams.Plan(self._settings.nats_replicas, self._settings.heartbeats_kept)
+        await until_done("provision the streams", lambda: streams.provision(self.js, plan))
+
+    @property
+    def up(self) -> bool:
+        return hasattr(self, "nc") and self.nc.is_connected
+
+    async def close(self) -> None:
+        if hasattr(self, "nc"):
+            with suppress(NatsError, TimeoutError, OSError):
+                await asyncio.wait_for(self.nc.flush(timeout=1), 2) if self.up else None
+            with suppress(NatsError, OSError):
+                await self.nc.close()
+
+    async def _error(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning("waiting for the broker", error=str(error) or repr(error))
+
+    async def _lost(self) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning("the broker is away; trying again")
+        for listener in self.on_lost:
+            listener()
+
+    async def _back(self) -> None:
+        self._complained = False
+        log.info("the broker is back")
+        for listener in self.on_back:
+            listener()
+
+
+async def until_done(what: str, action: Callable[[], Any], *, longest: float = 5.0) -> Any:
+    """Repeat `action` until it raises nothing, with back-off up to `longest` seconds. Says so once."""
+    wait, said = 0.1, False
+    while True:
+        try:
+            return await action()
+        except (NatsError, BrokerError, OSError, TimeoutError) as error:
+            if not said:
+                said = True
+                log.warning("will be tried again", what=what, error=str(error) or repr(error))
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, longest)
+
+
+class Publisher:
+    """Pipelined JetStream publishing: what waits goes out in one write, each caller gets its own answer."""
+
+    def __init__(self, link: Link, *, timeout: float = 5.0, max_waiting: int = 20_000) -> None:
+        self._link = link
+        self._timeout = timeout
+        self._max_waiting = max_waiting
+        self._waiting: dict[str, tuple[asyncio.Future[Ack], float]] = {}
+        self._count = 0
+        self._sweeper: asyncio.Task[None] | None = None
+        self._inbox = ""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    async def start(self) -> None:
+        self._inbox = self._link.nc.new_inbox()
+        await self._link.nc.subscribe(
+            self._inbox + ".*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        self._link.on_lost.append(self._lost)
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        if self._sweeper:
+            self._sweeper.cancel()
+        self._fail_all("shutting down")
+
+    async def publish(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Ack:
+        """Store one message. Raises NotStored (unknown, or no), Busy (no), WrongSequence (no)."""
+        if not self._link.up:
+            raise NotStored("the broker cannot be reached")
+        if len(self._waiting) >= self._max_waiting:
+            raise Busy("too many messages wait for the broker")
+        self._count += 1
+        token = str(self._count)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Ack] = loop.create_future()
+        self._waiting[token] = future, loop.time() + self._timeout
+        try:
+            await self._link.nc.publish(subject, payload, f"{self._inbox}.{token}", headers)
+            return await future
+        except MaxPayloadError:
+            raise NotStored("the message is larger than the broker takes") from None
+        except NatsError as error:
+            raise NotStored(str(error)) from None
+        finally:
+            self._waiting.pop(token, None)
+
+    async def append(self, subject: str, payload: bytes, *, after: int, event_id: str, kind: str) -> Ack:
+        """Store an event if `after` is still the subject's last sequence (0: none yet), or WrongSequence."""
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": str(after),
+            "Nats-Msg-Id": event_id,
+            streams.TYPE_HEADER: kind,
+        }
+        return await self.publish(subject, payload, headers)
+
+    async def _answered(self, msg: Msg) -> None:
+        entry = self._waiting.get(msg.subject.rpartition(".")[2])
+        if entry is None or entry[0].done():
+            return
+        if not msg.data:
+            entry[0].set_exception(NotStored("no stream takes this subject yet"))
+            return
+        answer = json.loads(msg.data)
+        if error := answer.get("error"):
+            wrong = error.get("err_code") in _WRONG_SEQUENCE
+            kind = WrongSequence if wrong else NotStored
+            entry[0].set_exception(kind(error.get("description", "refused by the broker")))
+        else:
+            entry[0].set_result(Ack(answer["seq"], answer.get("duplicate", False)))
+
+    def _lost(self) -> None:
+        self._fail_all("the connection to the broker was lost before its answer")
+
+    def _fail_all(self, reason: str) -> None:
+        for future, _ in self._waiting.values():
+            if not future.done():
+                future.set_exception(NotStored(reason))
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._timeout / 20)
+            now = loop.time()
+            for future, deadline in list(self._waiting.values()):
+                if deadline > now:
+                    break
+                if not future.done():
+                    future.set_exception(NotStored(f"no answer from the broker within {self._timeout:g} s"))
+
+
+_WRONG_SEQUENCE = {10071, 10164}
+
+
+class Reader:
+    """Reads a stream in order, each message once, through restarts of the broker and lost consumers.
+
+    A pull consumer without acknowledgements: the position is the caller's to keep. Anything odd (a gap
+    in the consumer's own count, silence, a lost connection) makes a new consumer after the last message.
+    """
+
+    HEARTBEAT = 2.0
+    BATCH = 2000
+
+    def __init__(
+        self,
+        link: Link,
+        stream: str,
+        *subjects: str,
+        after: int = 0,
+        newest_per_subject: bool = False,
+        since: str | None = None,
+        headers_only: bool = False,
+    ) -> None:
+        """`after`: the sequence read last, 0 for all. `newest_per_subject`: first only each subject's newest.
+        `since`: RFC 3339 time to begin at, in place of `after`."""
+        self._link = link
+        self._stream = stream
+        self._subjects = list(subjects)
+        self._newest = newest_per_subject
+        self._since = since
+        self._headers_only = headers_only
+        self.position = after
+        self.pending: int | None = None
+        """Messages behind `position` when it was read; None before the first contact."""
+        self._buffer: list[Stored] = []
+        self._wake = asyncio.Event()
+        self._broken = False
+        self._outstanding = 0
+        self._consumer_seq = 0
+        self._inbox = ""
+
+    async def batches(self) -> AsyncIterator[list[Stored]]:
+        """Yield what has come, for ever. An empty list tells that `pending` is known anew."""
+        self._link.on_back.append(self._break)
+        wait = 0.1
+        try:
+            while True:
+                sub: Subscription | None = None
+                consumer = ""
+                try:
+                    sub, consumer = await self._open()
+                    wait = 0.1
+                    yield []
+                    while not self._broken:
+                        if self._outstanding <= 0:
+                            await self._ask(consumer)
+                        if not self._buffer:
+                            self._wake.clear()
+                            try:
+                                await asyncio.wait_for(self._wake.wait(), self.HEARTBEAT * 2.5)
+                            except TimeoutError:
+                                break
+                            continue
+                        batch, self._buffer = self._buffer, []
+                        self.position = batch[-1].seq
+                        self.pending = batch[-1].pending
+                        yield batch
+                except (NatsError, OSError, TimeoutError) as error:
+                    log.debug("reader starts again", stream=self._stream, error=str(error) or repr(error))
+                    await asyncio.sleep(wait)
+                    wait = min(wait * 2, 2.0)
+                finally:
+                    await self._close(sub, consumer)
+        finally:
+            self._link.on_back.remove(self._break)
+
+    async def _open(self) -> tuple[Subscription, str]:
+        self._broken, self._outstanding, self._consumer_seq, self._buffer = False, 0, 0, []
+        config = ConsumerConfig(
+            ack_policy=AckPolicy.NONE,
+            filter_subjects=self._subjects,
+            inactive_threshold=30.0,
+            mem_storage=True,
+            num_replicas=1,
+            headers_only=self._headers_only or None,
+        )
+        if self._newest and self.pending != 0:
+            config.deliver_policy = DeliverPolicy.LAST_PER_SUBJECT
+        elif self._since and not self.position:
+            config.deliver_policy = DeliverPolicy.BY_START_TIME
+            config.opt_start_time = self._since  # type: ignore[assignment]
+        else:
+            config.deliver_policy = DeliverPolicy.BY_START_SEQUENCE
+            config.opt_start_seq = self.position + 1
+        info = await self._link.js.add_consumer(self._stream, config)
+        self.pending = info.num_pending or 0
+        self._inbox = self._link.nc.new_inbox()
+        sub = await self._link.nc.subscribe(
+            self._inbox, cb=self._received, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        return sub, info.name
+
+    async def _ask(self, consumer: str) -> None:
+        self._outstanding = self.BATCH
+        request = {
+            "batch": self.BATCH,
+            "expires": int(30e9),
+            "idle_heartbeat": int(self.HEARTBEAT * 1e9),
+        }
+        await self._link.nc.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}", json.dumps(request).encode(), self._inbox
+        )
+
+    async def _received(self, msg: Msg) -> None:
+        self._wake.set()
+        if msg.subject == self._inbox:  # not a message: word about the request
+            status = (msg.headers or {}).get("Status")
+            if status == "100":
+                return
+            self._outstanding = 0
+            if status != "408":
+                self._broken = True
+            return
+        fields = msg.reply.split(".")
+        count = int(fields[-3])
+        if self._broken or count != self._consumer_seq + 1:
+            self._broken = True
+            return
+        self._consumer_seq = count
+        self._outstanding -= 1
+        self._buffer.append(
+            Stored(
+                msg.subject, msg.data, msg.headers, int(fields[-4]), int(fields[-2]) // 1000, int(fields[-1])
+            )
+        )
+
+    def _break(self) -> None:
+        self._broken = True
+        self._wake.set()
+
+    async def _close(self, sub: Subscription | None, consumer: str) -> None:
+        """Take the old consumer away if that is quickly done; the broker does it anyway after 30 s."""
+        with suppress(NatsError, OSError, TimeoutError, NotFoundError):
+            if sub:
+                await sub.unsubscribe()
+            if consumer and self._link.up:
+                await self._link.nc.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}")
+
+
+async def newest(link: Link, stream: str, subject: str) -> Stored | None:
+    """The newest message of one subject. Raises NotStored when the broker cannot say."""
+    return await _get(link, stream, {"last_by_subj": subject})
+
+
+async def first(link: Link, stream: str, subject: str) -> Stored | None:
+    """The oldest message of one subject that is still kept."""
+    return await _get(link, stream, {"seq": 1, "next_by_subj": subject})
+
+
+async def message_at(link: Link, stream: str, seq: int) -> Stored | None:
+    return await _get(link, stream, {"seq": seq})
+
+
+async def _get(link: Link, stream: str, what: dict[str, Any]) -> Stored | None:
+    request = f"$JS.API.DIRECT.GET.{stream}"
+    try:
+        msg = await link.nc.request(request, json.dumps(what).encode(), timeout=3)
+    except (NatsError, OSError, TimeoutError) as error:
+        raise NotStored(str(error) or repr(error)) from None
+    headers = msg.headers or {}
+    if headers.get("Status") == "404":
+        return None
+    if "Nats-Sequence" not in headers:
+        raise NotStored(headers.get("Description", "the broker cannot read its stream"))
+    return Stored(
+        headers["Nats-Subject"],
+        msg.data,
+        headers,
+        int(headers["Nats-Sequence"]),
+        micros(headers["Nats-Time-Stamp"]),
+        0,
+    )
+
+
+async def last_sequence(link: Link, stream: str) -> tuple[int, int]:
+    """The stream's last sequence, and the broker's time of that answer in microseconds."""
+    try:
+        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=3)
+        info = json.loads(answer.data)
+        return info["state"]["last_seq"], micros(info["ts"])
+    except (NatsError, OSError, TimeoutError, KeyError) as error:
+        raise NotStored(str(error) or repr(error)) from None
+
+
+def micros(rfc3339: str) -> int:
+    """Microseconds since 1970 of the broker's own time format, which has up to nine decimals (truncated)."""
+    whole, _, fraction = rfc3339.removesuffix("Z").partition(".")
+    seconds = int(datetime.fromisoformat(whole + "+00:00").timestamp())
+    return seconds * 1_000_000 + int((fraction + "000000")[:6])

@@ -1,0 +1,209 @@
+"""The event contracts: what stands in the streams, for ever. Pure.
+
+CloudEvents 1.0 in JSON. A type name ends in its version; a field may be added, none may change its
+meaning. `tests/contract/golden/` holds one file of each version, which must parse for ever.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+
+from shared.durations import Duration
+
+NAME_RULE = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+NAME_MAX = 128
+_NAME = re.compile(NAME_RULE.rstrip("$") + r"\Z")
+NAME_RULE_IN_WORDS = "1-128 characters: letters, digits, '_', '-', and single dots between them"
+
+ServiceName = Annotated[str, StringConstraints(pattern=NAME_RULE, min_length=1, max_length=NAME_MAX)]
+
+
+def valid_name(name: str) -> bool:
+    return len(name) <= NAME_MAX and _NAME.match(name) is not None
+
+
+class Status(StrEnum):
+    """Where a service is in its life, best first."""
+
+    UNKNOWN = "unknown"
+    ALIVE = "alive"
+    SILENT = "silent"
+    DOWN = "down"
+    DEAD = "dead"
+
+    @property
+    def badness(self) -> int:
+        return _ORDER.index(self)
+
+
+_ORDER = tuple(Status)
+
+
+SIGNAL_HEADER = "Registry-Signal"
+
+
+class Signal(StrEnum):
+    """What a heartbeat says. Anything but a failure is a sign of life."""
+
+    SUCCESS = "success"
+    START = "start"
+    FAIL = "fail"
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+MESSAGE_MAX = 10_000
+"""Characters of a heartbeat's message that are kept."""
+
+
+class HeartbeatBody(_Contract):
+    """The optional JSON body of a heartbeat, over HTTP and over NATS."""
+
+    message: str | None = Field(default=None, max_length=MESSAGE_MAX)
+    every: Duration | None = Field(default=None, description="The interval this service beats at.")
+    metadata: dict[str, Any] | None = None
+
+
+def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None) -> "Heartbeat":
+    """Read what stands in `heartbeat.<name>`. ValueError if the name, the signal or the body is malformed."""
+    if not valid_name(name):
+        raise ValueError(f"bad name: {NAME_RULE_IN_WORDS}")
+    signal = headers.get(SIGNAL_HEADER) if headers else None
+    return Heartbeat(
+        Signal(signal) if signal else Signal.SUCCESS,
+        HeartbeatBody.model_validate_json(payload) if payload else None,
+    )
+
+
+class Heartbeat(NamedTuple):
+    signal: Signal
+    body: HeartbeatBody | None
+
+
+class Tick(_Contract):
+    """Published by each ingest once per tick: a heartbeat could have been stored at this moment.
+
+    `open_since` is the broker's time of the first tick of an unbroken run; absent in that first one.
+    """
+
+    open_since: AwareDatetime | None = None
+
+
+class Thresholds(_Contract):
+    """How long after its last heartbeat a service falls. Absent: the registry's default."""
+
+    silent_after: Duration | None = None
+    down_after: Duration | None = None
+    dead_after: Duration | None = None
+
+
+class ServiceConfig(Thresholds):
+    """The whole configuration of a service; every configuration event carries all of it."""
+
+    description: str = Field(default="", max_length=2000)
+    tags: tuple[Annotated[str, StringConstraints(min_length=1, max_length=64)], ...] = Field(
+        default=(), max_length=32
+    )
+    notify: bool = Field(default=True, description="Whether its changes are sent.")
+    paused: bool = False
+
+
+class ConfigData(_Contract):
+    config: ServiceConfig = ServiceConfig()
+    registered_at: AwareDatetime | None = Field(
+        default=None,
+        description="Broker's time from which heartbeats count. Absent: when this event was stored.",
+    )
+    registered_by: Literal["heartbeat", "api"] = "api"
+
+
+class StatusData(_Contract):
+    from_: Status = Field(alias="from")
+    to: Status
+    since: AwareDatetime = Field(description="When it fell due, or the heartbeat that changed it.")
+    last_heartbeat: AwareDatetime | None
+    reason: str
+
+
+class _CloudEvent(_Contract):
+    specversion: Literal["1.0"] = "1.0"
+    id: str
+    source: str
+    subject: ServiceName
+    time: AwareDatetime
+    datacontenttype: Literal["application/json"] = "application/json"
+
+    @property
+    def name(self) -> str:
+        return self.subject
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(by_alias=True, exclude_none=False).encode()
+
+
+class ServiceRegistered(_CloudEvent):
+    type: Literal["service.registered.v1"] = "service.registered.v1"
+    data: ConfigData
+
+
+class ServiceUpdated(_CloudEvent):
+    type: Literal["service.updated.v1"] = "service.updated.v1"
+    data: ConfigData
+
+
+class ServicePaused(_CloudEvent):
+    type: Literal["service.paused.v1"] = "service.paused.v1"
+    data: ConfigData
+
+
+class ServiceResumed(_CloudEvent):
+    type: Literal["service.resumed.v1"] = "service.resumed.v1"
+    data: ConfigData
+
+
+class Deletion(_Contract):
+    """A deletion carries nothing but itself."""
+
+
+class ServiceDeleted(_CloudEvent):
+    type: Literal["service.deleted.v1"] = "service.deleted.v1"
+    data: Deletion = Deletion()
+
+
+class StatusChanged(_CloudEvent):
+    type: Literal["service.status_changed.v1"] = "service.status_changed.v1"
+    data: StatusData
+
+
+ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed | ServiceDeleted
+Event = ConfigEvent | StatusChanged
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def parse_event(payload: bytes) -> Event:
+    """Read an event of any known version. pydantic.ValidationError (a ValueError) if it is none."""
+    return _EVENT.validate_json(payload)
+
+
+def event_id(*content: object) -> str:
+    """An id that follows from the content: the same change always has the same id."""
+    return hashlib.sha256("\n".join(map(str, content)).encode()).hexdigest()[:32]
+
+
+def status_changed(
+    name: str, from_: Status, to: Status, since: datetime, last_heartbeat: datetime | None, reason: str
+) -> StatusChanged:
+    return StatusChanged(
+        id=event_id(name, from_, to, since.astimezone(UTC).isoformat()),
+        source="/monitor",
+        subject=name,
+        time=since,
+        data=StatusData(from_=from_, to=to, since=since, last_heartbeat=last_heartbeat, reason=reason),
+    )

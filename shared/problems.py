@@ -1,0 +1,97 @@
+"""Errors over HTTP: RFC 9457 problem details, one shape everywhere. A 500 carries no detail."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+log = structlog.get_logger()
+
+
+class Problem(Exception):
+    """Raise it anywhere below a route. `retry_after` is in seconds."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = (headers or {}) | ({"Retry-After": str(retry_after)} if retry_after else {})
+
+
+def response(problem: Problem) -> JSONResponse:
+    return JSONResponse(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(problem.status).phrase,
+            "status": problem.status,
+            "detail": problem.detail,
+        },
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type="application/problem+json",
+    )
+
+
+def explain(errors: Any) -> str:
+    """Which field broke which rule, for people. Never the value: it may be secret or large."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in error['loc']) or 'body'}: "
+        + error["msg"].removeprefix("Value error, ")
+        for error in list(errors)[:5]
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` as problem details."""
+
+    async def on_problem(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Problem)
+        return response(error)
+
+    async def on_validation(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return response(Problem(422, explain(error.errors())))
+
+    async def on_http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return response(Problem(error.status_code, str(error.detail), headers=dict(error.headers or {})))
+
+    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+        log.error("request failed", path=request.url.path, error=repr(error))
+        return response(Problem(500, "This is our mistake; the log says what happened."))
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_bug)
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/problem+json": {}}}
+    for status, text in {
+        401: "Wrong or missing token",
+        404: "No such service",
+        409: "It exists already",
+        412: "Stale version",
+        413: "Body over 64 KiB",
+        422: "A name or a body breaks a rule; the detail says which",
+        429: "Too many; see Retry-After",
+        503: "Not stored; see Retry-After",
+    }.items()
+}
+"""For the `responses=` of routes; pick the ones a route can answer with `documented`."""
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: DOCUMENTED[status] for status in statuses}

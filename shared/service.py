@@ -1,0 +1,132 @@
+"""What every service is: an HTTP front with health and metrics, and work behind it, until told to stop."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import structlog
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shared.settings import PREFIX, stop
+
+log = structlog.get_logger()
+
+STOP_WITHIN = 8.0
+"""Seconds that requests and work get to end after SIGTERM."""
+
+
+class Health:
+    """Why the service is not ready, by part; empty when it is."""
+
+    def __init__(self, *parts: str) -> None:
+        self.missing: dict[str, str] = dict.fromkeys(parts, "starting")
+
+    def good(self, part: str) -> None:
+        if self.missing.pop(part, None):
+            log.info("ready", part=part)
+
+    def bad(self, part: str, reason: str) -> None:
+        self.missing[part] = reason
+
+    def routes(self) -> list[Route]:
+        async def healthz(_: Request) -> Response:
+            return JSONResponse({"status": "ok"})
+
+        async def readyz(_: Request) -> Response:
+            ready = not self.missing
+            return JSONResponse(
+                {"status": "ready"} if ready else {"status": "not ready", "missing": self.missing},
+                status_code=200 if ready else 503,
+            )
+
+        async def metrics(_: Request) -> Response:
+            return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+        return [
+            Route("/healthz", healthz, include_in_schema=False),
+            Route("/readyz", readyz, include_in_schema=False),
+            Route("/metrics", metrics, include_in_schema=False),
+        ]
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are ours: the work behind must end in order after the last request."""
+        yield
+
+
+def run(app: Any, work: Callable[[], Awaitable[None]], *, host: str, port: int, variable: str) -> None:
+    """Serve `app` on host:port beside `work` until SIGTERM or SIGINT. Ends the process: code 0 after a
+    signal, 1 if the work failed, 2 if the port (set by `variable`) cannot be had."""
+    sock = _bind(host, port, variable)
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        code = runner.run(_serve(app, work, sock))
+    sys.exit(code)
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+def _bind(host: str, port: int, variable: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as error:
+        stop(f"{PREFIX}{variable}={port}: cannot listen on {host}:{port} ({error.strerror})")
+    return sock
+
+
+async def _serve(app: Any, work: Callable[[], Awaitable[None]], sock: socket.socket) -> int:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(STOP_WITHIN / 2),
+    )
+    server = _Server(config)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stopping.set)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    working = asyncio.create_task(_guard(work))
+    told = asyncio.create_task(stopping.wait())
+    await asyncio.wait({serving, working, told}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping")
+    failed = working.done() and not stopping.is_set()
+    server.should_exit = True
+    await asyncio.wait({serving}, timeout=STOP_WITHIN / 2 + 1)
+    working.cancel()
+    await asyncio.wait({working}, timeout=STOP_WITHIN / 2)
+    told.cancel()
+    log.info("stopped")
+    return 1 if failed else 0
+
+
+async def _guard(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception:
+        log.exception("the work of this service failed; ending so that it is started afresh")
+        raise

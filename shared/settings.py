@@ -1,0 +1,123 @@
+"""Configuration from the environment or a `.env` file. A wrong value stops the start, naming its variable."""
+
+import hmac
+import ipaddress
+import sys
+from datetime import timedelta
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.durations import Duration
+
+PREFIX = "REGISTRY_"
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("accepted: an IANA time zone such as UTC or Europe/Berlin") from None
+    return name
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Anonymous = Annotated[tuple[Literal["ingest", "read"], ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """What every service knows. Each service adds its own fields in a subclass."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    nats_url: CommaSeparated = ("nats://127.0.0.1:4222",)
+    nats_creds: str = ""
+    nats_replicas: int = Field(default=1, ge=1, le=5)
+    heartbeats_kept: int = Field(
+        default=100, ge=1, le=10_000, description="Heartbeats kept per service; 1-5 at a million services."
+    )
+    host: str = "127.0.0.1"
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    public_url: str = "http://127.0.0.1:8002"
+    silent_after: Duration = timedelta(minutes=15)
+    down_after: Duration = timedelta(hours=1)
+    dead_after: Duration = timedelta(days=7)
+    tick: Duration = timedelta(seconds=1)
+    max_services: int = Field(default=100_000, ge=1)
+    anonymous: Anonymous = ()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json", ""] = ""
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> "Settings":
+        if not self.silent_after < self.down_after < self.dead_after:
+            raise ValueError(
+                "REGISTRY_SILENT_AFTER < REGISTRY_DOWN_AFTER < REGISTRY_DEAD_AFTER is needed, not "
+                f"{self.silent_after} < {self.down_after} < {self.dead_after}"
+            )
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+    def refuse_open_address(self, what: str, variable: str, *, guarded: bool, anonymous: str) -> None:
+        """Stop the start (exit code 2) if `what` would be open to strangers on `host` by oversight."""
+        if not (guarded or anonymous in self.anonymous or _is_loopback(self.host)):
+            stop(
+                f"REGISTRY_HOST={self.host!r} would open {what} to everybody who can reach this address. "
+                f"Set {variable}, or allow it with REGISTRY_ANONYMOUS={anonymous}, "
+                "or accept only 127.0.0.1"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def matches(given: str, *tokens: SecretStr) -> bool:
+    """Whether `given` is one of the tokens that are set, compared in constant time."""
+    return any(
+        [
+            hmac.compare_digest(given.encode(), token.get_secret_value().encode())
+            for token in tokens
+            if token.get_secret_value()
+        ]
+    )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(kind: type[S], **given: Any) -> S:
+    """Read the settings, or end the process with code 2 and one message per wrong variable."""
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        stop("\n".join(_explain(e) for e in error.errors()))
+
+
+def _explain(error: Any) -> str:
+    reason: str = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return reason
+    given = error["input"]
+    return f"{PREFIX}{str(error['loc'][0]).upper()}={given!r} is not accepted: {reason}"
+
+
+def stop(message: str) -> NoReturn:
+    """End with code 2: wrong use or wrong configuration."""
+    sys.stderr.write(message + "\n")
+    raise SystemExit(2)

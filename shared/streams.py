@@ -1,0 +1,118 @@
+"""Streams and subjects: the only place that names them."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from nats.js import JetStreamContext
+from nats.js.api import StorageType, StreamConfig
+from nats.js.errors import BadRequestError, NotFoundError
+
+HEARTBEATS = "HEARTBEATS"
+SERVICES = "SERVICES"
+
+MONITOR_BUCKET = "registry_monitor"
+NOTIFIER_BUCKET = "registry_notifier"
+
+TYPE_HEADER = "ce-type"
+"""Carries an event's type beside the payload, so that a reader of headers alone knows it."""
+
+ALL_HEARTBEATS = "heartbeat.>"
+ALL_TICKS = "tick.>"
+ALL_EVENTS = "service.>"
+ALL_CONFIG = "service.config.>"
+ALL_STATUS = "service.status.>"
+
+TICK_TTL = timedelta(days=30)
+"""How long a stretch of ticks stays provable. Falls older than this need no credit any more."""
+
+log = structlog.get_logger()
+
+
+def heartbeat(name: str) -> str:
+    return f"heartbeat.{name}"
+
+
+def tick(instance: str) -> str:
+    return f"tick.{instance}"
+
+
+def config(name: str) -> str:
+    return f"service.config.{name}"
+
+
+def status(name: str) -> str:
+    return f"service.status.{name}"
+
+
+def name_in(subject: str) -> str:
+    """The service (or instance) in one of the subjects above."""
+    head, _, rest = subject.partition(".")
+    return rest.partition(".")[2] if head == "service" else rest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the streams should look like; the same in every service, from the same variables."""
+
+    replicas: int
+    heartbeats_kept: int
+
+    def streams(self) -> tuple[StreamConfig, StreamConfig]:
+        return (
+            StreamConfig(
+                name=HEARTBEATS,
+                subjects=[ALL_HEARTBEATS, ALL_TICKS],
+                max_msgs_per_subject=self.heartbeats_kept,
+                storage=StorageType.FILE,
+                num_replicas=self.replicas,
+                duplicate_window=120,
+                allow_direct=True,
+                allow_msg_ttl=True,
+                allow_atomic=True,
+            ),
+            StreamConfig(
+                name=SERVICES,
+                subjects=[ALL_CONFIG, ALL_STATUS],
+                storage=StorageType.FILE,
+                num_replicas=self.replicas,
+                duplicate_window=120,
+                allow_direct=True,
+                allow_atomic=True,
+            ),
+        )
+
+
+_MANAGED = (
+    "subjects",
+    "max_msgs_per_subject",
+    "num_replicas",
+    "allow_direct",
+    "allow_msg_ttl",
+    "allow_atomic",
+)
+
+
+async def provision(js: JetStreamContext, plan: Plan) -> None:
+    """Create the streams, or bring the settings named here up to date. Any service may do it, any number
+    of times. Raises nats' errors when the broker is away."""
+    for wanted in plan.streams():
+        assert wanted.name
+        try:
+            found = (await js.stream_info(wanted.name)).config
+        except NotFoundError:
+            try:
+                await js.add_stream(wanted)
+                log.info("stream created", stream=wanted.name)
+            except BadRequestError as error:
+                if error.err_code != _EXISTS:
+                    raise
+            continue
+        if any(
+            getattr(found, field) != getattr(wanted, field) for field in _MANAGED if getattr(wanted, field)
+        ):
+            await js.update_stream(wanted)
+            log.info("stream updated", stream=wanted.name)
+
+
+_EXISTS = 10058  # "stream name already in use with a different configuration": somebody was faster
