@@ -1,0 +1,42 @@
+"""Fixtures: each test gets servers of its own, so that it may kill them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Process, mongo_server, nats_server
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[Process]:
+    server = nats_server(tmp_path).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def nats_url(nats: Process) -> str:
+    return f"nats://127.0.0.1:{nats.port}"
+
+
+@pytest.fixture
+def mongo(tmp_path: Path) -> Iterator[Process]:
+    server = mongo_server(tmp_path).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def mongo_url(mongo: Process) -> str:
+    return f"mongodb://127.0.0.1:{mongo.port}/?journal=true"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No REGISTRY_ variable and no .env file of the person who runs the tests reaches them."""
+    import os
+
+    for variable in [name for name in os.environ if name.startswith("REGISTRY_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,88 @@
+"""Real servers for tests: nats-server and the MongoDB-compatible server as processes on free ports."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def program(name: str) -> str:
+    """A program installed beside this Python."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    assert found, f"{name} is not installed"
+    return found
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.settimeout(0.5)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Process:
+    """A process that can be killed and started again on the same port with the same files."""
+
+    def __init__(self, command: list[str], port: int, log: Path, env: dict[str, str] | None = None) -> None:
+        self.command = command
+        self.port = port
+        self.log = log
+        self.env = env
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, wait: float = 20.0) -> "Process":
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self.command, stdout=out, stderr=out, cwd=self.log.parent, env=self.env, start_new_session=True
+            )
+        deadline = time.monotonic() + wait
+        while wait and not listening(self.port):
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline, f"{self.command} did not listen: {self.log.read_text()[-3000:]}"
+            time.sleep(0.02)
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self, sig: int = signal.SIGKILL, wait: float = 15.0) -> int:
+        """Send a signal to this process alone and wait for its end."""
+        assert self.process
+        if self.running:
+            os.kill(self.process.pid, sig)
+        return self.process.wait(wait)
+
+    def stop(self) -> int:
+        return self.kill(signal.SIGTERM)
+
+
+def nats_server(folder: Path) -> Process:
+    port = free_port()
+    command = [program("nats-server"), "-js", "-sd", str(folder / "nats"), "-p", str(port), "-a", "127.0.0.1"]
+    return Process(command, port, folder / "nats.log")
+
+
+def mongo_server(folder: Path) -> Process:
+    port = free_port()
+    command = [
+        program("secantusd-rs"),
+        *("--port", str(port), "--storage-path", str(folder / "mongo"), "--log-level", "WARNING"),
+        *("--cache-size", "128M", "--log-file-max", "64MB", "--sync-on-commit"),
+    ]
+    return Process(command, port, folder / "mongo.log")
