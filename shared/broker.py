@@ -153,7 +153,7 @@ class Publisher:
 
     def __init__(self, link: Link, *, timeout: float = 5.0, max_waiting: int = 20_000) -> None:
         self._link = link
-        self._timeout = timeout
+        self.timeout = timeout
         self._max_waiting = max_waiting
         self._waiting: dict[str, tuple[asyncio.Future[Ack], float]] = {}
         self._count = 0
@@ -179,7 +179,7 @@ class Publisher:
 
     async def publish(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Ack:
         """Store one message. Raises NotStored (unknown, or no), Busy (no), WrongSequence (no)."""
-        if not self._link.up:
+        if not (self._inbox and self._link.up):
             raise NotStored("the broker cannot be reached")
         if len(self._waiting) >= self._max_waiting:
             raise Busy("too many messages wait for the broker")
@@ -187,7 +187,7 @@ class Publisher:
         token = str(self._count)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Ack] = loop.create_future()
-        self._waiting[token] = future, loop.time() + self._timeout
+        self._waiting[token] = future, loop.time() + self.timeout
         try:
             await self._link.nc.publish(subject, payload, f"{self._inbox}.{token}", headers)
             return await future
@@ -233,13 +233,13 @@ class Publisher:
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._timeout / 20)
+            await asyncio.sleep(self.timeout / 20)
             now = loop.time()
             for future, deadline in list(self._waiting.values()):
                 if deadline > now:
                     break
                 if not future.done():
-                    future.set_exception(NotStored(f"no answer from the broker within {self._timeout:g} s"))
+                    future.set_exception(NotStored(f"no answer from the broker within {self.timeout:g} s"))
 
 
 _WRONG_SEQUENCE = {10071, 10164}

@@ -10,10 +10,12 @@ from typing import Any
 
 import structlog
 import uvicorn
+from faststream.specification.asyncapi import get_asyncapi_html
+from faststream.specification.base import Specification
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from shared.settings import PREFIX, stop
 
@@ -36,7 +38,7 @@ class Health:
     def bad(self, part: str, reason: str) -> None:
         self.missing[part] = reason
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[BaseRoute]:
         async def healthz(_: Request) -> Response:
             return JSONResponse({"status": "ok"})
 
@@ -55,6 +57,17 @@ class Health:
             Route("/readyz", readyz, include_in_schema=False),
             Route("/metrics", metrics, include_in_schema=False),
         ]
+
+
+def asyncapi(document: Callable[[], Specification]) -> Route:
+    """`/asyncapi`: the document as a page for browsers, as JSON for everybody else."""
+
+    async def serve(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(get_asyncapi_html(document()))
+        return JSONResponse(document().to_jsonable())
+
+    return Route("/asyncapi", serve, include_in_schema=False)
 
 
 class _Server(uvicorn.Server):

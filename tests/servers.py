@@ -43,12 +43,17 @@ class Process:
     def start(self, wait: float = 20.0) -> "Process":
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                self.command, stdout=out, stderr=out, cwd=self.log.parent, env=self.env, start_new_session=True
+                self.command,
+                stdout=out,
+                stderr=out,
+                cwd=self.log.parent,
+                env=self.env,
+                start_new_session=True,
             )
         deadline = time.monotonic() + wait
         while wait and not listening(self.port):
             assert self.process.poll() is None, self.log.read_text()[-3000:]
-            assert time.monotonic() < deadline, f"{self.command} did not listen: {self.log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.02)
         return self
 

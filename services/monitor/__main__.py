@@ -2,12 +2,8 @@
 
 from datetime import timedelta
 
-from faststream.specification.asyncapi import get_asyncapi_html
 from nats.js.api import KeyValueConfig
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import HTMLResponse
-from starlette.routing import Route
 
 from services.monitor.asyncapi import document
 from services.monitor.lifecycle import Patience
@@ -51,10 +47,7 @@ def main() -> None:
             await publisher.stop()
             await link.close()
 
-    async def asyncapi(_: Request) -> HTMLResponse:
-        return HTMLResponse(get_asyncapi_html(docs.to_specification()))
-
-    app = Starlette(routes=[*health.routes(), Route("/asyncapi", asyncapi)])
+    app = Starlette(routes=[*health.routes(), service.asyncapi(docs.to_specification)])
     service.run(app, work, host="127.0.0.1", port=settings.monitor_port, variable="MONITOR_PORT")
 
 

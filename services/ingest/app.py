@@ -1,0 +1,258 @@
+"""Ingest over HTTP: a short way for plain heartbeats, and the whole rules behind it."""
+
+import asyncio
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic import SecretStr
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.ingest.gate import Gate, read_body, read_signal
+from shared import problems
+from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, HeartbeatBody, Signal, valid_name
+from shared.problems import Problem, documented
+from shared.service import Health
+from shared.settings import matches
+
+BODY_MAX = 64 * 1024
+BATCH_MAX = 10_000
+BATCH_BODY_MAX = 2 * 1024 * 1024
+"""Room for 10,000 names of 128 characters; everything else must fit BODY_MAX."""
+
+BODY_WITHIN = 10.0
+"""Seconds a client gets to send its body."""
+
+METHODS = ("POST", "GET", "HEAD", "PUT")
+OK = {"status": "ok"}
+_OK_BYTES = json.dumps(OK, separators=(",", ":")).encode()
+_PREFIX = "/heartbeat/"
+
+
+def build(gate: Gate, health: Health, token: SecretStr) -> ASGIApp:
+    """The app. Heartbeats need `token` when it is not empty."""
+    app = FastAPI(
+        title="services registry: ingest",
+        summary="Services say here that they are alive.",
+        version="1",
+        routes=health.routes(),
+    )
+    problems.install(app)
+
+    def check(request: Request) -> None:
+        if not _authorized(request.headers.get("authorization", ""), token):
+            given = request.query_params.get("token", "")
+            if not matches(given, token):
+                raise Problem(
+                    401,
+                    "this registry needs its ingest token: Authorization: Bearer …, or ?token=…",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+
+    async def take(request: Request, service_name: str, signal: Signal) -> dict[str, str]:
+        check(request)
+        if "%2f" in request.scope.get("raw_path", b"").decode("latin-1").lower():
+            raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
+        raw = await _body(request, BODY_MAX)
+        body = read_body(raw, request.headers.get("content-type", ""), request.query_params.get("every"))
+        await gate.store(service_name, signal, body)
+        return OK
+
+    async def heartbeat(request: Request, service_name: str) -> dict[str, str]:
+        """The service is alive. Answers once the broker has stored it; registers an unknown service."""
+        return await take(request, service_name, Signal.SUCCESS)
+
+    async def heartbeat_signal(request: Request, service_name: str, signal: str) -> dict[str, str]:
+        """`fail`: it failed, and is down at once. `start`: a run has begun. An exit code: 0 is success."""
+        check(request)
+        return await take(request, service_name, read_signal(signal))
+
+    for method in METHODS:
+        word = method.lower()
+        app.add_api_route(
+            "/heartbeat/{service_name}",
+            heartbeat,
+            methods=[method],
+            operation_id=f"{word}_heartbeat",
+            summary="I am alive",
+            tags=["heartbeats"],
+            responses=_RESPONSES,
+            openapi_extra=_documentation(method),
+        )
+        app.add_api_route(
+            "/heartbeat/{service_name}/{signal}",
+            heartbeat_signal,
+            methods=[method],
+            operation_id=f"{word}_heartbeat_signal",
+            summary="A run has begun, failed, or ended with an exit code",
+            tags=["heartbeats"],
+            responses=_RESPONSES,
+            openapi_extra=_documentation(method),
+        )
+
+    @app.post(
+        "/heartbeats",
+        operation_id="post_heartbeats",
+        summary="Many services are alive",
+        tags=["heartbeats"],
+        responses=_RESPONSES | {200: {"content": {"application/json": {"example": _BATCH_ANSWER}}}},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["services"],
+                            "properties": {
+                                "services": {
+                                    "type": "array",
+                                    "items": {"type": "string"},
+                                    "maxItems": BATCH_MAX,
+                                }
+                            },
+                        },
+                        "example": {"services": ["web", "worker.1"]},
+                    }
+                },
+            }
+        },
+    )
+    async def heartbeats(request: Request) -> dict[str, Any]:
+        """Up to 10,000 names in one request; a bad name rejects itself alone."""
+        check(request)
+        return await gate.store_all(_read_batch(await _body(request, BATCH_BODY_MAX)))
+
+    @app.api_route("/heartbeat/{rest:path}", methods=list(METHODS), include_in_schema=False)
+    async def bad_name(request: Request, rest: str) -> Response:
+        check(request)
+        raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
+
+    return _ShortWay(app, gate, token)
+
+
+class _ShortWay:
+    """Plain heartbeats (no body, no query) skip the framework, whose routing alone costs two thirds
+    of what this machine can do. Whatever is not plain, or goes wrong, is the app's."""
+
+    def __init__(self, app: FastAPI, gate: Gate, token: SecretStr) -> None:
+        self._app = app
+        self._gate = gate
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._is_plain(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._gate.store(scope["path"][len(_PREFIX) :])
+        except Problem as problem:
+            await problems.response(problem)(scope, receive, send)
+            return
+        await send(_START)
+        await send(_END)
+
+    def _is_plain(self, scope: Scope) -> bool:
+        if (
+            scope["type"] != "http"
+            or not scope["path"].startswith(_PREFIX)
+            or scope["query_string"]
+            or scope["method"] not in METHODS
+            or not valid_name(scope["path"][len(_PREFIX) :])
+        ):
+            return False
+        authorization = ""
+        for key, value in scope["headers"]:
+            if (key == b"content-length" and value != b"0") or key == b"transfer-encoding":
+                return False
+            if key == b"authorization":
+                authorization = value.decode("latin-1")
+        return _authorized(authorization, self._token)
+
+
+_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(_OK_BYTES)).encode()),
+        (b"cache-control", b"no-store"),
+    ],
+}
+_END = {"type": "http.response.body", "body": _OK_BYTES}
+
+
+def _authorized(authorization: str, token: SecretStr) -> bool:
+    if not token.get_secret_value():
+        return True
+    scheme, _, given = authorization.partition(" ")
+    return scheme.lower() == "bearer" and matches(given.strip(), token)
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body, unless it is larger than `most` bytes (413) or does not come in time (408)."""
+    too_large = Problem(413, f"the body is larger than {most} bytes", headers={"Connection": "close"})
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length[:20]) > most:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise too_large
+    except TimeoutError:
+        raise Problem(408, f"the body did not come within {BODY_WITHIN:g} s") from None
+    return bytes(body)
+
+
+def _read_batch(raw: bytes) -> list[Any]:
+    try:
+        services = json.loads(raw)["services"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        services = None
+    if not isinstance(services, list):
+        raise Problem(422, 'body: JSON like {"services": ["a", "b"]} is needed')
+    if len(services) > BATCH_MAX:
+        raise Problem(422, f"services: at most {BATCH_MAX} names")
+    return services
+
+
+_BATCH_ANSWER = {
+    "accepted": 1,
+    "rejected": [{"service": "a b", "reason": f"service_name: {NAME_RULE_IN_WORDS}"}],
+}
+
+_RESPONSES: dict[int | str, dict[str, Any]] = documented(401, 413, 422, 429, 503) | {
+    200: {"description": "Stored", "content": {"application/json": {"example": OK}}}
+}
+
+
+def _documentation(method: str) -> dict[str, Any]:
+    """The parts of the OpenAPI operation that FastAPI cannot see in the handler."""
+    query = {
+        "every": "The interval this service beats at, such as 5m",
+        "token": "The ingest token, where a header cannot be set",
+    }
+    name = {"type": "string", "pattern": NAME_RULE, "maxLength": 128}
+    documentation: dict[str, Any] = {
+        "parameters": [
+            {"name": "service_name", "in": "path", "required": True, "schema": name, "example": "my-service"},
+            *(
+                {"name": key, "in": "query", "schema": {"type": "string"}, "description": text}
+                for key, text in query.items()
+            ),
+        ]
+    }
+    if method in ("POST", "PUT"):
+        documentation["requestBody"] = {
+            "content": {
+                "application/json": {
+                    "schema": HeartbeatBody.model_json_schema(),
+                    "example": {"message": "backup done", "every": "5m"},
+                },
+                "text/plain": {"schema": {"type": "string"}, "example": "backup done"},
+            }
+        }
+    return documentation

@@ -1,0 +1,36 @@
+"""The names that are registered, as far as the limit of services needs them."""
+
+from shared import streams
+from shared.broker import Link, Reader
+from shared.events import ServiceDeleted
+
+_DELETED = ServiceDeleted.model_fields["type"].default
+
+
+class Names:
+    """Follows the configuration events. Names let in count at once, before the monitor registers them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._names: set[str] = set()
+
+    def admit(self, name: str) -> bool:
+        """Whether a heartbeat of `name` may be stored: it is known, or there is room for one more."""
+        if name not in self._names:
+            if len(self._names) >= self._limit:
+                return False
+            self._names.add(name)
+        return True
+
+    async def follow(self, link: Link) -> None:
+        """Keep up with the events, for ever."""
+        reader = Reader(
+            link, streams.SERVICES, streams.ALL_CONFIG, newest_per_subject=True, headers_only=True
+        )
+        async for batch in reader.batches():
+            for message in batch:
+                name = streams.name_in(message.subject)
+                if (message.headers or {}).get(streams.TYPE_HEADER) == _DELETED:
+                    self._names.discard(name)
+                else:
+                    self._names.add(name)
