@@ -10,11 +10,9 @@ from typing import Any
 
 import structlog
 import uvicorn
-from faststream.specification.asyncapi import get_asyncapi_html
-from faststream.specification.base import Specification
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from shared.settings import PREFIX, stop
@@ -59,17 +57,6 @@ class Health:
         ]
 
 
-def asyncapi(document: Callable[[], Specification]) -> Route:
-    """`/asyncapi`: the document as a page for browsers, as JSON for everybody else."""
-
-    async def serve(request: Request) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(get_asyncapi_html(document()))
-        return JSONResponse(document().to_jsonable())
-
-    return Route("/asyncapi", serve, include_in_schema=False)
-
-
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -77,10 +64,19 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(app: Any, work: Callable[[], Awaitable[None]], *, host: str, port: int, variable: str) -> None:
+def run(
+    app: Any,
+    work: Callable[[], Awaitable[None]],
+    *,
+    host: str,
+    port: int,
+    variable: str,
+    any_port: bool = False,
+) -> None:
     """Serve `app` on host:port beside `work` until SIGTERM or SIGINT. Ends the process: code 0 after a
-    signal, 1 if the work failed, 2 if the port (set by `variable`) cannot be had."""
-    sock = _bind(host, port, variable)
+    signal, 1 if the work failed, 2 if the port (set by `variable`) cannot be had. With `any_port` a port
+    that is taken is replaced by a free one."""
+    sock = _bind(host, port, variable, any_port)
     with asyncio.Runner(loop_factory=_loop) as runner:
         code = runner.run(_serve(app, work, sock))
     sys.exit(code)
@@ -94,7 +90,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _bind(host: str, port: int, variable: str) -> socket.socket:
+def _bind(host: str, port: int, variable: str, any_port: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -102,6 +98,9 @@ def _bind(host: str, port: int, variable: str) -> socket.socket:
         sock.bind((host, port))
         sock.listen(2048)
     except OSError as error:
+        if any_port:
+            log.warning("port is taken; using a free one", variable=PREFIX + variable, port=port)
+            return _bind(host, 0, variable, False)
         stop(f"{PREFIX}{variable}={port}: cannot listen on {host}:{port} ({error.strerror})")
     return sock
 
@@ -118,6 +117,7 @@ async def _serve(app: Any, work: Callable[[], Awaitable[None]], sock: socket.soc
         timeout_graceful_shutdown=int(STOP_WITHIN / 2),
     )
     server = _Server(config)
+    log.info("serving", url=f"http://{sock.getsockname()[0]}:{sock.getsockname()[1]}")
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from services.monitor.asyncapi import document
 from services.monitor.lifecycle import Patience
 from services.monitor.watch import Monitor, Rules
-from shared import logs, service, streams
+from shared import asyncapi, logs, service, streams
 from shared.broker import Link, Publisher, until_done
 from shared.settings import Port, Settings, load
 
@@ -47,8 +47,15 @@ def main() -> None:
             await publisher.stop()
             await link.close()
 
-    app = Starlette(routes=[*health.routes(), service.asyncapi(docs.to_specification)])
-    service.run(app, work, host="127.0.0.1", port=settings.monitor_port, variable="MONITOR_PORT")
+    app = Starlette(routes=[*health.routes(), asyncapi.route(docs.to_specification)])
+    service.run(
+        app,
+        work,
+        host="127.0.0.1",
+        port=settings.monitor_port,
+        variable="MONITOR_PORT",
+        any_port="monitor_port" not in settings.model_fields_set,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## Show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv/installed: requirements/all.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/all.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: .venv/installed  ## Create .venv with the locked dependencies
+
+run: setup  ## Start everything: embedded servers and the four services
+	@exec $(BIN)/registry run
+
+test: setup  ## Run the whole test suite, with real servers on free ports
+	$(BIN)/python -m pytest
+
+lint: setup  ## Style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## Benchmarks, side by side with the floor
+	$(BIN)/python -m benchmarks
+
+lock:  ## Renew the locked requirements (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements/services.txt
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --prerelease allow --extra embedded --extra dev \
+		--no-emit-package numpy --no-emit-package shapely --no-emit-package s2sphere --no-emit-package future --no-emit-package python-dateutil \
+		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
+
+.PHONY: help setup run test lint bench lock

@@ -1,0 +1,149 @@
+"""`registry`: the command line."""
+
+import asyncio
+import json
+from typing import Annotated, Any, NoReturn
+from urllib.parse import quote
+
+import httpx
+import nats
+import typer
+from nats.errors import Error as NatsError
+from pydantic import SecretStr
+
+from services.cli.supervisor import RunSettings, near
+from services.cli.supervisor import run as supervise
+from shared.settings import load
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The services registry: who is alive, and who is not."
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
+REBUILD = "registry.rebuild"
+"""The subject on which the API is asked to rebuild its read models."""
+
+
+class ClientSettings(RunSettings):
+    api_token: SecretStr = SecretStr("")
+    read_token: SecretStr = SecretStr("")
+
+
+@app.command()
+def run() -> None:
+    """Start the embedded servers and the four services, and keep them running."""
+    raise typer.Exit(supervise(load(RunSettings)))
+
+
+@app.command()
+def beat(
+    name: Annotated[str, typer.Argument(help="The service's name.")],
+    message: Annotated[str | None, typer.Option(help="Kept with the heartbeat.")] = None,
+    every: Annotated[str | None, typer.Option(help="The interval it beats at, such as 5m.")] = None,
+    fail: Annotated[bool, typer.Option("--fail", help="Report a failure.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send one heartbeat."""
+    settings = load(ClientSettings)
+    body = {key: value for key, value in (("message", message), ("every", every)) if value is not None}
+    url = f"http://{near(settings.host)}:{settings.ingest_port}/heartbeat/{quote(name, safe='')}"
+    url += "/fail" if fail else ""
+    answer = _request("POST", url, settings.ingest_token, json=body or None)
+    typer.echo(json.dumps(answer) if as_json else f"{name}: stored")
+
+
+@app.command()
+def services(
+    status: Annotated[str | None, typer.Option(help="Only these, such as down,silent.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the services, problems first."""
+    items: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        query = {"status": status, "cursor": cursor, "sort": "status", "limit": 500}
+        page = _api("/services", {key: value for key, value in query.items() if value is not None})
+        items += page["items"]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    if as_json:
+        typer.echo(json.dumps(items))
+        return
+    for item in items:
+        typer.echo(
+            f"{item['status']:8} {item['name']}  last heartbeat {item['last_heartbeat'] or 'never'}"
+            + ("  (paused)" if item["paused"] else "")
+        )
+
+
+@app.command()
+def status(name: Annotated[str, typer.Argument(help="The service's name.")], as_json: AsJson = False) -> None:
+    """Show one service."""
+    service = _api(f"/service/{quote(name, safe='')}")
+    if as_json:
+        typer.echo(json.dumps(service))
+        return
+    for key, value in service.items():
+        typer.echo(f"{key:18} {value if not isinstance(value, dict | list) else json.dumps(value)}")
+
+
+@app.command()
+def rebuild(as_json: AsJson = False) -> None:
+    """Drop the read models and replay them from the streams, while the old ones go on serving."""
+    answer = asyncio.run(_rebuild(load(ClientSettings)))
+    if "error" in answer:
+        _fail(answer["error"])
+    typer.echo(
+        json.dumps(answer) if as_json else f"{answer['services']} services from {answer['events']} events"
+    )
+
+
+async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": 3}
+    if settings.nats_creds:
+        options["user_credentials"] = settings.nats_creds
+    try:
+        client = await nats.connect(list(settings.nats_url), **options)
+        try:
+            reply = await client.request(REBUILD, timeout=600)
+            return dict(json.loads(reply.data))
+        finally:
+            await client.close()
+    except (NatsError, OSError, TimeoutError) as error:
+        return {"error": f"no answer from the API over {settings.nats_url[0]}: {error!r}"}
+
+
+def _api(path: str, query: dict[str, Any] | None = None) -> Any:
+    settings = load(ClientSettings)
+    token = settings.api_token if settings.api_token.get_secret_value() else settings.read_token
+    return _request("GET", f"http://{near(settings.host)}:{settings.api_port}{path}", token, params=query)
+
+
+def _request(method: str, url: str, token: SecretStr, **rest: Any) -> Any:
+    secret = token.get_secret_value()
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    try:
+        response = httpx.request(method, url, headers=headers, timeout=15, **rest)
+    except httpx.HTTPError as error:
+        _fail(f"{url}: {error}")
+    if response.is_error:
+        try:
+            reason = response.json().get("detail", response.text)
+        except ValueError:
+            reason = response.text
+        _fail(f"{response.status_code}: {reason}")
+    return response.json()
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""`registry run`: the embedded servers and the four services, kept alive, started and stopped in order."""
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import httpx
+import typer
+from pydantic import SecretStr
+
+from services.cli import embedded
+from shared.settings import PREFIX, Port, Settings, stop
+
+READY_WITHIN = 60.0
+STOP_WITHIN = 3.0
+"""Seconds that each step of the stop may take before it is ended the hard way; there are three."""
+STEADY_AFTER = 30.0
+LONGEST_BACKOFF = 10.0
+WRONG_CONFIGURATION = 2
+
+
+class RunSettings(Settings):
+    data_dir: Path = Path("./data")
+    mongodb_url: str = "mongodb://127.0.0.1:27017"
+    ingest_port: Port = 8001
+    api_port: Port = 8002
+    monitor_port: Port = 8003
+    notifier_port: Port = 8004
+    ingest_token: SecretStr = SecretStr("")
+
+
+@dataclass
+class Child:
+    """A process that is started again, with back-off, whenever it ends by itself."""
+
+    name: str
+    command: list[str]
+    log: Path | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    process: asyncio.subprocess.Process | None = None
+    keeper: asyncio.Task[None] | None = None
+    misconfigured: bool = False
+
+    async def start(self) -> None:
+        out = self.log.open("ab") if self.log else None
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=os.environ | self.env,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+        finally:
+            if out:
+                out.close()
+
+    async def keep(self) -> None:
+        """Watch it, and start it again, until cancelled or it says that its configuration is wrong."""
+        loop, wait = asyncio.get_running_loop(), 0.2
+        while True:
+            assert self.process
+            started = loop.time()
+            code = await self.process.wait()
+            if code == WRONG_CONFIGURATION:
+                self.misconfigured = True
+                return
+            wait = 0.2 if loop.time() - started > STEADY_AFTER else min(wait * 2, LONGEST_BACKOFF)
+            say(f"{self.name} ended ({_ending(code)}); starting it again in {wait:.1f} s")
+            await asyncio.sleep(wait)
+            await self.start()
+
+    async def stop(self) -> None:
+        if self.keeper:
+            self.keeper.cancel()
+        if self.process is None or self.process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            await asyncio.wait_for(self.process.wait(), STOP_WITHIN)
+        except TimeoutError:
+            say(f"{self.name} did not stop within {STOP_WITHIN:g} s; ending it")
+            with suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+
+
+def _end_with_parent() -> None:
+    """A child gets SIGTERM when the supervisor is killed, so that no orphan keeps a port (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _ending(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def run(settings: RunSettings) -> int:
+    """Run everything until SIGTERM or Ctrl-C. The exit code: 0 after a stop, 1 failed, 2 misconfigured."""
+    data = settings.data_dir.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    lock = _lock(data)
+    try:
+        return asyncio.run(_run(settings, data))
+    finally:
+        lock.close()
+
+
+def _lock(data: Path) -> TextIO:
+    lock = (data / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stop(f"REGISTRY_DATA_DIR={str(data)!r} is in use by another `registry run`")
+    return lock
+
+
+async def _run(settings: RunSettings, data: Path) -> int:
+    ports = _ports(settings)
+    servers, services = _servers(settings, data), _services(ports)
+    stopping = asyncio.Event()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sig, stopping.set)
+    try:
+        for child in servers + services:
+            await child.start()
+            child.keeper = asyncio.create_task(child.keep())
+        keepers = [child.keeper for child in servers + services if child.keeper]
+        told = asyncio.create_task(stopping.wait())
+        ready = asyncio.create_task(_announce(settings, ports))
+        await asyncio.wait([*keepers, told, ready], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done() and not ready.result():
+            say(f"not ready within {READY_WITHIN:g} s; see the lines above and {data}")
+        await asyncio.wait([*keepers, told], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+    finally:
+        say("stopping")
+        await _stop(servers, services)
+        say("stopped")
+    return WRONG_CONFIGURATION if any(child.misconfigured for child in servers + services) else 0
+
+
+async def _stop(servers: list[Child], services: list[Child]) -> None:
+    """The front door first, then the rest, then what they stand on."""
+    for step in (services[:1], services[1:], servers):
+        await asyncio.gather(*(child.stop() for child in step))
+
+
+def _servers(settings: RunSettings, data: Path) -> list[Child]:
+    found = [embedded.nats(settings.nats_url, data), embedded.mongodb(settings.mongodb_url, data)]
+    children = []
+    for server in found:
+        if server:
+            _need_free(server.host, server.port, server.variable)
+            server.log.unlink(missing_ok=True)
+            children.append(Child(server.name, server.command, server.log))
+    return children
+
+
+def _services(ports: dict[str, int]) -> list[Child]:
+    return [
+        Child(
+            name, [sys.executable, "-m", f"services.{name}"], env={f"{PREFIX}{name.upper()}_PORT": str(port)}
+        )
+        for name, port in ports.items()
+    ]
+
+
+def _ports(settings: RunSettings) -> dict[str, int]:
+    """Where the services listen. Ports that nobody asked for give way when they are taken."""
+    ports = {
+        "ingest": settings.ingest_port,
+        "monitor": settings.monitor_port,
+        "notifier": settings.notifier_port,
+        "api": settings.api_port,
+    }
+    for name in ("ingest", "api"):
+        _need_free(settings.host, ports[name], f"{name.upper()}_PORT")
+    for name in ("monitor", "notifier"):
+        if f"{name}_port" not in settings.model_fields_set and not _is_free("127.0.0.1", ports[name]):
+            ports[name] = _free_port()
+        _need_free("127.0.0.1", ports[name], f"{name.upper()}_PORT")
+    return ports
+
+
+def _need_free(host: str, port: int, variable: str) -> None:
+    if not _is_free(host, port):
+        stop(f"port {port} on {host} is taken (or not ours to use): set {PREFIX}{variable} to a free one")
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def _announce(settings: RunSettings, ports: dict[str, int]) -> bool:
+    """Wait until all are ready, then print where everything is. False if that took too long."""
+    async with httpx.AsyncClient(timeout=2) as client:
+        try:
+            async with asyncio.timeout(READY_WITHIN):
+                for port in ports.values():
+                    url = f"http://{near(settings.host)}:{port}/readyz"
+                    while not await _is_ready(client, url):  # noqa: ASYNC110 - another process
+                        await asyncio.sleep(0.1)
+        except TimeoutError:
+            return False
+    typer.echo(_welcome(settings, ports))
+    return True
+
+
+async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(url)).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def near(host: str) -> str:
+    """Where to reach, from this machine, what is bound to `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _welcome(settings: RunSettings, ports: dict[str, int]) -> str:
+    base = f"http://{near(settings.host)}"
+    has_token: Any = settings.ingest_token.get_secret_value() and "ingest" not in settings.anonymous
+    token = "-H 'Authorization: Bearer YOUR_INGEST_TOKEN' " if has_token else ""
+    return f"""
+The registry is ready.
+
+  dashboard    {base}:{ports["api"]}/
+  API          {base}:{ports["api"]}/docs
+  heartbeats   {base}:{ports["ingest"]}/heartbeat/<service_name>
+  events       http://127.0.0.1:{ports["monitor"]}/asyncapi and http://127.0.0.1:{ports["notifier"]}/asyncapi
+
+Send a heartbeat:
+
+  curl -fsS -X POST {token}{base}:{ports["ingest"]}/heartbeat/my-service
+"""
