@@ -56,7 +56,10 @@ class Watched:
     status: Status = UNKNOWN
     since: int = 0
     status_seq: int = 0
-    last_beat: int | None = None
+    last_beat: int = 0
+    """0: never heard."""
+    recorded_beat: int = 0
+    """The newest beat that a recorded change knows of; ahead of `last_beat` while beats are read again."""
     rhythm: int = 0
     """Between the last two beats; 0 when fewer are known."""
     held: list[Beat] = field(default_factory=list)
@@ -65,6 +68,12 @@ class Watched:
     """The broker has let go of beats that were not read: not judged before the next one."""
     scheduled: int = 0
     """The second at which it is looked at next."""
+
+
+    @property
+    def heard(self) -> int:
+        """The newest beat that is known of, in whichever way."""
+        return max(self.last_beat, self.recorded_beat)
 
 
 @dataclass(slots=True)
@@ -102,13 +111,13 @@ def due(it: Watched, patience: int, gaps: list[tuple[int, int]]) -> int:
     Each gap since then is credited in full. A beat that was tried in a gap was lost by our fault, so
     after a gap a service has also time for its next one: twice its rhythm, at most its patience.
     """
-    assert it.last_beat is not None
-    at = it.last_beat + patience
-    for start, end in gaps[_first_after(gaps, it.last_beat) :]:
+    heard = it.heard
+    at = heard + patience
+    for start, end in gaps[_first_after(gaps, heard) :]:
         if start >= at:
             break
         grace = min(patience, 2 * it.rhythm) if it.rhythm else patience
-        at = max(at + end - max(start, it.last_beat), end + grace)
+        at = max(at + end - max(start, heard), end + grace)
     return at
 
 
@@ -129,7 +138,7 @@ def next_due(it: Watched, coverage: Coverage) -> int | None:
 
 
 def _rungs(it: Watched) -> tuple[tuple[Status, int], ...]:
-    if it.paused or it.unsure or it.last_beat is None or it.last_beat < it.resumed_at:
+    if it.paused or it.unsure or not it.heard or it.heard < it.resumed_at:
         return ()
     return (SILENT, it.patience.silent), (DOWN, it.patience.down), (DEAD, it.patience.dead)
 
@@ -154,7 +163,7 @@ def falls(it: Watched, upto: int, coverage: Coverage) -> Iterator[Change]:
         at = due(it, patience, coverage.gaps)
         if at > upto:
             return
-        yield Change(status, to, at, it.last_beat, f"no heartbeat for {_spoken(patience)}")
+        yield Change(status, to, at, it.heard, f"no heartbeat for {_spoken(patience)}")
         status = to
 
 
@@ -166,7 +175,7 @@ def decide(it: Watched, fact: Beat | None, coverage: Coverage) -> Iterator[Chang
     if fact is None:
         yield from falls(it, coverage.until, coverage)
         return
-    if (it.last_beat is not None and fact.at <= it.last_beat) or fact.at < it.registered_at:
+    if fact.at <= it.heard or fact.at < it.registered_at:
         return
     status = it.status
     if not fact.after_hole:
@@ -181,17 +190,16 @@ def decide(it: Watched, fact: Beat | None, coverage: Coverage) -> Iterator[Chang
 
 
 def evolve(it: Watched, change: Change) -> None:
-    """Take in a change that is recorded."""
+    """Take in a change that is recorded, by this monitor or by another."""
     it.status = change.to
     it.since = change.since
+    it.recorded_beat = max(it.recorded_beat, change.last_beat or 0)
 
 
 def hear(it: Watched, at: int) -> None:
     """Take in that something was heard at `at`."""
-    if it.last_beat is None:
-        it.last_beat = at
-    elif at > it.last_beat:
-        it.rhythm = at - it.last_beat
+    if at > it.last_beat:
+        it.rhythm = at - it.last_beat if it.last_beat else 0
         it.last_beat = at
 
 

@@ -88,6 +88,7 @@ def dump(services: Iterable[Watched]) -> bytes:
                 it.since,
                 it.status_seq,
                 it.last_beat,
+                it.recorded_beat,
                 it.rhythm,
             ]
             for it in services
@@ -101,20 +102,22 @@ def load(payload: bytes, default: Patience) -> list[Watched]:
 
 
 def _watched(row: list[Any], default: Patience) -> Watched:
-    name, registered_at, own, paused, resumed_at, config_seq, status, since, status_seq, last, rhythm = row
-    silent, down, dead = own
+    name, registered_at, (silent, down, dead), paused, resumed_at, config_seq, *rest = row
+    status, since, status_seq, last_beat, recorded_beat, rhythm = rest
+    own = (silent, down, dead)
     return Watched(
         name=name,
         registered_at=registered_at,
-        patience=in_force((silent, down, dead), default),
-        own=(silent, down, dead),
+        patience=in_force(own, default),
+        own=own,
         paused=paused,
         resumed_at=resumed_at,
         config_seq=config_seq,
         status=Status(status),
         since=since,
         status_seq=status_seq,
-        last_beat=last,
+        last_beat=last_beat,
+        recorded_beat=recorded_beat,
         rhythm=rhythm,
     )
 

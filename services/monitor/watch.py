@@ -151,7 +151,7 @@ class Monitor:
                 continue
             name = streams.name_in(message.subject)
             it = self.services.get(name)
-            if it is not None and it.last_beat is not None and beat.at <= it.last_beat:
+            if it is not None and beat.at <= it.last_beat:
                 continue
             if name in slow or it is None or not self._is_plain(it, beat):
                 slow.setdefault(name, []).append((beat, message))
@@ -164,9 +164,7 @@ class Monitor:
         """Alive, not late, and no failure: the beat moves nothing but the last beat."""
         if it.status is not Status.ALIVE or beat.signal == "fail" or it.held or it.unsure:
             return False
-        if it.last_beat is None or beat.at < it.registered_at:
-            return False
-        return it.paused or beat.at < it.last_beat + it.patience.silent
+        return (it.paused or beat.at < it.heard + it.patience.silent) and beat.at >= it.registered_at
 
     def _parse(self, message: Stored) -> Beat | None:
         name = streams.name_in(message.subject)
@@ -289,7 +287,7 @@ class Monitor:
             "read the oldest heartbeat",
             lambda: first(self._link, streams.HEARTBEATS, streams.heartbeat(it.name)),
         )
-        return oldest is not None and it.last_beat is not None and oldest.at > it.last_beat
+        return oldest is not None and oldest.at > it.heard
 
     # --- ticks
 
@@ -403,8 +401,6 @@ class Monitor:
         if change.since < it.registered_at:
             return
         evolve(it, change)
-        if change.last_beat is not None and change.last_beat > (it.last_beat or 0):
-            it.last_beat = change.last_beat
         self._dirty.add(record.bucket_of(it.name))
         self._schedule(it)
 
@@ -431,7 +427,7 @@ class Monitor:
         bucket = record.bucket_of(it.name)
         del self._buckets[bucket][it.name]
         self._dirty.add(bucket)
-        if it.last_beat is not None and it.last_beat > deleted_at:
+        if it.last_beat > deleted_at:
             self._heard_since_deletion.append((it.name, it.last_beat))
 
     def _known(self, name: str, seq: int, event: ConfigChange, stored_at: int) -> Watched:
