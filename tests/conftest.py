@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401 - imported late, at the bottom of a deep stack, it fails on Python 3.11
 import pytest
 
 from tests.servers import Process, mongo_server, nats_server

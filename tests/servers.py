@@ -91,3 +91,17 @@ def mongo_server(folder: Path) -> Process:
         *("--cache-size", "128M", "--log-file-max", "64MB", "--sync-on-commit"),
     ]
     return Process(command, port, folder / "mongo.log")
+
+
+def service(name: str, folder: Path, nats_url: str, **variables: str) -> Process:
+    """One of the four services as a process, configured by the environment alone."""
+    port = free_port()
+    env = {
+        **os.environ,
+        "REGISTRY_NATS_URL": nats_url,
+        f"REGISTRY_{name.upper()}_PORT": str(port),
+        "REGISTRY_LOG_FORMAT": "console",
+        **{f"REGISTRY_{key.upper()}": value for key, value in variables.items()},
+    }
+    log = folder / f"{name}-{port}.log"
+    return Process([sys.executable, "-m", f"services.{name}"], port, log, env)

@@ -100,6 +100,7 @@ class Monitor:
         self._upcoming: deque[Stored] = deque()
         self._unclaimed: dict[str, tuple[int, StatusChanged]] = {}
         self._appending: set[str] = set()
+        self._registering = 0
         self._late: set[str] = set()
         self._dirty: set[int] = set()
         self._to_save: list[int] = []
@@ -257,12 +258,17 @@ class Monitor:
         """The service that a first heartbeat makes; None if there is none to make."""
         after = 0
         while True:
-            if len(self.services) >= self._rules.max_services:
+            if len(self.services) + self._registering >= self._rules.max_services:
                 REFUSED.inc()
                 return None
             event = record.registration(name, at)
-            if seq := await self._append(streams.config(name), event, after):
-                log.info("registered", name=name)
+            self._registering += 1
+            try:
+                seq = await self._append(streams.config(name), event, after)
+            finally:
+                self._registering -= 1
+            if seq:
+                log.debug("registered", name=name)
                 return self._known(name, seq, event, at)
             message = await self._newest(streams.config(name))
             if message is None:
