@@ -1,0 +1,180 @@
+"""Wires the notifier: settings, broker, channels, digest, HTTP front."""
+
+import asyncio
+import re
+from datetime import UTC, datetime, time
+from typing import Annotated, Any
+
+import structlog
+from faststream.specification.asyncapi import get_asyncapi_html
+from nats.js.api import KeyValueConfig
+from nats.js.kv import KeyValue
+from prometheus_client import Gauge
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from services.notifier.chats import Chat, Daily, Surroundings, oldest_unsent_seconds
+from services.notifier.delivery import Delivery, document
+from services.notifier.fleet import Fleet
+from services.notifier.history import History
+from services.notifier.log_target import LogTarget
+from services.notifier.messages import Look
+from services.notifier.target import BadToken, Failed, Target
+from services.notifier.telegram import Bot, TelegramChat
+from shared import digest, logs, service, streams
+from shared.broker import Link, last_sequence, until_done
+from shared.settings import CommaSeparated, Port, Settings, load
+
+log = structlog.get_logger()
+
+OLDEST_UNSENT = Gauge(
+    "registry_oldest_unsent_seconds", "Age of the oldest change that a chat has not got yet"
+)
+
+CHECK_TOKEN_AGAIN = 30.0
+
+_CHAT = re.compile(r"(-?\d{1,20}|@\w{3,64})(:\d{1,18})?", re.ASCII)
+_TIME = re.compile(r"\d{1,2}:\d{2}", re.ASCII)
+
+
+def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
+    for chat in chats:
+        if not _CHAT.fullmatch(chat):
+            raise ValueError(
+                f"{chat!r}; accepted: a chat's number, @channel, or either with :topic behind it"
+            )
+    return tuple(dict.fromkeys(chats))
+
+
+def _time(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        if not _TIME.fullmatch(value.strip()):
+            raise ValueError
+        hour, minute = value.split(":")
+        return time(int(hour), int(minute))
+    except ValueError:
+        raise ValueError("accepted: HH:MM such as 09:00, or nothing for no digest") from None
+
+
+class NotifierSettings(Settings):
+    notifier_port: Port = 8004
+    digest_time: Annotated[time | None, BeforeValidator(_time)] = time(9)
+    telegram_bot_token: SecretStr = SecretStr("")
+    telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
+    telegram_api_url: str = "https://api.telegram.org"
+
+    @property
+    def token(self) -> str:
+        return self.telegram_bot_token.get_secret_value().strip()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Notifier:
+    """The parts, built once; `work` runs them."""
+
+    def __init__(self, settings: NotifierSettings) -> None:
+        self._settings = settings
+        self._bot = Bot(settings.telegram_api_url, settings.token) if settings.token else None
+        self.health = service.Health("broker", "delivery", *(("telegram",) if self._bot else ()))
+        self._link = Link(settings, "notifier")
+        self._link.on_lost.append(lambda: self.health.bad("broker", "away"))
+        self._link.on_back.append(lambda: self.health.good("broker"))
+        self._fleet = Fleet()
+        self._history = History(self._link, self._fleet)
+        self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history)
+        self._around = Surroundings(
+            look=Look(settings.public_url.rstrip("/"), settings.zone),
+            daily=Daily(settings.digest_time, self._digest),
+            now=now,
+            page=self._history.page,
+            on_token=self._on_token,
+        )
+
+    async def work(self) -> None:
+        try:
+            chats = await self._open()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.delivery.watch())
+                if self._bot:
+                    group.create_task(self._check_token(self._bot))
+                for chat in chats:
+                    group.create_task(chat.run())
+        finally:
+            await self.delivery.stop()
+            await self._link.close()
+            if self._bot:
+                await self._bot.close()
+
+    async def _open(self) -> list[Chat]:
+        """Connect, learn how things are, and start reading where the chat that is furthest behind stands."""
+        self._link.adopt(await self.delivery.broker.connect())
+        await self._link.provision()
+        self.health.good("broker")
+        config = KeyValueConfig(bucket=streams.NOTIFIER_BUCKET, replicas=self._settings.nats_replicas)
+        bucket: KeyValue = await until_done(
+            "open the cursors", lambda: self._link.js.create_key_value(config=config)
+        )
+        end, _ = await until_done(
+            "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
+        )
+        await self._history.fold()
+        chats = [await Chat.open(target, bucket, end, self._around) for target in self._targets()]
+        OLDEST_UNSENT.set_function(lambda: oldest_unsent_seconds(chats, now()))
+        self.delivery.offers += [chat.offer for chat in chats]
+        after = min(chat.cursor.done for chat in chats)
+        await self.delivery.start(after)
+        self.health.good("delivery")
+        log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
+        return chats
+
+    def _targets(self) -> list[Target]:
+        """The channels. Each is one line here."""
+        targets: list[Target] = []
+        if self._bot:
+            targets += [TelegramChat(self._bot, chat) for chat in self._settings.telegram_chat_id]
+        return targets or [LogTarget()]
+
+    async def _digest(self, at: datetime) -> list[str]:
+        transitions = await self._history.transitions(at)
+        return digest.lines(digest.digest(self._fleet.services(), transitions, at), self._settings.zone)
+
+    def _on_token(self, refused: str | None) -> None:
+        if refused is None:
+            self.health.good("telegram")
+        elif self.health.missing.get("telegram") != (reason := f"the bot token is refused: {refused}"):
+            log.error("telegram refuses the bot token; messages wait", reason=refused)
+            self.health.bad("telegram", reason)
+
+    async def _check_token(self, bot: Bot) -> None:
+        """Until Telegram takes the token. That it cannot be reached makes nothing unready: messages wait."""
+        while isinstance(outcome := await bot.check(), BadToken | Failed):
+            self._on_token(outcome.reason if isinstance(outcome, BadToken) else None)
+            await asyncio.sleep(CHECK_TOKEN_AGAIN)
+        self._on_token(None)
+
+
+def main() -> None:
+    settings = load(NotifierSettings)
+    logs.configure("notifier", settings.log_level, settings.log_format)
+    notifier = Notifier(settings)
+    docs = document(notifier.delivery)
+
+    async def asyncapi(_: Request) -> HTMLResponse:
+        return HTMLResponse(get_asyncapi_html(docs.to_specification()))
+
+    app = Starlette(routes=[*notifier.health.routes(), Route("/asyncapi", asyncapi)])
+    service.run(app, notifier.work, host="127.0.0.1", port=settings.notifier_port, variable="NOTIFIER_PORT")
+
+
+if __name__ == "__main__":
+    main()

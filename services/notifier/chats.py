@@ -1,0 +1,312 @@
+"""One worker per chat: what waits for it, what it is being sent, and how far it has come.
+
+Before a message is sent, the record says so; after it, that it is done. So a crash in between repeats that
+one message, marked, and loses none. No chat waits for another.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+
+import structlog
+from nats.js.kv import KeyValue
+from prometheus_client import Counter, Gauge
+
+from services.notifier import cursors
+from services.notifier.cursors import Cursor, Sending
+from services.notifier.messages import Change, Look, Message, digest_message, pack
+from services.notifier.target import BadToken, Failed, Limited, Migrated, Outcome, Permanent, Sent, Target
+from shared.digest import digest_due, next_digest_at
+
+log = structlog.get_logger()
+
+MESSAGES = Counter("registry_messages_total", "Attempts to send a message, by how they ended", ["result"])
+CHATS_OFF = Gauge("registry_chats_off", "Chats that are not sent anything, because they refuse it for good")
+LAST_DIGEST = Gauge("registry_last_digest_timestamp_seconds", "When a digest was last sent")
+
+WORTH_SENDING = timedelta(hours=24)
+"""What is older is not sent any more."""
+MOST_PENDING = 10_000
+"""Changes held in memory per chat; what comes beyond is read again from the record in its turn."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
+WITH_BAD_TOKEN = 30.0
+"""Seconds between attempts while the credentials are refused."""
+LOOK_AGAIN = 30.0
+"""Longest sleep: the clock may be set, and an idle chat's cursor moves on."""
+LAST_CHANCE = 3.0
+"""Seconds that a message on its way has to arrive when the process is told to end."""
+
+
+@dataclass(frozen=True)
+class Daily:
+    """The digest: at what local time (None: never), and how its lines are made now."""
+
+    at: time | None
+    lines: Callable[[datetime], Awaitable[list[str]]]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every chat shares. `page`: changes after a sequence, up to a number, read from the record;
+    with the sequence read last, and whether that was the end."""
+
+    look: Look
+    daily: Daily
+    now: Callable[[], datetime]
+    page: Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]
+    on_token: Callable[[str | None], None] = lambda _: None
+    """Told whenever it shows that the credentials are refused (why) or good (None)."""
+
+
+class Pending:
+    """What waits for a chat, in order. Bounded: what finds no room is skipped, and read again later."""
+
+    def __init__(self, after: int) -> None:
+        self.changes: deque[Change] = deque()
+        self.tail = after
+        """Every change up to here is in `changes`, or done, or not to be told."""
+        self._skipped = after
+
+    @property
+    def behind(self) -> bool:
+        return self._skipped > self.tail
+
+    def offer(self, seq: int, change: Change | None) -> None:
+        if seq <= self.tail:
+            return
+        if self.behind or len(self.changes) >= MOST_PENDING:
+            self._skipped = seq
+            return
+        self.tail = seq
+        if change:
+            self.changes.append(change)
+
+    async def refill(self, page: Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]) -> None:
+        """Read what was skipped. At the record's end, whatever had been skipped by then has been read."""
+        skipped = self._skipped
+        changes, read, at_end = await page(self.tail, MOST_PENDING)
+        self.changes += changes
+        self.tail = max(read, skipped) if at_end else read
+
+    def drop(self, through: int) -> None:
+        while self.changes and self.changes[0].seq <= through:
+            self.changes.popleft()
+
+
+class Chat:
+    """`open` it, put `offer` into the delivery's `offers`, and `run` until cancelled."""
+
+    def __init__(self, target: Target, record: cursors.Record, around: Surroundings) -> None:
+        self._target = target
+        self._record = record
+        self._around = around
+        self.pending = Pending(record.cursor.done)
+        self._wake = asyncio.Event()
+        self._backoff = FIRST_BACKOFF
+        self._repeat = record.cursor.sending is not None
+        """Whether an attempt at what is being sent may have reached the chat."""
+
+    @property
+    def key(self) -> str:
+        return self._target.key
+
+    @classmethod
+    async def open(cls, target: Target, bucket: KeyValue, end: int, around: Surroundings) -> "Chat":
+        """A chat that is new begins at the record's end; so does, once more, one that was switched off."""
+        at = around.daily.at
+        today = digest_due(around.now(), around.look.zone, at, None) if at else None
+        fresh = Cursor(done=end, digest=today)
+        record = await cursors.load(bucket, target.key, fresh)
+        if record.cursor.off or record.cursor.done > end:
+            await record.write(fresh.model_copy(update={"digest": record.cursor.digest or today}))
+        return cls(target, record, around)
+
+    @property
+    def cursor(self) -> Cursor:
+        return self._record.cursor
+
+    def offer(self, seq: int, change: Change | None) -> None:
+        if self.cursor.off is None:
+            self.pending.offer(seq, change)
+            self._wake.set()
+
+    def oldest_unsent(self) -> datetime | None:
+        return self.pending.changes[0].stored_at if self.pending.changes else None
+
+    async def run(self) -> None:
+        while self.cursor.off is None:
+            await self._until_there_is_something()
+            await self._target.turn(self._chat)
+            message, sending = await self._compose()
+            if message is None:
+                continue
+            attempt = asyncio.create_task(self._attempt(message, sending))
+            try:
+                pause = await asyncio.shield(attempt)
+            except asyncio.CancelledError:
+                await asyncio.wait({attempt}, timeout=LAST_CHANCE)
+                attempt.cancel()
+                raise
+            await asyncio.sleep(pause)
+
+    # --- what to send
+
+    async def _until_there_is_something(self) -> None:
+        while not self._has_something():
+            if self.pending.behind and not self.pending.changes:
+                await self.pending.refill(self._around.page)
+                continue
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._until_next_look())
+            except TimeoutError:
+                await self._move_on()
+
+    def _has_something(self) -> bool:
+        if sending := self.cursor.sending:
+            return self.pending.tail >= sending.through or self.pending.behind
+        return bool(self.pending.changes) or self._digest_due() is not None
+
+    def _digest_due(self) -> date | None:
+        at = self._around.daily.at
+        return digest_due(self._around.now(), self._around.look.zone, at, self.cursor.digest) if at else None
+
+    def _until_next_look(self) -> float:
+        at = self._around.daily.at
+        if at is None:
+            return LOOK_AGAIN
+        now = self._around.now()
+        return min(LOOK_AGAIN, (next_digest_at(now, self._around.look.zone, at) - now).total_seconds())
+
+    async def _move_on(self) -> None:
+        """Let the cursor of an idle chat follow, so that a restart need not read far back."""
+        if not self.pending.changes and not self.pending.behind and self.pending.tail > self.cursor.done:
+            await self._write(done=self.pending.tail)
+
+    async def _compose(self) -> tuple[Message | None, Sending]:
+        """What comes next: what an earlier attempt left open, the digest, or the changes that wait."""
+        await self._let_go_of_old()
+        open_ = self.cursor.sending
+        day = open_.digest if open_ else self._digest_due()
+        if day is not None:
+            lines = await self._around.daily.lines(self._around.now())
+            done = self.cursor.done
+            message = digest_message(lines, self._around.look, done, repeat=open_ is not None)
+            return message, Sending(through=done, digest=day)
+        waiting = [c for c in self.pending.changes if open_ is None or c.seq <= open_.through]
+        if waiting:
+            message = pack(waiting, self._around.look, repeat=open_ is not None)
+            return message, open_ or Sending(through=message.through_seq)
+        if open_:
+            await self._write(done=max(self.cursor.done, open_.through), sending=None)
+        return None, Sending(through=self.cursor.done)
+
+    async def _let_go_of_old(self) -> None:
+        horizon = self._around.now() - WORTH_SENDING
+        old = 0
+        while self.pending.changes and self.pending.changes[0].stored_at < horizon:
+            through = self.pending.changes.popleft().seq
+            old += 1
+        if old:
+            log.error("changes older than a day were not sent", chat=self.key, changes=old)
+            MESSAGES.labels("expired").inc(old)
+            await self._write(done=through)
+
+    # --- sending, and what became of it
+
+    async def _attempt(self, message: Message, sending: Sending) -> float:
+        """Send, and record it. Seconds to wait before anything else is sent."""
+        if sending != self.cursor.sending:
+            await self._write(sending=sending)
+            self._repeat = False
+        outcome = await self._target.send(self._chat, message, self._reply_to(message))
+        MESSAGES.labels(type(outcome).__name__.lower()).inc()
+        return await self._settle(outcome, message, sending)
+
+    async def _settle(self, outcome: Outcome, message: Message, sending: Sending) -> float:
+        match outcome:
+            case Sent(message_id):
+                await self._sent(message, sending, message_id)
+                return 0
+            case Permanent(reason):
+                await self._switch_off(reason)
+                return 0
+            case Migrated(chat):
+                log.warning("the chat has a new id", chat=self.key, new=chat)
+                await self._write(chat=chat)
+                self._not_delivered()
+                return 0
+            case Limited(retry_after):
+                self._not_delivered()
+                return retry_after
+            case BadToken(reason):
+                self._around.on_token(reason)
+                self._not_delivered()
+                return WITH_BAD_TOKEN
+            case Failed(reason, maybe_delivered):
+                log.warning("message not sent; will be tried again", chat=self.key, reason=reason)
+                if maybe_delivered:
+                    self._repeat = True
+                self._not_delivered()
+                pause = self._backoff * random.uniform(0.8, 1.2)
+                self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
+                return pause
+
+    def _not_delivered(self) -> None:
+        """Unless an attempt may have reached the chat, the next one may tell more, and is no repeat. (The
+        record keeps the intent until then.)"""
+        if not self._repeat:
+            self._record.cursor = self.cursor.model_copy(update={"sending": None})
+
+    async def _sent(self, message: Message, sending: Sending, message_id: int | None) -> None:
+        self._backoff = FIRST_BACKOFF
+        self._around.on_token(None)
+        if sending.digest:
+            LAST_DIGEST.set(self._around.now().timestamp())
+            await self._write(sending=None, digest=sending.digest)
+            return
+        self.pending.drop(message.through_seq)
+        idle = not self.pending.changes and not self.pending.behind
+        await self._write(
+            done=max(self.pending.tail, message.through_seq) if idle else message.through_seq,
+            sending=sending if message.through_seq < sending.through else None,
+            threads=self._threads(message, message_id),
+        )
+
+    async def _switch_off(self, reason: str) -> None:
+        log.error("chat switched off; mend it and start the notifier again", chat=self.key, reason=reason)
+        CHATS_OFF.inc()
+        await self._write(off=reason, sending=None)
+        self.pending.changes.clear()
+
+    # --- the thread of an incident
+
+    def _reply_to(self, message: Message) -> int | None:
+        return self.cursor.threads.get(message.about) if message.about else None
+
+    def _threads(self, message: Message, message_id: int | None) -> dict[str, int]:
+        """The message that told of each open fall; only the newest are remembered."""
+        threads = {name: id_ for name, id_ in self.cursor.threads.items() if name not in message.risen}
+        if message_id:
+            for name in message.fallen:
+                threads.pop(name, None)
+                threads[name] = message_id
+        return dict(list(threads.items())[-cursors.MOST_THREADS :])
+
+    # --- the record
+
+    @property
+    def _chat(self) -> str:
+        return self.cursor.chat or self._target.chat
+
+    async def _write(self, **changed: object) -> None:
+        await self._record.write(self.cursor.model_copy(update=changed))
+
+
+def oldest_unsent_seconds(chats: list[Chat], now: datetime) -> float:
+    """How long the oldest change has waited that some chat has not got yet."""
+    moments = [moment for chat in chats if (moment := chat.oldest_unsent())]
+    return max(0.0, (now - min(moments, default=now)).total_seconds())

@@ -1,0 +1,78 @@
+"""How far each chat has come, in the broker's KV. Each record has one writer, and the broker sees to it."""
+
+from datetime import date
+
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+from pydantic import BaseModel, ConfigDict
+
+from shared.broker import until_done
+
+MOST_THREADS = 200
+"""Open falls whose message is remembered per chat, to be replied to."""
+
+
+class Superseded(Exception):
+    """Somebody else writes this record: a second notifier runs."""
+
+
+class Sending(BaseModel):
+    """What is being sent: the changes up to `through`, or the digest of a date."""
+
+    model_config = ConfigDict(frozen=True)
+
+    through: int
+    digest: date | None = None
+
+
+class Cursor(BaseModel):
+    """`done`: every change up to here has reached the chat. `sending`: what may have, if set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    done: int
+    sending: Sending | None = None
+    digest: date | None = None
+    off: str | None = None
+    chat: str | None = None
+    threads: dict[str, int] = {}
+
+
+class Record:
+    """One cursor as it stands in the broker. `write` returns when it is stored."""
+
+    def __init__(self, bucket: KeyValue, key: str, cursor: Cursor, revision: int) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._revision = revision
+        self.cursor = cursor
+
+    async def write(self, cursor: Cursor) -> None:
+        payload = cursor.model_dump_json().encode()
+        self._revision = await until_done(f"record {self._key}", lambda: self._store(payload))
+        self.cursor = cursor
+
+    async def _store(self, payload: bytes) -> int:
+        try:
+            return await self._bucket.update(self._key, payload, last=self._revision)
+        except KeyWrongLastSequenceError:
+            found = await self._bucket.get(self._key)
+            if found.value == payload and found.revision:  # an earlier attempt was stored after all
+                return found.revision
+            raise Superseded(f"the record {self._key} was changed by somebody else") from None
+
+
+async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
+    """The stored record, or a new one that starts as `fresh`."""
+
+    async def attempt() -> Record:
+        try:
+            found = await bucket.get(key)
+        except KeyNotFoundError:
+            return Record(bucket, key, fresh, 0)
+        return Record(bucket, key, Cursor.model_validate_json(found.value or b""), found.revision or 0)
+
+    record: Record = await until_done(f"read the record {key}", attempt)
+    if record.cursor is fresh:
+        await record.write(fresh)
+    return record

@@ -1,0 +1,165 @@
+"""The ordered read of all events, with FastStream, and where each goes: into the fleet and to every chat.
+
+Nothing is acknowledged: the chats' cursors say what is done. So whatever is odd here ends the process, and
+a fresh one reads from the oldest cursor on. Only an event that cannot be read is passed over.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from fast_depends.exceptions import ValidationError
+from faststream import AckPolicy, BaseMiddleware
+from faststream.nats import JStream, NatsBroker, NatsMessage
+from faststream.specification import AsyncAPI
+from nats.errors import Error as NatsError
+from nats.js.api import ConsumerConfig, DeliverPolicy
+
+from services.notifier.fleet import Fleet
+from services.notifier.history import History, moment, unreadable
+from services.notifier.messages import Change
+from shared import streams
+from shared.broker import Link, last_sequence, until_done
+from shared.events import Event, StatusChanged
+
+IDLE_HEARTBEAT = 1.0
+MOST_WAITING = 1_000_000
+"""Messages the client may hold for us; the broker's flow control stops far below."""
+STANDS_STILL = 30.0
+"""Seconds after which a read that is behind and does not move is given up."""
+
+Offer = Callable[[int, Change | None], None]
+"""Takes the event at a sequence: a change to tell, or nothing."""
+
+
+class DeliveryFailed(Exception):
+    """The ordered read cannot be trusted any more."""
+
+
+class Delivery:
+    """`start` once with the sequence to begin after, then `watch` for as long as it goes well."""
+
+    def __init__(self, link: Link, nats_urls: tuple[str, ...], fleet: Fleet, history: History) -> None:
+        self._link = link
+        self._fleet = fleet
+        self._history = history
+        self.offers: list[Offer] = []
+        self.position = 0
+        self._count = 0
+        self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
+        self._config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE, idle_heartbeat=IDLE_HEARTBEAT
+        )
+        self.broker = NatsBroker(
+            **link.options(),
+            logger=None,
+            middlewares=[partial(_Guard, delivery=self)],
+            specification_url=[_without_secrets(url) for url in nats_urls],
+        )
+        self.broker.subscriber(
+            streams.ALL_EVENTS,
+            stream=JStream(streams.SERVICES, declare=False),
+            ordered_consumer=True,
+            config=self._config,
+            ack_policy=AckPolicy.MANUAL,
+            pending_msgs_limit=MOST_WAITING,
+            title="Events",
+        )(self._on_event)
+
+    async def start(self, after: int) -> None:
+        self.position = after
+        self._config.opt_start_seq = after + 1
+        await self.broker.start()
+
+    async def stop(self) -> None:
+        """The connection may be away; then there is nothing to say good-bye to."""
+        with suppress(NatsError, OSError, TimeoutError):
+            await asyncio.wait_for(self.broker.stop(), 2)
+
+    async def watch(self) -> None:
+        """Until the read fails, or stands still while the stream goes on."""
+        while True:
+            before = self.position
+            end, _ = await until_done("ask for the newest event", self._end)
+            try:
+                await asyncio.wait_for(self._failed.wait(), STANDS_STILL)
+            except TimeoutError:
+                if before < end and self.position == before and self._link.up:
+                    raise DeliveryFailed(
+                        f"no event after {before} has come, though {end} is stored"
+                    ) from None
+            else:
+                raise DeliveryFailed("an event could not be taken in") from self._failure
+
+    async def _end(self) -> tuple[int, int]:
+        return await last_sequence(self._link, streams.SERVICES)
+
+    async def take(self, message: NatsMessage, handle: Callable[[NatsMessage], Awaitable[Any]]) -> None:
+        """Let a message through to its handler. After the first failure nothing more is taken."""
+        if self._failed.is_set():
+            return
+        seq, count, _ = _place(message)
+        try:
+            if self._admit(seq, count):
+                await handle(message)
+        except ValidationError as error:
+            unreadable(message.raw_message.subject, seq, str(error))
+            self._passed(seq, None)
+        except Exception as error:
+            self._failure = error
+            self._failed.set()
+
+    def _admit(self, seq: int, count: int) -> bool:
+        """Whether this message is new. A hole in the consumer's count means that messages were lost; a count
+        that begins again is the client's own new consumer, which goes on after what it delivered last."""
+        if count not in (1, self._count + 1):
+            raise DeliveryFailed(f"message {count} of the consumer came after {self._count}")
+        self._count = count
+        return seq > self.position
+
+    async def _on_event(self, event: Event, message: NatsMessage) -> None:
+        """Registrations, settings and changes of status, in the order of the record."""
+        seq, _, stored_at = _place(message)
+        change = None
+        if isinstance(event, StatusChanged):
+            change = await self._history.change(event, seq, stored_at)
+        self._fleet.take(event, seq, stored_at)
+        self._passed(seq, change)
+
+    def _passed(self, seq: int, change: Change | None) -> None:
+        self.position = seq
+        for offer in self.offers:
+            offer(seq, change)
+
+
+class _Guard(BaseMiddleware[Any, Any]):
+    """Stands around the handler, where FastStream would log an exception and go on to the next message."""
+
+    def __init__(self, msg: Any, /, *, context: Any, delivery: Delivery) -> None:
+        super().__init__(msg, context=context)
+        self._delivery = delivery
+
+    async def consume_scope(self, call_next: Any, msg: Any) -> None:
+        await self._delivery.take(msg, call_next)
+
+
+def _place(message: NatsMessage) -> tuple[int, int, datetime]:
+    """Sequence in the stream, count of the consumer, and when it was stored."""
+    fields = message.raw_message.reply.split(".")
+    return int(fields[-4]), int(fields[-3]), moment(int(fields[-2]) // 1000)
+
+
+def _without_secrets(url: str) -> str:
+    """A broker's address, for a document that anyone may read."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def document(delivery: Delivery) -> AsyncAPI:
+    """What the notifier reads, as an AsyncAPI document."""
+    return AsyncAPI(delivery.broker, title="services registry: notifier", version="1")

@@ -1,0 +1,68 @@
+"""What is known of every service now: folded from events, for the digest and for who is not to be told."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from shared import digest
+from shared.events import Event, ServiceDeleted, ServiceRegistered, Status, StatusChanged
+
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class _Known:
+    config_seq: int = 0
+    status_seq: int = 0
+    exists: bool = False
+    notify: bool = True
+    paused: bool = False
+    registered_at: datetime = _BEFORE_ALL
+    status: Status = Status.UNKNOWN
+    since: datetime = _BEFORE_ALL
+    last_heartbeat: datetime | None = None
+
+
+class Fleet:
+    """Takes events in any order, also twice: per service, the newest configuration and status count."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+
+    def take(self, event: Event, seq: int, stored_at: datetime) -> None:
+        it = self._known.setdefault(event.name, _Known())
+        if isinstance(event, StatusChanged):
+            if seq > it.status_seq:
+                it.status_seq = seq
+                it.status, it.since = event.data.to, event.data.since
+                it.last_heartbeat = event.data.last_heartbeat
+        elif seq > it.config_seq:
+            it.config_seq = seq
+            it.exists = not isinstance(event, ServiceDeleted)
+            if not isinstance(event, ServiceDeleted):
+                it.notify, it.paused = event.data.config.notify, event.data.config.paused
+                if event.data.registered_at or isinstance(event, ServiceRegistered):
+                    it.registered_at = event.data.registered_at or stored_at
+
+    def is_quiet(self, name: str) -> bool:
+        """Whether its configuration says that nobody is to be told."""
+        it = self._known.get(name)
+        return it is not None and not it.notify
+
+    def since(self, name: str, status: Status, before: int) -> datetime | None:
+        """When the status that a change at `before` left had begun; None if only the record knows."""
+        it = self._known.get(name)
+        if it is None or not 0 < it.status_seq < before or it.status is not status:
+            return None
+        return it.since
+
+    def services(self) -> Iterator[digest.Service]:
+        """Those that exist. A status from before the newest registration does not count."""
+        for name, it in self._known.items():
+            if not it.exists:
+                continue
+            if it.status_seq and it.since >= it.registered_at:
+                status, since, heard = it.status, it.since, it.last_heartbeat
+            else:
+                status, since, heard = Status.UNKNOWN, it.registered_at, None
+            yield digest.Service(name, status, since, heard, it.paused, it.registered_at)

@@ -1,0 +1,20 @@
+"""The channel of those who have no other: each message becomes a log line."""
+
+import structlog
+
+from services.notifier.messages import Message
+from services.notifier.target import Outcome, Sent
+
+log = structlog.get_logger()
+
+
+class LogTarget:
+    key = "log"
+    chat = "log"
+
+    async def turn(self, chat: str) -> None:
+        """A log takes all there is at once."""
+
+    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+        log.info("notification", text=message.plain_text, loud=not message.silent)
+        return Sent()

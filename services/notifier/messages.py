@@ -1,0 +1,259 @@
+"""What people read: changes of status and the daily digest as texts for Telegram. Pure.
+
+Every text is made twice from the same pieces, with markup and without: the plain one goes to the log,
+and to Telegram should it refuse the markup. Lengths are those of the plain one, in UTF-16 units.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from shared.digest import MARKS, local
+from shared.durations import spoken
+from shared.events import Status
+
+ROOM = 3900
+"""UTF-16 units for the body, of Telegram's 4,096; the rest is for the notes around it."""
+MOST_BLOCKS = 5
+"""Up to this many changes are told at length, one block each."""
+MOST_LINES = 40
+"""Up to this many get a line each; more are a storm, and only named."""
+MOST_REASON = 300
+MOST_NAME = 128
+
+Form = Callable[["Change", "Look"], tuple[str, str]]
+"""Makes a change's text, with markup and without."""
+
+REPEAT = "(possible repeat: an earlier attempt may have reached you)"
+
+_FALLEN = {Status.DOWN, Status.DEAD}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of status on its way to people. `seq`, `stored_at`: its place in the record."""
+
+    seq: int
+    stored_at: datetime
+    name: str
+    from_: Status
+    to: Status
+    since: datetime
+    last_heartbeat: datetime | None
+    reason: str
+    began: datetime | None
+    """When the status it left had begun; None if that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where links lead, and whose clock is on the wall."""
+
+    public_url: str
+    zone: ZoneInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. `through_seq`: everything up to this change is told by it or by earlier ones."""
+
+    text: str
+    plain_text: str
+    silent: bool
+    through_seq: int
+    fallen: tuple[str, ...] = ()
+    risen: tuple[str, ...] = ()
+    about: str | None = None
+    """The service, if the message is about one alone."""
+
+
+def loud(change: Change) -> bool:
+    return change.to in _FALLEN or change.from_ in _FALLEN
+
+
+def pack(pending: Sequence[Change], look: Look, *, repeat: bool = False) -> Message:
+    """As many of the pending changes, in order, as one message holds: at least the first."""
+    if len(pending) <= MOST_BLOCKS:
+        taken, texts = _one_by_one(pending, look, _block, "\n\n")
+    elif len(pending) <= MOST_LINES:
+        taken, texts = _one_by_one(pending, look, _line, "\n")
+    else:
+        taken, texts = _storm(pending, look)
+    html, plain = (f"{REPEAT}\n{text}" if repeat else text for text in texts)
+    last = {change.name: change for change in taken}
+    return Message(
+        text=html,
+        plain_text=plain,
+        silent=not any(loud(change) for change in taken),
+        through_seq=taken[-1].seq,
+        fallen=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
+        risen=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
+        about=taken[0].name if len(last) == 1 else None,
+    )
+
+
+def digest_message(lines: Sequence[str], look: Look, through_seq: int, *, repeat: bool = False) -> Message:
+    """The daily digest, from `shared.digest.lines`."""
+    head = [REPEAT] if repeat else []
+    home = f"{look.public_url}/"
+    html = [*head, f"<b>{escape(lines[0])}</b>", *map(escape, lines[1:]), "", _anchor(home, "All services")]
+    return Message("\n".join(html), "\n".join([*head, *lines, "", home]), True, through_seq)
+
+
+def units(text: str) -> int:
+    """Length as Telegram counts it."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def cut(text: str, most: int) -> str:
+    """At most `most` UTF-16 units, never half a character."""
+    if units(text) <= most:
+        return text
+    return text.encode("utf-16-le")[: (most - 1) * 2].decode("utf-16-le", errors="ignore") + "…"
+
+
+def escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _anchor(url: str, text: str) -> str:
+    return f'<a href="{escape(url).replace(chr(34), "&quot;")}">{escape(text)}</a>'
+
+
+def _service_url(name: str, look: Look) -> str:
+    return f"{look.public_url}/ui/service/{quote(name, safe='')}"
+
+
+# --- few changes: a block or a line each
+
+
+def _one_by_one(
+    pending: Sequence[Change], look: Look, form: Form, between: str
+) -> tuple[Sequence[Change], tuple[str, str]]:
+    htmls: list[str] = []
+    plains: list[str] = []
+    room = ROOM
+    for change in pending:
+        html, plain = form(change, look)
+        room -= units(plain) + len(between)
+        if plains and room < 0:
+            break
+        htmls.append(html)
+        plains.append(plain)
+    return pending[: len(plains)], (between.join(htmls), between.join(plains))
+
+
+def _block(change: Change, look: Look) -> tuple[str, str]:
+    name = cut(change.name, MOST_NAME)
+    url = _service_url(name, look)
+    arrow = f"{change.from_} → {change.to}"
+    details = [f"since {local(change.since, look.zone)}", _last_heartbeat(change, look)]
+    if told := _what_happened(change):
+        details.insert(0, told)
+    mark = MARKS[change.to]
+    html = [f"{mark} <b>{_anchor(url, name)}</b>: {arrow}", *map(escape, details)]
+    plain = [f"{mark} {name}: {arrow}", *details, url]
+    return "\n".join(html), "\n".join(plain)
+
+
+def _line(change: Change, look: Look) -> tuple[str, str]:
+    name = cut(change.name, MOST_NAME)
+    rest = f" {change.from_} → {change.to} since {local(change.since, look.zone)}"
+    rest += f", {length}" if (length := _how_long(change)) else f", {_last_heartbeat(change, look)}"
+    mark = MARKS[change.to]
+    return f"{mark} {_anchor(_service_url(name, look), name)}{escape(rest)}", f"{mark} {name}{rest}"
+
+
+def _last_heartbeat(change: Change, look: Look) -> str:
+    if change.last_heartbeat is None:
+        return "never heard"
+    return f"last heartbeat {local(change.last_heartbeat, look.zone)}"
+
+
+def _what_happened(change: Change) -> str:
+    """How long it lasted, for a recovery; that it is the first heartbeat; or the reason of a fall."""
+    if change.to is not Status.ALIVE:
+        return cut(" ".join(change.reason.split()), MOST_REASON)
+    return "first heartbeat" if change.from_ is Status.UNKNOWN else _how_long(change)
+
+
+def _how_long(change: Change) -> str:
+    if change.to is not Status.ALIVE or change.from_ is Status.UNKNOWN or change.began is None:
+        return ""
+    return f"was {change.from_} for {spoken(change.since - change.began)}"
+
+
+# --- a storm: names under the change they share
+
+
+@dataclass(slots=True)
+class _Group:
+    """Services that changed alike, in order."""
+
+    from_: Status
+    to: Status
+    first: datetime
+    last: datetime
+    names: list[str] = field(default_factory=list)
+
+    def heading(self, look: Look) -> tuple[str, str]:
+        count = f"({len(self.names)})"
+        when = f"since {local(self.first, look.zone)}"
+        if self.last > self.first:
+            when += f" to {local(self.last, look.zone)}"
+        arrow = f"{self.from_} → {self.to}"
+        return (
+            f"{MARKS[self.to]} <b>{arrow}</b> {count}, {when}:",
+            f"{MARKS[self.to]} {arrow} {count}, {when}:",
+        )
+
+
+_HEADING = 120
+"""UTF-16 units that a group's heading takes, at most."""
+
+
+def _storm(pending: Sequence[Change], look: Look) -> tuple[Sequence[Change], tuple[str, str]]:
+    home = f"{look.public_url}/"
+    groups: list[_Group] = []
+    last_group: dict[str, int] = {}
+    room = ROOM - units(home) - 100
+    count = 0
+    for change in pending:
+        name = cut(change.name, MOST_NAME)
+        at = _group_for(change, groups, last_group)
+        room -= units(name) + 2 + (_HEADING if at == len(groups) else 0)
+        if count and room < 0:
+            break
+        if at == len(groups):
+            groups.append(_Group(change.from_, change.to, change.since, change.since))
+        group = groups[at]
+        group.first, group.last = min(group.first, change.since), max(group.last, change.since)
+        group.names.append(name)
+        last_group[change.name] = at
+        count += 1
+    waiting = len(pending) - count
+    title = f"{count} changes" + (f", {waiting} more follow" if waiting else "")
+    headings = [group.heading(look) for group in groups]
+    names = [", ".join(group.names) for group in groups]
+    html = [f"<b>{title}</b>", *_under((h for h, _ in headings), map(escape, names))]
+    plain = [title, *_under((p for _, p in headings), names)]
+    return pending[:count], (
+        "\n".join([*html, _anchor(home, "All services")]),
+        "\n".join([*plain, home]),
+    )
+
+
+def _group_for(change: Change, groups: Sequence[_Group], last_group: dict[str, int]) -> int:
+    """The group to join; never one before another that names the same service, so that its changes stay
+    in order. `len(groups)`: a new one."""
+    earliest = last_group.get(change.name, -1) + 1
+    for at in range(len(groups) - 1, earliest - 1, -1):
+        if groups[at].from_ is change.from_ and groups[at].to is change.to:
+            return at
+    return len(groups)
+
+
+def _under(headings: Iterable[str], names: Iterable[str]) -> list[str]:
+    return [f"{heading}\n{listed}" for heading, listed in zip(headings, names, strict=True)]

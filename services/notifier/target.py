@@ -1,0 +1,68 @@
+"""What a channel has to offer: a turn to wait for, and a message sent with one of these outcomes.
+
+A new channel is a file with such a target, and a line in `__main__`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.notifier.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    message_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Not delivered: wait this many seconds."""
+
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """Not delivered: the chat has a new id, for good."""
+
+    chat: str
+
+
+@dataclass(frozen=True, slots=True)
+class Permanent:
+    """Not delivered, and never will be: the chat is gone, or has thrown us out."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadToken:
+    """Not delivered: our credentials are refused; somebody has to mend them."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Not now. `maybe_delivered`: the fault came after the message had left."""
+
+    reason: str
+    maybe_delivered: bool
+
+
+Outcome = Sent | Limited | Migrated | Permanent | BadToken | Failed
+
+
+class Target(Protocol):
+    @property
+    def key(self) -> str:
+        """Names its cursor: `A-Za-z0-9_=.-` only, the same for ever."""
+
+    @property
+    def chat(self) -> str:
+        """The address as configured."""
+
+    async def turn(self, chat: str) -> None:
+        """Wait until the next message is permitted."""
+
+    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome: ...

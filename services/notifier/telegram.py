@@ -1,0 +1,173 @@
+"""Telegram's Bot API, as much of it as is needed, and the pace it permits.
+
+The bot token is part of every URL. So no error of httpx leaves this file: each is described in words.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import structlog
+from prometheus_client import Counter
+
+from services.notifier.messages import Message, cut
+from services.notifier.target import BadToken, Failed, Limited, Migrated, Outcome, Permanent, Sent
+
+log = structlog.get_logger()
+
+FALLBACKS = Counter(
+    "registry_telegram_fallbacks_total", "Messages sent without what Telegram had refused", ["without"]
+)
+
+TIMEOUT = httpx.Timeout(10, connect=5)
+LONGEST_ANSWER = 15.0
+"""Seconds; httpx's time-out starts anew with each byte."""
+MOST_UNITS = 4096
+
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_BAD_MARKUP = ("can't parse", "message is too long", "message_too_long", "entity")
+_BAD_TOPIC = ("message thread not found", "topic_closed", "topic_deleted", "topic_id_invalid")
+
+
+class Window:
+    """At most `count` passes in any `seconds`."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self._seconds = seconds
+        self._passed: deque[float] = deque(maxlen=count)
+
+    def wait(self, now: float) -> float:
+        full = len(self._passed) == self._passed.maxlen
+        return max(0.0, self._passed[0] + self._seconds - now) if full else 0.0
+
+    def note(self, now: float) -> None:
+        self._passed.append(now)
+
+
+class Pace:
+    """One message a second per chat, 20 a minute per group, 30 a second in all, each a little under."""
+
+    def __init__(self) -> None:
+        self._all = Window(28, 1.0)
+        self._chats: dict[str, tuple[Window, ...]] = {}
+
+    async def turn(self, chat: str) -> None:
+        loop = asyncio.get_running_loop()
+        group = chat.startswith(("-", "@"))
+        own = self._chats.setdefault(chat, (Window(1, 1.05), *([Window(20, 61.0)] if group else [])))
+        while wait := max(window.wait(loop.time()) for window in (self._all, *own)):  # noqa: ASYNC110
+            await asyncio.sleep(wait)
+        for window in (self._all, *own):
+            window.note(loop.time())
+
+
+class Bot:
+    """One bot of a Bot API server."""
+
+    def __init__(self, api_url: str, token: str) -> None:
+        self._base = f"{api_url.rstrip('/')}/bot{quote(token.strip(), safe=':')}"
+        self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=100))
+        self.pace = Pace()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def check(self) -> Outcome:
+        """Whether the token is good. A server that does not know the question says nothing about that."""
+        status, answer, failed = await self._call("getMe", {})
+        if failed:
+            return failed
+        if status == 401 or (status == 404 and "description" in answer):
+            return BadToken(_description(answer))
+        return Sent()
+
+    async def send(self, body: dict[str, Any]) -> tuple[Outcome, str]:
+        """Send one message. Beside the outcome, what Telegram said to a refusal, in lower case."""
+        status, answer, failed = await self._call("sendMessage", body)
+        if failed:
+            return failed, ""
+        return outcome(status, answer), _description(answer).lower()
+
+    async def _call(self, method: str, body: dict[str, Any]) -> tuple[int, dict[str, Any], Failed | None]:
+        try:
+            async with asyncio.timeout(LONGEST_ANSWER):
+                answer = await self._http.post(f"{self._base}/{method}", json=body)
+        except _UNSENT as error:
+            return 0, {}, Failed(f"cannot be reached ({type(error).__name__})", maybe_delivered=False)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            return 0, {}, Failed(f"no answer ({type(error).__name__})", maybe_delivered=True)
+        try:
+            content = answer.json()
+        except ValueError:
+            content = None
+        return answer.status_code, content if isinstance(content, dict) else {}, None
+
+
+def outcome(status: int, answer: dict[str, Any]) -> Outcome:
+    """What an answer of the Bot API means for the message."""
+    said = _description(answer) or f"HTTP {status}"
+    parameters = answer.get("parameters") or {}
+    if status == 200 and answer.get("ok"):
+        return Sent((answer.get("result") or {}).get("message_id"))
+    if status == 429:
+        return Limited(float(parameters.get("retry_after") or 5))
+    if status in (401, 404):
+        return BadToken(said)
+    if status == 400 and "migrate_to_chat_id" in parameters:
+        return Migrated(str(parameters["migrate_to_chat_id"]))
+    if status in (400, 403) and answer:
+        return Permanent(said)
+    return Failed(said, maybe_delivered=status == 200 or status >= 500)
+
+
+def _description(answer: dict[str, Any]) -> str:
+    return cut(str(answer.get("description") or ""), 200)
+
+
+class TelegramChat:
+    """A chat, `chat:topic` or `@channel`. A refused topic or markup is done without, never the message."""
+
+    def __init__(self, bot: Bot, configured: str) -> None:
+        self._bot = bot
+        self.chat, _, topic = configured.partition(":")
+        self._topic = int(topic) if topic else None
+        self.key = "telegram." + "".join(c if c.isalnum() or c == "-" else f"={ord(c):x}" for c in configured)
+
+    async def turn(self, chat: str) -> None:
+        await self._bot.pace.turn(chat)
+
+    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+        body = self._body(chat, message, reply_to)
+        result, said = await self._bot.send(body)
+        if isinstance(result, Permanent) and "message_thread_id" in body and _mentions(said, _BAD_TOPIC):
+            log.warning("telegram refused the topic; sent without it", chat=chat, reason=said)
+            FALLBACKS.labels("topic").inc()
+            del body["message_thread_id"]
+            result, said = await self._bot.send(body)
+        if isinstance(result, Permanent) and _mentions(said, _BAD_MARKUP):
+            log.error("telegram refused the text; sent without markup", chat=chat, reason=said)
+            FALLBACKS.labels("markup").inc()
+            body.pop("parse_mode")
+            body["text"] = cut(message.plain_text, MOST_UNITS)
+            result, said = await self._bot.send(body)
+        return result
+
+    def _body(self, chat: str, message: Message, reply_to: int | None) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "chat_id": chat if chat.startswith("@") else int(chat),
+            "text": message.text,
+            "parse_mode": "HTML",
+            "link_preview_options": {"is_disabled": True},
+            "disable_notification": message.silent,
+        }
+        if self._topic is not None:
+            body["message_thread_id"] = self._topic
+        if reply_to is not None:
+            body["reply_parameters"] = {"message_id": reply_to, "allow_sending_without_reply": True}
+        return body
+
+
+def _mentions(said: str, words: tuple[str, ...]) -> bool:
+    return any(word in said for word in words)

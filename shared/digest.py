@@ -1,0 +1,194 @@
+"""The daily digest: how the fleet is, at a glance, and when it falls due. Pure.
+
+Lines of plain text without markup, so that Telegram, the log and the API's summary say the same.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from shared.durations import spoken
+from shared.events import Status
+
+WINDOW = timedelta(hours=24)
+FLAPPING = 4
+"""Changes within the window that make a service a flapper."""
+
+MARKS = {
+    Status.UNKNOWN: "❔",
+    Status.ALIVE: "✅",
+    Status.SILENT: "⏳",
+    Status.DOWN: "🔻",
+    Status.DEAD: "💀",
+}
+"""One shape per status: they differ by more than their colour."""
+
+_UP = {Status.ALIVE, Status.SILENT}
+_MEASURED = {Status.ALIVE, Status.SILENT, Status.DOWN}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service as it stands now."""
+
+    name: str
+    status: Status
+    since: datetime
+    last_heartbeat: datetime | None
+    paused: bool
+    registered_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A change of status within the last 24 hours."""
+
+    name: str
+    from_: Status
+    to: Status
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """`down` and `silent` are newest last; paused services stand in `paused` alone."""
+
+    at: datetime
+    counts: dict[Status, int]
+    paused: int
+    down: tuple[Service, ...]
+    silent: tuple[Service, ...]
+    active: tuple[str, ...]
+    uptime: float | None
+    """Share of the last 24 h in which the fleet was alive or silent; None: nothing to measure."""
+    flappers: tuple[tuple[str, int], ...]
+
+
+def digest(services: Iterable[Service], transitions: Iterable[Transition], now: datetime) -> Digest:
+    """Sum up the fleet. `transitions`: those of the last 24 hours, in order. What a deleted service, or one
+    before its newest registration, did does not count."""
+    everyone = list(services)
+    judged = [it for it in everyone if not it.paused]
+    history: dict[str, list[Transition]] = {it.name: [] for it in everyone}
+    registered = {it.name: it.registered_at for it in everyone}
+    for change in transitions:
+        if change.name in registered and change.since >= registered[change.name]:
+            history[change.name].append(change)
+    changes = [(name, len(its)) for name, its in history.items()]
+    return Digest(
+        at=now,
+        counts={status: sum(it.status is status for it in judged) for status in Status},
+        paused=len(everyone) - len(judged),
+        down=_oldest_first(it for it in judged if it.status is Status.DOWN),
+        silent=_oldest_first(it for it in judged if it.status is Status.SILENT),
+        active=tuple(sorted(it.name for it in judged if it.status is Status.ALIVE)),
+        uptime=_uptime(judged, history, now),
+        flappers=tuple(sorted(((n, c) for n, c in changes if c >= FLAPPING), key=lambda it: (-it[1], it[0]))),
+    )
+
+
+def _oldest_first(services: Iterable[Service]) -> tuple[Service, ...]:
+    return tuple(sorted(services, key=lambda it: (it.since, it.name)))
+
+
+def _uptime(services: Iterable[Service], history: dict[str, list[Transition]], now: datetime) -> float | None:
+    seconds = dict.fromkeys(Status, 0.0)
+    for it in services:
+        for status, length in _stretches(it, history[it.name], now):
+            seconds[status] += length
+    measured = sum(seconds[status] for status in _MEASURED)
+    return sum(seconds[status] for status in _UP) / measured if measured else None
+
+
+def _stretches(it: Service, changes: list[Transition], now: datetime) -> Iterator[tuple[Status, float]]:
+    """How long the service was in each status within the window."""
+    start = max(now - WINDOW, it.registered_at)
+    status = changes[0].from_ if changes else it.status
+    for change in changes:
+        if change.since > start:
+            yield status, (change.since - start).total_seconds()
+            start = change.since
+        status = change.to
+    yield status, max(0.0, (now - start).total_seconds())
+
+
+def local(moment: datetime, zone: ZoneInfo) -> str:
+    """A moment as people in `zone` read it: `2026-11-23 14:03:05 CET`."""
+    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def lines(digest: Digest, zone: ZoneInfo) -> list[str]:
+    """The digest as plain text, the title first; under 4,000 UTF-16 units, however large the fleet."""
+    text = [f"Daily digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
+    if digest.uptime is not None:
+        text.append(f"Uptime over 24 h: {_percent(digest.uptime)}")
+    for status, services, room in ((Status.DOWN, digest.down, 1500), (Status.SILENT, digest.silent, 700)):
+        if services:
+            entries = [f"{it.name} since {local(it.since, zone)}, {_ago(it, digest.at)}" for it in services]
+            text += ["", f"{MARKS[status]} {status.capitalize()} ({len(services)})", *_fit(entries, room)]
+    if digest.flappers:
+        entries = [f"{name}: {count} changes in 24 h" for name, count in digest.flappers]
+        text += ["", f"🔁 Flapping ({len(digest.flappers)})", *_fit(entries, 500)]
+    if digest.active:
+        heading = f"{MARKS[Status.ALIVE]} Active ({len(digest.active)})"
+        text += ["", heading, ", ".join(_fit(digest.active, 700))]
+    return text
+
+
+def plain(digest: Digest, zone: ZoneInfo) -> str:
+    return "\n".join(lines(digest, zone))
+
+
+def _counts(digest: Digest) -> str:
+    parts = [f"{MARKS[status]} {count} {status}" for status, count in digest.counts.items() if count]
+    if digest.paused:
+        parts.append(f"⏸ {digest.paused} paused")
+    return " · ".join(parts) or "No services yet"
+
+
+def _percent(share: float) -> str:
+    """Never rounded up to 100 %, which would hide an outage."""
+    return f"{int(share * 10_000) / 100:g} %"
+
+
+def _ago(it: Service, now: datetime) -> str:
+    return f"for {spoken(now - it.since)}"
+
+
+def _fit(entries: Sequence[str], room: int) -> list[str]:
+    """The first entries that fit into `room` characters, and how many more there are."""
+    fitting: list[str] = []
+    for entry in entries:
+        room -= len(entry) + 2
+        if room < 0:
+            return [*fitting, f"+{len(entries) - len(fitting)} more"]
+        fitting.append(entry)
+    return fitting
+
+
+def due_at(day: date, zone: ZoneInfo, at: time) -> datetime:
+    """When the digest of a local date is due. A time that the clocks skip fires as if they had not been
+    moved; of one that comes twice, the first counts."""
+    return datetime.combine(day, at.replace(fold=0), tzinfo=zone).astimezone(UTC)
+
+
+def digest_due(now: datetime, zone: ZoneInfo, at: time, last: date | None) -> date | None:
+    """The local date whose digest is to be sent now, if any; `last`: the date of the newest one sent.
+
+    Late is good enough on the same day, never on another one. (Where the clocks skip midnight, a date's
+    digest may fall due on the next date.)
+    """
+    today = now.astimezone(zone).date()
+    for day in (today, today - timedelta(days=1)):
+        due = due_at(day, zone, at)
+        if due <= now and due.astimezone(zone).date() == today and (last is None or last < day):
+            return day
+    return None
+
+
+def next_digest_at(now: datetime, zone: ZoneInfo, at: time) -> datetime:
+    """The next moment after `now` at which a digest falls due."""
+    today = now.astimezone(zone).date()
+    moments = (due_at(today + timedelta(days=n), zone, at) for n in range(-1, 3))
+    return min(moment for moment in moments if moment > now)
