@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -283,7 +283,7 @@ class Reader:
         self._consumer_seq = 0
         self._inbox = ""
 
-    async def batches(self) -> AsyncIterator[list[Stored]]:
+    async def batches(self) -> AsyncGenerator[list[Stored], None]:
         """Yield what has come, for ever. An empty list tells that `pending` is known anew."""
         self._link.on_back.append(self._break)
         wait = 0.1
