@@ -1,0 +1,103 @@
+"""Golden files: every version of every event that was ever written must parse for ever, and stay as it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from shared import events
+from shared.events import (
+    ConfigData,
+    Event,
+    HeartbeatBody,
+    Signal,
+    Status,
+    StatusChanged,
+    Tick,
+    parse_event,
+    parse_heartbeat,
+    valid_name,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+FILES = sorted(GOLDEN.glob("service.*.json"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_golden_events_parse_and_are_written_again_the_same(file: Path) -> None:
+    written = json.loads(file.read_text())
+    event = parse_event(file.read_bytes())
+    assert event.type == file.stem
+    assert json.loads(event.to_bytes()) == written
+
+
+def test_every_type_has_its_golden_file() -> None:
+    types = {kind.model_fields["type"].default for kind in Event.__args__}
+    assert types == {file.stem for file in FILES}
+
+
+def test_golden_heartbeat_and_tick() -> None:
+    heartbeat = parse_heartbeat("web", (GOLDEN / "heartbeat.json").read_bytes(), {"Registry-Signal": "fail"})
+    assert heartbeat.signal is Signal.FAIL
+    assert heartbeat.body == HeartbeatBody.model_validate(
+        {"message": "disk full", "every": "5m", "metadata": {"host": "a1"}}
+    )
+    tick = Tick.model_validate_json((GOLDEN / "tick.json").read_bytes())
+    assert tick.open_since
+    assert tick.open_since.isoformat() == "2026-11-01T12:00:00.123456+00:00"
+
+
+def test_the_content_of_a_status_change() -> None:
+    event = parse_event((GOLDEN / "service.status_changed.v1.json").read_bytes())
+    assert isinstance(event, StatusChanged)
+    assert (event.subject, event.data.from_, event.data.to) == ("my-service", Status.SILENT, Status.DOWN)
+    assert event.data.since == event.time
+    again = events.status_changed(
+        event.subject,
+        event.data.from_,
+        event.data.to,
+        event.data.since,
+        event.data.last_heartbeat,
+        event.data.reason,
+    )
+    assert again == event, "the same change always makes the same event, id and all"
+
+
+def test_fields_that_are_added_later_do_not_disturb() -> None:
+    written = json.loads((GOLDEN / "service.registered.v1.json").read_text())
+    written["traceparent"] = "00-1"
+    written["data"]["config"]["runbook"] = "later"
+    event = parse_event(json.dumps(written).encode())
+    assert isinstance(event.data, ConfigData)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"null",
+        b"{}",
+        b'{"type": "service.registered.v2"}',
+        b'{"type": "service.deleted.v1", "id": "1", "source": "/", "subject": "a b", "time": "2026-01-01T00:00Z"}',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_what_is_no_event_is_a_value_error(payload: bytes) -> None:
+    with pytest.raises(ValidationError):
+        parse_event(payload)
+
+
+@pytest.mark.parametrize("name", ["a", "A-z_0.9", "x" * 128, "a.b.c", "-", "_"])
+def test_good_names(name: str) -> None:
+    assert valid_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "a.", ".a", "a..b", "a b", "a\n", "é", "a/b", "*", ">", "x" * 129, "a\x00"]
+)
+def test_bad_names(name: str) -> None:
+    assert not valid_name(name)
+    with pytest.raises(ValueError, match="bad name"):
+        parse_heartbeat(name, b"", None)

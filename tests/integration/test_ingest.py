@@ -1,0 +1,301 @@
+"""Ingest as a process on a real broker: what it stores, what it refuses, what it says without a broker."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared import streams
+from tests.broker import connect, eventually
+from tests.servers import Process, service
+
+Start = Callable[..., httpx.Client]
+
+
+@pytest.fixture
+def start(tmp_path: Path, nats_url: str) -> Iterator[Start]:
+    """Start an ingest that is ready, and give a client for it; further variables may be given."""
+    started: list[Process] = []
+    clients: list[httpx.Client] = []
+
+    def start(*, wait: bool = True, **variables: str) -> httpx.Client:
+        process = service("ingest", tmp_path, nats_url, **variables).start()
+        started.append(process)
+        clients.append(httpx.Client(base_url=f"http://127.0.0.1:{process.port}", timeout=20))
+        while wait and clients[-1].get("/readyz").status_code != 200:
+            pass
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.close()
+    for process in started:
+        process.kill()
+
+
+async def stored(url: str) -> list[tuple[str, bytes, str]]:
+    """Subject, payload and signal of every heartbeat in the stream."""
+    nc, js = await connect(url)
+    last = (await js.stream_info(streams.HEARTBEATS)).state.last_seq
+    messages = [await js.get_msg(streams.HEARTBEATS, seq) for seq in range(1, last + 1)]
+    await nc.close()
+    return [
+        (m.subject or "", m.data or b"", (m.headers or {}).get("Registry-Signal", ""))
+        for m in messages
+        if (m.subject or "").startswith("heartbeat.")
+    ]
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "PUT"])
+async def test_a_heartbeat_is_stored_before_the_answer(method: str, nats_url: str, start: Start) -> None:
+    response = start().request(method, "/heartbeat/my-service")
+    assert response.status_code == 200
+    assert method == "HEAD" or response.json() == {"status": "ok"}
+    assert await stored(nats_url) == [("heartbeat.my-service", b"", "")]
+
+
+async def test_bodies_and_signals(nats_url: str, start: Start) -> None:
+    client = start()
+    sent = [
+        client.post("/heartbeat/a", json={"message": "m", "every": "5m", "metadata": {"k": [1]}}),
+        client.post("/heartbeat/a", content="plain text", headers={"Content-Type": "text/plain"}),
+        client.post("/heartbeat/a", content='{"message": "curl -d"}'),
+        client.post("/heartbeat/a", content="{not json, so text"),
+        client.post("/heartbeat/a", content=b"\xff\xfe text"),
+        client.get("/heartbeat/a?every=1h30m"),
+        client.post("/heartbeat/a/fail", content="it broke"),
+        client.get("/heartbeat/a/start"),
+        client.get("/heartbeat/a/0"),
+        client.get("/heartbeat/a/255"),
+        client.post("/heartbeat/a", content="x" * 20_000),
+    ]
+    assert {response.status_code for response in sent} == {200}
+    got = [
+        (json.loads(payload) if payload else None, signal) for _, payload, signal in await stored(nats_url)
+    ]
+    assert got == [
+        ({"message": "m", "every": "5m", "metadata": {"k": [1]}}, ""),
+        ({"message": "plain text"}, ""),
+        ({"message": "curl -d"}, ""),
+        ({"message": "{not json, so text"}, ""),
+        ({"message": "\N{REPLACEMENT CHARACTER}" * 2 + " text"}, ""),
+        ({"every": "1h30m"}, ""),
+        ({"message": "it broke"}, "fail"),
+        (None, "start"),
+        (None, ""),
+        (None, "fail"),
+        ({"message": "x" * 10_000}, ""),
+    ]
+
+
+BAD = [
+    ("POST", "/heartbeat/a%20b", None, 422),
+    ("POST", "/heartbeat/a%2Fb", None, 422),
+    ("POST", "/heartbeat/a%00b", None, 422),
+    ("POST", "/heartbeat/a%0A", None, 422),
+    ("POST", "/heartbeat/.a", None, 422),
+    ("POST", "/heartbeat/a..b", None, 422),
+    ("POST", "/heartbeat/a.*", None, 422),
+    ("POST", "/heartbeat/%3E", None, 422),
+    ("POST", "/heartbeat/%E2%98%83", None, 422),
+    ("POST", "/heartbeat/%ff", None, 422),
+    ("POST", "/heartbeat/", None, 422),
+    ("POST", "/heartbeat/" + "x" * 129, None, 422),
+    ("POST", "/heartbeat/a/256", None, 422),
+    ("POST", "/heartbeat/a/-1", None, 422),
+    ("POST", "/heartbeat/a/%C2%B2", None, 422),
+    ("POST", "/heartbeat/a/stop", None, 422),
+    ("POST", "/heartbeat/a/fail/now", None, 422),
+    ("POST", "/heartbeat/a?every=soon", None, 422),
+    ("POST", "/heartbeat/a?every=0s", None, 422),
+    ("POST", "/heartbeat/a", b"{", 422),
+    ("POST", "/heartbeat/a", b"[]", 422),
+    ("POST", "/heartbeat/a", b'"text"', 422),
+    ("POST", "/heartbeat/a", b'{"message": 1}', 422),
+    ("POST", "/heartbeat/a", b'{"message": "\\ud800"}', 422),
+    ("POST", "/heartbeat/a", b'{"every": "5 minutes"}', 422),
+    ("POST", "/heartbeat/a", b'{"every": 99999999999999999999}', 422),
+    ("POST", "/heartbeat/a", b'{"metadata": []}', 422),
+    ("POST", "/heartbeat/a", b"[" * 60_000, 422),
+    ("POST", "/heartbeat/a", json.dumps({"message": "x" * 10_001}).encode(), 422),
+    ("POST", "/heartbeat/a", b'{"message": "' + b"x" * 70_000 + b'"}', 413),
+    ("DELETE", "/heartbeat/a", None, 405),
+    ("PATCH", "/heartbeat/a/fail", None, 405),
+    ("GET", "/heartbeats", None, 405),
+    ("GET", "/nothing", None, 404),
+    ("POST", "/heartbeats", b"{", 422),
+    ("POST", "/heartbeats", b"[]", 422),
+    ("POST", "/heartbeats", b'{"services": "a"}', 422),
+    ("POST", "/heartbeats", b"[" * 60_000, 422),
+    ("POST", "/heartbeats", json.dumps({"services": ["a"] * 10_001}).encode(), 422),
+    ("POST", "/heartbeats", b"x" * 2_100_000, 413),
+]
+
+
+async def test_bad_input_is_refused_with_the_reason_and_never_stored(nats_url: str, start: Start) -> None:
+    client = start()
+    for method, path, content, status in BAD:
+        headers = {"Content-Type": "application/json"} if content else {}
+        response = client.request(method, path, content=content, headers=headers)
+        assert response.status_code == status, (method, path, (content or b"")[:40], response.text)
+        assert response.headers["content-type"] == "application/problem+json"
+        problem = response.json()
+        assert problem["status"] == status
+        assert problem["title"]
+        assert problem["detail"]
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 1000
+
+    assert client.post("/heartbeat/a", content=endless()).status_code == 413
+    assert await stored(nats_url) == []
+
+
+async def test_many_in_one_request(nats_url: str, start: Start) -> None:
+    client = start()
+    names = [f"s{i}" for i in range(9_997)]
+    response = client.post("/heartbeats", json={"services": [*names, "a b", 7, ""]})
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["accepted"] == 9_997
+    assert [entry["service"] for entry in answer["rejected"]] == ["a b", "7", ""]
+    nc, js = await connect(nats_url)
+    info = await js.stream_info(streams.HEARTBEATS, subjects_filter="heartbeat.>")
+    assert len(info.state.subjects or {}) == 9_997
+    await nc.close()
+
+
+async def test_the_token_is_needed_when_it_is_set(nats_url: str, start: Start) -> None:
+    client = start(ingest_token="secret")
+    for path in ("/heartbeat/a", "/heartbeat/a/fail", "/heartbeats", "/heartbeat/a%20b"):
+        assert client.post(path).status_code == 401
+        assert client.post(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert client.post(path + "?token=wrong").status_code == 401
+    assert client.post("/heartbeat/a", headers={"Authorization": "Bearer secret"}).status_code == 200
+    assert client.post("/heartbeat/a?token=secret").status_code == 200
+    assert client.get("/healthz").status_code == 200
+    assert len(await stored(nats_url)) == 2
+    assert start(ingest_token="secret", anonymous="ingest").post("/heartbeat/a").status_code == 200
+
+
+async def test_the_limit_of_services_stops_new_ones_alone(start: Start) -> None:
+    client = start(max_services="2")
+    answers = [client.post(f"/heartbeat/{name}") for name in ("a", "b", "c", "a")]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
+    assert int(answers[2].headers["retry-after"]) > 0
+    batch = client.post("/heartbeats", json={"services": ["a", "d"]}).json()
+    assert batch["accepted"] == 1
+    assert batch["rejected"][0]["service"] == "d"
+
+
+async def test_without_a_broker_it_says_503_and_never_a_false_200(
+    nats: Process, nats_url: str, start: Start
+) -> None:
+    client = start()
+    assert client.post("/heartbeat/a").status_code == 200
+    nats.kill()
+    for path in ("/heartbeat/a", "/heartbeat/a/fail"):
+        response = client.post(path)
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) > 0
+    assert client.post("/heartbeats", json={"services": ["a", "b"]}).status_code == 503
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+    nats.start()
+
+    async def ready() -> bool:
+        return client.get("/readyz").status_code == 200
+
+    await eventually(ready)
+    assert client.post("/heartbeat/a").status_code == 200
+    assert len(await stored(nats_url)) == 2
+
+
+async def test_what_was_answered_with_200_is_stored_when_the_broker_is_killed(
+    nats: Process, nats_url: str, start: Start
+) -> None:
+    """Heartbeats as fast as they go while the broker dies three times: none that was acknowledged is lost."""
+    client = start(heartbeats_kept="10000")
+    acknowledged: list[str] = []
+    base = str(client.base_url)
+
+    async def beat(worker: int) -> None:
+        async with httpx.AsyncClient(base_url=base, timeout=10) as session:
+            count = 0
+            while not done.is_set():
+                count += 1
+                name = f"w{worker}-{count}"
+                if (await session.post(f"/heartbeat/{name}")).status_code == 200:
+                    acknowledged.append(f"heartbeat.{name}")
+
+    done = asyncio.Event()
+    workers = [asyncio.create_task(beat(i)) for i in range(8)]
+    for _ in range(3):
+        await asyncio.sleep(1)
+        await asyncio.to_thread(nats.kill)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(nats.start)
+        await asyncio.sleep(1)
+    done.set()
+    await asyncio.gather(*workers)
+    nc, js = await connect(nats_url)
+    info = await js.stream_info(streams.HEARTBEATS, subjects_filter="heartbeat.>")
+    assert len(acknowledged) > 500
+    assert set(acknowledged) <= set(info.state.subjects or {})
+    await nc.close()
+
+
+async def test_ticks_prove_since_when_it_is_open_and_begin_anew_after_an_outage(
+    nats: Process, nats_url: str, start: Start
+) -> None:
+    start(tick="0.2s")
+    await asyncio.sleep(1)
+    nats.kill()
+    await asyncio.sleep(1)
+    nats.start()
+    nc, js = await connect(nats_url)
+
+    async def both() -> list[list[dict[str, str]]] | None:
+        info = await js.stream_info(streams.HEARTBEATS, subjects_filter="tick.>")
+        found = []
+        for subject in sorted(info.state.subjects or {}):
+            message = await js.get_last_msg(streams.HEARTBEATS, subject)
+            found.append([json.loads(message.data or b"{}"), message.time])
+        complete = len(found) == 2 and all(tick["open_since"] for tick, _ in found)
+        return sorted(found, key=lambda entry: entry[1]) if complete else None
+
+    (before, before_at), (after, _) = await eventually(both)
+    assert before["open_since"] < before_at.isoformat() < after["open_since"]
+    await nc.close()
+
+
+def test_an_open_address_needs_a_token_or_a_word(tmp_path: Path, nats_url: str) -> None:
+    process = service("ingest", tmp_path, nats_url, host="0.0.0.0")
+    process.start(wait=0)
+    assert process.process
+    assert process.process.wait(10) == 2
+    assert "REGISTRY_INGEST_TOKEN" in process.log.read_text()
+    for allowed in ({"ingest_token": "x"}, {"anonymous": "ingest"}):
+        process = service("ingest", tmp_path, nats_url, host="0.0.0.0", **allowed).start()
+        assert process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("tick", "soon"), ("ingest_port", "http"), ("timezone", "Mars/Base"), ("silent_after", "2h")],
+)
+def test_a_wrong_value_stops_the_start_and_names_the_variable(
+    variable: str, value: str, tmp_path: Path
+) -> None:
+    process = service("ingest", tmp_path, "nats://127.0.0.1:1", **{variable: value})
+    process.start(wait=0)
+    assert process.process
+    assert process.process.wait(10) == 2
+    output = process.log.read_text()
+    assert f"REGISTRY_{variable.upper()}" in output
+    assert value in output or variable == "silent_after"
+    assert "Traceback" not in output

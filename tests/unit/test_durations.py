@@ -1,0 +1,46 @@
+"""Durations, read and written."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.durations import parse, spoken, write
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("15m", 900), ("1h", 3600), ("7d", 604800), ("1h30m", 5400), ("0.5s", 0.5), (" 2s ", 2)],
+)
+def test_read(text: str, seconds: float) -> None:
+    assert parse(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0s", "15", "m", "-1s", "1w", "1m1h", "1 h", "4000d", "1e3s", "٣s", "9" * 30 + "s"]
+)
+def test_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"duration|longer"):
+        parse(text)
+
+
+@given(st.timedeltas(timedelta(milliseconds=1), timedelta(days=3650)))
+def test_what_is_written_is_read_back(value: timedelta) -> None:
+    value = timedelta(milliseconds=max(1, value // timedelta(milliseconds=1)))
+    assert parse(write(value)) == value
+
+
+@given(st.text(max_size=20))
+def test_reading_never_fails_otherwise(text: str) -> None:
+    try:
+        parse(text)
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59, "59 s"), (3600, "1 h"), (11530, "3 h 12 min"), (90061, "1 d 1 h")]
+)
+def test_spoken(seconds: int, text: str) -> None:
+    assert spoken(timedelta(seconds=seconds)) == text
