@@ -79,7 +79,7 @@ def test_fields_that_are_added_later_do_not_disturb() -> None:
         b"null",
         b"{}",
         b'{"type": "service.registered.v2"}',
-        b'{"type": "service.deleted.v1", "id": "1", "source": "/", "subject": "a b", "time": "2026-01-01T00:00Z"}',
+        b'{"type": "service.deleted.v1", "id": "1", "source": "x", "subject": "a b", "time": "2026-01-01"}',
         b"[" * 100_000,
         b"\xff",
     ],
