@@ -1,0 +1,130 @@
+"""Publishing and reading: what the rest relies on, tried on a real broker that is killed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared import streams
+from shared.broker import Busy, Link, NotStored, Publisher, Reader, WrongSequence, first, newest
+from tests.broker import eventually, provisioned
+from tests.servers import Process
+
+
+@pytest.fixture
+async def link(nats_url: str) -> AsyncIterator[Link]:
+    link = await provisioned(nats_url)
+    yield link
+    await link.close()
+
+
+@pytest.fixture
+async def publisher(link: Link) -> AsyncIterator[Publisher]:
+    publisher = Publisher(link, timeout=2, max_waiting=100)
+    await publisher.start()
+    yield publisher
+    await publisher.stop()
+
+
+async def test_of_two_writers_the_broker_lets_one_win(link: Link, publisher: Publisher) -> None:
+    subject = streams.status("web")
+
+    async def write(writer: int, after: int) -> int | None:
+        try:
+            ack = await publisher.append(subject, b"", after=after, event_id=f"{writer}-{after}", kind="x")
+        except WrongSequence:
+            return None
+        return ack.seq
+
+    after = 0
+    for _ in range(20):
+        answers = await asyncio.gather(*(write(writer, after) for writer in range(5)))
+        (after,) = [answer for answer in answers if answer]
+    message = await newest(link, streams.SERVICES, subject)
+    assert message
+    assert message.seq == after == 20
+
+
+async def test_too_many_at_once_are_refused_not_queued(publisher: Publisher) -> None:
+    answers = await asyncio.gather(
+        *(publisher.publish(streams.heartbeat("web")) for _ in range(150)), return_exceptions=True
+    )
+    assert sum(isinstance(answer, Busy) for answer in answers) == 50
+    assert publisher.waiting == 0
+
+
+async def test_no_answer_is_an_error_in_time(nats: Process, link: Link, publisher: Publisher) -> None:
+    with pytest.raises(NotStored, match="no stream"):
+        await publisher.publish("nobody.listens")
+    waiting = asyncio.create_task(publisher.publish(streams.heartbeat("web")))
+    nats.kill()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await eventually(lambda: _is_down(link))
+    with pytest.raises(NotStored, match="reached"):
+        await publisher.publish(streams.heartbeat("web"))
+    nats.start()
+
+
+async def _is_down(link: Link) -> bool:
+    return not link.up
+
+
+async def test_a_reader_sees_everything_once_and_in_order_though_the_broker_is_killed(
+    nats: Process, link: Link, publisher: Publisher
+) -> None:
+    seen: list[int] = []
+
+    async def read() -> None:
+        async for batch in Reader(link, streams.HEARTBEATS, streams.ALL_HEARTBEATS).batches():
+            seen.extend(message.seq for message in batch)
+
+    reading = asyncio.create_task(read())
+    stored = []
+    for count in range(300):
+        if count in (100, 200):
+            await asyncio.to_thread(nats.kill)
+            await asyncio.to_thread(nats.start)
+        try:
+            stored.append((await publisher.publish(streams.heartbeat(f"s{count}"))).seq)
+        except NotStored:
+            await asyncio.sleep(0.1)
+
+    async def done() -> bool:
+        return bool(seen) and seen[-1] >= stored[-1]
+
+    await eventually(done, within=15)
+    reading.cancel()
+    assert seen == sorted(set(seen))
+    assert set(stored) <= set(seen)
+
+
+async def test_the_newest_of_each_subject_first_then_all_that_follows(
+    link: Link, publisher: Publisher
+) -> None:
+    for name in "abcab":
+        await publisher.publish(streams.heartbeat(name))
+    reader = Reader(link, streams.HEARTBEATS, streams.ALL_HEARTBEATS, newest_per_subject=True)
+    got: list[str] = []
+    async for batch in reader.batches():
+        got += [streams.name_in(message.subject) for message in batch]
+        if got == ["c", "a", "b"] and reader.pending == 0:
+            await publisher.publish(streams.heartbeat("a"))
+        if len(got) == 4:
+            break
+    assert got == ["c", "a", "b", "a"]
+
+
+async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: Link) -> None:
+    reader = Reader(link, streams.HEARTBEATS, streams.ALL_HEARTBEATS)
+    async for batch in reader.batches():
+        assert batch == []
+        assert reader.pending == 0
+        break
+
+
+async def test_what_is_kept_per_service(link: Link, publisher: Publisher) -> None:
+    seqs = [(await publisher.publish(streams.heartbeat("web"))).seq for _ in range(103)]
+    oldest = await first(link, streams.HEARTBEATS, streams.heartbeat("web"))
+    assert oldest
+    assert oldest.seq == seqs[3]
+    assert await first(link, streams.HEARTBEATS, streams.heartbeat("other")) is None
