@@ -1,0 +1,1 @@
+"""The API: commands that become events, and read models in the database to answer from."""

@@ -1,0 +1,94 @@
+"""Wires the API: settings, broker, database, projector, HTTP front."""
+
+import ipaddress
+from datetime import UTC, datetime, time
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from services.api.access import Access
+from services.api.app import Look, build
+from services.api.commands import Commands
+from services.api.models import Defaults
+from services.api.projector import Projector
+from services.api.store import Store, check_url
+from shared import logs, service
+from shared.broker import Link, Publisher
+from shared.settings import Port, Settings, load
+
+
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+class ApiSettings(Settings):
+    api_port: Port = 8002
+    ingest_port: Port = 8001
+    mongodb_url: Annotated[str, AfterValidator(check_url)] = "mongodb://127.0.0.1:27017"
+    mongodb_database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "registry"
+    digest_time: Annotated[time | None, BeforeValidator(_or_none)] = time(9)
+    api_token: SecretStr = SecretStr("")
+    read_token: SecretStr = SecretStr("")
+
+    @property
+    def ingest_url(self) -> str:
+        """Where the page tells people to send heartbeats."""
+        return f"http://{self.host if not self.strangers else '127.0.0.1'}:{self.ingest_port}"
+
+    @property
+    def strangers(self) -> bool:
+        """Whether others than this machine's own users can reach the address."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
+
+
+def main() -> None:
+    settings = load(ApiSettings)
+    settings.refuse_open_address(
+        "the API",
+        "REGISTRY_API_TOKEN",
+        guarded=bool(settings.api_token.get_secret_value() or settings.read_token.get_secret_value()),
+        anonymous="read",
+    )
+    logs.configure("api", settings.log_level, settings.log_format)
+    health = service.Health("broker", "database", "projection")
+    link = Link(settings, "api")
+    link.on_lost.append(lambda: health.bad("broker", "away"))
+    link.on_back.append(lambda: health.good("broker"))
+    publisher = Publisher(link)
+    store = Store(settings.mongodb_url, settings.mongodb_database)
+    defaults = Defaults(
+        silent_after=settings.silent_after, down_after=settings.down_after, dead_after=settings.dead_after
+    )
+
+    async def work() -> None:
+        try:
+            await link.connect()
+            await publisher.start()
+            health.good("broker")
+            await Projector(link, store, health).run()
+        finally:
+            await publisher.stop()
+            await link.close()
+            store.close()
+
+    access = Access(
+        settings.api_token,
+        settings.read_token,
+        anonymous_read="read" in settings.anonymous,
+        strangers=settings.strangers,
+    )
+    commands = Commands(link, publisher, store, defaults, _now)
+    look = Look(settings.public_url, settings.ingest_url, settings.zone, settings.digest_time)
+    app = build(store, commands, access, health, defaults, look, _now)
+    service.run(app, work, host=settings.host, port=settings.api_port, variable="API_PORT")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    main()

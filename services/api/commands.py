@@ -1,0 +1,195 @@
+"""Commands: what is wanted of a service becomes an event, and the event a new state.
+
+Each is decided on the read model and appended only if nobody has written since; whoever loses that race
+reads the winning event and decides again. What was stored is projected at once, so that the next read
+sees it.
+"""
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypedDict
+
+from services.api.fold import Document, configured, fold, moment
+from services.api.models import THRESHOLDS, Defaults, NewService, Wanted
+from services.api.store import Store
+from shared import streams
+from shared.broker import Link, NotStored, Publisher, Stored, WrongSequence, message_at, newest
+from shared.events import (
+    ConfigData,
+    ConfigEvent,
+    ServiceConfig,
+    ServiceDeleted,
+    ServicePaused,
+    ServiceRegistered,
+    ServiceResumed,
+    ServiceUpdated,
+    event_id,
+)
+from shared.problems import Problem
+
+TRIES = 10
+"""How often a command is decided anew before it tells the client that too many write at once."""
+
+Decide = Callable[[Document | None], ConfigEvent | None]
+"""From the state to the event that follows; None: it is as wanted already. Raises Problem."""
+
+
+class Envelope(TypedDict):
+    id: str
+    source: str
+    subject: str
+    time: datetime
+
+
+class Commands:
+    """One method per command; each returns the service's document as it then is."""
+
+    def __init__(
+        self,
+        link: Link,
+        publisher: Publisher,
+        store: Store,
+        defaults: Defaults,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._link = link
+        self._publisher = publisher
+        self._store = store
+        self._defaults = defaults
+        self._now = now
+
+    async def create(self, wanted: NewService) -> Document:
+        name, config = wanted.name, wanted.whole()
+        self._defaults.check(config)
+
+        def decide(document: Document | None) -> ConfigEvent:
+            if is_there(document):
+                raise Problem(409, f"{name} is registered already")
+            return ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
+
+        return await self._change(name, decide)
+
+    async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> Document:
+        """The whole configuration anew; only whether it is paused stays."""
+        self._defaults.check(wanted.whole())
+        return await self._update(ServiceUpdated, name, if_match, lambda old: wanted.whole(paused=old.paused))
+
+    async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> Document:
+        def merged(old: ServiceConfig) -> ServiceConfig:
+            new = wanted.merged_into(old)
+            if wanted.model_fields_set.intersection(THRESHOLDS):
+                self._defaults.check(new)
+            return new
+
+        return await self._update(ServiceUpdated, name, if_match, merged)
+
+    async def pause(self, name: str, if_match: str | None) -> Document:
+        return await self._update(ServicePaused, name, if_match, lambda old: _paused(old, True))
+
+    async def resume(self, name: str, if_match: str | None) -> Document:
+        return await self._update(ServiceResumed, name, if_match, lambda old: _paused(old, False))
+
+    async def delete(self, name: str, if_match: str | None) -> None:
+        def decide(document: Document | None) -> ConfigEvent:
+            _matching(existing(name, document), if_match)
+            return ServiceDeleted(**self._envelope(name))
+
+        await self._change(name, decide)
+
+    async def _update(
+        self,
+        kind: type[ServiceUpdated | ServicePaused | ServiceResumed],
+        name: str,
+        if_match: str | None,
+        new: Callable[[ServiceConfig], ServiceConfig],
+    ) -> Document:
+        def decide(document: Document | None) -> ConfigEvent | None:
+            there = _matching(existing(name, document), if_match)
+            config = new(configured(there))
+            if config == configured(there):
+                return None
+            data = ConfigData(
+                config=config,
+                registered_at=moment(there["config"]["registered_at"]),
+                registered_by=there["config"]["registered_by"],
+            )
+            return kind(**self._envelope(name), data=data)
+
+        return await self._change(name, decide)
+
+    async def _change(self, name: str, decide: Decide) -> Document:
+        """Decide, append, project. A refusal may rest on a read model that is behind, so it is made only
+        after asking the record itself."""
+        document, of_the_record = await self._store.live.get(name), False
+        for _ in range(TRIES):
+            try:
+                event = decide(document)
+            except Problem:
+                if of_the_record:
+                    raise
+                document, of_the_record = await self._refreshed(name), True
+                continue
+            if event is None and document is not None:
+                return document
+            assert event is not None
+            try:
+                return await self._append(event, document["config"]["seq"] if document else 0)
+            except WrongSequence:
+                document, of_the_record = await self._refreshed(name), True
+        raise Problem(503, f"too many writers change {name} at once", retry_after=1)
+
+    async def _append(self, event: ConfigEvent, after: int) -> Document:
+        subject = streams.config(event.name)
+        ack = await self._publisher.append(
+            subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
+        )
+        message = await message_at(self._link, streams.SERVICES, ack.seq)
+        if message is None:
+            raise NotStored("it is stored, but cannot be read back yet")
+        return await self._projected(message)
+
+    async def _refreshed(self, name: str) -> Document | None:
+        """The state by the newest configuration event in the record, which is projected on the way."""
+        message = await newest(self._link, streams.SERVICES, streams.config(name))
+        return await self._projected(message) if message else None
+
+    async def _projected(self, message: Stored) -> Document:
+        change = fold(message)
+        await self._store.apply(change)
+        document = await self._store.live.get(change.name)
+        assert document is not None
+        return document
+
+    def _envelope(self, name: str) -> Envelope:
+        now = self._now()
+        return {
+            "id": event_id(name, now.isoformat(), uuid.uuid4()),
+            "source": "/api",
+            "subject": name,
+            "time": now,
+        }
+
+
+def is_there(document: Document | None) -> bool:
+    return document is not None and not document["config"]["deleted"]
+
+
+def existing(name: str, document: Document | None) -> Document:
+    """The document, or Problem 404 for a service that was never here or is deleted."""
+    if document is None or not is_there(document):
+        raise Problem(404, f"there is no service {name}")
+    return document
+
+
+def _matching(document: Document, if_match: str | None) -> Document:
+    """The document if the client's condition holds: `*`, or a list of versions, quoted or weak."""
+    if if_match is not None and if_match.strip() != "*":
+        versions = {tag.strip().removeprefix("W/").strip('"') for tag in if_match.split(",")}
+        if str(document["config"]["seq"]) not in versions:
+            raise Problem(412, f"the version is {document['config']['seq']} by now; read it again")
+    return document
+
+
+def _paused(config: ServiceConfig, paused: bool) -> ServiceConfig:
+    return config.model_copy(update={"paused": paused})

@@ -1,0 +1,263 @@
+"""What goes in and out over HTTP: bodies with their rules, answers with their examples."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    StringConstraints,
+)
+
+from services.api.fold import Document, configured, moment
+from shared import durations
+from shared.durations import Duration
+from shared.events import NAME_RULE_IN_WORDS, ServiceConfig, Status, valid_name
+from shared.problems import Problem
+
+THRESHOLDS = ("silent_after", "down_after", "dead_after")
+
+
+def _written(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"must be {durations.ACCEPTED}, in quotes")
+    return value
+
+
+def _tidy(tags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tags))
+
+
+def _named(name: str) -> str:
+    if not valid_name(name):
+        raise ValueError(NAME_RULE_IN_WORDS)
+    return name
+
+
+Threshold = Annotated[Duration | None, BeforeValidator(_written), Field(examples=["15m"])]
+Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+Name = Annotated[str, AfterValidator(_named), Field(examples=["billing.worker"])]
+
+
+class Wanted(BaseModel):
+    """A configuration. What is absent or null is the default; in a PATCH, what is absent stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name | None = Field(default=None, description="If given, the one in the path.")
+    description: Annotated[str, StringConstraints(max_length=2000)] | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=32), AfterValidator(_tidy)] | None = None
+    silent_after: Threshold = None
+    down_after: Threshold = None
+    dead_after: Threshold = None
+    notify: StrictBool | None = Field(default=None, description="Whether its changes are sent.")
+
+    def whole(self, *, paused: bool = False) -> ServiceConfig:
+        """The configuration this is, with defaults for what it leaves out."""
+        return ServiceConfig(paused=paused, **self.model_dump(exclude={"name"}, exclude_none=True))
+
+    def merged_into(self, config: ServiceConfig) -> ServiceConfig:
+        given = self.model_dump(include=self.model_fields_set - {"name"})
+        defaults = ServiceConfig().model_dump()
+        return config.model_copy(
+            update={field: defaults[field] if value is None else value for field, value in given.items()}
+        )
+
+
+class NewService(Wanted):
+    name: Name
+
+
+class Defaults(BaseModel):
+    """The registry's own thresholds, which hold where a service has none."""
+
+    silent_after: timedelta
+    down_after: timedelta
+    dead_after: timedelta
+
+    def in_force(self, config: ServiceConfig) -> tuple[timedelta, timedelta, timedelta]:
+        """Where only some are the service's own, the defaults make way: the monitor judges like this."""
+        silent = config.silent_after or self.silent_after
+        down = max(config.down_after or self.down_after, silent)
+        return silent, down, max(config.dead_after or self.dead_after, down)
+
+    def check(self, config: ServiceConfig) -> None:
+        """Problem 422 unless silent < down < dead, defaults included."""
+        own = [getattr(config, field) for field in THRESHOLDS]
+        values = [mine or getattr(self, field) for mine, field in zip(own, THRESHOLDS, strict=True)]
+        if not values[0] < values[1] < values[2]:
+            found = ", ".join(
+                f"{field} {durations.write(value)}{'' if mine else ' (the default)'}"
+                for field, value, mine in zip(THRESHOLDS, values, own, strict=True)
+            )
+            raise Problem(422, f"silent_after < down_after < dead_after is needed; this would be {found}")
+
+
+class ThresholdsInForce(BaseModel):
+    silent_after: str
+    down_after: str
+    dead_after: str
+
+
+Source = Literal["default", "service"]
+
+
+class ThresholdSources(BaseModel):
+    silent_after: Source
+    down_after: Source
+    dead_after: Source
+
+
+class Links(BaseModel):
+    self: str
+
+
+_SERVICE: dict[str, JsonValue] = {
+    "name": "billing.worker",
+    "status": "silent",
+    "since": "2026-11-01T12:15:00Z",
+    "last_heartbeat": "2026-11-01T12:00:00Z",
+    "reason": "no heartbeat for 15m",
+    "registered_at": "2026-10-01T08:00:00Z",
+    "registered_by": "heartbeat",
+    "thresholds": {"silent_after": "15m", "down_after": "2h", "dead_after": "7d"},
+    "threshold_sources": {"silent_after": "default", "down_after": "service", "dead_after": "default"},
+    "paused": False,
+    "notify": True,
+    "description": "Sends the invoices",
+    "tags": ["billing", "nightly"],
+    "version": 17,
+    "links": {"self": "http://127.0.0.1:8002/service/billing.worker"},
+}
+
+
+class Service(BaseModel):
+    """One service as it is now."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _SERVICE})
+
+    name: str
+    status: Status
+    since: AwareDatetime = Field(description="Since when it has this status.")
+    last_heartbeat: AwareDatetime | None
+    reason: str | None = Field(description="What changed its status; null before the first change.")
+    registered_at: AwareDatetime
+    registered_by: Literal["heartbeat", "api"]
+    thresholds: ThresholdsInForce
+    threshold_sources: ThresholdSources
+    paused: bool
+    notify: bool
+    description: str
+    tags: list[str]
+    version: int = Field(description="Of the configuration; also the ETag.")
+    links: Links
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.version}"'
+
+
+class ServicePage(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"items": [_SERVICE], "next": "WyJuYW1lIiwiYiIsImIiXQ", "total": 44}}
+    )
+
+    items: list[Service]
+    next: str | None = Field(description="The cursor of the next page; null on the last.")
+    total: int = Field(description="All services that match, on this page or not.")
+
+
+class HistoryItem(BaseModel):
+    seq: int
+    type: str
+    at: AwareDatetime = Field(description="When the broker stored it.")
+    data: dict[str, Any]
+
+
+class HistoryPage(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "items": [
+                    {
+                        "seq": 4711,
+                        "type": "service.status_changed.v1",
+                        "at": "2026-11-01T12:15:01Z",
+                        "data": {
+                            "from": "alive",
+                            "to": "silent",
+                            "since": "2026-11-01T12:15:00Z",
+                            "last_heartbeat": "2026-11-01T12:00:00Z",
+                            "reason": "no heartbeat for 15m",
+                        },
+                    }
+                ],
+                "next": None,
+            }
+        }
+    )
+
+    items: list[HistoryItem]
+    next: str | None
+
+
+class NextDigest(BaseModel):
+    at: datetime | None = Field(description="Null when the digest is switched off.")
+    text: str
+
+
+class Summary(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "counts": {"down": 0, "silent": 1, "dead": 0, "unknown": 2, "alive": 41},
+                "total": 44,
+                "worst": [_SERVICE],
+                "next_digest": {"at": "2026-11-02T09:00:00Z", "text": "1 silent, 41 active"},
+            }
+        }
+    )
+
+    counts: dict[Status, int]
+    total: int
+    worst: list[Service] = Field(
+        description="Up to 10 services that are down, silent or dead, in this order."
+    )
+
+
+def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Service]:
+    """Makes the answer of a document, with the thresholds that are in force."""
+    base = public_url.rstrip("/")
+
+    def present(document: Document) -> Service:
+        config, shown = document["config"], document["shown"]
+        own = configured(document)
+        in_force = zip(THRESHOLDS, defaults.in_force(own), strict=True)
+        return Service(
+            name=document["_id"],
+            status=shown["status"],
+            since=moment(shown["since"]),
+            last_heartbeat=moment(shown["last_heartbeat"]) if shown["last_heartbeat"] else None,
+            reason=shown["reason"],
+            registered_at=moment(config["registered_at"]),
+            registered_by=config["registered_by"],
+            thresholds=ThresholdsInForce(**{field: durations.write(value) for field, value in in_force}),
+            threshold_sources=ThresholdSources.model_validate(
+                {field: "service" if getattr(own, field) else "default" for field in THRESHOLDS}
+            ),
+            paused=own.paused,
+            notify=own.notify,
+            description=own.description,
+            tags=list(own.tags),
+            version=config["seq"],
+            links=Links(self=f"{base}/service/{document['_id']}"),
+        )
+
+    return present

@@ -1,0 +1,174 @@
+"""The projector: keeps the read models up with the streams, and builds them anew when asked.
+
+It keeps no position of its own. On any doubt about the database it reads the checkpoint there, and the
+streams again from it, because the database may have lost what it had acknowledged.
+"""
+
+import asyncio
+import json
+from contextlib import aclosing
+from functools import partial
+
+import structlog
+from nats.aio.msg import Msg
+from prometheus_client import Counter, Gauge
+
+from services.api.fold import Change, fold
+from services.api.store import Beat, DatabaseAway, Moved, Store, View
+from shared import streams
+from shared.broker import Link, Reader, Stored, last_sequence, until_done
+from shared.events import parse_heartbeat
+from shared.service import Health
+
+log = structlog.get_logger()
+
+REBUILD = "registry.rebuild"
+"""A request to this subject is answered when the read models have been built anew."""
+
+SKIPPED = Counter("registry_projection_skipped_total", "Malformed messages passed over", ["stream"])
+BEHIND = Gauge("registry_projection_lag_messages", "Messages not yet in the read models", ["stream"])
+
+FIRST_WAIT = 0.1
+"""Seconds before the database is tried again; doubled each time, up to 2."""
+
+
+class _Events:
+    """Every event counts, so each batch is written as it comes."""
+
+    stream, subject, every = streams.SERVICES, streams.ALL_EVENTS, 0.0
+
+    def __init__(self) -> None:
+        self._changes: list[Change] = []
+
+    def add(self, batch: list[Stored]) -> None:
+        for message in batch:
+            try:
+                self._changes.append(fold(message))
+            except ValueError as error:
+                SKIPPED.labels(self.stream).inc()
+                log.warning("event passed over", seq=message.seq, error=str(error)[:300])
+
+    async def write(self, view: View) -> None:
+        changes, self._changes = self._changes, []
+        await view.apply(changes)
+
+
+class _Heartbeats:
+    """Of each service only the newest counts, so they can wait a little for each other."""
+
+    stream, subject, every = streams.HEARTBEATS, streams.ALL_HEARTBEATS, 1.0
+
+    def __init__(self) -> None:
+        self._beats: dict[str, Beat] = {}
+
+    def add(self, batch: list[Stored]) -> None:
+        for message in batch:
+            name = streams.name_in(message.subject)
+            try:
+                parse_heartbeat(name, message.data, message.headers)
+            except ValueError:
+                SKIPPED.labels(self.stream).inc()
+            else:
+                self._beats[name] = Beat(message.seq, message.at)
+
+    async def write(self, view: View) -> None:
+        beats, self._beats = self._beats, {}
+        await view.hear(beats)
+
+
+class Projector:
+    """`run` until cancelled."""
+
+    def __init__(self, link: Link, store: Store, health: Health) -> None:
+        self._link = link
+        self._store = store
+        self._health = health
+        self._rebuilding = asyncio.Lock()
+        self._behind = {streams.SERVICES, streams.HEARTBEATS}
+
+    async def run(self) -> None:
+        await self._link.nc.subscribe(REBUILD, queue="api", cb=self._answer)
+        wait = FIRST_WAIT
+        while True:
+            try:
+                view = await self._store.open()
+                if await self._is_of_another_record(view):
+                    log.warning("the read models are of another record than the broker's; building anew")
+                    await self.rebuild()
+                    continue
+                self._health.good("database")
+                wait = FIRST_WAIT
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._store.until_moved(view))
+                    group.create_task(self._follow(view, _Events()))
+                    group.create_task(self._follow(view, _Heartbeats()))
+            except* Moved:
+                log.info("following the new generation")
+            except* DatabaseAway as errors:
+                if wait == FIRST_WAIT:
+                    log.warning("waiting for the database", error=str(errors.exceptions[0]))
+                self._health.bad("database", "away")
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 2.0)
+
+    async def _is_of_another_record(self, view: View) -> bool:
+        """Whether a checkpoint is ahead of its stream: somebody has emptied the broker."""
+        for stream in (streams.SERVICES, streams.HEARTBEATS):
+            last, _ = await until_done(
+                "ask for the newest message", partial(last_sequence, self._link, stream)
+            )
+            if await view.checkpoint(stream) > last:
+                return True
+        return False
+
+    async def rebuild(self) -> dict[str, int]:
+        """Fill a new generation from the streams while the old one serves; then swap, and drop the old."""
+        async with self._rebuilding:
+            old, new = self._store.live, await self._store.begin()
+            try:
+                await self._follow(new, _Events(), to_the_end=True)
+                await self._follow(new, _Heartbeats(), to_the_end=True)
+                await self._store.go_live(new)
+            finally:
+                self._store.filling = None
+            await asyncio.sleep(1)  # whoever is reading the old one may finish
+            await old.drop()
+            events, services = await new.size()
+            log.info("rebuilt", generation=new.generation, events=events, services=services)
+            return {"events": events, "services": services}
+
+    async def _answer(self, request: Msg) -> None:
+        try:
+            answer: dict[str, int | str] = {**await self.rebuild()}
+        except DatabaseAway as error:
+            answer = {"error": str(error)}
+        if request.reply:
+            await request.respond(json.dumps(answer).encode())
+
+    async def _follow(self, view: View, source: "_Events | _Heartbeats", *, to_the_end: bool = False) -> None:
+        """Take in a stream from the checkpoint on: for ever, or until nothing is pending."""
+        written = await view.checkpoint(source.stream)
+        reader = Reader(self._link, source.stream, source.subject, after=written)
+        clock, due = asyncio.get_running_loop().time, 0.0
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                source.add(batch)
+                BEHIND.labels(source.stream).set(reader.pending or 0)
+                if reader.pending and clock() < due:
+                    continue
+                if not to_the_end:
+                    await asyncio.sleep(max(0.0, due - clock()))
+                if reader.position > written:
+                    await source.write(view)
+                    written = reader.position
+                    await view.save_checkpoint(source.stream, written)
+                    due = clock() + source.every
+                if not reader.pending:
+                    if to_the_end:
+                        return
+                    self._caught_up(source.stream)
+
+    def _caught_up(self, stream: str) -> None:
+        self._behind.discard(stream)
+        if not self._behind:
+            self._health.good("projection")

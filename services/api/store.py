@@ -1,0 +1,398 @@
+"""The read models in the database: the only module that knows the driver.
+
+One document per service with three facets (`config`, `status`, `heartbeat`), each carrying the stream
+sequence it reflects and merged only where that is newer, and `shown`, derived from them in the same write.
+So events may come twice, late, or from two writers, and the documents are the same. All collections
+belong to a generation; a rebuild fills the next one beside the live one and then moves the pointer.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import DeleteMany, ReplaceOne, UpdateOne, monitoring
+from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from services.api.fold import PROBLEMS_FIRST, Change, Document
+from shared.events import Status
+
+Sort = Literal["name", "status", "since", "last_heartbeat"]
+SORTS: dict[Sort, str] = {
+    "name": "_id",
+    "status": "shown.rank",
+    "since": "shown.since",
+    "last_heartbeat": "shown.last_heartbeat",
+}
+
+_STATE = "registry_state"
+"""Holds the pointer; the one collection that is of no generation."""
+
+_LIVE = {"config.deleted": False}
+_BULK = 1000
+_DUPLICATE_KEY = 11000
+_META = re.compile(r"[\\.^$|?*+()\[\]{}]")
+
+_COUNTS = {"$gte": [{"$ifNull": ["$status.since", -1]}, {"$ifNull": ["$config.registered_at", 0]}]}
+_HEARD = {"$max": [{"$ifNull": ["$heartbeat.at", 0]}, {"$ifNull": ["$status.last_heartbeat", 0]}]}
+_SHOWN = {
+    "status": {"$cond": [_COUNTS, "$status.status", Status.UNKNOWN.value]},
+    "rank": {"$cond": [_COUNTS, "$status.rank", PROBLEMS_FIRST.index(Status.UNKNOWN)]},
+    "since": {"$cond": [_COUNTS, "$status.since", {"$ifNull": ["$config.registered_at", 0]}]},
+    "reason": {"$cond": [_COUNTS, "$status.reason", None]},
+    "last_heartbeat": {"$cond": [{"$gte": [_HEARD, {"$ifNull": ["$config.registered_at", 0]}]}, _HEARD, 0]},
+}
+"""What a service looks like from outside: a status or a heartbeat from before its registration is none."""
+
+
+class DatabaseAway(Exception):
+    """The database did not answer, or its connection was lost: what was written last is in doubt."""
+
+
+class Moved(Exception):
+    """The pointer now names another generation."""
+
+
+def check_url(url: str) -> str:
+    """`url` if the driver can read it. ValueError says what is wrong; nothing is looked up or asked."""
+    if url.startswith("mongodb+srv://"):
+        return url
+    try:
+        parse_uri(url)
+    except PyMongoError as error:
+        raise ValueError(f"accepted: mongodb://host:port/ with options ({error})") from None
+    return url
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The newest heartbeat of a service: its sequence, and when the broker stored it."""
+
+    seq: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A page to read. `after`: sort value and name of the last item of the page before."""
+
+    statuses: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    text: str = ""
+    sort: Sort = "name"
+    descending: bool = False
+    after: tuple[int | str, str] | None = None
+    limit: int = 50
+
+    def matching(self) -> Document:
+        found: Document = dict(_LIVE)
+        if self.statuses:
+            found["shown.status"] = {"$in": list(self.statuses)}
+        if self.tags:
+            found["config.tags"] = {"$all": list(self.tags)}
+        if self.text:
+            pattern = {"$regex": _META.sub(r"\\\g<0>", self.text), "$options": "i"}
+            found["$or"] = [{"_id": pattern}, {"config.description": pattern}]
+        return found
+
+    def beyond(self) -> Document:
+        """What lies behind `after` in this order."""
+        if self.after is None:
+            return {}
+        value, name = self.after
+        further, field = "$lt" if self.descending else "$gt", SORTS[self.sort]
+        if self.sort == "name":
+            return {"_id": {further: name}}
+        return {"$or": [{field: {further: value}}, {field: value, "_id": {further: name}}]}
+
+    def order(self) -> list[tuple[str, int]]:
+        direction = -1 if self.descending else 1
+        by_name = [("_id", direction)]
+        return by_name if self.sort == "name" else [(SORTS[self.sort], direction), *by_name]
+
+
+class Store:
+    """The connection, and which generation is live. `open` it before use, and again after any doubt."""
+
+    def __init__(self, url: str, database: str) -> None:
+        self._url = url
+        self._name = database
+        self._client: Any = None
+        self._database: Any = None
+        self._doubt = _Doubt()
+        self._live: View | None = None
+        self.filling: View | None = None
+        """The generation that a rebuild is filling; whoever writes to `live` writes there too."""
+
+    def _connect(self) -> None:
+        self._doubt.loop = asyncio.get_running_loop()
+        self._client = AsyncIOMotorClient(
+            self._url,
+            event_listeners=[self._doubt],
+            journal=True,
+            retryWrites=False,
+            serverSelectionTimeoutMS=2000,
+            connectTimeoutMS=2000,
+            socketTimeoutMS=30_000,
+            heartbeatFrequencyMS=1000,
+            appname="services-registry",
+        )
+        self._database = self._client[self._name]
+
+    @property
+    def live(self) -> "View":
+        if self._live is None:
+            raise DatabaseAway("the database has not been reached yet")
+        return self._live
+
+    async def open(self) -> "View":
+        """Find the live generation, or make the first one."""
+        if self._client is None:
+            self._connect()
+        self._doubt.raised.clear()
+        with _reporting():
+            generation = await self._pointed_at()
+            if self._live is None or self._live.generation != generation:
+                view = View(self._database, generation)
+                await view.prepare()
+                self._live = view
+        return self.live
+
+    async def until_moved(self, view: "View") -> None:
+        """Return never. DatabaseAway when the connection is in doubt, Moved when `view` is no longer live."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._doubt.raised.wait(), 2)
+            if self._live is not view:
+                raise Moved
+            if self._doubt.raised.is_set():
+                raise DatabaseAway("the connection was lost")
+            with _reporting():
+                if await self._pointed_at() != view.generation:
+                    raise Moved
+
+    async def _pointed_at(self) -> int:
+        found = await self._database[_STATE].find_one({"_id": "generation"})
+        return int(found["n"]) if found else 1
+
+    async def begin(self) -> "View":
+        """An empty generation to fill. Leftovers of rebuilds that never ended are dropped."""
+        live = self.live
+        with _reporting():
+            for name in await self._database.list_collection_names():
+                if re.search(r"_g\d+\Z", name) and not name.endswith(f"_g{live.generation}"):
+                    await self._database.drop_collection(name)
+            view = View(self._database, live.generation + 1)
+            await view.prepare()
+        self.filling = view
+        return view
+
+    async def go_live(self, view: "View") -> None:
+        """Move the pointer to the generation that was filled."""
+        with _reporting():
+            pointer = {"$set": {"n": view.generation}}
+            await self._database[_STATE].update_one({"_id": "generation"}, pointer, upsert=True)
+        self._live = view
+        self._doubt.raised.set()
+
+    async def apply(self, change: Change) -> None:
+        """Take in what a command has just stored, so that the next read sees it."""
+        for view in (self.live, self.filling):
+            if view is not None:
+                await view.apply([change])
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+class View:
+    """One generation of the read models."""
+
+    def __init__(self, database: Any, generation: int) -> None:
+        self.generation = generation
+        self._services = database[f"services_g{generation}"]
+        self._events = database[f"events_g{generation}"]
+        self._checkpoints = database[f"checkpoints_g{generation}"]
+
+    async def prepare(self) -> None:
+        """Indexes for every order a page can have, and for a service's history."""
+        for field in SORTS.values():
+            if field != "_id":
+                await self._services.create_index([(field, 1), ("_id", 1)])
+        await self._services.create_index([("config.tags", 1)])
+        await self._events.create_index([("name", 1), ("_id", -1)])
+        await self._events.create_index([("at", 1)])
+
+    async def drop(self) -> None:
+        with _reporting():
+            for collection in (self._services, self._events, self._checkpoints):
+                await collection.drop()
+
+    # --- projecting
+
+    async def checkpoint(self, stream: str) -> int:
+        """The sequence up to which `stream` is in these documents."""
+        with _reporting():
+            found = await self._checkpoints.find_one({"_id": stream})
+        return int(found["seq"]) if found else 0
+
+    async def save_checkpoint(self, stream: str, seq: int) -> None:
+        with _reporting():
+            await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq}}, upsert=True)
+
+    async def apply(self, changes: Iterable[Change]) -> None:
+        """Take in events, in any order and any number of times."""
+        facets: dict[str, dict[str, Document]] = {}
+        gone: dict[str, int] = {}
+        rows: list[tuple[str, Document]] = []
+        for change in changes:
+            facet = facets.setdefault(change.name, {})
+            if change.seq > facet.get(change.facet, {"seq": 0})["seq"]:
+                facet[change.facet] = change.content
+            if change.deletes:
+                gone[change.name] = max(change.seq, gone.get(change.name, 0))
+            rows.append((change.name, change.row))
+        await _write(self._services, [_merge(name, facet) for name, facet in facets.items()])
+        kept = [row for name, row in rows if row["_id"] >= gone.get(name, 0)]
+        await _write(
+            self._events,
+            [
+                *(ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in kept),
+                *(DeleteMany({"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()),
+            ],
+        )
+
+    async def hear(self, beats: dict[str, Beat]) -> None:
+        """Take in the newest heartbeats. One may come before its registration is known here."""
+        await _write(
+            self._services,
+            [_merge(name, {"heartbeat": {"seq": b.seq, "at": b.at}}) for name, b in beats.items()],
+        )
+
+    # --- reading
+
+    async def get(self, name: str) -> Document | None:
+        """The document of a service, deleted or not."""
+        with _reporting():
+            found: Document | None = await self._services.find_one({"_id": name})
+        return found if found and "config" in found else None
+
+    async def page(self, query: Query) -> list[Document]:
+        """One item more than the limit if there is a next page."""
+        matching = query.matching()
+        if beyond := query.beyond():
+            matching = {"$and": [matching, beyond]}
+        with _reporting():
+            cursor = self._services.find(matching).sort(query.order()).limit(query.limit + 1)
+            found: list[Document] = await cursor.to_list(None)
+        return found
+
+    async def count(self, query: Query) -> int:
+        with _reporting():
+            return int(await self._services.count_documents(query.matching()))
+
+    async def counts(self) -> dict[Status, int]:
+        """Services by status, problems first."""
+        stages = [{"$match": _LIVE}, {"$group": {"_id": "$shown.status", "n": {"$sum": 1}}}]
+        with _reporting():
+            found = {row["_id"]: row["n"] for row in await self._services.aggregate(stages).to_list(None)}
+        return {status: found.get(status.value, 0) for status in PROBLEMS_FIRST}
+
+    async def history(self, name: str, before: int | None, limit: int) -> list[Document]:
+        """A service's events, newest first; one more than the limit if there are older ones."""
+        matching: Document = {"name": name}
+        if before is not None:
+            matching["_id"] = {"$lt": before}
+        with _reporting():
+            cursor = self._events.find(matching).sort([("_id", -1)]).limit(limit + 1)
+            found: list[Document] = await cursor.to_list(None)
+        return found
+
+    async def fleet(self) -> list[Document]:
+        """Every service, with only what a digest needs."""
+        wanted = {"shown": 1, "config.paused": 1, "config.registered_at": 1}
+        with _reporting():
+            found: list[Document] = await self._services.find(_LIVE, wanted).to_list(None)
+        return found
+
+    async def changes_since(self, at: int) -> list[Document]:
+        """The changes of status stored since then, in order."""
+        matching = {"at": {"$gte": at}, "type": "service.status_changed.v1"}
+        with _reporting():
+            found: list[Document] = await self._events.find(matching).sort([("_id", 1)]).to_list(None)
+        return found
+
+    async def size(self) -> tuple[int, int]:
+        """How many events and how many services are in here."""
+        with _reporting():
+            events = await self._events.count_documents({})
+            services = await self._services.count_documents(_LIVE)
+        return int(events), int(services)
+
+    async def everything(self) -> tuple[list[Document], list[Document]]:
+        """All documents of services and events, by id: to compare one generation with another."""
+        with _reporting():
+            services = await self._services.find({}).sort([("_id", 1)]).to_list(None)
+            events = await self._events.find({}).sort([("_id", 1)]).to_list(None)
+        return services, events
+
+
+def _merge(name: str, facets: dict[str, Document]) -> UpdateOne:
+    """By `_id` alone, because the embedded server scans for any other filter."""
+    merged = {
+        facet: {
+            "$cond": [
+                {"$gt": [new["seq"], {"$ifNull": [f"${facet}.seq", 0]}]},
+                {"$literal": new},
+                f"${facet}",
+            ]
+        }
+        for facet, new in facets.items()
+    }
+    return UpdateOne({"_id": name}, [{"$set": merged}, {"$set": {"shown": _SHOWN}}], upsert=True)
+
+
+async def _write(collection: Any, operations: Sequence[Any]) -> None:
+    for start in range(0, len(operations), _BULK):
+        chunk = operations[start : start + _BULK]
+        with _reporting():
+            try:
+                await collection.bulk_write(chunk, ordered=False)
+            except BulkWriteError as error:
+                if any(e["code"] != _DUPLICATE_KEY for e in error.details["writeErrors"]):
+                    raise
+                # Two writers made the same new document; now that it is there, both can merge.
+                await collection.bulk_write(chunk, ordered=False)
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    try:
+        yield
+    except PyMongoError as error:
+        raise DatabaseAway(str(error)[:300]) from error
+
+
+class _Doubt(monitoring.ServerHeartbeatListener):
+    """Notices a database that went away even when nobody was asking it anything.
+
+    It may come back without some of what it had acknowledged, and the driver would reconnect in silence.
+    """
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop
+        self.raised = asyncio.Event()
+
+    def started(self, event: monitoring.ServerHeartbeatStartedEvent) -> None: ...
+
+    def succeeded(self, event: monitoring.ServerHeartbeatSucceededEvent) -> None: ...
+
+    def failed(self, event: monitoring.ServerHeartbeatFailedEvent) -> None:
+        """Called in a thread of the driver's."""
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(self.raised.set)
