@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from fast_depends.exceptions import ValidationError
 from faststream import AckPolicy, BaseMiddleware
 from faststream.nats import JStream, NatsBroker, NatsMessage
 from faststream.specification import AsyncAPI
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, DeliverPolicy
+from pydantic import ValidationError
 
 from services.notifier.fleet import Fleet
 from services.notifier.history import History, moment, unreadable

@@ -74,13 +74,17 @@ def loud(change: Change) -> bool:
 
 
 def pack(pending: Sequence[Change], look: Look, *, repeat: bool = False) -> Message:
-    """As many of the pending changes, in order, as one message holds: at least the first."""
+    """As many of the pending changes, in order, as one message holds: at least the first.
+
+    In the richest form that holds all of them, else in the one that holds most. So what was packed once is
+    packed alike when it is alone.
+    """
+    texts = None
     if len(pending) <= MOST_BLOCKS:
-        taken, texts = _one_by_one(pending, look, _block, "\n\n")
-    elif len(pending) <= MOST_LINES:
-        taken, texts = _one_by_one(pending, look, _line, "\n")
-    else:
-        taken, texts = _storm(pending, look)
+        texts = _one_by_one(pending, look, _block, "\n\n")
+    if texts is None and len(pending) <= MOST_LINES:
+        texts = _one_by_one(pending, look, _line, "\n")
+    taken, texts = (pending, texts) if texts else _storm(pending, look)
     html, plain = (f"{REPEAT}\n{text}" if repeat else text for text in texts)
     last = {change.name: change for change in taken}
     return Message(
@@ -129,20 +133,13 @@ def _service_url(name: str, look: Look) -> str:
 # --- few changes: a block or a line each
 
 
-def _one_by_one(
-    pending: Sequence[Change], look: Look, form: Form, between: str
-) -> tuple[Sequence[Change], tuple[str, str]]:
-    htmls: list[str] = []
-    plains: list[str] = []
-    room = ROOM
-    for change in pending:
-        html, plain = form(change, look)
-        room -= units(plain) + len(between)
-        if plains and room < 0:
-            break
-        htmls.append(html)
-        plains.append(plain)
-    return pending[: len(plains)], (between.join(htmls), between.join(plains))
+def _one_by_one(pending: Sequence[Change], look: Look, form: Form, between: str) -> tuple[str, str] | None:
+    """None if they do not fit into one message."""
+    forms = [form(change, look) for change in pending]
+    plain = between.join(plain for _, plain in forms)
+    if units(plain) > ROOM:
+        return None
+    return between.join(html for html, _ in forms), plain
 
 
 def _block(change: Change, look: Look) -> tuple[str, str]:
@@ -200,9 +197,9 @@ class _Group:
 
     def heading(self, look: Look) -> tuple[str, str]:
         count = f"({len(self.names)})"
-        when = f"since {local(self.first, look.zone)}"
-        if self.last > self.first:
-            when += f" to {local(self.last, look.zone)}"
+        when, until = f"since {local(self.first, look.zone)}", local(self.last, look.zone)
+        if not when.endswith(until):
+            when += f" to {until}"
         arrow = f"{self.from_} → {self.to}"
         return (
             f"{MARKS[self.to]} <b>{arrow}</b> {count}, {when}:",

@@ -1,0 +1,316 @@
+"""A stand-in for Telegram's Bot API that keeps Telegram's limits, and misbehaves when it is told to.
+
+Limits: per chat 1 message a second with bursts of 3; 20 a minute per group (negative id or @name); 30 a
+second in all; 4,096 UTF-16 units after parsing; HTML is really parsed; unknown chats and tokens are refused.
+
+    python -m tests.telegram_standin --port 8081 --token 1:TEST --chats 42,-1001
+
+`POST /_control {"chat": "42", "mode": "500", "times": 2}` misbehaves towards one chat ("*": all), `times`
+times (0: until told `"mode": "ok"`). Modes: `429` (with "retry_after"), `500`, `403`, `400`, `hang`, `cut`
+(the line, before the message is recorded), `lost` (the line, after), `migrate` (with "to"), `bad_token`.
+`GET /_messages` lists what people would see; `DELETE /_messages` forgets it.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Any
+
+TAGS = {
+    *("b", "strong", "i", "em", "u", "ins", "s", "strike", "del", "a", "code", "pre"),
+    *("blockquote", "tg-spoiler", "span"),
+}
+MOST_UNITS = 4096
+
+
+class BadMarkup(Exception):
+    """As Telegram says: can't parse entities."""
+
+
+class Cut(Exception):
+    """The connection is to be cut without an answer."""
+
+
+class _Parser(HTMLParser):
+    """Telegram's HTML: known tags, properly nested and closed, nothing else that begins with `<`."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text = ""
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in TAGS:
+            raise BadMarkup(f'Unsupported start tag "{tag}"')
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            raise BadMarkup(f'Unexpected end tag "{tag}"')
+
+    def handle_data(self, data: str) -> None:
+        if "<" in data:
+            raise BadMarkup("Unsupported start tag")
+        self.text += data
+
+    def handle_comment(self, data: str) -> None:
+        raise BadMarkup("Unsupported start tag")
+
+    handle_decl = handle_pi = handle_comment
+
+
+def parsed(html: str) -> str:
+    """The text that remains; BadMarkup if Telegram would not take it."""
+    # An escaped "<" is data to Telegram, but HTMLParser hands both over alike.
+    parser = _Parser()
+    parser.feed(html.replace("&lt;", "\x00"))
+    parser.close()
+    if parser.open:
+        raise BadMarkup(f'Can\'t find end tag corresponding to start tag "{parser.open[-1]}"')
+    return parser.text.replace("\x00", "<")
+
+
+class Bucket:
+    """`burst` at once, then one each `every` seconds."""
+
+    def __init__(self, burst: int, every: float) -> None:
+        self.free, self.burst, self.every, self.at = float(burst), burst, every, time.monotonic()
+
+    def wait(self) -> float:
+        now = time.monotonic()
+        self.free, self.at = min(self.burst, self.free + (now - self.at) / self.every), now
+        return max(0.0, (1 - self.free) * self.every)
+
+    def take(self) -> None:
+        self.free -= 1
+
+
+class Window:
+    """At most `count` in any `seconds`."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.seconds, self.times = seconds, deque[float](maxlen=count)
+
+    def wait(self) -> float:
+        full = len(self.times) == self.times.maxlen
+        return max(0.0, self.times[0] + self.seconds - time.monotonic()) if full else 0.0
+
+    def take(self) -> None:
+        self.times.append(time.monotonic())
+
+
+@dataclass
+class Standin:
+    """`with Standin(...) as telegram:` serves on `telegram.url` from a thread of its own."""
+
+    token: str = "1:TEST"
+    chats: tuple[str, ...] = ("42",)
+    topics: tuple[int, ...] = (7,)
+    port: int = 0
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    """Answers other than 200, with the chat and the time."""
+    modes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._limits: dict[str, list[Bucket | Window]] = {}
+        self._all = Window(30, 1.0)
+        self._next_id = 1
+        self._loop = asyncio.new_event_loop()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "Standin":
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        self._thread.start()
+        assert started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def _run(self, started: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self.serve(started))
+        self._loop.close()
+
+    async def serve(self, started: threading.Event | None = None) -> None:
+        self._stop = asyncio.Event()
+        connections: set[asyncio.Task[None]] = set()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task
+            connections.add(task)
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._connection(reader, writer)
+            writer.transport.abort()
+            connections.discard(task)
+
+        server = await asyncio.start_server(accept, "127.0.0.1", self.port)
+        self.port = server.sockets[0].getsockname()[1]
+        if started:
+            started.set()
+        await self._stop.wait()
+        server.close()
+        for task in list(connections):
+            task.cancel()
+        if connections:
+            await asyncio.wait(set(connections), timeout=2)
+
+    # --- HTTP
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            method, path, _ = line.decode().split(" ", 2)
+            length = 0
+            while (header := (await reader.readline()).decode().strip()) != "":
+                name, _, value = header.partition(":")
+                if name.lower() == "content-length":
+                    length = int(value)
+            body = await reader.readexactly(length)
+            try:
+                status, answer = await self._route(method, path, body)
+            except Cut:
+                return
+            payload = json.dumps(answer).encode()
+            kind = "content-type: application/json"
+            head = f"HTTP/1.1 {status} X\r\n{kind}\r\ncontent-length: {len(payload)}\r\n\r\n"
+            writer.write(head.encode() + payload)
+            await writer.drain()
+
+    async def _route(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        if path == "/_messages":
+            if method == "DELETE":
+                self.messages.clear()
+            return 200, self.messages
+        if path == "/_control":
+            self.control(**json.loads(body))
+            return 200, {"ok": True}
+        match = re.fullmatch(r"/bot([^/]+)/(\w+)", path)
+        if not match:
+            return self._refuse("", 404, "Not Found")
+        if match[1] != self.token or "bad_token" in {mode["mode"] for mode in self.modes.values()}:
+            return self._refuse("", 401, "Unauthorized")
+        if match[2] == "getMe":
+            return 200, {"ok": True, "result": {"id": 1, "is_bot": True, "username": "standin_bot"}}
+        if match[2] == "sendMessage":
+            return await self._send_message(json.loads(body))
+        return self._refuse("", 404, "Not Found")
+
+    def control(self, mode: str, chat: str = "*", times: int = 0, **more: Any) -> None:
+        if mode == "ok":
+            self.modes.pop(chat, None)
+        else:
+            self.modes[chat] = {"mode": mode, "times": times, **more}
+
+    def _refuse(self, chat: str, status: int, said: str, **parameters: Any) -> tuple[int, Any]:
+        self.refused.append({"chat": chat, "status": status, "said": said, "time": time.time()})
+        answer: dict[str, Any] = {"ok": False, "error_code": status, "description": said}
+        return status, answer | ({"parameters": parameters} if parameters else {})
+
+    # --- sendMessage
+
+    async def _send_message(self, body: dict[str, Any]) -> tuple[int, Any]:
+        chat = str(body.get("chat_id", ""))
+        mode = self._mode(chat)
+        kind = mode.get("mode", "")
+        if kind == "hang":
+            await asyncio.sleep(mode.get("seconds", 3600))
+        if kind == "cut":
+            raise Cut
+        if kind in ("400", "403", "500"):
+            said = {"400": "Bad Request: chat not found", "403": "Forbidden: bot was blocked by the user"}
+            return self._refuse(chat, int(kind), said.get(kind, "Internal Server Error"))
+        if kind == "429":
+            return self._too_many(chat, mode.get("retry_after", 1))
+        if kind == "migrate":
+            said_migrated = "Bad Request: group chat was upgraded to a supergroup chat"
+            return self._refuse(chat, 400, said_migrated, migrate_to_chat_id=int(mode["to"]))
+        answer = self._judge(chat, body)
+        if kind == "lost":
+            raise Cut
+        return answer
+
+    def _mode(self, chat: str) -> dict[str, Any]:
+        key = chat if chat in self.modes else "*"
+        mode = self.modes.get(key, {})
+        if mode.get("times"):
+            mode["times"] -= 1
+            if not mode["times"]:
+                del self.modes[key]
+        return mode
+
+    def _too_many(self, chat: str, wait: float) -> tuple[int, Any]:
+        wait = math.ceil(wait)
+        return self._refuse(chat, 429, f"Too Many Requests: retry after {wait}", retry_after=wait)
+
+    def _judge(self, chat: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if chat not in self.chats:
+            return self._refuse(chat, 400, "Bad Request: chat not found")
+        topic = body.get("message_thread_id")
+        if topic is not None and topic not in self.topics:
+            return self._refuse(chat, 400, "Bad Request: message thread not found")
+        try:
+            text = parsed(body["text"]) if body.get("parse_mode") == "HTML" else body["text"]
+        except BadMarkup as error:
+            return self._refuse(chat, 400, f"Bad Request: can't parse entities: {error}")
+        if not text.strip():
+            return self._refuse(chat, 400, "Bad Request: message text is empty")
+        if len(text.encode("utf-16-le")) // 2 > MOST_UNITS:
+            return self._refuse(chat, 400, "Bad Request: message is too long")
+        limits = [self._all, *self._limits.setdefault(chat, list(self._own_limits(chat)))]
+        if (wait := max(limit.wait() for limit in limits)) > 0:
+            return self._too_many(chat, wait)
+        for limit in limits:
+            limit.take()
+        return 200, {"ok": True, "result": self._record(chat, text, body)}
+
+    def _own_limits(self, chat: str) -> Iterator[Bucket | Window]:
+        yield Bucket(3, 1.0)
+        if chat.startswith(("-", "@")):
+            yield Window(20, 60.0)
+
+    def _record(self, chat: str, text: str, body: dict[str, Any]) -> dict[str, Any]:
+        message = {
+            "message_id": self._next_id,
+            "chat": chat,
+            "text": text,
+            "html": body["text"] if body.get("parse_mode") == "HTML" else None,
+            "silent": bool(body.get("disable_notification")),
+            "topic": body.get("message_thread_id"),
+            "reply_to": (body.get("reply_parameters") or {}).get("message_id"),
+            "preview": not (body.get("link_preview_options") or {}).get("is_disabled"),
+            "time": time.time(),
+        }
+        self._next_id += 1
+        self.messages.append(message)
+        return {"message_id": message["message_id"], "date": int(time.time()), "chat": {"id": chat}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A stand-in for Telegram's Bot API.")
+    parser.add_argument("--port", type=int, default=8081)
+    parser.add_argument("--token", default="1:TEST")
+    parser.add_argument("--chats", default="42", help="comma-separated")
+    given = parser.parse_args()
+    standin = Standin(given.token, tuple(given.chats.split(",")), port=given.port)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(standin.serve())
+
+
+if __name__ == "__main__":
+    main()
