@@ -24,6 +24,7 @@ from services.api.models import (
     ServicePage,
     Summary,
     Wanted,
+    answers,
     presenter,
 )
 from services.api.requests import NameInPath, body, documented_body, listed
@@ -99,7 +100,7 @@ def build(
         status_code=201,
         operation_id="create_service",
         tags=["services"],
-        responses=documented(409, 413, 422),
+        responses=answers(Service, 409, 413, 422, status=201),
         openapi_extra=documented_body(NewService, _EXAMPLE),
     )
     async def create(wanted: Annotated[NewService, Depends(body(NewService))], response: Response) -> Service:
@@ -112,7 +113,7 @@ def build(
         "/service/{name}",
         operation_id="replace_service",
         tags=["services"],
-        responses=documented(404, 412, 413, 422),
+        responses=answers(Service, 404, 412, 413, 422),
         openapi_extra=documented_body(Wanted, _EXAMPLE),
     )
     async def replace(
@@ -129,7 +130,7 @@ def build(
         "/service/{name}",
         operation_id="change_service",
         tags=["services"],
-        responses=documented(404, 412, 413, 422),
+        responses=answers(Service, 404, 412, 413, 422),
         openapi_extra=documented_body(Wanted, {"silent_after": "5m", "down_after": None}),
     )
     async def change(
@@ -157,7 +158,7 @@ def build(
         "/service/{name}/pause",
         operation_id="pause_service",
         tags=["services"],
-        responses=documented(404, 412, 422),
+        responses=answers(Service, 404, 412, 422),
     )
     async def pause(name: NameInPath, response: Response, if_match: IfMatch = None) -> Service:
         """Stop judging it. Its heartbeats still count."""
@@ -167,7 +168,7 @@ def build(
         "/service/{name}/resume",
         operation_id="resume_service",
         tags=["services"],
-        responses=documented(404, 412, 422),
+        responses=answers(Service, 404, 412, 422),
     )
     async def resume(name: NameInPath, response: Response, if_match: IfMatch = None) -> Service:
         """Judge it again, from its next heartbeat on."""
@@ -176,13 +177,15 @@ def build(
     # --- reads
 
     @reads.get(
-        "/service/{name}", operation_id="get_service", tags=["services"], responses=documented(404, 422)
+        "/service/{name}", operation_id="get_service", tags=["services"], responses=answers(Service, 404, 422)
     )
     async def get(name: NameInPath, response: Response) -> Service:
         """One service as it is now."""
         return answer(existing(name, await store.live.get(name)), response)
 
-    @reads.get("/services", operation_id="list_services", tags=["services"], responses=documented(422))
+    @reads.get(
+        "/services", operation_id="list_services", tags=["services"], responses=answers(ServicePage, 422)
+    )
     async def services(
         status: Annotated[
             list[str],
@@ -208,7 +211,7 @@ def build(
         "/service/{name}/events",
         operation_id="list_service_events",
         tags=["services"],
-        responses=documented(404, 422),
+        responses=answers(HistoryPage, 404, 422),
     )
     async def events(name: NameInPath, limit: Limit = 50, cursor: str | None = None) -> HistoryPage:
         """What happened to a service, newest first."""
@@ -223,7 +226,7 @@ def build(
             next=cursors.write(rows[limit - 1]["_id"]) if len(rows) > limit else None,
         )
 
-    @reads.get("/summary", operation_id="get_summary", tags=["services"])
+    @reads.get("/summary", operation_id="get_summary", tags=["services"], responses=answers(Summary))
     async def summary() -> Summary:
         """How many are in which status, the worst of them, and what the next digest would say."""
         counts = await store.live.counts()
@@ -265,7 +268,8 @@ _EXAMPLE = {
 
 def _answer_outages(app: FastAPI) -> None:
     async def database_away(_: Request, error: Exception) -> Response:
-        return problems.response(Problem(503, "the database cannot be reached", retry_after=2))
+        detail = "the database cannot be reached; a change that was sent may be stored all the same"
+        return problems.response(Problem(503, detail, retry_after=2))
 
     async def broker_away(_: Request, error: Exception) -> Response:
         return problems.response(Problem(503, f"not known to be stored: {error}", retry_after=2))

@@ -20,7 +20,7 @@ from services.api.fold import Document, configured, moment
 from shared import durations
 from shared.durations import Duration
 from shared.events import NAME_RULE_IN_WORDS, ServiceConfig, Status, valid_name
-from shared.problems import Problem
+from shared.problems import Problem, documented
 
 THRESHOLDS = ("silent_after", "down_after", "dead_after")
 
@@ -61,13 +61,16 @@ class Wanted(BaseModel):
 
     def whole(self, *, paused: bool = False) -> ServiceConfig:
         """The configuration this is, with defaults for what it leaves out."""
-        return ServiceConfig(paused=paused, **self.model_dump(exclude={"name"}, exclude_none=True))
+        return self.merged_into(ServiceConfig(paused=paused))
 
     def merged_into(self, config: ServiceConfig) -> ServiceConfig:
-        given = self.model_dump(include=self.model_fields_set - {"name"})
-        defaults = ServiceConfig().model_dump()
+        """`config` with what is given here; null sets a field back to its default."""
+        default = ServiceConfig()
+        given = {field: getattr(self, field) for field in self.model_fields_set - {"name"}}
         return config.model_copy(
-            update={field: defaults[field] if value is None else value for field, value in given.items()}
+            update={
+                field: getattr(default, field) if value is None else value for field, value in given.items()
+            }
         )
 
 
@@ -230,6 +233,13 @@ class Summary(BaseModel):
     worst: list[Service] = Field(
         description="Up to 10 services that are down, silent or dead, in this order."
     )
+    next_digest: NextDigest
+
+
+def answers(kind: type[BaseModel], *errors: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """For `responses=` of a route: the example of what it answers, and the errors it can answer with."""
+    example = kind.model_json_schema()["example"]
+    return documented(*errors) | {status: {"content": {"application/json": {"example": example}}}}
 
 
 def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Service]:
