@@ -7,7 +7,8 @@ second in all; 4,096 UTF-16 units after parsing; HTML is really parsed; unknown 
 
 `POST /_control {"chat": "42", "mode": "500", "times": 2}` misbehaves towards one chat ("*": all), `times`
 times (0: until told `"mode": "ok"`). Modes: `429` (with "retry_after"), `500`, `403`, `400`, `hang`, `cut`
-(the line, before the message is recorded), `lost` (the line, after), `migrate` (with "to"), `bad_token`.
+(the line; both before the message is recorded), `mute`, `lost` (the same, after), `migrate` (with "to"),
+`bad_token`.
 `GET /_messages` lists what people would see; `DELETE /_messages` forgets it.
 """
 
@@ -241,6 +242,8 @@ class Standin:
             said_migrated = "Bad Request: group chat was upgraded to a supergroup chat"
             return self._refuse(chat, 400, said_migrated, migrate_to_chat_id=int(mode["to"]))
         answer = self._judge(chat, body)
+        if kind == "mute":
+            await asyncio.sleep(mode.get("seconds", 3600))
         if kind == "lost":
             raise Cut
         return answer

@@ -1,0 +1,401 @@
+"""The notifier as a process between a real broker and a stand-in of Telegram that keeps Telegram's limits."""
+
+import asyncio
+import json
+import random
+import re
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+
+from services.notifier.messages import REPEAT
+from shared import streams
+from shared.broker import Link, Publisher, until_done
+from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, status_changed
+from tests.broker import eventually, provisioned
+from tests.servers import Process, service
+from tests.telegram_standin import Standin
+
+UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+Start = Callable[..., Process]
+
+
+class Record:
+    """Writes the events that monitor and api would write."""
+
+    def __init__(self, link: Link, publisher: Publisher) -> None:
+        self.link = link
+        self._publisher = publisher
+        self._last: dict[str, int] = {}
+
+    async def _append(self, subject: str, event: Any) -> None:
+        async def attempt() -> int:
+            after = self._last.get(subject, 0)
+            ack = await self._publisher.append(
+                subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
+            )
+            return ack.seq
+
+        self._last[subject] = await until_done("append", attempt)
+
+    async def change(self, name: str, from_: Status, to: Status, ago: float = 0) -> None:
+        since = datetime.now(UTC) - timedelta(seconds=ago)
+        await self._append(streams.status(name), status_changed(name, from_, to, since, since, "test"))
+
+    async def register(self, name: str, *, notify: bool = True) -> None:
+        at = datetime.now(UTC) - timedelta(days=30)
+        event = ServiceRegistered(
+            id=f"registered-{name}",
+            source="/test",
+            subject=name,
+            time=at,
+            data=ConfigData(config=ServiceConfig(notify=notify), registered_at=at),
+        )
+        await self._append(streams.config(name), event)
+
+
+@pytest.fixture
+async def record(nats_url: str) -> AsyncIterator[Record]:
+    link = await provisioned(nats_url)
+    publisher = Publisher(link, timeout=1)
+    await publisher.start()
+    yield Record(link, publisher)
+    await publisher.stop()
+    await link.close()
+
+
+@pytest.fixture
+def telegram() -> Iterator[Standin]:
+    with Standin(chats=("42", "43", "-1001", "-1002")) as standin:
+        yield standin
+
+
+@pytest.fixture
+def start(tmp_path: Path, nats_url: str, telegram: Standin) -> Iterator[Start]:
+    """Start a notifier for chat 42, and wait until it is ready; further variables may be given."""
+    started: list[Process] = []
+
+    def start(wait: bool = True, **variables: str) -> Process:
+        given = {
+            "telegram_bot_token": telegram.token,
+            "telegram_chat_id": "42",
+            "telegram_api_url": telegram.url,
+            "digest_time": "",
+            **variables,
+        }
+        started.append(service("notifier", tmp_path, nats_url, **given).start())
+        if wait:
+            ready(started[-1])
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def get(process: Process, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{process.port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def ready(process: Process, within: float = 15.0) -> None:
+    deadline = time.monotonic() + within
+    while get(process, "/readyz")[0] != 200:
+        assert time.monotonic() < deadline, get(process, "/readyz")
+        time.sleep(0.05)
+
+
+def texts(telegram: Standin, chat: str = "42") -> list[str]:
+    return [message["text"] for message in telegram.messages if message["chat"] == chat]
+
+
+async def told(telegram: Standin, *names: str, chat: str = "42", within: float = 20.0) -> list[str]:
+    """Wait until every name has reached the chat."""
+
+    async def all_there() -> bool:
+        return all(any(name in text for text in texts(telegram, chat)) for name in names)
+
+    await eventually(all_there, within)
+    return texts(telegram, chat)
+
+
+async def test_each_change_arrives_once_in_order_with_its_sound_and_its_thread(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    await record.change("before", ALIVE, DOWN)
+    process = start(timezone="Europe/Berlin", public_url="https://registry.example/")
+    began = time.time()
+    await record.change("web", UNKNOWN, ALIVE)
+    await told(telegram, "unknown → alive")
+    assert telegram.messages[0]["time"] - began < 1
+    await record.change("web", ALIVE, SILENT)
+    await told(telegram, "alive → silent")
+    await record.change("web", SILENT, DOWN, ago=60)
+    await told(telegram, "silent → down")
+    await record.change("web", DOWN, ALIVE)
+    await told(telegram, "down → alive")
+    first, silent, down, back = telegram.messages
+    assert [m["silent"] for m in telegram.messages] == [True, True, False, False]
+    assert back["reply_to"] == down["message_id"]
+    assert "was down for 1 min" in back["text"]
+    assert "CET" in first["text"] or "CEST" in first["text"]
+    assert 'href="https://registry.example/ui/service/web"' in silent["html"]
+    assert not silent["preview"]
+    status, metrics = get(process, "/metrics")
+    assert 'registry_messages_total{result="sent"} 4.0' in metrics
+    assert "registry_oldest_unsent_seconds 0.0" in metrics
+    assert telegram.token not in process.log.read_text() + metrics
+    assert get(process, "/asyncapi")[0] == 200
+    assert status == 200
+
+
+async def test_a_storm_is_a_handful_of_messages_within_the_limits(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    start(telegram_chat_id="42,-1001")
+    names = [f"storm-{i:04}" for i in range(2000)]
+    await asyncio.gather(*(record.change(name, SILENT, DOWN) for name in names))
+    for chat in ("42", "-1001"):
+        found = await told(telegram, *names, chat=chat, within=30)
+        assert len(found) <= 12
+        counts = Counter(re.findall(r"storm-\d+", "\n".join(found)))
+        assert set(counts.values()) == {1}
+    assert telegram.refused == []
+
+
+async def test_limits_errors_silence_and_cut_lines_are_survived(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start()
+    for n, (mode, sure) in enumerate([("429", True), ("500", False), ("cut", False), ("lost", False)]):
+        telegram.control(mode, "42", times=1, retry_after=1)
+        await record.change(f"after-{mode}", ALIVE, DOWN)
+        found = [text for text in await told(telegram, f"after-{mode}") if f"after-{mode}" in text]
+        if mode == "lost":
+            await eventually(lambda: repeated(telegram))
+            found = [text for text in texts(telegram) if f"after-{mode}" in text]
+        assert [text.startswith(REPEAT) for text in found] == (
+            [False, True] if mode == "lost" else [not sure]
+        )
+        assert len(telegram.refused) == min(n + 1, 2)
+    assert process.running
+
+
+async def repeated(telegram: Standin) -> bool:
+    return sum("after-lost" in text for text in texts(telegram)) == 2
+
+
+async def test_a_chat_that_hangs_or_is_blocked_delays_no_other(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    telegram.control("403", "42")
+    telegram.control("hang", "43")
+    process = start(telegram_chat_id="42,43,-1001,99")
+    began = time.time()
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web", chat="-1001")
+    assert telegram.messages[0]["time"] - began < 1
+    for n in range(3):
+        await record.change(f"next-{n}", ALIVE, DOWN)
+        await told(telegram, f"next-{n}", chat="-1001")
+
+    async def off() -> bool:
+        return "registry_chats_off 2.0" in get(process, "/metrics")[1]
+
+    await eventually(off)
+    assert texts(telegram, "42") == []
+    assert "chat not found" in process.log.read_text()
+    assert [r["chat"] for r in telegram.refused].count("42") == 1
+    telegram.control("ok", "43")
+    await told(telegram, "web", "next-0", "next-1", "next-2", chat="43", within=30)
+
+
+async def test_a_group_that_became_a_supergroup_and_a_topic_that_is_gone(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    telegram.control("migrate", "-1001", to=-1002)
+    process = start(telegram_chat_id="-1001:8")
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web", chat="-1002")
+    process.kill()
+    telegram.messages.clear()
+    start(telegram_chat_id="-1001:8")
+    await record.change("web", DOWN, ALIVE)
+    assert [text.startswith("✅") for text in await told(telegram, "web", chat="-1002")] == [True]
+    assert telegram.messages[0]["topic"] is None
+
+
+async def test_a_bad_token_makes_it_unready_and_alerts_wait(
+    record: Record, telegram: Standin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(wait=False, telegram_bot_token="9:SECRET")
+
+    async def unready() -> bool:
+        return "token is refused" in get(process, "/readyz")[1]
+
+    await eventually(unready)
+    await record.change("web", ALIVE, DOWN)
+    await asyncio.sleep(0.5)
+    process.stop()
+    assert "SECRET" not in process.log.read_text()
+    start()
+    assert len(await told(telegram, "web")) == 1
+
+
+@pytest.mark.parametrize(("mode", "messages"), [("mute", 2), ("hang", 1)])
+async def test_killed_while_a_message_is_on_its_way(
+    record: Record, telegram: Standin, start: Start, mode: str, messages: int
+) -> None:
+    """Before or after it arrived: nobody can know, so it comes again, and says so."""
+    process = start()
+    await record.change("first", ALIVE, DOWN)
+    await told(telegram, "first")
+    telegram.control(mode, "42", times=1)
+    await record.change("web", ALIVE, DOWN)
+    await asyncio.sleep(1.6)
+    await record.change("later", ALIVE, DOWN)
+    process.kill()
+    start()
+    found = await told(telegram, "later")
+    about = [text for text in found if "web" in text]
+    assert len(about) == messages
+    assert about[-1].startswith(REPEAT)
+    assert not any(text.startswith(REPEAT) for text in found if "web" not in text)
+    assert sum("first" in text for text in found) == 1
+
+
+async def test_killed_again_and_again_nothing_is_lost_and_repeats_are_marked(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    rng, names, kills = random.Random(7), [f"k-{i:04}" for i in range(400)], 6
+    process = start()
+
+    async def write() -> None:
+        for name in names:
+            await record.change(name, ALIVE, DOWN)
+            await asyncio.sleep(0.02)
+
+    writing = asyncio.create_task(write())
+    for _ in range(kills):
+        await asyncio.sleep(rng.uniform(0.2, 1.5))
+        process.kill()
+        process = start(wait=False)
+    await writing
+    found = await told(telegram, *names, within=30)
+    sure = Counter(re.findall(r"k-\d+", "\n".join(t for t in found if not t.startswith(REPEAT))))
+    assert max(sure.values()) == 1
+    assert sum(t.startswith(REPEAT) for t in found) <= kills
+
+
+async def test_the_broker_killed_and_started_again(
+    record: Record, telegram: Standin, start: Start, nats: Process
+) -> None:
+    await record.change("before", ALIVE, DOWN)
+    process = start()
+    names = [f"b-{i:04}" for i in range(200)]
+
+    async def write() -> None:
+        for name in names:
+            await record.change(name, ALIVE, DOWN)
+            await asyncio.sleep(0.02)
+
+    writing = asyncio.create_task(write())
+    for _ in range(3):
+        await asyncio.sleep(1)
+        nats.kill()
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(nats.start)
+    await writing
+    found = await told(telegram, *names, within=40)
+    counts = Counter(re.findall(r"b-\d+", "\n".join(found)))
+    assert set(counts.values()) == {1}
+    assert not any("before" in text for text in found)
+    assert process.running
+
+
+async def test_without_a_token_it_logs(record: Record, telegram: Standin, start: Start) -> None:
+    process = start(telegram_bot_token="", log_format="json")
+    await record.change("web", ALIVE, DOWN)
+
+    async def logged() -> list[Any]:
+        lines = [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == "notification"]
+
+    (line,) = await eventually(logged)
+    assert "web: alive → down" in line["text"]
+    assert line["loud"] is True
+    assert telegram.messages == []
+
+
+async def test_a_service_nobody_is_to_be_told_of(record: Record, telegram: Standin, start: Start) -> None:
+    await record.register("quiet", notify=False)
+    start()
+    await record.register("hushed", notify=False)
+    for name in ("quiet", "hushed", "web"):
+        await record.change(name, ALIVE, DOWN)
+    assert len(await told(telegram, "web")) == 1
+    assert "quiet" not in texts(telegram)[0] + texts(telegram)[-1]
+
+
+async def test_what_cannot_be_read_is_passed_over(record: Record, telegram: Standin, start: Start) -> None:
+    process = start()
+    for payload in (b"", b"noise", b'{"type": "service.exploded.v1"}', b"[]", b"\xff" * 100):
+        await record.link.js.publish("service.status.odd", payload)
+    await record.change("web", ALIVE, DOWN)
+    assert len(await told(telegram, "web")) == 1
+    assert "registry_unreadable_events_total 5.0" in get(process, "/metrics")[1]
+
+
+async def test_the_digest_comes_late_after_an_outage_and_never_twice(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    await record.register("web")
+    await record.register("job")
+    await record.change("web", ALIVE, DOWN, ago=3600)
+    await record.change("job", UNKNOWN, ALIVE, ago=7200)
+    process = start(digest_time="00:00")
+    await asyncio.sleep(1)
+    assert telegram.messages == [], "a new chat does not begin with the digest of a time that has passed"
+    process.stop()
+    yesterday = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    bucket = await record.link.js.key_value(streams.NOTIFIER_BUCKET)
+    cursor = json.loads((await bucket.get("telegram.42")).value or b"")
+    await bucket.put("telegram.42", json.dumps(cursor | {"digest": yesterday}).encode())
+    for _ in range(3):
+        process = start(digest_time="00:00")
+        await told(telegram, "Daily digest")
+        await asyncio.sleep(0.5)
+        process.kill()
+    (text,) = texts(telegram)
+    assert "Down (1)" in text
+    assert "web since" in text
+    assert "job" in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "accepted"),
+    [
+        ("digest_time", "25:00", "HH:MM"),
+        ("digest_time", "nine", "HH:MM"),
+        ("telegram_chat_id", "42,my chat", "@channel"),
+        ("notifier_port", "0", "1"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start(tmp_path: Path, variable: str, value: str, accepted: str) -> None:
+    process = service("notifier", tmp_path, "nats://127.0.0.1:1", **{variable: value}).start(wait=0)
+    assert process.process
+    assert process.process.wait(15) == 2
+    said = process.log.read_text()
+    assert f"REGISTRY_{variable.upper()}" in said
+    assert value.split(",")[-1] in said
+    assert accepted in said
