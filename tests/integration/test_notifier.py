@@ -9,13 +9,19 @@ import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from datetime import time as datetime_time
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from zoneinfo import ZoneInfo
 
 import pytest
+from nats.js.api import KeyValueConfig
 
-from services.notifier.messages import REPEAT
+from services.notifier import chats
+from services.notifier.chats import Chat, Daily, Surroundings
+from services.notifier.messages import REPEAT, Change, Look, Message
+from services.notifier.target import Outcome, Sent
 from shared import streams
 from shared.broker import Link, Publisher, until_done
 from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, status_changed
@@ -399,3 +405,86 @@ def test_a_wrong_setting_stops_the_start(tmp_path: Path, variable: str, value: s
     assert f"REGISTRY_{variable.upper()}" in said
     assert value.split(",")[-1] in said
     assert accepted in said
+
+
+# --- one chat by itself, with a clock of its own
+
+
+class Inbox:
+    """A channel that takes everything."""
+
+    key = chat = "inbox"
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    async def turn(self, chat: str) -> None: ...
+
+    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+        self.texts.append(message.plain_text)
+        return Sent()
+
+
+def change(seq: int, stored_at: datetime) -> Change:
+    return Change(seq, stored_at, f"s{seq}", ALIVE, DOWN, stored_at, None, "test", None)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 23, 8, 59, 59, 800_000, tzinfo=UTC)
+        self._started = time.monotonic()
+
+    def __call__(self) -> datetime:
+        return self.now + timedelta(seconds=time.monotonic() - self._started)
+
+
+async def open_chat(record: Record, inbox: Inbox, clock: Clock, end: int) -> Chat:
+    async def lines(at: datetime) -> list[str]:
+        return ["Daily digest"]
+
+    async def page(after: int, most: int) -> tuple[list[Change], int, bool]:
+        raise AssertionError("nothing was skipped")
+
+    around = Surroundings(Look("http://x", ZoneInfo("UTC")), Daily(datetime_time(9), lines), clock, page)
+    bucket = await record.link.js.create_key_value(config=KeyValueConfig(bucket=streams.NOTIFIER_BUCKET))
+    return await Chat.open(inbox, bucket, end, around)
+
+
+async def test_the_digest_comes_when_it_is_due_and_old_changes_not_at_all(record: Record) -> None:
+    inbox, clock = Inbox(), Clock()
+    chat = await open_chat(record, inbox, clock, 0)
+    chat.offer(1, change(1, clock() - timedelta(hours=25)))
+    chat.offer(2, change(2, clock() - timedelta(hours=23)))
+    running = asyncio.create_task(chat.run())
+    await asyncio.sleep(0.1)
+    assert ["s1" in inbox.texts[0], "s2" in inbox.texts[0]] == [False, True]
+    await asyncio.sleep(0.6)
+    assert inbox.texts[1].startswith("Daily digest")
+    await asyncio.sleep(0.3)
+    running.cancel()
+    again = await open_chat(record, inbox, clock, 2)
+    assert (again.cursor.done, again.cursor.digest) == (2, clock().date())
+    assert len(inbox.texts) == 2
+
+
+async def test_what_finds_no_room_is_read_again_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chats, "MOST_PENDING", 10)
+    at = datetime(2026, 11, 23, tzinfo=UTC)
+    stored = [change(seq, at) for seq in range(1, 36)]
+    pending, arrived, seen = chats.Pending(0), 25, []
+
+    async def page(after: int, most: int) -> tuple[list[Change], int, bool]:
+        pending.offer(26, stored[25])  # goes on meanwhile
+        found = [it for it in stored[:arrived] if it.seq > after][:most]
+        return found, found[-1].seq, found[-1].seq == arrived
+
+    for it in stored[:arrived]:
+        pending.offer(it.seq, it)
+    while pending.changes or pending.behind:
+        assert len(pending.changes) <= 10
+        seen += [it.seq for it in pending.changes]
+        pending.drop(seen[-1])
+        arrived = 30
+        if pending.behind:
+            await pending.refill(page)
+    assert seen == list(range(1, 31))
