@@ -23,7 +23,6 @@ from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, 
 from shared.settings import Settings
 from tests.servers import Process, free_port, mongo_server, nats_server
 
-
 OPEN_BY_NAME = "LOCALHOST"
 """Resolves to loopback, so nothing is opened here, but is not a name that the settings know as loopback."""
 
