@@ -1,6 +1,7 @@
 """Serving an AsyncAPI document."""
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from faststream.specification.asyncapi import get_asyncapi_html
 from faststream.specification.base import Specification
@@ -18,3 +19,9 @@ def route(document: Callable[[], Specification]) -> Route:
         return JSONResponse(document().to_jsonable())
 
     return Route("/asyncapi", serve, include_in_schema=False)
+
+
+def without_secrets(url: str) -> str:
+    """A broker's address, for a document that anyone may read."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -109,6 +109,7 @@ class Link:
         return hasattr(self, "nc") and self.nc.is_connected
 
     async def close(self) -> None:
+        self._complained = True  # that it goes away now is no news
         if hasattr(self, "nc"):
             with suppress(NatsError, TimeoutError, OSError):
                 await asyncio.wait_for(self.nc.flush(timeout=1), 2) if self.up else None

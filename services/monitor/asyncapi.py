@@ -4,11 +4,12 @@ from faststream.nats import JStream, NatsBroker
 from faststream.specification import AsyncAPI
 
 from shared import streams
+from shared.asyncapi import without_secrets
 from shared.events import HeartbeatBody, ServiceRegistered, StatusChanged, Tick
 
 
 def document(nats_url: str) -> AsyncAPI:
-    broker = NatsBroker(nats_url)
+    broker = NatsBroker(specification_url=without_secrets(nats_url))
     heartbeats = JStream(streams.HEARTBEATS, declare=False)
     services = JStream(streams.SERVICES, declare=False)
 

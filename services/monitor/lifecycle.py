@@ -69,7 +69,6 @@ class Watched:
     scheduled: int = 0
     """The second at which it is looked at next."""
 
-
     @property
     def heard(self) -> int:
         """The newest beat that is known of, in whichever way."""

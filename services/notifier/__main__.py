@@ -6,15 +6,11 @@ from datetime import UTC, datetime, time
 from typing import Annotated, Any
 
 import structlog
-from faststream.specification.asyncapi import get_asyncapi_html
 from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import HTMLResponse
-from starlette.routing import Route
 
 from services.notifier.chats import Chat, Daily, Surroundings, oldest_unsent_seconds
 from services.notifier.delivery import Delivery, document
@@ -24,7 +20,7 @@ from services.notifier.log_target import LogTarget
 from services.notifier.messages import Look
 from services.notifier.target import BadToken, Failed, Target
 from services.notifier.telegram import Bot, TelegramChat
-from shared import digest, logs, service, streams
+from shared import asyncapi, digest, logs, service, streams
 from shared.broker import Link, last_sequence, until_done
 from shared.settings import CommaSeparated, Port, Settings, load
 
@@ -168,12 +164,15 @@ def main() -> None:
     logs.configure("notifier", settings.log_level, settings.log_format)
     notifier = Notifier(settings)
     docs = document(notifier.delivery)
-
-    async def asyncapi(_: Request) -> HTMLResponse:
-        return HTMLResponse(get_asyncapi_html(docs.to_specification()))
-
-    app = Starlette(routes=[*notifier.health.routes(), Route("/asyncapi", asyncapi)])
-    service.run(app, notifier.work, host="127.0.0.1", port=settings.notifier_port, variable="NOTIFIER_PORT")
+    app = Starlette(routes=[*notifier.health.routes(), asyncapi.route(docs.to_specification)])
+    service.run(
+        app,
+        notifier.work,
+        host="127.0.0.1",
+        port=settings.notifier_port,
+        variable="NOTIFIER_PORT",
+        any_port="notifier_port" not in settings.model_fields_set,
+    )
 
 
 if __name__ == "__main__":

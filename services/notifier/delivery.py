@@ -10,7 +10,6 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from faststream import AckPolicy, BaseMiddleware
 from faststream.nats import JStream, NatsBroker, NatsMessage
@@ -22,7 +21,7 @@ from pydantic import ValidationError
 from services.notifier.fleet import Fleet
 from services.notifier.history import History, moment, unreadable
 from services.notifier.messages import Change
-from shared import streams
+from shared import asyncapi, streams
 from shared.broker import Link, last_sequence, until_done
 from shared.events import Event, StatusChanged
 
@@ -59,7 +58,7 @@ class Delivery:
             **link.options(),
             logger=None,
             middlewares=[partial(_Guard, delivery=self)],
-            specification_url=[_without_secrets(url) for url in nats_urls],
+            specification_url=[asyncapi.without_secrets(url) for url in nats_urls],
         )
         self.broker.subscriber(
             streams.ALL_EVENTS,
@@ -152,12 +151,6 @@ def _place(message: NatsMessage) -> tuple[int, int, datetime]:
     """Sequence in the stream, count of the consumer, and when it was stored."""
     fields = message.raw_message.reply.split(".")
     return int(fields[-4]), int(fields[-3]), moment(int(fields[-2]) // 1000)
-
-
-def _without_secrets(url: str) -> str:
-    """A broker's address, for a document that anyone may read."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def document(delivery: Delivery) -> AsyncAPI:

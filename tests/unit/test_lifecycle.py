@@ -104,7 +104,9 @@ def test_any_heartbeat_revives() -> None:
 
 
 def test_beats_in_time_change_nothing() -> None:
-    assert history(*[fact for at in range(0, 500, 10) for fact in (Beat(at + 1), Tick(at + 2))]) == [(ALIVE, 1)]
+    assert history(*[fact for at in range(0, 500, 10) for fact in (Beat(at + 1), Tick(at + 2))]) == [
+        (ALIVE, 1)
+    ]
 
 
 def test_a_failure_is_down_at_once_and_dead_in_the_end() -> None:
@@ -232,8 +234,10 @@ def test_everything_delivered_twice_gives_the_same_history(facts: list[Fact]) ->
 
 @given(stories, st.data())
 def test_a_crash_at_any_point_gives_the_same_history(facts: list[Fact], data: st.DataObject) -> None:
-    """The snapshot is from some tick before; what was recorded since is taken over, then all is read again."""
-    saved_after = data.draw(st.integers(0, len(facts)).filter(lambda i: i == 0 or isinstance(facts[i - 1], Tick)))
+    """The snapshot is from a tick before; what was recorded since is taken over, then all is read again."""
+    saved_after = data.draw(
+        st.integers(0, len(facts)).filter(lambda i: i == 0 or isinstance(facts[i - 1], Tick))
+    )
     crash = data.draw(st.integers(saved_after, len(facts)))
     undisturbed = Watcher().take(facts)
 

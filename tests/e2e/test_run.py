@@ -1,0 +1,190 @@
+"""`registry run`: one command, everything as child processes, from the outside."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.servers import Process, free_port, program
+
+REGISTRY = [program("registry")]
+
+
+class Run:
+    """`registry run` in a folder of its own, on ports of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ports = {name: free_port() for name in ("nats", "mongo", "ingest", "api")}
+        self.env = {
+            **os.environ,
+            "REGISTRY_NATS_URL": f"nats://127.0.0.1:{self.ports['nats']}",
+            "REGISTRY_MONGODB_URL": f"mongodb://127.0.0.1:{self.ports['mongo']}",
+            "REGISTRY_INGEST_PORT": str(self.ports["ingest"]),
+            "REGISTRY_API_PORT": str(self.ports["api"]),
+            "REGISTRY_SILENT_AFTER": "2s",
+            "REGISTRY_DOWN_AFTER": "4s",
+            "REGISTRY_LOG_FORMAT": "console",
+        }
+        self.log = folder / "run.log"
+        self.process = Process([*REGISTRY, "run"], self.ports["api"], self.log, self.env)
+
+    def start(self) -> "Run":
+        began = time.monotonic()
+        self.log.write_text("")
+        self.process.start(wait=0)
+        while "The registry is ready" not in self.output:
+            assert self.process.running, self.output
+            assert time.monotonic() - began < 15, self.output
+            time.sleep(0.05)
+        return self
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*REGISTRY, *words], env=self.env, cwd=self.log.parent, capture_output=True, text=True, timeout=60
+        )
+
+    def children(self) -> dict[str, int]:
+        """Process ids by name."""
+        listing = subprocess.run(
+            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,args="],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = {}
+        for line in listing.stdout.splitlines():
+            pid, args = line.split(None, 1)
+            for name in ("nats-server", "secantusd-rs", "ingest", "monitor", "notifier", "api"):
+                if re.search(rf"(services\.|/){name}( |$)", args):
+                    found[name] = int(pid)
+        return found
+
+    def until(self, text: str, within: float = 20.0) -> None:
+        deadline = time.monotonic() + within
+        while text not in self.output:
+            assert time.monotonic() < deadline, self.output[-3000:]
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    run = Run(tmp_path)
+    yield run
+    if run.process.running:
+        run.process.kill(signal.SIGTERM)
+
+
+def test_one_command_then_the_printed_curl_line_then_the_story_in_the_log(run: Run) -> None:
+    run.start()
+    (line,) = re.findall(r"^ *(curl .*)$", run.output, re.MULTILINE)
+    answer = subprocess.run(line, shell=True, capture_output=True, text=True, check=True, timeout=10)
+    assert json.loads(answer.stdout) == {"status": "ok"}
+    run.until("my-service: alive → silent")
+    run.until("my-service: silent → down")
+    sent = run.command("beat", "my-service", "--message", "back")
+    assert (sent.returncode, sent.stdout) == (0, "my-service: stored\n")
+    run.until("my-service: down → alive")
+
+    listed = run.command("services", "--json")
+    assert [item["name"] for item in json.loads(listed.stdout)] == ["my-service"]
+    assert "my-service" in run.command("services").stdout
+    assert json.loads(run.command("status", "my-service", "--json").stdout)["status"] == "alive"
+    missing = run.command("status", "nobody")
+    assert missing.returncode == 1
+    assert "404" in missing.stderr
+    assert run.command("beat", "bad name").returncode == 1
+    assert run.command("beat").returncode == 2
+    assert json.loads(run.command("rebuild", "--json").stdout)["services"] == 1
+    assert run.command("services", "--help").returncode == 0
+
+    began = time.monotonic()
+    assert run.process.kill(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 10
+    assert run.command("services").returncode == 1
+
+
+def test_the_data_is_there_again_at_the_next_start(run: Run) -> None:
+    run.start()
+    assert run.command("beat", "kept").returncode == 0
+    run.until("kept: unknown → alive")
+    assert run.process.kill(signal.SIGINT) == 0
+    run.start()
+    assert json.loads(run.command("status", "kept", "--json").stdout)["name"] == "kept"
+    run.until("kept: alive → silent")
+    assert "unknown → alive" not in run.output, "nothing is said twice"
+
+
+def test_whatever_dies_is_started_again(run: Run) -> None:
+    run.start()
+    assert run.command("beat", "web").returncode == 0
+    children = run.children()
+    assert len(children) == 6
+    for pid in children.values():
+        os.kill(pid, signal.SIGKILL)
+    for name in ("nats", "mongodb", "ingest", "monitor", "notifier", "api"):
+        run.until(f"{name} ended (signal 9); starting it again")
+    deadline = time.monotonic() + 30
+    while any(_ready(run.ports[name]) != 200 for name in ("ingest", "api")):
+        assert time.monotonic() < deadline, run.output
+        time.sleep(0.1)
+    assert json.loads(run.command("status", "web", "--json").stdout)["name"] == "web"
+    run.until("web: silent → down", within=30)
+
+
+def _ready(port: int) -> int:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def test_no_orphan_is_left_when_the_supervisor_is_killed(run: Run) -> None:
+    run.start()
+    children = run.children()
+    run.process.kill(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in children.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run.start()
+
+
+@pytest.mark.parametrize("name", ["nats", "mongo", "ingest", "api"])
+def test_a_port_that_is_taken_is_named_with_its_variable(name: str, run: Run) -> None:
+
+    variable = {"nats": "REGISTRY_NATS_URL", "mongo": "REGISTRY_MONGODB_URL"}.get(
+        name, f"REGISTRY_{name.upper()}_PORT"
+    )
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", run.ports[name]))
+        taken.listen()
+        refused = run.command("run")
+    assert refused.returncode == 2
+    assert str(run.ports[name]) in refused.stderr
+    assert variable in refused.stderr
+
+
+def test_a_wrong_value_anywhere_stops_everything_with_code_2(run: Run) -> None:
+    run.env["REGISTRY_DIGEST_TIME"] = "noon"
+    refused = run.command("run")
+    assert refused.returncode == 2
+    assert "REGISTRY_DIGEST_TIME='noon'" in refused.stderr
+
+
+def test_two_runs_do_not_share_a_folder(run: Run, tmp_path: Path) -> None:
+    run.start()
+    second = Run(tmp_path).command("run")
+    assert second.returncode == 2
+    assert "REGISTRY_DATA_DIR" in second.stderr
