@@ -16,8 +16,9 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import NotFoundError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, KeyValueConfig
+from nats.js.errors import BucketNotFoundError, NotFoundError
+from nats.js.kv import KeyValue
 
 from shared import streams
 from shared.settings import Settings
@@ -104,6 +105,19 @@ class Link:
         plan = streams.Plan(self._settings.nats_replicas, self._settings.heartbeats_kept)
         await until_done("provision the streams", lambda: streams.provision(self.js, plan))
 
+    async def bucket(self, name: str) -> KeyValue:
+        """A KV bucket of this name, created if there is none."""
+
+        async def attempt() -> KeyValue:
+            try:
+                return await self.js.key_value(name)
+            except BucketNotFoundError:
+                config = KeyValueConfig(bucket=name, replicas=self._settings.nats_replicas)
+                return await self.js.create_key_value(config=config)
+
+        found: KeyValue = await until_done(f"open the bucket {name}", attempt)
+        return found
+
     @property
     def up(self) -> bool:
         return hasattr(self, "nc") and self.nc.is_connected
@@ -135,15 +149,21 @@ class Link:
             listener()
 
 
+SAY_AGAIN = 5.0
+_said_at = float("-inf")
+
+
 async def until_done(what: str, action: Callable[[], Any], *, longest: float = 5.0) -> Any:
-    """Repeat `action` until it raises nothing, with back-off up to `longest` seconds. Says so once."""
-    wait, said = 0.1, False
+    """Repeat `action` until it raises nothing, with back-off up to `longest` seconds. Says so, but not
+    for each of the many that wait for the same broker."""
+    global _said_at
+    wait, loop = 0.1, asyncio.get_running_loop()
     while True:
         try:
             return await action()
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
-            if not said:
-                said = True
+            if loop.time() - _said_at > SAY_AGAIN:
+                _said_at = loop.time()
                 log.warning("will be tried again", what=what, error=str(error) or repr(error))
             await asyncio.sleep(wait)
             wait = min(wait * 2, longest)

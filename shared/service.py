@@ -76,6 +76,7 @@ def run(
     """Serve `app` on host:port beside `work` until SIGTERM or SIGINT. Ends the process: code 0 after a
     signal, 1 if the work failed, 2 if the port (set by `variable`) cannot be had. With `any_port` a port
     that is taken is replaced by a free one."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop has its own handlers
     sock = _bind(host, port, variable, any_port)
     with asyncio.Runner(loop_factory=_loop) as runner:
         code = runner.run(_serve(app, work, sock))

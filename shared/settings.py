@@ -2,8 +2,9 @@
 
 import hmac
 import ipaddress
+import re
 import sys
-from datetime import timedelta
+from datetime import time, timedelta
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -27,6 +28,18 @@ def _zone(name: str) -> str:
     return name
 
 
+def _time(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    if not re.fullmatch(r"([01]?[0-9]|2[0-3]):[0-5][0-9]", value.strip()):
+        raise ValueError("accepted: HH:MM such as 09:00, or nothing")
+    hour, minute = value.split(":")
+    return time(int(hour), int(minute))
+
+
+TimeOfDay = Annotated[time | None, BeforeValidator(_time)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Anonymous = Annotated[tuple[Literal["ingest", "read"], ...], NoDecode, BeforeValidator(_split)]
@@ -70,21 +83,22 @@ class Settings(BaseSettings):
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
 
+    @property
+    def strangers(self) -> bool:
+        """Whether others than this machine's own users can reach `host`."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
+
     def refuse_open_address(self, what: str, variable: str, *, guarded: bool, anonymous: str) -> None:
         """Stop the start (exit code 2) if `what` would be open to strangers on `host` by oversight."""
-        if not (guarded or anonymous in self.anonymous or _is_loopback(self.host)):
+        if self.strangers and not (guarded or anonymous in self.anonymous):
             stop(
                 f"REGISTRY_HOST={self.host!r} would open {what} to everybody who can reach this address. "
                 f"Set {variable}, or allow it with REGISTRY_ANONYMOUS={anonymous}, "
                 "or accept only 127.0.0.1"
             )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def matches(given: str, *tokens: SecretStr) -> bool:

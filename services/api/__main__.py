@@ -1,10 +1,9 @@
 """Wires the API: settings, broker, database, projector, HTTP front."""
 
-import ipaddress
 from datetime import UTC, datetime, time
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from services.api.access import Access
 from services.api.app import Look, build
@@ -14,11 +13,7 @@ from services.api.projector import Projector
 from services.api.store import Store, check_url
 from shared import logs, service
 from shared.broker import Link, Publisher
-from shared.settings import Port, Settings, load
-
-
-def _or_none(value: Any) -> Any:
-    return None if isinstance(value, str) and not value.strip() else value
+from shared.settings import Port, Settings, TimeOfDay, load
 
 
 class ApiSettings(Settings):
@@ -26,7 +21,7 @@ class ApiSettings(Settings):
     ingest_port: Port = 8001
     mongodb_url: Annotated[str, AfterValidator(check_url)] = "mongodb://127.0.0.1:27017"
     mongodb_database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "registry"
-    digest_time: Annotated[time | None, BeforeValidator(_or_none)] = time(9)
+    digest_time: TimeOfDay = time(9)
     api_token: SecretStr = SecretStr("")
     read_token: SecretStr = SecretStr("")
 
@@ -34,14 +29,6 @@ class ApiSettings(Settings):
     def ingest_url(self) -> str:
         """Where the page tells people to send heartbeats."""
         return f"http://{self.host if not self.strangers else '127.0.0.1'}:{self.ingest_port}"
-
-    @property
-    def strangers(self) -> bool:
-        """Whether others than this machine's own users can reach the address."""
-        try:
-            return not ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host != "localhost"
 
 
 def main() -> None:

@@ -192,7 +192,7 @@ def _ports(settings: RunSettings) -> dict[str, int]:
         _need_free(settings.host, ports[name], f"{name.upper()}_PORT")
     for name in ("monitor", "notifier"):
         if f"{name}_port" not in settings.model_fields_set and not _is_free("127.0.0.1", ports[name]):
-            ports[name] = _free_port()
+            ports[name] = free_port()
         _need_free("127.0.0.1", ports[name], f"{name.upper()}_PORT")
     return ports
 
@@ -213,7 +213,7 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -1,6 +1,5 @@
 """Ingest over HTTP: a short way for plain heartbeats, and the whole rules behind it."""
 
-import asyncio
 import json
 from typing import Any
 
@@ -9,19 +8,15 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ingest.gate import Gate, read_body, read_signal
-from shared import problems
+from shared import bodies, problems
 from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, HeartbeatBody, Signal, valid_name
 from shared.problems import Problem, documented
 from shared.service import Health
 from shared.settings import matches
 
-BODY_MAX = 64 * 1024
 BATCH_MAX = 10_000
 BATCH_BODY_MAX = 2 * 1024 * 1024
-"""Room for 10,000 names of 128 characters; everything else must fit BODY_MAX."""
-
-BODY_WITHIN = 10.0
-"""Seconds a client gets to send its body."""
+"""Room for 10,000 names of 128 characters; everything else must fit bodies.BODY_MAX."""
 
 METHODS = ("POST", "GET", "HEAD", "PUT")
 OK = {"status": "ok"}
@@ -53,7 +48,7 @@ def build(gate: Gate, health: Health, token: SecretStr) -> ASGIApp:
         check(request)
         if "%2f" in request.scope.get("raw_path", b"").decode("latin-1").lower():
             raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
-        raw = await _body(request, BODY_MAX)
+        raw = await bodies.read(request)
         body = read_body(raw, request.headers.get("content-type", ""), request.query_params.get("every"))
         await gate.store(service_name, signal, body)
         return OK
@@ -121,7 +116,7 @@ def build(gate: Gate, health: Health, token: SecretStr) -> ASGIApp:
     async def heartbeats(request: Request) -> dict[str, Any]:
         """Up to 10,000 names in one request; a bad name rejects itself alone."""
         check(request)
-        return await gate.store_all(_read_batch(await _body(request, BATCH_BODY_MAX)))
+        return await gate.store_all(_read_batch(await bodies.read(request, BATCH_BODY_MAX)))
 
     @app.api_route("/heartbeat/{rest:path}", methods=list(METHODS), include_in_schema=False)
     async def bad_name(request: Request, rest: str) -> Response:
@@ -187,24 +182,6 @@ def _authorized(authorization: str, token: SecretStr) -> bool:
         return True
     scheme, _, given = authorization.partition(" ")
     return scheme.lower() == "bearer" and matches(given.strip(), token)
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The body, unless it is larger than `most` bytes (413) or does not come in time (408)."""
-    too_large = Problem(413, f"the body is larger than {most} bytes", headers={"Connection": "close"})
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length[:20]) > most:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_WITHIN):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    raise too_large
-    except TimeoutError:
-        raise Problem(408, f"the body did not come within {BODY_WITHIN:g} s") from None
-    return bytes(body)
 
 
 def _read_batch(raw: bytes) -> list[Any]:

@@ -2,14 +2,13 @@
 
 from datetime import timedelta
 
-from nats.js.api import KeyValueConfig
 from starlette.applications import Starlette
 
 from services.monitor.asyncapi import document
 from services.monitor.lifecycle import Patience
 from services.monitor.watch import Monitor, Rules
 from shared import asyncapi, logs, service, streams
-from shared.broker import Link, Publisher, until_done
+from shared.broker import Link, Publisher
 from shared.settings import Port, Settings, load
 
 
@@ -31,8 +30,7 @@ def main() -> None:
         health.good("broker")
         publisher = Publisher(link)
         await publisher.start()
-        bucket = KeyValueConfig(bucket=streams.MONITOR_BUCKET, replicas=settings.nats_replicas)
-        snapshots = await until_done("open the snapshots", lambda: link.js.create_key_value(config=bucket))
+        snapshots = await link.bucket(streams.MONITOR_BUCKET)
         micro = timedelta(microseconds=1)
         patience = Patience(
             settings.silent_after // micro, settings.down_after // micro, settings.dead_after // micro

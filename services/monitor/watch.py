@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from nats.errors import Error as NatsError
@@ -69,6 +70,8 @@ TICK_LAG = Gauge("registry_tick_lag_messages", "Messages behind the tick that wa
 MOST_HELD = 100
 """Late beats kept per service until a tick comes; without ticks nothing is judged anyway."""
 BUCKETS_PER_TICK = 16
+MOST_APPENDS = 1000
+"""Events on their way to the broker at once, however many services fall together."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Monitor:
         self._due: dict[int, list[Watched]] = {}
         self._looked_at = 0
         self._events: Reader
+        self._reading: asyncio.Task[None]
         self._events_read = 0
         self._events_known_until = 0
         self._events_moved = asyncio.Event()
@@ -101,6 +105,7 @@ class Monitor:
         self._unclaimed: dict[str, tuple[int, StatusChanged]] = {}
         self._appending: set[str] = set()
         self._registering = 0
+        self._room = asyncio.Semaphore(MOST_APPENDS)
         self._late: set[str] = set()
         self._dirty: set[int] = set()
         self._to_save: list[int] = []
@@ -114,13 +119,20 @@ class Monitor:
 
     async def run(self) -> None:
         position = await until_done("load the snapshot", self._load)
+        if position and not await self._fits(position):
+            log.warning("the snapshot is of other streams; reading everything again", position=position)
+            self._drop_everything()
+            position = None
         fresh = position is None
         heartbeats, events = position or (0, 0)
         self._events_read = events
         self._events = Reader(
             self._link, streams.SERVICES, streams.ALL_EVENTS, after=events, newest_per_subject=fresh
         )
-        reading_events = asyncio.create_task(self._read_events(fresh))
+        self._reading = asyncio.create_task(self._read_events(fresh))
+        self._reading.add_done_callback(lambda _: self._events_moved.set())
+        for status in Status:
+            SERVICES.labels(status).set_function(partial(self._count, status))
         try:
             await self._events_up_to(0)
             for it in self.services.values():
@@ -130,13 +142,14 @@ class Monitor:
                 self._link, streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=heartbeats
             )
             async for batch in reader.batches():
-                if reading_events.done():
-                    reading_events.result()
                 await self._take(batch)
                 if not reader.pending:
                     self.on_caught_up()
         finally:
-            reading_events.cancel()
+            self._reading.cancel()
+
+    def _count(self, status: Status) -> int:
+        return sum(it.status is status for it in self.services.values())
 
     async def _take(self, batch: list[Stored]) -> None:
         """One batch: what only moves a last beat is done at once, the rest per service before each tick."""
@@ -230,7 +243,11 @@ class Monitor:
                 evolve(it, change)
                 self._dirty.add(record.bucket_of(it.name))
                 CHANGES.labels(change.to).inc()
-            elif message := await self._newest(streams.status(it.name)):
+                continue
+            message = await self._newest(streams.status(it.name))
+            if message is None or message.seq < it.status_seq:
+                it.status_seq = message.seq if message else 0  # the record is not the one we knew
+            else:
                 self._take_status(message)
 
     async def _append(self, subject: str, event: StatusChanged | ServiceRegistered, after: int) -> int:
@@ -238,9 +255,10 @@ class Monitor:
 
         async def attempt() -> int:
             try:
-                ack = await self._publisher.append(
-                    subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
-                )
+                async with self._room:
+                    ack = await self._publisher.append(
+                        subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
+                    )
             except WrongSequence:
                 return 0
             return 0 if ack.duplicate else ack.seq
@@ -271,9 +289,9 @@ class Monitor:
                 log.debug("registered", name=name)
                 return self._known(name, seq, event, at)
             message = await self._newest(streams.config(name))
+            after = message.seq if message else 0
             if message is None:
                 continue
-            after = message.seq
             self._take_config(message)
             if it := self.services.get(name):
                 return it
@@ -383,6 +401,8 @@ class Monitor:
             "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
         )
         while self._events_read < last:
+            if self._reading.done():
+                self._reading.result()
             self._events_moved.clear()
             await self._events_moved.wait()
         self._events_known_until = asked
@@ -433,8 +453,9 @@ class Monitor:
         bucket = record.bucket_of(it.name)
         del self._buckets[bucket][it.name]
         self._dirty.add(bucket)
-        if it.last_beat > deleted_at:
-            self._heard_since_deletion.append((it.name, it.last_beat))
+        heard = max(it.last_beat, *(beat.at for beat in it.held), 0)
+        if heard > deleted_at:
+            self._heard_since_deletion.append((it.name, heard))
 
     def _known(self, name: str, seq: int, event: ConfigChange, stored_at: int) -> Watched:
         """The service as its newest configuration says, with what is already known of it."""
@@ -477,6 +498,20 @@ class Monitor:
                         self._keep(it)
             return heartbeats, events
         return None
+
+    async def _fits(self, position: tuple[int, int]) -> bool:
+        """Whether the streams are at least as long as the snapshot knows them."""
+        for stream, seq in zip((streams.HEARTBEATS, streams.SERVICES), position, strict=True):
+            last, _ = await until_done("ask for the stream's end", partial(last_sequence, self._link, stream))
+            if seq > last:
+                return False
+        return True
+
+    def _drop_everything(self) -> None:
+        self.services.clear()
+        self.coverage = Coverage()
+        for members in self._buckets:
+            members.clear()
 
     def _save_some(self, seq: int) -> None:
         """A few buckets per tick, in the background; behind a round, the position it is good for."""

@@ -3,13 +3,11 @@
 import asyncio
 import re
 from datetime import UTC, datetime, time
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
-from nats.js.api import KeyValueConfig
-from nats.js.kv import KeyValue
 from prometheus_client import Gauge
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, SecretStr
 from starlette.applications import Starlette
 
 from services.notifier.chats import Chat, Daily, Surroundings, oldest_unsent_seconds
@@ -22,7 +20,7 @@ from services.notifier.target import BadToken, Failed, Target
 from services.notifier.telegram import Bot, TelegramChat
 from shared import asyncapi, digest, logs, service, streams
 from shared.broker import Link, last_sequence, until_done
-from shared.settings import CommaSeparated, Port, Settings, load
+from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load
 
 log = structlog.get_logger()
 
@@ -33,7 +31,6 @@ OLDEST_UNSENT = Gauge(
 CHECK_TOKEN_AGAIN = 30.0
 
 _CHAT = re.compile(r"(-?\d{1,20}|@\w{3,64})(:\d{1,18})?", re.ASCII)
-_TIME = re.compile(r"\d{1,2}:\d{2}", re.ASCII)
 
 
 def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
@@ -45,23 +42,9 @@ def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chats))
 
 
-def _time(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return None
-    try:
-        if not _TIME.fullmatch(value.strip()):
-            raise ValueError
-        hour, minute = value.split(":")
-        return time(int(hour), int(minute))
-    except ValueError:
-        raise ValueError("accepted: HH:MM such as 09:00, or nothing for no digest") from None
-
-
 class NotifierSettings(Settings):
     notifier_port: Port = 8004
-    digest_time: Annotated[time | None, BeforeValidator(_time)] = time(9)
+    digest_time: TimeOfDay = time(9)
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
     telegram_api_url: str = "https://api.telegram.org"
@@ -116,10 +99,7 @@ class Notifier:
         self._link.adopt(await self.delivery.broker.connect())
         await self._link.provision()
         self.health.good("broker")
-        config = KeyValueConfig(bucket=streams.NOTIFIER_BUCKET, replicas=self._settings.nats_replicas)
-        bucket: KeyValue = await until_done(
-            "open the cursors", lambda: self._link.js.create_key_value(config=config)
-        )
+        bucket = await self._link.bucket(streams.NOTIFIER_BUCKET)
         end, _ = await until_done(
             "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
         )
