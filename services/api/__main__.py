@@ -27,8 +27,8 @@ class ApiSettings(Settings):
 
     @property
     def ingest_url(self) -> str:
-        """Where the page tells people to send heartbeats."""
-        return f"http://{self.host if not self.strangers else '127.0.0.1'}:{self.ingest_port}"
+        """Where the page tells people to send heartbeats: on an open address, the proxy's one port."""
+        return self.public_url if self.strangers else f"http://{self.host}:{self.ingest_port}"
 
 
 def main() -> None:

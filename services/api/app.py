@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 
@@ -244,6 +244,11 @@ def build(
         documents = await store.live.page(Selection(sort="status", limit=PAGE_ROWS))
         shown = [present(document) for document in documents[:PAGE_ROWS]]
         return page.render(shown, await store.live.counts(), now(), look.ingest_url)
+
+    @reads.get("/ui/service/{name}", response_class=RedirectResponse, include_in_schema=False)
+    async def service_page(name: NameInPath) -> str:
+        """Where messages link to; until there is a page for one service, its data."""
+        return f"/service/{name}"
 
     @app.middleware("http")
     async def never_cached(request: Request, call_next: Any) -> Response:
