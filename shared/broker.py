@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,6 +72,7 @@ class Link:
         self._settings = settings
         self._name = name
         self._complained = False
+        self._leaving = False
         self.on_lost: list[Callable[[], None]] = []
         self.on_back: list[Callable[[], None]] = []
 
@@ -86,6 +89,7 @@ class Link:
             "error_cb": self._error,
             "disconnected_cb": self._lost,
             "reconnected_cb": self._back,
+            "closed_cb": self._closed,
         }
         if self._settings.nats_creds:
             options["user_credentials"] = self._settings.nats_creds
@@ -123,12 +127,23 @@ class Link:
         return hasattr(self, "nc") and self.nc.is_connected
 
     async def close(self) -> None:
-        self._complained = True  # that it goes away now is no news
+        self.leaving()
         if hasattr(self, "nc"):
             with suppress(NatsError, TimeoutError, OSError):
                 await asyncio.wait_for(self.nc.flush(timeout=1), 2) if self.up else None
             with suppress(NatsError, OSError):
                 await self.nc.close()
+
+    def leaving(self) -> None:
+        """The connection is about to be closed on purpose."""
+        self._leaving = self._complained = True
+
+    async def _closed(self) -> None:
+        """The client gives up for good on some errors (such as credentials that have expired). Nothing
+        works without it, so the process ends, and is started afresh by whoever watches it."""
+        if not self._leaving:
+            log.error("the broker has closed the connection for good; ending")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def _error(self, error: Exception) -> None:
         if not self._complained:
@@ -329,6 +344,7 @@ class Reader:
                         batch, self._buffer = self._buffer, []
                         self.position = batch[-1].seq
                         self.pending = batch[-1].pending
+                        self._newest = self._newest and self.pending > 0
                         yield batch
                 except (NatsError, OSError, TimeoutError) as error:
                     log.debug("reader starts again", stream=self._stream, error=str(error) or repr(error))
@@ -349,7 +365,7 @@ class Reader:
             num_replicas=1,
             headers_only=self._headers_only or None,
         )
-        if self._newest and self.pending != 0:
+        if self._newest:
             config.deliver_policy = DeliverPolicy.LAST_PER_SUBJECT
         elif self._since and not self.position:
             config.deliver_policy = DeliverPolicy.BY_START_TIME
@@ -359,6 +375,7 @@ class Reader:
             config.opt_start_seq = self.position + 1
         info = await self._link.js.add_consumer(self._stream, config)
         self.pending = info.num_pending or 0
+        self._newest = self._newest and self.pending > 0
         self._inbox = self._link.nc.new_inbox()
         sub = await self._link.nc.subscribe(
             self._inbox, cb=self._received, pending_msgs_limit=0, pending_bytes_limit=0

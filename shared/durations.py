@@ -48,7 +48,11 @@ def spoken(value: timedelta) -> str:
 
 
 def _read(value: Any) -> Any:
-    return parse(value) if isinstance(value, str) else value
+    if isinstance(value, timedelta) and timedelta() < value <= _LONGEST:
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"must be a string: {ACCEPTED}")
+    return parse(value)
 
 
 Duration = Annotated[timedelta, BeforeValidator(_read), PlainSerializer(write, return_type=str)]

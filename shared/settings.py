@@ -6,6 +6,7 @@ import re
 import sys
 from datetime import time, timedelta
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -39,6 +40,20 @@ def _time(value: Any) -> Any:
     return time(int(hour), int(minute))
 
 
+def _brokers(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("nats", "tls", "ws", "wss") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("accepted: nats://host:4222, several separated by commas")
+    if not urls:
+        raise ValueError("accepted: nats://host:4222, several separated by commas")
+    return urls
+
+
 TimeOfDay = Annotated[time | None, BeforeValidator(_time)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -52,7 +67,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
     )
 
-    nats_url: CommaSeparated = ("nats://127.0.0.1:4222",)
+    nats_url: Annotated[CommaSeparated, AfterValidator(_brokers)] = ("nats://127.0.0.1:4222",)
     nats_creds: str = ""
     nats_replicas: int = Field(default=1, ge=1, le=5)
     heartbeats_kept: int = Field(
@@ -127,8 +142,8 @@ def _explain(error: Any) -> str:
     reason: str = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return reason
-    given = error["input"]
-    return f"{PREFIX}{str(error['loc'][0]).upper()}={given!r} is not accepted: {reason}"
+    given = re.sub(r"://[^@/]*@", "://…@", repr(error["input"]))  # no passwords
+    return f"{PREFIX}{str(error['loc'][0]).upper()}={given} is not accepted: {reason}"
 
 
 def stop(message: str) -> NoReturn:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from services.cli.supervisor import RunSettings, near
 from services.cli.supervisor import run as supervise
+from shared.asyncapi import without_secrets
 from shared.settings import load
 
 app = typer.Typer(
@@ -104,14 +105,14 @@ async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
     if settings.nats_creds:
         options["user_credentials"] = settings.nats_creds
     try:
-        client = await nats.connect(list(settings.nats_url), **options)
+        client = await asyncio.wait_for(nats.connect(list(settings.nats_url), **options), 5)
         try:
             reply = await client.request(REBUILD, timeout=600)
             return dict(json.loads(reply.data))
         finally:
             await client.close()
     except (NatsError, OSError, TimeoutError) as error:
-        return {"error": f"no answer from the API over {settings.nats_url[0]}: {error!r}"}
+        return {"error": f"no answer from the API over {without_secrets(settings.nats_url[0])}: {error!r}"}
 
 
 def _api(path: str, query: dict[str, Any] | None = None) -> Any:
@@ -124,7 +125,7 @@ def _request(method: str, url: str, token: SecretStr, **rest: Any) -> Any:
     secret = token.get_secret_value()
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
-        response = httpx.request(method, url, headers=headers, timeout=15, **rest)
+        response = httpx.request(method, url, headers=headers, timeout=15, trust_env=False, **rest)
     except httpx.HTTPError as error:
         _fail(f"{url}: {error}")
     if response.is_error:

@@ -221,7 +221,7 @@ def free_port() -> int:
 
 async def _announce(settings: RunSettings, ports: dict[str, int]) -> bool:
     """Wait until all are ready, then print where everything is. False if that took too long."""
-    async with httpx.AsyncClient(timeout=2) as client:
+    async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
         try:
             async with asyncio.timeout(READY_WITHIN):
                 for port in ports.values():

@@ -43,6 +43,7 @@ class Gate:
         if not valid_name(name):
             REFUSED.inc()
             raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
+        known = name in self._names
         if not self._names.admit(name):
             REFUSED.inc()
             raise Problem(429, "the registry's limit of services is reached", retry_after=LIMIT_RETRY_AFTER)
@@ -54,6 +55,8 @@ class Gate:
             )
         except BrokerError as error:
             NOT_STORED.inc()
+            if not known:
+                self._names.forget(name)
             raise Problem(503, f"not stored: {error}", retry_after=RETRY_AFTER) from None
         STORED.inc()
 
@@ -61,7 +64,7 @@ class Gate:
         """Store one heartbeat per name. Raises Problem 503 if the broker took none of those it was given."""
         answers = await asyncio.gather(*(self._store_one(name) for name in names))
         rejected = [
-            {"service": name if isinstance(name, str) else repr(name)[:100], "reason": problem.detail}
+            {"service": _echo(name), "reason": problem.detail}
             for name, problem in zip(names, answers, strict=True)
             if problem
         ]
@@ -76,6 +79,12 @@ class Gate:
         except Problem as problem:
             return problem
         return None
+
+
+def _echo(name: Any) -> str:
+    """What the client sent, in a form and a length that can be sent back."""
+    text = name if isinstance(name, str) else repr(name)
+    return text[:200].encode(errors="replace").decode()
 
 
 def read_signal(word: str) -> Signal:

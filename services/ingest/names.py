@@ -14,6 +14,14 @@ class Names:
         self._limit = limit
         self._names: set[str] = set()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def forget(self, name: str) -> None:
+        """A name that was let in, but whose heartbeat the broker did not store. (If it did after all, the
+        registration brings the name back.)"""
+        self._names.discard(name)
+
     def admit(self, name: str) -> bool:
         """Whether a heartbeat of `name` may be stored: it is known, or there is room for one more."""
         if name not in self._names:

@@ -70,6 +70,8 @@ TICK_LAG = Gauge("registry_tick_lag_messages", "Messages behind the tick that wa
 MOST_HELD = 100
 """Late beats kept per service until a tick comes; without ticks nothing is judged anyway."""
 BUCKETS_PER_TICK = 16
+MOST_BEHIND = 5000
+"""Messages behind the stream's end beyond which no snapshot is written: another monitor's may be newer."""
 MOST_APPENDS = 1000
 """Events on their way to the broker at once, however many services fall together."""
 
@@ -172,6 +174,8 @@ class Monitor:
             else:
                 hear(it, beat.at)
                 self._dirty.add(record.bucket_of(name))
+                if not it.scheduled:  # the first beat after a pause
+                    self._schedule(it)
         await self._settle_all(slow)
 
     def _is_plain(self, it: Watched, beat: Beat) -> bool:
@@ -209,7 +213,7 @@ class Monitor:
     async def _settle(self, name: str, beats: Iterable[tuple[Beat, Stored]]) -> None:
         for beat, message in beats:
             it = self.services.get(name) or await self._register(name, beat.at)
-            if it is None:
+            if it is None or beat.at < it.registered_at:
                 continue
             if it.unsure or (self._could_miss(message) and self._is_late(it, beat) and await self._hole(it)):
                 it.unsure = False
@@ -335,7 +339,8 @@ class Monitor:
         due = self._due_by(message.at)
         await asyncio.gather(*(self._judge(it, message) for it in due))
         TICK_LAG.set(message.pending)
-        self._save_some(message.seq)
+        if message.pending < MOST_BEHIND:
+            self._save_some(message.seq)
 
     async def _release(self, it: Watched) -> None:
         beats, it.held = it.held, []

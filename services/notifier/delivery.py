@@ -77,6 +77,7 @@ class Delivery:
 
     async def stop(self) -> None:
         """The connection may be away; then there is nothing to say good-bye to."""
+        self._link.leaving()
         with suppress(NatsError, OSError, TimeoutError):
             await asyncio.wait_for(self.broker.stop(), 2)
 

@@ -118,6 +118,9 @@ BAD = [
     ("POST", "/heartbeat/a", b'{"message": "\\ud800"}', 422),
     ("POST", "/heartbeat/a", b'{"every": "5 minutes"}', 422),
     ("POST", "/heartbeat/a", b'{"every": 99999999999999999999}', 422),
+    ("POST", "/heartbeat/a", b'{"every": 0}', 422),
+    ("POST", "/heartbeat/a", b'{"every": 1e12}', 422),
+    ("POST", "/heartbeat/a", b'{"every": true}', 422),
     ("POST", "/heartbeat/a", b'{"metadata": []}', 422),
     ("POST", "/heartbeat/a", b"[" * 60_000, 422),
     ("POST", "/heartbeat/a", json.dumps({"message": "x" * 10_001}).encode(), 422),
@@ -163,6 +166,8 @@ async def test_many_in_one_request(nats_url: str, start: Start) -> None:
     answer = response.json()
     assert answer["accepted"] == 9_997
     assert [entry["service"] for entry in answer["rejected"]] == ["a b", "7", ""]
+    odd = client.post("/heartbeats", content=b'{"services": ["\\ud800"]}')
+    assert (odd.status_code, odd.json()["accepted"]) == (200, 0)
     nc, js = await connect(nats_url)
     info = await js.stream_info(streams.HEARTBEATS, subjects_filter="heartbeat.>")
     assert len(info.state.subjects or {}) == 9_997
@@ -195,7 +200,7 @@ async def test_the_limit_of_services_stops_new_ones_alone(start: Start) -> None:
 async def test_without_a_broker_it_says_503_and_never_a_false_200(
     nats: Process, nats_url: str, start: Start
 ) -> None:
-    client = start()
+    client = start(max_services="2")
     assert client.post("/heartbeat/a").status_code == 200
     nats.kill()
     for path in ("/heartbeat/a", "/heartbeat/a/fail"):
@@ -205,6 +210,8 @@ async def test_without_a_broker_it_says_503_and_never_a_false_200(
     assert client.post("/heartbeats", json={"services": ["a", "b"]}).status_code == 503
     assert client.get("/readyz").status_code == 503
     assert client.get("/healthz").status_code == 200
+    for name in "bcdefg":
+        assert client.post(f"/heartbeat/{name}").status_code == 503
     nats.start()
 
     async def ready() -> bool:
@@ -212,7 +219,8 @@ async def test_without_a_broker_it_says_503_and_never_a_false_200(
 
     await eventually(ready)
     assert client.post("/heartbeat/a").status_code == 200
-    assert len(await stored(nats_url)) == 2
+    assert client.post("/heartbeat/h").status_code == 200, "those that were not stored do not count"
+    assert len(await stored(nats_url)) == 3
 
 
 async def test_what_was_answered_with_200_is_stored_when_the_broker_is_killed(
@@ -286,7 +294,12 @@ def test_an_open_address_needs_a_token_or_a_word(tmp_path: Path, nats_url: str) 
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("tick", "soon"), ("ingest_port", "http"), ("timezone", "Mars/Base"), ("silent_after", "2h")],
+    [
+        ("tick", "soon"),
+        ("ingest_port", "http"),
+        ("timezone", "Mars/Base"),
+        ("silent_after", "2h"),
+    ],
 )
 def test_a_wrong_value_stops_the_start_and_names_the_variable(
     variable: str, value: str, tmp_path: Path
@@ -299,3 +312,14 @@ def test_a_wrong_value_stops_the_start_and_names_the_variable(
     assert f"REGISTRY_{variable.upper()}" in output
     assert value in output or variable == "silent_after"
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:4222", "nats://user:secret@127.0.0.1:port"])
+def test_a_wrong_broker_address_is_refused_without_its_password(url: str, tmp_path: Path) -> None:
+    process = service("ingest", tmp_path, url)
+    process.start(wait=0)
+    assert process.process
+    assert process.process.wait(10) == 2
+    output = process.log.read_text()
+    assert "REGISTRY_NATS_URL" in output
+    assert "secret" not in output

@@ -10,7 +10,14 @@ from nats.js import JetStreamContext
 
 from shared import streams
 from shared.broker import Publisher
-from shared.events import ConfigData, ServiceConfig, ServiceDeleted, ServiceRegistered
+from shared.events import (
+    ConfigData,
+    ServiceConfig,
+    ServiceDeleted,
+    ServicePaused,
+    ServiceRegistered,
+    ServiceResumed,
+)
 from tests.broker import Beats, Ticks, changes, connect, events, eventually, provisioned, statuses
 from tests.servers import Process, service
 
@@ -273,6 +280,35 @@ async def test_a_service_has_its_own_thresholds_and_can_be_deleted(nats_url: str
     *_, again, silent = await changes(js, "web")
     assert again.data.from_ == "unknown"
     assert (silent.data.since - again.data.since).total_seconds() == pytest.approx(1), "the default again"
+    await publisher.stop()
+    await nc.close()
+
+
+async def test_a_paused_service_is_not_judged_and_starts_afresh(nats_url: str, start: Start) -> None:
+    start()
+    nc, js = await connect(nats_url)
+    publisher = Publisher(await provisioned(nats_url))
+    await publisher.start()
+
+    async def configure(kind: type[ServicePaused] | type[ServiceResumed], after: int) -> int:
+        data = ConfigData(config=ServiceConfig(paused=kind is ServicePaused), registered_at=registered_at)
+        event = kind(id=str(after), source="/test", subject="web", time=registered_at, data=data)
+        ack = await publisher.append(
+            streams.config("web"), event.to_bytes(), after=after, event_id=event.id, kind=event.type
+        )
+        return ack.seq
+
+    async with Ticks(js):
+        await nc.publish("heartbeat.web", b"")
+        await eventually(lambda: has(js, "web", "alive"))
+        registered_at = (await changes(js, "web"))[0].data.since
+        seq = await configure(ServicePaused, 1)
+        await asyncio.sleep(3)
+        await configure(ServiceResumed, seq)
+        await asyncio.sleep(2)
+        assert await statuses(js, "web") == ["alive"], "not judged before its first heartbeat"
+        await nc.publish("heartbeat.web", b"")
+        await eventually(lambda: has(js, "web", "alive", "silent", "down"))
     await publisher.stop()
     await nc.close()
 
