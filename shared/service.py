@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from shared.broker import Link
 from shared.settings import PREFIX, stop
 
 log = structlog.get_logger()
@@ -35,6 +36,11 @@ class Health:
 
     def bad(self, part: str, reason: str) -> None:
         self.missing[part] = reason
+
+    def follow(self, link: Link) -> None:
+        """Part `broker`: lost and back with its connection. The work says when it is there at first."""
+        link.on_lost.append(lambda: self.bad("broker", "away"))
+        link.on_back.append(lambda: self.good("broker"))
 
     def routes(self) -> list[BaseRoute]:
         async def healthz(_: Request) -> Response:

@@ -14,6 +14,9 @@ SERVICES = "SERVICES"
 MONITOR_BUCKET = "registry_monitor"
 NOTIFIER_BUCKET = "registry_notifier"
 
+REBUILD = "registry.rebuild"
+"""Not in a stream: a request that the API answers when its read models have been built anew."""
+
 TYPE_HEADER = "ce-type"
 """Carries an event's type beside the payload, so that a reader of headers alone knows it."""
 

@@ -42,8 +42,7 @@ def main() -> None:
     logs.configure("api", settings.log_level, settings.log_format)
     health = service.Health("broker", "database", "projection")
     link = Link(settings, "api")
-    link.on_lost.append(lambda: health.bad("broker", "away"))
-    link.on_back.append(lambda: health.good("broker"))
+    health.follow(link)
     publisher = Publisher(link)
     store = Store(settings.mongodb_url, settings.mongodb_database)
     defaults = Defaults(

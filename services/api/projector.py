@@ -22,9 +22,6 @@ from shared.service import Health
 
 log = structlog.get_logger()
 
-REBUILD = "registry.rebuild"
-"""A request to this subject is answered when the read models have been built anew."""
-
 SKIPPED = Counter("registry_projection_skipped_total", "Malformed messages passed over", ["stream"])
 BEHIND = Gauge("registry_projection_lag_messages", "Messages not yet in the read models", ["stream"])
 
@@ -87,7 +84,7 @@ class Projector:
         self._behind = {streams.SERVICES, streams.HEARTBEATS}
 
     async def run(self) -> None:
-        await self._link.nc.subscribe(REBUILD, queue="api", cb=self._answer)
+        await self._link.nc.subscribe(streams.REBUILD, queue="api", cb=self._answer)
         wait = FIRST_WAIT
         while True:
             try:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from services.cli.supervisor import RunSettings, near
 from services.cli.supervisor import run as supervise
+from shared import streams
 from shared.asyncapi import without_secrets
 from shared.settings import load
 
@@ -21,8 +22,6 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
-REBUILD = "registry.rebuild"
-"""The subject on which the API is asked to rebuild its read models."""
 
 
 class ClientSettings(RunSettings):
@@ -107,7 +106,7 @@ async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
     try:
         client = await asyncio.wait_for(nats.connect(list(settings.nats_url), **options), 5)
         try:
-            reply = await client.request(REBUILD, timeout=600)
+            reply = await client.request(streams.REBUILD, timeout=600)
             return dict(json.loads(reply.data))
         finally:
             await client.close()

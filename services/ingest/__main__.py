@@ -31,8 +31,7 @@ def main() -> None:
     logs.configure("ingest", settings.log_level, settings.log_format)
     health = service.Health("broker", "ticks")
     link = Link(settings, "ingest")
-    link.on_lost.append(lambda: health.bad("broker", "away"))
-    link.on_back.append(lambda: health.good("broker"))
+    health.follow(link)
     publisher = Publisher(link)
     names = Names(settings.max_services)
 

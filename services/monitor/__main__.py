@@ -21,8 +21,7 @@ def main() -> None:
     logs.configure("monitor", settings.log_level, settings.log_format)
     health = service.Health("broker", "history")
     link = Link(settings, "monitor")
-    link.on_lost.append(lambda: health.bad("broker", "away"))
-    link.on_back.append(lambda: health.good("broker"))
+    health.follow(link)
     docs = document(settings.nats_url[0])
 
     async def work() -> None:

@@ -66,8 +66,7 @@ class Notifier:
         self._bot = Bot(settings.telegram_api_url, settings.token) if settings.token else None
         self.health = service.Health("broker", "delivery", *(("telegram",) if self._bot else ()))
         self._link = Link(settings, "notifier")
-        self._link.on_lost.append(lambda: self.health.bad("broker", "away"))
-        self._link.on_back.append(lambda: self.health.good("broker"))
+        self.health.follow(self._link)
         self._fleet = Fleet()
         self._history = History(self._link, self._fleet)
         self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history)
