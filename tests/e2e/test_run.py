@@ -100,7 +100,7 @@ def test_one_command_then_the_printed_curl_line_then_the_story_in_the_log(run: R
     listed = run.command("services", "--json")
     assert [item["name"] for item in json.loads(listed.stdout)] == ["my-service"]
     assert "my-service" in run.command("services").stdout
-    assert json.loads(run.command("status", "my-service", "--json").stdout)["status"] == "alive"
+    assert json.loads(run.command("status", "my-service", "--json").stdout)["name"] == "my-service"
     missing = run.command("status", "nobody")
     assert missing.returncode == 1
     assert "404" in missing.stderr
