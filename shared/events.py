@@ -7,7 +7,7 @@ meaning. `tests/contract/golden/` holds one file of each version, which must par
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -45,6 +45,7 @@ _ORDER = tuple(Status)
 
 
 SIGNAL_HEADER = "Registry-Signal"
+EXIT_CODE_HEADER = "Registry-Exit-Code"
 
 
 class Signal(StrEnum):
@@ -76,15 +77,18 @@ def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None
     if not valid_name(name):
         raise ValueError(f"bad name: {NAME_RULE_IN_WORDS}")
     signal = headers.get(SIGNAL_HEADER) if headers else None
+    exit_code = headers.get(EXIT_CODE_HEADER) if headers else None
     return Heartbeat(
         Signal(signal) if signal else Signal.SUCCESS,
         HeartbeatBody.model_validate_json(payload) if payload else None,
+        int(exit_code) if exit_code else None,
     )
 
 
 class Heartbeat(NamedTuple):
     signal: Signal
     body: HeartbeatBody | None
+    exit_code: int | None
 
 
 class Tick(_Contract):
@@ -113,6 +117,10 @@ class ServiceConfig(Thresholds):
     )
     notify: bool = Field(default=True, description="Whether its changes are sent.")
     paused: bool = False
+    every: Duration | None = Field(
+        default=None,
+        description="The interval its heartbeats declare; it gives the thresholds where none is configured.",
+    )
 
 
 class ConfigData(_Contract):
@@ -122,6 +130,17 @@ class ConfigData(_Contract):
         description="Broker's time from which heartbeats count. Absent: when this event was stored.",
     )
     registered_by: Literal["heartbeat", "api"] = "api"
+    declared_at: AwareDatetime | None = Field(
+        default=None, description="Broker's time of the heartbeat that declared `config.every`."
+    )
+
+
+class Doubt(_Contract):
+    """Most services that beat regularly fell quiet at once: perhaps it is the registry that is cut off."""
+
+    stopped: int
+    of: int = Field(description="Services that had been beating regularly until then.")
+    within: int = Field(description="Seconds between the first and the last that stopped, at least 1.")
 
 
 class StatusData(_Contract):
@@ -130,6 +149,13 @@ class StatusData(_Contract):
     since: AwareDatetime = Field(description="When it fell due, or the heartbeat that changed it.")
     last_heartbeat: AwareDatetime | None
     reason: str
+    message: str | None = Field(
+        default=None, description="What the heartbeat that changed it had to say, or its first part."
+    )
+    duration: float | None = Field(
+        default=None, description="Seconds of the run that ended with the heartbeat that changed it."
+    )
+    doubt: Doubt | None = None
 
 
 class _CloudEvent(_Contract):
@@ -197,13 +223,13 @@ def event_id(*content: object) -> str:
     return hashlib.sha256("\n".join(map(str, content)).encode()).hexdigest()[:32]
 
 
-def status_changed(
-    name: str, from_: Status, to: Status, since: datetime, last_heartbeat: datetime | None, reason: str
-) -> StatusChanged:
+def status_changed(name: str, data: StatusData) -> StatusChanged:
+    """The event of one change. Its id follows from the names of both statuses and the date alone."""
+    since = data.since.astimezone(UTC).isoformat()
     return StatusChanged(
-        id=event_id(name, from_, to, since.astimezone(UTC).isoformat()),
+        id=event_id(name, data.from_, data.to, since),
         source="/monitor",
         subject=name,
-        time=since,
-        data=StatusData(from_=from_, to=to, since=since, last_heartbeat=last_heartbeat, reason=reason),
+        time=data.since,
+        data=data,
     )

@@ -11,6 +11,11 @@ from nats.js.errors import BadRequestError, NotFoundError
 HEARTBEATS = "HEARTBEATS"
 SERVICES = "SERVICES"
 
+ASIDE = "ASIDE"
+ASIDE_SUBJECT = "aside"
+ASIDE_MOST = 64 * 1024
+"""Bytes of a message that cannot be read, at most, that are kept for an operator to look at."""
+
 MONITOR_BUCKET = "registry_monitor"
 NOTIFIER_BUCKET = "registry_notifier"
 
@@ -48,6 +53,11 @@ def status(name: str) -> str:
     return f"service.status.{name}"
 
 
+def printable(text: str) -> str:
+    """Fit for a header: one line of ASCII, and not long."""
+    return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:500]
+
+
 def name_in(subject: str) -> str:
     """The service (or instance) in one of the subjects above."""
     head, _, rest = subject.partition(".")
@@ -61,7 +71,7 @@ class Plan:
     replicas: int
     heartbeats_kept: int
 
-    def streams(self) -> tuple[StreamConfig, StreamConfig]:
+    def streams(self) -> tuple[StreamConfig, ...]:
         return (
             StreamConfig(
                 name=HEARTBEATS,
@@ -82,6 +92,14 @@ class Plan:
                 duplicate_window=120,
                 allow_direct=True,
                 allow_atomic=True,
+            ),
+            StreamConfig(
+                name=ASIDE,
+                subjects=[ASIDE_SUBJECT],
+                max_msgs=1000,
+                storage=StorageType.FILE,
+                num_replicas=self.replicas,
+                allow_direct=True,
             ),
         )
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from starlette.applications import Starlette
 
 from services.monitor.asyncapi import document
+from services.monitor.journal import Journal
 from services.monitor.lifecycle import Patience
 from services.monitor.watch import Monitor, Rules
 from shared import asyncapi, logs, service, streams
@@ -34,9 +35,8 @@ def main() -> None:
         patience = Patience(
             settings.silent_after // micro, settings.down_after // micro, settings.dead_after // micro
         )
-        monitor = Monitor(
-            link, publisher, snapshots, Rules(patience, settings.heartbeats_kept, settings.max_services)
-        )
+        rules = Rules(patience, settings.heartbeats_kept, settings.max_services)
+        monitor = Monitor(Journal(link, publisher, snapshots), rules)
         monitor.on_caught_up = lambda: health.good("history")
         try:
             await monitor.run()

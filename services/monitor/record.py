@@ -14,6 +14,7 @@ from shared.events import (
     ServiceRegistered,
     Status,
     StatusChanged,
+    StatusData,
     event_id,
     status_changed,
 )
@@ -52,7 +53,14 @@ def in_force(own: tuple[int | None, int | None, int | None], default: Patience) 
 
 def to_event(name: str, change: Change) -> StatusChanged:
     last = None if change.last_beat is None else moment(change.last_beat)
-    return status_changed(name, change.from_, change.to, moment(change.since), last, change.reason)
+    data = StatusData(
+        from_=change.from_,
+        to=change.to,
+        since=moment(change.since),
+        last_heartbeat=last,
+        reason=change.reason,
+    )
+    return status_changed(name, data)
 
 
 def to_change(event: StatusChanged) -> Change:

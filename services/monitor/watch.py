@@ -7,17 +7,15 @@ is taken over, and the lifecycle is asked again.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 from nats.errors import Error as NatsError
-from nats.js.errors import KeyNotFoundError
-from nats.js.kv import KeyValue
 from prometheus_client import Counter, Gauge
 
 from services.monitor import record
+from services.monitor.journal import Journal
 from services.monitor.lifecycle import (
     SECOND,
     Beat,
@@ -31,17 +29,7 @@ from services.monitor.lifecycle import (
     next_due,
 )
 from shared import streams
-from shared.broker import (
-    Link,
-    Publisher,
-    Reader,
-    Stored,
-    WrongSequence,
-    first,
-    last_sequence,
-    newest,
-    until_done,
-)
+from shared.broker import Reader, Stored, WrongSequence, until_done
 from shared.events import (
     Event,
     ServiceDeleted,
@@ -86,12 +74,10 @@ class Rules:
 
 
 class Monitor:
-    """`run` until cancelled. `snapshots` is the monitor's own KV bucket."""
+    """`run` until cancelled."""
 
-    def __init__(self, link: Link, publisher: Publisher, snapshots: KeyValue, rules: Rules) -> None:
-        self._link = link
-        self._publisher = publisher
-        self._snapshots = snapshots
+    def __init__(self, journal: Journal, rules: Rules) -> None:
+        self._journal = journal
         self._rules = rules
         self.services: dict[str, Watched] = {}
         self._buckets: list[dict[str, Watched]] = [{} for _ in range(record.BUCKETS)]
@@ -128,8 +114,8 @@ class Monitor:
         fresh = position is None
         heartbeats, events = position or (0, 0)
         self._events_read = events
-        self._events = Reader(
-            self._link, streams.SERVICES, streams.ALL_EVENTS, after=events, newest_per_subject=fresh
+        self._events = self._journal.reader(
+            streams.SERVICES, streams.ALL_EVENTS, after=events, newest_per_subject=fresh
         )
         self._reading = asyncio.create_task(self._read_events(fresh))
         self._reading.add_done_callback(lambda _: self._events_moved.set())
@@ -140,8 +126,8 @@ class Monitor:
             for it in self.services.values():
                 self._schedule(it)
             log.info("watching", services=len(self.services), after=heartbeats)
-            reader = Reader(
-                self._link, streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=heartbeats
+            reader = self._journal.reader(
+                streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=heartbeats
             )
             async for batch in reader.batches():
                 await self._take(batch)
@@ -260,9 +246,7 @@ class Monitor:
         async def attempt() -> int:
             try:
                 async with self._room:
-                    ack = await self._publisher.append(
-                        subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
-                    )
+                    ack = await self._journal.append(subject, event, after)
             except WrongSequence:
                 return 0
             return 0 if ack.duplicate else ack.seq
@@ -272,7 +256,7 @@ class Monitor:
 
     async def _newest(self, subject: str) -> Stored | None:
         found: Stored | None = await until_done(
-            f"read {subject}", lambda: newest(self._link, streams.SERVICES, subject)
+            f"read {subject}", lambda: self._journal.newest_event(subject)
         )
         return found
 
@@ -312,8 +296,7 @@ class Monitor:
 
     async def _hole(self, it: Watched) -> bool:
         oldest: Stored | None = await until_done(
-            "read the oldest heartbeat",
-            lambda: first(self._link, streams.HEARTBEATS, streams.heartbeat(it.name)),
+            "read the oldest heartbeat", lambda: self._journal.oldest_heartbeat(it.name)
         )
         return oldest is not None and oldest.at > it.heard
 
@@ -403,7 +386,7 @@ class Monitor:
         if 0 < at <= self._events_known_until:
             return
         last, asked = await until_done(
-            "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
+            "ask for the newest event", lambda: self._journal.end(streams.SERVICES)
         )
         while self._events_read < last:
             if self._reading.done():
@@ -493,21 +476,21 @@ class Monitor:
 
     async def _load(self) -> tuple[int, int] | None:
         """Take in the newest snapshot; the sequences from which both streams are to be read on."""
-        with suppress(KeyNotFoundError):
-            position = await self._snapshots.get("position")
-            heartbeats, events, self.coverage = record.load_position(position.value or b"")
-            for bucket in range(record.BUCKETS):
-                with suppress(KeyNotFoundError):
-                    entry = await self._snapshots.get(f"bucket.{bucket}")
-                    for it in record.load(entry.value or b"[]", self._rules.patience):
-                        self._keep(it)
-            return heartbeats, events
-        return None
+        position = await self._journal.load("position")
+        if not position:
+            return None
+        heartbeats, events, self.coverage = record.load_position(position)
+        for bucket in range(record.BUCKETS):
+            for it in record.load(
+                await self._journal.load(f"bucket.{bucket}") or b"[]", self._rules.patience
+            ):
+                self._keep(it)
+        return heartbeats, events
 
     async def _fits(self, position: tuple[int, int]) -> bool:
         """Whether the streams are at least as long as the snapshot knows them."""
         for stream, seq in zip((streams.HEARTBEATS, streams.SERVICES), position, strict=True):
-            last, _ = await until_done("ask for the stream's end", partial(last_sequence, self._link, stream))
+            last, _ = await until_done("ask for the stream's end", partial(self._journal.end, stream))
             if seq > last:
                 return False
         return True
@@ -537,7 +520,7 @@ class Monitor:
     async def _put(self, payloads: dict[str, bytes], chunk: list[int]) -> None:
         try:
             for key, payload in payloads.items():
-                await self._snapshots.put(key, payload)
+                await self._journal.save(key, payload)
         except (NatsError, OSError, TimeoutError) as error:
             log.warning("snapshot not saved; trying again", error=str(error) or repr(error))
             self._dirty.update(chunk, self._to_save)

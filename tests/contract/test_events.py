@@ -21,7 +21,7 @@ from shared.events import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
-FILES = sorted(GOLDEN.glob("service.*.json"))
+FILES = sorted(GOLDEN.glob("**/service.*.json"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -29,7 +29,16 @@ def test_golden_events_parse_and_are_written_again_the_same(file: Path) -> None:
     written = json.loads(file.read_text())
     event = parse_event(file.read_bytes())
     assert event.type == file.stem
-    assert json.loads(event.to_bytes()) == written
+    assert holds(json.loads(event.to_bytes()), written)
+
+
+def holds(rewritten: object, written: object) -> bool:
+    """Whether all that was written is there again; fields that were added since are absent in it, or null."""
+    if not (isinstance(rewritten, dict) and isinstance(written, dict)):
+        return rewritten == written
+    return written.keys() <= rewritten.keys() and all(
+        holds(value, written[key]) if key in written else value is None for key, value in rewritten.items()
+    )
 
 
 def test_every_type_has_its_golden_file() -> None:
@@ -53,14 +62,7 @@ def test_the_content_of_a_status_change() -> None:
     assert isinstance(event, StatusChanged)
     assert (event.subject, event.data.from_, event.data.to) == ("my-service", Status.SILENT, Status.DOWN)
     assert event.data.since == event.time
-    again = events.status_changed(
-        event.subject,
-        event.data.from_,
-        event.data.to,
-        event.data.since,
-        event.data.last_heartbeat,
-        event.data.reason,
-    )
+    again = events.status_changed(event.subject, event.data)
     assert again == event, "the same change always makes the same event, id and all"
 
 

@@ -19,7 +19,7 @@ from services.api.fold import fold
 from services.api.store import Store
 from shared import streams
 from shared.broker import Link, Publisher, Reader, Stored
-from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, status_changed
+from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
 from shared.settings import Settings
 from tests.servers import Process, free_port, mongo_server, nats_server
 
@@ -98,7 +98,10 @@ async def change(
 ) -> int:
     """What the monitor does when a status changes."""
     since = since or now()
-    event = status_changed(name, Status.UNKNOWN, to, since, since, "test")
+    event = status_changed(
+        name,
+        StatusData(from_=Status.UNKNOWN, to=to, since=since, last_heartbeat=since, reason="test"),
+    )
     ack = await publisher.append(
         streams.status(name), event.to_bytes(), after=after, event_id=event.id, kind=event.type
     )

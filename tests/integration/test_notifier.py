@@ -24,7 +24,7 @@ from services.notifier.messages import REPEAT, Change, Look, Message
 from services.notifier.target import Outcome, Sent
 from shared import streams
 from shared.broker import Link, Publisher, until_done
-from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, status_changed
+from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
 from tests.broker import eventually, provisioned
 from tests.servers import Process, service
 from tests.telegram_standin import Standin
@@ -53,7 +53,12 @@ class Record:
 
     async def change(self, name: str, from_: Status, to: Status, ago: float = 0) -> None:
         since = datetime.now(UTC) - timedelta(seconds=ago)
-        await self._append(streams.status(name), status_changed(name, from_, to, since, since, "test"))
+        await self._append(
+            streams.status(name),
+            status_changed(
+                name, StatusData(from_=from_, to=to, since=since, last_heartbeat=since, reason="test")
+            ),
+        )
 
     async def register(self, name: str, *, notify: bool = True) -> None:
         at = datetime.now(UTC) - timedelta(days=30)

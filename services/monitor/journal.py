@@ -1,0 +1,58 @@
+"""The streams as the monitor uses them: every way in which it touches the broker, and nothing else."""
+
+from nats.js.errors import KeyNotFoundError
+from nats.js.kv import KeyValue
+
+from shared import streams
+from shared.broker import Ack, Link, Publisher, Reader, Stored, first, last_sequence, newest
+from shared.events import ConfigEvent, StatusChanged
+
+
+class Journal:
+    """Reading, appending, and the snapshots. Methods that wait raise NotStored, or nats' own errors, when
+    the broker is away or does not answer; what was asked of it may have been done all the same."""
+
+    def __init__(self, link: Link, publisher: Publisher, snapshots: KeyValue) -> None:
+        self._link = link
+        self._publisher = publisher
+        self._snapshots = snapshots
+
+    def reader(self, stream: str, *subjects: str, after: int = 0, newest_per_subject: bool = False) -> Reader:
+        """A reader of what comes after a sequence; `batches()` of it never end."""
+        return Reader(self._link, stream, *subjects, after=after, newest_per_subject=newest_per_subject)
+
+    async def end(self, stream: str) -> tuple[int, int]:
+        """The stream's last sequence, and the broker's time of that answer in microseconds."""
+        return await last_sequence(self._link, stream)
+
+    async def newest_event(self, subject: str) -> Stored | None:
+        return await newest(self._link, streams.SERVICES, subject)
+
+    async def oldest_heartbeat(self, name: str) -> Stored | None:
+        """The oldest that the broker still keeps of this service."""
+        return await first(self._link, streams.HEARTBEATS, streams.heartbeat(name))
+
+    async def append(self, subject: str, event: StatusChanged | ConfigEvent, after: int) -> Ack:
+        """Store an event if `after` is still its subject's last sequence (0: none yet), or WrongSequence."""
+        return await self._publisher.append(
+            subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
+        )
+
+    async def load(self, key: str) -> bytes | None:
+        """One of the snapshot's parts; None if there is none."""
+        try:
+            return (await self._snapshots.get(key)).value
+        except KeyNotFoundError:
+            return None
+
+    async def save(self, key: str, part: bytes) -> None:
+        await self._snapshots.put(key, part)
+
+    async def set_aside(self, message: Stored, why: str) -> None:
+        """Keep what cannot be read where an operator can look at it."""
+        headers: dict[str, str] = {
+            "Registry-Subject": streams.printable(message.subject),
+            "Registry-Sequence": str(message.seq),
+            "Registry-Reason": streams.printable(why),
+        }
+        await self._publisher.publish(streams.ASIDE_SUBJECT, message.data[: streams.ASIDE_MOST], headers)
