@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ingest.gate import Gate, read_body, read_signal
 from shared import bodies, problems
-from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, HeartbeatBody, Signal, valid_name
+from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, HeartbeatBody, valid_name
 from shared.problems import Problem, documented
 from shared.service import Health
 from shared.settings import matches
@@ -44,18 +44,20 @@ def build(gate: Gate, health: Health, token: SecretStr) -> ASGIApp:
                     headers={"WWW-Authenticate": "Bearer"},
                 )
 
-    async def take(request: Request, service_name: str, signal: Signal) -> dict[str, str]:
+    async def take(
+        request: Request, service_name: str, headers: dict[str, str] | None = None
+    ) -> dict[str, str]:
         check(request)
         if "%2f" in request.scope.get("raw_path", b"").decode("latin-1").lower():
             raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
         raw = await bodies.read(request)
         body = read_body(raw, request.headers.get("content-type", ""), request.query_params.get("every"))
-        await gate.store(service_name, signal, body)
+        await gate.store(service_name, headers, body)
         return OK
 
     async def heartbeat(request: Request, service_name: str) -> dict[str, str]:
         """The service is alive. Answers once the broker has stored it; registers an unknown service."""
-        return await take(request, service_name, Signal.SUCCESS)
+        return await take(request, service_name)
 
     async def heartbeat_signal(request: Request, service_name: str, signal: str) -> dict[str, str]:
         """`fail`: it failed, and is down at once. `start`: a run has begun. An exit code: 0 is success."""

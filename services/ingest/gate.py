@@ -11,6 +11,7 @@ from services.ingest.names import Names
 from shared import durations, streams
 from shared.broker import BrokerError, Publisher
 from shared.events import (
+    EXIT_CODE_HEADER,
     MESSAGE_MAX,
     NAME_RULE_IN_WORDS,
     SIGNAL_HEADER,
@@ -37,9 +38,9 @@ class Gate:
         self._names = names
 
     async def store(
-        self, name: str, signal: Signal = Signal.SUCCESS, body: HeartbeatBody | None = None
+        self, name: str, headers: dict[str, str] | None = None, body: HeartbeatBody | None = None
     ) -> None:
-        """Return once the broker has stored it. Raises Problem 422, 429 or 503."""
+        """Return once the broker has stored it. Raises Problem 422, 429 or 503. `headers`: its signal."""
         if not valid_name(name):
             REFUSED.inc()
             raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
@@ -51,7 +52,7 @@ class Gate:
             await self._publisher.publish(
                 streams.heartbeat(name),
                 body.model_dump_json(exclude_none=True).encode() if body else b"",
-                None if signal is Signal.SUCCESS else {SIGNAL_HEADER: signal},
+                headers,
             )
         except BrokerError as error:
             NOT_STORED.inc()
@@ -87,12 +88,12 @@ def _echo(name: Any) -> str:
     return text[:200].encode(errors="replace").decode()
 
 
-def read_signal(word: str) -> Signal:
-    """`fail`, `start` or an exit code. Raises Problem 422."""
+def read_signal(word: str) -> dict[str, str] | None:
+    """`fail`, `start` or an exit code, as the headers that say so; success needs none. Raises Problem 422."""
     if word in (Signal.FAIL, Signal.START):
-        return Signal(word)
-    if word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 255:
-        return Signal.SUCCESS if int(word) == 0 else Signal.FAIL
+        return {SIGNAL_HEADER: word}
+    if word.isascii() and word.isdigit() and len(word) <= 3 and (code := int(word)) <= 255:
+        return {SIGNAL_HEADER: Signal.FAIL, EXIT_CODE_HEADER: str(code)} if code else None
     raise Problem(422, "after the service name comes nothing, fail, start, or an exit code from 0 to 255")
 
 

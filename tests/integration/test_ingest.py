@@ -36,14 +36,14 @@ def start(tmp_path: Path, nats_url: str) -> Iterator[Start]:
         process.kill()
 
 
-async def stored(url: str) -> list[tuple[str, bytes, str]]:
-    """Subject, payload and signal of every heartbeat in the stream."""
+async def stored(url: str, header: str = "Registry-Signal") -> list[tuple[str, bytes, str]]:
+    """Subject, payload and signal (or another header) of every heartbeat in the stream."""
     nc, js = await connect(url)
     last = (await js.stream_info(streams.HEARTBEATS)).state.last_seq
     messages = [await js.get_msg(streams.HEARTBEATS, seq) for seq in range(1, last + 1)]
     await nc.close()
     return [
-        (m.subject or "", m.data or b"", (m.headers or {}).get("Registry-Signal", ""))
+        (m.subject or "", m.data or b"", (m.headers or {}).get(header, ""))
         for m in messages
         if (m.subject or "").startswith("heartbeat.")
     ]
@@ -89,6 +89,21 @@ async def test_bodies_and_signals(nats_url: str, start: Start) -> None:
         (None, "fail"),
         ({"message": "x" * 10_000}, ""),
     ]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_every_signal_keeps_its_message_and_its_exit_code(
+    method: str, nats_url: str, start: Start
+) -> None:
+    client = start()
+    for signal in ("", "/fail", "/start", "/0", "/00", "/3", "/255"):
+        for body in ({"content": "disk full"}, {"json": {"message": "disk full"}}):
+            assert client.request(method, f"/heartbeat/a{signal}", **body).status_code == 200
+    signals = [signal for _, payload, signal in await stored(nats_url)]
+    assert signals[::2] == signals[1::2] == ["", "fail", "start", "", "", "fail", "fail"]
+    codes = await stored(nats_url, "Registry-Exit-Code")
+    assert [code for _, _, code in codes][::2] == ["", "", "", "", "", "3", "255"]
+    assert {payload for _, payload, _ in codes} == {b'{"message":"disk full"}'}
 
 
 BAD = [
