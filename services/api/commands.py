@@ -71,9 +71,9 @@ class Commands:
         return await self._change(name, decide)
 
     async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> Document:
-        """The whole configuration anew; only whether it is paused stays."""
+        """The whole configuration anew; whether it is paused stays, and what its heartbeats declare."""
         self._defaults.check(wanted.whole())
-        return await self._update(ServiceUpdated, name, if_match, lambda old: wanted.whole(paused=old.paused))
+        return await self._update(ServiceUpdated, name, if_match, wanted.whole)
 
     async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> Document:
         def merged(old: ServiceConfig) -> ServiceConfig:
@@ -109,10 +109,12 @@ class Commands:
             config = new(configured(there))
             if config == configured(there):
                 return None
+            declared_at = there["config"].get("declared_at")
             data = ConfigData(
                 config=config,
                 registered_at=moment(there["config"]["registered_at"]),
                 registered_by=there["config"]["registered_by"],
+                declared_at=moment(declared_at) if declared_at else None,
             )
             return kind(**self._envelope(name), data=data)
 
@@ -122,21 +124,22 @@ class Commands:
         """Decide, append, project. A refusal may rest on a read model that is behind, so it is made only
         after asking the record itself."""
         document, of_the_record = await self._store.live.get(name), False
+        after = document["config"]["seq"] if document else 0
         for _ in range(TRIES):
             try:
                 event = decide(document)
             except Problem:
                 if of_the_record:
                     raise
-                document, of_the_record = await self._refreshed(name), True
+                (document, after), of_the_record = await self._refreshed(name), True
                 continue
             if event is None and document is not None:
                 return document
             assert event is not None
             try:
-                return await self._append(event, document["config"]["seq"] if document else 0)
+                return await self._append(event, after)
             except WrongSequence:
-                document, of_the_record = await self._refreshed(name), True
+                (document, after), of_the_record = await self._refreshed(name), True
         raise Problem(503, f"too many writers change {name} at once", retry_after=1)
 
     async def _append(self, event: ConfigEvent, after: int) -> Document:
@@ -149,10 +152,19 @@ class Commands:
             raise NotStored("it is stored, but cannot be read back yet")
         return await self._projected(message)
 
-    async def _refreshed(self, name: str) -> Document | None:
-        """The state by the newest configuration event in the record, which is projected on the way."""
+    async def _refreshed(self, name: str) -> tuple[Document | None, int]:
+        """The state by the newest configuration event in the record, which is projected on the way, and
+        that event's sequence. One that cannot be read counts for nothing, but stands in the way."""
         message = await newest(self._link, streams.SERVICES, streams.config(name))
-        return await self._projected(message) if message else None
+        if message is None:
+            return None, 0
+        try:
+            document = await self._projected(message)
+        except ValueError:
+            if await self._store.live.checkpoint(streams.SERVICES) < message.seq:
+                raise Problem(503, "still reading the record", retry_after=1) from None
+            return await self._store.live.get(name), message.seq
+        return document, document["config"]["seq"]
 
     async def _projected(self, message: Stored) -> Document:
         change = fold(message)

@@ -13,9 +13,11 @@ from shared.events import (
     ConfigEvent,
     ServiceConfig,
     ServiceDeleted,
+    Signal,
     Status,
     StatusChanged,
     parse_event,
+    parse_heartbeat,
     valid_name,
 )
 
@@ -24,6 +26,9 @@ Document = dict[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _LONGEST = timedelta(days=36500)
+
+SAID_MOST = 1000
+"""Characters of a heartbeat's message that its service shows."""
 
 PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Status.ALIVE)
 """The order of lists and pages: what wants a hand now, what may soon, what nobody expects back."""
@@ -68,11 +73,22 @@ def fold(message: Stored) -> Change:
         "name": name,
         "type": event.type,
         "at": message.at,
-        "data": event.data.model_dump(mode="json", by_alias=True),
+        "data": _told(event.data.model_dump(mode="json", by_alias=True)),
     }
     if isinstance(event, StatusChanged):
         return Change(name, "status", _status(event, message), row)
     return Change(name, "config", _config(event, message), row)
+
+
+def _told(data: Document) -> Document:
+    """Without the empty ones of the fields that were added: history shows an event as it was written."""
+    if "config" in data:
+        data["config"] = _without_empty(data["config"], "every")
+    return _without_empty(data, "declared_at", "message", "duration", "doubt")
+
+
+def _without_empty(data: Document, *added: str) -> Document:
+    return {key: value for key, value in data.items() if value is not None or key not in added}
 
 
 def _config(event: ConfigEvent, message: Stored) -> Document:
@@ -85,6 +101,7 @@ def _config(event: ConfigEvent, message: Stored) -> Document:
         "deleted": False,
         "registered_at": micros(registered) if registered else message.at,
         "registered_by": event.data.registered_by,
+        "declared_at": micros(event.data.declared_at) if event.data.declared_at else None,
         **configuration(event.data.config),
     }
 
@@ -98,6 +115,7 @@ def configuration(config: ServiceConfig) -> Document:
         "silent_after": _length(config.silent_after),
         "down_after": _length(config.down_after),
         "dead_after": _length(config.dead_after),
+        "every": _length(config.every),
     }
 
 
@@ -120,6 +138,7 @@ def configured(document: Document) -> ServiceConfig:
         silent_after=_duration(config["silent_after"]),
         down_after=_duration(config["down_after"]),
         dead_after=_duration(config["dead_after"]),
+        every=_duration(config.get("every")),
     )
 
 
@@ -137,3 +156,50 @@ def _status(event: StatusChanged, message: Stored) -> Document:
         "last_heartbeat": micros(data.last_heartbeat) if data.last_heartbeat else 0,
         "reason": data.reason,
     }
+
+
+class LastHeard(NamedTuple):
+    """What the heartbeats of a service come to so far, as its answer shows it. Times in microseconds."""
+
+    message: str | None = None
+    running_since: int | None = None
+    run: tuple[int, int] | None = None
+
+
+def heard_in_this_life(document: Document) -> LastHeard:
+    """Without what was before the service's registration. A run goes on while its start is the newest."""
+    heard, registered_at = document.get("heartbeat", {}), document["config"]["registered_at"]
+    if heard.get("at", 0) < registered_at:
+        return LastHeard()
+    run = heard.get("last_run")
+    return LastHeard(
+        heard.get("message"),
+        heard["at"] if heard.get("signal") == Signal.START else None,
+        run if run and run[0] >= registered_at else None,
+    )
+
+
+class Heard(NamedTuple):
+    """What heartbeats of one service that follow each other come to. Times in microseconds."""
+
+    seq: int
+    at: int
+    signal: Signal
+    message: str | None
+    first_end: int | None
+    """The end of a run whose start is not among these heartbeats, if there was a run."""
+    run: tuple[int, int] | None
+    """Start and end of the last run that is wholly among them."""
+
+
+def hear(before: Heard | None, message: Stored) -> Heard:
+    """Take in the next heartbeat. ValueError if it is malformed."""
+    beat = parse_heartbeat(streams.name_in(message.subject), message.data, message.headers)
+    said = beat.body.message[:SAID_MOST] if beat.body and beat.body.message else None
+    first_end, run = (before.first_end, before.run) if before else (None, None)
+    if beat.signal is not Signal.START:
+        if before is None:
+            first_end = message.at
+        elif before.signal is Signal.START:
+            run = before.at, message.at
+    return Heard(message.seq, message.at, beat.signal, said, first_end, run)

@@ -16,8 +16,8 @@ from pydantic import (
     StringConstraints,
 )
 
-from services.api.fold import Document, configured, moment
-from shared import durations
+from services.api.fold import Document, configured, heard_in_this_life, moment
+from shared import durations, thresholds
 from shared.durations import Duration
 from shared.events import NAME_RULE_IN_WORDS, ServiceConfig, Status, valid_name
 from shared.problems import Problem, documented
@@ -59,9 +59,11 @@ class Wanted(BaseModel):
     dead_after: Threshold = None
     notify: StrictBool | None = Field(default=None, description="Whether its changes are sent.")
 
-    def whole(self, *, paused: bool = False) -> ServiceConfig:
-        """The configuration this is, with defaults for what it leaves out."""
-        return self.merged_into(ServiceConfig(paused=paused))
+    def whole(self, old: ServiceConfig | None = None) -> ServiceConfig:
+        """The configuration this is, with defaults for what it leaves out; from `old` only what nobody can
+        write here."""
+        kept = ServiceConfig(paused=old.paused, every=old.every) if old else ServiceConfig()
+        return self.merged_into(kept)
 
     def merged_into(self, config: ServiceConfig) -> ServiceConfig:
         """`config` with what is given here; null sets a field back to its default."""
@@ -86,10 +88,19 @@ class Defaults(BaseModel):
     dead_after: timedelta
 
     def in_force(self, config: ServiceConfig) -> tuple[timedelta, timedelta, timedelta]:
-        """Where only some are the service's own, the defaults make way: the monitor judges like this."""
-        silent = config.silent_after or self.silent_after
-        down = max(config.down_after or self.down_after, silent)
-        return silent, down, max(config.dead_after or self.dead_after, down)
+        own = config.silent_after, config.down_after, config.dead_after
+        default = self.silent_after, self.down_after, self.dead_after
+        return thresholds.in_force(own, config.every, default)
+
+    def sources(self, config: ServiceConfig) -> "ThresholdSources":
+        """Where each of those in force comes from."""
+        own = {field: getattr(config, field) for field in THRESHOLDS}
+        found: dict[str, Source] = {field: "service" if own[field] else "default" for field in THRESHOLDS}
+        if config.every and not any(own.values()):
+            found |= {"silent_after": "heartbeat", "down_after": "heartbeat"}
+            if self.in_force(config)[2] != self.dead_after:
+                found["dead_after"] = "heartbeat"
+        return ThresholdSources(**found)
 
     def check(self, config: ServiceConfig) -> None:
         """Problem 422 unless silent < down < dead, defaults included."""
@@ -109,7 +120,7 @@ class ThresholdsInForce(BaseModel):
     dead_after: str
 
 
-Source = Literal["default", "service"]
+Source = Literal["default", "heartbeat", "service"]
 
 
 class ThresholdSources(BaseModel):
@@ -132,6 +143,10 @@ _SERVICE: dict[str, JsonValue] = {
     "registered_by": "heartbeat",
     "thresholds": {"silent_after": "15m", "down_after": "2h", "dead_after": "7d"},
     "threshold_sources": {"silent_after": "default", "down_after": "service", "dead_after": "default"},
+    "every": None,
+    "message": "42 invoices sent",
+    "running_since": None,
+    "last_duration": 192.4,
     "paused": False,
     "notify": True,
     "description": "Sends the invoices",
@@ -155,6 +170,10 @@ class Service(BaseModel):
     registered_by: Literal["heartbeat", "api"]
     thresholds: ThresholdsInForce
     threshold_sources: ThresholdSources
+    every: str | None = Field(description="The interval that its heartbeats declare.")
+    message: str | None = Field(description="What its newest heartbeat said, or the first part of it.")
+    running_since: AwareDatetime | None = Field(description="When the run began that has not ended yet.")
+    last_duration: float | None = Field(description="Seconds that the last finished run took.")
     paused: bool
     notify: bool
     description: str
@@ -249,6 +268,7 @@ def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Servi
     def present(document: Document) -> Service:
         config, shown = document["config"], document["shown"]
         own = configured(document)
+        heard = heard_in_this_life(document)
         in_force = zip(THRESHOLDS, defaults.in_force(own), strict=True)
         return Service(
             name=document["_id"],
@@ -259,9 +279,11 @@ def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Servi
             registered_at=moment(config["registered_at"]),
             registered_by=config["registered_by"],
             thresholds=ThresholdsInForce(**{field: durations.write(value) for field, value in in_force}),
-            threshold_sources=ThresholdSources.model_validate(
-                {field: "service" if getattr(own, field) else "default" for field in THRESHOLDS}
-            ),
+            threshold_sources=defaults.sources(own),
+            every=durations.write(own.every) if own.every else None,
+            message=heard.message,
+            running_since=moment(heard.running_since) if heard.running_since else None,
+            last_duration=(heard.run[1] - heard.run[0]) / 1e6 if heard.run else None,
             paused=own.paused,
             notify=own.notify,
             description=own.description,

@@ -13,11 +13,10 @@ import structlog
 from nats.aio.msg import Msg
 from prometheus_client import Counter, Gauge
 
-from services.api.fold import Change, fold
-from services.api.store import Beat, DatabaseAway, Moved, Store, View
+from services.api.fold import Change, Heard, fold, hear
+from services.api.store import DatabaseAway, Moved, Store, View
 from shared import streams
 from shared.broker import Link, Reader, Stored, last_sequence, until_done
-from shared.events import parse_heartbeat
 from shared.service import Health
 
 log = structlog.get_logger()
@@ -51,26 +50,24 @@ class _Events:
 
 
 class _Heartbeats:
-    """Of each service only the newest counts, so they can wait a little for each other."""
+    """What those of one service come to is folded here, so they can wait a little for each other."""
 
     stream, subject, every = streams.HEARTBEATS, streams.ALL_HEARTBEATS, 1.0
 
     def __init__(self) -> None:
-        self._beats: dict[str, Beat] = {}
+        self._heard: dict[str, Heard] = {}
 
     def add(self, batch: list[Stored]) -> None:
         for message in batch:
             name = streams.name_in(message.subject)
             try:
-                parse_heartbeat(name, message.data, message.headers)
+                self._heard[name] = hear(self._heard.get(name), message)
             except ValueError:
                 SKIPPED.labels(self.stream).inc()
-            else:
-                self._beats[name] = Beat(message.seq, message.at)
 
     async def write(self, view: View) -> None:
-        beats, self._beats = self._beats, {}
-        await view.hear(beats)
+        heard, self._heard = self._heard, {}
+        await view.hear(heard)
 
 
 class Projector:

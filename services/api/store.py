@@ -18,8 +18,8 @@ from pymongo import DeleteMany, ReplaceOne, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from services.api.fold import PROBLEMS_FIRST, Change, Document
-from shared.events import Status
+from services.api.fold import PROBLEMS_FIRST, Change, Document, Heard
+from shared.events import Signal, Status
 
 Sort = Literal["name", "status", "since", "last_heartbeat"]
 SORTS: dict[Sort, str] = {
@@ -66,14 +66,6 @@ def check_url(url: str) -> str:
     except PyMongoError as error:
         raise ValueError(f"accepted: mongodb://host:port/ with options ({error})") from None
     return url
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """The newest heartbeat of a service: its sequence, and when the broker stored it."""
-
-    seq: int
-    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,12 +259,10 @@ class View:
             ],
         )
 
-    async def hear(self, beats: dict[str, Beat]) -> None:
-        """Take in the newest heartbeats. One may come before its registration is known here."""
-        await _write(
-            self._services,
-            [_merge(name, {"heartbeat": {"seq": b.seq, "at": b.at}}) for name, b in beats.items()],
-        )
+    async def hear(self, heard: dict[str, Heard]) -> None:
+        """Take in heartbeats that follow what was taken in before, or overlap with it. They may come before
+        their registration is known here."""
+        await _write(self._services, [_listen(name, it) for name, it in heard.items()])
 
     # --- reading
 
@@ -343,16 +333,30 @@ class View:
 
 
 def _merge(name: str, facets: dict[str, Document]) -> UpdateOne:
-    """By `_id` alone, because the embedded server scans for any other filter."""
+    return _update(name, {facet: (new["seq"], {"$literal": new}) for facet, new in facets.items()})
+
+
+def _listen(name: str, it: Heard) -> UpdateOne:
+    """The last run may have begun before these heartbeats: then its start is the newest in the document.
+    Is that newer than their first end, they were read again, and what ended then is told already."""
+    new = {"seq": it.seq, "at": it.at, "signal": it.signal.value, "message": it.message, "last_run": it.run}
+    content: Document = {"$literal": new}
+    if it.run is None:
+        last: Document = {"$ifNull": ["$heartbeat.last_run", None]}
+        if it.first_end is not None:
+            runs = {"$eq": ["$heartbeat.signal", Signal.START.value]}
+            ended = {"$and": [runs, {"$lte": ["$heartbeat.at", it.first_end]}]}
+            last = {"$cond": [ended, ["$heartbeat.at", it.first_end], last]}
+        content = {"$mergeObjects": [content, {"last_run": last}]}
+    return _update(name, {"heartbeat": (it.seq, content)})
+
+
+def _update(name: str, facets: dict[str, tuple[int, Document]]) -> UpdateOne:
+    """Each facet becomes what its expression says if its sequence is newer than the one there. By `_id`
+    alone, because the embedded server scans for any other filter."""
     merged = {
-        facet: {
-            "$cond": [
-                {"$gt": [new["seq"], {"$ifNull": [f"${facet}.seq", 0]}]},
-                {"$literal": new},
-                f"${facet}",
-            ]
-        }
-        for facet, new in facets.items()
+        facet: {"$cond": [{"$gt": [seq, {"$ifNull": [f"${facet}.seq", 0]}]}, content, f"${facet}"]}
+        for facet, (seq, content) in facets.items()
     }
     return UpdateOne({"_id": name}, [{"$set": merged}, {"$set": {"shown": _SHOWN}}], upsert=True)
 

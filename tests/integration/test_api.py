@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -15,11 +16,21 @@ from typing import Any
 import httpx
 import pytest
 
-from services.api.fold import fold
+from services.api.fold import Heard, fold, hear
 from services.api.store import Store
 from shared import streams
 from shared.broker import Link, Publisher, Reader, Stored
-from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
+from shared.events import (
+    ConfigData,
+    Doubt,
+    ServiceConfig,
+    ServiceRegistered,
+    ServiceUpdated,
+    Signal,
+    Status,
+    StatusData,
+    status_changed,
+)
 from shared.settings import Settings
 from tests.servers import Process, free_port, mongo_server, nats_server
 
@@ -94,13 +105,13 @@ def now() -> datetime:
 
 
 async def change(
-    publisher: Publisher, name: str, to: Status, after: int, since: datetime | None = None
+    publisher: Publisher, name: str, to: Status, after: int, since: datetime | None = None, **more: Any
 ) -> int:
     """What the monitor does when a status changes."""
     since = since or now()
     event = status_changed(
         name,
-        StatusData(from_=Status.UNKNOWN, to=to, since=since, last_heartbeat=since, reason="test"),
+        StatusData(from_=Status.UNKNOWN, to=to, since=since, last_heartbeat=since, reason="test", **more),
     )
     ack = await publisher.append(
         streams.status(name), event.to_bytes(), after=after, event_id=event.id, kind=event.type
@@ -108,13 +119,20 @@ async def change(
     return ack.seq
 
 
-async def register(publisher: Publisher, name: str, **config: Any) -> int:
+async def register(
+    publisher: Publisher, name: str, declared_at: datetime | None = None, **config: Any
+) -> int:
     event = ServiceRegistered(
         id=f"{name}-registered",
         source="/monitor",
         subject=name,
         time=now(),
-        data=ConfigData(config=ServiceConfig(**config), registered_at=now(), registered_by="heartbeat"),
+        data=ConfigData(
+            config=ServiceConfig(**config),
+            registered_at=now(),
+            registered_by="heartbeat",
+            declared_at=declared_at,
+        ),
     )
     ack = await publisher.append(
         streams.config(name), event.to_bytes(), after=0, event_id=event.id, kind=event.type
@@ -253,6 +271,125 @@ async def test_status_and_heartbeats_show_and_only_of_this_life(
 async def _has_status(client: httpx.AsyncClient, name: str, status: str) -> bool:
     answer = await client.get(f"/service/{name}")
     return answer.status_code == 200 and bool(answer.json()["status"] == status)
+
+
+async def shows(client: httpx.AsyncClient, name: str, **wanted: Any) -> dict[str, Any]:
+    """The answer for a service once it has these values."""
+
+    async def there() -> Any:
+        answer = (await client.get(f"/service/{name}")).json()
+        return answer if all(answer.get(field) == value for field, value in wanted.items()) else None
+
+    found: dict[str, Any] = await eventually(there)
+    return found
+
+
+async def test_the_declared_interval_gives_thresholds_and_survives_every_command(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    await register(publisher, "a", declared_at=now(), every="5m")
+    await register(publisher, "slow", every="1d")
+    made = await shows(client, "a", every="5m")
+    assert made["thresholds"] == {"silent_after": "15m", "down_after": "1h", "dead_after": "7d"}
+    by_heartbeat = {"silent_after": "heartbeat", "down_after": "heartbeat", "dead_after": "default"}
+    assert made["threshold_sources"] == by_heartbeat
+    slow = await shows(client, "slow", every="1d")
+    assert slow["thresholds"] == {"silent_after": "3d", "down_after": "12d", "dead_after": "24d"}
+    assert slow["threshold_sources"] == dict.fromkeys(by_heartbeat, "heartbeat")
+
+    refused(await client.put("/service/a", json={"every": "1m"}), 422)
+    for request in (
+        client.put("/service/a", json={"description": "new"}),
+        client.patch("/service/a", json={"tags": ["x"]}),
+        client.post("/service/a/pause"),
+        client.post("/service/a/resume"),
+    ):
+        answer = await request
+        assert (answer.status_code, answer.json()["every"]) == (200, "5m")
+        assert answer.json()["threshold_sources"] == by_heartbeat
+    events = (await client.get("/service/a/events")).json()["items"]
+    assert len(events) == 5
+    assert {event["data"]["config"]["every"] for event in events} == {"5m"}
+    assert len({event["data"]["declared_at"] for event in events}) == 1
+
+    own = (await client.patch("/service/a", json={"down_after": "2h"})).json()
+    assert own["every"] == "5m"
+    assert own["threshold_sources"] == dict.fromkeys(by_heartbeat, "default") | {"down_after": "service"}
+    refused(await client.patch("/service/a", json={"dead_after": "30m"}), 422)
+
+
+async def test_messages_and_runs_show_and_only_of_this_life(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    nothing = {"message": None, "running_since": None, "last_duration": None}
+    await register(publisher, "a")
+    await publisher.publish("heartbeat.a", b'{"message": "$seq"}')
+    assert nothing | await shows(client, "a", message="$seq") == await shows(client, "a")
+    await publisher.publish("heartbeat.a", b"", {"Registry-Signal": "start"})
+    began = (await shows(client, "a", message=None))["running_since"]
+    assert began
+    await asyncio.sleep(0.2)
+    await publisher.publish("heartbeat.a", json.dumps({"message": "x" * 3000}).encode())
+    ended = await shows(client, "a", message="x" * 1000, running_since=None)
+    took = datetime.fromisoformat(ended["last_heartbeat"]) - datetime.fromisoformat(began)
+    assert ended["last_duration"] == took.total_seconds() >= 0.2
+    # A start and its failure in one batch; then a start that another one supersedes.
+    await publisher.publish("heartbeat.a", b"", {"Registry-Signal": "start"})
+    await publisher.publish("heartbeat.a", b'{"message": "no"}', {"Registry-Signal": "fail"})
+    failed = await shows(client, "a", message="no", running_since=None)
+    assert 0 < failed["last_duration"] < 0.2
+    for said in (b"", b'{"message": "again"}'):
+        await publisher.publish("heartbeat.a", said, {"Registry-Signal": "start"})
+    again = await shows(client, "a", message="again", last_duration=failed["last_duration"])
+    assert again["running_since"] == again["last_heartbeat"]
+    await client.delete("/service/a")
+    await client.post("/service", json={"name": "a"})
+    assert (await client.get("/service/a")).json().items() >= nothing.items()
+    await publisher.publish("heartbeat.a", b'{"message": "new"}')
+    assert (await shows(client, "a", message="new")).items() >= (nothing | {"message": "new"}).items()
+
+
+async def test_history_tells_what_was_said_and_nothing_that_was_not(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    await client.post("/service", json={"name": "a"})
+    seq = await change(publisher, "a", Status.ALIVE, 0)
+    doubt = Doubt(stopped=312, of=340, within=5)
+    seq = await change(publisher, "a", Status.DOWN, seq, message="disk full", duration=192.5, doubt=doubt)
+    await shows(client, "a", status="down")
+    down, alive, registered = (await client.get("/service/a/events")).json()["items"]
+    said = {key: down["data"][key] for key in ("message", "duration", "doubt")}
+    assert said == {"message": "disk full", "duration": 192.5, "doubt": doubt.model_dump()}
+    assert set(alive["data"]) == {"from", "to", "since", "last_heartbeat", "reason"}
+    assert set(registered["data"]) == {"config", "registered_at", "registered_by"}
+    assert "every" not in registered["data"]["config"]
+
+
+async def test_what_cannot_be_read_is_passed_over(client: httpx.AsyncClient, publisher: Publisher) -> None:
+    await register(publisher, "a")
+    await publisher.publish("heartbeat.a", b'{"message": "good"}')
+    good = await shows(client, "a", message="good")
+    event = json.loads(
+        ServiceUpdated(id="1", source="/api", subject="a", time=now(), data=ConfigData()).to_bytes()
+    )
+    wrong = event | {"data": {"config": {"description": 1}}}
+    for poison in (event | {"type": "service.updated.v2"}, wrong, {}):
+        await publisher.publish("service.config.a", json.dumps(poison).encode())
+    for poison in (event | {"type": "service.status_changed.v9"}, event):
+        await publisher.publish("service.status.a", json.dumps(poison).encode())
+    for body in (b"noise", b"[]", b'{"every": "soon"}'):
+        await publisher.publish("heartbeat.a", body)
+    await publisher.publish("heartbeat.a", b"", {"Registry-Signal": "well"})
+    await publisher.publish("heartbeat.é")
+    await register(publisher, "later")
+    await publisher.publish("heartbeat.later", b'{"message": "there"}')
+    await shows(client, "later", message="there")
+    assert (await client.get("/service/a")).json() == good
+    metrics = (await client.get("/metrics")).text
+    assert 'registry_projection_skipped_total{stream="SERVICES"} 5.0' in metrics
+    assert 'registry_projection_skipped_total{stream="HEARTBEATS"} 5.0' in metrics
+    # What stands there unread is in no command's way.
+    assert (await client.patch("/service/a", json={"description": "on"})).json()["description"] == "on"
 
 
 async def fleet(publisher: Publisher, count: int) -> None:
@@ -537,6 +674,12 @@ async def lively(client: httpx.AsyncClient, publisher: Publisher, prefix: str = 
     await publisher.publish(f"service.config.{prefix}9", b"no event")
     await publisher.publish(f"heartbeat.{prefix}4", b"\xff no body")
     await publisher.publish(f"heartbeat.{prefix}5", b'{"message": "well"}')
+    await publisher.publish(f"heartbeat.{prefix}6", b"", {"Registry-Signal": "start"})
+    await publisher.publish(f"heartbeat.{prefix}7", b"", {"Registry-Signal": "start"})
+    await asyncio.sleep(
+        1.5
+    )  # the projector writes what it has, and hears the end of the run in another batch
+    await publisher.publish(f"heartbeat.{prefix}7", b'{"message": "no"}', {"Registry-Signal": "fail"})
 
 
 async def fleet_named(publisher: Publisher, prefix: str) -> None:
@@ -617,6 +760,35 @@ async def test_everything_twice_and_shuffled_gives_the_same_documents(
     for one in [*reversed(changes), *changes]:
         await view.apply([one])
     assert await view.everything() == live
+    store.close()
+
+
+async def test_runs_are_the_same_however_heartbeats_are_cut_into_batches(mongo_url: str) -> None:
+    """Also when some are read again, as after a crash between the documents and the checkpoint."""
+    rng = random.Random(7)
+    store = Store(mongo_url, "registry")
+    view = await store.open()
+    wanted: dict[str, tuple[int, list[int] | None]] = {}
+    for name in (f"s{i}" for i in range(60)):
+        beats, began, run = [], None, None
+        for seq in range(1, rng.randint(2, 12)):
+            signal = rng.choice(list(Signal))
+            beats.append(Stored(f"heartbeat.{name}", b"", {"Registry-Signal": signal}, seq, seq * 10**6, 0))
+            if signal is not Signal.START and began:
+                run = [began, seq * 10**6]
+            began = seq * 10**6 if signal is Signal.START else None
+        wanted[name] = len(beats), run
+        done = 0
+        while done < len(beats):
+            start, done = rng.randint(0, done), rng.randint(done + 1, len(beats))
+            heard: Heard | None = None
+            for beat in beats[start:done]:
+                heard = hear(heard, beat)
+            assert heard
+            for _ in range(rng.randint(1, 2)):
+                await view.hear({name: heard})
+    found, _ = await view.everything()
+    assert wanted == {it["_id"]: (it["heartbeat"]["seq"], it["heartbeat"]["last_run"]) for it in found}
     store.close()
 
 
