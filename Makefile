@@ -25,6 +25,9 @@ lint: setup  ## Style, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+simulate: setup  ## The monitor against made-up disasters: SEEDS=100000, or SEED=17 with all that happened in it
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
+
 bench: setup  ## Benchmarks, side by side with the floor
 	$(BIN)/python -m benchmarks
 
@@ -34,4 +37,4 @@ lock:  ## Renew the locked requirements (needs uv)
 		--no-emit-package numpy --no-emit-package shapely --no-emit-package s2sphere --no-emit-package future --no-emit-package python-dateutil \
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
 
-.PHONY: help setup run test lint bench lock
+.PHONY: help setup run test lint simulate bench lock

@@ -1,0 +1,277 @@
+"""Plays a scenario with the real monitor on the made-up broker, and again without disturbance."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+from unittest.mock import patch
+
+import shared.broker
+from services.monitor import record, watch
+from services.monitor.watch import Monitor, Rules
+from shared import streams
+from shared.broker import NotStored, Stored, WrongSequence
+from shared.events import (
+    ConfigData,
+    ConfigEvent,
+    ServiceConfig,
+    ServiceDeleted,
+    ServicePaused,
+    ServiceRegistered,
+    ServiceResumed,
+    ServiceUpdated,
+    StatusChanged,
+    parse_event,
+)
+from tests.simulation.clock import VirtualLoop, play
+from tests.simulation.model import BASE, Broker, Heartbeats, Session
+from tests.simulation.scenario import Command, Scenario, Seat
+
+BUCKETS = 3
+SETTLES = 30.0
+"""Seconds without a fact at the end, for what is still on its way."""
+
+
+class Failed(AssertionError):
+    """The monitor itself broke."""
+
+
+class Process(Session):
+    """What runs one monitor. Tests put broken ones in its place."""
+
+    def monitor(self, rules: Rules) -> Monitor:
+        return Monitor(self, rules)  # type: ignore[arg-type]
+
+
+def rules(scenario: Scenario, kept: int | None) -> Rules:
+    more: dict[str, Any] = {"buckets": BUCKETS} if "buckets" in {f.name for f in fields(Rules)} else {}
+    return Rules(scenario.patience, kept or 1_000_000, 1000, **more)
+
+
+def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[str] | None = None) -> Broker:
+    """Everything that the scenario has in store. The broker as it is in the end."""
+    made: list[Broker] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        broker = Broker(loop, scenario.heartbeats, (), scenario.outages, trace)
+        made.append(broker)
+        running: list[asyncio.Task[None]] = []
+        up: set[int] = set()
+        for n, seat in enumerate(scenario.seats):
+            running.append(loop.create_task(_sit(scenario, broker, process, n, seat, up)))
+        running.append(loop.create_task(_api(scenario, broker)))
+        await asyncio.sleep(scenario.end + SETTLES)
+        for task in running:
+            if task.done():
+                task.result()
+        broker.close()
+
+    play(main)
+    return made[0]
+
+
+async def _sit(
+    scenario: Scenario, broker: Broker, process: type[Process], n: int, seat: Seat, up: set[int]
+) -> None:
+    """One seat's monitors, one after the other."""
+    loop = broker.loop
+    for count, life in enumerate(seat.lives):
+        is_last = count == len(seat.lives) - 1
+        await asyncio.sleep(max(0.0, min(life.delay, scenario.calm_at - loop.time())))
+        if life.loses_snapshot and not up:
+            broker.say("kv", "--- everything in it is lost")
+            broker.kv.clear()
+        session = process(
+            broker,
+            f"monitor{n}.{count}",
+            Random(scenario.seed * 1000 + n * 100 + count),
+            seat.faults,
+            calm_at=scenario.calm_at,
+            kill_at=0 if is_last else life.kill_at,
+            suspended=seat.suspended,
+        )
+        broker.say(session.name, "--- starts")
+        up.add(n)
+        task = session.run(session.monitor(rules(scenario, scenario.kept)).run())
+        dead = loop.create_task(session.dead.wait())
+        timer = None
+        if not is_last:
+            left = min(life.lasts, max(0.0, scenario.calm_at - loop.time()))
+            timer = loop.call_later(left, session.kill)
+        await asyncio.wait((task, dead), return_when=asyncio.FIRST_COMPLETED)
+        if not session.dead.is_set():
+            _broke(session, task)
+        if timer:
+            timer.cancel()
+        up.discard(n)
+
+
+def _broke(session: Session, task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    raise Failed(f"{session.name} ended by itself: {error!r}") from error
+
+
+def undisturbed(
+    scenario: Scenario, events: Sequence[Stored], process: type[Process] = Process, trace: Any = None
+) -> Broker:
+    """One monitor that comes when all is over and meets no fault: reads all facts and all configuration."""
+    config = [event for event in events if not event.subject.startswith("service.status.")]
+    heartbeats = Heartbeats(scenario.heartbeats.facts)
+    return _alone(
+        scenario, heartbeats, config, scenario.end + SETTLES, scenario.end + 2 * SETTLES, process, trace
+    )
+
+
+def live(scenario: Scenario, process: type[Process] = Process, trace: Any = None) -> Broker:
+    """One monitor that is there from the start and meets no fault."""
+    heartbeats = Heartbeats(scenario.heartbeats.facts)
+    return _alone(scenario, heartbeats, (), 0.0, scenario.end + SETTLES, process, trace)
+
+
+def _alone(
+    scenario: Scenario,
+    heartbeats: Heartbeats,
+    events: Sequence[Stored],
+    start: float,
+    end: float,
+    process: type[Process],
+    trace: Any,
+) -> Broker:
+    made: list[Broker] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        broker = Broker(loop, heartbeats, events, (), trace)
+        made.append(broker)
+        session = process(broker, "alone", Random(0), at_once=start > 0)
+        task = session.run(session.monitor(rules(scenario, None)).run())
+        await asyncio.sleep(end - start)
+        if task.done():
+            _broke(session, task)
+        broker.close()
+
+    play(main, start)
+    return made[0]
+
+
+# --- the API
+
+
+async def _api(scenario: Scenario, broker: Broker) -> None:
+    loop = broker.loop
+    session = Session(broker, "api", Random(scenario.seed + 1), scenario.api_faults, calm_at=scenario.calm_at)
+    for n, command in enumerate(scenario.commands):
+        await asyncio.sleep(max(0.0, command.at - loop.time()))
+        try:
+            await _command(session, command, n)
+        except NotStored:
+            broker.say("api", f"gives up: {command.kind} {command.name}")
+
+
+async def _command(session: Session, command: Command, n: int) -> None:
+    """Decide on the newest configuration, append if it still is the newest, else decide again."""
+    subject = streams.config(command.name)
+    if command.kind == "garbage":
+        await session.operation(
+            "put garbage", subject, lambda: session.broker.append(subject, b'{"type": 1}')
+        )
+        return
+    for attempt in range(10):
+        newest = await session.newest_event(subject)
+        event = _decide(command, newest, f"{n}-{attempt}", session.broker.now())
+        if event is None:
+            return
+        try:
+            await session.append(subject, event, newest.seq if newest else 0)
+            return
+        except WrongSequence:
+            continue
+
+
+_KINDS: dict[str, Any] = {"update": ServiceUpdated, "pause": ServicePaused, "resume": ServiceResumed}
+
+
+def _decide(command: Command, newest: Stored | None, event_id: str, now: int) -> ConfigEvent | None:
+    old = None
+    if newest is not None:
+        try:
+            old = parse_event(newest.data)
+        except ValueError:
+            return None
+    about: dict[str, Any] = {
+        "id": event_id,
+        "source": "/api",
+        "subject": command.name,
+        "time": datetime.fromtimestamp(now / 1e6, UTC),
+    }
+    there = old is not None and not isinstance(old, ServiceDeleted)
+    if command.kind == "register":
+        config = ServiceConfig.model_validate(command.config)
+        return None if there else ServiceRegistered(**about, data=ConfigData(config=config))
+    if not there:
+        return None
+    if command.kind == "delete":
+        return ServiceDeleted(**about)
+    assert old is not None
+    assert newest is not None
+    assert not isinstance(old, ServiceDeleted | StatusChanged)
+    config = old.data.config
+    if command.kind == "update":
+        config = ServiceConfig.model_validate(
+            {**command.config, "paused": config.paused, "every": config.every}
+        )
+    else:
+        config = config.model_copy(update={"paused": command.kind == "pause"})
+    if config == old.data.config:
+        return None
+    registered_at = old.data.registered_at or datetime.fromtimestamp(newest.at / 1e6, UTC)
+    data = old.data.model_copy(update={"config": config, "registered_at": registered_at})
+    event: ConfigEvent = _KINDS[command.kind](**about, data=data)
+    return event
+
+
+# --- around it
+
+
+class _Silent:
+    """In place of a logger."""
+
+    def __getattr__(self, level: str) -> Any:
+        return lambda *_, **__: None
+
+
+@contextmanager
+def surroundings() -> Iterator[None]:
+    """No logs, few buckets, and a wall clock that jumps at every look."""
+    wild = Random(1)
+    started = time.time()
+    with (
+        patch.object(record, "BUCKETS", BUCKETS),
+        patch.object(watch, "log", _Silent()),
+        patch.object(shared.broker, "log", _Silent()),
+        patch.object(shared.broker, "_said_at", float("inf")),
+        patch.object(time, "time", lambda: started + wild.uniform(-1e7, 1e7)),
+    ):
+        yield
+
+
+def micros(time: datetime) -> int:
+    return round(time.timestamp() * 1e6)
+
+
+def history(broker: Broker) -> dict[str, list[StatusChanged]]:
+    """The changes of each service, as they are recorded."""
+    found: dict[str, list[StatusChanged]] = {}
+    for event in broker.events:
+        if event.subject.startswith("service.status."):
+            change = parse_event(event.data)
+            assert isinstance(change, StatusChanged)
+            found.setdefault(streams.name_in(event.subject), []).append(change)
+    return found
+
+
+def seconds(time: datetime | None) -> str:
+    return "never" if time is None else f"{(micros(time) - BASE) / 1e6:.6f}"

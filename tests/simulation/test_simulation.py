@@ -1,0 +1,53 @@
+"""Ten seconds of simulations. `make simulate SEEDS=100000` runs as many as wanted."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.command import chunk
+
+FIRST = 0
+SECONDS = 10.0
+FEW = 20
+
+
+NOT_YET = pytest.mark.xfail(
+    reason="the monitor that reads all configuration in order is on its way", strict=False
+)
+
+
+@NOT_YET
+def test_history_is_the_same_whatever_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    began, seed, failures = time.monotonic(), FIRST, list[tuple[int, str]]()
+    while not failures and time.monotonic() - began < SECONDS:
+        failures = chunk(range(seed, seed + FEW))[1]
+        seed += FEW
+    with capsys.disabled():
+        sys.stdout.write(f"\n{seed - FIRST} simulations in {time.monotonic() - began:.1f} s\n")
+    assert not failures, "".join(
+        f"\nseed {seed}: {problem}\nreplay with: make simulate SEED={seed}" for seed, problem in failures
+    )
+
+
+@NOT_YET
+def test_a_seed_means_the_same_in_every_process() -> None:
+    """Else a failing one could not be replayed: no wall clock, and no order of hashes."""
+    program = (
+        "from tests.simulation.simulate import fingerprint; import sys; sys.stdout.write(fingerprint(30))"
+    )
+    root = Path(__file__).parents[2]
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=root,
+            env={"PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(told) == 1
