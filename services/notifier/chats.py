@@ -198,7 +198,8 @@ class Chat:
             return message, Sending(through=done, digest=day)
         waiting = [c for c in self.pending.changes if open_ is None or c.seq <= open_.through]
         if waiting:
-            message = pack(waiting, self._around.look, repeat=open_ is not None)
+            repeat, doubted = open_ is not None, self.cursor.doubted
+            message = pack(waiting, self._around.look, repeat=repeat, doubted=doubted)
             return message, open_ or Sending(through=message.through_seq)
         if open_:
             await self._write(done=max(self.cursor.done, open_.through), sending=None)
@@ -274,6 +275,7 @@ class Chat:
             done=max(self.pending.tail, message.through_seq) if idle else message.through_seq,
             sending=sending if message.through_seq < sending.through else None,
             threads=self._threads(message, message_id),
+            doubted=max(filter(None, (self.cursor.doubted, message.doubted)), default=None),
         )
 
     async def _switch_off(self, reason: str) -> None:

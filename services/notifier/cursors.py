@@ -1,6 +1,6 @@
 """How far each chat has come, in the broker's KV. Each record has one writer, and the broker sees to it."""
 
-from datetime import date
+from datetime import date, datetime
 
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
@@ -26,7 +26,8 @@ class Sending(BaseModel):
 
 
 class Cursor(BaseModel):
-    """`done`: every change up to here has reached the chat. `sending`: what may have, if set."""
+    """`done`: every change up to here has reached the chat. `sending`: what may have, if set. `doubted`:
+    since when the newest change holds that the chat was told of and that the registry doubted."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,6 +37,7 @@ class Cursor(BaseModel):
     off: str | None = None
     chat: str | None = None
     threads: dict[str, int] = {}
+    doubted: datetime | None = None
 
 
 class Record:

@@ -76,6 +76,9 @@ class History:
             data.last_heartbeat,
             data.reason,
             began,
+            data.message,
+            data.duration,
+            data.doubt,
         )
 
     async def _began(self, event: StatusChanged, seq: int) -> datetime | None:

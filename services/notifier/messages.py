@@ -5,14 +5,14 @@ and to Telegram should it refuse the markup. Lengths are those of the plain one,
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from shared.digest import MARKS, local
 from shared.durations import spoken
-from shared.events import Status
+from shared.events import Doubt, Status
 
 ROOM = 3900
 """UTF-16 units for the body, of Telegram's 4,096; the rest is for the notes around it."""
@@ -22,6 +22,11 @@ MOST_LINES = 40
 """Up to this many get a line each; more are a storm, and only named."""
 MOST_REASON = 300
 MOST_NAME = 128
+MOST_SAID = 200
+MOST_WARNING = 120
+"""UTF-16 units for the registry's doubt of itself."""
+SAME_EPISODE = timedelta(hours=1)
+"""The doubt is not said again for a change that follows the last doubted one by no more than this."""
 
 Form = Callable[["Change", "Look"], tuple[str, str]]
 """Makes a change's text, with markup and without."""
@@ -45,6 +50,9 @@ class Change:
     reason: str
     began: datetime | None
     """When the status it left had begun; None if that is not known."""
+    message: str | None = None
+    duration: float | None = None
+    doubt: Doubt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +75,35 @@ class Message:
     risen: tuple[str, ...] = ()
     about: str | None = None
     """The service, if the message is about one alone."""
+    doubted: datetime | None = None
+    """Since when the newest of its changes holds that the registry doubts."""
 
 
 def loud(change: Change) -> bool:
     return change.to in _FALLEN or change.from_ in _FALLEN
 
 
-def pack(pending: Sequence[Change], look: Look, *, repeat: bool = False) -> Message:
+def pack(
+    pending: Sequence[Change], look: Look, *, repeat: bool = False, doubted: datetime | None = None
+) -> Message:
     """As many of the pending changes, in order, as one message holds: at least the first.
 
     In the richest form that holds all of them, else in the one that holds most. So what was packed once is
-    packed alike when it is alone.
+    packed alike when it is alone. `doubted`: the newest doubted change that the chat knows of.
     """
-    texts = None
+    texts, told, room = None, pending, ROOM
+    if _warning(pending, doubted):
+        told, room = [_without_doubt(change) for change in pending], ROOM - MOST_WARNING
     if len(pending) <= MOST_BLOCKS:
-        texts = _one_by_one(pending, look, _block, "\n\n")
+        texts = _one_by_one(told, look, room, _block, "\n\n")
     if texts is None and len(pending) <= MOST_LINES:
-        texts = _one_by_one(pending, look, _line, "\n")
-    taken, texts = (pending, texts) if texts else _storm(pending, look)
-    html, plain = (f"{REPEAT}\n{text}" if repeat else text for text in texts)
+        texts = _one_by_one(told, look, room, _line, "\n") or _one_by_one(told, look, room, _short_line, "\n")
+    taken, texts = (pending, texts) if texts else _storm(pending, look, room)
+    html, plain = texts
+    if warning := _warning(taken, doubted):
+        html, plain = f"⚠️ <b>{warning}</b>\n\n{html}", f"⚠️ {warning}\n\n{plain}"
+    if repeat:
+        html, plain = f"{REPEAT}\n{html}", f"{REPEAT}\n{plain}"
     last = {change.name: change for change in taken}
     return Message(
         text=html,
@@ -95,7 +113,30 @@ def pack(pending: Sequence[Change], look: Look, *, repeat: bool = False) -> Mess
         fallen=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
         risen=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
         about=taken[0].name if len(last) == 1 else None,
+        doubted=_newest_doubted(taken),
     )
+
+
+def _newest_doubted(changes: Sequence[Change]) -> datetime | None:
+    return max((change.since for change in changes if change.doubt), default=None)
+
+
+def _warning(changes: Sequence[Change], doubted: datetime | None) -> str:
+    """That it may be the registry that is cut off, as it knew last; empty if the chat has been told."""
+    newest = _newest_doubted(changes)
+    if newest is None or (doubted and newest - doubted <= SAME_EPISODE):
+        return ""
+    doubt = next(change.doubt for change in reversed(changes) if change.doubt)
+    text = (
+        f"{doubt.stopped} of {doubt.of} services stopped within {_spoken(doubt.within)}: "
+        "the registry may be cut off"
+    )
+    return cut(text, MOST_WARNING - 5)
+
+
+def _without_doubt(change: Change) -> Change:
+    """Its own reason alone, where the doubt is said above."""
+    return replace(change, reason=change.reason.partition(";")[0]) if change.doubt else change
 
 
 def digest_message(lines: Sequence[str], look: Look, through_seq: int, *, repeat: bool = False) -> Message:
@@ -133,11 +174,13 @@ def _service_url(name: str, look: Look) -> str:
 # --- few changes: a block or a line each
 
 
-def _one_by_one(pending: Sequence[Change], look: Look, form: Form, between: str) -> tuple[str, str] | None:
+def _one_by_one(
+    pending: Sequence[Change], look: Look, room: int, form: Form, between: str
+) -> tuple[str, str] | None:
     """None if they do not fit into one message."""
     forms = [form(change, look) for change in pending]
     plain = between.join(plain for _, plain in forms)
-    if units(plain) > ROOM:
+    if units(plain) > room:
         return None
     return between.join(html for html, _ in forms), plain
 
@@ -149,6 +192,8 @@ def _block(change: Change, look: Look) -> tuple[str, str]:
     details = [f"since {local(change.since, look.zone)}", _last_heartbeat(change, look)]
     if told := _what_happened(change):
         details.insert(0, told)
+    if said := _said(change):
+        details.insert(1 if told else 0, said)
     mark = MARKS[change.to]
     html = [f"{mark} <b>{_anchor(url, name)}</b>: {arrow}", *map(escape, details)]
     plain = [f"{mark} {name}: {arrow}", *details, url]
@@ -156,6 +201,13 @@ def _block(change: Change, look: Look) -> tuple[str, str]:
 
 
 def _line(change: Change, look: Look) -> tuple[str, str]:
+    html, plain = _short_line(change, look)
+    failed = "failed " if change.to is not Status.ALIVE else ""
+    more = "".join(f", {text}" for text in (_took(change, failed), _said(change)) if text)
+    return html + escape(more), plain + more
+
+
+def _short_line(change: Change, look: Look) -> tuple[str, str]:
     name = cut(change.name, MOST_NAME)
     rest = f" {change.from_} → {change.to} since {local(change.since, look.zone)}"
     rest += f", {length}" if (length := _how_long(change)) else f", {_last_heartbeat(change, look)}"
@@ -172,14 +224,33 @@ def _last_heartbeat(change: Change, look: Look) -> str:
 def _what_happened(change: Change) -> str:
     """How long it lasted, for a recovery; that it is the first heartbeat; or the reason of a fall."""
     if change.to is not Status.ALIVE:
-        return cut(" ".join(change.reason.split()), MOST_REASON)
-    return "first heartbeat" if change.from_ is Status.UNKNOWN else _how_long(change)
+        return f"{cut(' '.join(change.reason.split()), MOST_REASON)} {_took(change)}".strip()
+    told = "first heartbeat" if change.from_ is Status.UNKNOWN else _how_long(change)
+    return ", ".join(filter(None, (told, _took(change))))
+
+
+def _took(change: Change, failed: str = "") -> str:
+    """How long the run was that ended with it: `ran 12 s`, or `after 12 s` for a failure."""
+    if change.duration is None:
+        return ""
+    return f"{'ran' if change.to is Status.ALIVE else f'{failed}after'} {_spoken(change.duration)}"
+
+
+def _said(change: Change) -> str:
+    """What its heartbeat had to say, in one line."""
+    text = " ".join((change.message or "").split())
+    return f"“{cut(text, MOST_SAID)}”" if text else ""
 
 
 def _how_long(change: Change) -> str:
     if change.to is not Status.ALIVE or change.from_ is Status.UNKNOWN or change.began is None:
         return ""
     return f"was {change.from_} for {spoken(change.since - change.began)}"
+
+
+def _spoken(seconds: float) -> str:
+    """Whatever number stands in the record: no event may end the notifier."""
+    return spoken(timedelta(seconds=min(max(0, seconds), 1e9)))
 
 
 # --- a storm: names under the change they share
@@ -211,11 +282,11 @@ _HEADING = 120
 """UTF-16 units that a group's heading takes, at most."""
 
 
-def _storm(pending: Sequence[Change], look: Look) -> tuple[Sequence[Change], tuple[str, str]]:
+def _storm(pending: Sequence[Change], look: Look, room: int) -> tuple[Sequence[Change], tuple[str, str]]:
     home = f"{look.public_url}/"
     groups: list[_Group] = []
     last_group: dict[str, int] = {}
-    room = ROOM - units(home) - 100
+    room -= units(home) + 100
     count = 0
     for change in pending:
         name = cut(change.name, MOST_NAME)

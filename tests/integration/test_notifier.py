@@ -24,7 +24,15 @@ from services.notifier.messages import REPEAT, Change, Look, Message
 from services.notifier.target import Outcome, Sent
 from shared import streams
 from shared.broker import Link, Publisher, until_done
-from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
+from shared.events import (
+    ConfigData,
+    Doubt,
+    ServiceConfig,
+    ServiceRegistered,
+    Status,
+    StatusData,
+    status_changed,
+)
 from tests.broker import eventually, provisioned
 from tests.servers import Process, service
 from tests.telegram_standin import Standin
@@ -51,13 +59,12 @@ class Record:
 
         self._last[subject] = await until_done("append", attempt)
 
-    async def change(self, name: str, from_: Status, to: Status, ago: float = 0) -> None:
+    async def change(self, name: str, from_: Status, to: Status, ago: float = 0, **more: Any) -> None:
         since = datetime.now(UTC) - timedelta(seconds=ago)
+        data = {"reason": "test", **more}
         await self._append(
             streams.status(name),
-            status_changed(
-                name, StatusData(from_=from_, to=to, since=since, last_heartbeat=since, reason="test")
-            ),
+            status_changed(name, StatusData(from_=from_, to=to, since=since, last_heartbeat=since, **data)),
         )
 
     async def register(self, name: str, *, notify: bool = True) -> None:
@@ -358,13 +365,85 @@ async def test_a_service_nobody_is_to_be_told_of(record: Record, telegram: Stand
     assert "quiet" not in texts(telegram)[0] + texts(telegram)[-1]
 
 
+DOUBTED = {
+    "reason": "no heartbeat for 15m; 312 of 340 services stopped within 5 s, the registry may be cut off",
+    "doubt": Doubt(stopped=312, of=340, within=5),
+}
+WARNING = "⚠️ 312 of 340 services stopped within 5 s: the registry may be cut off\n\n"
+
+
+async def test_a_change_says_what_was_said_and_how_long_it_ran(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    start()
+    await record.change("job", ALIVE, DOWN, message="disk <full>\n", duration=192.4, reason="exit code 3")
+    (text,) = await told(telegram, "job")
+    assert "exit code 3 after 3 min 12 s\n“disk <full>”\n" in text
+
+
+async def test_the_registrys_doubt_is_said_once_per_episode_also_across_a_crash(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start(telegram_chat_id="42,43")
+    await record.change("early", SILENT, DOWN)
+    await told(telegram, "early")
+    process.stop()
+    bucket = await record.link.js.key_value(streams.NOTIFIER_BUCKET)
+    cursor = json.loads((await bucket.get("telegram.42")).value or b"")
+    del cursor["doubted"]  # as an older version wrote it
+    await bucket.put("telegram.42", json.dumps(cursor).encode())
+
+    process = start(telegram_chat_id="42,43")
+    telegram.control("hang", "42", times=1)
+    await record.change("first", ALIVE, SILENT, **DOUBTED)
+    await told(telegram, "first", chat="43")
+    process.kill()
+    process = start(telegram_chat_id="42,43")
+    await told(telegram, "first")
+    for name in ("second", "third"):
+        await record.change(name, ALIVE, SILENT, **DOUBTED)
+        await told(telegram, name)
+        await told(telegram, name, chat="43")
+        process.kill()
+        process = start(telegram_chat_id="42,43")
+    await record.change("plain", SILENT, DOWN)
+    await told(telegram, "plain")
+    await record.change("after", ALIVE, SILENT, ago=-3700, **DOUBTED)
+    for chat in ("42", "43"):
+        found = await told(telegram, "after", chat=chat)
+        heads = ["early", "first", "second", "third", "plain", "after"]
+        assert [next(head for head in heads if head in text) for text in found] == heads
+        warned = [text.removeprefix(f"{REPEAT}\n").startswith(WARNING) for text in found]
+        assert warned == [False, True, False, False, False, True]
+        assert [text.count("312 of 340") for text in found] == [0, 1, 1, 1, 0, 1]
+    assert [text.startswith(REPEAT) for text in texts(telegram)] == [False, True, False, False, False, False]
+
+
 async def test_what_cannot_be_read_is_passed_over(record: Record, telegram: Standin, start: Start) -> None:
+    poison = [b"", b"noise", b'{"type": "service.exploded.v1"}', b"[]", b"\xff" * 100]
+    await record.register("odd")
+    good = (await record.link.js.get_msg(streams.SERVICES, 1)).data or b""
+    later_version = good.replace(b"registered.v1", b"registered.v2")
+    not_valid = good.replace(b'"tags":[]', b'"tags":7')
+    assert len({good, later_version, not_valid}) == 3
+
+    async def publish() -> None:
+        for payload in poison:
+            await record.link.js.publish("service.status.odd", payload)
+        for payload in (later_version, not_valid):
+            await record.link.js.publish("service.config.odd", payload)
+
     process = start()
-    for payload in (b"", b"noise", b'{"type": "service.exploded.v1"}', b"[]", b"\xff" * 100):
-        await record.link.js.publish("service.status.odd", payload)
+    await publish()
     await record.change("web", ALIVE, DOWN)
     assert len(await told(telegram, "web")) == 1
-    assert "registry_unreadable_events_total 5.0" in get(process, "/metrics")[1]
+    assert "registry_unreadable_events_total 7.0" in get(process, "/metrics")[1]
+    process.stop()
+    await publish()
+    process = start()  # and reads the newest of each subject first
+    await record.change("again", ALIVE, DOWN)
+    assert len(await told(telegram, "again")) == 2
+    assert "event cannot be read; passed over" in process.log.read_text()
 
 
 async def test_the_digest_comes_late_after_an_outage_and_never_twice(

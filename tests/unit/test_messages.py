@@ -1,12 +1,13 @@
 """What people read: nothing in it can break the markup, nothing is too long, every service is named."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.messages import REPEAT, Change, Look, Message, digest_message, loud, pack, units
-from shared.events import Status
+from services.notifier.messages import REPEAT, ROOM, Change, Look, Message, digest_message, loud, pack, units
+from shared.events import Doubt, Status
 from tests.telegram_standin import parsed
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -31,13 +32,20 @@ def change(
     to: Status = DOWN,
     seq: int = 1,
     reason: str = "no heartbeat for 1h",
+    since: datetime = NOW,
+    **more: Any,
 ) -> Change:
-    heard = NOW - timedelta(hours=1)
-    return Change(seq, NOW, name, from_, to, NOW, heard, reason, NOW - timedelta(hours=3, minutes=12))
+    began = NOW - timedelta(hours=3, minutes=12)
+    return Change(seq, NOW, name, from_, to, since, NOW - timedelta(hours=1), reason, began, **more)
 
 
-def storm(count: int) -> list[Change]:
-    return [change(f"service-{i:04}", seq=i + 1) for i in range(count)]
+def storm(count: int, **more: Any) -> list[Change]:
+    return [change(f"service-{i:04}", seq=i + 1, **more) for i in range(count)]
+
+
+DOUBT = Doubt(stopped=312, of=340, within=5)
+WARNING = "312 of 340 services stopped within 5 s: the registry may be cut off"
+DOUBTED = {"doubt": DOUBT, "reason": "no heartbeat for 1h; 312 of 340 services stopped within 5 s"}
 
 
 def all_messages(pending: list[Change]) -> list[Message]:
@@ -99,8 +107,10 @@ def test_no_name_breaks_the_markup(name: str, count: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 5, 6, 40, 41, 2000])
 def test_every_message_is_within_telegrams_limit(count: int) -> None:
-    reason = "🔥<&>" * 2500
-    pending = [change("n" * 124 + f"{i:04}", seq=i + 1, reason=reason) for i in range(count)]
+    long, most = "🔥<&>" * 2500, 10**18
+    more: dict[str, Any] = {"reason": long, "message": long, "duration": float(most)}
+    more |= {"doubt": Doubt(stopped=most, of=most, within=most)}
+    pending = [change("n" * 124 + f"{i:04}", seq=i + 1, **more) for i in range(count)]
     for message in all_messages(pending):
         assert units(parsed(message.text)) <= 4096 - len(REPEAT) - 1
         assert units(message.plain_text) <= 4096 - len(REPEAT) - 1
@@ -119,11 +129,86 @@ def test_two_thousand_falls_are_a_handful_of_messages_that_name_every_one_once()
 @pytest.mark.parametrize("count", [2, 5, 6, 40, 41, 300])
 def test_a_part_that_is_packed_again_is_the_same_part(count: int) -> None:
     """So that a repeat after a crash repeats what was sent, and no more."""
-    pending = [change("n" * 124 + f"{i:04}", seq=i + 1, reason="r" * 400) for i in range(count)]
+    more = {"reason": "r" * 400, "message": "m" * 400}
+    pending = [
+        change("n" * 124 + f"{i:04}", seq=i + 1, doubt=DOUBT if i % 2 else None, **more) for i in range(count)
+    ]
     first = pack(pending, LOOK)
     again = pack([it for it in pending if it.seq <= first.through_seq], LOOK, repeat=True)
     assert again.through_seq == first.through_seq
     assert again.text.startswith(REPEAT)
+
+
+def test_what_the_heartbeat_said_is_in_its_change_in_one_line() -> None:
+    for count in (1, 6):
+        text = pack(storm(count, message=" disk <full>\n\non  /var "), LOOK)
+        assert parsed(text.text).count("“disk <full> on /var”") == count
+        assert text.plain_text.count("“disk <full> on /var”") == count
+        assert "“" not in pack(storm(count, message=" \n"), LOOK).text
+        assert "“" + "x" * 199 + "…”" in pack(storm(count, message="x" * 201), LOOK).text
+
+
+def test_lines_leave_out_what_was_said_before_they_leave_out_when() -> None:
+    text = pack(storm(30, message="x" * 200), LOOK).plain_text
+    assert "xxx" not in text
+    assert text.count("since 2026-11-23 13:00:00 CET") == 30
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_run_says_how_long_it_took(count: int) -> None:
+    failed = pack(storm(count, reason="reported failure", duration=192.4), LOOK).text
+    assert failed.count("after 3 min 12 s") == count
+    assert ("reported failure after 3 min 12 s" if count == 1 else "failed after 3 min 12 s") in failed
+    back = storm(count, from_=DOWN, to=ALIVE, reason="heartbeat", duration=0.4)
+    assert pack(back, LOOK).text.count("was down for 3 h 12 min, ran 0 s") == count
+    assert "first heartbeat, ran 3 s" in pack([change(from_=UNKNOWN, to=ALIVE, duration=3)], LOOK).text
+    for odd in (-1.0, float("nan"), float("inf"), 1e300):
+        assert "after" in pack(storm(count, duration=odd), LOOK).text
+
+
+@pytest.mark.parametrize("count", [1, 6, 60])
+def test_the_doubt_is_said_once_above_everything(count: int) -> None:
+    pending = storm(count, **DOUBTED)
+    message = pack(pending, LOOK)
+    assert message.text.startswith(f"⚠️ <b>{WARNING}</b>\n\n")
+    assert message.plain_text.startswith(f"⚠️ {WARNING}\n\n")
+    assert message.plain_text.count("stopped within") == 1
+    assert message.doubted == NOW
+    assert pack(pending, LOOK, repeat=True).text.startswith(f"{REPEAT}\n⚠️ <b>{WARNING}")
+    told = pack(pending, LOOK, doubted=NOW)
+    assert WARNING not in told.text
+    assert "⚠️" not in told.text
+    assert ("no heartbeat for 1h; 312 of 340" in told.text) is (count == 1)
+    assert told.doubted == NOW
+
+
+def test_the_doubt_is_said_again_more_than_an_hour_after_the_last_change_that_had_one() -> None:
+    def said(*after: timedelta) -> bool:
+        pending = [change(seq=i, since=NOW + it, **DOUBTED) for i, it in enumerate(after, 1)]
+        return pack(pending, LOOK, doubted=NOW).text.startswith("⚠️")
+
+    hour, second = timedelta(hours=1), timedelta(seconds=1)
+    assert not said(-second)
+    assert not said(hour)
+    assert said(hour + second)
+    assert said(second, hour + second, second)
+    assert not pack([change(reason="a; b")], LOOK).doubted
+    assert "a; b" in pack([change(reason="a; b"), change(seq=2, **DOUBTED)], LOOK).text
+
+
+def test_the_doubt_takes_its_room_from_the_changes() -> None:
+    for length in range(100):
+        assert units(pack(storm(25, message="x" * length, **DOUBTED), LOOK).plain_text) <= ROOM
+
+
+def test_the_doubt_told_is_the_newest_of_those_in_the_message() -> None:
+    many = storm(400, **DOUBTED)
+    pending = [*many, change("later", seq=401, since=NOW + timedelta(hours=9), **DOUBTED)]
+    first = pack(pending, LOOK)
+    assert first.through_seq < 401
+    assert first.doubted == NOW
+    grown = Doubt(stopped=339, of=340, within=9)
+    assert "339 of 340" in pack([*many[:3], change(seq=9, doubt=grown)], LOOK).text.splitlines()[0]
 
 
 def test_in_a_storm_the_changes_of_one_service_stay_in_order() -> None:
