@@ -377,6 +377,16 @@ async def test_what_cannot_be_read_is_passed_over(client: httpx.AsyncClient, pub
         await publisher.publish("service.config.a", json.dumps(poison).encode())
     for poison in (event | {"type": "service.status_changed.v9"}, event):
         await publisher.publish("service.status.a", json.dumps(poison).encode())
+    data = {
+        "from": "alive",
+        "to": "down",
+        "since": "2026-11-24T00:00:00Z",
+        "last_heartbeat": None,
+        "reason": "",
+    }
+    for odd in ({"doubt": {"stopped": 10**30, "of": 1, "within": 1}}, {"duration": float("nan")}):
+        poison = event | {"type": "service.status_changed.v1", "data": data | odd}
+        await publisher.publish("service.status.a", json.dumps(poison).encode())
     for body in (b"noise", b"[]", b'{"every": "soon"}'):
         await publisher.publish("heartbeat.a", body)
     await publisher.publish("heartbeat.a", b"", {"Registry-Signal": "well"})
@@ -386,7 +396,7 @@ async def test_what_cannot_be_read_is_passed_over(client: httpx.AsyncClient, pub
     await shows(client, "later", message="there")
     assert (await client.get("/service/a")).json() == good
     metrics = (await client.get("/metrics")).text
-    assert 'registry_projection_skipped_total{stream="SERVICES"} 5.0' in metrics
+    assert 'registry_projection_skipped_total{stream="SERVICES"} 7.0' in metrics
     assert 'registry_projection_skipped_total{stream="HEARTBEATS"} 5.0' in metrics
     # What stands there unread is in no command's way.
     assert (await client.patch("/service/a", json={"description": "on"})).json()["description"] == "on"
