@@ -4,9 +4,10 @@ import asyncio
 
 from starlette.requests import Request
 
+from shared.events import HEARTBEAT_MAX
 from shared.problems import Problem
 
-BODY_MAX = 64 * 1024
+BODY_MAX = HEARTBEAT_MAX
 """Bytes of a body, unless a route needs more."""
 
 BODY_WITHIN = 10.0

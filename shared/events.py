@@ -62,6 +62,8 @@ class _Contract(BaseModel):
 
 MESSAGE_MAX = 10_000
 """Characters of a heartbeat's message that are kept."""
+HEARTBEAT_MAX = 64 * 1024
+"""Bytes of a heartbeat's body, whichever way it comes."""
 
 
 class HeartbeatBody(_Contract):
@@ -76,12 +78,16 @@ def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None
     """Read what stands in `heartbeat.<name>`. ValueError if the name, the signal or the body is malformed."""
     if not valid_name(name):
         raise ValueError(f"bad name: {NAME_RULE_IN_WORDS}")
+    if len(payload) > HEARTBEAT_MAX:
+        raise ValueError(f"the body is larger than {HEARTBEAT_MAX} bytes")
     signal = headers.get(SIGNAL_HEADER) if headers else None
-    exit_code = headers.get(EXIT_CODE_HEADER) if headers else None
+    exit_code = int(headers.get(EXIT_CODE_HEADER) or -1) if headers else -1
+    if exit_code > 255:
+        raise ValueError("bad exit code: 0-255")
     return Heartbeat(
         Signal(signal) if signal else Signal.SUCCESS,
         HeartbeatBody.model_validate_json(payload) if payload else None,
-        int(exit_code) if exit_code else None,
+        exit_code if exit_code >= 0 else None,
     )
 
 
@@ -135,12 +141,15 @@ class ConfigData(_Contract):
     )
 
 
+Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
 class Doubt(_Contract):
     """Most services that beat regularly fell quiet at once: perhaps it is the registry that is cut off."""
 
-    stopped: int
-    of: int = Field(description="Services that had been beating regularly until then.")
-    within: int = Field(description="Seconds between the first and the last that stopped, at least 1.")
+    stopped: Count
+    of: Count = Field(description="Services that had been beating regularly until then.")
+    within: Count = Field(description="Seconds between the first and the last that stopped, at least 1.")
 
 
 class StatusData(_Contract):
@@ -153,7 +162,11 @@ class StatusData(_Contract):
         default=None, description="What the heartbeat that changed it had to say, or its first part."
     )
     duration: float | None = Field(
-        default=None, description="Seconds of the run that ended with the heartbeat that changed it."
+        default=None,
+        ge=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="Seconds of the run that ended with the heartbeat that changed it.",
     )
     doubt: Doubt | None = None
 

@@ -16,7 +16,6 @@ from shared.events import (
     Signal,
     Status,
     StatusChanged,
-    StatusData,
     parse_event,
     parse_heartbeat,
     valid_name,
@@ -27,7 +26,6 @@ Document = dict[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _LONGEST = timedelta(days=36500)
-_LARGEST = 2**63
 
 SAID_MOST = 1000
 """Characters of a heartbeat's message that its service shows."""
@@ -78,16 +76,8 @@ def fold(message: Stored) -> Change:
         "data": _told(event.data.model_dump(mode="json", by_alias=True)),
     }
     if isinstance(event, StatusChanged):
-        _check_numbers(event.data)
         return Change(name, "status", _status(event, message), row)
     return Change(name, "config", _config(event, message), row)
-
-
-def _check_numbers(data: StatusData) -> None:
-    """An event is whatever somebody wrote into the record; documents and answers hold finite numbers."""
-    numbers = (data.duration or 0, *(data.doubt.model_dump().values() if data.doubt else ()))
-    if not all(abs(number) < _LARGEST for number in numbers):
-        raise ValueError("a number is beyond what a document holds")
 
 
 def _told(data: Document) -> Document:

@@ -249,8 +249,7 @@ def _how_long(change: Change) -> str:
 
 
 def _spoken(seconds: float) -> str:
-    """Whatever number stands in the record: no event may end the notifier."""
-    return spoken(timedelta(seconds=min(max(0, seconds), 1e9)))
+    return spoken(timedelta(seconds=seconds))
 
 
 # --- a storm: names under the change they share
