@@ -51,6 +51,7 @@ class Journal:
     async def set_aside(self, message: Stored, why: str) -> None:
         """Keep what cannot be read where an operator can look at it."""
         headers: dict[str, str] = {
+            "Nats-Msg-Id": f"{message.subject[:100].encode().hex()}-{message.seq}",
             "Registry-Subject": streams.printable(message.subject),
             "Registry-Sequence": str(message.seq),
             "Registry-Reason": streams.printable(why),

@@ -5,8 +5,10 @@ stored the facts; nothing here reads a clock. `decide` says what follows from a 
 `hear` take it in. A fall is dated when it fell due, so ticks decide when we notice, never what happened.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 from shared.events import Signal, Status
@@ -30,7 +32,19 @@ class Beat(NamedTuple):
 
     at: int
     signal: Signal = Signal.SUCCESS
+    every: int = 0
+    """The interval it declares, in microseconds; 0 if none."""
+    message: str | None = None
+    exit_code: int | None = None
     after_hole: bool = False
+
+
+class Doubt(NamedTuple):
+    """Of those that had been beating regularly, how many stopped within so many seconds of each other."""
+
+    stopped: int
+    of: int
+    within: int
 
 
 class Change(NamedTuple):
@@ -39,6 +53,10 @@ class Change(NamedTuple):
     since: int
     last_beat: int | None
     reason: str
+    message: str | None = None
+    duration: int | None = None
+    """Of the run that ended with the beat that made the change, in microseconds."""
+    doubt: Doubt | None = None
 
 
 @dataclass(slots=True)
@@ -48,8 +66,14 @@ class Watched:
     name: str
     registered_at: int
     patience: Patience
+    patience_at: int = 0
+    """Since when it holds, if it was another one before."""
     own: tuple[int | None, int | None, int | None] = (None, None, None)
     """The thresholds of its own configuration; None where the registry's default holds."""
+    every: int = 0
+    """The interval its beats declare; 0: none."""
+    every_at: int = 0
+    """When the beat was that declared it."""
     paused: bool = False
     resumed_at: int = 0
     config_seq: int = 0
@@ -62,12 +86,18 @@ class Watched:
     """The newest beat that a recorded change knows of; ahead of `last_beat` while beats are read again."""
     rhythm: int = 0
     """Between the last two beats; 0 when fewer are known."""
-    held: list[Beat] = field(default_factory=list)
+    signal: Signal = Signal.SUCCESS
+    """What the last beat said."""
+    held: tuple[Beat, ...] = ()
     """Beats that came late, waiting for a tick to prove that the registry was listening before them."""
     unsure: bool = False
     """The broker has let go of beats that were not read: not judged before the next one."""
     scheduled: int = 0
     """The second at which it is looked at next."""
+    quiet: int = 0
+    """The second under which the pulse counts it; 0: it does not."""
+    bucket: int = 0
+    """The part of the snapshot it belongs to."""
 
     @property
     def heard(self) -> int:
@@ -87,13 +117,20 @@ class Coverage:
     until: int = 0
     gaps: list[tuple[int, int]] = field(default_factory=list)
 
-    def prove(self, start: int, end: int) -> None:
-        """A tick stored at `end` says that its instance has stored ticks without a break since `start`."""
+    def prove(self, start: int, end: int) -> bool:
+        """A tick stored at `end` says that its instance has stored ticks without a break since `start`.
+
+        Whether that takes back a gap, or a part of one: then some falls are due earlier than they seemed.
+        """
+        taken_back = False
         if self.gaps and start < self.gaps[-1][1]:
-            self.gaps = [piece for gap in self.gaps for piece in _less(gap, start, end)]
-        if start > self.until and self.until:
+            left = [piece for gap in self.gaps for piece in _less(gap, start, end)]
+            taken_back = left != self.gaps
+            self.gaps = left
+        if start > self.until:
             self.gaps = [*self.gaps[-self.MOST_GAPS + 1 :], (self.until, start)]
         self.until = max(self.until, end)
+        return taken_back
 
 
 def _less(gap: tuple[int, int], start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -109,6 +146,7 @@ def due(it: Watched, patience: int, gaps: list[tuple[int, int]]) -> int:
 
     Each gap since then is credited in full. A beat that was tried in a gap was lost by our fault, so
     after a gap a service has also time for its next one: twice its rhythm, at most its patience.
+    No change of the thresholds makes anything fall before that change, or before the fall it follows.
     """
     heard = it.heard
     at = heard + patience
@@ -117,7 +155,7 @@ def due(it: Watched, patience: int, gaps: list[tuple[int, int]]) -> int:
             break
         grace = min(patience, 2 * it.rhythm) if it.rhythm else patience
         at = max(at + end - max(start, heard), end + grace)
-    return at
+    return max(at, it.patience_at, it.since)
 
 
 def _first_after(gaps: list[tuple[int, int]], at: int) -> int:
@@ -153,7 +191,64 @@ def decidable(it: Watched, beat: Beat, coverage: Coverage) -> bool:
     )
 
 
-def falls(it: Watched, upto: int, coverage: Coverage) -> Iterator[Change]:
+@dataclass(slots=True)
+class Pulse:
+    """How many services beat regularly, by the second from which on each is quiet unless it beats again.
+
+    Kept up to date beat by beat, so that at a fall it can be told at once how many others fell quiet with it.
+    """
+
+    counts: dict[int, int] = field(default_factory=dict)
+
+    def take(self, it: Watched) -> None:
+        """Count a service anew, after a beat or a change of its configuration."""
+        regular = 0 < it.rhythm <= it.patience.silent and not it.paused
+        self._move(it, (it.last_beat + 2 * it.rhythm) // SECOND if regular else 0)
+
+    def drop(self, it: Watched) -> None:
+        self._move(it, 0)
+
+    def _move(self, it: Watched, second: int) -> None:
+        if second == it.quiet:
+            return
+        if it.quiet:
+            left = self.counts[it.quiet] - 1
+            if left:
+                self.counts[it.quiet] = left
+            else:
+                del self.counts[it.quiet]
+        if second:
+            self.counts[second] = self.counts.get(second, 0) + 1
+        it.quiet = second
+
+
+class Crowd:
+    """The pulse at one moment, as a tick's falls are judged by it."""
+
+    FEWEST = 5
+    """Services that must have stopped together before anything is concluded from it."""
+    TOGETHER = 5
+    """Seconds that do not matter, and neither does a service's own rhythm."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        self._seconds = sorted(pulse.counts)
+        self._sums = [0, *accumulate(pulse.counts[second] for second in self._seconds)]
+
+    def doubt(self, it: Watched) -> Doubt | None:
+        """Whether most services that beat regularly when this one did fell quiet with it."""
+        if not it.quiet:
+            return None
+        window = max(self.TOGETHER, it.rhythm // SECOND)
+        first = bisect_left(self._seconds, it.quiet - window)
+        last = bisect_right(self._seconds, it.quiet + window)
+        stopped = self._sums[last] - self._sums[first]
+        of = self._sums[-1] - self._sums[first]
+        if stopped < self.FEWEST or 2 * stopped <= of:
+            return None
+        return Doubt(stopped, of, max(1, self._seconds[last - 1] - self._seconds[first]))
+
+
+def falls(it: Watched, upto: int, coverage: Coverage, crowd: Crowd | None = None) -> Iterator[Change]:
     """The falls due up to `upto`, in order, each dated when it fell due."""
     status = it.status
     for to, patience in _rungs(it):
@@ -162,30 +257,46 @@ def falls(it: Watched, upto: int, coverage: Coverage) -> Iterator[Change]:
         at = due(it, patience, coverage.gaps)
         if at > upto:
             return
-        yield Change(status, to, at, it.heard, f"no heartbeat for {_spoken(patience)}")
+        doubt = crowd.doubt(it) if crowd and to is not DEAD else None
+        yield Change(status, to, at, it.heard, _why(it, patience, doubt), doubt=doubt)
         status = to
 
 
-def decide(it: Watched, fact: Beat | None, coverage: Coverage) -> Iterator[Change]:
-    """What follows from a beat, or from a tick (None: nothing was heard up to `coverage.until`).
+def _why(it: Watched, patience: int, doubt: Doubt | None) -> str:
+    reason = f"no heartbeat for {_spoken(patience)}"
+    if it.signal is Signal.START and it.last_beat == it.heard:
+        reason = f"a run that was started has not ended within {_spoken(patience)}"
+    if doubt:
+        crowd = f"{doubt.stopped} of {doubt.of} services stopped within {doubt.within} s"
+        reason += f"; {crowd}, the registry may be cut off"
+    return reason
+
+
+def decide(it: Watched, fact: Beat | int, coverage: Coverage, crowd: Crowd | None = None) -> Iterator[Change]:
+    """What follows from a beat, or from a tick (its time: nothing more was heard up to then).
 
     A beat that is not newer than the last one changes nothing: it was delivered before.
     """
-    if fact is None:
-        yield from falls(it, coverage.until, coverage)
+    if isinstance(fact, int):
+        yield from falls(it, fact, coverage, crowd)
         return
     if fact.at <= it.heard or fact.at < it.registered_at:
         return
     status = it.status
     if not fact.after_hole:
-        for fall in falls(it, min(fact.at, coverage.until), coverage):
+        for fall in falls(it, min(fact.at, coverage.until), coverage, crowd):
             yield fall
             status = fall.to
-    if fact.signal is Signal.FAIL:
-        if status is not DOWN:
-            yield Change(status, DOWN, fact.at, fact.at, "reported failure")
-    elif status is not ALIVE:
-        yield Change(status, ALIVE, fact.at, fact.at, "heartbeat")
+    if fact.signal is Signal.FAIL and status is not DOWN:
+        code = "" if fact.exit_code is None else f" (exit code {fact.exit_code})"
+        to, reason = DOWN, f"reported failure{code}"
+    elif fact.signal is not Signal.FAIL and status is not ALIVE:
+        to, reason = ALIVE, "heartbeat"
+    else:
+        return
+    ran = it.signal is Signal.START and fact.signal is not Signal.START
+    duration = fact.at - it.last_beat if ran else None
+    yield Change(status, to, fact.at, fact.at, reason, fact.message, duration)
 
 
 def evolve(it: Watched, change: Change) -> None:
@@ -195,11 +306,12 @@ def evolve(it: Watched, change: Change) -> None:
     it.recorded_beat = max(it.recorded_beat, change.last_beat or 0)
 
 
-def hear(it: Watched, at: int) -> None:
+def hear(it: Watched, at: int, signal: Signal = Signal.SUCCESS) -> None:
     """Take in that something was heard at `at`."""
     if at > it.last_beat:
         it.rhythm = at - it.last_beat if it.last_beat else 0
         it.last_beat = at
+        it.signal = signal
 
 
 def _spoken(micros: int) -> str:

@@ -2,16 +2,25 @@
 
 import json
 import zlib
-from collections.abc import Iterable
+from array import array
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
-from services.monitor.lifecycle import Change, Coverage, Patience, Watched
+from services.monitor.lifecycle import Beat, Change, Coverage, Patience, Watched
+from shared import events, thresholds
 from shared.events import (
     ConfigData,
+    ConfigEvent,
+    Heartbeat,
     ServiceConfig,
+    ServiceDeleted,
     ServiceRegistered,
+    ServiceResumed,
+    ServiceUpdated,
+    Signal,
     Status,
     StatusChanged,
     StatusData,
@@ -20,6 +29,8 @@ from shared.events import (
 )
 
 BUCKETS = 256
+MESSAGE_KEPT = 1000
+"""Characters of a heartbeat's message that go into the change it makes."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 
@@ -44,100 +55,232 @@ def own_thresholds(config: ServiceConfig) -> tuple[int | None, int | None, int |
     return silent, down, dead
 
 
+class Setting(NamedTuple):
+    """Of a configuration event, what the monitor goes by. `at`: when it was stored."""
+
+    name: str
+    seq: int
+    at: int
+    deletes: bool
+    registers: bool = False
+    resumes: bool = False
+    registered_at: int = 0
+    own: tuple[int | None, int | None, int | None] = (None, None, None)
+    every: int = 0
+    declared_at: int = 0
+    paused: bool = False
+
+
+def setting(event: ConfigEvent, seq: int, at: int) -> Setting:
+    if isinstance(event, ServiceDeleted):
+        return Setting(event.name, seq, at, deletes=True)
+    data = event.data
+    return Setting(
+        event.name,
+        seq,
+        at,
+        deletes=False,
+        registers=isinstance(event, ServiceRegistered),
+        resumes=isinstance(event, ServiceResumed),
+        registered_at=micros(data.registered_at) if data.registered_at else at,
+        own=own_thresholds(data.config),
+        every=data.config.every // _MICRO if data.config.every else 0,
+        declared_at=micros(data.declared_at) if data.declared_at else 0,
+        paused=data.config.paused,
+    )
+
+
 @lru_cache(maxsize=10_000)
-def in_force(own: tuple[int | None, int | None, int | None], default: Patience) -> Patience:
-    """Where only some thresholds are its own, the defaults make way so that their order holds."""
-    silent, down, dead = (mine or fallback for mine, fallback in zip(own, default, strict=True))
-    return Patience(silent, max(down, silent), max(dead, down, silent))
+def in_force(own: tuple[int | None, int | None, int | None], every: int, default: Patience) -> Patience:
+    return Patience(*thresholds.in_force(own, every, default))
+
+
+def beat(at: int, heartbeat: Heartbeat) -> Beat:
+    body = heartbeat.body
+    every = body.every // _MICRO if body and body.every else 0
+    message = body.message[:MESSAGE_KEPT] if body and body.message else None
+    return Beat(at, heartbeat.signal, every, message, heartbeat.exit_code)
 
 
 def to_event(name: str, change: Change) -> StatusChanged:
-    last = None if change.last_beat is None else moment(change.last_beat)
     data = StatusData(
         from_=change.from_,
         to=change.to,
         since=moment(change.since),
-        last_heartbeat=last,
+        last_heartbeat=None if change.last_beat is None else moment(change.last_beat),
         reason=change.reason,
+        message=change.message,
+        duration=None if change.duration is None else change.duration / 1_000_000,
+        doubt=events.Doubt(**change.doubt._asdict()) if change.doubt else None,
     )
     return status_changed(name, data)
 
 
 def to_change(event: StatusChanged) -> Change:
+    """Of a recorded change, what the lifecycle goes by."""
     data = event.data
     last = None if data.last_heartbeat is None else micros(data.last_heartbeat)
     return Change(data.from_, data.to, micros(data.since), last, data.reason)
 
 
-def registration(name: str, at: int) -> ServiceRegistered:
-    """The event that a first heartbeat, stored at `at`, makes."""
-    time = moment(at)
+def registration(name: str, beat: Beat) -> ServiceRegistered:
+    """The event that a first heartbeat makes."""
+    time = moment(beat.at)
     return ServiceRegistered(
         id=event_id(name, "registered", time.isoformat()),
         source="/monitor",
         subject=name,
         time=time,
-        data=ConfigData(config=ServiceConfig(), registered_at=time, registered_by="heartbeat"),
+        data=ConfigData(
+            config=ServiceConfig(every=beat.every * _MICRO if beat.every else None),
+            registered_at=time,
+            registered_by="heartbeat",
+            declared_at=time if beat.every else None,
+        ),
     )
 
 
-def dump(services: Iterable[Watched]) -> bytes:
-    """One bucket's snapshot. Held beats are none: snapshots are taken behind a tick."""
-    return json.dumps(
-        [
-            [
-                it.name,
-                it.registered_at,
-                it.own,
-                it.paused,
-                it.resumed_at,
-                it.config_seq,
-                it.status,
-                it.since,
-                it.status_seq,
-                it.last_beat,
-                it.recorded_beat,
-                it.rhythm,
-            ]
-            for it in services
-        ],
-        separators=(",", ":"),
-    ).encode()
+def declaration(name: str, beat: Beat, newest: ConfigEvent, stored_at: int) -> ServiceUpdated | None:
+    """The event that takes the interval which a beat declares into the newest configuration, stored then.
 
-
-def load(payload: bytes, default: Patience) -> list[Watched]:
-    return [_watched(row, default) for row in json.loads(payload)]
-
-
-def _watched(row: list[Any], default: Patience) -> Watched:
-    name, registered_at, (silent, down, dead), paused, resumed_at, config_seq, *rest = row
-    status, since, status_seq, last_beat, recorded_beat, rhythm = rest
-    own = (silent, down, dead)
-    return Watched(
-        name=name,
-        registered_at=registered_at,
-        patience=in_force(own, default),
-        own=own,
-        paused=paused,
-        resumed_at=resumed_at,
-        config_seq=config_seq,
-        status=Status(status),
-        since=since,
-        status_seq=status_seq,
-        last_beat=last_beat,
-        recorded_beat=recorded_beat,
-        rhythm=rhythm,
+    None: there is nothing to add, because the newest already knows of this beat, or of what came after it.
+    """
+    if isinstance(newest, ServiceDeleted) or newest.data.config.every == beat.every * _MICRO:
+        return None
+    time = moment(beat.at)
+    registered = newest.data.registered_at or moment(stored_at)
+    if registered > time or (newest.data.declared_at and newest.data.declared_at >= time):
+        return None
+    return ServiceUpdated(
+        id=event_id(name, "declared", time.isoformat()),
+        source="/monitor",
+        subject=name,
+        time=time,
+        data=newest.data.model_copy(
+            update={
+                "config": newest.data.config.model_copy(update={"every": beat.every * _MICRO}),
+                "registered_at": registered,
+                "declared_at": time,
+            }
+        ),
     )
 
 
-def dump_position(heartbeats: int, events: int, coverage: Coverage) -> bytes:
-    """What the buckets are good for: the sequence read last in either stream, and the coverage."""
-    return json.dumps(
-        {"heartbeats": heartbeats, "events": events, "until": coverage.until, "gaps": coverage.gaps}
-    ).encode()
+# --- snapshots
+
+FORMAT = 2
+_SIGNALS, _STATUSES = list(Signal), list(Status)
+_NUMBERS = (
+    "registered_at",
+    "patience_at",
+    "every",
+    "every_at",
+    "resumed_at",
+    "config_seq",
+    "since",
+    "status_seq",
+    "last_beat",
+    "recorded_beat",
+    "rhythm",
+)
+"""The columns of a bucket, 64 bits each; what is no number in a service is made one in `_coded`."""
 
 
-def load_position(payload: bytes) -> tuple[int, int, Coverage]:
-    data = json.loads(payload)
-    coverage = Coverage(data["until"], [(start, end) for start, end in data["gaps"]])
-    return data["heartbeats"], data["events"], coverage
+@dataclass(frozen=True)
+class Reach:
+    """How far a bucket goes: all that both streams hold up to these sequences is in it."""
+
+    heartbeats: int = 0
+    events: int = 0
+
+    def covers(self, heartbeats: int, events: int) -> bool:
+        return self.heartbeats >= heartbeats and self.events >= events
+
+
+@dataclass(frozen=True)
+class Position:
+    """What a round of buckets is good for.
+
+    `beats`, `events`: for each bucket, the sequence of the newest heartbeat and event of its services. A
+    bucket that is found without them was put back by a monitor that is behind, and holds for less.
+    """
+
+    reach: Reach
+    coverage: Coverage
+    beats: list[int]
+    events: list[int]
+
+    def holds(self, bucket: int, found: Reach) -> Reach:
+        """How far a bucket goes that was found beside this position."""
+        return self.reach if found.covers(self.beats[bucket], self.events[bucket]) else found
+
+    def dump(self) -> bytes:
+        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":")).encode()
+
+    @staticmethod
+    def load(payload: bytes) -> "Position | None":
+        """None: it was written by another version."""
+        data = json.loads(payload)
+        if data.get("format") != FORMAT:
+            return None
+        coverage = Coverage(data["coverage"]["until"], [(a, b) for a, b in data["coverage"]["gaps"]])
+        return Position(Reach(**data["reach"]), coverage, data["beats"], data["events"])
+
+
+def dump(reach: Reach, services: Collection[Watched]) -> bytes:
+    """One bucket's snapshot, in columns. Held beats are not in it: they are newer than `reach`."""
+    head = {"reach": asdict(reach), "names": [it.name for it in services]}
+    columns = [array("q", [getattr(it, column) for it in services]) for column in _NUMBERS]
+    columns += [
+        array("q", [own or 0 for own in owns]) for owns in zip(*(it.own for it in services), strict=True)
+    ]
+    columns.append(array("q", [_coded(it) for it in services]))
+    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + b"".join(c.tobytes() for c in columns)
+
+
+def _coded(it: Watched) -> int:
+    return (_STATUSES.index(it.status) * len(_SIGNALS) + _SIGNALS.index(it.signal)) * 2 + it.paused
+
+
+def load(payload: bytes, default: Patience) -> tuple[Reach, list[Watched]]:
+    """One bucket: how far it goes, and its services."""
+    line, _, data = payload.partition(b"\n")
+    head = json.loads(line)
+    names = head["names"]
+    numbers = array("q", data)
+    columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
+    services = []
+    for name, *values in zip(names, *columns, strict=True):
+        silent, down, dead, code = values[len(_NUMBERS) :]
+        own = _own(silent, down, dead)
+        rest = dict(zip(_NUMBERS, values, strict=False))
+        status, signal = divmod(code // 2, len(_SIGNALS))
+        services.append(
+            Watched(
+                name=name,
+                patience=in_force(own, rest["every"], default),
+                own=own,
+                paused=bool(code % 2),
+                status=_STATUSES[status],
+                signal=_SIGNALS[signal],
+                **rest,
+            )
+        )
+    return Reach(**head["reach"]), services
+
+
+@lru_cache(maxsize=10_000)
+def _own(silent: int, down: int, dead: int) -> tuple[int | None, int | None, int | None]:
+    return silent or None, down or None, dead or None
+
+
+def oldest(reaches: Iterable[Reach]) -> Reach:
+    """From where both streams must be read so that nothing is missing in any bucket."""
+    found = list(reaches)
+    return Reach(min(r.heartbeats for r in found), min(r.events for r in found))
+
+
+def newest(reaches: Iterable[Reach]) -> Reach:
+    """How far the streams must go at least if the snapshot is of them."""
+    found = list(reaches)
+    return Reach(max(r.heartbeats for r in found), max(r.events for r in found))

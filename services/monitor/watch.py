@@ -1,26 +1,35 @@
-"""The monitor's shell: reads heartbeats, ticks and events in order, asks the lifecycle, records what follows.
+"""The monitor's shell: takes heartbeats, ticks and configuration in the order they were stored, asks the
+lifecycle, records what follows.
 
 State is changed only after the broker has stored the change. If another monitor was first, its event
 is taken over, and the lifecycle is asked again.
 """
 
 import asyncio
+import gc
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from typing import TypeVar
 
 import structlog
-from nats.errors import Error as NatsError
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from services.monitor import record
+from services.monitor.complaints import Complaints
 from services.monitor.journal import Journal
 from services.monitor.lifecycle import (
     SECOND,
+    UNKNOWN,
     Beat,
+    Change,
     Coverage,
+    Crowd,
     Patience,
+    Pulse,
     Watched,
     decidable,
     decide,
@@ -28,15 +37,14 @@ from services.monitor.lifecycle import (
     hear,
     next_due,
 )
+from services.monitor.record import Reach, Setting
+from services.monitor.snapshots import Snapshots
 from shared import streams
 from shared.broker import Reader, Stored, WrongSequence, until_done
 from shared.events import (
+    ConfigEvent,
     Event,
-    ServiceDeleted,
-    ServicePaused,
-    ServiceRegistered,
-    ServiceResumed,
-    ServiceUpdated,
+    Signal,
     Status,
     StatusChanged,
     Tick,
@@ -44,24 +52,29 @@ from shared.events import (
     parse_heartbeat,
 )
 
-ConfigChange = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed
-
 log = structlog.get_logger()
 
 HEARTBEATS_READ = Counter("registry_heartbeats_read_total", "Heartbeats taken into the monitor's state")
 CHANGES = Counter("registry_status_changes_total", "Changes of status recorded by this monitor", ["to"])
-MALFORMED = Counter("registry_malformed_messages_total", "Messages passed over", ["kind"])
 REFUSED = Counter("registry_registrations_refused_total", "First heartbeats over REGISTRY_MAX_SERVICES")
 SERVICES = Gauge("registry_services", "Services by status", ["status"])
 TICK_LAG = Gauge("registry_tick_lag_messages", "Messages behind the tick that was judged last")
+TICK_SECONDS = Histogram("registry_tick_seconds", "Time it takes to judge at a tick, with its appends")
 
 MOST_HELD = 100
 """Late beats kept per service until a tick comes; without ticks nothing is judged anyway."""
-BUCKETS_PER_TICK = 16
 MOST_BEHIND = 5000
-"""Messages behind the stream's end beyond which no snapshot is written: another monitor's may be newer."""
-MOST_APPENDS = 1000
-"""Events on their way to the broker at once, however many services fall together."""
+"""Messages behind the stream's end beyond which no snapshot is written: it would be old at once."""
+MOST_AT_ONCE = 1000
+"""Services that are dealt with at once, each waiting for the broker, however many there are to deal with."""
+SPREAD = 60
+"""Seconds. Looks that are further ahead are spread over the last quarter of the time until then."""
+
+MANY = 10_000
+"""Services from which on the collector of garbage is kept away from them."""
+
+T = TypeVar("T")
+Heard = tuple[Beat, Stored]
 
 
 @dataclass(frozen=True)
@@ -81,147 +94,155 @@ class Monitor:
         self._rules = rules
         self.services: dict[str, Watched] = {}
         self._buckets: list[dict[str, Watched]] = [{} for _ in range(record.BUCKETS)]
+        self._snapshots = Snapshots(journal, lambda bucket: self._buckets[bucket].values())
+        self._complaints = Complaints(journal)
         self.coverage = Coverage()
+        self._pulse = Pulse()
+        self._counts = dict.fromkeys(Status, 0)
         self._due: dict[int, list[Watched]] = {}
         self._looked_at = 0
-        self._events: Reader
-        self._reading: asyncio.Task[None]
+        self._late: set[str] = set()
+        self._beats_read = 0
         self._events_read = 0
+        self._config_read = 0
         self._events_known_until = 0
         self._events_moved = asyncio.Event()
-        self._upcoming: deque[Stored] = deque()
-        self._unclaimed: dict[str, tuple[int, StatusChanged]] = {}
+        self._reading: asyncio.Task[None]
+        self._upcoming: deque[Setting] = deque()
+        """Configuration that was read, and is newer than the heartbeats that were."""
+        self._ahead: dict[str, deque[Setting]] = {}
+        """The same by service."""
+        self._unclaimed: dict[str, tuple[int, Change]] = {}
         self._appending: set[str] = set()
         self._registering = 0
-        self._room = asyncio.Semaphore(MOST_APPENDS)
-        self._late: set[str] = set()
-        self._dirty: set[int] = set()
-        self._to_save: list[int] = []
-        self._position = b""
-        self._saving: asyncio.Task[None] | None = None
-        self._heard_since_deletion: list[tuple[str, int]] = []
-        self._complaints: dict[str, int] = {}
         self.on_caught_up: Callable[[], None] = lambda: None
 
     # --- reading
 
     async def run(self) -> None:
-        position = await until_done("load the snapshot", self._load)
-        if position and not await self._fits(position):
-            log.warning("the snapshot is of other streams; reading everything again", position=position)
-            self._drop_everything()
-            position = None
-        fresh = position is None
-        heartbeats, events = position or (0, 0)
-        self._events_read = events
-        self._events = self._journal.reader(
-            streams.SERVICES, streams.ALL_EVENTS, after=events, newest_per_subject=fresh
-        )
-        self._reading = asyncio.create_task(self._read_events(fresh))
+        complaining = asyncio.create_task(self._complaints.run())
+        reach = await until_done("load the snapshot", self._load)
+        self._beats_read, self._events_read = reach.heartbeats, reach.events
+        self._reading = asyncio.create_task(self._read_events(fresh=not reach.events))
         self._reading.add_done_callback(lambda _: self._events_moved.set())
         for status in Status:
-            SERVICES.labels(status).set_function(partial(self._count, status))
+            SERVICES.labels(status).set_function(partial(self._counts.__getitem__, status))
         try:
             await self._events_up_to(0)
-            for it in self.services.values():
-                self._schedule(it)
-            log.info("watching", services=len(self.services), after=heartbeats)
+            log.info("watching", services=len(self.services), after=reach.heartbeats)
             reader = self._journal.reader(
-                streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=heartbeats
+                streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=reach.heartbeats
             )
             async for batch in reader.batches():
-                await self._take(batch)
+                if batch:
+                    await self._take(batch)
                 if not reader.pending:
                     self.on_caught_up()
         finally:
             self._reading.cancel()
-
-    def _count(self, status: Status) -> int:
-        return sum(it.status is status for it in self.services.values())
+            complaining.cancel()
 
     async def _take(self, batch: list[Stored]) -> None:
         """One batch: what only moves a last beat is done at once, the rest per service before each tick."""
-        slow: dict[str, list[tuple[Beat, Stored]]] = {}
+        await self._events_up_to(batch[-1].at)
+        slow: dict[str, list[Heard]] = {}
+        newest, services, upcoming, count = self._snapshots.beats, self.services, self._upcoming, 0
         for message in batch:
+            if message.seq <= self._beats_read:
+                continue
+            if upcoming and upcoming[0].at < message.at:
+                await self._settle_all(slow)
+                slow = {}
+                self._configure(message.at)
             if message.subject.startswith("tick."):
                 await self._settle_all(slow)
                 slow = {}
                 await self._tick(message)
+                self._beats_read = message.seq
                 continue
-            beat = self._parse(message)
+            self._beats_read = message.seq
+            name = message.subject[_HEARTBEAT:]
+            it = services.get(name)
+            if it is not None:
+                newest[it.bucket] = message.seq
+                if message.at <= it.last_beat:
+                    continue
+                if (
+                    not message.data
+                    and not message.headers
+                    and name not in slow
+                    and self._is_plain(it, message.at)
+                ):
+                    count += 1
+                    self._hear(it, message.at, Signal.SUCCESS)
+                    continue
+            beat = self._parse(name, message)
             if beat is None:
                 continue
-            name = streams.name_in(message.subject)
-            it = self.services.get(name)
-            if it is not None and beat.at <= it.last_beat:
-                continue
-            if name in slow or it is None or not self._is_plain(it, beat):
+            count += 1
+            if it is None or name in slow or beat.signal is Signal.FAIL or beat.every not in (0, it.every):
                 slow.setdefault(name, []).append((beat, message))
+            elif self._is_plain(it, beat.at):
+                self._hear(it, beat.at, beat.signal)
             else:
-                hear(it, beat.at)
-                self._dirty.add(record.bucket_of(name))
-                if not it.scheduled:  # the first beat after a pause
-                    self._schedule(it)
+                slow[name] = [(beat, message)]
+        HEARTBEATS_READ.inc(count)
         await self._settle_all(slow)
 
-    def _is_plain(self, it: Watched, beat: Beat) -> bool:
-        """Alive, not late, and no failure: the beat moves nothing but the last beat."""
-        if it.status is not Status.ALIVE or beat.signal == "fail" or it.held or it.unsure:
+    def _is_plain(self, it: Watched, at: int) -> bool:
+        """Alive and not late: a sign of life moves nothing but the last beat."""
+        if it.status is not Status.ALIVE or it.held or it.unsure:
             return False
-        return (it.paused or beat.at < it.heard + it.patience.silent) and beat.at >= it.registered_at
+        return (it.paused or at < it.heard + it.patience.silent) and at >= it.registered_at
 
-    def _parse(self, message: Stored) -> Beat | None:
-        name = streams.name_in(message.subject)
+    def _parse(self, name: str, message: Stored) -> Beat | None:
         try:
-            signal = parse_heartbeat(name, message.data, message.headers).signal
+            return record.beat(message.at, parse_heartbeat(name, message.data, message.headers))
         except ValueError as error:
-            self._complain("heartbeat", name, message, str(error))
+            self._complaints.about("heartbeat", name, message, str(error))
             return None
-        HEARTBEATS_READ.inc()
-        return Beat(message.at, signal)
-
-    def _complain(self, kind: str, name: str, message: Stored, error: str) -> None:
-        """Count what is malformed; log it once per service and minute."""
-        MALFORMED.labels(kind).inc()
-        minute = message.at // (60 * SECOND)
-        if self._complaints.get(name) != minute:
-            if len(self._complaints) > 10_000:
-                self._complaints.clear()
-            self._complaints[name] = minute
-            log.warning("malformed message", kind=kind, name=name[:200], seq=message.seq, error=error[:300])
 
     # --- heartbeats
 
-    async def _settle_all(self, slow: dict[str, list[tuple[Beat, Stored]]]) -> None:
+    async def _settle_all(self, slow: dict[str, list[Heard]]) -> None:
         if slow:
-            await asyncio.gather(*(self._settle(name, beats) for name, beats in slow.items()))
+            await _each(self._settle, slow.items())
 
-    async def _settle(self, name: str, beats: Iterable[tuple[Beat, Stored]]) -> None:
+    async def _settle(self, heard: tuple[str, list[Heard]]) -> None:
+        """One service's beats of a batch, in order."""
+        name, beats = heard
         for beat, message in beats:
-            it = self.services.get(name) or await self._register(name, beat.at)
+            it = self.services.get(name) or await self._register(name, beat)
             if it is None or beat.at < it.registered_at:
                 continue
+            self._snapshots.beats[it.bucket] = max(self._snapshots.beats[it.bucket], message.seq)
             if it.unsure or (self._could_miss(message) and self._is_late(it, beat) and await self._hole(it)):
                 it.unsure = False
                 beat = beat._replace(after_hole=True)
             if it.held or not decidable(it, beat, self.coverage):
                 self._late.add(name)
-                if len(it.held) < MOST_HELD:
-                    it.held.append(beat)
-                else:
-                    it.held[-1] = beat
+                it.held = (*it.held[: MOST_HELD - 1], beat)
             else:
-                await self._hear(it, beat)
+                await self._judge_beat(it, beat)
 
-    async def _hear(self, it: Watched, beat: Beat) -> None:
-        await self._follow(it, beat)
-        hear(it, beat.at)
-        self._dirty.add(record.bucket_of(it.name))
+    async def _judge_beat(self, it: Watched, beat: Beat, crowd: Crowd | None = None) -> None:
+        await self._follow(it, beat, crowd)
+        if beat.every not in (0, it.every) and beat.at > it.last_beat:
+            await self._declare(it, beat)
+            it.every, it.every_at = beat.every, beat.at
+            it.patience = record.in_force(it.own, it.every, self._rules.patience)
+        self._hear(it, beat.at, beat.signal)
         self._schedule(it)
 
-    async def _follow(self, it: Watched, fact: Beat | None) -> None:
+    def _hear(self, it: Watched, at: int, signal: Signal) -> None:
+        hear(it, at, signal)
+        self._pulse.take(it)
+        if not it.scheduled:  # the first beat after a pause
+            self._schedule(it)
+
+    async def _follow(self, it: Watched, fact: Beat | int, crowd: Crowd | None) -> None:
         """Record what follows from the fact, one change after the other."""
-        while (change := next(decide(it, fact, self.coverage), None)) is not None:
+        while (change := next(decide(it, fact, self.coverage, crowd), None)) is not None:
             event = record.to_event(it.name, change)
             self._appending.add(event.id)
             try:
@@ -230,8 +251,7 @@ class Monitor:
                 self._appending.discard(event.id)
             if seq:
                 it.status_seq = seq
-                evolve(it, change)
-                self._dirty.add(record.bucket_of(it.name))
+                self._evolve(it, change)
                 CHANGES.labels(change.to).inc()
                 continue
             message = await self._newest(streams.status(it.name))
@@ -240,13 +260,18 @@ class Monitor:
             else:
                 self._take_status(message)
 
-    async def _append(self, subject: str, event: StatusChanged | ServiceRegistered, after: int) -> int:
+    def _evolve(self, it: Watched, change: Change) -> None:
+        self._counts[it.status] -= 1
+        evolve(it, change)
+        self._counts[it.status] += 1
+        self._snapshots.touch(it.bucket, it.status_seq)
+
+    async def _append(self, subject: str, event: StatusChanged | ConfigEvent, after: int) -> int:
         """The new sequence; 0 if another writer was first. Waits for the broker as long as it takes."""
 
         async def attempt() -> int:
             try:
-                async with self._room:
-                    ack = await self._journal.append(subject, event, after)
+                ack = await self._journal.append(subject, event, after)
             except WrongSequence:
                 return 0
             return 0 if ack.duplicate else ack.seq
@@ -260,14 +285,17 @@ class Monitor:
         )
         return found
 
-    async def _register(self, name: str, at: int) -> Watched | None:
+    async def _register(self, name: str, beat: Beat) -> Watched | None:
         """The service that a first heartbeat makes; None if there is none to make."""
         after = 0
         while True:
+            if ahead := self._ahead.get(name):
+                coming = ahead[0]
+                return None if coming.deletes or coming.registered_at > beat.at else self._known(coming)
             if len(self.services) + self._registering >= self._rules.max_services:
                 REFUSED.inc()
                 return None
-            event = record.registration(name, at)
+            event = record.registration(name, beat)
             self._registering += 1
             try:
                 seq = await self._append(streams.config(name), event, after)
@@ -275,16 +303,26 @@ class Monitor:
                 self._registering -= 1
             if seq:
                 log.debug("registered", name=name)
-                return self._known(name, seq, event, at)
+                return self._known(record.setting(event, seq, beat.at))
             message = await self._newest(streams.config(name))
-            after = message.seq if message else 0
-            if message is None:
+            if message is not None and message.seq > self._events_read:
+                await self._events_up_to(0)
+            if name in self._ahead:
                 continue
-            self._take_config(message)
-            if it := self.services.get(name):
-                return it
-            if message.at >= at:
-                return None  # a beat from before the deletion
+            if message is not None and message.at > beat.at:
+                return None  # nobody can read it, and it was there before we came
+            after = message.seq if message else 0
+
+    async def _declare(self, it: Watched, beat: Beat) -> None:
+        """Take the interval that a beat declares into the configuration, unless it is there already."""
+        while True:
+            message = await self._newest(streams.config(it.name))
+            newest = self._event(message) if message else None
+            if message is None or newest is None or isinstance(newest, StatusChanged):
+                return
+            event = record.declaration(it.name, beat, newest, message.at)
+            if event is None or await self._append(streams.config(it.name), event, message.seq):
+                return
 
     def _could_miss(self, message: Stored) -> bool:
         """Whether the broker can have let go of messages before we read them: only far behind its end."""
@@ -306,37 +344,36 @@ class Monitor:
         try:
             tick = Tick.model_validate_json(message.data)
         except ValueError as error:
-            self._complain("tick", message.subject, message, str(error))
+            self._complaints.about("tick", message.subject, message, str(error))
             return
-        await self._events_up_to(message.at)
-        while self._upcoming and self._upcoming[0].at <= message.at:
-            self._take_config(self._upcoming.popleft())
-        for name, at in self._heard_since_deletion:
-            await self._settle(name, [(Beat(at), message)])
-        self._heard_since_deletion.clear()
-        open_since = record.micros(tick.open_since) if tick.open_since else message.at
-        self.coverage.prove(min(open_since, message.at), message.at)
-
-        late, self._late = self._late, set()
-        await asyncio.gather(*(self._release(self.services[name]) for name in late if name in self.services))
-        due = self._due_by(message.at)
-        await asyncio.gather(*(self._judge(it, message) for it in due))
+        with TICK_SECONDS.time():
+            open_since = record.micros(tick.open_since) if tick.open_since else message.at
+            if self.coverage.prove(min(open_since, message.at), message.at):
+                for each in self.services.values():
+                    self._schedule(each)
+            late, self._late = self._late, set()
+            waiting = [it for name in sorted(late) if (it := self.services.get(name)) and it.held]
+            crowd = Crowd(self._pulse) if waiting else None
+            await _each(partial(self._release, crowd), waiting)
+            fallen = self._fallen_by(message.at)
+            if fallen:
+                crowd = crowd or Crowd(self._pulse)
+                await _each(partial(self._judge, message, crowd), fallen)
         TICK_LAG.set(message.pending)
         if message.pending < MOST_BEHIND:
-            self._save_some(message.seq)
+            events = self._upcoming[0].seq - 1 if self._upcoming else self._events_read
+            self._snapshots.save_some(Reach(message.seq, events), self.coverage)
 
-    async def _release(self, it: Watched) -> None:
-        beats, it.held = it.held, []
+    async def _release(self, crowd: Crowd | None, it: Watched) -> None:
+        beats, it.held = it.held, ()
         for beat in beats:
-            await self._hear(it, beat)
+            await self._judge_beat(it, beat, crowd)
 
-    async def _judge(self, it: Watched, tick: Stored) -> None:
-        at = next_due(it, self.coverage)
-        if at is not None and at <= self.coverage.until:
-            if self._could_miss(tick) and await self._hole(it):
-                it.unsure = True
-                return
-            await self._follow(it, None)
+    async def _judge(self, tick: Stored, crowd: Crowd, it: Watched) -> None:
+        if self._could_miss(tick) and await self._hole(it):
+            it.unsure = True
+            return
+        await self._follow(it, tick.at, crowd)
         self._schedule(it)
 
     def _schedule(self, it: Watched) -> None:
@@ -344,45 +381,87 @@ class Monitor:
         at = next_due(it, self.coverage)
         if at is None:
             it.scheduled = 0
+        else:
+            self._look_at(it, at)
+
+    def _look_at(self, it: Watched, at: int) -> None:
+        now = self._looked_at
+        second = max(at // SECOND, now)
+        if it.scheduled and now <= it.scheduled <= second:
             return
-        second = max(at // SECOND, self._looked_at)
-        if it.scheduled and self._looked_at <= it.scheduled <= second:
-            return
+        if now and second - now > SPREAD:
+            second -= (second - now) * it.bucket // (4 * record.BUCKETS)
         it.scheduled = second
         self._due.setdefault(second, []).append(it)
 
-    def _due_by(self, at: int) -> list[Watched]:
-        """Those whose look is due; each is scheduled anew by whoever judges it."""
+    def _fallen_by(self, at: int) -> list[Watched]:
+        """Those with a fall due. Those that were only looked at are looked at again when theirs may be."""
         now = at // SECOND
         if not self._looked_at:
-            self._looked_at = min(self._due, default=now)
-        found = []
-        seconds = range(self._looked_at, now + 1)
-        for second in seconds if len(seconds) < len(self._due) else sorted(s for s in self._due if s <= now):
-            for it in self._due.pop(second, ()):
-                if it.scheduled == second and self.services.get(it.name) is it:
-                    it.scheduled = 0
-                    found.append(it)
+            self._looked_at = min(now, min(self._due, default=now))
+        span = range(self._looked_at, now + 1)
+        seconds = span if len(span) < len(self._due) else sorted(s for s in self._due if s <= now)
+        looked = [it for second in seconds for it in self._due.pop(second, ()) if it.scheduled == second]
         self._looked_at = max(self._looked_at, now)
-        return found
+        fallen = []
+        for it in looked:
+            if self.services.get(it.name) is not it:
+                continue
+            it.scheduled = 0
+            soonest = it.last_beat + it.patience.silent
+            if soonest > at and it.status is Status.ALIVE and not it.paused:
+                self._look_at(it, soonest)
+                continue
+            due = next_due(it, self.coverage)
+            if due is not None and due <= at:
+                fallen.append(it)
+            elif due is not None:
+                self._look_at(it, due)
+        return fallen
 
     # --- events
 
     async def _read_events(self, fresh: bool) -> None:
-        async for batch in self._events.batches():
+        """Follow the record; if nothing is known of it yet, begin with all of the configuration and the
+        newest change of each service."""
+        if fresh:
+            end, _ = await until_done(
+                "ask for the newest event", partial(self._journal.end, streams.SERVICES)
+            )
+            await self._read_once(self._journal.reader(streams.SERVICES, streams.ALL_CONFIG), end)
+            newest = self._journal.reader(streams.SERVICES, streams.ALL_STATUS, newest_per_subject=True)
+            await self._read_once(newest, end)
+            self._events_read = end
+            self._events_moved.set()
+        read = self._journal.reader(streams.SERVICES, streams.ALL_EVENTS, after=self._events_read)
+        async for batch in read.batches():
             for message in batch:
-                if message.subject.startswith("service.status."):
-                    self._take_status(message)
-                elif fresh:
-                    self._take_config(message)
-                else:
-                    self._upcoming.append(message)
+                self._take_event(message)
                 self._events_read = max(self._events_read, message.seq)
-            fresh = fresh and self._events.pending != 0
             self._events_moved.set()
 
+    async def _read_once(self, reader: Reader, end: int) -> None:
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                for message in batch:
+                    self._take_event(message)
+                if not reader.pending or reader.position >= end:
+                    return
+
+    def _take_event(self, message: Stored) -> None:
+        if message.subject.startswith("service.status."):
+            self._take_status(message)
+        elif message.seq > self._config_read:
+            self._config_read = message.seq
+            event = self._event(message)
+            if event is not None and not isinstance(event, StatusChanged):
+                setting = record.setting(event, message.seq, message.at)
+                self._upcoming.append(setting)
+                self._ahead.setdefault(setting.name, deque()).append(setting)
+
     async def _events_up_to(self, at: int) -> None:
-        """Wait until every event stored up to `at` (0: up to now) has been read."""
+        """Wait until every event stored up to `at` (0: up to now) has been read. `at` is the time of a
+        message that was received already, so what was stored before it is there when the broker is asked."""
         if 0 < at <= self._events_known_until:
             return
         last, asked = await until_done(
@@ -393,135 +472,132 @@ class Monitor:
                 self._reading.result()
             self._events_moved.clear()
             await self._events_moved.wait()
-        self._events_known_until = asked
+        self._events_known_until = max(self._events_known_until, at, asked - SECOND)
 
     def _take_status(self, message: Stored) -> None:
         """Take over a recorded change. One from before the newest registration does not count."""
         name = streams.name_in(message.subject)
         it = self.services.get(name)
+        if it is not None and message.seq <= it.status_seq:
+            return
         event = self._event(message)
+        change = record.to_change(event) if isinstance(event, StatusChanged) else None
         if it is None:
-            if isinstance(event, StatusChanged):
-                self._unclaimed[name] = message.seq, event
-            return
-        if message.seq <= it.status_seq or (event and event.id in self._appending):
-            return
-        it.status_seq = message.seq
-        if isinstance(event, StatusChanged):
-            self._adopt(it, event)
+            if change:
+                self._unclaimed[name] = message.seq, change
+        elif event is None or event.id not in self._appending:
+            it.status_seq = message.seq
+            if change:
+                self._adopt(it, change)
 
-    def _adopt(self, it: Watched, event: StatusChanged) -> None:
-        change = record.to_change(event)
-        if change.since < it.registered_at:
-            return
-        evolve(it, change)
-        self._dirty.add(record.bucket_of(it.name))
-        self._schedule(it)
+    def _adopt(self, it: Watched, change: Change) -> None:
+        if change.since > it.registered_at or (change.since == it.registered_at and change.from_ is UNKNOWN):
+            self._evolve(it, change)
+            self._schedule(it)
 
     def _event(self, message: Stored) -> Event | None:
         try:
             return parse_event(message.data)
         except ValueError as error:
-            self._complain("event", message.subject, message, str(error))
+            self._complaints.about("event", streams.name_in(message.subject), message, str(error))
             return None
 
-    def _take_config(self, message: Stored) -> None:
-        event = self._event(message)
-        name = streams.name_in(message.subject)
-        it = self.services.get(name)
-        if event is None or isinstance(event, StatusChanged) or (it and message.seq <= it.config_seq):
-            return
-        if not isinstance(event, ServiceDeleted):
-            self._known(name, message.seq, event, message.at)
-        elif it is not None:
-            self._forget(it, message.at)
+    # --- configuration
 
-    def _forget(self, it: Watched, deleted_at: int) -> None:
+    def _configure(self, at: int) -> None:
+        """Take in the configuration that was stored before `at`."""
+        while self._upcoming and self._upcoming[0].at < at:
+            setting = self._upcoming.popleft()
+            ahead = self._ahead[setting.name]
+            ahead.popleft()
+            if not ahead:
+                del self._ahead[setting.name]
+            it = self.services.get(setting.name)
+            if it is not None and setting.seq <= it.config_seq:
+                continue
+            if not setting.deletes:
+                self._known(setting)
+            elif it is not None:
+                self._forget(it, setting.seq)
+
+    def _forget(self, it: Watched, seq: int) -> None:
         del self.services[it.name]
-        bucket = record.bucket_of(it.name)
-        del self._buckets[bucket][it.name]
-        self._dirty.add(bucket)
-        heard = max(it.last_beat, *(beat.at for beat in it.held), 0)
-        if heard > deleted_at:
-            self._heard_since_deletion.append((it.name, heard))
+        del self._buckets[it.bucket][it.name]
+        self._counts[it.status] -= 1
+        self._pulse.drop(it)
+        self._snapshots.touch(it.bucket, seq)
+        if it.status_seq:  # if what comes after the deletion was read already, it belongs to what comes after
+            newest = Change(UNKNOWN, it.status, it.since, it.recorded_beat, "")
+            self._unclaimed[it.name] = it.status_seq, newest
 
-    def _known(self, name: str, seq: int, event: ConfigChange, stored_at: int) -> Watched:
-        """The service as its newest configuration says, with what is already known of it."""
-        config = event.data.config
-        registered = event.data.registered_at
-        registered_at = record.micros(registered) if registered else stored_at
-        it = self.services.get(name)
-        if it is None or (isinstance(event, ServiceRegistered) and registered_at > it.registered_at):
-            status_seq = it.status_seq if it else 0
-            it = Watched(name, registered_at, self._rules.patience, status_seq=status_seq)
+    def _known(self, setting: Setting) -> Watched:
+        """The service as a configuration says, with what is already known of it."""
+        it = self.services.get(setting.name)
+        known = it is not None and not (setting.registers and setting.registered_at > it.registered_at)
+        if it is None or not known:
+            if it:
+                self._forget(it, setting.seq)
+            it = Watched(setting.name, setting.registered_at, self._rules.patience)
+            it.bucket = record.bucket_of(it.name)
             self._keep(it)
-            if claim := self._unclaimed.pop(name, None):
+            if claim := self._unclaimed.pop(it.name, None):
                 it.status_seq = claim[0]
                 self._adopt(it, claim[1])
-        it.config_seq = seq
-        it.own = record.own_thresholds(config)
-        it.patience = record.in_force(it.own, self._rules.patience)
-        it.paused = config.paused
-        if isinstance(event, ServiceResumed):
-            it.resumed_at = stored_at
-        self._dirty.add(record.bucket_of(name))
+        it.config_seq = setting.seq
+        it.own = setting.own
+        if setting.declared_at > it.every_at:
+            it.every, it.every_at = setting.every, setting.declared_at
+        patience = record.in_force(it.own, it.every, self._rules.patience)
+        if patience != it.patience:
+            it.patience, it.patience_at = patience, setting.at if known else 0
+        it.paused = setting.paused
+        if setting.resumes:
+            it.resumed_at = setting.at
+        self._pulse.take(it)
+        self._snapshots.touch(it.bucket, it.config_seq)
         self._schedule(it)
         return it
 
     def _keep(self, it: Watched) -> None:
         self.services[it.name] = it
-        self._buckets[record.bucket_of(it.name)][it.name] = it
+        self._buckets[it.bucket][it.name] = it
+        self._counts[it.status] += 1
 
-    # --- snapshots
-
-    async def _load(self) -> tuple[int, int] | None:
-        """Take in the newest snapshot; the sequences from which both streams are to be read on."""
-        position = await self._journal.load("position")
-        if not position:
-            return None
-        heartbeats, events, self.coverage = record.load_position(position)
-        for bucket in range(record.BUCKETS):
-            for it in record.load(
-                await self._journal.load(f"bucket.{bucket}") or b"[]", self._rules.patience
-            ):
-                self._keep(it)
-        return heartbeats, events
-
-    async def _fits(self, position: tuple[int, int]) -> bool:
-        """Whether the streams are at least as long as the snapshot knows them."""
-        for stream, seq in zip((streams.HEARTBEATS, streams.SERVICES), position, strict=True):
-            last, _ = await until_done("ask for the stream's end", partial(self._journal.end, stream))
+    async def _load(self) -> Reach:
+        """Take in the newest snapshot, if there is one of these streams; how far it goes."""
+        found = await self._snapshots.load(self._rules.patience)
+        if found is None:
+            return Reach()
+        for stream, seq in (
+            (streams.HEARTBEATS, found.furthest.heartbeats),
+            (streams.SERVICES, found.furthest.events),
+        ):
+            last, _ = await self._journal.end(stream)
             if seq > last:
-                return False
-        return True
+                log.warning("the snapshot is of another stream; reading everything again", stream=stream)
+                self._snapshots = Snapshots(self._journal, self._snapshots.bucket)
+                return Reach()
+        self.coverage = found.coverage
+        self._looked_at = self.coverage.until // SECOND
+        for it in found.services:
+            self._keep(it)
+            self._pulse.take(it)
+            self._schedule(it)
+        if len(self.services) > MANY:
+            gc.freeze()  # they are here to stay: going through them again and again takes seconds
+        return found.reach
 
-    def _drop_everything(self) -> None:
-        self.services.clear()
-        self.coverage = Coverage()
-        for members in self._buckets:
-            members.clear()
 
-    def _save_some(self, seq: int) -> None:
-        """A few buckets per tick, in the background; behind a round, the position it is good for."""
-        if self._saving is not None and not self._saving.done():
-            return
-        if not self._to_save:
-            if not self._dirty:
-                return
-            self._to_save, self._dirty = sorted(self._dirty), set()
-            events = self._upcoming[0].seq - 1 if self._upcoming else self._events_read
-            self._position = record.dump_position(seq, events, self.coverage)
-        chunk, self._to_save = self._to_save[:BUCKETS_PER_TICK], self._to_save[BUCKETS_PER_TICK:]
-        payloads = {f"bucket.{bucket}": record.dump(self._buckets[bucket].values()) for bucket in chunk}
-        if not self._to_save:
-            payloads["position"] = self._position
-        self._saving = asyncio.create_task(self._put(payloads, chunk))
+_HEARTBEAT = len(streams.heartbeat(""))
 
-    async def _put(self, payloads: dict[str, bytes], chunk: list[int]) -> None:
-        try:
-            for key, payload in payloads.items():
-                await self._journal.save(key, payload)
-        except (NatsError, OSError, TimeoutError) as error:
-            log.warning("snapshot not saved; trying again", error=str(error) or repr(error))
-            self._dirty.update(chunk, self._to_save)
-            self._to_save = []
+
+async def _each(do: Callable[[T], Coroutine[None, None, None]], items: Iterable[T]) -> None:
+    """`do` it with all of them, MOST_AT_ONCE at a time."""
+    rest = iter(items)
+
+    async def worker(first: T) -> None:
+        await do(first)
+        for item in rest:
+            await do(item)
+
+    await asyncio.gather(*[worker(first) for first in islice(rest, MOST_AT_ONCE)])

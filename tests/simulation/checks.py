@@ -1,5 +1,6 @@
 """What must hold of a history, whatever happened: worked out from the scenario, not from the monitor."""
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ class Incarnation:
     """Which were in force from when."""
     paused: list[tuple[int, int]] = field(default_factory=list)
     """From a pause to the resuming after it."""
+    unreadable: bool = False
+    """Something among its configuration cannot be read, so what heartbeats declare may not be recorded."""
+    declared: list[Patience] = field(default_factory=list)
+    """What the intervals that its heartbeats declare give, recorded or not."""
 
 
 def first_difference(title: str, ours: Broker, other: Broker) -> str | None:
@@ -73,6 +78,12 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
         failed = {
             beat.at for beat in beats if beat.good and (beat.headers or {}).get("Registry-Signal") == "fail"
         }
+        for beat in beats:
+            every = re.search(rb'"every": "(\d+)s"', beat.data)
+            for life in lives:
+                if every and life.start <= beat.at <= life.end:
+                    gives = in_force((None,) * 3, int(every[1]) * SECOND, scenario.patience)  # type: ignore[arg-type]
+                    life.declared.append(Patience(*gives))
         changes = recorded.get(name, [])
         for problem in _of_service(changes, lives, good, failed, covered):
             yield f"{name}: {problem}"
@@ -98,6 +109,8 @@ def _of_service(
         if now is None:
             yield f"changes before it is registered: {told(change)}"
             return
+        if life is not None and at == now.start and at <= life.end and data.from_ == status:
+            now = life  # in the very moment of the deletion
         if now is not life:
             if life is not None and life.start > now.start:
                 yield f"a change of a life that has ended: {told(change)}"
@@ -132,12 +145,13 @@ def _of_fall(
     after = good[place] if place < len(good) else NEVER
     deaf = covered.deaf(last, at)
     least = min(patience[BY_FALLING[to]] for patience in life_thresholds(life, last, after))
+    least = min([least, *(patience[BY_FALLING[to]] for patience in life.declared)])
     if at - last - deaf < least:
         yield f"falls early, {deaf / 1e6} s deaf, {least / 1e6} s allowed: {told(change)}"
     for start, end in life.paused:
         back = bisect_right(good, end)
         until = good[back] if back < len(good) else NEVER
-        if start <= at < until and last <= end:
+        if start < at < until and last <= end:
             yield f"falls while it is paused: {told(change)}"
 
 
@@ -154,6 +168,10 @@ def _in_the_end(
 ) -> str | None:
     """After the quiet time a service is as bad as the silence that was observed, no better and no worse."""
     heard = [at for at in good if at >= life.start]
+    if heard and covered.spans and heard[-1] > covered.spans[-1][1]:
+        return None  # no tick has proved yet what came before it
+    if life.unreadable and life.declared:
+        return None
     mine = [change for change in changes if micros(change.data.since) >= life.start]
     status = mine[-1].data.to.value if mine else "unknown"
     if not heard:
@@ -210,6 +228,8 @@ def incarnations(broker: Broker, name: str, default: Patience) -> list[Incarnati
         try:
             event = parse_event(message.data)
         except ValueError:
+            for life in found[-1:]:
+                life.unreadable = True
             continue
         assert not isinstance(event, StatusChanged)
         if isinstance(event, ServiceDeleted):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing import get_context
 
+from tests.simulation.mutants import MUTANTS, caught_by
 from tests.simulation.run import surroundings
 from tests.simulation.simulate import simulate, tell, tidy
 
@@ -20,10 +21,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="only this one, with everything that happened")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument(
+        "--mutants", action="store_true", help="put bugs into the monitor; each must be caught"
+    )
     parser.add_argument("--most", type=int, default=20, help="failing seeds after which to stop")
     options = parser.parse_args(arguments)
     if options.seed is not None:
         return 0 if tell(options.seed) else 1
+    if options.mutants:
+        return _mutants(options.seeds)
     return _many(options.first, options.seeds, options.jobs, options.most)
 
 
@@ -43,6 +49,17 @@ def _many(first: int, seeds: int, jobs: int, most: int) -> int:
             break
     _say(f"{done} seeds, {failed} failed, {time.monotonic() - began:.1f} s\n")
     return 1 if failed else 0
+
+
+def _mutants(seeds: int) -> int:
+    lived = 0
+    with surroundings():
+        for mutant in MUTANTS:
+            began, caught = time.monotonic(), caught_by(mutant, seeds)
+            lived += caught is None
+            how = f"caught by seed {caught[0]}: {caught[1]}" if caught else f"NOT CAUGHT by {seeds} seeds"
+            _say(f"{mutant.__name__} ({time.monotonic() - began:.1f} s): {how}\n")
+    return 1 if lived else 0
 
 
 def _say(line: str) -> None:

@@ -15,7 +15,7 @@ from nats.errors import Error as NatsError
 
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
-from shared.events import ConfigEvent, StatusChanged
+from shared.events import ConfigEvent, StatusChanged, parse_event
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")
@@ -327,8 +327,7 @@ class Session(Owner):
 
     def _say(self, what: str, on: str, result: object) -> None:
         if self.broker.trace is not None:
-            told_result = f"{len(result)} B" if isinstance(result, bytes) else result
-            self.broker.say(self.name, f"{what} {on} -> {told_result}")
+            self.broker.say(self.name, f"{what} {on} -> {_in_short(result)}")
 
     def count(self) -> bool:
         """One more operation; whether the process dies in it."""
@@ -458,3 +457,20 @@ def told(event: StatusChanged | ConfigEvent) -> str:
     if isinstance(event, StatusChanged):
         return f"{event.data.from_} -> {event.data.to} since {at} ({event.data.reason})"
     return f"{event.type.split('.')[1]} by {event.source} at {at}"
+
+
+def _in_short(result: object) -> str:
+    match result:
+        case bytes():
+            return f"{len(result)} B"
+        case Ack():
+            return f"#{result.seq}{' (duplicate)' if result.duplicate else ''}"
+        case Stored() if result.subject.startswith("service."):
+            try:
+                event = parse_event(result.data)
+            except ValueError:
+                return f"#{result.seq} (malformed)"
+            return f"#{result.seq} {told(event)}"
+        case Stored():
+            return f"#{result.seq}"
+    return str(result)

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import shared.broker
-from services.monitor import record, watch
+from services.monitor import complaints, record, snapshots, watch
 from services.monitor.watch import Monitor, Rules
 from shared import streams
 from shared.broker import NotStored, Stored, WrongSequence
@@ -251,6 +251,8 @@ def surroundings() -> Iterator[None]:
     with (
         patch.object(record, "BUCKETS", BUCKETS),
         patch.object(watch, "log", _Silent()),
+        patch.object(snapshots, "log", _Silent()),
+        patch.object(complaints, "log", _Silent()),
         patch.object(shared.broker, "log", _Silent()),
         patch.object(shared.broker, "_said_at", float("inf")),
         patch.object(time, "time", lambda: started + wild.uniform(-1e7, 1e7)),

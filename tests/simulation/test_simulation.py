@@ -14,12 +14,6 @@ SECONDS = 10.0
 FEW = 20
 
 
-NOT_YET = pytest.mark.xfail(
-    reason="the monitor that reads all configuration in order is on its way", strict=False
-)
-
-
-@NOT_YET
 def test_history_is_the_same_whatever_happens(capsys: pytest.CaptureFixture[str]) -> None:
     began, seed, failures = time.monotonic(), FIRST, list[tuple[int, str]]()
     while not failures and time.monotonic() - began < SECONDS:
@@ -32,7 +26,6 @@ def test_history_is_the_same_whatever_happens(capsys: pytest.CaptureFixture[str]
     )
 
 
-@NOT_YET
 def test_a_seed_means_the_same_in_every_process() -> None:
     """Else a failing one could not be replayed: no wall clock, and no order of hashes."""
     program = (

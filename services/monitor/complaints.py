@@ -1,0 +1,46 @@
+"""What cannot be read: counted, told, kept aside, and passed over."""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+from nats.errors import Error as NatsError
+from prometheus_client import Counter
+
+from services.monitor.journal import Journal
+from shared.broker import BrokerError, Stored
+
+log = structlog.get_logger()
+
+MALFORMED = Counter("registry_malformed_messages_total", "Messages passed over", ["kind"])
+
+TOLD_PER_MINUTE = 100
+"""Log lines, of however many services."""
+MOST_WAITING = 100
+
+
+class Complaints:
+    """`run` keeps aside what was complained about; what is too much for it is only counted."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: asyncio.Queue[tuple[Stored, str]] = asyncio.Queue(MOST_WAITING)
+        self._minute = 0
+        self._told: set[str] = set()
+
+    def about(self, kind: str, name: str, message: Stored, why: str) -> None:
+        MALFORMED.labels(kind).inc()
+        with suppress(asyncio.QueueFull):
+            self._waiting.put_nowait((message, why))
+        minute = int(asyncio.get_running_loop().time() // 60)
+        if minute != self._minute:
+            self._minute, self._told = minute, set()
+        if name not in self._told and len(self._told) < TOLD_PER_MINUTE:
+            self._told.add(name)
+            log.warning("malformed message", kind=kind, name=name[:200], seq=message.seq, error=why[:300])
+
+    async def run(self) -> None:
+        while True:
+            message, why = await self._waiting.get()
+            with suppress(NatsError, BrokerError, OSError, TimeoutError):
+                await self._journal.set_aside(message, why)

@@ -1,0 +1,106 @@
+"""Writing the monitor's state away, bucket by bucket behind the ticks, and reading it at the start.
+
+Each bucket tells how far it goes, and the position what each of them must hold to be good for it. So two
+monitors may write the same buckets, however far apart they are, and any mixture of theirs can be read.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import structlog
+from nats.errors import Error as NatsError
+
+from services.monitor import record
+from services.monitor.journal import Journal
+from services.monitor.lifecycle import Coverage, Patience, Watched
+from services.monitor.record import Position, Reach
+
+log = structlog.get_logger()
+
+BUCKETS_AT_ONCE = 16
+"""Written behind one tick, at most."""
+BYTES_AT_ONCE = 8 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """A snapshot as it was read. `reach`: from where both streams are to be read on; `furthest`: how far
+    any part of it goes."""
+
+    reach: Reach
+    furthest: Reach
+    coverage: Coverage
+    services: list[Watched]
+
+
+class Snapshots:
+    def __init__(self, journal: Journal, bucket: Callable[[int], Collection[Watched]]) -> None:
+        """`bucket`: the services of one, as they are at the moment."""
+        self._journal = journal
+        self.bucket = bucket
+        self.beats = [0] * record.BUCKETS
+        """The newest heartbeat taken in of each bucket."""
+        self.events = [0] * record.BUCKETS
+        """The newest event."""
+        self._saved = [Reach()] * record.BUCKETS
+        self._round: list[int] = []
+        self._position: Position | None = None
+        """What the round that is under way is good for; None: none is."""
+        self._saving: asyncio.Task[None] | None = None
+
+    async def load(self, default: Patience) -> Found | None:
+        """None: there is none, or another version wrote it. Raises nats' errors."""
+        payload = await self._journal.load("position")
+        position = Position.load(payload) if payload else None
+        if position is None or len(position.beats) != record.BUCKETS:
+            return None
+        reaches, furthest, services = [position.reach], [position.reach], list[Watched]()
+        self.beats, self.events = position.beats, position.events
+        for bucket in range(record.BUCKETS):
+            part = await self._journal.load(f"bucket.{bucket}")
+            reach, found = record.load(part, default) if part else (Reach(), [])
+            reaches.append(position.holds(bucket, reach))
+            furthest.append(reach)
+            self._saved[bucket] = reach
+            for it in found:
+                it.bucket = bucket
+            services += found
+        return Found(record.oldest(reaches), record.newest(furthest), position.coverage, services)
+
+    def touch(self, bucket: int, event: int) -> None:
+        """An event of this bucket was taken in."""
+        self.events[bucket] = max(self.events[bucket], event)
+
+    def save_some(self, reach: Reach, coverage: Coverage) -> None:
+        """A few of the buckets that changed, in the background; the last of a round, then the position.
+
+        To be called behind a tick, with how far the state goes.
+        """
+        if self._saving is not None and not self._saving.done():
+            return
+        if self._position is None:
+            newest = zip(self._saved, self.beats, self.events, strict=True)
+            self._round = [bucket for bucket, (saved, *seqs) in enumerate(newest) if not saved.covers(*seqs)]
+            if not self._round:
+                return
+            copied = Coverage(coverage.until, list(coverage.gaps))
+            self._position = Position(reach, copied, list(self.beats), list(self.events))
+        self._saving = asyncio.create_task(self._save(reach))
+
+    async def _save(self, reach: Reach) -> None:
+        assert self._position
+        size = count = 0
+        try:
+            while self._round and size < BYTES_AT_ONCE and count < BUCKETS_AT_ONCE:
+                bucket = self._round[0]
+                part = record.dump(reach, self.bucket(bucket))
+                await self._journal.save(f"bucket.{bucket}", part)
+                self._saved[bucket] = reach
+                del self._round[0]
+                size, count = size + len(part), count + 1
+            if not self._round:
+                await self._journal.save("position", self._position.dump())
+                self._position = None
+        except (NatsError, OSError, TimeoutError) as error:
+            log.warning("snapshot not saved; trying again", error=str(error) or repr(error))

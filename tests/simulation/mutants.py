@@ -1,0 +1,161 @@
+"""Bugs put into the monitor on purpose: a simulation that does not find each of them soon is worth nothing.
+
+They are put in at the seam between the monitor and its journal, so that they stay what they are when the
+monitor is written anew.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from shared import streams
+from shared.broker import Ack, NotStored, Stored, WrongSequence
+from shared.events import ConfigEvent, StatusChanged
+from tests.simulation.model import ModelReader
+from tests.simulation.run import Process
+from tests.simulation.simulate import simulate
+
+
+class Unbroken(Exception):
+    """The bug has nothing to hold on to in the monitor of today: it must be put in anew."""
+
+
+class _Reader:
+    """A reader that tells lies."""
+
+    def __init__(self, reader: ModelReader, lie: Callable[[Stored], Stored]) -> None:
+        self._reader = reader
+        self._lie = lie
+
+    def batches(self) -> "_Reader":
+        return self
+
+    def __aiter__(self) -> "_Reader":
+        return self
+
+    async def __anext__(self) -> list[Stored]:
+        return [self._lie(message) for message in await self._reader.__anext__()]
+
+    async def aclose(self) -> None:
+        await self._reader.aclose()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+
+class WallClock(Process):
+    """Judges by the clock on the wall, not by when the tick was stored."""
+
+    def reader(self, stream: str, *subjects: str, **options: Any) -> Any:
+        def lie(message: Stored) -> Stored:
+            return replace(message, at=self.broker.now()) if message.subject[:5] == "tick." else message
+
+        return _Reader(super().reader(stream, *subjects, **options), lie)
+
+
+class EvolvesFirst(Process):
+    """Goes on as if a change were stored as soon as it is on its way."""
+
+    async def append(self, subject: str, event: StatusChanged | ConfigEvent, after: int | None) -> Ack:
+        if isinstance(event, StatusChanged):
+            task = self._loop.create_task(self._later(subject, event))
+            del task
+            return Ack(self.broker.end(streams.SERVICES)[0] + 1, False)
+        return await super().append(subject, event, after)
+
+    async def _later(self, subject: str, event: StatusChanged) -> None:
+        newest = self.broker.newest(subject)
+        try:
+            await super().append(subject, event, newest.seq if newest else 0)
+        except (NotStored, WrongSequence):
+            return
+
+
+class NoExpectedSequence(Process):
+    """Appends whatever anybody has appended in the meantime."""
+
+    async def append(self, subject: str, event: StatusChanged | ConfigEvent, after: int | None) -> Ack:
+        return await super().append(subject, event, None)
+
+
+class ForgetsDeafness(Process):
+    """Does not know after a restart when the registry was deaf before it."""
+
+    async def load(self, key: str) -> bytes | None:
+        part = await super().load(key)
+        if key == "position" and part:
+            position = json.loads(part)
+            if "gaps" not in position:
+                raise Unbroken("the position has no gaps")
+            return json.dumps({**position, "gaps": []}).encode()
+        return part
+
+
+class BelievesRepetition(Process):
+    """Takes a heartbeat that is delivered once more for a new one."""
+
+    def reader(self, stream: str, *subjects: str, **options: Any) -> Any:
+        newest = 0
+
+        def lie(message: Stored) -> Stored:
+            nonlocal newest
+            if message.seq <= newest and message.subject.startswith("heartbeat."):
+                return replace(message, at=self.broker.now())
+            newest = max(newest, message.seq)
+            return message
+
+        return _Reader(super().reader(stream, *subjects, **options), lie)
+
+
+class PositionFirst(Process):
+    """Saves the position of a snapshot before that which is good for it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._kept_back: dict[str, bytes] = {}
+
+    async def save(self, key: str, part: bytes) -> None:
+        if key != "position":
+            self._kept_back[key] = part
+            return
+        parts, self._kept_back = self._kept_back, {}
+        for each, content in [(key, part), *parts.items()]:
+            await super().save(each, content)
+
+
+class DeafToTheWinner(Process):
+    """Having lost a race, looks at the winner's number and not at what it says."""
+
+    async def newest_event(self, subject: str) -> Stored | None:
+        found = await super().newest_event(subject)
+        if found is not None and subject.startswith("service.status."):
+            return replace(found, data=b"{}")
+        return found
+
+
+MUTANTS: list[type[Process]] = [
+    WallClock,
+    EvolvesFirst,
+    NoExpectedSequence,
+    ForgetsDeafness,
+    BelievesRepetition,
+    PositionFirst,
+    DeafToTheWinner,
+]
+
+
+@cache
+def is_sound(seed: int) -> bool:
+    """Whether the monitor as it is passes this seed."""
+    return not simulate(seed)
+
+
+def caught_by(mutant: type[Process], seeds: int) -> tuple[int, str] | None:
+    """The first seed that tells the mutant from the monitor as it is, and how; None if no seed does."""
+    for seed in range(seeds):
+        problems = simulate(seed, mutant)
+        if problems and is_sound(seed):
+            return seed, problems[0]
+    return None
