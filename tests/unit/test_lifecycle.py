@@ -1,6 +1,7 @@
 """The lifecycle, given / when / then, and the properties that hold for every history."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -9,10 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.monitor.lifecycle import (
+    SECOND,
     Beat,
     Change,
     Coverage,
+    Crowd,
+    Doubt,
     Patience,
+    Pulse,
     Watched,
     decidable,
     decide,
@@ -37,8 +42,8 @@ Fact = Beat | Tick
 class Watcher:
     """The monitor's shell around one service, without a broker: `history` is what would be recorded."""
 
-    def __init__(self) -> None:
-        self.it = Watched("web", registered_at=0, patience=PATIENCE)
+    def __init__(self, patience: Patience = PATIENCE) -> None:
+        self.it = Watched("web", registered_at=0, patience=patience)
         self.coverage = Coverage()
         self.history: list[Change] = []
 
@@ -187,6 +192,202 @@ def test_gaps_are_bounded() -> None:
     for at in range(0, 10 * Coverage.MOST_GAPS, 2):
         coverage.prove(at, at + 1)
     assert len(coverage.gaps) == Coverage.MOST_GAPS
+
+
+def test_time_before_the_first_tick_is_credited() -> None:
+    facts = [Beat(5), Tick(1000, open_since=1000)]
+    assert history(*facts, Tick(1014, 1000)) == [(ALIVE, 5)]
+    assert history(*facts, Tick(1015, 1000)) == [(ALIVE, 5), (SILENT, 1015)]
+
+
+def test_a_proof_tells_whether_it_takes_back_a_gap() -> None:
+    coverage = Coverage()
+    assert not coverage.prove(10, 20), "it opens a gap"
+    assert not coverage.prove(10, 30), "it goes on"
+    assert not coverage.prove(40, 50)
+    assert coverage.gaps == [(0, 10), (30, 40)]
+    assert coverage.prove(35, 51), "a part of one"
+    assert coverage.gaps == [(0, 10), (30, 35)]
+    assert coverage.prove(2, 52), "a whole one and a part"
+    assert coverage.gaps == [(0, 2)]
+    assert not coverage.prove(2, 53), "the same again"
+
+
+# --- runs
+
+HOURS = Patience(900 * SECOND, 3600 * SECOND, 7 * 86400 * SECOND)
+
+
+def test_the_end_of_a_run_that_changes_something_says_how_long_it_took() -> None:
+    failed = Watcher().take([Beat(5, Signal.START), Beat(12, Signal.FAIL)])
+    assert [(change.to, change.duration) for change in failed.history] == [(ALIVE, None), (DOWN, 7)]
+    late = Watcher().take([Tick(1), Beat(5, Signal.START), Tick(30), Beat(31), Tick(32)])
+    assert [(c.to, c.duration) for c in late.history] == [(ALIVE, None), (SILENT, None), (ALIVE, 26)]
+
+
+def test_a_second_start_begins_the_run_anew() -> None:
+    watcher = Watcher().take([Beat(5, Signal.START), Beat(10, Signal.START), Beat(12, Signal.FAIL)])
+    assert watcher.history[-1].duration == 2
+
+
+def test_what_was_never_started_took_no_time() -> None:
+    watcher = Watcher().take([Beat(5), Beat(7, Signal.FAIL), Beat(9), Beat(11, Signal.FAIL)])
+    assert [change.duration for change in watcher.history] == [None] * 4
+    done = Watcher().take([Beat(5, Signal.START), Beat(7), Beat(9, Signal.FAIL)])
+    assert done.history[-1].duration is None, "that run has ended before"
+    starts = Watcher().take([Beat(5, Signal.FAIL), Beat(7, Signal.START)])
+    assert starts.history[-1].duration is None, "a start ends nothing"
+
+
+def test_a_run_that_never_ends_is_overdue_with_a_reason_of_its_own() -> None:
+    watcher = Watcher(HOURS).take([Tick(1), Beat(5, Signal.START), Tick(5000 * SECOND)])
+    assert [(change.to, change.reason) for change in watcher.history[1:]] == [
+        (SILENT, "a run that was started has not ended within 15m"),
+        (DOWN, "a run that was started has not ended within 1h"),
+    ]
+    ended = Watcher(HOURS).take([Tick(1), Beat(5, Signal.START), Beat(6), Tick(1000 * SECOND)])
+    assert ended.history[-1].reason == "no heartbeat for 15m"
+
+
+def test_a_failure_says_its_exit_code_and_its_message() -> None:
+    facts = [Beat(5, message="hello"), Beat(6, Signal.FAIL, message="disk full", exit_code=3)]
+    first, failed = Watcher().take(facts).history
+    assert (first.reason, first.message) == ("heartbeat", "hello")
+    assert (failed.reason, failed.message) == ("reported failure (exit code 3)", "disk full")
+    (plain,) = Watcher().take([Beat(5, Signal.FAIL)]).history
+    assert (plain.reason, plain.message) == ("reported failure", None)
+
+
+def test_a_fall_repeats_no_message() -> None:
+    watcher = Watcher().take([Tick(1), Beat(5, message="all is well"), Tick(30)])
+    assert watcher.history[-1].message is None
+
+
+# --- thresholds that change
+
+
+def test_new_thresholds_never_date_a_fall_before_they_were_there() -> None:
+    watcher = Watcher(Patience(500, 600, 700)).take([Tick(1), Beat(5), Tick(100)])
+    watcher.it.patience, watcher.it.patience_at = PATIENCE, 101
+    assert watcher.take([Tick(102)]).short == [(ALIVE, 5), (SILENT, 101), (DOWN, 101)]
+    assert watcher.take([Tick(400)]).short[3:] == [(DEAD, 305)]
+
+
+def test_no_fall_is_dated_before_the_one_it_follows() -> None:
+    """Silent after a gap; then another ingest proves that there was none, and down was due long ago."""
+    facts = [Tick(1), Beat(5), Tick(10), Tick(1000, open_since=1000), Tick(1015, 1000)]
+    assert history(*facts) == [(ALIVE, 5), (SILENT, 1015)]
+    assert history(*facts, Tick(1016, open_since=0))[2:] == [(DOWN, 1015), (DEAD, 1015)]
+
+
+# --- the doubt
+
+
+def regular(stopped_at: int, rhythm: int = 10, silent: int = 30) -> Watched:
+    """Beat every `rhythm` seconds until `stopped_at`."""
+    it = Watched("web", 0, Patience(silent * SECOND, 2 * silent * SECOND, 9 * silent * SECOND), status=ALIVE)
+    for at in (stopped_at - rhythm, stopped_at):
+        hear(it, at * SECOND)
+    return it
+
+
+def doubt(*services: Watched) -> Doubt | None:
+    """What is thought of the fall of the first."""
+    pulse = Pulse()
+    for it in services:
+        pulse.take(it)
+    return Crowd(pulse).doubt(services[0])
+
+
+def many(count: int, stopped_at: int, **more: int) -> list[Watched]:
+    return [regular(stopped_at, **more) for _ in range(count)]
+
+
+BEATING = 200
+"""By then the others, that go on, have beaten last."""
+
+
+def test_more_than_half_stopped_together() -> None:
+    assert doubt(*many(5, 100), *many(4, BEATING)) == Doubt(stopped=5, of=9, within=1)
+
+
+def test_the_doubt_says_how_far_apart_they_stopped() -> None:
+    assert doubt(*many(3, 100), *many(3, 103), *many(4, BEATING)) == Doubt(stopped=6, of=10, within=3)
+    assert doubt(*many(3, 103), *many(3, 100), *many(4, BEATING)) == Doubt(stopped=6, of=10, within=3)
+
+
+def test_half_is_not_most() -> None:
+    assert doubt(*many(5, 100), *many(5, BEATING)) is None
+
+
+def test_from_a_few_nothing_is_concluded() -> None:
+    assert doubt(*many(4, 100), *many(1, BEATING)) is None
+    assert doubt(*many(4, 100)) is None
+
+
+def test_who_stopped_long_before_counts_on_neither_side() -> None:
+    assert doubt(*many(5, 500), *many(4, 600), *many(50, 100)) == Doubt(5, 9, 1)
+    assert doubt(*many(4, 500), *many(50, 100)) is None
+
+
+def test_a_slow_rhythm_widens_the_window() -> None:
+    assert doubt(*many(3, 1000, rhythm=5), *many(3, 1007, rhythm=5)) is None
+    slow = [*many(3, 1000, rhythm=8, silent=60), *many(3, 1007, rhythm=8, silent=60)]
+    assert doubt(*slow) == Doubt(6, 6, 7)
+
+
+def test_who_is_paused_or_beats_irregularly_is_not_counted() -> None:
+    paused, irregular = many(5, 100), many(5, 100, rhythm=31)
+    for it in paused:
+        it.paused = True
+    once = [Watched("web", 0, HOURS, last_beat=100 * SECOND) for _ in range(5)]
+    for others in (paused, irregular, once):
+        assert doubt(*many(4, 100), *others) is None, "not among those that stopped"
+        assert doubt(*many(5, 100), *others) == Doubt(5, 5, 1), "nor among all"
+        assert doubt(*others, *many(5, 100)) is None, "and not in doubt itself"
+
+
+def test_a_doubtful_fall_says_so_after_its_own_reason() -> None:
+    """Silent and down are in doubt; who is still away when it would be dead has other troubles."""
+    ran, beat, *_, goes_on = services = [*many(5, 100), *many(4, BEATING)]
+    ran.signal = Signal.START
+    pulse = Pulse()
+    for it in services:
+        pulse.take(it)
+
+    def falls(it: Watched) -> list[tuple[str, Doubt | None]]:
+        covered = Coverage(until=10_000 * SECOND)
+        return [(c.reason, c.doubt) for c in decide(it, covered.until, covered, Crowd(pulse))]
+
+    doubt, why = Doubt(5, 9, 1), "; 5 of 9 services stopped within 1 s, the registry may be cut off"
+    assert falls(beat) == [
+        (f"no heartbeat for 30s{why}", doubt),
+        (f"no heartbeat for 1m{why}", doubt),
+        ("no heartbeat for 4m30s", None),
+    ]
+    assert falls(ran)[0] == (f"a run that was started has not ended within 30s{why}", doubt)
+    assert falls(goes_on)[0] == ("no heartbeat for 30s", None)
+
+
+seconds = st.integers(1, 60).map(lambda second: second * SECOND)
+counted = st.tuples(st.integers(0, 4), st.booleans(), seconds, st.sampled_from([0, 1, 15, 40]), st.booleans())
+
+
+@given(st.lists(counted, max_size=40))
+def test_the_pulse_equals_a_recount_from_scratch(steps: list[tuple[int, bool, int, int, bool]]) -> None:
+    pulse, services = Pulse(), [regular(1) for _ in range(5)]
+    quiet: dict[int, int] = {}
+    for n, taken, last_beat, rhythm, paused in steps:
+        it = services[n]
+        quiet.pop(n, None)
+        if not taken:
+            pulse.drop(it)
+            continue
+        it.last_beat, it.rhythm, it.paused = last_beat, rhythm * SECOND, paused
+        pulse.take(it)
+        if rhythm in (1, 15) and not paused:
+            quiet[n] = last_beat // SECOND + 2 * rhythm
+    assert pulse.counts == Counter(quiet.values())
 
 
 # --- for every history
