@@ -1,0 +1,328 @@
+"""From events to the monitor's state and back, and its snapshots."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.monitor import record
+from services.monitor.lifecycle import Beat, Change, Coverage, Doubt, Patience, Watched
+from services.monitor.record import BUCKETS, FORMAT, Position, Reach, Setting, in_force, moment
+from shared.events import (
+    NAME_MAX,
+    ConfigData,
+    ConfigEvent,
+    Heartbeat,
+    HeartbeatBody,
+    ServiceConfig,
+    ServiceDeleted,
+    ServicePaused,
+    ServiceRegistered,
+    ServiceResumed,
+    ServiceUpdated,
+    Signal,
+    Status,
+    parse_event,
+    valid_name,
+)
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+DEFAULT = Patience(15 * MINUTE, 60 * MINUTE, 7 * 24 * 60 * MINUTE)
+THEN = 1_800_000_000 * SECOND
+"""A moment in which things happen; what comes before and after is counted from it."""
+
+# --- snapshots
+
+letters = "abcXYZ019_-"
+names = st.one_of(
+    st.text(letters, min_size=1, max_size=NAME_MAX),
+    st.lists(st.text(letters, min_size=1, max_size=40), min_size=1, max_size=3).map(".".join),
+)
+times = st.integers(0, 2**62)
+thresholds = st.none() | st.integers(1, 3650 * 24 * 60 * MINUTE)
+services = st.builds(
+    Watched,
+    name=names,
+    registered_at=times,
+    patience=st.just(DEFAULT),
+    patience_at=times,
+    own=st.tuples(thresholds, thresholds, thresholds),
+    every=st.just(0) | st.integers(1, 3650 * 24 * 60 * MINUTE),
+    every_at=times,
+    paused=st.booleans(),
+    resumed_at=times,
+    config_seq=times,
+    status=st.sampled_from(Status),
+    since=times,
+    status_seq=times,
+    last_beat=times,
+    recorded_beat=times,
+    rhythm=times,
+    signal=st.sampled_from(Signal),
+)
+reaches = st.builds(Reach, times, times)
+
+
+@given(reaches, st.lists(services, max_size=5))
+def test_a_bucket_is_read_as_it_was_written(reach: Reach, services: list[Watched]) -> None:
+    for it in services:
+        it.patience = in_force(it.own, it.every, DEFAULT)
+    assert record.load(record.dump(reach, services), DEFAULT) == (reach, services)
+
+
+def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
+    plain = Watched("plain", THEN, DEFAULT)
+    own = Watched("own", THEN, DEFAULT, own=(5 * SECOND, None, None))
+    declared = Watched("declared", THEN, DEFAULT, every=10 * SECOND)
+    new = Patience(1 * MINUTE, 2 * MINUTE, 3 * MINUTE)
+    _, found = record.load(record.dump(Reach(), [plain, own, declared]), new)
+    assert [it.patience for it in found] == [
+        new,
+        Patience(5 * SECOND, 2 * MINUTE, 3 * MINUTE),
+        Patience(30 * SECOND, 2 * MINUTE, 3 * MINUTE),
+    ]
+
+
+def test_a_beat_that_waits_for_its_proof_is_read_again_not_kept() -> None:
+    it = Watched("web", THEN, DEFAULT, held=(Beat(THEN + 1),), unsure=True, scheduled=7, quiet=8)
+    _, (found,) = record.load(record.dump(Reach(5, 5), [it]), DEFAULT)
+    assert found == Watched("web", THEN, DEFAULT)
+
+
+gaps = st.lists(st.tuples(times, times), max_size=4)
+seqs = st.lists(times, min_size=BUCKETS, max_size=BUCKETS)
+
+
+@given(reaches, st.builds(Coverage, times, gaps), seqs, seqs)
+def test_a_position_is_read_as_it_was_written(
+    reach: Reach, coverage: Coverage, beats: list[int], events: list[int]
+) -> None:
+    position = Position(reach, coverage, beats, events)
+    assert Position.load(position.dump()) == position
+
+
+@pytest.mark.parametrize("other", [1, FORMAT + 1, None, str(FORMAT)])
+def test_a_position_of_another_format_is_none(other: object) -> None:
+    written = json.loads(Position(Reach(), Coverage(), [], []).dump())
+    assert Position.load(json.dumps({**written, "format": other}).encode()) is None
+    assert Position.load(b'{"format": 1}') is None
+
+
+def test_a_bucket_goes_as_far_as_the_position_if_it_holds_what_that_knew_of_it() -> None:
+    """Nothing of bucket 3 has happened since heartbeat 40 and event 7: whatever holds those is good."""
+    position = Position(Reach(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
+    for enough in (Reach(40, 7), Reach(99, 19), Reach(150, 30)):
+        assert position.holds(3, enough) == Reach(100, 20)
+
+
+def test_a_bucket_put_back_by_a_monitor_that_is_behind_goes_no_further_than_it_says() -> None:
+    position = Position(Reach(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
+    for behind in (Reach(39, 7), Reach(40, 6), Reach(39, 19), Reach(99, 6), Reach()):
+        assert position.holds(3, behind) == behind
+
+
+def test_streams_are_read_from_the_oldest_part_and_belong_to_the_newest() -> None:
+    parts = [Reach(5, 30), Reach(9, 10), Reach(7, 20)]
+    assert record.oldest(parts) == Reach(5, 10)
+    assert record.newest(parts) == Reach(9, 30)
+
+
+# --- configuration
+
+EVERYTHING = ServiceConfig.model_validate(
+    {
+        "silent_after": "1m",
+        "dead_after": "1h",
+        "description": "the shop",
+        "tags": ["a", "b"],
+        "notify": False,
+        "paused": True,
+        "every": "10s",
+    }
+)
+
+
+def config_event(
+    kind: type[ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed] = ServiceUpdated,
+    config: ServiceConfig = EVERYTHING,
+    registered_at: int = 0,
+    declared_at: int = 0,
+) -> ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed:
+    """0: it says nothing about when."""
+    return kind(
+        id="1",
+        source="/test",
+        subject="web",
+        time=moment(THEN),
+        data=ConfigData(
+            config=config,
+            registered_at=moment(registered_at) if registered_at else None,
+            declared_at=moment(declared_at) if declared_at else None,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "registers", "resumes"),
+    [
+        (ServiceRegistered, True, False),
+        (ServiceUpdated, False, False),
+        (ServicePaused, False, False),
+        (ServiceResumed, False, True),
+    ],
+)
+def test_what_the_monitor_takes_of_a_configuration(
+    kind: type[ServiceUpdated], registers: bool, resumes: bool
+) -> None:
+    event = config_event(kind, registered_at=THEN - 5, declared_at=THEN - 3)
+    assert record.setting(event, 7, THEN) == Setting(
+        name="web",
+        seq=7,
+        at=THEN,
+        deletes=False,
+        registers=registers,
+        resumes=resumes,
+        registered_at=THEN - 5,
+        own=(MINUTE, None, 60 * MINUTE),
+        every=10 * SECOND,
+        declared_at=THEN - 3,
+        paused=True,
+    )
+
+
+def test_a_configuration_that_does_not_say_when_counts_from_when_it_was_stored() -> None:
+    setting = record.setting(config_event(config=ServiceConfig()), 7, THEN)
+    assert setting == Setting("web", 7, THEN, deletes=False, registered_at=THEN)
+
+
+def test_a_deletion_carries_nothing_but_itself() -> None:
+    event = ServiceDeleted(id="1", source="/test", subject="web", time=moment(THEN))
+    assert record.setting(event, 7, THEN) == Setting("web", 7, THEN, deletes=True)
+
+
+@pytest.mark.parametrize(
+    ("own", "every", "expected"),
+    [
+        ((None, None, None), 0, DEFAULT),
+        ((None, None, None), 10 * SECOND, Patience(30 * SECOND, 2 * MINUTE, DEFAULT.dead)),
+        ((None, 90 * MINUTE, None), 10 * SECOND, Patience(15 * MINUTE, 90 * MINUTE, DEFAULT.dead)),
+        ((80 * MINUTE, None, None), 0, Patience(80 * MINUTE, 80 * MINUTE, DEFAULT.dead)),
+        ((1, 2, 3), 10 * SECOND, Patience(1, 2, 3)),
+    ],
+)
+def test_thresholds_in_force(
+    own: tuple[int | None, int | None, int | None], every: int, expected: Patience
+) -> None:
+    assert in_force(own, every, DEFAULT) == expected
+
+
+# --- what a beat declares
+
+DECLARES = Beat(THEN, every=20 * SECOND)
+
+
+def declaration(newest: ConfigEvent, beat: Beat = DECLARES) -> ServiceUpdated | None:
+    return record.declaration("web", beat, newest, THEN - 60)
+
+
+def test_a_declared_interval_is_taken_into_the_configuration_which_stays_as_it_was() -> None:
+    newest = config_event(registered_at=THEN - 50, declared_at=THEN - 10)
+    event = declaration(newest)
+    assert event
+    assert event.data.config == EVERYTHING.model_copy(update={"every": timedelta(seconds=20)})
+    assert event.data.registered_at == moment(THEN - 50)
+    assert event.data.declared_at == event.time == moment(THEN)
+    assert event.data.registered_by == newest.data.registered_by
+    assert parse_event(event.to_bytes()) == event
+
+
+def test_a_declaration_says_since_when_the_service_is_registered_where_nothing_did() -> None:
+    event = declaration(config_event(ServiceRegistered, ServiceConfig()))
+    assert event
+    assert event.data.registered_at == moment(THEN - 60), "when the newest was stored"
+
+
+@pytest.mark.parametrize(
+    "newest",
+    [
+        pytest.param(ServiceDeleted(id="1", source="/t", subject="web", time=moment(THEN)), id="deleted"),
+        pytest.param(
+            config_event(config=ServiceConfig(every=timedelta(seconds=20)), declared_at=THEN - 9),
+            id="is there",
+        ),
+        pytest.param(config_event(declared_at=THEN), id="knows this beat"),
+        pytest.param(config_event(declared_at=THEN + 1), id="knows a later beat"),
+        pytest.param(config_event(registered_at=THEN + 1), id="registered later"),
+    ],
+)
+def test_there_is_nothing_to_declare(newest: ConfigEvent) -> None:
+    assert declaration(newest) is None
+
+
+def test_a_service_that_was_registered_by_the_same_beat_may_declare() -> None:
+    assert declaration(config_event(registered_at=THEN))
+
+
+def test_a_first_heartbeat_registers_with_what_it_declares() -> None:
+    event = record.registration("web", DECLARES)
+    assert event.data.config == ServiceConfig(every=timedelta(seconds=20))
+    assert event.data.registered_at == event.data.declared_at == moment(THEN)
+    assert event.data.registered_by == "heartbeat"
+    assert record.registration("web", Beat(THEN)).data.declared_at is None
+
+
+# --- beats and changes
+
+
+def test_of_a_heartbeat_the_change_keeps_the_first_part_of_its_message() -> None:
+    body = HeartbeatBody.model_validate({"message": "x" * 10_000, "every": "1m"})
+    assert record.beat(THEN, Heartbeat(Signal.FAIL, body, 3)) == Beat(
+        THEN, Signal.FAIL, MINUTE, "x" * record.MESSAGE_KEPT, 3
+    )
+    assert record.beat(THEN, Heartbeat(Signal.SUCCESS, None, None)) == Beat(THEN)
+
+
+CHANGE = Change(
+    Status.ALIVE, Status.DOWN, THEN, THEN - 5, "why", "said", 1_500_000, Doubt(stopped=6, of=9, within=2)
+)
+
+
+def test_a_change_is_an_event_and_the_lifecycle_reads_it_back() -> None:
+    event = record.to_event("web", CHANGE)
+    assert event.data.duration == 1.5
+    assert event.data.doubt
+    assert event.data.doubt.model_dump() == {"stopped": 6, "of": 9, "within": 2}
+    assert parse_event(event.to_bytes()) == event
+    assert record.to_change(event) == CHANGE._replace(message=None, duration=None, doubt=None)
+
+
+def test_the_same_fact_always_has_the_same_id() -> None:
+    other = CHANGE._replace(reason="other", message=None, duration=None, doubt=None, last_beat=None)
+    assert record.to_event("web", CHANGE).id == record.to_event("web", other).id
+    assert record.registration("web", DECLARES).id == record.registration("web", Beat(THEN)).id
+    ids = [
+        record.to_event("web", CHANGE).id,
+        record.to_event("shop", CHANGE).id,
+        record.to_event("web", CHANGE._replace(since=THEN + 1)).id,
+        record.to_event("web", CHANGE._replace(to=Status.DEAD)).id,
+        record.to_event("web", CHANGE._replace(from_=Status.SILENT)).id,
+        record.registration("web", DECLARES).id,
+        record.registration("web", Beat(THEN + 1)).id,
+        record.registration("shop", DECLARES).id,
+        *(event.id for event in (declaration(config_event()),) if event),
+    ]
+    assert len(set(ids)) == len(ids) == 9
+
+
+@given(names)
+def test_names_of_these_tests_are_names(name: str) -> None:
+    assert valid_name(name)
+    assert 0 <= record.bucket_of(name) < BUCKETS
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
+def test_moments_are_exact(time: datetime) -> None:
+    assert moment(record.micros(time)) == time
