@@ -4,7 +4,7 @@ import json
 import zlib
 from array import array
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -215,7 +215,9 @@ class Position:
         return self.reach if found.covers(self.beats[bucket], self.events[bucket]) else found
 
     def dump(self) -> bytes:
-        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":")).encode()
+        coverage = {"until": self.coverage.until, "gaps": self.coverage.gaps}
+        content = {**vars(self), "reach": vars(self.reach), "coverage": coverage}
+        return json.dumps({"format": FORMAT, **content}, separators=(",", ":")).encode()
 
     @staticmethod
     def load(payload: bytes) -> "Position | None":
@@ -229,7 +231,7 @@ class Position:
 
 def dump(reach: Reach, services: Collection[Watched]) -> bytes:
     """One bucket's snapshot, in columns. Held beats are not in it: they are newer than `reach`."""
-    head = {"reach": asdict(reach), "names": [it.name for it in services]}
+    head = {"reach": vars(reach), "names": [it.name for it in services]}
     columns = [array("q", [getattr(it, column) for it in services]) for column in _NUMBERS]
     columns += [
         array("q", [own or 0 for own in owns]) for owns in zip(*(it.own for it in services), strict=True)

@@ -19,9 +19,11 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.monitor import record
+from services.monitor.agenda import Agenda
 from services.monitor.complaints import Complaints
 from services.monitor.journal import Journal
 from services.monitor.lifecycle import (
+    ALIVE,
     SECOND,
     UNKNOWN,
     Beat,
@@ -59,7 +61,11 @@ CHANGES = Counter("registry_status_changes_total", "Changes of status recorded b
 REFUSED = Counter("registry_registrations_refused_total", "First heartbeats over REGISTRY_MAX_SERVICES")
 SERVICES = Gauge("registry_services", "Services by status", ["status"])
 TICK_LAG = Gauge("registry_tick_lag_messages", "Messages behind the tick that was judged last")
-TICK_SECONDS = Histogram("registry_tick_seconds", "Time it takes to judge at a tick, with its appends")
+TICK_SECONDS = Histogram(
+    "registry_tick_seconds",
+    "Time it takes to judge at a tick, with its appends",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 
 MOST_HELD = 100
 """Late beats kept per service until a tick comes; without ticks nothing is judged anyway."""
@@ -67,8 +73,6 @@ MOST_BEHIND = 5000
 """Messages behind the stream's end beyond which no snapshot is written: it would be old at once."""
 MOST_AT_ONCE = 1000
 """Services that are dealt with at once, each waiting for the broker, however many there are to deal with."""
-SPREAD = 60
-"""Seconds. Looks that are further ahead are spread over the last quarter of the time until then."""
 
 MANY = 10_000
 """Services from which on the collector of garbage is kept away from them."""
@@ -99,8 +103,7 @@ class Monitor:
         self.coverage = Coverage()
         self._pulse = Pulse()
         self._counts = dict.fromkeys(Status, 0)
-        self._due: dict[int, list[Watched]] = {}
-        self._looked_at = 0
+        self._agenda = Agenda()
         self._late: set[str] = set()
         self._beats_read = 0
         self._events_read = 0
@@ -191,7 +194,7 @@ class Monitor:
 
     def _is_plain(self, it: Watched, at: int) -> bool:
         """Alive and not late: a sign of life moves nothing but the last beat."""
-        if it.status is not Status.ALIVE or it.held or it.unsure:
+        if it.status is not ALIVE or it.held or it.unsure:
             return False
         return (it.paused or at < it.heard + it.patience.silent) and at >= it.registered_at
 
@@ -232,13 +235,13 @@ class Monitor:
             it.every, it.every_at = beat.every, beat.at
             it.patience = record.in_force(it.own, it.every, self._rules.patience)
         self._hear(it, beat.at, beat.signal)
-        self._schedule(it)
+        self._agenda.note(it, self.coverage)
 
     def _hear(self, it: Watched, at: int, signal: Signal) -> None:
         hear(it, at, signal)
         self._pulse.take(it)
         if not it.scheduled:  # the first beat after a pause
-            self._schedule(it)
+            self._agenda.note(it, self.coverage)
 
     async def _follow(self, it: Watched, fact: Beat | int, crowd: Crowd | None) -> None:
         """Record what follows from the fact, one change after the other."""
@@ -350,12 +353,12 @@ class Monitor:
             open_since = record.micros(tick.open_since) if tick.open_since else message.at
             if self.coverage.prove(min(open_since, message.at), message.at):
                 for each in self.services.values():
-                    self._schedule(each)
+                    self._agenda.note(each, self.coverage)
             late, self._late = self._late, set()
             waiting = [it for name in sorted(late) if (it := self.services.get(name)) and it.held]
             crowd = Crowd(self._pulse) if waiting else None
             await _each(partial(self._release, crowd), waiting)
-            fallen = self._fallen_by(message.at)
+            fallen = self._agenda.fallen_by(message.at, self.coverage)
             if fallen:
                 crowd = crowd or Crowd(self._pulse)
                 await _each(partial(self._judge, message, crowd), fallen)
@@ -374,50 +377,7 @@ class Monitor:
             it.unsure = True
             return
         await self._follow(it, tick.at, crowd)
-        self._schedule(it)
-
-    def _schedule(self, it: Watched) -> None:
-        """See to it that the service is looked at in the second its next fall is due, or before."""
-        at = next_due(it, self.coverage)
-        if at is None:
-            it.scheduled = 0
-        else:
-            self._look_at(it, at)
-
-    def _look_at(self, it: Watched, at: int) -> None:
-        now = self._looked_at
-        second = max(at // SECOND, now)
-        if it.scheduled and now <= it.scheduled <= second:
-            return
-        if now and second - now > SPREAD:
-            second -= (second - now) * it.bucket // (4 * record.BUCKETS)
-        it.scheduled = second
-        self._due.setdefault(second, []).append(it)
-
-    def _fallen_by(self, at: int) -> list[Watched]:
-        """Those with a fall due. Those that were only looked at are looked at again when theirs may be."""
-        now = at // SECOND
-        if not self._looked_at:
-            self._looked_at = min(now, min(self._due, default=now))
-        span = range(self._looked_at, now + 1)
-        seconds = span if len(span) < len(self._due) else sorted(s for s in self._due if s <= now)
-        looked = [it for second in seconds for it in self._due.pop(second, ()) if it.scheduled == second]
-        self._looked_at = max(self._looked_at, now)
-        fallen = []
-        for it in looked:
-            if self.services.get(it.name) is not it:
-                continue
-            it.scheduled = 0
-            soonest = it.last_beat + it.patience.silent
-            if soonest > at and it.status is Status.ALIVE and not it.paused:
-                self._look_at(it, soonest)
-                continue
-            due = next_due(it, self.coverage)
-            if due is not None and due <= at:
-                fallen.append(it)
-            elif due is not None:
-                self._look_at(it, due)
-        return fallen
+        self._agenda.note(it, self.coverage)
 
     # --- events
 
@@ -493,7 +453,7 @@ class Monitor:
     def _adopt(self, it: Watched, change: Change) -> None:
         if change.since > it.registered_at or (change.since == it.registered_at and change.from_ is UNKNOWN):
             self._evolve(it, change)
-            self._schedule(it)
+            self._agenda.note(it, self.coverage)
 
     def _event(self, message: Stored) -> Event | None:
         try:
@@ -523,6 +483,7 @@ class Monitor:
     def _forget(self, it: Watched, seq: int) -> None:
         del self.services[it.name]
         del self._buckets[it.bucket][it.name]
+        self._agenda.drop(it)
         self._counts[it.status] -= 1
         self._pulse.drop(it)
         self._snapshots.touch(it.bucket, seq)
@@ -555,7 +516,7 @@ class Monitor:
             it.resumed_at = setting.at
         self._pulse.take(it)
         self._snapshots.touch(it.bucket, it.config_seq)
-        self._schedule(it)
+        self._agenda.note(it, self.coverage)
         return it
 
     def _keep(self, it: Watched) -> None:
@@ -578,11 +539,11 @@ class Monitor:
                 self._snapshots = Snapshots(self._journal, self._snapshots.bucket)
                 return Reach()
         self.coverage = found.coverage
-        self._looked_at = self.coverage.until // SECOND
+        self._agenda = Agenda(self.coverage.until)
         for it in found.services:
             self._keep(it)
             self._pulse.take(it)
-            self._schedule(it)
+            self._agenda.note(it, self.coverage)
         if len(self.services) > MANY:
             gc.freeze()  # they are here to stay: going through them again and again takes seconds
         return found.reach
