@@ -2,12 +2,20 @@
 
 import asyncio
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from nats.js import JetStreamContext
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
+from services.monitor import record
+from services.monitor.lifecycle import Patience
 from shared import streams
 from shared.broker import Publisher
 from shared.events import (
@@ -17,6 +25,8 @@ from shared.events import (
     ServicePaused,
     ServiceRegistered,
     ServiceResumed,
+    ServiceUpdated,
+    Status,
 )
 from tests.broker import Beats, Ticks, changes, connect, events, eventually, provisioned, statuses
 from tests.servers import Process, service
@@ -41,6 +51,10 @@ def start(tmp_path: Path, nats_url: str) -> Iterator[Start]:
 
 async def has(js: JetStreamContext, name: str, *expected: str) -> bool:
     return await statuses(js, name) == list(expected)
+
+
+async def began(js: JetStreamContext, name: str, *expected: str) -> bool:
+    return (await statuses(js, name))[: len(expected)] == list(expected)
 
 
 async def test_the_whole_life_of_a_service(nats_url: str, start: Start) -> None:
@@ -85,6 +99,7 @@ async def test_nothing_malformed_gets_in_or_in_the_way(nats_url: str, start: Sta
         ("heartbeat.web", b"[" * 60_000),
         ("heartbeat.web", b"\xff\xfe" * 500_000),
         ("heartbeat.web", json.dumps({"message": "x" * 10_001}).encode()),
+        ("heartbeat.large", json.dumps({"metadata": {"x": "y" * 100_000}}).encode()),
         ("tick.someone", b"never"),
         ("tick.someone", b'{"open_since": "yesterday"}'),
         ("service.config.web", b"not an event"),
@@ -106,12 +121,95 @@ async def test_nothing_malformed_gets_in_or_in_the_way(nats_url: str, start: Sta
         *("service.config.fine", "service.status.fine"),
     }
     assert monitor.running
-    lines = [line for line in monitor.log.read_text().splitlines() if "malformed" in line and "=web" in line]
-    assert len(lines) <= 2, "logged once per service and minute"
+    complaints = re.findall(r"malformed message .*?\bname=(\S+)", monitor.log.read_text())
+    assert max(Counter(complaints).values()) <= 2, "logged once per service, and again in the next minute"
+    assert {"web", "large", "x" * 129} <= set(complaints)
     # An event nobody can read does not lock its service out for ever.
     await nc.publish("heartbeat.web", b"")
     await eventually(lambda: _contains(lambda: _statuses_of_web(js), "alive"))
     await nc.close()
+
+
+async def test_what_cannot_be_read_is_counted_and_kept_aside_with_its_origin(
+    nats_url: str, start: Start
+) -> None:
+    monitor = start()
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    noise = [
+        ("heartbeat." + "x" * 129, b""),
+        ("heartbeat.\N{SNOWMAN}", b""),
+        ("heartbeat.web", b"{not json"),
+        ("heartbeat.web", b"\xff\xfe" * 500_000),
+        ("heartbeat.web", json.dumps({"metadata": {"x": "y" * 100_000}}).encode()),
+        ("tick.someone", b"never"),
+        ("service.config.web", b"not an event"),
+        ("service.status.web", b'{"type": "service.status_changed.v99"}'),
+    ]
+    stored = [(subject, (await js.publish(subject, payload)).seq, payload) for subject, payload in noise]
+
+    async def aside() -> list[Any]:
+        last = (await js.stream_info(streams.ASIDE)).state.last_seq
+        found = [await js.get_msg(streams.ASIDE, seq) for seq in range(1, last + 1)]
+        return found if len(found) >= len(noise) else []
+
+    kept = {}
+    for message in await eventually(aside):
+        headers = message.headers or {}
+        assert headers["Registry-Reason"]
+        kept[headers["Registry-Subject"], int(headers["Registry-Sequence"])] = message.data or b""
+    assert kept == {
+        (subject.encode("ascii", "backslashreplace").decode(), seq): payload[: 64 * 1024]
+        for subject, seq, payload in stored
+    }
+    async with httpx.AsyncClient() as client:
+        metrics = await client.get(f"http://127.0.0.1:{monitor.port}/metrics")
+    counted = re.findall(r'registry_malformed_messages_total\{kind="(\w+)"\} (\d+)', metrics.text)
+    assert sorted(counted) == [("event", "2"), ("heartbeat", "5"), ("tick", "1")]
+    assert await _names(js) == ["service.config.web", "service.status.web"], "the noise itself, and no more"
+    await nc.close()
+
+
+async def _names(js: JetStreamContext) -> list[str]:
+    """The subject of every event, readable or not."""
+    last = (await js.stream_info(streams.SERVICES)).state.last_seq
+    return [(await js.get_msg(streams.SERVICES, seq)).subject or "" for seq in range(1, last + 1)]
+
+
+async def test_a_configuration_that_does_not_validate_is_passed_over_and_its_service_judged(
+    nats_url: str, start: Start
+) -> None:
+    start(down_after="1m", dead_after="2m")
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    async with Ticks(js):
+        beat = await js.publish("heartbeat.web", b"")
+        await eventually(lambda: _contains(lambda: _names(js), "service.status.web"))
+        broken = config_event(ServiceUpdated, silent_after="20s", tags=["fine"]).to_bytes()
+        await js.publish(streams.config("web"), broken.replace(b'["fine"]', b"7"))
+        await eventually(lambda: _contains(lambda: _statuses_of_web(js), "silent"))
+    silent = json.loads((await js.get_last_msg(streams.SERVICES, "service.status.web")).data or b"")
+    since = datetime.fromisoformat(silent["data"]["since"]).timestamp()
+    assert since == pytest.approx(await stored_at(js, beat.seq) + 1, abs=1e-5), "by the thresholds before"
+    await nc.close()
+
+
+def config_event(kind: type[ServiceRegistered | ServiceUpdated], **config: object) -> Any:
+    """Of `web`, with this configuration."""
+    return kind(
+        id=f"{kind.__name__} {config}",
+        source="/test",
+        subject="web",
+        time="2026-01-01T00:00:00Z",
+        data=ConfigData(config=ServiceConfig.model_validate(config)),
+    )
+
+
+async def stored_at(js: JetStreamContext, seq: int) -> float:
+    """When a heartbeat was stored."""
+    time = (await js.get_msg(streams.HEARTBEATS, seq)).time
+    assert time
+    return time.timestamp()
 
 
 async def _statuses_of_web(js: JetStreamContext) -> set[str]:
@@ -321,4 +419,224 @@ async def test_registration_stops_at_the_limit(nats_url: str, start: Start) -> N
         await nc.publish(streams.heartbeat(name), b"")
     await asyncio.sleep(1)
     assert {event.subject for event in await events(js)} == {"a", "b"}
+    await nc.close()
+
+
+# --- what beats declare
+
+
+async def test_a_declared_interval_judges_and_is_recorded_once(nats_url: str, start: Start) -> None:
+    """With two monitors, one after a kill, and one that reads everything again."""
+    slow = {"silent_after": "10s", "down_after": "20s", "dead_after": "40s"}
+    monitors = [start(**slow), start(**slow)]
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    every = b'{"every": "0.1s"}'
+
+    async def falls(beat: int) -> list[float]:
+        """How long after it the first two came."""
+        last = {"silent": 0.0, "down": 0.0}
+        for change in await changes(js, "web"):
+            last[change.data.to.value] = change.data.since.timestamp()
+        at = await stored_at(js, beat)
+        return [round(last[status] - at, 4) for status in ("silent", "down")]
+
+    async def declared() -> list[ServiceUpdated]:
+        return [event for event in await events(js) if isinstance(event, ServiceUpdated)]
+
+    async with Ticks(js):
+        await nc.publish("heartbeat.at-once", every)
+        await nc.publish("heartbeat.web", b"")
+        await eventually(lambda: has(js, "web", "alive"))
+        beat = (await js.publish("heartbeat.web", every)).seq
+        await eventually(lambda: has(js, "web", "alive", "silent", "down"))
+        assert await falls(beat) == [0.3, 1.2]
+        (update,) = await declared()
+        assert (update.subject, update.data.declared_at) == ("web", update.time)
+        assert update.time.timestamp() == pytest.approx(await stored_at(js, beat), abs=1e-5)
+        for monitor in monitors:
+            monitor.kill()
+        start(**slow)
+        again = (await js.publish("heartbeat.web", every)).seq
+        await eventually(lambda: began(js, "web", "alive", "silent", "down", "alive", "silent"))
+        assert (await falls(again))[0] == 0.3
+        assert len(await declared()) == 1
+    registered = {e.subject: e.data for e in await events(js) if isinstance(e, ServiceRegistered)}
+    assert registered["at-once"].config.every == update.data.config.every
+    assert registered["at-once"].declared_at == registered["at-once"].registered_at
+    assert (await statuses(js, "at-once"))[:3] == ["alive", "silent", "down"]
+    await nc.close()
+
+
+async def test_configured_thresholds_win_over_a_declared_interval(nats_url: str, start: Start) -> None:
+    start(down_after="1m", dead_after="2m")
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    event = config_event(ServiceRegistered, silent_after="0.5s")
+    await js.publish(streams.config("web"), event.to_bytes())
+    async with Ticks(js):
+        await js.publish("heartbeat.web", b'{"every": "0.1s"}')
+        await eventually(lambda: has(js, "web", "alive", "silent"))
+        first, silent = await changes(js, "web")
+        assert (silent.data.since - first.data.since).total_seconds() == pytest.approx(0.5)
+    newest = (await js.get_last_msg(streams.SERVICES, streams.config("web"))).data or b""
+    config = json.loads(newest)["data"]["config"]
+    assert (config["silent_after"], config["every"]) == ("0.5s", "0.1s"), "both are kept"
+    await nc.close()
+
+
+# --- runs
+
+
+async def test_a_run_is_overdue_and_its_end_says_how_long_it_took(nats_url: str, start: Start) -> None:
+    start(down_after="1m", dead_after="2m")
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    started = {"Registry-Signal": "start"}
+    failed = {"Registry-Signal": "fail", "Registry-Exit-Code": "3"}
+    async with Ticks(js):
+        await nc.publish("heartbeat.job", b"", headers=started)
+        await eventually(lambda: has(js, "job", "alive", "silent"))
+        await nc.publish("heartbeat.job", b'{"message": "done"}')
+        await eventually(lambda: has(js, "job", "alive", "silent", "alive"))
+        ack = await js.publish("heartbeat.job", b"", headers=started)
+        await nc.publish("heartbeat.job", b'{"message": "disk full"}', headers=failed)
+        await eventually(lambda: has(js, "job", "alive", "silent", "alive", "down"))
+    began, overdue, done, broke = [change.data for change in await changes(js, "job")]
+    assert overdue.reason == "a run that was started has not ended within 1s"
+    assert (overdue.since - began.since).total_seconds() == pytest.approx(1)
+    assert done.duration == pytest.approx((done.since - began.since).total_seconds())
+    assert (done.reason, done.message) == ("heartbeat", "done")
+    assert (broke.reason, broke.message) == ("reported failure (exit code 3)", "disk full")
+    assert broke.duration == pytest.approx(broke.since.timestamp() - await stored_at(js, ack.seq), abs=1e-5)
+    assert (began.duration, overdue.duration, overdue.message) == (None, None, None)
+    await nc.close()
+
+
+# --- doubt
+
+
+async def test_when_most_stop_at_once_their_falls_say_that_the_registry_may_be_cut_off(
+    nats_url: str, start: Start
+) -> None:
+    """Ten of twelve stop; one more stops alone, long after, and has less patience."""
+    start(silent_after="8s", down_after="1m", dead_after="2m")
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    await js.publish(streams.config("web"), config_event(ServiceRegistered, silent_after="1s").to_bytes())
+    together = [f"s{i}" for i in range(10)]
+    async with Ticks(js), Beats(nc, ["other"], every=0.2):
+        async with Beats(nc, ["web"], every=0.2):
+            async with Beats(nc, together, every=0.2):
+                await eventually(lambda: _count(js, 12))
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(7.5)
+        await eventually(lambda: has(js, "web", "alive", "silent"))
+        await eventually(lambda: _count(js, 12 + 11))
+    for name in together:
+        _, silent = await changes(js, name)
+        assert silent.data.doubt
+        assert (silent.data.doubt.stopped, silent.data.doubt.of) == (10, 12)
+        within = silent.data.doubt.within
+        assert 1 <= within <= 3
+        crowd = f"10 of 12 services stopped within {within} s, the registry may be cut off"
+        assert silent.data.reason == f"no heartbeat for 8s; {crowd}"
+    _, alone = await changes(js, "web")
+    assert (alone.data.doubt, alone.data.reason) == (None, "no heartbeat for 1s")
+    await nc.close()
+
+
+# --- snapshots
+
+
+async def saved(js: JetStreamContext, key: str) -> bytes:
+    """A part of the monitor's snapshot; empty if there is none yet."""
+    try:
+        return (await (await js.key_value(streams.MONITOR_BUCKET)).get(key)).value or b""
+    except (BucketNotFoundError, KeyNotFoundError):
+        return b""
+
+
+async def put_back(js: JetStreamContext, key: str, value: bytes) -> None:
+    await (await js.key_value(streams.MONITOR_BUCKET)).put(key, value)
+
+
+async def test_a_part_of_the_snapshot_that_a_monitor_behind_put_back_changes_nothing(
+    nats_url: str, start: Start
+) -> None:
+    rules = {"silent_after": "2s", "down_after": "1m", "dead_after": "2m"}
+    monitor = start(**rules)
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+
+    bucket = f"bucket.{record.bucket_of('web')}"
+
+    async def alive_in_snapshot(beat_after: int = 0) -> bytes:
+        value = await saved(js, bucket)
+        _, found = record.load(value, Patience(1, 2, 3)) if value else (None, [])
+        good = any(it.status is Status.ALIVE and it.last_beat > beat_after for it in found)
+        return value if good else b""
+
+    async with Ticks(js):
+        async with Beats(nc, ["web"], every=0.2):
+            old = await eventually(alive_in_snapshot)
+            await nc.publish("heartbeat.web", b"", headers={"Registry-Signal": "fail"})
+            await eventually(lambda: has(js, "web", "alive", "down", "alive"))
+            back = record.micros((await changes(js, "web"))[-1].data.since)
+            await eventually(lambda: alive_in_snapshot(beat_after=back + 1_500_000))
+        monitor.kill()
+        last = await js.get_last_msg(streams.HEARTBEATS, "heartbeat.web")
+        await put_back(js, bucket, old)
+        start(**rules)
+        await eventually(lambda: has(js, "web", "alive", "down", "alive", "silent"))
+        silent = (await changes(js, "web"))[-1].data
+        assert last.time
+        assert silent.since.timestamp() == pytest.approx(last.time.timestamp() + 2, abs=1e-5)
+    await nc.close()
+
+
+async def test_a_restart_reads_only_the_last_seconds_again(nats_url: str, start: Start) -> None:
+    monitor = start(silent_after="10s", down_after="20s", dead_after="30s")
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    names = [f"s{i}" for i in range(20)]
+    async with Ticks(js), Beats(nc, names, every=0.1):
+        await eventually(lambda: _count(js, 20))
+        await asyncio.sleep(3.5)
+        monitor.kill()
+        killed = (await js.stream_info(streams.HEARTBEATS)).state.last_seq
+        again = start(silent_after="10s", down_after="20s", dead_after="30s")
+        after = int(await eventually(lambda: _read_after(again)))
+        assert await stored_at(js, killed) - await stored_at(js, after) < 2.5
+        assert len(await changes(js)) == 20
+    await nc.close()
+
+
+async def _read_after(monitor: Process) -> str:
+    """After which heartbeat it says that it reads."""
+    said = re.search(r"watching .*\bafter=(\d+)", monitor.log.read_text())
+    return said[1] if said else ""
+
+
+async def test_a_snapshot_of_another_format_is_ignored_and_everything_read_again(
+    nats_url: str, start: Start
+) -> None:
+    rules = {"silent_after": "0.6s", "down_after": "1m", "dead_after": "2m"}
+    monitor = start(**rules)
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    async with Ticks(js):
+        await nc.publish("heartbeat.web", b"")
+        await eventually(lambda: has(js, "web", "alive", "silent"))
+        await eventually(lambda: saved(js, "position"))
+        monitor.kill()
+        before = await events(js)
+        await put_back(js, "position", b'{"format": 1}')
+        again = start(**rules)
+        assert await eventually(lambda: _read_after(again)) == "0"
+        await nc.publish("heartbeat.web", b"")
+        await eventually(lambda: has(js, "web", "alive", "silent", "alive", "silent"))
+        assert (await events(js))[: len(before)] == before
+    *_, back, silent = await changes(js, "web")
+    assert (silent.data.since - back.data.since).total_seconds() == pytest.approx(0.6)
     await nc.close()
