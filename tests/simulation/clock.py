@@ -18,7 +18,11 @@ class Owner:
 
 
 class Stuck(Exception):
-    """Nothing is ready and no timer is set: nothing will ever happen again."""
+    """Nothing is ready and no timer is set, or something turns in circles: time will never go on."""
+
+
+TURNS = 100_000
+"""Of the loop in one moment, at most."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -27,6 +31,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._turns = 0
         self.set_task_factory(self._make_task)
         self.set_exception_handler(lambda loop, context: None)
 
@@ -48,6 +53,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not scheduled:
                 raise Stuck
             self._now = max(self._now, scheduled[0]._when)
+            self._turns = 0
+        self._turns += 1
+        if self._turns > TURNS:
+            raise Stuck("time stands still")
         while scheduled and scheduled[0]._when <= self._now:
             handle = heapq.heappop(scheduled)
             handle._scheduled = False

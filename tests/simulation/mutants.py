@@ -1,7 +1,7 @@
 """Bugs put into the monitor on purpose: a simulation that does not find each of them soon is worth nothing.
 
-They are put in at the seam between the monitor and its journal, so that they stay what they are when the
-monitor is written anew.
+They are put in at the seam between the monitor and its journal where that is possible, so that they stay what
+they are when the monitor is written anew.
 """
 
 import json
@@ -10,16 +10,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from services.monitor.watch import Monitor, Rules
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
 from shared.events import ConfigEvent, StatusChanged
-from tests.simulation.model import ModelReader
+from tests.simulation.model import NEVER, ModelReader
 from tests.simulation.run import Process
 from tests.simulation.simulate import simulate
-
-
-class Unbroken(Exception):
-    """The bug has nothing to hold on to in the monitor of today: it must be put in anew."""
 
 
 class _Reader:
@@ -87,42 +84,52 @@ class ForgetsDeafness(Process):
         part = await super().load(key)
         if key == "position" and part:
             position = json.loads(part)
-            if "gaps" not in position:
-                raise Unbroken("the position has no gaps")
-            return json.dumps({**position, "gaps": []}).encode()
+            return json.dumps({**position, "coverage": {**position["coverage"], "gaps": []}}).encode()
         return part
 
 
 class BelievesRepetition(Process):
-    """Takes a heartbeat that is delivered once more for a new one."""
+    """Takes a heartbeat that is delivered once more for a new one: it revives who is silent."""
 
-    def reader(self, stream: str, *subjects: str, **options: Any) -> Any:
-        newest = 0
+    def monitor(self, rules: Rules) -> Monitor:
+        now = self.broker.now
 
-        def lie(message: Stored) -> Stored:
-            nonlocal newest
-            if message.seq <= newest and message.subject.startswith("heartbeat."):
-                return replace(message, at=self.broker.now())
-            newest = max(newest, message.seq)
-            return message
+        class Credulous(Monitor):
+            async def _take(self, batch: list[Stored]) -> None:
+                newest, self._beats_read = self._beats_read, 0
+                await super()._take(
+                    [
+                        replace(m, at=now()) if m.seq <= newest and m.subject.startswith("heartbeat.") else m
+                        for m in batch
+                    ]
+                )
+                self._beats_read = max(newest, self._beats_read)
 
-        return _Reader(super().reader(stream, *subjects, **options), lie)
+        return Credulous(self, rules)  # type: ignore[arg-type]
 
 
-class PositionFirst(Process):
-    """Saves the position of a snapshot before that which is good for it."""
+class TakesConfigurationAtOnce(Process):
+    """Goes by the configuration as soon as it is read, not where it stands among the heartbeats."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._kept_back: dict[str, bytes] = {}
+    def monitor(self, rules: Rules) -> Monitor:
+        class Hasty(Monitor):
+            def _take_event(self, message: Stored) -> None:
+                super()._take_event(message)
+                self._configure(NEVER)
 
-    async def save(self, key: str, part: bytes) -> None:
-        if key != "position":
-            self._kept_back[key] = part
-            return
-        parts, self._kept_back = self._kept_back, {}
-        for each, content in [(key, part), *parts.items()]:
-            await super().save(each, content)
+        return Hasty(self, rules)  # type: ignore[arg-type]
+
+
+class TrustsAnyBucket(Process):
+    """Takes every part of a snapshot to go as far as the position says, whoever wrote it."""
+
+    async def load(self, key: str) -> bytes | None:
+        part = await super().load(key)
+        if key == "position" and part:
+            position = json.loads(part)
+            nothing = [0] * len(position["beats"])
+            return json.dumps({**position, "beats": nothing, "events": nothing}).encode()
+        return part
 
 
 class DeafToTheWinner(Process):
@@ -141,7 +148,8 @@ MUTANTS: list[type[Process]] = [
     NoExpectedSequence,
     ForgetsDeafness,
     BelievesRepetition,
-    PositionFirst,
+    TakesConfigurationAtOnce,
+    TrustsAnyBucket,
     DeafToTheWinner,
 ]
 

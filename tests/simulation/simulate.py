@@ -5,6 +5,7 @@ import hashlib
 import sys
 
 from tests.simulation import checks
+from tests.simulation.clock import Stuck
 from tests.simulation.model import BASE, Broker
 from tests.simulation.run import Failed, Process, disturbed, history, live, surroundings, undisturbed
 from tests.simulation.scenario import Scenario, make
@@ -16,7 +17,7 @@ def simulate(seed: int, process: type[Process] = Process) -> list[str]:
     try:
         broker = disturbed(scenario, process)
         return [problem for problem, _ in problems(scenario, broker, process)]
-    except Failed as error:
+    except (Failed, Stuck) as error:
         return [str(error)]
 
 
@@ -49,7 +50,7 @@ def tell(seed: int, process: type[Process] = Process) -> bool:
         try:
             broker = disturbed(scenario, process, trace)
             wrong = problems(scenario, broker, process)
-        except Failed as error:
+        except (Failed, Stuck) as error:
             wrong = [(str(error), None)]
     say = _say
     say(f"seed {seed}: thresholds {', '.join(f'{p / 1e6:g}' for p in scenario.patience)} s")
