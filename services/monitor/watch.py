@@ -456,10 +456,14 @@ class Monitor:
             self._agenda.note(it, self.coverage)
 
     def _event(self, message: Stored) -> Event | None:
+        name = streams.name_in(message.subject)
         try:
-            return parse_event(message.data)
+            event = parse_event(message.data)
+            if event.name != name:
+                raise ValueError(f"it is about {event.name}")
+            return event
         except ValueError as error:
-            self._complaints.about("event", streams.name_in(message.subject), message, str(error))
+            self._complaints.about("event", name, message, str(error))
             return None
 
     # --- configuration
