@@ -203,7 +203,8 @@ class Pulse:
     def take(self, it: Watched) -> None:
         """Count a service anew, after a beat or a change of its configuration."""
         regular = 0 < it.rhythm <= it.patience.silent and not it.paused
-        self._move(it, (it.last_beat + 2 * it.rhythm) // SECOND if regular else 0)
+        until = it.last_beat + min(2 * it.rhythm, it.patience.silent)
+        self._move(it, until // SECOND if regular else 0)
 
     def drop(self, it: Watched) -> None:
         self._move(it, 0)
@@ -230,7 +231,8 @@ class Crowd:
     TOGETHER = 5
     """Seconds that do not matter, and neither does a service's own rhythm."""
 
-    def __init__(self, pulse: Pulse) -> None:
+    def __init__(self, pulse: Pulse, now: int) -> None:
+        self._now = now // SECOND
         self._seconds = sorted(pulse.counts)
         self._sums = [0, *accumulate(pulse.counts[second] for second in self._seconds)]
 
@@ -240,7 +242,7 @@ class Crowd:
             return None
         window = max(self.TOGETHER, it.rhythm // SECOND)
         first = bisect_left(self._seconds, it.quiet - window)
-        last = bisect_right(self._seconds, it.quiet + window)
+        last = bisect_right(self._seconds, min(it.quiet + window, self._now))
         stopped = self._sums[last] - self._sums[first]
         of = self._sums[-1] - self._sums[first]
         if stopped < self.FEWEST or 2 * stopped <= of:

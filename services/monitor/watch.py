@@ -356,11 +356,11 @@ class Monitor:
                     self._agenda.note(each, self.coverage)
             late, self._late = self._late, set()
             waiting = [it for name in sorted(late) if (it := self.services.get(name)) and it.held]
-            crowd = Crowd(self._pulse) if waiting else None
+            crowd = Crowd(self._pulse, message.at) if waiting else None
             await _each(partial(self._release, crowd), waiting)
             fallen = self._agenda.fallen_by(message.at, self.coverage)
             if fallen:
-                crowd = crowd or Crowd(self._pulse)
+                crowd = crowd or Crowd(self._pulse, message.at)
                 await _each(partial(self._judge, message, crowd), fallen)
         TICK_LAG.set(message.pending)
         if message.pending < MOST_BEHIND:

@@ -295,11 +295,12 @@ def regular(stopped_at: int, rhythm: int = 10, silent: int = 30) -> Watched:
 
 
 def doubt(*services: Watched) -> Doubt | None:
-    """What is thought of the fall of the first."""
+    """What is thought of the first when it falls silent."""
     pulse = Pulse()
     for it in services:
         pulse.take(it)
-    return Crowd(pulse).doubt(services[0])
+    it = services[0]
+    return Crowd(pulse, it.last_beat + it.patience.silent).doubt(it)
 
 
 def many(count: int, stopped_at: int, **more: int) -> list[Watched]:
@@ -339,6 +340,16 @@ def test_a_slow_rhythm_widens_the_window() -> None:
     assert doubt(*slow) == Doubt(6, 6, 7)
 
 
+def test_those_that_go_on_are_not_doubted_by_one_that_beats_seldom() -> None:
+    """A nightly job is late; the others of its long rhythm's window beat every minute, and will again."""
+
+    def nightly() -> Watched:
+        return regular(100_000, rhythm=86_400, silent=90_000)
+
+    assert doubt(nightly(), *many(20, 189_990)) is None
+    assert doubt(nightly(), *many(20, 150_000)) == Doubt(21, 21, 39_980)
+
+
 @pytest.mark.parametrize("kind", ["paused", "irregular", "heard once"])
 def test_who_is_paused_or_beats_irregularly_is_not_counted(kind: str) -> None:
     def others() -> list[Watched]:
@@ -363,7 +374,7 @@ def test_a_doubtful_fall_says_so_after_its_own_reason() -> None:
 
     def falls(it: Watched) -> list[tuple[str, Doubt | None]]:
         covered = Coverage(until=10_000 * SECOND)
-        return [(c.reason, c.doubt) for c in decide(it, covered.until, covered, Crowd(pulse))]
+        return [(c.reason, c.doubt) for c in decide(it, covered.until, covered, Crowd(pulse, 130 * SECOND))]
 
     doubt, why = Doubt(5, 9, 1), "; 5 of 9 services stopped within 1 s, the registry may be cut off"
     assert falls(beat) == [
