@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.monitor.lifecycle import Beat, Change, Coverage, Patience, Watched
 from shared import events, thresholds
@@ -220,24 +220,28 @@ class Position:
         return json.dumps({"format": FORMAT, **content}, separators=(",", ":")).encode()
 
     @staticmethod
-    def load(payload: bytes) -> "Position | None":
-        """None: it was written by another version."""
-        data = json.loads(payload)
-        if data.get("format") != FORMAT:
-            return None
-        coverage = Coverage(data["coverage"]["until"], [(a, b) for a, b in data["coverage"]["gaps"]])
-        return Position(Reach(**data["reach"]), coverage, data["beats"], data["events"])
+    def load(payload: bytes) -> "Position":
+        """ValueError: it is damaged, or another version wrote it."""
+        try:
+            data = json.loads(payload)
+            if data["format"] != FORMAT or not len(data["beats"]) == len(data["events"]) == BUCKETS:
+                raise ValueError("it is of another format")
+            coverage = Coverage(data["coverage"]["until"], [(a, b) for a, b in data["coverage"]["gaps"]])
+            return Position(Reach(**data["reach"]), coverage, data["beats"], data["events"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is damaged: {error!r}") from None
 
 
 def dump(reach: Reach, services: Collection[Watched]) -> bytes:
     """One bucket's snapshot, in columns. Held beats are not in it: they are newer than `reach`."""
-    head = {"reach": vars(reach), "names": [it.name for it in services]}
+    head = {"format": FORMAT, "reach": vars(reach), "names": [it.name for it in services]}
     columns = [array("q", [getattr(it, column) for it in services]) for column in _NUMBERS]
     columns += [
         array("q", [own or 0 for own in owns]) for owns in zip(*(it.own for it in services), strict=True)
     ]
     columns.append(array("q", [_coded(it) for it in services]))
-    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + b"".join(c.tobytes() for c in columns)
+    line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
+    return zlib.compress(line + b"".join(column.tobytes() for column in columns), level=1)
 
 
 def _coded(it: Watched) -> int:
@@ -245,30 +249,34 @@ def _coded(it: Watched) -> int:
 
 
 def load(payload: bytes, default: Patience) -> tuple[Reach, list[Watched]]:
-    """One bucket: how far it goes, and its services."""
-    line, _, data = payload.partition(b"\n")
-    head = json.loads(line)
-    names = head["names"]
-    numbers = array("q", data)
-    columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
-    services = []
-    for name, *values in zip(names, *columns, strict=True):
-        silent, down, dead, code = values[len(_NUMBERS) :]
-        own = _own(silent, down, dead)
-        rest = dict(zip(_NUMBERS, values, strict=False))
-        status, signal = divmod(code // 2, len(_SIGNALS))
-        services.append(
-            Watched(
-                name=name,
-                patience=in_force(own, rest["every"], default),
-                own=own,
-                paused=bool(code % 2),
-                status=_STATUSES[status],
-                signal=_SIGNALS[signal],
-                **rest,
-            )
-        )
-    return Reach(**head["reach"]), services
+    """One bucket: how far it goes, and its services. ValueError: damaged, or of another version."""
+    try:
+        line, _, data = zlib.decompress(payload).partition(b"\n")
+        head = json.loads(line)
+        if head["format"] != FORMAT:
+            raise ValueError("it is of another format")
+        names, numbers = head["names"], array("q", data)
+        columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
+        services = [_watched(name, values, default) for name, *values in zip(names, *columns, strict=True)]
+        return Reach(**head["reach"]), services
+    except (KeyError, TypeError, IndexError, zlib.error) as error:
+        raise ValueError(f"it is damaged: {error!r}") from None
+
+
+def _watched(name: str, values: list[int], default: Patience) -> Watched:
+    silent, down, dead, code = values[len(_NUMBERS) :]
+    own = _own(silent, down, dead)
+    rest: dict[str, Any] = dict(zip(_NUMBERS, values, strict=False))
+    status, signal = divmod(code // 2, len(_SIGNALS))
+    return Watched(
+        name=name,
+        patience=in_force(own, rest["every"], default),
+        own=own,
+        paused=bool(code % 2),
+        status=_STATUSES[status],
+        signal=_SIGNALS[signal],
+        **rest,
+    )
 
 
 @lru_cache(maxsize=10_000)

@@ -50,16 +50,19 @@ class Snapshots:
         self._saving: asyncio.Task[None] | None = None
 
     async def load(self, default: Patience) -> Found | None:
-        """None: there is none, or another version wrote it. Raises nats' errors."""
+        """None: there is none that can be read. Raises nats' errors."""
         payload = await self._journal.load("position")
-        position = Position.load(payload) if payload else None
-        if position is None or len(position.beats) != record.BUCKETS:
+        if not payload:
+            return None
+        try:
+            position = Position.load(payload)
+        except ValueError as error:
+            log.warning("the snapshot is not used; reading everything again", why=str(error))
             return None
         reaches, furthest, services = [position.reach], [position.reach], list[Watched]()
         self.beats, self.events = position.beats, position.events
         for bucket in range(record.BUCKETS):
-            part = await self._journal.load(f"bucket.{bucket}")
-            reach, found = record.load(part, default) if part else (Reach(), [])
+            reach, found = await self._load_bucket(bucket, default)
             reaches.append(position.holds(bucket, reach))
             furthest.append(reach)
             self._saved[bucket] = reach
@@ -67,6 +70,14 @@ class Snapshots:
                 it.bucket = bucket
             services += found
         return Found(record.oldest(reaches), record.newest(furthest), position.coverage, services)
+
+    async def _load_bucket(self, bucket: int, default: Patience) -> tuple[Reach, list[Watched]]:
+        part = await self._journal.load(f"bucket.{bucket}")
+        try:
+            return record.load(part, default) if part else (Reach(), [])
+        except ValueError as error:
+            log.warning("a part of the snapshot is not used", bucket=bucket, why=str(error))
+            return Reach(), []
 
     def touch(self, bucket: int, event: int) -> None:
         """An event of this bucket was taken in."""

@@ -235,7 +235,7 @@ async def test_a_monitor_that_was_off_raises_no_alarm_for_services_that_kept_bea
             await eventually(lambda: _count(js, 20))
             monitor.kill()
             await asyncio.sleep(6)
-            start(**kept)
+            await asyncio.to_thread(start, **kept)
             await asyncio.sleep(2)
             assert len(await changes(js)) == 20, "only the first heartbeats"
         await eventually(lambda: _count(js, 60))
@@ -315,7 +315,7 @@ async def test_kill_9_again_and_again_under_load(nats_url: str, start: Start) ->
             for _ in range(3):
                 await asyncio.sleep(0.8)
                 monitor.kill()
-                monitor = start()
+                monitor = await asyncio.to_thread(start)  # the beats go on meanwhile
         for _ in range(3):
             await asyncio.sleep(0.8)
             monitor.kill()

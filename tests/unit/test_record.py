@@ -1,6 +1,7 @@
 """From events to the monitor's state and back, and its snapshots."""
 
 import json
+import zlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -104,11 +105,57 @@ def test_a_position_is_read_as_it_was_written(
     assert Position.load(position.dump()) == position
 
 
-@pytest.mark.parametrize("other", [1, FORMAT + 1, None, str(FORMAT)])
-def test_a_position_of_another_format_is_none(other: object) -> None:
-    written = json.loads(Position(Reach(), Coverage(), [], []).dump())
-    assert Position.load(json.dumps({**written, "format": other}).encode()) is None
-    assert Position.load(b'{"format": 1}') is None
+FULL = [0] * BUCKETS
+GOOD = json.loads(Position(Reach(), Coverage(), FULL, FULL).dump())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({**GOOD, "format": other} for other in (1, FORMAT + 1, None, str(FORMAT))),
+        {**GOOD, "beats": [], "events": []},
+        {**GOOD, "beats": 5},
+        {**GOOD, "reach": {"elsewhere": 1}},
+        {**GOOD, "coverage": None},
+        {"format": FORMAT},
+        None,
+        [],
+    ],
+)
+def test_a_position_that_is_damaged_or_of_another_version_is_refused(content: object) -> None:
+    with pytest.raises(ValueError, match="it is"):
+        Position.load(json.dumps(content).encode())
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
+        Position.load(json.dumps(GOOD).encode()[:-5])
+
+
+BUCKET = record.dump(Reach(3, 4), [Watched("web", 1, DEFAULT)])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"",
+        b"noise",
+        BUCKET[:-3],
+        *(
+            zlib.compress(content)
+            for content in (
+                b"{}",
+                b"null",
+                b'{"format": 1, "reach": {}, "names": []}',
+                b'{"format": %d, "reach": {}, "names": ["web"]}' % FORMAT,
+                b'{"format": %d, "reach": {}, "names": ["web"]}\n12345678' % FORMAT,
+                b'{"format": %d, "reach": {}, "names": ["web"]}\n123' % FORMAT,
+                b'{"format": %d, "reach": {"x": 1}, "names": []}' % FORMAT,
+                b'{"format": %d, "reach": {}, "names": 5}' % FORMAT,
+            )
+        ),
+    ],
+)
+def test_a_bucket_that_is_damaged_or_of_another_version_is_refused(part: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        record.load(part, DEFAULT)
 
 
 def test_a_bucket_goes_as_far_as_the_position_if_it_holds_what_that_knew_of_it() -> None:
