@@ -253,9 +253,10 @@ class Monitor:
             finally:
                 self._appending.discard(event.id)
             if seq:
-                it.status_seq = seq
-                self._evolve(it, change)
                 CHANGES.labels(change.to).inc()
+                if seq > it.status_seq:  # else another monitor's next change was read before this answer came
+                    it.status_seq = seq
+                    self._evolve(it, change)
                 continue
             message = await self._newest(streams.status(it.name))
             if message is None or message.seq < it.status_seq:
