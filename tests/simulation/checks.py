@@ -1,7 +1,7 @@
 """What must hold of a history, whatever happened: worked out from the scenario, not from the monitor."""
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -149,9 +149,9 @@ def _of_fall(
     if at - last - deaf < least:
         yield f"falls early, {deaf / 1e6} s deaf, {least / 1e6} s allowed: {told(change)}"
     for start, end in life.paused:
-        back = bisect_right(good, end)
+        back = bisect_left(good, end)
         until = good[back] if back < len(good) else NEVER
-        if start < at < until and last <= end:
+        if start < at < until and last < end:
             yield f"falls while it is paused: {told(change)}"
 
 
@@ -176,7 +176,7 @@ def _in_the_end(
     status = mine[-1].data.to.value if mine else "unknown"
     if not heard:
         return None if status == "unknown" else f"{status} without a heartbeat"
-    if life.paused and (life.paused[-1][1] == NEVER or heard[-1] <= life.paused[-1][1]):
+    if life.paused and (life.paused[-1][1] == NEVER or heard[-1] < life.paused[-1][1]):
         return None
     last = heard[-1]
     least, most = covered.since(last)
