@@ -203,7 +203,7 @@ class Pulse:
     def take(self, it: Watched) -> None:
         """Count a service anew, after a beat or a change of its configuration."""
         regular = 0 < it.rhythm <= it.patience.silent and not it.paused
-        until = it.last_beat + min(2 * it.rhythm, it.patience.silent)
+        until = it.last_beat + min(max(2 * it.rhythm, it.rhythm + SECOND), it.patience.silent)
         self._move(it, until // SECOND if regular else 0)
 
     def drop(self, it: Watched) -> None:

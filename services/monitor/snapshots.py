@@ -19,8 +19,12 @@ from services.monitor.record import Position, Reach
 log = structlog.get_logger()
 
 BUCKETS_AT_ONCE = 16
-"""Written behind one tick, at most."""
+"""Written behind one tick, at most, besides empty ones."""
 BYTES_AT_ONCE = 8 << 20
+
+
+NOTHING = Reach(-1, -1)
+"""Of a bucket that is to be written even if nothing is in it: who knows what stands there."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Snapshots:
         """The newest heartbeat taken in of each bucket."""
         self.events = [0] * record.BUCKETS
         """The newest event."""
-        self._saved = [Reach()] * record.BUCKETS
+        self._saved = [NOTHING] * record.BUCKETS
         self._round: list[int] = []
         self._position: Position | None = None
         """What the round that is under way is good for; None: none is."""
@@ -65,7 +69,6 @@ class Snapshots:
             reach, found = await self._load_bucket(bucket, default)
             reaches.append(position.holds(bucket, reach))
             furthest.append(reach)
-            self._saved[bucket] = reach
             for it in found:
                 it.bucket = bucket
             services += found
@@ -74,10 +77,14 @@ class Snapshots:
     async def _load_bucket(self, bucket: int, default: Patience) -> tuple[Reach, list[Watched]]:
         part = await self._journal.load(f"bucket.{bucket}")
         try:
-            return record.load(part, default) if part else (Reach(), [])
+            if part:
+                found = record.load(part, default)
+                self._saved[bucket] = found[0]
+                return found
         except ValueError as error:
             log.warning("a part of the snapshot is not used", bucket=bucket, why=str(error))
-            return Reach(), []
+        self._saved[bucket] = NOTHING
+        return Reach(), []
 
     def touch(self, bucket: int, event: int) -> None:
         """An event of this bucket was taken in."""
@@ -109,7 +116,7 @@ class Snapshots:
                 await self._journal.save(f"bucket.{bucket}", part)
                 self._saved[bucket] = reach
                 del self._round[0]
-                size, count = size + len(part), count + 1
+                size, count = size + len(part), count + bool(self.bucket(bucket))
             if not self._round:
                 await self._journal.save("position", self._position.dump())
                 self._position = None
