@@ -65,7 +65,9 @@ async def fill(link: Link, count: int) -> list[str]:
     journal = Journal(link, publisher, await link.bucket(streams.MONITOR_BUCKET))
     for bucket, services in enumerate(buckets):
         await journal.save(f"bucket.{bucket}", record.dump(reach, services))
-    position = Position(reach, Coverage(now), [beats] * record.BUCKETS, [events] * record.BUCKETS)
+    position = Position(
+        await journal.identity(), reach, Coverage(now), [beats] * record.BUCKETS, [events] * record.BUCKETS
+    )
     await journal.save("position", position.dump())
     await publisher.stop()
     recent = [name for name in names[: BEHIND * count // PERIOD] if name not in apart]

@@ -474,6 +474,16 @@ async def last_sequence(link: Link, stream: str) -> tuple[int, int]:
         raise NotStored(str(error) or repr(error)) from None
 
 
+async def created(link: Link, stream: str) -> str:
+    """When the stream was made, which tells it from one of the same name that was there before."""
+    try:
+        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=3)
+        time: str = json.loads(answer.data)["created"]
+        return time
+    except (NatsError, OSError, TimeoutError, KeyError) as error:
+        raise NotStored(str(error) or repr(error)) from None
+
+
 def micros(rfc3339: str) -> int:
     """Microseconds since 1970 of the broker's own time format, which has up to nine decimals (truncated)."""
     whole, _, fraction = rfc3339.removesuffix("Z").partition(".")

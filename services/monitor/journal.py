@@ -4,7 +4,7 @@ from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from shared import streams
-from shared.broker import Ack, Link, Publisher, Reader, Stored, first, last_sequence, newest
+from shared.broker import Ack, Link, Publisher, Reader, Stored, created, first, last_sequence, newest
 from shared.events import ConfigEvent, StatusChanged
 
 
@@ -24,6 +24,10 @@ class Journal:
     async def end(self, stream: str) -> tuple[int, int]:
         """The stream's last sequence, and the broker's time of that answer in microseconds."""
         return await last_sequence(self._link, stream)
+
+    async def identity(self) -> list[str]:
+        """Tells these streams from others of the same names."""
+        return [await created(self._link, stream) for stream in (streams.HEARTBEATS, streams.SERVICES)]
 
     async def newest_event(self, subject: str) -> Stored | None:
         return await newest(self._link, streams.SERVICES, subject)

@@ -203,8 +203,10 @@ class Position:
 
     `beats`, `events`: for each bucket, the sequence of the newest heartbeat and event of its services. A
     bucket that is found without them was put back by a monitor that is behind, and holds for less.
+    `streams`: tells the streams from others of the same names.
     """
 
+    streams: list[str]
     reach: Reach
     coverage: Coverage
     beats: list[int]
@@ -227,7 +229,7 @@ class Position:
             if data["format"] != FORMAT or not len(data["beats"]) == len(data["events"]) == BUCKETS:
                 raise ValueError("it is of another format")
             coverage = Coverage(data["coverage"]["until"], [(a, b) for a, b in data["coverage"]["gaps"]])
-            return Position(Reach(**data["reach"]), coverage, data["beats"], data["events"])
+            return Position(data["streams"], Reach(**data["reach"]), coverage, data["beats"], data["events"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error!r}") from None
 

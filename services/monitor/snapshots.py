@@ -43,23 +43,31 @@ class Snapshots:
         """`bucket`: the services of one, as they are at the moment."""
         self._journal = journal
         self.bucket = bucket
+        self.discard()
+        self._round: list[int] = []
+        self._position: Position | None = None
+        """What the round that is under way is good for; None: none is."""
+        self._streams: list[str] = []
+        self._saving: asyncio.Task[None] | None = None
+
+    def discard(self) -> None:
+        """Nothing that was written is good for anything any more; all is to be written anew."""
         self.beats = [0] * record.BUCKETS
         """The newest heartbeat taken in of each bucket."""
         self.events = [0] * record.BUCKETS
         """The newest event."""
         self._saved = [NOTHING] * record.BUCKETS
-        self._round: list[int] = []
-        self._position: Position | None = None
-        """What the round that is under way is good for; None: none is."""
-        self._saving: asyncio.Task[None] | None = None
 
     async def load(self, default: Patience) -> Found | None:
-        """None: there is none that can be read. Raises nats' errors."""
+        """None: there is none of these streams that can be read. Raises NotStored, or nats' errors."""
+        self._streams = await self._journal.identity()
         payload = await self._journal.load("position")
         if not payload:
             return None
         try:
             position = Position.load(payload)
+            if position.streams != self._streams:
+                raise ValueError("it is of other streams")
         except ValueError as error:
             log.warning("the snapshot is not used; reading everything again", why=str(error))
             return None
@@ -103,7 +111,7 @@ class Snapshots:
             if not self._round:
                 return
             copied = Coverage(coverage.until, list(coverage.gaps))
-            self._position = Position(reach, copied, list(self.beats), list(self.events))
+            self._position = Position(self._streams, reach, copied, list(self.beats), list(self.events))
         self._saving = asyncio.create_task(self._save(reach))
 
     async def _save(self, reach: Reach) -> None:

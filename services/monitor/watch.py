@@ -540,8 +540,10 @@ class Monitor:
         ):
             last, _ = await self._journal.end(stream)
             if seq > last:
-                log.warning("the snapshot is of another stream; reading everything again", stream=stream)
-                self._snapshots = Snapshots(self._journal, self._snapshots.bucket)
+                log.warning(
+                    "the stream is shorter than the snapshot; reading everything again", stream=stream
+                )
+                self._snapshots.discard()
                 return Reach()
         self.coverage = found.coverage
         self._agenda = Agenda(self.coverage.until)

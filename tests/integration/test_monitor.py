@@ -193,8 +193,9 @@ async def test_a_configuration_that_does_not_validate_is_passed_over_and_its_ser
     async with Ticks(js):
         beat = await js.publish("heartbeat.web", b"")
         await eventually(lambda: _contains(lambda: _names(js), "service.status.web"))
-        broken = config_event(ServiceUpdated, silent_after="20s", tags=["fine"]).to_bytes()
-        await js.publish(streams.config("web"), broken.replace(b'["fine"]', b"7"))
+        updated = config_event(ServiceUpdated, silent_after="20s", tags=["fine"]).to_bytes()
+        await js.publish(streams.config("web"), updated.replace(b'["fine"]', b"7"))
+        await js.publish(streams.config("other"), updated)  # nobody may speak for another service
         await eventually(lambda: _contains(lambda: _statuses_of_web(js), "silent"))
     silent = json.loads((await js.get_last_msg(streams.SERVICES, "service.status.web")).data or b"")
     since = datetime.fromisoformat(silent["data"]["since"]).timestamp()
@@ -624,8 +625,43 @@ async def _read_after(monitor: Process) -> str:
     return said[1] if said else ""
 
 
-async def test_a_snapshot_of_another_format_is_ignored_and_everything_read_again(
-    nats_url: str, start: Start
+async def test_a_snapshot_of_streams_that_are_gone_leaves_no_ghosts(nats_url: str, start: Start) -> None:
+    """Not even when the new streams have grown past the old ones."""
+    monitor = start()
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    async with Ticks(js):
+        await nc.publish("heartbeat.old", b"")
+        await eventually(lambda: saved(js, f"bucket.{record.bucket_of('old')}"))
+        await eventually(lambda: saved(js, "position"))
+    monitor.kill()
+    ends = [
+        (await js.stream_info(stream)).state.last_seq for stream in (streams.HEARTBEATS, streams.SERVICES)
+    ]
+    for stream in (streams.HEARTBEATS, streams.SERVICES):
+        await js.delete_stream(stream)
+    await provisioned(nats_url)
+    monitor = start(silent_after="1m", down_after="2m", dead_after="3m")
+    async with Ticks(js):
+        for n in range(max(ends)):
+            await nc.publish(f"heartbeat.new{n}", b"")
+        await eventually(lambda: _is_saved_beyond(js, *ends))
+        monitor.kill()
+        again = start()
+        assert int(await eventually(lambda: _read_after(again))) > 0
+        await eventually(lambda: has(js, "new0", "alive", "silent", "down", "dead"))
+        assert "service.status.old" not in await _names(js)
+    await nc.close()
+
+
+async def _is_saved_beyond(js: JetStreamContext, beats: int, events: int) -> bool:
+    position = json.loads(await saved(js, "position"))
+    return position["reach"]["heartbeats"] > beats and position["reach"]["events"] > events
+
+
+@pytest.mark.parametrize("damage", [{"position": b'{"format": 1}'}, {"position": b"x"}, {"bucket": b"x"}])
+async def test_a_snapshot_of_another_format_or_damaged_is_ignored_and_everything_read_again(
+    damage: dict[str, bytes], nats_url: str, start: Start
 ) -> None:
     rules = {"silent_after": "0.6s", "down_after": "1m", "dead_after": "2m"}
     monitor = start(**rules)
@@ -637,7 +673,8 @@ async def test_a_snapshot_of_another_format_is_ignored_and_everything_read_again
         await eventually(lambda: saved(js, "position"))
         monitor.kill()
         before = await events(js)
-        await put_back(js, "position", b'{"format": 1}')
+        for key, value in damage.items():
+            await put_back(js, key if key == "position" else f"bucket.{record.bucket_of('web')}", value)
         again = start(**rules)
         assert await eventually(lambda: _read_after(again)) == "0"
         await nc.publish("heartbeat.web", b"")

@@ -245,6 +245,9 @@ class Session(Owner):
     async def end(self, stream: str) -> tuple[int, int]:
         return await self.operation("end", stream, lambda: self.broker.end(stream))
 
+    async def identity(self) -> list[str]:
+        return await self.operation("identity", "", lambda: ["these", "streams"])
+
     async def newest_event(self, subject: str) -> Stored | None:
         return await self.operation("newest", subject, lambda: self.broker.newest(subject))
 

@@ -101,12 +101,12 @@ seqs = st.lists(times, min_size=BUCKETS, max_size=BUCKETS)
 def test_a_position_is_read_as_it_was_written(
     reach: Reach, coverage: Coverage, beats: list[int], events: list[int]
 ) -> None:
-    position = Position(reach, coverage, beats, events)
+    position = Position(["a", "b"], reach, coverage, beats, events)
     assert Position.load(position.dump()) == position
 
 
 FULL = [0] * BUCKETS
-GOOD = json.loads(Position(Reach(), Coverage(), FULL, FULL).dump())
+GOOD = json.loads(Position([], Reach(), Coverage(), FULL, FULL).dump())
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_a_bucket_that_is_damaged_or_of_another_version_is_refused(part: bytes) 
 
 def test_a_bucket_goes_as_far_as_the_position_if_it_holds_what_that_knew_of_it() -> None:
     """Nothing of bucket 3 has happened since heartbeat 40 and event 7: whatever holds those is good."""
-    position = Position(Reach(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
+    position = Position([], Reach(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
     for enough in (Reach(40, 7), Reach(99, 19), Reach(150, 30)):
         assert position.holds(3, enough) == Reach(100, 20)
 
 
 def test_a_bucket_put_back_by_a_monitor_that_is_behind_goes_no_further_than_it_says() -> None:
-    position = Position(Reach(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
+    position = Position([], Reach(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
     for behind in (Reach(39, 7), Reach(40, 6), Reach(39, 19), Reach(99, 6), Reach()):
         assert position.holds(3, behind) == behind
 
