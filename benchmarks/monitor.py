@@ -22,7 +22,7 @@ from services.monitor import record
 from services.monitor.agenda import Agenda
 from services.monitor.journal import Journal
 from services.monitor.lifecycle import SECOND, Beat, Coverage, Patience, Watched
-from services.monitor.record import Position, Reach
+from services.monitor.record import Bucket, Position, Reach
 from shared import streams
 from shared.broker import Link, Publisher, last_sequence
 from shared.events import Status
@@ -64,7 +64,7 @@ async def fill(link: Link, count: int) -> list[str]:
     await publisher.start()
     journal = Journal(link, publisher, await link.bucket(streams.MONITOR_BUCKET))
     for bucket, services in enumerate(buckets):
-        await journal.save(f"bucket.{bucket}", record.dump(reach, services))
+        await journal.save(f"bucket.{bucket}", record.dump(Bucket(reach, events, services)))
     position = Position(
         await journal.identity(), reach, Coverage(now), [beats] * record.BUCKETS, [events] * record.BUCKETS
     )

@@ -234,9 +234,27 @@ class Position:
             raise ValueError(f"it is damaged: {error!r}") from None
 
 
-def dump(reach: Reach, services: Collection[Watched]) -> bytes:
-    """One bucket's snapshot, in columns. Held beats are not in it: they are newer than `reach`."""
-    head = {"format": FORMAT, "reach": vars(reach), "names": [it.name for it in services]}
+@dataclass(frozen=True)
+class Bucket:
+    """One bucket as it is dumped. It may be ahead of its reach: that is from the tick before.
+
+    `configured`: up to this event its services are there, or deleted, as the configuration says.
+    """
+
+    reach: Reach = Reach()
+    configured: int = 0
+    services: Collection[Watched] = ()
+
+
+def dump(bucket: Bucket) -> bytes:
+    """A bucket's snapshot, in columns. Held beats are not in it: they are newer than its reach."""
+    services = bucket.services
+    head = {
+        "format": FORMAT,
+        "reach": vars(bucket.reach),
+        "configured": bucket.configured,
+        "names": [it.name for it in services],
+    }
     columns = [array("q", [getattr(it, column) for it in services]) for column in _NUMBERS]
     columns += [
         array("q", [own or 0 for own in owns]) for owns in zip(*(it.own for it in services), strict=True)
@@ -250,8 +268,8 @@ def _coded(it: Watched) -> int:
     return (_STATUSES.index(it.status) * len(_SIGNALS) + _SIGNALS.index(it.signal)) * 2 + it.paused
 
 
-def load(payload: bytes, default: Patience) -> tuple[Reach, list[Watched]]:
-    """One bucket: how far it goes, and its services. ValueError: damaged, or of another version."""
+def load(payload: bytes, default: Patience) -> Bucket:
+    """What was dumped. ValueError: it is damaged, or of another version."""
     try:
         line, _, data = zlib.decompress(payload).partition(b"\n")
         head = json.loads(line)
@@ -260,7 +278,7 @@ def load(payload: bytes, default: Patience) -> tuple[Reach, list[Watched]]:
         names, numbers = head["names"], array("q", data)
         columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
         services = [_watched(name, values, default) for name, *values in zip(names, *columns, strict=True)]
-        return Reach(**head["reach"]), services
+        return Bucket(Reach(**head["reach"]), head["configured"], services)
     except (KeyError, TypeError, IndexError, zlib.error) as error:
         raise ValueError(f"it is damaged: {error!r}") from None
 

@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 from services.monitor import record
 from services.monitor.journal import Journal
 from services.monitor.lifecycle import Coverage, Patience, Watched
-from services.monitor.record import Position, Reach
+from services.monitor.record import Bucket, Position, Reach
 
 log = structlog.get_logger()
 
@@ -39,10 +39,10 @@ class Found:
 
 
 class Snapshots:
-    def __init__(self, journal: Journal, bucket: Callable[[int], Collection[Watched]]) -> None:
-        """`bucket`: the services of one, as they are at the moment."""
+    def __init__(self, journal: Journal, state: Callable[[int], tuple[int, Collection[Watched]]]) -> None:
+        """`state`: up to which event the configuration is taken in, and a bucket's services, right now."""
         self._journal = journal
-        self.bucket = bucket
+        self._state = state
         self.discard()
         self._round: list[int] = []
         self._position: Position | None = None
@@ -56,6 +56,8 @@ class Snapshots:
         """The newest heartbeat taken in of each bucket."""
         self.events = [0] * record.BUCKETS
         """The newest event."""
+        self.configured = [0] * record.BUCKETS
+        """Up to which event the configuration was taken in already where a bucket was loaded from."""
         self._saved = [NOTHING] * record.BUCKETS
 
     async def load(self, default: Patience) -> Found | None:
@@ -74,25 +76,26 @@ class Snapshots:
         reaches, furthest, services = [position.reach], [position.reach], list[Watched]()
         self.beats, self.events = position.beats, position.events
         for bucket in range(record.BUCKETS):
-            reach, found = await self._load_bucket(bucket, default)
-            reaches.append(position.holds(bucket, reach))
-            furthest.append(reach)
-            for it in found:
+            found = await self._load_bucket(bucket, default)
+            reaches.append(position.holds(bucket, found.reach))
+            furthest.append(found.reach)
+            self.configured[bucket] = found.configured
+            for it in found.services:
                 it.bucket = bucket
-            services += found
+            services += found.services
         return Found(record.oldest(reaches), record.newest(furthest), position.coverage, services)
 
-    async def _load_bucket(self, bucket: int, default: Patience) -> tuple[Reach, list[Watched]]:
+    async def _load_bucket(self, bucket: int, default: Patience) -> Bucket:
         part = await self._journal.load(f"bucket.{bucket}")
         try:
             if part:
                 found = record.load(part, default)
-                self._saved[bucket] = found[0]
+                self._saved[bucket] = found.reach
                 return found
         except ValueError as error:
             log.warning("a part of the snapshot is not used", bucket=bucket, why=str(error))
         self._saved[bucket] = NOTHING
-        return Reach(), []
+        return Bucket()
 
     def touch(self, bucket: int, event: int) -> None:
         """An event of this bucket was taken in."""
@@ -120,11 +123,12 @@ class Snapshots:
         try:
             while self._round and size < BYTES_AT_ONCE and count < BUCKETS_AT_ONCE:
                 bucket = self._round[0]
-                part = record.dump(reach, self.bucket(bucket))
+                configured, services = self._state(bucket)
+                part = record.dump(Bucket(reach, configured, services))
                 await self._journal.save(f"bucket.{bucket}", part)
                 self._saved[bucket] = reach
                 del self._round[0]
-                size, count = size + len(part), count + bool(self.bucket(bucket))
+                size, count = size + len(part), count + bool(services)
             if not self._round:
                 await self._journal.save("position", self._position.dump())
                 self._position = None

@@ -98,7 +98,7 @@ class Monitor:
         self._rules = rules
         self.services: dict[str, Watched] = {}
         self._buckets: list[dict[str, Watched]] = [{} for _ in range(record.BUCKETS)]
-        self._snapshots = Snapshots(journal, lambda bucket: self._buckets[bucket].values())
+        self._snapshots = Snapshots(journal, lambda n: (self._configured, self._buckets[n].values()))
         self._complaints = Complaints(journal)
         self.coverage = Coverage()
         self._pulse = Pulse()
@@ -219,17 +219,17 @@ class Monitor:
             if it is None or beat.at < it.registered_at:
                 continue
             self._snapshots.beats[it.bucket] = max(self._snapshots.beats[it.bucket], message.seq)
-            if it.unsure or (self._could_miss(message) and self._is_late(it, beat) and await self._hole(it)):
+            if it.unsure or await self._is_unproved(it, beat.at, message):
                 it.unsure = False
                 beat = beat._replace(after_hole=True)
             if it.held or not decidable(it, beat, self.coverage):
                 self._late.add(name)
                 it.held = (*it.held[: MOST_HELD - 1], beat)
             else:
-                await self._judge_beat(it, beat)
+                await self._judge_beat(it, beat, message)
 
-    async def _judge_beat(self, it: Watched, beat: Beat, crowd: Crowd | None = None) -> None:
-        await self._follow(it, beat, crowd)
+    async def _judge_beat(self, it: Watched, beat: Beat, read: Stored, crowd: Crowd | None = None) -> None:
+        await self._follow(it, beat, read, crowd)
         if beat.every not in (0, it.every) and beat.at > it.last_beat:
             await self._declare(it, beat)
             it.every, it.every_at = beat.every, beat.at
@@ -243,8 +243,8 @@ class Monitor:
         if not it.scheduled:  # the first beat after a pause
             self._agenda.note(it, self.coverage)
 
-    async def _follow(self, it: Watched, fact: Beat | int, crowd: Crowd | None) -> None:
-        """Record what follows from the fact, one change after the other."""
+    async def _follow(self, it: Watched, fact: Beat | int, read: Stored, crowd: Crowd | None) -> None:
+        """Record what follows, one change after the other. `read`: the message that is taken in."""
         while (change := next(decide(it, fact, self.coverage, crowd), None)) is not None:
             event = record.to_event(it.name, change)
             self._appending.add(event.id)
@@ -263,6 +263,11 @@ class Monitor:
                 it.status_seq = message.seq if message else 0  # the record is not the one we knew
             else:
                 self._take_status(message)
+            if await self._is_unproved(it, fact if isinstance(fact, int) else fact.at, read):
+                if isinstance(fact, int):
+                    it.unsure = True
+                    return
+                fact = fact._replace(after_hole=True)
 
     def _evolve(self, it: Watched, change: Change) -> None:
         self._counts[it.status] -= 1
@@ -328,15 +333,14 @@ class Monitor:
             if event is None or await self._append(streams.config(it.name), event, message.seq):
                 return
 
-    def _could_miss(self, message: Stored) -> bool:
-        """Whether the broker can have let go of messages before we read them: only far behind its end."""
-        return message.pending >= self._rules.kept - 1
-
-    def _is_late(self, it: Watched, beat: Beat) -> bool:
+    async def _is_unproved(self, it: Watched, upto: int, read: Stored) -> bool:
+        """Whether a fall would be due, but the broker has let go of beats that we have not read. It can have
+        done so only where we are far behind its end."""
+        if read.pending < self._rules.kept - 1:
+            return False
         at = next_due(it, self.coverage)
-        return at is not None and at <= beat.at
-
-    async def _hole(self, it: Watched) -> bool:
+        if at is None or at > upto:
+            return False
         oldest: Stored | None = await until_done(
             "read the oldest heartbeat", lambda: self._journal.oldest_heartbeat(it.name)
         )
@@ -358,26 +362,25 @@ class Monitor:
             late, self._late = self._late, set()
             waiting = [it for name in sorted(late) if (it := self.services.get(name)) and it.held]
             crowd = Crowd(self._pulse, message.at) if waiting else None
-            await _each(partial(self._release, crowd), waiting)
+            await _each(partial(self._release, message, crowd), waiting)
             fallen = self._agenda.fallen_by(message.at, self.coverage)
             if fallen:
                 crowd = crowd or Crowd(self._pulse, message.at)
                 await _each(partial(self._judge, message, crowd), fallen)
         TICK_LAG.set(message.pending)
         if message.pending < MOST_BEHIND:
-            events = self._upcoming[0].seq - 1 if self._upcoming else self._events_read
-            self._snapshots.save_some(Reach(message.seq, events), self.coverage)
+            self._snapshots.save_some(Reach(message.seq, self._configured), self.coverage)
 
-    async def _release(self, crowd: Crowd | None, it: Watched) -> None:
+    async def _release(self, tick: Stored, crowd: Crowd | None, it: Watched) -> None:
         beats, it.held = it.held, ()
         for beat in beats:
-            await self._judge_beat(it, beat, crowd)
+            await self._judge_beat(it, beat, tick, crowd)
 
     async def _judge(self, tick: Stored, crowd: Crowd, it: Watched) -> None:
-        if self._could_miss(tick) and await self._hole(it):
+        if await self._is_unproved(it, tick.at, tick):
             it.unsure = True
             return
-        await self._follow(it, tick.at, crowd)
+        await self._follow(it, tick.at, tick, crowd)
         self._agenda.note(it, self.coverage)
 
     # --- events
@@ -415,10 +418,13 @@ class Monitor:
         elif message.seq > self._config_read:
             self._config_read = message.seq
             event = self._event(message)
-            if event is not None and not isinstance(event, StatusChanged):
-                setting = record.setting(event, message.seq, message.at)
-                self._upcoming.append(setting)
-                self._ahead.setdefault(setting.name, deque()).append(setting)
+            if event is None or isinstance(event, StatusChanged):
+                return
+            if message.seq <= self._snapshots.configured[record.bucket_of(event.name)]:
+                return  # a service that it made may be deleted in its bucket already, and must not come back
+            setting = record.setting(event, message.seq, message.at)
+            self._upcoming.append(setting)
+            self._ahead.setdefault(setting.name, deque()).append(setting)
 
     async def _events_up_to(self, at: int) -> None:
         """Wait until every event stored up to `at` (0: up to now) has been read. `at` is the time of a
@@ -468,6 +474,11 @@ class Monitor:
             return None
 
     # --- configuration
+
+    @property
+    def _configured(self) -> int:
+        """The event up to which all that was read is taken in."""
+        return self._upcoming[0].seq - 1 if self._upcoming else self._events_read
 
     def _configure(self, at: int) -> None:
         """Take in the configuration that was stored before `at`."""

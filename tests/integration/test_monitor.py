@@ -580,7 +580,7 @@ async def test_a_part_of_the_snapshot_that_a_monitor_behind_put_back_changes_not
 
     async def alive_in_snapshot(beat_after: int = 0) -> bytes:
         value = await saved(js, bucket)
-        _, found = record.load(value, Patience(1, 2, 3)) if value else (None, [])
+        found = record.load(value, Patience(1, 2, 3)).services if value else ()
         good = any(it.status is Status.ALIVE and it.last_beat > beat_after for it in found)
         return value if good else b""
 

@@ -84,6 +84,8 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
                 if every and life.start <= beat.at <= life.end:
                     gives = in_force((None,) * 3, int(every[1]) * SECOND, scenario.patience)  # type: ignore[arg-type]
                     life.declared.append(Patience(*gives))
+                    if scenario.kept is not None:  # the beat that declares it may be gone
+                        life.declared.append(scenario.patience)
         changes = recorded.get(name, [])
         for problem in _of_service(changes, lives, good, failed, covered):
             yield f"{name}: {problem}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.monitor import record
 from services.monitor.lifecycle import Beat, Change, Coverage, Doubt, Patience, Watched
-from services.monitor.record import BUCKETS, FORMAT, Position, Reach, Setting, in_force, moment
+from services.monitor.record import BUCKETS, FORMAT, Bucket, Position, Reach, Setting, in_force, moment
 from shared.events import (
     NAME_MAX,
     ConfigData,
@@ -71,7 +71,7 @@ reaches = st.builds(Reach, times, times)
 def test_a_bucket_is_read_as_it_was_written(reach: Reach, services: list[Watched]) -> None:
     for it in services:
         it.patience = in_force(it.own, it.every, DEFAULT)
-    assert record.load(record.dump(reach, services), DEFAULT) == (reach, services)
+    assert record.load(record.dump(Bucket(reach, 9, services)), DEFAULT) == Bucket(reach, 9, services)
 
 
 def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
@@ -79,7 +79,7 @@ def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
     own = Watched("own", THEN, DEFAULT, own=(5 * SECOND, None, None))
     declared = Watched("declared", THEN, DEFAULT, every=10 * SECOND)
     new = Patience(1 * MINUTE, 2 * MINUTE, 3 * MINUTE)
-    _, found = record.load(record.dump(Reach(), [plain, own, declared]), new)
+    found = record.load(record.dump(Bucket(services=[plain, own, declared])), new).services
     assert [it.patience for it in found] == [
         new,
         Patience(5 * SECOND, 2 * MINUTE, 3 * MINUTE),
@@ -89,7 +89,7 @@ def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
 
 def test_a_beat_that_waits_for_its_proof_is_read_again_not_kept() -> None:
     it = Watched("web", THEN, DEFAULT, held=(Beat(THEN + 1),), unsure=True, scheduled=7, quiet=8)
-    _, (found,) = record.load(record.dump(Reach(5, 5), [it]), DEFAULT)
+    (found,) = record.load(record.dump(Bucket(services=[it])), DEFAULT).services
     assert found == Watched("web", THEN, DEFAULT)
 
 
@@ -129,7 +129,7 @@ def test_a_position_that_is_damaged_or_of_another_version_is_refused(content: ob
         Position.load(json.dumps(GOOD).encode()[:-5])
 
 
-BUCKET = record.dump(Reach(3, 4), [Watched("web", 1, DEFAULT)])
+BUCKET = record.dump(Bucket(Reach(3, 4), 4, [Watched("web", 1, DEFAULT)]))
 
 
 @pytest.mark.parametrize(
