@@ -85,7 +85,7 @@ class Watched:
     recorded_beat: int = 0
     """The newest beat that a recorded change knows of; ahead of `last_beat` while beats are read again."""
     rhythm: int = 0
-    """Between the last two beats; 0 when fewer are known."""
+    """Between the last two beats that did not end a run; 0 when fewer are known."""
     signal: Signal = Signal.SUCCESS
     """What the last beat said."""
     held: tuple[Beat, ...] = ()
@@ -311,7 +311,8 @@ def evolve(it: Watched, change: Change) -> None:
 def hear(it: Watched, at: int, signal: Signal = Signal.SUCCESS) -> None:
     """Take in that something was heard at `at`."""
     if at > it.last_beat:
-        it.rhythm = at - it.last_beat if it.last_beat else 0
+        if it.signal is not Signal.START or signal is Signal.START:  # the length of a run is no rhythm
+            it.rhythm = at - it.last_beat if it.last_beat else 0
         it.last_beat = at
         it.signal = signal
 

@@ -147,6 +147,12 @@ def test_after_an_outage_there_is_time_for_the_next_beat_of_its_rhythm() -> None
     assert history(*facts) == [(ALIVE, 1), (SILENT, 25)]
 
 
+def test_the_length_of_a_run_is_no_rhythm() -> None:
+    """It runs for 1, every 12; the run due at 26 was lost in the outage, the next begins at 38."""
+    facts = [Tick(1), Beat(1, Signal.START), Beat(2), Beat(13, Signal.START), Beat(14), Tick(25)]
+    assert history(*facts, Tick(27, open_since=27), Tick(37, 27), Beat(38), Tick(39, 27)) == [(ALIVE, 1)]
+
+
 def test_small_outages_again_and_again_do_not_hide_a_silent_service() -> None:
     """One lost second in every ten: with patience 15 and rhythm 2 it is found all the same."""
     facts: list[Fact] = [Tick(1), Beat(1), Beat(3), Tick(9)]
