@@ -5,7 +5,7 @@ from faststream.specification import AsyncAPI
 
 from shared import streams
 from shared.asyncapi import without_secrets
-from shared.events import HeartbeatBody, ServiceRegistered, StatusChanged, Tick
+from shared.events import HeartbeatBody, ServiceRegistered, ServiceUpdated, StatusChanged, Tick
 
 
 def document(nats_url: str) -> AsyncAPI:
@@ -25,6 +25,9 @@ def document(nats_url: str) -> AsyncAPI:
         "service.status.<service_name>", stream=services, schema=StatusChanged, title="Changes of status"
     )
     broker.publisher(
-        "service.config.<service_name>", stream=services, schema=ServiceRegistered, title="First heartbeats"
+        "service.config.<service_name>",
+        stream=services,
+        schema=ServiceRegistered | ServiceUpdated,
+        title="First heartbeats, and declared intervals",
     )
     return AsyncAPI(broker, title="services registry: monitor", version="1")
