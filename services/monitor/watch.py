@@ -318,8 +318,8 @@ class Monitor:
                 await self._events_up_to(0)
             if name in self._ahead:
                 continue
-            if message is not None and message.at > beat.at:
-                return None  # nobody can read it, and it was there before we came
+            if message is not None and message.at >= beat.at:
+                return None  # deleted, or made unreadable, after this beat
             after = message.seq if message else 0
 
     async def _declare(self, it: Watched, beat: Beat) -> None:
