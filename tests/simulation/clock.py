@@ -21,7 +21,7 @@ class Stuck(Exception):
     """Nothing is ready and no timer is set, or something turns in circles: time will never go on."""
 
 
-TURNS = 100_000
+TURNS = 20_000
 """Of the loop in one moment, at most."""
 
 

@@ -55,11 +55,14 @@ class WallClock(Process):
 class EvolvesFirst(Process):
     """Goes on as if a change were stored as soon as it is on its way."""
 
+    _promised = 0
+
     async def append(self, subject: str, event: StatusChanged | ConfigEvent, after: int | None) -> Ack:
         if isinstance(event, StatusChanged):
             task = self._loop.create_task(self._later(subject, event))
             del task
-            return Ack(self.broker.end(streams.SERVICES)[0] + 1, False)
+            self._promised = max(self._promised, self.broker.end(streams.SERVICES)[0]) + 1
+            return Ack(self._promised, False)
         return await super().append(subject, event, after)
 
     async def _later(self, subject: str, event: StatusChanged) -> None:

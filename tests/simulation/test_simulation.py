@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.command import chunk
+from tests.simulation.mutants import MUTANTS, caught_by
+from tests.simulation.run import Process, surroundings
 
 FIRST = 0
 SECONDS = 10.0
@@ -44,3 +46,9 @@ def test_a_seed_means_the_same_in_every_process() -> None:
         for hash_seed in ("1", "2")
     }
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_bug_put_in_on_purpose_is_found(mutant: type[Process]) -> None:
+    with surroundings():
+        assert caught_by(mutant, 1000)
