@@ -4,7 +4,7 @@ import json
 import zlib
 from array import array
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -217,8 +217,7 @@ class Position:
         return self.reach if found.covers(self.beats[bucket], self.events[bucket]) else found
 
     def dump(self) -> bytes:
-        coverage = {"until": self.coverage.until, "gaps": self.coverage.gaps}
-        content = {**vars(self), "reach": vars(self.reach), "coverage": coverage}
+        content = {**vars(self), "reach": vars(self.reach), "coverage": _dump_coverage(self.coverage)}
         return json.dumps({"format": FORMAT, **content}, separators=(",", ":")).encode()
 
     @staticmethod
@@ -228,20 +227,30 @@ class Position:
             data = json.loads(payload)
             if data["format"] != FORMAT or not len(data["beats"]) == len(data["events"]) == BUCKETS:
                 raise ValueError("it is of another format")
-            coverage = Coverage(data["coverage"]["until"], [(a, b) for a, b in data["coverage"]["gaps"]])
+            coverage = _load_coverage(data["coverage"])
             return Position(data["streams"], Reach(**data["reach"]), coverage, data["beats"], data["events"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error!r}") from None
+
+
+def _dump_coverage(coverage: Coverage) -> dict[str, Any]:
+    return {"until": coverage.until, "gaps": coverage.gaps}
+
+
+def _load_coverage(data: dict[str, Any]) -> Coverage:
+    return Coverage(data["until"], [(start, end) for start, end in data["gaps"]])
 
 
 @dataclass(frozen=True)
 class Bucket:
     """One bucket as it is dumped. It may be ahead of its reach: that is from the tick before.
 
+    `coverage`: as it was known then. What is read again is judged by it, not by what came to be known later.
     `configured`: up to this event its services are there, or deleted, as the configuration says.
     """
 
     reach: Reach = Reach()
+    coverage: Coverage = field(default_factory=Coverage)
     configured: int = 0
     services: Collection[Watched] = ()
 
@@ -252,6 +261,7 @@ def dump(bucket: Bucket) -> bytes:
     head = {
         "format": FORMAT,
         "reach": vars(bucket.reach),
+        "coverage": _dump_coverage(bucket.coverage),
         "configured": bucket.configured,
         "names": [it.name for it in services],
     }
@@ -278,7 +288,8 @@ def load(payload: bytes, default: Patience) -> Bucket:
         names, numbers = head["names"], array("q", data)
         columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
         services = [_watched(name, values, default) for name, *values in zip(names, *columns, strict=True)]
-        return Bucket(Reach(**head["reach"]), head["configured"], services)
+        reach, coverage = Reach(**head["reach"]), _load_coverage(head["coverage"])
+        return Bucket(reach, coverage, head["configured"], services)
     except (KeyError, TypeError, IndexError, zlib.error) as error:
         raise ValueError(f"it is damaged: {error!r}") from None
 

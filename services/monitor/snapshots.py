@@ -74,16 +74,19 @@ class Snapshots:
             log.warning("the snapshot is not used; reading everything again", why=str(error))
             return None
         reaches, furthest, services = [position.reach], [position.reach], list[Watched]()
+        oldest = position.reach, position.coverage
         self.beats, self.events = position.beats, position.events
         for bucket in range(record.BUCKETS):
             found = await self._load_bucket(bucket, default)
             reaches.append(position.holds(bucket, found.reach))
+            if reaches[-1].heartbeats < oldest[0].heartbeats:
+                oldest = found.reach, found.coverage
             furthest.append(found.reach)
             self.configured[bucket] = found.configured
             for it in found.services:
                 it.bucket = bucket
             services += found.services
-        return Found(record.oldest(reaches), record.newest(furthest), position.coverage, services)
+        return Found(record.oldest(reaches), record.newest(furthest), oldest[1], services)
 
     async def _load_bucket(self, bucket: int, default: Patience) -> Bucket:
         part = await self._journal.load(f"bucket.{bucket}")
@@ -113,18 +116,19 @@ class Snapshots:
             self._round = [bucket for bucket, (saved, *seqs) in enumerate(newest) if not saved.covers(*seqs)]
             if not self._round:
                 return
-            copied = Coverage(coverage.until, list(coverage.gaps))
-            self._position = Position(self._streams, reach, copied, list(self.beats), list(self.events))
-        self._saving = asyncio.create_task(self._save(reach))
+            self._position = Position(
+                self._streams, reach, _copy(coverage), list(self.beats), list(self.events)
+            )
+        self._saving = asyncio.create_task(self._save(reach, _copy(coverage)))
 
-    async def _save(self, reach: Reach) -> None:
+    async def _save(self, reach: Reach, coverage: Coverage) -> None:
         assert self._position
         size = count = 0
         try:
             while self._round and size < BYTES_AT_ONCE and count < BUCKETS_AT_ONCE:
                 bucket = self._round[0]
                 configured, services = self._state(bucket)
-                part = record.dump(Bucket(reach, configured, services))
+                part = record.dump(Bucket(reach, coverage, configured, services))
                 await self._journal.save(f"bucket.{bucket}", part)
                 self._saved[bucket] = reach
                 del self._round[0]
@@ -134,3 +138,7 @@ class Snapshots:
                 self._position = None
         except (NatsError, OSError, TimeoutError) as error:
             log.warning("snapshot not saved; trying again", error=str(error) or repr(error))
+
+
+def _copy(coverage: Coverage) -> Coverage:
+    return Coverage(coverage.until, list(coverage.gaps))

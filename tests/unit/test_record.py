@@ -71,7 +71,8 @@ reaches = st.builds(Reach, times, times)
 def test_a_bucket_is_read_as_it_was_written(reach: Reach, services: list[Watched]) -> None:
     for it in services:
         it.patience = in_force(it.own, it.every, DEFAULT)
-    assert record.load(record.dump(Bucket(reach, 9, services)), DEFAULT) == Bucket(reach, 9, services)
+    bucket = Bucket(reach, Coverage(7, [(1, 2), (4, 5)]), 9, services)
+    assert record.load(record.dump(bucket), DEFAULT) == bucket
 
 
 def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
@@ -129,7 +130,7 @@ def test_a_position_that_is_damaged_or_of_another_version_is_refused(content: ob
         Position.load(json.dumps(GOOD).encode()[:-5])
 
 
-BUCKET = record.dump(Bucket(Reach(3, 4), 4, [Watched("web", 1, DEFAULT)]))
+BUCKET = record.dump(Bucket(Reach(3, 4), Coverage(), 4, [Watched("web", 1, DEFAULT)]))
 
 
 @pytest.mark.parametrize(
