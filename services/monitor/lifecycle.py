@@ -67,7 +67,7 @@ class Watched:
     registered_at: int
     patience: Patience
     patience_at: int = 0
-    """Since when it holds, if it was another one before."""
+    """From when falls may be dated: since when it holds, if it was another one before, or after a hole."""
     own: tuple[int | None, int | None, int | None] = (None, None, None)
     """The thresholds of its own configuration; None where the registry's default holds."""
     every: int = 0

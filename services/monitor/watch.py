@@ -78,7 +78,8 @@ MANY = 10_000
 """Services from which on the collector of garbage is kept away from them."""
 
 T = TypeVar("T")
-Heard = tuple[Beat, Stored]
+Heard = tuple[Beat | None, Stored]
+"""A beat as it was read; None: it is malformed."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,8 @@ class Monitor:
                     continue
             beat = self._parse(name, message)
             if beat is None:
+                if it is not None:
+                    slow.setdefault(name, []).append((None, message))
                 continue
             count += 1
             if it is None or name in slow or beat.signal is Signal.FAIL or beat.every not in (0, it.every):
@@ -215,6 +218,9 @@ class Monitor:
         """One service's beats of a batch, in order."""
         name, beats = heard
         for beat, message in beats:
+            if beat is None:
+                await self._pass_over(name, message)
+                continue
             it = self.services.get(name) or await self._register(name, beat)
             if it is None or beat.at < it.registered_at:
                 continue
@@ -227,6 +233,12 @@ class Monitor:
                 it.held = (*it.held[: MOST_HELD - 1], beat)
             else:
                 await self._judge_beat(it, beat, message)
+
+    async def _pass_over(self, name: str, malformed: Stored) -> None:
+        """No sign of life, but perhaps the first that the broker still had after those that it let go of."""
+        it = self.services.get(name)
+        if it is not None and not it.held and await self._has_hole(it, malformed):
+            it.patience_at = max(it.patience_at, malformed.at + it.patience.silent)
 
     async def _judge_beat(self, it: Watched, beat: Beat, read: Stored, crowd: Crowd | None = None) -> None:
         await self._follow(it, beat, read, crowd)
@@ -334,12 +346,14 @@ class Monitor:
                 return
 
     async def _is_unproved(self, it: Watched, upto: int, read: Stored) -> bool:
-        """Whether a fall would be due, but the broker has let go of beats that we have not read. It can have
-        done so only where we are far behind its end."""
-        if read.pending < self._rules.kept - 1:
-            return False
+        """Whether a fall would be due, but beats are missing that might have prevented it."""
         at = next_due(it, self.coverage)
-        if at is None or at > upto:
+        return at is not None and at <= upto and await self._has_hole(it, read)
+
+    async def _has_hole(self, it: Watched, read: Stored) -> bool:
+        """Whether the broker has let go of beats that we have not read. It can have done so only where we are
+        far behind its end."""
+        if read.pending < self._rules.kept - 1:
             return False
         oldest: Stored | None = await until_done(
             "read the oldest heartbeat", lambda: self._journal.oldest_heartbeat(it.name)
