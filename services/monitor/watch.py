@@ -508,18 +508,19 @@ class Monitor:
             if not setting.deletes:
                 self._known(setting)
             elif it is not None:
-                self._forget(it, setting.seq)
+                self._forget(it, setting)
 
-    def _forget(self, it: Watched, seq: int) -> None:
+    def _forget(self, it: Watched, setting: Setting) -> None:
         del self.services[it.name]
         del self._buckets[it.bucket][it.name]
         self._agenda.drop(it)
         self._counts[it.status] -= 1
         self._pulse.drop(it)
-        self._snapshots.touch(it.bucket, seq)
+        self._snapshots.touch(it.bucket, setting.seq)
         if it.status_seq:  # if what comes after the deletion was read already, it belongs to what comes after
-            newest = Change(UNKNOWN, it.status, it.since, it.recorded_beat, "")
-            self._unclaimed[it.name] = it.status_seq, newest
+            ended = setting.at if setting.deletes else setting.registered_at - 1
+            from_ = UNKNOWN if it.since > ended else it.status
+            self._unclaimed[it.name] = it.status_seq, Change(from_, it.status, it.since, it.recorded_beat, "")
 
     def _known(self, setting: Setting) -> Watched:
         """The service as a configuration says, with what is already known of it."""
@@ -527,7 +528,7 @@ class Monitor:
         known = it is not None and not (setting.registers and setting.registered_at > it.registered_at)
         if it is None or not known:
             if it:
-                self._forget(it, setting.seq)
+                self._forget(it, setting)
             it = Watched(setting.name, setting.registered_at, self._rules.patience)
             it.bucket = record.bucket_of(it.name)
             self._keep(it)
