@@ -67,7 +67,7 @@ class Watched:
     registered_at: int
     patience: Patience
     patience_at: int = 0
-    """From when falls may be dated: since when it holds, if it was another one before, or after a hole."""
+    """From when falls may be dated: since when it holds, if it was another one before."""
     own: tuple[int | None, int | None, int | None] = (None, None, None)
     """The thresholds of its own configuration; None where the registry's default holds."""
     every: int = 0
@@ -84,6 +84,8 @@ class Watched:
     """0: never heard."""
     recorded_beat: int = 0
     """The newest beat that a recorded change knows of; ahead of `last_beat` while beats are read again."""
+    unproved: int = 0
+    """Up to here there may have been beats that the broker has let go of: silence counts from here."""
     rhythm: int = 0
     """Between the last two beats that did not end a run; 0 when fewer are known."""
     signal: Signal = Signal.SUCCESS
@@ -142,13 +144,13 @@ def _less(gap: tuple[int, int], start: int, end: int) -> Iterator[tuple[int, int
 
 
 def due(it: Watched, patience: int, gaps: list[tuple[int, int]]) -> int:
-    """When a fall is due that comes `patience` after the last beat.
+    """When a fall is due that comes `patience` after the last beat, or the last that there may have been.
 
     Each gap since then is credited in full. A beat that was tried in a gap was lost by our fault, so
     after a gap a service has also time for its next one: twice its rhythm, at most its patience.
     No change of the thresholds makes anything fall before that change, or before the fall it follows.
     """
-    heard = it.heard
+    heard = max(it.heard, it.unproved)
     at = heard + patience
     for start, end in gaps[_first_after(gaps, heard) :]:
         if start >= at:

@@ -168,7 +168,7 @@ def declaration(name: str, beat: Beat, newest: ConfigEvent, stored_at: int) -> S
 
 # --- snapshots
 
-FORMAT = 2
+FORMAT = 3
 _SIGNALS, _STATUSES = list(Signal), list(Status)
 _NUMBERS = (
     "registered_at",
@@ -181,6 +181,7 @@ _NUMBERS = (
     "status_seq",
     "last_beat",
     "recorded_beat",
+    "unproved",
     "rhythm",
 )
 """The columns of a bucket, 64 bits each; what is no number in a service is made one in `_coded`."""

@@ -238,7 +238,7 @@ class Monitor:
         """No sign of life, but perhaps the first that the broker still had after those that it let go of."""
         it = self.services.get(name)
         if it is not None and not it.held and await self._has_hole(it, malformed):
-            it.patience_at = max(it.patience_at, malformed.at + it.patience.silent)
+            it.unproved = malformed.at
 
     async def _judge_beat(self, it: Watched, beat: Beat, read: Stored, crowd: Crowd | None = None) -> None:
         await self._follow(it, beat, read, crowd)
@@ -358,7 +358,7 @@ class Monitor:
         oldest: Stored | None = await until_done(
             "read the oldest heartbeat", lambda: self._journal.oldest_heartbeat(it.name)
         )
-        return oldest is not None and oldest.at > it.heard
+        return oldest is not None and oldest.at > max(it.heard, it.unproved)
 
     # --- ticks
 

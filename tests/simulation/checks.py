@@ -1,8 +1,8 @@
 """What must hold of a history, whatever happened: worked out from the scenario, not from the monitor."""
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from services.monitor.lifecycle import Patience
@@ -87,7 +87,13 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
                     if scenario.kept is not None:  # the beat that declares it may be gone
                         life.declared.append(scenario.patience)
         changes = recorded.get(name, [])
-        for problem in _of_service(changes, lives, good, failed, covered):
+        newest = [beat.at for beat in beats]
+
+        def gone(at: int, newest: list[int] = newest) -> bool:
+            """Whether the broker may have let go of a heartbeat, so that nobody can know of it."""
+            return scenario.kept is not None and len(newest) - bisect_right(newest, at) >= scenario.kept
+
+        for problem in _of_service(changes, lives, good, failed, covered, gone):
             yield f"{name}: {problem}"
         if scenario.kept is None and lives and lives[-1].end == NEVER:
             problem = _in_the_end(changes, lives[-1], good, failed, covered)
@@ -101,6 +107,7 @@ def _of_service(
     good: list[int],
     failed: set[int],
     covered: "Covered",
+    gone: Callable[[int], bool],
 ) -> Iterator[str]:
     status, since, life = "unknown", 0, None
     if len({change.id for change in changes}) < len(changes):
@@ -131,17 +138,25 @@ def _of_service(
             if (data.to == "down") != (at in failed) or data.to not in ("alive", "down"):
                 yield f"not what the heartbeat says: {told(change)}"
         else:
-            yield from _of_fall(change, at, last, now, good, covered)
+            yield from _of_fall(change, at, last, now, good, covered, gone)
 
 
 def _of_fall(
-    change: StatusChanged, at: int, last: int, life: Incarnation, good: list[int], covered: "Covered"
+    change: StatusChanged,
+    at: int,
+    last: int,
+    life: Incarnation,
+    good: list[int],
+    covered: "Covered",
+    gone: Callable[[int], bool],
 ) -> Iterator[str]:
     to = change.data.to.value
     if to not in BY_FALLING:
         yield f"rises without a heartbeat: {told(change)}"
         return
     place = bisect_left(good, at)  # a heartbeat in the very moment in which the fall is due comes after it
+    if good[place - 1] > last and gone(good[place - 1]):
+        last = good[place - 1]
     if good[place - 1] > last:
         yield f"a false alarm, there is a heartbeat at {(good[place - 1] - BASE) / 1e6}: {told(change)}"
     after = good[place] if place < len(good) else NEVER

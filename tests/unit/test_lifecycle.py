@@ -180,6 +180,15 @@ def test_beats_that_the_broker_let_go_raise_no_alarm() -> None:
     assert history(Tick(1), Beat(5), Beat(5000, after_hole=True), Tick(5001)) == [(ALIVE, 5)]
 
 
+def test_silence_counts_from_where_beats_may_have_been_let_go_of() -> None:
+    watcher = Watcher().take([Tick(1), Beat(5)])
+    watcher.it.unproved = 5000
+    watcher.take([Tick(5000 + PATIENCE.silent - 1)])
+    assert watcher.short == [(ALIVE, 5)]
+    due = [(SILENT, 5000 + PATIENCE.silent), (DOWN, 5000 + PATIENCE.down)]
+    assert watcher.take([Tick(5000 + PATIENCE.down)]).short == [(ALIVE, 5), *due]
+
+
 def test_beats_from_before_the_registration_do_not_count() -> None:
     watcher = Watcher()
     watcher.it.registered_at = 100

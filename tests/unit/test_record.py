@@ -61,6 +61,7 @@ services = st.builds(
     status_seq=times,
     last_beat=times,
     recorded_beat=times,
+    unproved=times,
     rhythm=times,
     signal=st.sampled_from(Signal),
 )
