@@ -3,7 +3,7 @@
 Lines of plain text without markup, so that Telegram, the log and the API's summary say the same.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -12,6 +12,7 @@ from shared.durations import spoken
 from shared.events import Status
 
 WINDOW = timedelta(hours=24)
+WEEK = timedelta(days=7)
 FLAPPING = 4
 """Changes within the window that make a service a flapper."""
 
@@ -61,12 +62,16 @@ class Digest:
     silent: tuple[Service, ...]
     active: tuple[str, ...]
     uptime: float | None
-    """Share of the last 24 h in which the fleet was alive or silent; None: nothing to measure."""
+    """Share of the window in which the fleet was alive or silent; None: nothing to measure."""
     flappers: tuple[tuple[str, int], ...]
+    uptimes: tuple[tuple[str, float, int], ...]
+    """Of each service that can be measured, and how often it fell down; worst first."""
 
 
-def digest(services: Iterable[Service], transitions: Iterable[Transition], now: datetime) -> Digest:
-    """Sum up the fleet. `transitions`: those of the last 24 hours, in order. What a deleted service, or one
+def digest(
+    services: Iterable[Service], transitions: Iterable[Transition], now: datetime, window: timedelta = WINDOW
+) -> Digest:
+    """Sum up the fleet. `transitions`: those of the window, in order. What a deleted service, or one
     before its newest registration, did does not count."""
     everyone = list(services)
     judged = [it for it in everyone if not it.paused]
@@ -76,6 +81,9 @@ def digest(services: Iterable[Service], transitions: Iterable[Transition], now: 
         if change.name in registered and change.since >= registered[change.name]:
             history[change.name].append(change)
     changes = [(name, len(its)) for name, its in history.items()]
+    spent = {it.name: _spent(it, history[it.name], now, window) for it in judged}
+    falls = {name: sum(change.to is Status.DOWN for change in its) for name, its in history.items()}
+    uptimes = [(name, up, falls[name]) for name, its in spent.items() if (up := _uptime(its)) is not None]
     return Digest(
         at=now,
         counts={status: sum(it.status is status for it in judged) for status in Status},
@@ -83,8 +91,9 @@ def digest(services: Iterable[Service], transitions: Iterable[Transition], now: 
         down=_oldest_first(it for it in judged if it.status is Status.DOWN),
         silent=_oldest_first(it for it in judged if it.status is Status.SILENT),
         active=tuple(sorted(it.name for it in judged if it.status is Status.ALIVE)),
-        uptime=_uptime(judged, history, now),
+        uptime=_uptime({status: sum(its[status] for its in spent.values()) for status in Status}),
         flappers=tuple(sorted(((n, c) for n, c in changes if c >= FLAPPING), key=lambda it: (-it[1], it[0]))),
+        uptimes=tuple(sorted(uptimes, key=lambda it: (it[1], it[0]))),
     )
 
 
@@ -92,25 +101,23 @@ def _oldest_first(services: Iterable[Service]) -> tuple[Service, ...]:
     return tuple(sorted(services, key=lambda it: (it.since, it.name)))
 
 
-def _uptime(services: Iterable[Service], history: dict[str, list[Transition]], now: datetime) -> float | None:
-    seconds = dict.fromkeys(Status, 0.0)
-    for it in services:
-        for status, length in _stretches(it, history[it.name], now):
-            seconds[status] += length
+def _uptime(seconds: dict[Status, float]) -> float | None:
     measured = sum(seconds[status] for status in _MEASURED)
     return sum(seconds[status] for status in _UP) / measured if measured else None
 
 
-def _stretches(it: Service, changes: list[Transition], now: datetime) -> Iterator[tuple[Status, float]]:
-    """How long the service was in each status within the window."""
-    start = max(now - WINDOW, it.registered_at)
+def _spent(it: Service, changes: list[Transition], now: datetime, window: timedelta) -> dict[Status, float]:
+    """How many seconds the service was in each status within the window."""
+    seconds = dict.fromkeys(Status, 0.0)
+    start = max(now - window, it.registered_at)
     status = changes[0].from_ if changes else it.status
     for change in changes:
         if change.since > start:
-            yield status, (change.since - start).total_seconds()
+            seconds[status] += (change.since - start).total_seconds()
             start = change.since
         status = change.to
-    yield status, max(0.0, (now - start).total_seconds())
+    seconds[status] += max(0.0, (now - start).total_seconds())
+    return seconds
 
 
 def local(moment: datetime, zone: ZoneInfo) -> str:
@@ -133,6 +140,20 @@ def lines(digest: Digest, zone: ZoneInfo) -> list[str]:
     if digest.active:
         heading = f"{MARKS[Status.ALIVE]} Active ({len(digest.active)})"
         text += ["", heading, ", ".join(_fit(digest.active, 700))]
+    return text
+
+
+def weekly_lines(digest: Digest, zone: ZoneInfo) -> list[str]:
+    """The digest of a week as plain text, with the uptime of each service as far as there is room."""
+    text = [f"Weekly digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
+    if digest.uptime is not None:
+        text.append(f"Uptime over 7 d: {_percent(digest.uptime)}")
+    flawed = [it for it in digest.uptimes if it[1] < 1]
+    entries = [f"{name}: {_percent(up)}{f', fell {falls}x' if falls else ''}" for name, up, falls in flawed]
+    if entries:
+        text += ["", f"📉 Not always up ({len(entries)})", *_fit(entries, 2600)]
+    if perfect := [name for name, up, _ in digest.uptimes if up == 1]:
+        text += ["", f"{MARKS[Status.ALIVE]} 100 % ({len(perfect)})", ", ".join(_fit(perfect, 700))]
     return text
 
 

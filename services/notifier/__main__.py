@@ -2,23 +2,25 @@
 
 import asyncio
 import re
-from datetime import UTC, datetime, time
-from typing import Annotated
+from datetime import UTC, datetime, time, timedelta
+from typing import Annotated, Any
 
 import structlog
 from prometheus_client import Gauge
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
+from pydantic_settings import NoDecode
 from starlette.applications import Starlette
 
 from services.notifier.chats import Chat, Daily, Surroundings, oldest_unsent_seconds
 from services.notifier.delivery import Delivery, document
 from services.notifier.fleet import Fleet
 from services.notifier.history import History
+from services.notifier.incidents import Incidents
 from services.notifier.log_target import LogTarget
 from services.notifier.messages import Look
 from services.notifier.target import BadToken, Failed, Target
 from services.notifier.telegram import Bot, TelegramChat
-from shared import asyncapi, digest, logs, service, streams
+from shared import asyncapi, digest, durations, logs, service, streams
 from shared.broker import Link, last_sequence, until_done
 from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load
 
@@ -42,12 +44,43 @@ def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chats))
 
 
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _weekday(value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        return None
+    if value.strip().lower()[:3] not in _DAYS:
+        raise ValueError("accepted: mon, tue, wed, thu, fri, sat, sun, or nothing")
+    return _DAYS.index(value.strip().lower()[:3])
+
+
+def _reminders(value: Any) -> Any:
+    """In order, without doubles; `0` or nothing: none."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    return tuple(sorted({durations.parse(part) for part in parts})) if parts != ["0"] else ()
+
+
 class NotifierSettings(Settings):
     notifier_port: Port = 8004
     digest_time: TimeOfDay = time(9)
+    weekly_digest: Annotated[int | None, BeforeValidator(_weekday)] = None
+    remind_after: Annotated[tuple[timedelta, ...], NoDecode, BeforeValidator(_reminders)] = (
+        timedelta(hours=1),
+        timedelta(hours=6),
+        timedelta(days=1),
+    )
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
     telegram_api_url: str = "https://api.telegram.org"
+
+    @model_validator(mode="after")
+    def _weekly_at_some_time(self) -> "NotifierSettings":
+        if self.weekly_digest is not None and self.digest_time is None:
+            raise ValueError("REGISTRY_WEEKLY_DIGEST needs a REGISTRY_DIGEST_TIME")
+        return self
 
     @property
     def token(self) -> str:
@@ -68,24 +101,28 @@ class Notifier:
         self._link = Link(settings, "notifier")
         self.health.follow(self._link)
         self._fleet = Fleet()
-        self._history = History(self._link, self._fleet)
-        self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history)
+        self._incidents = Incidents(self._fleet, settings.remind_after)
+        self._history = History(self._link, self._fleet, self._incidents)
+        self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history, self._incidents)
+        self._chats: list[Chat] = []
         self._around = Surroundings(
             look=Look(settings.public_url.rstrip("/"), settings.zone),
-            daily=Daily(settings.digest_time, self._digest),
+            daily=Daily(settings.digest_time, self._digest, settings.weekly_digest),
             now=now,
             page=self._history.page,
+            holds=self._incidents.holds,
             on_token=self._on_token,
         )
 
     async def work(self) -> None:
         try:
-            chats = await self._open()
+            await self._open()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.delivery.watch())
+                group.create_task(self._keep_reminding())
                 if self._bot:
                     group.create_task(self._check_token(self._bot))
-                for chat in chats:
+                for chat in self._chats:
                     group.create_task(chat.run())
         finally:
             await self.delivery.stop()
@@ -93,7 +130,7 @@ class Notifier:
             if self._bot:
                 await self._bot.close()
 
-    async def _open(self) -> list[Chat]:
+    async def _open(self) -> None:
         """Connect, learn how things are, and start reading where the chat that is furthest behind stands."""
         self._link.adopt(await self.delivery.broker.connect())
         await self._link.provision()
@@ -104,13 +141,29 @@ class Notifier:
         )
         await self._history.fold()
         chats = [await Chat.open(target, bucket, end, self._around) for target in self._targets()]
+        self._chats += chats
         OLDEST_UNSENT.set_function(lambda: oldest_unsent_seconds(chats, now()))
         self.delivery.offers += [chat.offer for chat in chats]
         after = min(chat.cursor.done for chat in chats)
+        await self._history.recall(after, now() - digest.WINDOW)
+        for name in self._fleet:
+            self._incidents.watch(name, min(chat.cursor.notices or now() for chat in chats))
+        self._remind()
         await self.delivery.start(after)
         self.health.good("delivery")
         log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
-        return chats
+
+    def _remind(self) -> None:
+        for notice in self._incidents.due(now()):
+            for chat in self._chats:
+                chat.remind(notice)
+
+    async def _keep_reminding(self) -> None:
+        while True:
+            for _ in range(3600):
+                await asyncio.sleep(1)
+                self._remind()
+            self._incidents.forget(now() - digest.WINDOW)
 
     def _targets(self) -> list[Target]:
         """The channels. Each is one line here."""
@@ -119,9 +172,11 @@ class Notifier:
             targets += [TelegramChat(self._bot, chat) for chat in self._settings.telegram_chat_id]
         return targets or [LogTarget()]
 
-    async def _digest(self, at: datetime) -> list[str]:
-        transitions = await self._history.transitions(at)
-        return digest.lines(digest.digest(self._fleet.services(), transitions, at), self._settings.zone)
+    async def _digest(self, at: datetime, weekly: bool) -> list[str]:
+        window = digest.WEEK if weekly else digest.WINDOW
+        transitions = await self._history.transitions(at - window)
+        found = digest.digest(self._fleet.services(), transitions, at, window)
+        return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)
 
     def _on_token(self, refused: str | None) -> None:
         if refused is None:

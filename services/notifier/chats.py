@@ -9,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import structlog
 from nats.js.kv import KeyValue
@@ -17,7 +17,8 @@ from prometheus_client import Counter, Gauge
 
 from services.notifier import cursors
 from services.notifier.cursors import Cursor, Sending
-from services.notifier.messages import Change, Look, Message, digest_message, pack
+from services.notifier.incidents import Notice
+from services.notifier.messages import Change, Look, Message, digest_message, notice_message, pack, stories
 from services.notifier.target import BadToken, Failed, Limited, Migrated, Outcome, Permanent, Sent, Target
 from shared.digest import digest_due, next_digest_at
 
@@ -42,21 +43,24 @@ LAST_CHANCE = 3.0
 
 @dataclass(frozen=True)
 class Daily:
-    """The digest: at what local time (None: never), and how its lines are made now."""
+    """The digests: at what local time (None: never), on which weekday the one of the week (0: Monday; None:
+    never), and how the lines of either are made now."""
 
     at: time | None
-    lines: Callable[[datetime], Awaitable[list[str]]]
+    lines: Callable[[datetime, bool], Awaitable[list[str]]]
+    weekday: int | None = None
 
 
 @dataclass(frozen=True)
 class Surroundings:
     """What every chat shares. `page`: changes after a sequence, up to a number, read from the record;
-    with the sequence read last, and whether that was the end."""
+    with the sequence read last, and whether that was the end. `holds`: whether a notice is still true."""
 
     look: Look
     daily: Daily
     now: Callable[[], datetime]
     page: Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]
+    holds: Callable[[Notice], bool] = lambda _: True
     on_token: Callable[[str | None], None] = lambda _: None
     """Told whenever it shows that the credentials are refused (why) or good (None)."""
 
@@ -104,6 +108,7 @@ class Chat:
         self._record = record
         self._around = around
         self.pending = Pending(record.cursor.done)
+        self._notices: deque[Notice] = deque(maxlen=MOST_PENDING)
         self._wake = asyncio.Event()
         self._backoff = FIRST_BACKOFF
         self._repeat = record.cursor.sending is not None
@@ -116,12 +121,14 @@ class Chat:
     @classmethod
     async def open(cls, target: Target, bucket: KeyValue, end: int, around: Surroundings) -> "Chat":
         """A chat that is new begins at the record's end; so does, once more, one that was switched off."""
-        at = around.daily.at
-        today = digest_due(around.now(), around.look.zone, at, None) if at else None
-        fresh = Cursor(done=end, digest=today)
+        at, now = around.daily.at, around.now()
+        today = digest_due(now, around.look.zone, at, None) if at else None
+        fresh = Cursor(done=end, digest=today, weekly=today, notices=now)
         record = await cursors.load(bucket, target.key, fresh)
         if record.cursor.off or record.cursor.done > end:
             await record.write(fresh.model_copy(update={"digest": record.cursor.digest or today}))
+        elif record.cursor.notices is None:  # an older version wrote it
+            await record.write(record.cursor.model_copy(update={"notices": now, "weekly": today}))
         return cls(target, record, around)
 
     @property
@@ -131,6 +138,11 @@ class Chat:
     def offer(self, seq: int, change: Change | None) -> None:
         if self.cursor.off is None:
             self.pending.offer(seq, change)
+            self._wake.set()
+
+    def remind(self, notice: Notice) -> None:
+        if self.cursor.off is None and self.cursor.notices and notice.at > self.cursor.notices:
+            self._notices.append(notice)
             self._wake.set()
 
     def oldest_unsent(self) -> datetime | None:
@@ -168,11 +180,18 @@ class Chat:
     def _has_something(self) -> bool:
         if sending := self.cursor.sending:
             return self.pending.tail >= sending.through or self.pending.behind
-        return bool(self.pending.changes) or self._digest_due() is not None
+        return bool(self.pending.changes or self._notices or self._digest_due())
 
-    def _digest_due(self) -> date | None:
-        at = self._around.daily.at
-        return digest_due(self._around.now(), self._around.look.zone, at, self.cursor.digest) if at else None
+    def _digest_due(self) -> Sending | None:
+        """The digest that is to be sent now; on its weekday the one of the week, then the daily one."""
+        daily, now, zone = self._around.daily, self._around.now(), self._around.look.zone
+        if daily.at is None:
+            return None
+        for weekly, last in ((True, self.cursor.weekly), (False, self.cursor.digest)):
+            day = digest_due(now, zone, daily.at, last)
+            if day and (not weekly or day.weekday() == daily.weekday):
+                return Sending(through=self.cursor.done, digest=day, weekly=weekly)
+        return None
 
     def _until_next_look(self) -> float:
         at = self._around.daily.at
@@ -187,23 +206,36 @@ class Chat:
             await self._write(done=self.pending.tail)
 
     async def _compose(self) -> tuple[Message | None, Sending]:
-        """What comes next: what an earlier attempt left open, the digest, or the changes that wait."""
+        """What comes next: what an earlier attempt left open, a digest, the changes that wait, notices."""
         await self._let_go_of_old()
-        open_ = self.cursor.sending
-        day = open_.digest if open_ else self._digest_due()
-        if day is not None:
-            lines = await self._around.daily.lines(self._around.now())
-            done = self.cursor.done
-            message = digest_message(lines, self._around.look, done, repeat=open_ is not None)
-            return message, Sending(through=done, digest=day)
-        waiting = [c for c in self.pending.changes if open_ is None or c.seq <= open_.through]
-        if waiting:
-            repeat, doubted = open_ is not None, self.cursor.doubted
-            message = pack(waiting, self._around.look, repeat=repeat, doubted=doubted)
-            return message, open_ or Sending(through=message.through_seq)
+        open_, look = self.cursor.sending, self._around.look
+        repeat = open_ is not None
+        digest = open_ if open_ and open_.digest else None if open_ else self._digest_due()
+        if digest:
+            lines = await self._around.daily.lines(self._around.now(), digest.weekly)
+            return digest_message(lines, look, digest.through, repeat=repeat), digest
+        if not (open_ and open_.notices):
+            waiting = [c for c in self.pending.changes if open_ is None or c.seq <= open_.through]
+            if stories(waiting):
+                message = pack(waiting, look, repeat=repeat, doubted=self.cursor.doubted)
+                return message, open_ or Sending(through=message.through_seq)
+            if waiting or open_:
+                await self._done_with(max(c.seq for c in waiting) if waiting else 0, open_)
+                return None, Sending(through=self.cursor.done)
+        upto = open_.notices if open_ and open_.notices else datetime.max.replace(tzinfo=UTC)
+        notices = [it for it in self._notices if it.at <= upto and self._around.holds(it)]
+        if notices:
+            sending = open_ or Sending(through=self.cursor.done, notices=max(it.at for it in notices))
+            return notice_message(notices, look, self.cursor.done, repeat=repeat), sending
+        self._notices.clear()
         if open_:
-            await self._write(done=max(self.cursor.done, open_.through), sending=None)
+            await self._write(notices=open_.notices, sending=None)
         return None, Sending(through=self.cursor.done)
+
+    async def _done_with(self, seq: int, open_: Sending | None) -> None:
+        """Nothing is to be told of what waits up to `seq`, nor of what was left open."""
+        self.pending.drop(seq)
+        await self._write(done=max(self.cursor.done, seq, open_.through if open_ else 0), sending=None)
 
     async def _let_go_of_old(self) -> None:
         horizon = self._around.now() - WORTH_SENDING
@@ -267,7 +299,13 @@ class Chat:
         self._around.on_token(None)
         if sending.digest:
             LAST_DIGEST.set(self._around.now().timestamp())
-            await self._write(sending=None, digest=sending.digest)
+            await self._write(sending=None, **{"weekly" if sending.weekly else "digest": sending.digest})
+            return
+        if sending.notices:
+            self._notices = deque((it for it in self._notices if it.at > sending.notices), MOST_PENDING)
+            await self._write(
+                sending=None, notices=sending.notices, threads=self._threads(message, message_id)
+            )
             return
         self.pending.drop(message.through_seq)
         idle = not self.pending.changes and not self.pending.behind
@@ -283,6 +321,7 @@ class Chat:
         CHATS_OFF.inc()
         await self._write(off=reason, sending=None)
         self.pending.changes.clear()
+        self._notices.clear()
 
     # --- the thread of an incident
 

@@ -17,23 +17,28 @@ class Superseded(Exception):
 
 
 class Sending(BaseModel):
-    """What is being sent: the changes up to `through`, or the digest of a date."""
+    """What is being sent: the changes up to `through`, the digest of a date, or notices up to a moment."""
 
     model_config = ConfigDict(frozen=True)
 
     through: int
     digest: date | None = None
+    weekly: bool = False
+    notices: datetime | None = None
 
 
 class Cursor(BaseModel):
-    """`done`: every change up to here has reached the chat. `sending`: what may have, if set. `doubted`:
-    since when the newest change holds that the chat was told of and that the registry doubted."""
+    """`done`: every change up to here has reached the chat. `sending`: what may have, if set. `digest`,
+    `weekly`: of which date the newest was. `notices`: up to when reminders have. `doubted`: since when the
+    newest change holds that the chat was told of and that the registry doubted."""
 
     model_config = ConfigDict(frozen=True)
 
     done: int
     sending: Sending | None = None
     digest: date | None = None
+    weekly: date | None = None
+    notices: datetime | None = None
     off: str | None = None
     chat: str | None = None
     threads: dict[str, int] = {}

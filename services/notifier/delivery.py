@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from services.notifier.fleet import Fleet
 from services.notifier.history import History, moment, unreadable
+from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
 from shared import asyncapi, streams
 from shared.broker import Link, last_sequence, until_done
@@ -42,10 +43,13 @@ class DeliveryFailed(Exception):
 class Delivery:
     """`start` once with the sequence to begin after, then `watch` for as long as it goes well."""
 
-    def __init__(self, link: Link, nats_urls: tuple[str, ...], fleet: Fleet, history: History) -> None:
+    def __init__(
+        self, link: Link, nats_urls: tuple[str, ...], fleet: Fleet, history: History, incidents: Incidents
+    ) -> None:
         self._link = link
         self._fleet = fleet
         self._history = history
+        self._incidents = incidents
         self.offers: list[Offer] = []
         self.position = 0
         self._count = 0
@@ -129,6 +133,8 @@ class Delivery:
         if isinstance(event, StatusChanged):
             change = await self._history.change(event, seq, stored_at)
         self._fleet.take(event, seq, stored_at)
+        if isinstance(event, StatusChanged):
+            self._incidents.watch(event.name, event.data.since)
         self._passed(seq, change)
 
     def _passed(self, seq: int, change: Change | None) -> None:

@@ -11,7 +11,9 @@ _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
-class _Known:
+class Known:
+    """What the newest events say of one service, whether it exists or not."""
+
     config_seq: int = 0
     status_seq: int = 0
     exists: bool = False
@@ -22,15 +24,20 @@ class _Known:
     since: datetime = _BEFORE_ALL
     last_heartbeat: datetime | None = None
 
+    @property
+    def is_told(self) -> bool:
+        """Whether people are to hear of it."""
+        return self.exists and self.notify and not self.paused
+
 
 class Fleet:
     """Takes events in any order, also twice: per service, the newest configuration and status count."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
 
     def take(self, event: Event, seq: int, stored_at: datetime) -> None:
-        it = self._known.setdefault(event.name, _Known())
+        it = self._known.setdefault(event.name, Known())
         if isinstance(event, StatusChanged):
             if seq > it.status_seq:
                 it.status_seq = seq
@@ -43,6 +50,12 @@ class Fleet:
                 it.notify, it.paused = event.data.config.notify, event.data.config.paused
                 if event.data.registered_at or isinstance(event, ServiceRegistered):
                     it.registered_at = event.data.registered_at or stored_at
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def known(self, name: str) -> Known:
+        return self._known.get(name) or Known()
 
     def is_quiet(self, name: str) -> bool:
         """Whether its configuration says that nobody is to be told."""

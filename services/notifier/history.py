@@ -1,7 +1,7 @@
 """Reading in the record of events what is not in memory: pages for a chat that fell behind, the last day."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +10,7 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter
 
 from services.notifier.fleet import Fleet
+from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
 from shared import digest, streams
 from shared.broker import Link, NotStored, Reader, Stored, until_done
@@ -43,9 +44,10 @@ def unreadable(subject: str, seq: int, error: str) -> None:
 class History:
     """The stream SERVICES as the notifier asks it."""
 
-    def __init__(self, link: Link, fleet: Fleet) -> None:
+    def __init__(self, link: Link, fleet: Fleet, incidents: Incidents) -> None:
         self._link = link
         self._fleet = fleet
+        self._incidents = incidents
 
     async def fold(self) -> None:
         """Take the newest state of every service into the fleet."""
@@ -60,7 +62,8 @@ class History:
 
     async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> Change | None:
         """The change to tell people, with what it left behind; None if they are not to be told."""
-        if self._fleet.is_quiet(event.name):
+        meaning = self._incidents.take(event, seq)
+        if self._fleet.is_quiet(event.name) or not meaning.told:
             return None
         data = event.data
         began = self._fleet.since(event.name, data.from_, seq)
@@ -79,7 +82,16 @@ class History:
             data.message,
             data.duration,
             data.doubt,
+            meaning.flaps,
         )
+
+    async def recall(self, through: int, since: datetime) -> None:
+        """Learn what the changes up to a sequence, stored since a moment, meant."""
+        async for batch in self._status_since(since):
+            for stored in batch:
+                event = parse(stored) if stored.seq <= through else None
+                if isinstance(event, StatusChanged):
+                    self._incidents.take(event, stored.seq)
 
     async def _began(self, event: StatusChanged, seq: int) -> datetime | None:
         """When the status before `seq` had begun, from the event that began it."""
@@ -116,17 +128,18 @@ class History:
                     break
         return changes, reader.position, reader.pending == 0
 
-    async def transitions(self, now: datetime) -> list[digest.Transition]:
-        """The changes of status of the last 24 hours, in order."""
-        found: list[digest.Transition] = []
-        begin = (now - digest.WINDOW).isoformat().replace("+00:00", "Z")
+    async def transitions(self, since: datetime) -> list[digest.Transition]:
+        """The changes of status since then, in order."""
+        return [change async for batch in self._status_since(since) for change in _transitions(batch)]
+
+    async def _status_since(self, since: datetime) -> AsyncIterator[list[Stored]]:
+        begin = since.astimezone(UTC).isoformat().replace("+00:00", "Z")
         reader = Reader(self._link, streams.SERVICES, streams.ALL_STATUS, since=begin)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
-                found += _transitions(batch)
+                yield batch
                 if reader.pending == 0:
-                    break
-        return found
+                    return
 
 
 def _transitions(batch: list[Stored]) -> Iterator[digest.Transition]:

@@ -5,11 +5,12 @@ and to Telegram should it refuse the markup. Lengths are those of the plain one,
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+from services.notifier.incidents import Notice
 from shared.digest import MARKS, local
 from shared.durations import spoken
 from shared.events import Doubt, Status
@@ -28,8 +29,11 @@ MOST_WARNING = 120
 SAME_EPISODE = timedelta(hours=1)
 """The doubt is not said again for a change that follows the last doubted one by no more than this."""
 
-Form = Callable[["Change", "Look"], tuple[str, str]]
-"""Makes a change's text, with markup and without."""
+MOST_STEPS = 4
+"""Changes of one service whose statuses are all written out; of more only the first and the last."""
+
+Form = Callable[["Story", "Look"], tuple[str, str]]
+"""Makes a story's text, with markup and without."""
 
 REPEAT = "(possible repeat: an earlier attempt may have reached you)"
 
@@ -53,6 +57,48 @@ class Change:
     message: str | None = None
     duration: float | None = None
     doubt: Doubt | None = None
+    flaps: int = 0
+    """With this change it is flapping: its turns within the hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What became of one service while a chat waited: told at once, whatever happened in between."""
+
+    changes: tuple[Change, ...]
+
+    @property
+    def name(self) -> str:
+        return self.changes[0].name
+
+    @property
+    def last(self) -> Change:
+        return self.changes[-1]
+
+    @property
+    def path(self) -> str:
+        """`alive → silent → down`."""
+        first, last = self.changes[0].from_, self.last.to
+        if len(self.changes) > MOST_STEPS:
+            return f"{first} → … → {last} ({len(self.changes)} changes)"
+        return " → ".join([first, *(change.to for change in self.changes)])
+
+    @property
+    def flaps(self) -> int:
+        return max(change.flaps for change in self.changes)
+
+    @property
+    def came_to_nothing(self) -> bool:
+        """Fell silent and came back before anybody was told."""
+        return self.changes[0].from_ is self.last.to and not any(map(loud, self.changes))
+
+
+def stories(changes: Iterable[Change]) -> list[Story]:
+    """What there is to tell, in the order in which it began."""
+    by_name: dict[str, list[Change]] = {}
+    for change in changes:
+        by_name.setdefault(change.name, []).append(change)
+    return [it for its in by_name.values() if not (it := Story(tuple(its))).came_to_nothing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +132,21 @@ def loud(change: Change) -> bool:
 def pack(
     pending: Sequence[Change], look: Look, *, repeat: bool = False, doubted: datetime | None = None
 ) -> Message:
-    """As many of the pending changes, in order, as one message holds: at least the first.
+    """As many of the pending changes, in order, as one message holds: at least the first that has something
+    to tell (`stories` must find one).
 
     In the richest form that holds all of them, else in the one that holds most. So what was packed once is
     packed alike when it is alone. `doubted`: the newest doubted change that the chat knows of.
     """
-    texts, told, room = None, pending, ROOM
+    texts, room = None, ROOM
+    told = stories(pending)
+    names = {story.name for story in told}
+    pending = [change for change in pending if change.name in names]
     if _warning(pending, doubted):
-        told, room = [_without_doubt(change) for change in pending], ROOM - MOST_WARNING
-    if len(pending) <= MOST_BLOCKS:
+        told, room = stories(map(_without_doubt, pending)), ROOM - MOST_WARNING
+    if len(told) <= MOST_BLOCKS:
         texts = _one_by_one(told, look, room, _block, "\n\n")
-    if texts is None and len(pending) <= MOST_LINES:
+    if texts is None and len(told) <= MOST_LINES:
         texts = _one_by_one(told, look, room, _line, "\n") or _one_by_one(told, look, room, _short_line, "\n")
     taken, texts = (pending, texts) if texts else _storm(pending, look, room)
     html, plain = texts
@@ -104,7 +154,7 @@ def pack(
         html, plain = f"⚠️ <b>{warning}</b>\n\n{html}", f"⚠️ {warning}\n\n{plain}"
     if repeat:
         html, plain = f"{REPEAT}\n{html}", f"{REPEAT}\n{plain}"
-    last = {change.name: change for change in taken}
+    last = {it.name: it.last for it in stories(taken)}
     return Message(
         text=html,
         plain_text=plain,
@@ -112,7 +162,7 @@ def pack(
         through_seq=taken[-1].seq,
         fallen=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
         risen=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
-        about=taken[0].name if len(last) == 1 else None,
+        about=next(iter(last)) if len(last) == 1 else None,
         doubted=_newest_doubted(taken),
     )
 
@@ -147,6 +197,42 @@ def digest_message(lines: Sequence[str], look: Look, through_seq: int, *, repeat
     return Message("\n".join(html), "\n".join([*head, *lines, "", home]), True, through_seq)
 
 
+def notice_message(
+    notices: Sequence[Notice], look: Look, through_seq: int, *, repeat: bool = False
+) -> Message:
+    """That services are still down, or have calmed down; those that do not fit are counted."""
+    html, plain, room = ([REPEAT], [REPEAT], ROOM) if repeat else ([], [], ROOM)
+    for told, notice in enumerate(notices):
+        name = cut(notice.name, MOST_NAME)
+        rest = _notice(notice, look)
+        room -= units(f"{name}{rest}") + 6
+        if room < 0:
+            more = f"+{len(notices) - told} more"
+            home = f"{look.public_url}/"
+            html.append(f"{more}: {_anchor(home, 'all services')}")
+            plain.append(f"{more}: {home}")
+            break
+        html.append(f"{MARKS[notice.status]} <b>{_anchor(_service_url(name, look), name)}</b>{escape(rest)}")
+        plain.append(f"{MARKS[notice.status]} {name}{rest}")
+    calm = [it for it in notices if it.flapped]
+    return Message(
+        text="\n".join(html),
+        plain_text="\n".join(plain),
+        silent=all(it.status is Status.SILENT for it in notices),
+        through_seq=through_seq,
+        fallen=tuple(it.name for it in calm if it.status is not Status.ALIVE),
+        risen=tuple(it.name for it in calm if it.status is Status.ALIVE),
+        about=notices[0].name if len(notices) == 1 else None,
+    )
+
+
+def _notice(notice: Notice, look: Look) -> str:
+    since = f"since {local(notice.since, look.zone)}"
+    if notice.flapped:
+        return f" has calmed down: {notice.status} {since}, {notice.flapped} changes while it was flapping"
+    return f" still {notice.status} for {spoken(notice.at - notice.since)}, {since}"
+
+
 def units(text: str) -> int:
     """Length as Telegram counts it."""
     return len(text.encode("utf-16-le")) // 2
@@ -175,42 +261,51 @@ def _service_url(name: str, look: Look) -> str:
 
 
 def _one_by_one(
-    pending: Sequence[Change], look: Look, room: int, form: Form, between: str
+    told: Sequence[Story], look: Look, room: int, form: Form, between: str
 ) -> tuple[str, str] | None:
     """None if they do not fit into one message."""
-    forms = [form(change, look) for change in pending]
+    forms = [form(story, look) for story in told]
     plain = between.join(plain for _, plain in forms)
     if units(plain) > room:
         return None
     return between.join(html for html, _ in forms), plain
 
 
-def _block(change: Change, look: Look) -> tuple[str, str]:
-    name = cut(change.name, MOST_NAME)
+def _block(story: Story, look: Look) -> tuple[str, str]:
+    change, name = story.last, cut(story.name, MOST_NAME)
     url = _service_url(name, look)
-    arrow = f"{change.from_} → {change.to}"
-    details = [f"since {local(change.since, look.zone)}", _last_heartbeat(change, look)]
-    if told := _what_happened(change):
-        details.insert(0, told)
-    if said := _said(change):
-        details.insert(1 if told else 0, said)
+    told = (
+        _what_happened(change),
+        _said(story),
+        f"since {local(change.since, look.zone)}",
+        _last_heartbeat(change, look),
+        _flapping(story),
+    )
+    details = [text for text in told if text]
     mark = MARKS[change.to]
-    html = [f"{mark} <b>{_anchor(url, name)}</b>: {arrow}", *map(escape, details)]
-    plain = [f"{mark} {name}: {arrow}", *details, url]
+    html = [f"{mark} <b>{_anchor(url, name)}</b>: {story.path}", *map(escape, details)]
+    plain = [f"{mark} {name}: {story.path}", *details, url]
     return "\n".join(html), "\n".join(plain)
 
 
-def _line(change: Change, look: Look) -> tuple[str, str]:
-    html, plain = _short_line(change, look)
-    failed = "failed " if change.to is not Status.ALIVE else ""
-    more = "".join(f", {text}" for text in (_took(change, failed), _said(change)) if text)
+def _flapping(story: Story) -> str:
+    if not story.flaps:
+        return ""
+    return f"🔁 flapping: {story.flaps} turns within an hour; next you hear of it when it has calmed down"
+
+
+def _line(story: Story, look: Look) -> tuple[str, str]:
+    html, plain = _short_line(story, look)
+    failed = "failed " if story.last.to is not Status.ALIVE else ""
+    more = "".join(f", {text}" for text in (_took(story.last, failed), _said(story)) if text)
     return html + escape(more), plain + more
 
 
-def _short_line(change: Change, look: Look) -> tuple[str, str]:
-    name = cut(change.name, MOST_NAME)
-    rest = f" {change.from_} → {change.to} since {local(change.since, look.zone)}"
+def _short_line(story: Story, look: Look) -> tuple[str, str]:
+    change, name = story.last, cut(story.name, MOST_NAME)
+    rest = f" {story.path} since {local(change.since, look.zone)}"
     rest += f", {length}" if (length := _how_long(change)) else f", {_last_heartbeat(change, look)}"
+    rest += ", flapping 🔁" if story.flaps else ""
     mark = MARKS[change.to]
     return f"{mark} {_anchor(_service_url(name, look), name)}{escape(rest)}", f"{mark} {name}{rest}"
 
@@ -236,9 +331,10 @@ def _took(change: Change, failed: str = "") -> str:
     return f"{'ran' if change.to is Status.ALIVE else f'{failed}after'} {_spoken(change.duration)}"
 
 
-def _said(change: Change) -> str:
-    """What its heartbeat had to say, in one line."""
-    text = " ".join((change.message or "").split())
+def _said(story: Story) -> str:
+    """What its newest heartbeat with a message had to say, in one line."""
+    message = next((change.message for change in reversed(story.changes) if change.message), None)
+    text = " ".join((message or "").split())
     return f"“{cut(text, MOST_SAID)}”" if text else ""
 
 
@@ -252,75 +348,49 @@ def _spoken(seconds: float) -> str:
     return spoken(timedelta(seconds=seconds))
 
 
-# --- a storm: names under the change they share
+# --- a storm: names under the changes they share
 
 
-@dataclass(slots=True)
-class _Group:
-    """Services that changed alike, in order."""
-
-    from_: Status
-    to: Status
-    first: datetime
-    last: datetime
-    names: list[str] = field(default_factory=list)
-
-    def heading(self, look: Look) -> tuple[str, str]:
-        count = f"({len(self.names)})"
-        when, until = f"since {local(self.first, look.zone)}", local(self.last, look.zone)
-        if not when.endswith(until):
-            when += f" to {until}"
-        arrow = f"{self.from_} → {self.to}"
-        return (
-            f"{MARKS[self.to]} <b>{arrow}</b> {count}, {when}:",
-            f"{MARKS[self.to]} {arrow} {count}, {when}:",
-        )
-
-
-_HEADING = 120
+_HEADING = 140
 """UTF-16 units that a group's heading takes, at most."""
+_MORE = 10
+"""And what may stand behind a name."""
 
 
 def _storm(pending: Sequence[Change], look: Look, room: int) -> tuple[Sequence[Change], tuple[str, str]]:
     home = f"{look.public_url}/"
-    groups: list[_Group] = []
-    last_group: dict[str, int] = {}
-    room -= units(home) + 100
-    count = 0
-    for change in pending:
-        name = cut(change.name, MOST_NAME)
-        at = _group_for(change, groups, last_group)
-        room -= units(name) + 2 + (_HEADING if at == len(groups) else 0)
+    taken = _that_fit(pending, room - units(home) - 100)
+    groups: dict[str, list[Story]] = {}
+    for story in stories(taken):
+        groups.setdefault(story.path, []).append(story)
+    waiting = len(pending) - len(taken)
+    title = f"{len(taken)} changes" + (f", {waiting} more follow" if waiting else "")
+    html, plain = [f"<b>{title}</b>"], [title]
+    for path, alike in groups.items():
+        mark, rest = MARKS[alike[0].last.to], f" ({len(alike)}), {_when(alike, look)}:\n"
+        names = ", ".join(cut(it.name, MOST_NAME) + (" 🔁" if it.flaps else "") for it in alike)
+        html.append(f"{mark} <b>{path}</b>{rest}{escape(names)}")
+        plain.append(f"{mark} {path}{rest}{names}")
+    return taken, ("\n".join([*html, _anchor(home, "All services")]), "\n".join([*plain, home]))
+
+
+def _that_fit(pending: Sequence[Change], room: int) -> Sequence[Change]:
+    """As many of the first as can be named in so many units: at least one."""
+    known: dict[str, tuple[Change, ...]] = {}
+    paths: set[str] = set()
+    for count, change in enumerate(pending):
+        if change.name not in known:
+            room -= units(cut(change.name, MOST_NAME)) + 2 + _MORE * bool(change.flaps)
+        known[change.name] = (*known.get(change.name, ()), change)
+        path = Story(known[change.name]).path
+        room -= 0 if path in paths else _HEADING
+        paths.add(path)
         if count and room < 0:
-            break
-        if at == len(groups):
-            groups.append(_Group(change.from_, change.to, change.since, change.since))
-        group = groups[at]
-        group.first, group.last = min(group.first, change.since), max(group.last, change.since)
-        group.names.append(name)
-        last_group[change.name] = at
-        count += 1
-    waiting = len(pending) - count
-    title = f"{count} changes" + (f", {waiting} more follow" if waiting else "")
-    headings = [group.heading(look) for group in groups]
-    names = [", ".join(group.names) for group in groups]
-    html = [f"<b>{title}</b>", *_under((h for h, _ in headings), map(escape, names))]
-    plain = [title, *_under((p for _, p in headings), names)]
-    return pending[:count], (
-        "\n".join([*html, _anchor(home, "All services")]),
-        "\n".join([*plain, home]),
-    )
+            return pending[:count]
+    return pending
 
 
-def _group_for(change: Change, groups: Sequence[_Group], last_group: dict[str, int]) -> int:
-    """The group to join; never one before another that names the same service, so that its changes stay
-    in order. `len(groups)`: a new one."""
-    earliest = last_group.get(change.name, -1) + 1
-    for at in range(len(groups) - 1, earliest - 1, -1):
-        if groups[at].from_ is change.from_ and groups[at].to is change.to:
-            return at
-    return len(groups)
-
-
-def _under(headings: Iterable[str], names: Iterable[str]) -> list[str]:
-    return [f"{heading}\n{listed}" for heading, listed in zip(headings, names, strict=True)]
+def _when(alike: Sequence[Story], look: Look) -> str:
+    first, last = (f(it.last.since for it in alike) for f in (min, max))
+    when, until = f"since {local(first, look.zone)}", local(last, look.zone)
+    return when if when.endswith(until) else f"{when} to {until}"

@@ -365,6 +365,110 @@ async def test_a_service_nobody_is_to_be_told_of(record: Record, telegram: Stand
     assert "quiet" not in texts(telegram)[0] + texts(telegram)[-1]
 
 
+async def test_flapping_is_said_once_and_then_its_outcome(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start()
+    await record.register("web")
+    ago = 31 * 60 - 4.0
+    for n, (from_, to) in enumerate([(ALIVE, DOWN), (DOWN, ALIVE)] * 3):
+        await record.change("web", from_, to, ago=ago - n / 100)
+        await asyncio.sleep(1.2 if n < 4 else 0)
+    await told(telegram, "flapping")
+    assert len(texts(telegram)) == 4
+    process.kill()
+    start()
+    await record.change("other", ALIVE, DOWN)
+    await told(telegram, "other")
+    assert "web" not in texts(telegram)[-1], "what it does while it flaps is not told"
+    await record.change("web", ALIVE, DOWN, ago=30 * 60 - 6)
+    await told(telegram, "has calmed down: ", within=15)
+    await asyncio.sleep(1.5)
+    found = [text for text in texts(telegram) if "web" in text]
+    assert len(found) == 5
+    assert "web has calmed down: down since" in found[-1]
+    assert "7 changes while it was flapping" in found[-1]
+    assert not telegram.messages[-1]["silent"]
+
+
+async def test_reminders_come_once_also_across_a_crash_and_stop_with_the_recovery(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start(remind_after="2s,1d")
+    for name in ("web", "job"):
+        await record.register(name)
+        await record.change(name, SILENT, DOWN)
+    await record.change("job", DOWN, ALIVE)
+    began = time.time()
+    await told(telegram, "still down")
+    assert 1.5 < time.time() - began < 4
+    process.kill()
+    process = start(remind_after="2s,1d")
+    await asyncio.sleep(1.5)
+    reminders = [message for message in telegram.messages if "still" in message["text"]]
+    assert [message["text"].split(",")[0] for message in reminders] == ["🔻 web still down for 2 s"]
+    assert reminders[0]["reply_to"]
+    process.stop()
+    bucket = await record.link.js.key_value(streams.NOTIFIER_BUCKET)
+    cursor = json.loads((await bucket.get("telegram.42")).value or b"")
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    cursor |= {"notices": before.isoformat()}
+    cursor |= {"sending": {"through": cursor["done"], "notices": datetime.now(UTC).isoformat()}}
+    await bucket.put("telegram.42", json.dumps(cursor).encode())
+    telegram.messages.clear()
+    start(remind_after="2s,1d")
+    (text,) = await told(telegram, "still down")
+    assert text.startswith(REPEAT), "killed while the reminder was on its way"
+
+
+async def test_what_came_and_went_while_a_chat_was_unreachable(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    start()
+    telegram.control("429", "42", times=1, retry_after=2)
+    await record.change("first", ALIVE, DOWN)
+    await asyncio.sleep(0.3)
+    await record.change("blip", ALIVE, SILENT)
+    await record.change("web", ALIVE, SILENT)
+    await record.change("web", SILENT, DOWN)
+    await record.change("blip", SILENT, ALIVE)
+    await record.change("web", DOWN, ALIVE)
+    await told(telegram, "web")
+    await record.change("other", ALIVE, DOWN)
+    text, last = await told(telegram, "other")
+    assert "web: alive → silent → down → alive" in text
+    assert "first" in text
+    assert "blip" not in text + last
+
+
+async def test_the_digest_of_the_week_has_the_uptime_of_each_service(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    for name in ("web", "job"):
+        await record.register(name)
+    await record.change("web", UNKNOWN, ALIVE, ago=8 * 86400)
+    await record.change("job", UNKNOWN, ALIVE, ago=8 * 86400)
+    await record.change("web", ALIVE, DOWN, ago=7 * 8640)
+    weekday = f"{datetime.now(UTC):%a}".lower()
+    process = start(digest_time="00:00", weekly_digest=weekday)
+    process.stop()
+    yesterday = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    bucket = await record.link.js.key_value(streams.NOTIFIER_BUCKET)
+    cursor = json.loads((await bucket.get("telegram.42")).value or b"")
+    old = json.dumps(cursor | {"digest": yesterday, "weekly": yesterday}).encode()
+    await bucket.put("telegram.42", old)
+    for _ in range(2):
+        process = start(digest_time="00:00", weekly_digest=weekday)
+        await told(telegram, "Weekly digest", "Daily digest")
+        await asyncio.sleep(0.5)
+        process.kill()
+    weekly, daily = texts(telegram)
+    assert "Uptime over 7 d: 94.99 %" in weekly
+    assert "web: 89.99 %, fell 1x" in weekly
+    assert "100 % (1)\njob" in weekly
+    assert daily.startswith("Daily digest")
+
+
 DOUBTED = {
     "reason": "no heartbeat for 15m; 312 of 340 services stopped within 5 s, the registry may be cut off",
     "doubt": Doubt(stopped=312, of=340, within=5),
@@ -477,6 +581,8 @@ async def test_the_digest_comes_late_after_an_outage_and_never_twice(
     [
         ("digest_time", "25:00", "HH:MM"),
         ("digest_time", "nine", "HH:MM"),
+        ("weekly_digest", "someday", "mon"),
+        ("remind_after", "1h,often", "1h30m"),
         ("telegram_chat_id", "42,my chat", "@channel"),
         ("notifier_port", "0", "1"),
     ],
@@ -523,8 +629,8 @@ class Clock:
 
 
 async def open_chat(record: Record, inbox: Inbox, clock: Clock, end: int) -> Chat:
-    async def lines(at: datetime) -> list[str]:
-        return ["Daily digest"]
+    async def lines(at: datetime, weekly: bool) -> list[str]:
+        return ["Weekly digest" if weekly else "Daily digest"]
 
     async def page(after: int, most: int) -> tuple[list[Change], int, bool]:
         raise AssertionError("nothing was skipped")

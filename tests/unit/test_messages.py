@@ -1,12 +1,26 @@
 """What people read: nothing in it can break the markup, nothing is too long, every service is named."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.messages import REPEAT, ROOM, Change, Look, Message, digest_message, loud, pack, units
+from services.notifier.incidents import Notice
+from services.notifier.messages import (
+    REPEAT,
+    ROOM,
+    Change,
+    Look,
+    Message,
+    digest_message,
+    loud,
+    notice_message,
+    pack,
+    stories,
+    units,
+)
 from shared.events import Doubt, Status
 from tests.telegram_standin import parsed
 
@@ -191,7 +205,7 @@ def test_the_doubt_is_said_again_more_than_an_hour_after_the_last_change_that_ha
     assert said(hour + second)
     assert said(second, hour + second, second)
     assert not pack([change(reason="a; b")], LOOK).doubted
-    assert "a; b" in pack([change(reason="a; b"), change(seq=2, **DOUBTED)], LOOK).text
+    assert "a; b" in pack([change(reason="a; b"), change("web", seq=2, **DOUBTED)], LOOK).text
 
 
 def test_the_doubt_takes_its_room_from_the_changes() -> None:
@@ -209,18 +223,37 @@ def test_the_doubt_told_is_the_newest_of_those_in_the_message() -> None:
     assert "339 of 340" in pack([*many[:3], change(seq=9, doubt=grown)], LOOK).text.splitlines()[0]
 
 
-def test_in_a_storm_the_changes_of_one_service_stay_in_order() -> None:
-    pending = storm(50)
-    pending += [change("service-0001", DOWN, ALIVE, 51), change("service-0001", ALIVE, SILENT, 52)]
-    pending += [change("service-0001", SILENT, DOWN, 53), change("other", SILENT, DOWN, 54)]
-    lines = pack(pending, LOOK).plain_text.splitlines()
-    order = [lines[i - 1] for i, line in enumerate(lines) if "service-0001" in line]
-    assert [line.split(" (")[0][2:] for line in order] == [
-        "silent → down",
-        "down → alive",
-        "alive → silent",
-        "silent → down",
-    ]
+def test_a_service_is_one_line_whatever_happened_to_it_while_it_waited() -> None:
+    def passed(count: int, *path: Status) -> list[str]:
+        steps = itertools.pairwise(path)
+        pending = [*storm(count), *(change("web", a, b, 100 + i) for i, (a, b) in enumerate(steps))]
+        lines = pack(pending, LOOK).plain_text.splitlines()
+        found = [i for i, line in enumerate(lines) if "web" in line and not line.startswith("http")]
+        return lines[found[0] - (count > 40) : found[0] + 2] if len(found) == 1 else [str(found)]
+
+    head, how_long = passed(0, ALIVE, SILENT, DOWN, ALIVE)
+    assert (head, how_long) == ("✅ web: alive → silent → down → alive", "was down for 3 h 12 min")
+    line, *_ = passed(20, ALIVE, DOWN, ALIVE)
+    assert line.startswith("✅ web alive → down → alive since")
+    heading, names, *_ = passed(50, ALIVE, DOWN, ALIVE, DOWN, ALIVE, DOWN)
+    assert heading.startswith("🔻 alive → … → down (5 changes) (1), since")
+    assert names == "web"
+
+
+def test_what_came_back_before_anybody_was_told_of_its_silence_is_not_told() -> None:
+    blip = [change("blip", ALIVE, SILENT, 1), change("blip", SILENT, ALIVE, 2)]
+    assert stories(blip) == []
+    message = pack([*blip, change("web", seq=3)], LOOK)
+    assert "blip" not in message.text
+    assert (message.about, message.through_seq, message.risen) == ("web", 3, ())
+    assert len(stories([change("x", ALIVE, DOWN, 1), change("x", DOWN, ALIVE, 2)])) == 1
+    assert len(stories([change("x", SILENT, ALIVE, 1)])) == 1
+
+
+@pytest.mark.parametrize("count", [1, 6, 60])
+def test_a_service_that_flaps_is_said_to(count: int) -> None:
+    assert pack(storm(count, flaps=4), LOOK).text.count("🔁") == count
+    assert "🔁" not in pack(storm(count), LOOK).text
 
 
 def test_a_merged_message_sounds_if_any_change_does() -> None:
@@ -234,3 +267,25 @@ def test_the_digest_is_escaped_and_silent() -> None:
     assert parsed(message.text).startswith(f"{REPEAT}\nDaily <digest>\na & b")
     assert message.silent
     assert message.through_seq == 7
+
+
+def test_notices_say_for_how_long_and_what_became_of_it() -> None:
+    still = Notice(NOW, "a<b", 1, DOWN, NOW - timedelta(hours=6))
+    calm = Notice(NOW, "web", 2, ALIVE, NOW - timedelta(minutes=30), 9)
+    message = notice_message([still], LOOK, 7)
+    assert parsed(message.text) == "🔻 a<b still down for 6 h, since 2026-11-23 07:00:00 CET"
+    assert (message.silent, message.about, message.fallen, message.through_seq) == (False, "a<b", (), 7)
+    message = notice_message([still, calm], LOOK, 7, repeat=True)
+    assert message.plain_text.splitlines()[0] == REPEAT
+    assert "web has calmed down: alive since 2026-11-23 12:30:00 CET, 9 changes" in message.plain_text
+    assert (message.about, message.risen) == (None, ("web",))
+
+
+def test_notices_of_a_large_fleet_fit_and_the_rest_is_counted() -> None:
+    notices = [Notice(NOW, "n" * 124 + f"{i:04}", i, DOWN, NOW - timedelta(days=1)) for i in range(3000)]
+    message = notice_message(notices, LOOK, 7, repeat=True)
+    assert units(parsed(message.text)) <= 4096
+    assert units(message.plain_text) <= 4096
+    named = message.plain_text.count("still down")
+    assert named > 15
+    assert f"+{3000 - named} more: " in message.plain_text

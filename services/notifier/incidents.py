@@ -1,0 +1,140 @@
+"""What a change means to people who have been told of others before: flapping, and reminders. Pure.
+
+A turn is a change of direction: a fall after a rise, or the other way round. A service that falls further,
+silent → down → dead, takes no turn.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from services.notifier.fleet import Fleet
+from shared.events import Status, StatusChanged
+
+TURNS = 4
+"""That many turns within HOUR are flapping."""
+HOUR = timedelta(hours=1)
+CALM = timedelta(minutes=30)
+"""Without a change for that long a service flaps no more."""
+MOST_REMEMBERED = 32
+"""Changes per service whose meaning is known, for chats that are behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """Of one change. `told`: people hear of it. `flaps`: with it the service is flapping; its turns."""
+
+    told: bool = True
+    flaps: int = 0
+
+
+@dataclass(slots=True)
+class _Recent:
+    """What one service did lately."""
+
+    up: bool
+    last: datetime
+    turns: deque[datetime] = field(default_factory=lambda: deque(maxlen=TURNS))
+    flapping_since: datetime | None = None
+    changes: int = 0
+    """Since it flaps."""
+    meanings: deque[tuple[int, Meaning]] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Notice:
+    """Something to tell because of the time: a service is still down, or has calmed down. `seq`, `status`,
+    `since`: of the change that it is about. `flapped`: how many changes it made while it flapped; 0: it is a
+    reminder."""
+
+    at: datetime
+    name: str
+    seq: int
+    status: Status
+    since: datetime
+    flapped: int = 0
+
+
+class Incidents:
+    """Fed with every change of status in order; a change that was there before means what it meant then."""
+
+    def __init__(self, fleet: Fleet, reminders: tuple[timedelta, ...]) -> None:
+        """`reminders`: when to remind that a service is down, counted from when it fell; the last repeats."""
+        self._fleet = fleet
+        self._reminders = reminders
+        self._recent: dict[str, _Recent] = {}
+        self._coming: list[Notice] = []
+
+    def take(self, event: StatusChanged, seq: int) -> Meaning:
+        data = event.data
+        if data.from_ is Status.UNKNOWN:
+            self._recent.pop(event.name, None)
+            return Meaning()
+        it = self._recent.get(event.name)
+        if it is None:
+            it = self._recent[event.name] = _Recent(data.from_ is Status.ALIVE, data.since)
+        if it.meanings and seq <= it.meanings[-1][0]:
+            return next((meaning for at, meaning in it.meanings if at == seq), Meaning())
+        meaning = self._judge(it, event)
+        it.meanings.append((seq, meaning))
+        it.last = data.since
+        if it.flapping_since:
+            self._add(Notice(data.since + CALM, event.name, seq, data.to, data.since, it.changes))
+        return meaning
+
+    def _judge(self, it: _Recent, event: StatusChanged) -> Meaning:
+        since, up = event.data.since, event.data.to is Status.ALIVE
+        if it.flapping_since and since - it.last >= CALM:
+            it.flapping_since = None
+            it.turns.clear()
+        turned, it.up = up != it.up, up
+        if turned:
+            it.turns.append(since)
+        if it.flapping_since:
+            it.changes += 1
+            return Meaning(told=False)
+        if turned and len(it.turns) == TURNS and since - it.turns[0] <= HOUR:
+            it.flapping_since, it.changes = since, TURNS
+            return Meaning(flaps=TURNS)
+        return Meaning()
+
+    def watch(self, name: str, after: datetime) -> None:
+        """If a service is down, remind of it, beginning with what comes next after `after`."""
+        it = self._fleet.known(name)
+        if it.status is Status.DOWN and (at := self._next_reminder(it.since, after)):
+            self._add(Notice(at, name, it.status_seq, it.status, it.since))
+
+    def _next_reminder(self, since: datetime, after: datetime) -> datetime | None:
+        if not self._reminders:
+            return None
+        *once, last = self._reminders
+        repeats = max(1, (after - since) // last + 1)
+        return min(at for it in (*once, repeats * last) if (at := since + it) > after)
+
+    def _add(self, notice: Notice) -> None:
+        heapq.heappush(self._coming, notice)
+
+    def due(self, now: datetime) -> Iterator[Notice]:
+        """What is to be told by now, if it still holds; of several reminders of one service the newest."""
+        while self._coming and self._coming[0].at <= now:
+            notice = heapq.heappop(self._coming)
+            if not self.holds(notice):
+                continue
+            while not notice.flapped and (following := self._next_reminder(notice.since, notice.at)):
+                if following > now:
+                    self._add(replace(notice, at=following))
+                    break
+                notice = replace(notice, at=following)
+            yield notice
+
+    def holds(self, notice: Notice) -> bool:
+        """Whether nothing has happened since that makes it pointless."""
+        it = self._fleet.known(notice.name)
+        return it.is_told and it.status_seq == notice.seq and it.since >= it.registered_at
+
+    def forget(self, before: datetime) -> None:
+        """Let go of services that have not changed since."""
+        for name in [name for name, it in self._recent.items() if it.last < before]:
+            del self._recent[name]
