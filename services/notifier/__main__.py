@@ -6,6 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any
 
 import structlog
+from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode
@@ -16,6 +17,7 @@ from services.notifier.delivery import Delivery, document
 from services.notifier.fleet import Fleet
 from services.notifier.history import History
 from services.notifier.incidents import Incidents
+from services.notifier.lease import Lease
 from services.notifier.log_target import LogTarget
 from services.notifier.messages import Look
 from services.notifier.target import BadToken, Failed, Target
@@ -105,6 +107,7 @@ class Notifier:
         self._history = History(self._link, self._fleet, self._incidents)
         self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history, self._incidents)
         self._chats: list[Chat] = []
+        self._lease: Lease | None = None
         self._around = Surroundings(
             look=Look(settings.public_url.rstrip("/"), settings.zone),
             daily=Daily(settings.digest_time, self._digest, settings.weekly_digest),
@@ -116,8 +119,12 @@ class Notifier:
 
     async def work(self) -> None:
         try:
-            await self._open()
+            bucket = await self._connect()
+            self._lease = Lease(self._link, bucket)
+            await self._lease.acquire(self._stand_by)
+            await self._open(bucket)
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._lease.watch())
                 group.create_task(self.delivery.watch())
                 group.create_task(self._keep_reminding())
                 if self._bot:
@@ -125,17 +132,26 @@ class Notifier:
                 for chat in self._chats:
                     group.create_task(chat.run())
         finally:
+            if self._lease:
+                await self._lease.release()
             await self.delivery.stop()
             await self._link.close()
             if self._bot:
                 await self._bot.close()
 
-    async def _open(self) -> None:
-        """Connect, learn how things are, and start reading where the chat that is furthest behind stands."""
+    async def _connect(self) -> KeyValue:
+        """The bucket that the notifier's records are in, when the broker is there."""
         self._link.adopt(await self.delivery.broker.connect())
         await self._link.provision()
         self.health.good("broker")
-        bucket = await self._link.bucket(streams.NOTIFIER_BUCKET)
+        return await self._link.bucket(streams.NOTIFIER_BUCKET)
+
+    def _stand_by(self) -> None:
+        for part in list(self.health.missing):
+            self.health.good(part)
+
+    async def _open(self, bucket: KeyValue) -> None:
+        """Learn how things are, and start reading where the chat that is furthest behind stands."""
         end, _ = await until_done(
             "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
         )

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import re
+import signal
 import time
 import urllib.request
 from collections import Counter
@@ -339,6 +340,51 @@ async def test_the_broker_killed_and_started_again(
     assert set(counts.values()) == {1}
     assert not any("before" in text for text in found)
     assert process.running
+
+
+async def active(*processes: Process) -> list[Process]:
+    return [it for it in processes if "registry_notifier_active 1.0" in get(it, "/metrics")[1]]
+
+
+async def test_of_two_notifiers_one_speaks_and_the_other_takes_over(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    first, second = start(), start()
+    for end in ("kill", "stop"):
+        for n in range(3):
+            await record.change(f"{end}-{n}", ALIVE, DOWN)
+        assert await active(first, second) == [first]
+        await told(telegram, f"{end}-2")
+        getattr(first, end)()
+        await record.change(f"{end}-after", ALIVE, DOWN)
+        began = time.monotonic()
+        await told(telegram, f"{end}-after")
+        assert time.monotonic() - began < 5
+        assert await active(second) == [second]
+        first, second = second, start()
+    counts = Counter(re.findall(r"(?:kill|stop)-\w+", "\n".join(t.split("\n")[0] for t in texts(telegram))))
+    assert not any(text.startswith(REPEAT) for text in texts(telegram))
+    assert set(counts.values()) == {1}
+
+
+async def test_a_notifier_that_hangs_is_relieved_and_ends_when_it_comes_back(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    first, second = start(), start()
+    assert first.process
+    first.process.send_signal(signal.SIGSTOP)
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web", within=30)
+    first.process.send_signal(signal.SIGCONT)
+
+    async def ended() -> bool:
+        return not first.running
+
+    await eventually(ended)
+    assert await active(second) == [second]
+    await record.change("job", ALIVE, DOWN)
+    await told(telegram, "job")
+    assert [text.split(":")[0] for text in texts(telegram)] == ["🔻 web", "🔻 job"]
 
 
 async def test_without_a_token_it_logs(record: Record, telegram: Standin, start: Start) -> None:
