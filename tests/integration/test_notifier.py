@@ -5,10 +5,11 @@ import json
 import random
 import re
 import signal
+import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from datetime import time as datetime_time
 from pathlib import Path
@@ -34,6 +35,7 @@ from shared.events import (
     StatusData,
     status_changed,
 )
+from tests import killed_notifier
 from tests.broker import eventually, provisioned
 from tests.servers import Process, service
 from tests.telegram_standin import Standin
@@ -101,7 +103,7 @@ def start(tmp_path: Path, nats_url: str, telegram: Standin) -> Iterator[Start]:
     """Start a notifier for chat 42, and wait until it is ready; further variables may be given."""
     started: list[Process] = []
 
-    def start(wait: bool = True, **variables: str) -> Process:
+    def start(wait: bool = True, command: Sequence[str] = (), **variables: str) -> Process:
         given = {
             "telegram_bot_token": telegram.token,
             "telegram_chat_id": "42",
@@ -109,7 +111,10 @@ def start(tmp_path: Path, nats_url: str, telegram: Standin) -> Iterator[Start]:
             "digest_time": "",
             **variables,
         }
-        started.append(service("notifier", tmp_path, nats_url, **given).start())
+        started.append(service("notifier", tmp_path, nats_url, **given))
+        if command:
+            started[-1].command = [sys.executable, *command]
+        started[-1].start()
         if wait:
             ready(started[-1])
         return started[-1]
@@ -291,6 +296,40 @@ async def test_killed_while_a_message_is_on_its_way(
     assert about[-1].startswith(REPEAT)
     assert not any(text.startswith(REPEAT) for text in found if "web" not in text)
     assert sum("first" in text for text in found) == 1
+
+
+@pytest.mark.parametrize("step", range(len(killed_notifier.STEPS)), ids=killed_notifier.STEPS)
+@pytest.mark.parametrize("kind", ["change", "reminder"])
+async def test_killed_between_any_two_steps_of_a_send(
+    record: Record, telegram: Standin, start: Start, step: int, kind: str
+) -> None:
+    """Never lost, at most once repeated, and then it says so."""
+    variables = {"remind_after": "3s,1d"} if kind == "reminder" else {}
+    await record.register("web")
+    if kind == "reminder":
+        await record.change("web", SILENT, DOWN)
+    start(**variables).stop()
+    started = start(wait=False, command=[killed_notifier.__file__, str(step)], **variables)
+    if kind == "change":
+        await record.change("web", SILENT, DOWN)
+
+    async def dead() -> bool:
+        return not started.running
+
+    await eventually(dead, within=15)
+    start(**variables)
+    await told(telegram, "web")
+    await record.change("other", ALIVE, DOWN)
+    await told(telegram, "other")
+    about = [text for text in texts(telegram) if "web" in text]
+    assert [text.startswith(REPEAT) for text in about] == {
+        0: [False],
+        1: [True],
+        2: [True],
+        3: [False, True],
+        4: [False, True],
+        5: [False],
+    }[step]
 
 
 async def test_killed_again_and_again_nothing_is_lost_and_repeats_are_marked(

@@ -204,7 +204,7 @@ def _in_the_end(
     if last in failed:
         floor, ceiling = max(floor, 2), max(ceiling, 2)
     # A threshold that grew since takes nothing back.
-    grown = len(life.thresholds) > 1 and life.thresholds[-1][0] > last
+    grown = any(at > last for at, _ in life.thresholds[1:])
     where = ladder.index(status) if status in ladder else -1
     if floor <= where and (where <= ceiling or grown):
         return None
