@@ -1,0 +1,100 @@
+"""The texts as they arrive, word for word: `tests/golden/*.txt`. `GOLDEN=write` makes them anew, to be read.
+
+Each file is what a person sees (after Telegram's parsing), with `🔔` or `🔕` above it for its sound.
+"""
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from services.notifier.incidents import Notice
+from services.notifier.messages import Change, Look, Message, digest_message, notice_message, pack
+from shared.digest import WEEK, Service, Transition, digest, lines, weekly_lines
+from shared.events import Doubt, Status
+from tests.telegram_standin import parsed
+
+FOLDER = Path(__file__).parent.parent / "golden"
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+LOOK = Look("https://registry.example", ZoneInfo("Europe/Berlin"))
+UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+
+
+def change(name: str, from_: Status, to: Status, seq: int = 1, ago: float = 0, **more: Any) -> Change:
+    since = NOW - timedelta(minutes=ago)
+    last = since if to is ALIVE else since - timedelta(hours=1)
+    began = None if from_ is UNKNOWN else since - timedelta(minutes=47)
+    given = {"reason": "heartbeat" if to is ALIVE else "no heartbeat for 1h", **more}
+    return Change(seq, NOW, name, from_, to, since, last, began=began, **given)
+
+
+def fleet(count: int) -> tuple[list[Service], list[Transition]]:
+    """Every tenth is down, every fifteenth silent; the fourth flaps."""
+    services, transitions = [], []
+    for n in range(count):
+        status = DOWN if n % 10 == 1 else SILENT if n % 15 == 2 else ALIVE
+        since = NOW - timedelta(hours=1 + n % 20)
+        services.append(Service(f"service-{n:04}", status, since, since, n == 5, NOW - timedelta(days=30)))
+        if status is not ALIVE:
+            transitions.append(Transition(f"service-{n:04}", ALIVE, status, since))
+    for n in range(5):
+        path = (ALIVE, DOWN) if n % 2 else (DOWN, ALIVE)
+        transitions.append(Transition("service-0003", *path, NOW - timedelta(minutes=90 - n)))
+    return services, transitions
+
+
+def daily(count: int) -> Message:
+    services, transitions = fleet(count)
+    return digest_message(lines(digest(services, transitions, NOW), LOOK.zone), LOOK, 1)
+
+
+def weekly(count: int) -> Message:
+    services, transitions = fleet(count)
+    return digest_message(weekly_lines(digest(services, transitions, NOW, WEEK), LOOK.zone), LOOK, 1)
+
+
+def storm(count: int) -> list[Change]:
+    falls = [change(f"service-{n:04}", SILENT, DOWN, n, ago=n % 3) for n in range(count)]
+    return [*falls, *(change(f"service-{n:04}", DOWN, ALIVE, count + n) for n in range(0, count, 9))]
+
+
+FAILED = {"reason": "reported failure (exit code 3)", "message": "disk <full> on /var & more"}
+DOUBT = {"doubt": Doubt(stopped=312, of=340, within=5)}
+TEXTS: dict[str, Message] = {
+    "first-heartbeat": pack([change("web", UNKNOWN, ALIVE)], LOOK),
+    "silent": pack([change("web", ALIVE, SILENT)], LOOK),
+    "down": pack([change("web", SILENT, DOWN)], LOOK),
+    "dead": pack([change("web", DOWN, DEAD)], LOOK),
+    "recovered": pack([change("web", DOWN, ALIVE)], LOOK),
+    "failed": pack([change("backup", ALIVE, DOWN, duration=192.4, **FAILED)], LOOK),
+    "run-recovered": pack([change("backup", DOWN, ALIVE, duration=75)], LOOK),
+    "flapping": pack([change("web", DOWN, ALIVE, flaps=4)], LOOK),
+    "fell-and-recovered": pack([change("web", ALIVE, DOWN), change("web", DOWN, ALIVE, 2)], LOOK),
+    "three": pack([change(name, SILENT, DOWN, n) for n, name in enumerate(("a&b", "<b>", "_*[]()"))], LOOK),
+    "eight": pack([change(f"service-{n}", SILENT, DOWN, n) for n in range(8)], LOOK),
+    "storm": pack(storm(90), LOOK),
+    "doubt": pack([change(name, ALIVE, SILENT, n, **DOUBT) for n, name in enumerate(("web", "api"))], LOOK),
+    "repeat": pack([change("web", SILENT, DOWN)], LOOK, repeat=True),
+    "long-name-and-message": pack([change("n" * 128, ALIVE, DOWN, message="x" * 10_000)], LOOK),
+    "reminder": notice_message([Notice(NOW, "web", 1, DOWN, NOW - timedelta(hours=6))], LOOK, 1),
+    "calmed-down": notice_message([Notice(NOW, "web", 1, ALIVE, NOW - timedelta(minutes=30), 9)], LOOK, 1),
+    "digest-of-3": daily(3),
+    "digest-of-3000": daily(3000),
+    "digest-of-the-week": weekly(40),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_text_is_word_for_word(name: str) -> None:
+    message, file = TEXTS[name], FOLDER / f"{name}.txt"
+    seen = f"{'🔕' if message.silent else '🔔'}\n{parsed(message.text)}\n"
+    if os.environ.get("GOLDEN") == "write":
+        file.write_text(seen)
+    assert seen == file.read_text()
+
+
+def test_no_text_is_left_over() -> None:
+    assert {file.stem for file in FOLDER.glob("*.txt")} == set(TEXTS)
