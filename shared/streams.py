@@ -20,6 +20,8 @@ MONITOR_BUCKET = "registry_monitor"
 NOTIFIER_BUCKET = "registry_notifier"
 
 REBUILD = "registry.rebuild"
+JUDGED = "registry.monitor.judged"
+"""Each monitor answers with when the tick was stored that it judged last, in microseconds."""
 """Not in a stream: a request that the API answers when its read models have been built anew."""
 
 TYPE_HEADER = "ce-type"

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from nats.aio.msg import Msg
 from starlette.applications import Starlette
 
 from services.monitor.asyncapi import document
@@ -38,6 +39,11 @@ def main() -> None:
         rules = Rules(patience, settings.heartbeats_kept, settings.max_services)
         monitor = Monitor(Journal(link, publisher, snapshots), rules)
         monitor.on_caught_up = lambda: health.good("history")
+
+        async def answer(question: Msg) -> None:
+            await question.respond(str(monitor.judged).encode())
+
+        await link.nc.subscribe(streams.JUDGED, cb=answer)
         try:
             await monitor.run()
         finally:

@@ -102,6 +102,8 @@ class Monitor:
         self._snapshots = Snapshots(journal, lambda n: (self._configured, self._buckets[n].values()))
         self._complaints = Complaints(journal)
         self.coverage = Coverage()
+        self.judged = 0
+        """When the tick was stored that was judged last."""
         self._pulse = Pulse()
         self._counts = dict.fromkeys(Status, 0)
         self._agenda = Agenda()
@@ -381,6 +383,7 @@ class Monitor:
             if fallen:
                 crowd = crowd or Crowd(self._pulse, message.at)
                 await _each(partial(self._judge, message, crowd), fallen)
+        self.judged = message.at
         TICK_LAG.set(message.pending)
         if message.pending < MOST_BEHIND:
             self._snapshots.save_some(Reach(message.seq, self._configured), self.coverage)

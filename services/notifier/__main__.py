@@ -4,6 +4,7 @@ import asyncio
 import re
 from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import structlog
 from nats.js.kv import KeyValue
@@ -13,6 +14,7 @@ from pydantic_settings import NoDecode
 from starlette.applications import Starlette
 
 from services.notifier.chats import Chat, Daily, Surroundings, oldest_unsent_seconds
+from services.notifier.deadman import Deadman
 from services.notifier.delivery import Delivery, document
 from services.notifier.fleet import Fleet
 from services.notifier.history import History
@@ -33,6 +35,8 @@ OLDEST_UNSENT = Gauge(
 )
 
 CHECK_TOKEN_AGAIN = 30.0
+UNSENT_IS_WRONG = 300.0
+"""Seconds that a change may wait for some chat before the deadman's switch is let go."""
 
 _CHAT = re.compile(r"(-?\d{1,20}|@\w{3,64})(:\d{1,18})?", re.ASCII)
 
@@ -44,6 +48,13 @@ def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
                 f"{chat!r}; accepted: a chat's number, @channel, or either with :topic behind it"
             )
     return tuple(dict.fromkeys(chats))
+
+
+def _url(given: SecretStr) -> SecretStr:
+    parts = urlsplit(given.get_secret_value())
+    if given.get_secret_value() and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError("accepted: http://… or https://…")
+    return given
 
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -74,6 +85,7 @@ class NotifierSettings(Settings):
         timedelta(hours=6),
         timedelta(days=1),
     )
+    deadman_url: Annotated[SecretStr, AfterValidator(_url)] = SecretStr("")
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
     telegram_api_url: str = "https://api.telegram.org"
@@ -127,6 +139,8 @@ class Notifier:
                 group.create_task(self._lease.watch())
                 group.create_task(self.delivery.watch())
                 group.create_task(self._keep_reminding())
+                if url := self._settings.deadman_url.get_secret_value():
+                    group.create_task(Deadman(url, self._link, self._hindered).run())
                 if self._bot:
                     group.create_task(self._check_token(self._bot))
                 for chat in self._chats:
@@ -193,6 +207,15 @@ class Notifier:
         transitions = await self._history.transitions(at - window)
         found = digest.digest(self._fleet.services(), transitions, at, window)
         return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)
+
+    def _hindered(self) -> str | None:
+        """Why messages do not reach people, if so."""
+        if self.health.missing:
+            return ", ".join(f"{part}: {reason}" for part, reason in self.health.missing.items())
+        if all(chat.cursor.off for chat in self._chats):
+            return "every chat refuses messages"
+        waited = oldest_unsent_seconds(self._chats, now())
+        return "a change waits too long to be sent" if waited > UNSENT_IS_WRONG else None
 
     def _on_token(self, refused: str | None) -> None:
         if refused is None:

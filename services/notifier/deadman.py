@@ -1,0 +1,87 @@
+"""Watching the watcher: while judging and delivery work, a URL is fetched once a minute. Who does not hear
+from us for a while (Healthchecks, another registry) tells people by other means."""
+
+import asyncio
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx
+import structlog
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from prometheus_client import Gauge
+
+from shared import streams
+from shared.broker import BrokerError, Link, last_sequence
+
+log = structlog.get_logger()
+
+LAST_SUCCESS = Gauge("registry_deadman_last_success_timestamp_seconds", "When REGISTRY_DEADMAN_URL answered")
+
+EVERY = 60.0
+LOOK_AGAIN = 5.0
+"""Seconds until the next try after the start, and while something is wrong."""
+ANSWERS_WITHIN = 0.5
+"""Seconds in which every monitor that runs has answered."""
+JUDGED_WITHIN = 60_000_000
+"""Microseconds since the tick that was judged last."""
+TIMEOUT = httpx.Timeout(10, connect=5)
+
+
+class Deadman:
+    """`run` until cancelled."""
+
+    def __init__(self, url: str, link: Link, hindered: Callable[[], str | None]) -> None:
+        """`hindered`: why messages are not delivered, if they are not."""
+        self._url = url
+        self._host = urlsplit(url).hostname
+        self._link = link
+        self._hindered = hindered
+        self._said: str | None = None
+
+    async def run(self) -> None:
+        first = True
+        async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False) as http:
+            while True:
+                await asyncio.sleep(LOOK_AGAIN if first or self._said else EVERY)
+                first = False
+                problem = self._hindered() or await self._not_judging() or await self._fetch(http)
+                if problem != self._said:
+                    self._said = problem
+                    if problem:
+                        log.error("the deadman's switch is not pressed", host=self._host, reason=problem)
+                    else:
+                        log.info("the deadman's switch is pressed again", host=self._host)
+
+    async def _not_judging(self) -> str | None:
+        """Why nobody is judged, if so. Of several monitors one is enough."""
+        try:
+            judged: list[int] = []
+
+            async def answered(message: Msg) -> None:
+                if message.data:  # else the broker says that nobody is there
+                    judged.append(int(message.data))
+
+            inbox = self._link.nc.new_inbox()
+            answers = await self._link.nc.subscribe(inbox, cb=answered)
+            await self._link.nc.publish(streams.JUDGED, b"", reply=inbox)
+            await asyncio.sleep(ANSWERS_WITHIN)
+            await answers.unsubscribe()
+            _, now = await last_sequence(self._link, streams.HEARTBEATS)
+        except (NatsError, BrokerError, OSError, TimeoutError) as error:
+            return f"the broker does not answer ({type(error).__name__})"
+        if not judged:
+            return "no monitor answers"
+        if now - max(judged) > JUDGED_WITHIN:
+            return "no tick has been judged for a minute"
+        return None
+
+    async def _fetch(self, http: httpx.AsyncClient) -> str | None:
+        try:
+            async with asyncio.timeout(15), http.stream("GET", self._url) as answer:
+                if answer.is_success:
+                    LAST_SUCCESS.set_to_current_time()
+                    return None
+                return f"HTTP {answer.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            return f"no answer ({type(error).__name__})"
