@@ -130,16 +130,27 @@ def lines(digest: Digest, zone: ZoneInfo) -> list[str]:
     text = [f"Daily digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
     if digest.uptime is not None:
         text.append(f"Uptime over 24 h: {_percent(digest.uptime)}")
-    for status, services, room in ((Status.DOWN, digest.down, 1500), (Status.SILENT, digest.silent, 700)):
-        if services:
-            entries = [f"{it.name} since {local(it.since, zone)}, {_ago(it, digest.at)}" for it in services]
-            text += ["", f"{MARKS[status]} {status.capitalize()} ({len(services)})", *_fit(entries, room)]
+    text += _fallen(digest, zone)
     if digest.flappers:
         entries = [f"{name}: {count} changes in 24 h" for name, count in digest.flappers]
         text += ["", f"🔁 Flapping ({len(digest.flappers)})", *_fit(entries, 500)]
     if digest.active:
         heading = f"{MARKS[Status.ALIVE]} Active ({len(digest.active)})"
         text += ["", heading, ", ".join(_fit(digest.active, 700))]
+    return text
+
+
+def status_lines(digest: Digest, zone: ZoneInfo) -> list[str]:
+    """The counts, and what is down or silent."""
+    return [_counts(digest), *_fallen(digest, zone)]
+
+
+def _fallen(digest: Digest, zone: ZoneInfo) -> list[str]:
+    text: list[str] = []
+    for status, services, room in ((Status.DOWN, digest.down, 1500), (Status.SILENT, digest.silent, 700)):
+        if services:
+            entries = [f"{it.name} since {local(it.since, zone)}, {_ago(it, digest.at)}" for it in services]
+            text += ["", f"{MARKS[status]} {status.capitalize()} ({len(services)})", *_fit(entries, room)]
     return text
 
 

@@ -9,6 +9,8 @@ second in all; 4,096 UTF-16 units after parsing; HTML is really parsed; unknown 
 times (0: until told `"mode": "ok"`). Modes: `429` (with "retry_after"), `500`, `403`, `400`, `hang`, `cut`
 (the line; both before the message is recorded), `mute`, `lost` (the same, after), `migrate` (with "to"),
 `bad_token`.
+`POST /_update {"chat": "42", "text": "/status"}`, or with "message_id" and "data" for a button, is what a
+person does.
 `GET /_messages` lists what people would see; `DELETE /_messages` forgets it.
 """
 
@@ -126,6 +128,11 @@ class Standin:
         self._limits: dict[str, list[Bucket | Window]] = {}
         self._all = Window(30, 1.0)
         self._next_id = 1
+        self.updates: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
+        """How presses of buttons were answered."""
+        self._update_id = 1000
+        self._poll = 0
         self._loop = asyncio.new_event_loop()
 
     @property
@@ -198,6 +205,9 @@ class Standin:
             if method == "DELETE":
                 self.messages.clear()
             return 200, self.messages
+        if path == "/_update":
+            self.update(**json.loads(body))
+            return 200, {"ok": True}
         if path == "/_control":
             self.control(**json.loads(body))
             return 200, {"ok": True}
@@ -210,7 +220,75 @@ class Standin:
             return 200, {"ok": True, "result": {"id": 1, "is_bot": True, "username": "standin_bot"}}
         if match[2] == "sendMessage":
             return await self._send_message(json.loads(body))
+        if match[2] == "getUpdates":
+            return await self._get_updates(json.loads(body))
+        if match[2] == "editMessageText":
+            return self._edit(json.loads(body))
+        if match[2] == "answerCallbackQuery":
+            self.answers.append(json.loads(body))
+            return 200, {"ok": True, "result": True}
+        if match[2] == "getChat":
+            chat = str(json.loads(body).get("chat_id", ""))
+            if chat not in self.chats:
+                return self._refuse(chat, 400, "Bad Request: chat not found")
+            return 200, {"ok": True, "result": {"id": chat}}
         return self._refuse("", 404, "Not Found")
+
+    # --- updates
+
+    def update(
+        self, chat: str, text: str = "", data: str = "", message_id: int = 1, thread: int | None = None
+    ) -> None:
+        """A person writes `text`, or presses the button `data` under a message."""
+        message: dict[str, Any] = {"message_id": message_id, "chat": {"id": int(chat)}, "date": 0}
+        if thread:
+            message |= {"message_thread_id": thread, "is_topic_message": True}
+        person = {"id": 7, "is_bot": False, "first_name": "P"}
+        if data:
+            query = {"id": f"q{self._update_id}", "from": person, "message": message, "data": data}
+            self.raw_update(callback_query=query)
+        else:
+            self.raw_update(message=message | {"from": person, "text": text})
+
+    def raw_update(self, **content: Any) -> None:
+        self._update_id += 1
+        self.updates.append({"update_id": self._update_id, **content})
+
+    async def _get_updates(self, body: dict[str, Any]) -> tuple[int, Any]:
+        """The newest poller ends the one before, as with Telegram."""
+        self._poll += 1
+        mine, deadline = self._poll, time.monotonic() + min(body.get("timeout", 0), 50)
+        self.updates = [it for it in self.updates if it["update_id"] >= body.get("offset", 0)]
+        while not self.updates and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            if mine != self._poll:
+                return self._refuse("", 409, "Conflict: terminated by other getUpdates request")
+        return 200, {"ok": True, "result": self.updates[:100]}
+
+    def _edit(self, body: dict[str, Any]) -> tuple[int, Any]:
+        chat = str(body["chat_id"])
+        found = [m for m in self.messages if m["chat"] == chat and m["message_id"] == body["message_id"]]
+        if not found:
+            return self._refuse(chat, 400, "Bad Request: message to edit not found")
+        try:
+            text, buttons = parsed(body["text"]), self._buttons(body)
+        except BadMarkup as error:
+            return self._refuse(chat, 400, f"Bad Request: can't parse entities: {error}")
+        if (text, buttons) == (found[0]["text"], found[0]["buttons"]):
+            return self._refuse(chat, 400, "Bad Request: message is not modified")
+        if len(text.encode("utf-16-le")) // 2 > MOST_UNITS:
+            return self._refuse(chat, 400, "Bad Request: message is too long")
+        found[0] |= {"text": text, "html": body["text"], "buttons": buttons}
+        return 200, {"ok": True, "result": {"message_id": body["message_id"], "chat": {"id": chat}}}
+
+    @staticmethod
+    def _buttons(body: dict[str, Any]) -> list[dict[str, str]]:
+        """BadMarkup: Telegram would not take them."""
+        found = [it for row in (body.get("reply_markup") or {}).get("inline_keyboard", []) for it in row]
+        for it in found:
+            if not it.get("text") or not 1 <= len(it.get("callback_data", "").encode()) <= 64:
+                raise BadMarkup("BUTTON_DATA_INVALID")
+        return found
 
     def control(self, mode: str, chat: str = "*", times: int = 0, **more: Any) -> None:
         if mode == "ok":
@@ -269,6 +347,7 @@ class Standin:
             return self._refuse(chat, 400, "Bad Request: message thread not found")
         try:
             text = parsed(body["text"]) if body.get("parse_mode") == "HTML" else body["text"]
+            self._buttons(body)
         except BadMarkup as error:
             return self._refuse(chat, 400, f"Bad Request: can't parse entities: {error}")
         if not text.strip():
@@ -296,6 +375,7 @@ class Standin:
             "silent": bool(body.get("disable_notification")),
             "topic": body.get("message_thread_id"),
             "reply_to": (body.get("reply_parameters") or {}).get("message_id"),
+            "buttons": self._buttons(body),
             "preview": not (body.get("link_preview_options") or {}).get("is_disabled"),
             "time": time.time(),
         }

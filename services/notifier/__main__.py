@@ -14,6 +14,7 @@ from pydantic_settings import NoDecode
 from starlette.applications import Starlette
 
 from services.notifier.chats import Chat, Daily, Surroundings, oldest_unsent_seconds
+from services.notifier.commands import Commands, Doors
 from services.notifier.deadman import Deadman
 from services.notifier.delivery import Delivery, document
 from services.notifier.fleet import Fleet
@@ -22,8 +23,10 @@ from services.notifier.incidents import Incidents
 from services.notifier.lease import Lease
 from services.notifier.log_target import LogTarget
 from services.notifier.messages import Look
+from services.notifier.subscribers import Subscribers
 from services.notifier.target import BadToken, Failed, Target
 from services.notifier.telegram import Bot, TelegramChat
+from services.notifier.updates import Updates
 from shared import asyncapi, digest, durations, logs, service, streams
 from shared.broker import Link, last_sequence, until_done
 from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load
@@ -48,6 +51,12 @@ def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
                 f"{chat!r}; accepted: a chat's number, @channel, or either with :topic behind it"
             )
     return tuple(dict.fromkeys(chats))
+
+
+def _secret(given: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"([A-Za-z0-9_-]{8,64})?", given.get_secret_value(), re.ASCII):
+        raise ValueError("accepted: 8 to 64 letters, digits, _ and -")
+    return given
 
 
 def _url(given: SecretStr) -> SecretStr:
@@ -88,6 +97,7 @@ class NotifierSettings(Settings):
     deadman_url: Annotated[SecretStr, AfterValidator(_url)] = SecretStr("")
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
+    telegram_invite: Annotated[SecretStr, AfterValidator(_secret)] = SecretStr("")
     telegram_api_url: str = "https://api.telegram.org"
 
     @model_validator(mode="after")
@@ -119,6 +129,10 @@ class Notifier:
         self._history = History(self._link, self._fleet, self._incidents)
         self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history, self._incidents)
         self._chats: list[Chat] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup
+        self._subscribers: Subscribers
+        self._bucket: KeyValue
         self._lease: Lease | None = None
         self._around = Surroundings(
             look=Look(settings.public_url.rstrip("/"), settings.zone),
@@ -143,8 +157,11 @@ class Notifier:
                     group.create_task(Deadman(url, self._link, self._hindered).run())
                 if self._bot:
                     group.create_task(self._check_token(self._bot))
+                    updates = Updates(self._bot, self._commands(self._bot).handle)
+                    group.create_task(updates.run())
+                self._group = group
                 for chat in self._chats:
-                    group.create_task(chat.run())
+                    self._running[chat.key] = group.create_task(chat.run())
         finally:
             if self._lease:
                 await self._lease.release()
@@ -170,9 +187,11 @@ class Notifier:
             "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
         )
         await self._history.fold()
+        self._bucket, self._subscribers = bucket, Subscribers(bucket)
+        await self._subscribers.load()
         chats = [await Chat.open(target, bucket, end, self._around) for target in self._targets()]
         self._chats += chats
-        OLDEST_UNSENT.set_function(lambda: oldest_unsent_seconds(chats, now()))
+        OLDEST_UNSENT.set_function(lambda: oldest_unsent_seconds(self._chats, now()))
         self.delivery.offers += [chat.offer for chat in chats]
         after = min(chat.cursor.done for chat in chats)
         await self._history.recall(after, now() - digest.WINDOW)
@@ -182,6 +201,53 @@ class Notifier:
         await self.delivery.start(after)
         self.health.good("delivery")
         log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
+
+    # --- those who subscribe themselves
+
+    def _commands(self, bot: Bot) -> Commands:
+        doors = Doors(
+            chats=lambda: self._chats,
+            subscribe=self._subscribe,
+            unsubscribe=self._unsubscribe,
+            digest=lambda at: self._digest(at, False),
+            last_heartbeat=self._history.last_heartbeat,
+            now=now,
+        )
+        invite = self._settings.telegram_invite.get_secret_value()
+        return Commands(bot, self._fleet, self._around.look, doors, invite)
+
+    async def _subscribe(self, address: str) -> bool:
+        """Begin, or begin again with who was switched off, at what comes next."""
+        assert self._bot
+        off = [chat for chat in self._chats if chat.address == address]
+        if not off and not await self._subscribers.add(address, now()):
+            return False
+        for chat in off:
+            self._leave(chat)
+        for target in [chat.target for chat in off] or [TelegramChat(self._bot, address)]:
+            chat = await Chat.open(target, self._bucket, self.delivery.position, self._around)
+            self._chats.append(chat)
+            self.delivery.offers.append(chat.offer)
+            self._running[chat.key] = self._group.create_task(chat.run())
+            log.info("a chat has subscribed", chat=chat.key)
+        return True
+
+    async def _unsubscribe(self, address: str) -> bool:
+        if address not in self._subscribers.since:
+            return False
+        for chat in [chat for chat in self._chats if chat.address == address]:
+            await asyncio.wait({self._leave(chat)})
+            await chat.forget()
+            log.info("a chat has unsubscribed", chat=chat.key)
+        await self._subscribers.remove(address)
+        return True
+
+    def _leave(self, chat: Chat) -> "asyncio.Task[None]":
+        self._chats.remove(chat)
+        self.delivery.offers.remove(chat.offer)
+        running = self._running.pop(chat.key)
+        running.cancel()
+        return running
 
     def _remind(self) -> None:
         for notice in self._incidents.due(now()):
@@ -199,7 +265,9 @@ class Notifier:
         """The channels. Each is one line here."""
         targets: list[Target] = []
         if self._bot:
-            targets += [TelegramChat(self._bot, chat) for chat in self._settings.telegram_chat_id]
+            configured = self._settings.telegram_chat_id
+            addresses = dict.fromkeys((*configured, *self._subscribers.since))
+            targets += [TelegramChat(self._bot, chat) for chat in addresses]
         return targets or [LogTarget()]
 
     async def _digest(self, at: datetime, weekly: bool) -> list[str]:

@@ -28,6 +28,7 @@ MESSAGES = Counter("registry_messages_total", "Attempts to send a message, by ho
 CHATS_OFF = Gauge("registry_chats_off", "Chats that are not sent anything, because they refuse it for good")
 LAST_DIGEST = Gauge("registry_last_digest_timestamp_seconds", "When a digest was last sent")
 
+MOST_MUTES = 500
 WORTH_SENDING = timedelta(hours=24)
 """What is older is not sent any more."""
 MOST_PENDING = 10_000
@@ -104,7 +105,7 @@ class Chat:
     """`open` it, put `offer` into the delivery's `offers`, and `run` until cancelled."""
 
     def __init__(self, target: Target, record: cursors.Record, around: Surroundings) -> None:
-        self._target = target
+        self.target = target
         self._record = record
         self._around = around
         self.pending = Pending(record.cursor.done)
@@ -116,7 +117,7 @@ class Chat:
 
     @property
     def key(self) -> str:
-        return self._target.key
+        return self.target.key
 
     @classmethod
     async def open(cls, target: Target, bucket: KeyValue, end: int, around: Surroundings) -> "Chat":
@@ -140,6 +141,29 @@ class Chat:
             self.pending.offer(seq, change)
             self._wake.set()
 
+    @property
+    def address(self) -> str:
+        return self.cursor.chat or self.target.chat
+
+    def muted(self) -> dict[str, datetime]:
+        now = self._around.now()
+        return {name: until for name, until in self.cursor.mutes.items() if until > now}
+
+    async def mute(self, name: str, until: datetime) -> bool:
+        """False: it has muted too many already."""
+        mutes = {**self.muted(), name: until}
+        if len(mutes) > MOST_MUTES:
+            return False
+        await self._write(mutes=mutes)
+        return True
+
+    async def unmute(self, name: str) -> None:
+        await self._write(mutes={muted: until for muted, until in self.muted().items() if muted != name})
+
+    async def forget(self) -> None:
+        """Let go of its record, for good. Its `run` must have ended."""
+        await self._record.forget()
+
     def remind(self, notice: Notice) -> None:
         if self.cursor.off is None and self.cursor.notices and notice.at > self.cursor.notices:
             self._notices.append(notice)
@@ -151,7 +175,7 @@ class Chat:
     async def run(self) -> None:
         while self.cursor.off is None:
             await self._until_there_is_something()
-            await self._target.turn(self._chat)
+            await self.target.turn(self.address)
             message, sending = await self._compose()
             if message is None:
                 continue
@@ -216,14 +240,19 @@ class Chat:
             return digest_message(lines, look, digest.through, repeat=repeat), digest
         if not (open_ and open_.notices):
             waiting = [c for c in self.pending.changes if open_ is None or c.seq <= open_.through]
-            if stories(waiting):
-                message = pack(waiting, look, repeat=repeat, doubted=self.cursor.doubted)
+            muted = self.muted()
+            if stories(told := [c for c in waiting if c.name not in muted]):
+                message = pack(told, look, repeat=repeat, doubted=self.cursor.doubted)
                 return message, open_ or Sending(through=message.through_seq)
             if waiting or open_:
                 await self._done_with(max(c.seq for c in waiting) if waiting else 0, open_)
                 return None, Sending(through=self.cursor.done)
         upto = open_.notices if open_ and open_.notices else datetime.max.replace(tzinfo=UTC)
-        notices = [it for it in self._notices if it.at <= upto and self._around.holds(it)]
+        notices = [
+            it
+            for it in self._notices
+            if it.at <= upto and self._around.holds(it) and it.name not in self.muted()
+        ]
         if notices:
             sending = open_ or Sending(through=self.cursor.done, notices=max(it.at for it in notices))
             return notice_message(notices, look, self.cursor.done, repeat=repeat), sending
@@ -255,7 +284,7 @@ class Chat:
         if sending != self.cursor.sending:
             await self._write(sending=sending)
             self._repeat = False
-        outcome = await self._target.send(self._chat, message, self._reply_to(message))
+        outcome = await self.target.send(self.address, message, self._reply_to(message))
         MESSAGES.labels(type(outcome).__name__.lower()).inc()
         return await self._settle(outcome, message, sending)
 
@@ -339,12 +368,8 @@ class Chat:
 
     # --- the record
 
-    @property
-    def _chat(self) -> str:
-        return self.cursor.chat or self._target.chat
-
     async def _write(self, **changed: object) -> None:
-        await self._record.write(self.cursor.model_copy(update=changed))
+        await self._record.update(**changed)
 
 
 def oldest_unsent_seconds(chats: list[Chat], now: datetime) -> float:

@@ -1,5 +1,6 @@
 """How far each chat has come, in the broker's KV. Each record has one writer, and the broker sees to it."""
 
+import asyncio
 from datetime import date, datetime
 
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
@@ -30,7 +31,8 @@ class Sending(BaseModel):
 class Cursor(BaseModel):
     """`done`: every change up to here has reached the chat. `sending`: what may have, if set. `digest`,
     `weekly`: of which date the newest was. `notices`: up to when reminders have. `doubted`: since when the
-    newest change holds that the chat was told of and that the registry doubted."""
+    newest change holds that the chat was told of and that the registry doubted. `mutes`: the services that
+    the chat does not want to hear of, and until when."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,6 +45,7 @@ class Cursor(BaseModel):
     chat: str | None = None
     threads: dict[str, int] = {}
     doubted: datetime | None = None
+    mutes: dict[str, datetime] = {}
 
 
 class Record:
@@ -52,7 +55,17 @@ class Record:
         self._bucket = bucket
         self._key = key
         self._revision = revision
+        self._writing = asyncio.Lock()
         self.cursor = cursor
+
+    async def update(self, **changed: object) -> None:
+        """Change a part, whoever else is changing another."""
+        async with self._writing:
+            await self.write(self.cursor.model_copy(update=changed))
+
+    async def forget(self) -> None:
+        async with self._writing:
+            await until_done(f"forget the record {self._key}", lambda: self._bucket.delete(self._key))
 
     async def write(self, cursor: Cursor) -> None:
         payload = cursor.model_dump_json().encode()

@@ -13,7 +13,7 @@ from services.notifier.fleet import Fleet
 from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
 from shared import digest, streams
-from shared.broker import Link, NotStored, Reader, Stored, until_done
+from shared.broker import Link, NotStored, Reader, Stored, newest, until_done
 from shared.events import Event, StatusChanged, parse_event
 
 log = structlog.get_logger()
@@ -127,6 +127,15 @@ class History:
                 if len(changes) >= most or reader.pending == 0:
                     break
         return changes, reader.position, reader.pending == 0
+
+    async def last_heartbeat(self, name: str) -> datetime | None:
+        """The newest that the broker has, whether it is well formed or not; None: none."""
+
+        async def ask() -> Stored | None:
+            return await newest(self._link, streams.HEARTBEATS, streams.heartbeat(name))
+
+        found = await until_done(f"read the newest heartbeat of {name}", ask)
+        return moment(found.at) if found else None
 
     async def transitions(self, since: datetime) -> list[digest.Transition]:
         """The changes of status since then, in order."""

@@ -7,6 +7,7 @@ and to Telegram should it refuse the markup. Lengths are those of the plain one,
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -121,6 +122,8 @@ class Message:
     risen: tuple[str, ...] = ()
     about: str | None = None
     """The service, if the message is about one alone."""
+    buttons: tuple[tuple[tuple[str, str], ...], ...] = ()
+    """Rows of buttons: what each says, and what comes back when it is pressed."""
     doubted: datetime | None = None
     """Since when the newest of its changes holds that the registry doubts."""
 
@@ -155,6 +158,7 @@ def pack(
     if repeat:
         html, plain = f"{REPEAT}\n{html}", f"{REPEAT}\n{plain}"
     last = {it.name: it.last for it in stories(taken)}
+    about = next(iter(last)) if len(last) == 1 else None
     return Message(
         text=html,
         plain_text=plain,
@@ -162,9 +166,19 @@ def pack(
         through_seq=taken[-1].seq,
         fallen=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
         risen=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
-        about=next(iter(last)) if len(last) == 1 else None,
+        about=about,
+        buttons=_buttons(about) if about and last[about].to in _FALLEN else (),
         doubted=_newest_doubted(taken),
     )
+
+
+def _buttons(name: str) -> tuple[tuple[tuple[str, str], ...], ...]:
+    return ((("Mute 1h", f"mute:{short(name)}"), ("Details", f"details:{short(name)}")),)
+
+
+def short(name: str) -> str:
+    """A service in the 64 bytes that come back from a button."""
+    return blake2b(name.encode(), digest_size=8).hexdigest()
 
 
 def _newest_doubted(changes: Sequence[Change]) -> datetime | None:
@@ -193,7 +207,7 @@ def digest_message(lines: Sequence[str], look: Look, through_seq: int, *, repeat
     """The daily digest, from `shared.digest.lines`."""
     head = [REPEAT] if repeat else []
     home = f"{look.public_url}/"
-    html = [*head, f"<b>{escape(lines[0])}</b>", *map(escape, lines[1:]), "", _anchor(home, "All services")]
+    html = [*head, f"<b>{escape(lines[0])}</b>", *map(escape, lines[1:]), "", anchor(home, "All services")]
     return Message("\n".join(html), "\n".join([*head, *lines, "", home]), True, through_seq)
 
 
@@ -209,10 +223,10 @@ def notice_message(
         if room < 0:
             more = f"+{len(notices) - told} more"
             home = f"{look.public_url}/"
-            html.append(f"{more}: {_anchor(home, 'all services')}")
+            html.append(f"{more}: {anchor(home, 'all services')}")
             plain.append(f"{more}: {home}")
             break
-        html.append(f"{MARKS[notice.status]} <b>{_anchor(_service_url(name, look), name)}</b>{escape(rest)}")
+        html.append(f"{MARKS[notice.status]} <b>{anchor(service_url(name, look), name)}</b>{escape(rest)}")
         plain.append(f"{MARKS[notice.status]} {name}{rest}")
     calm = [it for it in notices if it.flapped]
     return Message(
@@ -249,11 +263,11 @@ def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _anchor(url: str, text: str) -> str:
+def anchor(url: str, text: str) -> str:
     return f'<a href="{escape(url).replace(chr(34), "&quot;")}">{escape(text)}</a>'
 
 
-def _service_url(name: str, look: Look) -> str:
+def service_url(name: str, look: Look) -> str:
     return f"{look.public_url}/ui/service/{quote(name, safe='')}"
 
 
@@ -273,7 +287,7 @@ def _one_by_one(
 
 def _block(story: Story, look: Look) -> tuple[str, str]:
     change, name = story.last, cut(story.name, MOST_NAME)
-    url = _service_url(name, look)
+    url = service_url(name, look)
     told = (
         _what_happened(change),
         _said(story),
@@ -283,7 +297,7 @@ def _block(story: Story, look: Look) -> tuple[str, str]:
     )
     details = [text for text in told if text]
     mark = MARKS[change.to]
-    html = [f"{mark} <b>{_anchor(url, name)}</b>: {story.path}", *map(escape, details)]
+    html = [f"{mark} <b>{anchor(url, name)}</b>: {story.path}", *map(escape, details)]
     plain = [f"{mark} {name}: {story.path}", *details, url]
     return "\n".join(html), "\n".join(plain)
 
@@ -307,7 +321,7 @@ def _short_line(story: Story, look: Look) -> tuple[str, str]:
     rest += f", {length}" if (length := _how_long(change)) else f", {_last_heartbeat(change, look)}"
     rest += ", flapping 🔁" if story.flaps else ""
     mark = MARKS[change.to]
-    return f"{mark} {_anchor(_service_url(name, look), name)}{escape(rest)}", f"{mark} {name}{rest}"
+    return f"{mark} {anchor(service_url(name, look), name)}{escape(rest)}", f"{mark} {name}{rest}"
 
 
 def _last_heartbeat(change: Change, look: Look) -> str:
@@ -371,7 +385,7 @@ def _storm(pending: Sequence[Change], look: Look, room: int) -> tuple[Sequence[C
         names = ", ".join(cut(it.name, MOST_NAME) + (" 🔁" if it.flaps else "") for it in alike)
         html.append(f"{mark} <b>{path}</b>{rest}{escape(names)}")
         plain.append(f"{mark} {path}{rest}{names}")
-    return taken, ("\n".join([*html, _anchor(home, "All services")]), "\n".join([*plain, home]))
+    return taken, ("\n".join([*html, anchor(home, "All services")]), "\n".join([*plain, home]))
 
 
 def _that_fit(pending: Sequence[Change], room: int) -> Sequence[Change]:

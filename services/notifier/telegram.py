@@ -21,7 +21,6 @@ FALLBACKS = Counter(
     "registry_telegram_fallbacks_total", "Messages sent without what Telegram had refused", ["without"]
 )
 
-TIMEOUT = httpx.Timeout(10, connect=5)
 LONGEST_ANSWER = 15.0
 """Seconds; httpx's time-out starts anew with each byte."""
 MOST_UNITS = 4096
@@ -68,8 +67,9 @@ class Bot:
 
     def __init__(self, api_url: str, token: str) -> None:
         self._base = f"{api_url.rstrip('/')}/bot{quote(token.strip(), safe=':')}"
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=100))
+        self._http = httpx.AsyncClient(limits=httpx.Limits(max_connections=100))
         self.pace = Pace()
+        self.username = ""
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -81,7 +81,22 @@ class Bot:
             return failed
         if status == 401 or (status == 404 and "description" in answer):
             return BadToken(_description(answer))
+        self.username = str((answer.get("result") or {}).get("username") or "")
         return Sent()
+
+    async def updates(self, offset: int, within: int) -> list[Any] | Outcome:
+        """What people wrote and pressed since; waits for something up to `within` seconds."""
+        body = {"offset": offset, "timeout": within, "allowed_updates": ["message", "callback_query"]}
+        status, answer, failed = await self._call("getUpdates", body, within + LONGEST_ANSWER)
+        if failed:
+            return failed
+        found = answer.get("result")
+        return found if status == 200 and isinstance(found, list) else outcome(status, answer)
+
+    async def ask(self, method: str, body: dict[str, Any]) -> Outcome:
+        """Any other method."""
+        status, answer, failed = await self._call(method, body)
+        return failed or outcome(status, answer)
 
     async def send(self, body: dict[str, Any]) -> tuple[Outcome, str]:
         """Send one message. Beside the outcome, what Telegram said to a refusal, in lower case."""
@@ -90,10 +105,13 @@ class Bot:
             return failed, ""
         return outcome(status, answer), _description(answer).lower()
 
-    async def _call(self, method: str, body: dict[str, Any]) -> tuple[int, dict[str, Any], Failed | None]:
+    async def _call(
+        self, method: str, body: dict[str, Any], within: float = LONGEST_ANSWER
+    ) -> tuple[int, dict[str, Any], Failed | None]:
+        timeout = httpx.Timeout(max(10, within), connect=5)
         try:
-            async with asyncio.timeout(LONGEST_ANSWER):
-                answer = await self._http.post(f"{self._base}/{method}", json=body)
+            async with asyncio.timeout(within):
+                answer = await self._http.post(f"{self._base}/{method}", json=body, timeout=timeout)
         except _UNSENT as error:
             return 0, {}, Failed(f"cannot be reached ({type(error).__name__})", maybe_delivered=False)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
@@ -110,7 +128,8 @@ def outcome(status: int, answer: dict[str, Any]) -> Outcome:
     said = _description(answer) or f"HTTP {status}"
     parameters = answer.get("parameters") or {}
     if status == 200 and answer.get("ok"):
-        return Sent((answer.get("result") or {}).get("message_id"))
+        result = answer.get("result")
+        return Sent(result.get("message_id") if isinstance(result, dict) else None)
     if status == 429:
         return Limited(float(parameters.get("retry_after") or 5))
     if status in (401, 404):
@@ -164,9 +183,16 @@ class TelegramChat:
         }
         if self._topic is not None:
             body["message_thread_id"] = self._topic
+        if message.buttons:
+            body["reply_markup"] = keyboard(message.buttons)
         if reply_to is not None:
             body["reply_parameters"] = {"message_id": reply_to, "allow_sending_without_reply": True}
         return body
+
+
+def keyboard(buttons: tuple[tuple[tuple[str, str], ...], ...]) -> dict[str, Any]:
+    rows = [[{"text": text, "callback_data": data} for text, data in row] for row in buttons]
+    return {"inline_keyboard": rows}
 
 
 def _mentions(said: str, words: tuple[str, ...]) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,12 @@ class System:
                 continue
             lines = message["text"].splitlines()
             for line, following in zip(lines, [*lines[1:], ""], strict=True):
-                if alone := re.search(rf"(?<![\w.-]){re.escape(name)}:? (\w+ → \w+)", line):
-                    found.append(alone[1])
-                elif (group := re.search(r"(\w+ → \w+) \(\d+\)", line)) and name in following.split(", "):
-                    found.append(group[1])
+                alone = re.search(rf"(?<![\w.-]){re.escape(name)}:? ((?:\w+ → )+\w+)", line)
+                group = (
+                    re.search(r"((?:\w+ → )+\w+) \(\d+\)", line) if name in following.split(", ") else None
+                )
+                if path := alone or group:
+                    found += [f"{a} → {b}" for a, b in pairwise(path[1].split(" → "))]
         return found
 
 

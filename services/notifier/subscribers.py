@@ -1,0 +1,59 @@
+"""The chats that subscribed themselves, in one record of the broker's KV; written by who speaks alone."""
+
+from datetime import datetime
+
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+from pydantic import TypeAdapter
+
+from services.notifier.cursors import Superseded
+from shared.broker import until_done
+
+KEY = "subscribers"
+MOST = 1000
+
+_RECORD = TypeAdapter(dict[str, datetime])
+
+
+class Subscribers:
+    """`load`, then `add` and `remove`. `since`: from when on each chat has been subscribed."""
+
+    def __init__(self, bucket: KeyValue) -> None:
+        self._bucket = bucket
+        self._revision = 0
+        self.since: dict[str, datetime] = {}
+
+    async def load(self) -> None:
+        async def attempt() -> None:
+            try:
+                found = await self._bucket.get(KEY)
+            except KeyNotFoundError:
+                return
+            self.since, self._revision = _RECORD.validate_json(found.value or b"{}"), found.revision or 0
+
+        await until_done("read the subscribers", attempt)
+
+    async def add(self, chat: str, since: datetime) -> bool:
+        """False: there are too many already."""
+        if chat not in self.since and len(self.since) >= MOST:
+            return False
+        await self._write({**self.since, chat: since})
+        return True
+
+    async def remove(self, chat: str) -> None:
+        await self._write({other: since for other, since in self.since.items() if other != chat})
+
+    async def _write(self, since: dict[str, datetime]) -> None:
+        payload = _RECORD.dump_json(since)
+
+        async def attempt() -> int:
+            try:
+                return await self._bucket.update(KEY, payload, last=self._revision)
+            except KeyWrongLastSequenceError:
+                found = await self._bucket.get(KEY)
+                if found.value == payload and found.revision:  # an earlier attempt was stored after all
+                    return found.revision
+                raise Superseded("the subscribers were changed by another notifier") from None
+
+        self._revision = await until_done("record the subscribers", attempt)
+        self.since = since

@@ -1,0 +1,126 @@
+"""What people write to the bot and which buttons they press, by long polling: no inbound port is needed.
+
+Per chat in order, and no chat waits for another. Telegram keeps what was not confirmed for 24 hours.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+from pydantic import BaseModel, Field, ValidationError
+
+from services.notifier.target import Failed, Limited
+from services.notifier.telegram import Bot
+
+log = structlog.get_logger()
+
+UPDATES = Counter(
+    "registry_telegram_updates_total", "What came from Telegram, by what became of it", ["result"]
+)
+
+WITHIN = 25
+"""Seconds that Telegram may wait for something to happen before it answers."""
+MOST_WAITING = 20
+"""Commands of one chat that wait; more are dropped."""
+AFTER_CONFLICT, LONGEST_BACKOFF = 10.0, 30.0
+
+
+class ChatIs(BaseModel):
+    id: int
+
+
+class Written(BaseModel):
+    """A message. `thread`: the topic it stands in."""
+
+    message_id: int
+    chat: ChatIs
+    text: str = ""
+    thread: int | None = Field(None, alias="message_thread_id")
+    in_topic: bool = Field(False, alias="is_topic_message")
+
+
+class Pressed(BaseModel):
+    """A button was pressed, under `message`."""
+
+    id: str
+    message: Written | None = None
+    data: str = ""
+
+
+class Update(BaseModel):
+    message: Written | None = None
+    callback_query: Pressed | None = None
+
+    @property
+    def chat(self) -> int | None:
+        message = self.message or (self.callback_query and self.callback_query.message)
+        return message.chat.id if message else None
+
+
+class Updates:
+    """`run` until cancelled. `handle` is given one update after the other of each chat."""
+
+    def __init__(
+        self,
+        bot: Bot,
+        handle: Callable[[Update], Awaitable[None]],
+    ) -> None:
+        self._bot = bot
+        self._handle = handle
+        self._waiting: dict[int, asyncio.Queue[Update]] = {}
+        self._offset = 0
+        self._backoff = 1.0
+        self._conflict = False
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                found = await self._bot.updates(self._offset, WITHIN)
+                if isinstance(found, list):
+                    self._backoff, self._conflict = 1.0, False
+                    for raw in found:
+                        self._take(raw, group)
+                else:
+                    await asyncio.sleep(self._pause(found))
+
+    def _pause(self, outcome: object) -> float:
+        if isinstance(outcome, Limited):
+            return outcome.retry_after
+        if isinstance(outcome, Failed) and "Conflict" in outcome.reason:
+            if not self._conflict:
+                log.error(
+                    "commands do not arrive: a webhook, or somebody else asks for them", reason=outcome.reason
+                )
+            self._conflict = True
+            return AFTER_CONFLICT
+        self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
+        return self._backoff
+
+    def _take(self, raw: Any, group: asyncio.TaskGroup) -> None:
+        try:
+            self._offset = max(self._offset, int(raw["update_id"]) + 1)
+            update = Update.model_validate(raw)
+        except (ValidationError, KeyError, TypeError, ValueError) as error:
+            UPDATES.labels("malformed").inc()
+            log.warning("an update of Telegram cannot be read; passed over", error=type(error).__name__)
+            return
+        chat = update.chat
+        if chat is None:
+            return
+        queue = self._waiting.get(chat)
+        if queue is None:
+            queue = self._waiting[chat] = asyncio.Queue(MOST_WAITING)
+            group.create_task(self._work(chat, queue))
+        try:
+            queue.put_nowait(update)
+        except asyncio.QueueFull:
+            UPDATES.labels("dropped").inc()
+
+    async def _work(self, chat: int, queue: "asyncio.Queue[Update]") -> None:
+        """One chat's updates until there are no more."""
+        while not queue.empty():
+            await self._handle(queue.get_nowait())
+            UPDATES.labels("handled").inc()
+        del self._waiting[chat]

@@ -1,0 +1,226 @@
+"""The bot in chats: subscribers, commands, buttons, mutes; the notifier as a process, with the stand-in."""
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.notifier.messages import units
+from shared import streams
+from shared.events import Status
+from tests.broker import eventually
+from tests.integration.test_notifier import Record, Start, get, record, start, telegram, texts, told
+from tests.telegram_standin import Standin
+
+__all__ = ["record", "start", "telegram"]
+
+UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+INVITE = "let-me-in-2026"
+
+
+async def answer(telegram: Standin, chat: str, text: str, **more: int) -> str:
+    """What the bot says to a command."""
+    before = len(texts(telegram, chat))
+    telegram.update(chat, text, **more)
+
+    async def there() -> bool:
+        return len(texts(telegram, chat)) > before
+
+    await eventually(there, 8)
+    return texts(telegram, chat)[before]
+
+
+async def silence(telegram: Standin, chat: str, *said: str) -> None:
+    before = len(texts(telegram, chat))
+    for text in said:
+        telegram.update(chat, text)
+    await asyncio.sleep(1.5)
+    assert len(texts(telegram, chat)) == before
+
+
+async def test_a_subscriber_comes_hears_survives_and_leaves(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start(telegram_invite=INVITE)
+    await silence(telegram, "43", "/start", "/start wrong-secret", "/status", "/help", "/stop", "hello")
+    assert "Subscribed" in await answer(telegram, "43", f"/start {INVITE}")
+    assert "already" in await answer(telegram, "43", f"/start {INVITE}")
+    await record.register("web")
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web: alive → down", chat="43")
+    await told(telegram, "web: alive → down", chat="42")
+    process.kill()
+    process = start(telegram_invite=INVITE)
+    await record.change("web", DOWN, ALIVE)
+    await told(telegram, "web: down → alive", chat="43")
+    assert "No more messages" in await answer(telegram, "43", "/stop")
+    await silence(telegram, "43", "/status")
+    await record.change("job", ALIVE, DOWN)
+    await told(telegram, "job", chat="42")
+    assert not any("job" in text for text in texts(telegram, "43"))
+    bucket = await record.link.js.key_value(streams.NOTIFIER_BUCKET)
+    assert "telegram.43" not in await bucket.keys()
+    assert INVITE not in process.log.read_text()
+
+
+async def test_nobody_can_subscribe_without_an_invite(telegram: Standin, start: Start) -> None:
+    start()
+    await silence(telegram, "43", "/start", "/start x", "/start " + "x" * 64)
+    assert "already" in await answer(telegram, "42", "/start")
+    assert "configured by the operator" in await answer(telegram, "42", "/stop")
+
+
+async def test_a_subscriber_that_had_blocked_the_bot_comes_back(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start(telegram_invite=INVITE)
+    await answer(telegram, "43", f"/start {INVITE}")
+    telegram.control("403", "43")
+    await record.change("web", ALIVE, DOWN)
+
+    async def off() -> bool:
+        return "registry_chats_off 1.0" in get(process, "/metrics")[1]
+
+    await eventually(off)
+    telegram.control("ok", "43")
+    assert "Subscribed" in await answer(telegram, "43", f"/start {INVITE}")
+    await record.change("job", ALIVE, DOWN)
+    await told(telegram, "job", chat="43")
+    assert not any("web" in text for text in texts(telegram, "43"))
+
+
+async def test_the_commands_answer(record: Record, telegram: Standin, start: Start) -> None:
+    for name in ("web", "job", "paused"):
+        await record.register(name)
+    await record.change("web", ALIVE, DOWN, ago=7200)
+    await record.change("job", UNKNOWN, ALIVE, ago=7200)
+    await record.link.js.publish("heartbeat.job", b"")
+    start(public_url="https://registry.example")
+    status = await answer(telegram, "42", "/status")
+    assert "1 alive" in status
+    assert "web since" in status
+    one = await answer(telegram, "42", "/status job")
+    assert one.startswith("✅ job: alive\nsince")
+    heard = one.split("last heartbeat ")[1][:19]
+    assert datetime.fromisoformat(heard + "+00:00") > datetime.now(UTC) - timedelta(minutes=1)
+    assert "Did you mean web?" in await answer(telegram, "42", "/status wep")
+    assert "no service a<b>&" in await answer(telegram, "42", "/status a<b>&")
+    listed = await answer(telegram, "42", "/services@standin_bot")
+    assert listed == "Services, page 1 of 1\n🔻 web\n✅ job\n❔ paused"
+    assert "Daily digest" in await answer(telegram, "42", "/digest")
+    assert "/mute NAME" in await answer(telegram, "42", "/help")
+    assert "do not know" in await answer(telegram, "42", "/dance")
+    await silence(telegram, "42", "/status@another_bot", "hello", "status")
+
+
+async def test_in_a_group_it_answers_in_the_topic(record: Record, telegram: Standin, start: Start) -> None:
+    start(telegram_chat_id="-1001:7")
+    await answer(telegram, "-1001", "/status@standin_bot", thread=7)
+    await answer(telegram, "-1001", "/status")
+    assert [message["topic"] for message in telegram.messages] == [7, None]
+
+
+async def test_a_mute_holds_for_its_chat_and_time_also_across_a_crash(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    for name in ("web", "job", "other"):
+        await record.register(name)
+    process = start(telegram_chat_id="42,-1001")
+    assert "is muted until" in await answer(telegram, "42", "/mute web 4s")
+    muted = time.monotonic()
+    assert "is muted until" in await answer(telegram, "42", "/mute job 1d")
+    process.kill()
+    start(telegram_chat_id="42,-1001")
+    await record.change("web", ALIVE, DOWN)
+    await record.change("job", ALIVE, DOWN)
+    await record.change("other", ALIVE, DOWN)
+    await told(telegram, "other")
+    await told(telegram, "web", "job", chat="-1001")
+    assert not any("web:" in text or "job:" in text for text in texts(telegram))
+    await asyncio.sleep(max(0, 4.2 - (time.monotonic() - muted)))
+    await record.change("web", DOWN, ALIVE)
+    await told(telegram, "web: down → alive")
+    assert "no longer muted" in await answer(telegram, "42", "/unmute job")
+    await record.change("job", DOWN, ALIVE)
+    await told(telegram, "job: down → alive")
+    assert "no service nope" in await answer(telegram, "42", "/mute nope")
+    assert "30d at most" in await answer(telegram, "42", "/mute web 31d")
+    assert "is not" in await answer(telegram, "42", "/mute web soon")
+
+
+async def test_the_buttons_of_a_fall(record: Record, telegram: Standin, start: Start) -> None:
+    await record.register("web")
+    start()
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web")
+    (fall,) = telegram.messages
+    mute, details = fall["buttons"]
+    assert (mute["text"], details["text"]) == ("Mute 1h", "Details")
+    telegram.update("42", data=details["callback_data"], message_id=fall["message_id"])
+    await told(telegram, "never heard")
+    telegram.update("43", data=mute["callback_data"], message_id=fall["message_id"])
+    telegram.update("42", data=mute["callback_data"], message_id=fall["message_id"])
+
+    async def answered() -> bool:
+        return len(telegram.answers) == 3
+
+    await eventually(answered)
+    assert sorted(it["text"][:16] for it in telegram.answers) == ["", "", "🔕 web is muted u"]
+    await record.change("web", DOWN, ALIVE)
+    await record.change("other", ALIVE, DOWN)
+    await told(telegram, "other")
+    assert not any("down → alive" in text for text in texts(telegram))
+
+
+async def test_a_long_list_has_pages(record: Record, telegram: Standin, start: Start) -> None:
+    names = [f"{'n' * 120}-{i:04}" for i in range(60)]
+    await asyncio.gather(*(record.register(name) for name in names))
+    start()
+    first = await answer(telegram, "42", "/services")
+    seen, pages = set(first.splitlines()[1:]), 1
+    while turn := [it for it in telegram.messages[0]["buttons"] if it["text"] == "▶"]:
+        before = telegram.messages[0]["text"]
+        telegram.update("42", data=turn[0]["callback_data"], message_id=telegram.messages[0]["message_id"])
+
+        async def turned(before: str = before) -> bool:
+            return bool(telegram.messages[0]["text"] != before)
+
+        await eventually(turned)
+        assert units(telegram.messages[0]["text"]) <= 4096
+        seen |= set(telegram.messages[0]["text"].splitlines()[1:])
+        pages += 1
+    assert seen == {f"❔ {name}" for name in names}
+    assert f"page {pages} of {pages}" in telegram.messages[0]["text"]
+
+
+async def test_what_is_malformed_takes_nothing_else_with_it(telegram: Standin, start: Start) -> None:
+    process = start()
+    for content in ({"message": {"chat": 7}}, {"callback_query": "?"}, {"message": []}, {}):
+        telegram.raw_update(**content)
+    telegram.updates.append({"update_id": "noise"})  # type: ignore[dict-item]
+    telegram.updates.pop()
+    assert "/mute NAME" in await answer(telegram, "42", "/help")
+    assert 'registry_telegram_updates_total{result="malformed"} 3.0' in get(process, "/metrics")[1]
+
+
+async def test_another_poller_is_said_and_waited_out(
+    telegram: Standin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start()
+    await answer(telegram, "42", "/help")
+    await telegram._get_updates({"timeout": 0, "offset": 0})  # somebody else asks
+
+    async def said() -> bool:
+        return "commands do not arrive" in process.log.read_text()
+
+    await eventually(said)
+    telegram.update("42", "/help")
+    await told(telegram, "/mute NAME", within=5)
+
+    async def twice() -> bool:
+        return len(texts(telegram)) == 2
+
+    await eventually(twice, 15)
+    assert json.dumps(telegram.refused).count("Conflict") == 1
