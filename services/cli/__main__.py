@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ import typer
 from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
+from services.cli.doctor import DoctorSettings, Finding, examine, report
 from services.cli.supervisor import RunSettings, near
 from services.cli.supervisor import run as supervise
 from shared import streams
@@ -97,6 +99,24 @@ def rebuild(as_json: AsJson = False) -> None:
     typer.echo(
         json.dumps(answer) if as_json else f"{answer['services']} services from {answer['events']} events"
     )
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check configuration, broker, database, services and Telegram, and say what to mend."""
+
+    async def examined() -> list[Finding]:
+        return [finding async for finding in examine(load(DoctorSettings))]
+
+    findings = asyncio.run(examined())
+    if as_json:
+        typer.echo(json.dumps([{**asdict(it), "ok": not it.mend} for it in findings]))
+    else:
+        report(findings, typer.echo)
+    if any(it.part.startswith("settings") and it.mend for it in findings):
+        raise typer.Exit(2)
+    if any(it.mend for it in findings):
+        raise typer.Exit(1)
 
 
 async def _rebuild(settings: ClientSettings) -> dict[str, Any]:

@@ -1,0 +1,177 @@
+"""What is wrong with an installation, and how to mend it: asked from outside, changing nothing."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import nats
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
+from pydantic import SecretStr
+
+from services.cli.supervisor import RunSettings, near
+from shared import streams
+from shared.asyncapi import without_secrets
+from shared.settings import CommaSeparated
+
+SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
+    "api": "ApiSettings"
+}
+START = "Start it: `make run`, or `docker compose up --detach`."
+
+
+class DoctorSettings(RunSettings):
+    telegram_bot_token: SecretStr = SecretStr("")
+    telegram_chat_id: CommaSeparated = ()
+    telegram_api_url: str = "https://api.telegram.org"
+    deadman_url: SecretStr = SecretStr("")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`mend`: what to do; empty if it is good."""
+
+    part: str
+    said: str
+    mend: str = ""
+
+
+async def examine(settings: DoctorSettings) -> AsyncIterator[Finding]:
+    for name, kind in SERVICES.items():
+        async for finding in _configuration(name, kind):
+            yield finding
+    yield await _broker(settings)
+    yield await _reachable("database", settings.mongodb_url, 27017, "REGISTRY_MONGODB_URL")
+    async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+        for name in SERVICES:
+            yield await _ready(http, name, settings)
+    async with httpx.AsyncClient(timeout=10) as http:
+        async for finding in _telegram(http, settings):
+            yield finding
+    if url := settings.deadman_url.get_secret_value():
+        port = 443 if url.startswith("https") else 80
+        yield await _reachable("deadman", url, port, "REGISTRY_DEADMAN_URL")
+
+
+async def _configuration(name: str, kind: str) -> AsyncIterator[Finding]:
+    """As the service itself reads it, in a process of its own."""
+    code = f"from services.{name}.__main__ import {kind} as S; from shared.settings import load; load(S)"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    if process.returncode:
+        for line in said.decode(errors="replace").strip().splitlines()[-5:]:
+            yield Finding(
+                f"settings of {name}", line, "Correct the variable, in the environment or in `.env`."
+            )
+    else:
+        yield Finding(f"settings of {name}", "good")
+
+
+async def _broker(settings: DoctorSettings) -> Finding:
+    url = without_secrets(settings.nats_url[0])
+    options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": 3, "error_cb": _quiet}
+    if settings.nats_creds:
+        options["user_credentials"] = settings.nats_creds
+    try:
+        client = await asyncio.wait_for(nats.connect(list(settings.nats_url), **options), 5)
+    except (NatsError, OSError, TimeoutError) as error:
+        return Finding("broker", f"{url} cannot be reached ({error!r})", f"{START} Or set REGISTRY_NATS_URL.")
+    try:
+        for stream in (streams.HEARTBEATS, streams.SERVICES):
+            await client.jetstream(timeout=3).stream_info(stream)
+    except NotFoundError:
+        return Finding("broker", f"{url} has no stream {stream} yet", f"The services make it. {START}")
+    except (NatsError, JetStreamError, TimeoutError) as error:
+        return Finding("broker", f"{url} has no JetStream ({error!r})", "Start nats-server with `-js`.")
+    finally:
+        await client.close()
+    return Finding("broker", f"{url}, with its streams")
+
+
+async def _quiet(_: Exception) -> None: ...
+
+
+async def _reachable(part: str, url: str, port: int, variable: str) -> Finding:
+    host = urlsplit(url).hostname or ""
+    if url.startswith("mongodb+srv"):
+        return Finding(part, f"{host} is looked up by the driver; see whether the API is ready")
+    try:
+        at = urlsplit(url.split(",")[0]).port or port
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, at), 5)
+        writer.close()
+    except (OSError, TimeoutError, ValueError) as error:
+        why = "no such host" if isinstance(error, socket.gaierror) else type(error).__name__
+        return Finding(part, f"{host} cannot be reached ({why})", f"{START} Or set {variable}.")
+    return Finding(part, f"{host}:{at} can be reached")
+
+
+async def _ready(http: httpx.AsyncClient, name: str, settings: DoctorSettings) -> Finding:
+    port = getattr(settings, f"{name}_port")
+    host = near(settings.host) if name in ("ingest", "api") else "127.0.0.1"
+    url = f"http://{host}:{port}/readyz"
+    try:
+        answer = await http.get(url)
+        missing = answer.json().get("missing") or {}
+    except (httpx.HTTPError, ValueError, AttributeError) as error:
+        said = f"{url} does not answer ({type(error).__name__})"
+        return Finding(name, said, f"{START} If it listens on another port: REGISTRY_{name.upper()}_PORT.")
+    if answer.status_code == 200:
+        return Finding(name, "ready")
+    why = ", ".join(f"{part}: {reason}" for part, reason in missing.items())
+    return Finding(name, f"not ready ({why or answer.status_code})", "See its log, and what is wrong above.")
+
+
+async def _telegram(http: httpx.AsyncClient, settings: DoctorSettings) -> AsyncIterator[Finding]:
+    token = settings.telegram_bot_token.get_secret_value().strip()
+    if not token:
+        mend = "Set REGISTRY_TELEGRAM_BOT_TOKEN (README, Telegram in five steps)."
+        wanted = bool(settings.telegram_chat_id)
+        yield Finding("telegram", "no bot token: messages go to the log", mend if wanted else "")
+        return
+    base = f"{settings.telegram_api_url.rstrip('/')}/bot{quote(token, safe=':')}"
+    status, answer = await _ask(http, f"{base}/getMe", {})
+    if not status:
+        yield Finding("telegram", f"{settings.telegram_api_url}: {answer}", "Mend the network or the proxy.")
+        return
+    if status != 200:
+        mend = "Ask @BotFather for the token again and set REGISTRY_TELEGRAM_BOT_TOKEN."
+        yield Finding("telegram", f"the bot token is refused: {answer.get('description', status)}", mend)
+        return
+    yield Finding("telegram", f"the token is that of @{(answer.get('result') or {}).get('username', '?')}")
+    if not settings.telegram_chat_id:
+        yield Finding("chats", "none is configured; whoever has the invite's secret can subscribe")
+    for configured in settings.telegram_chat_id:
+        chat = configured.partition(":")[0]
+        status, answer = await _ask(http, f"{base}/getChat", {"chat_id": chat})
+        if status == 200:
+            yield Finding(f"chat {configured}", "known")
+            continue
+        said = answer if isinstance(answer, str) else str(answer.get("description", status))
+        mend = f"Write /start to the bot in {chat}, or add it to the group; see REGISTRY_TELEGRAM_CHAT_ID."
+        yield Finding(f"chat {configured}", said, mend)
+
+
+async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, str]) -> tuple[int, Any]:
+    """0 and why, if there is no answer. The URL holds the token and is never part of it."""
+    try:
+        answer = await http.post(url, json=body)
+        return answer.status_code, answer.json()
+    except ValueError:
+        return answer.status_code, {}
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return 0, f"cannot be reached ({type(error).__name__})"
+
+
+def report(findings: list[Finding], say: Callable[[str], None]) -> None:
+    for finding in findings:
+        say(f"{'wrong' if finding.mend else 'ok':6} {finding.part:20} {finding.said}")
+        if finding.mend:
+            say(f"{'':27} → {finding.mend}")

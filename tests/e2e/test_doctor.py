@@ -1,0 +1,75 @@
+"""`registry doctor` beside a system of real processes: what it finds, what to do, and its exit code."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.system import SERVICES, System
+from tests.servers import free_port, program
+from tests.telegram_standin import Standin
+
+TOKEN = "9:VERY-SECRET"
+
+
+def doctor(folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
+    env = {**os.environ, **{f"REGISTRY_{name.upper()}": value for name, value in variables.items()}}
+    done = subprocess.run(
+        [program("registry"), "doctor", "--json"], cwd=folder, env=env, capture_output=True, timeout=60
+    )
+    said = done.stdout.decode() + done.stderr.decode()
+    assert "SECRET" not in said
+    return done.returncode, {it["part"]: it for it in json.loads(done.stdout)} if done.stdout else {
+        "said": said
+    }
+
+
+def test_a_system_that_runs_and_one_part_after_the_other_that_does_not(tmp_path: Path) -> None:
+    with Standin(chats=("42", "-1001")) as telegram:
+        system = System(tmp_path, telegram)
+        try:
+            system.start()
+            given = {f"{name}_port": str(system.parts[name].port) for name in SERVICES} | {
+                "nats_url": system.nats_url,
+                "mongodb_url": f"mongodb://127.0.0.1:{system.parts['mongo'].port}",
+                "telegram_api_url": telegram.url,
+                "telegram_bot_token": telegram.token,
+                "telegram_chat_id": "42,-1001:7",
+            }
+            code, found = doctor(tmp_path, **given)
+            assert (code, [part for part, it in found.items() if not it["ok"]]) == (0, [])
+            assert "@standin_bot" in found["telegram"]["said"]
+
+            code, found = doctor(tmp_path, **{**given, "telegram_chat_id": "42,99"})
+            assert (code, [part for part, it in found.items() if not it["ok"]]) == (1, ["chat 99"])
+            assert "chat not found" in found["chat 99"]["said"]
+            assert "/start" in found["chat 99"]["mend"]
+
+            code, found = doctor(tmp_path, **{**given, "telegram_bot_token": TOKEN})
+            assert (code, [part for part, it in found.items() if not it["ok"]]) == (1, ["telegram"])
+            assert "@BotFather" in found["telegram"]["mend"]
+
+            system.parts["mongo"].kill()
+            system.parts["monitor"].kill()
+            nobody = f"http://127.0.0.1:{free_port()}"
+            code, found = doctor(tmp_path, **{**given, "telegram_api_url": nobody})
+            assert code == 1
+            wrong = [part for part, it in found.items() if not it["ok"]]
+            assert wrong in (["database", "monitor", "telegram"], ["database", "monitor", "api", "telegram"])
+        finally:
+            system.stop()
+
+
+def test_a_wrong_setting_and_a_broker_that_is_away(tmp_path: Path) -> None:
+    away = {"nats_url": f"nats://127.0.0.1:{free_port()}", "telegram_bot_token": TOKEN}
+    away |= {"telegram_api_url": "http://127.0.0.1:1"}
+    code, found = doctor(tmp_path, **away)
+    assert code == 1
+    assert not found["broker"]["ok"]
+    code, found = doctor(tmp_path, **away, remind_after="often")
+    assert code == 2
+    assert "REGISTRY_REMIND_AFTER" in found["settings of notifier"]["said"]
+    code, found = doctor(tmp_path, **away, tick="never")
+    assert code == 2
+    assert "REGISTRY_TICK" in found["said"]
