@@ -33,7 +33,7 @@ bench: setup  ## Benchmarks, side by side with the floor
 
 lock:  ## Renew the locked requirements (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade pyproject.toml -o requirements/services.txt
-	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --prerelease allow --extra embedded --extra dev \
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --prerelease allow --extra embedded --extra apprise --extra dev \
 		--no-emit-package numpy --no-emit-package shapely --no-emit-package s2sphere --no-emit-package future --no-emit-package python-dateutil \
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
 

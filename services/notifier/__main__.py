@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode
 from starlette.applications import Starlette
 
+from services.notifier import webhook
+from services.notifier.apprise_target import AppriseTarget, NotInstalled
 from services.notifier.chats import Chat, Daily, Surroundings, oldest_unsent_seconds
 from services.notifier.commands import Commands, Doors
 from services.notifier.deadman import Deadman
@@ -29,7 +31,7 @@ from services.notifier.telegram import Bot, TelegramChat
 from services.notifier.updates import Updates
 from shared import asyncapi, digest, durations, logs, service, streams
 from shared.broker import Link, last_sequence, until_done
-from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load
+from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load, stop
 
 log = structlog.get_logger()
 
@@ -56,6 +58,22 @@ def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
 def _secret(given: SecretStr) -> SecretStr:
     if not re.fullmatch(r"([A-Za-z0-9_-]{8,64})?", given.get_secret_value(), re.ASCII):
         raise ValueError("accepted: 8 to 64 letters, digits, _ and -")
+    return given
+
+
+def _webhooks(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        if not webhook.is_good(url):
+            raise ValueError("accepted: http://… or https://…, several separated by commas")
+    return urls
+
+
+def _words(value: Any) -> Any:
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
+def _key(given: SecretStr) -> SecretStr:
+    webhook.signing_key(given.get_secret_value())
     return given
 
 
@@ -95,20 +113,48 @@ class NotifierSettings(Settings):
         timedelta(days=1),
     )
     deadman_url: Annotated[SecretStr, AfterValidator(_url)] = SecretStr("")
+    webhook_urls: Annotated[CommaSeparated, AfterValidator(_webhooks)] = ()
+    webhook_secret: Annotated[SecretStr, AfterValidator(_key)] = SecretStr("")
+    webhook_private: bool = False
+    apprise_urls: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
     telegram_invite: Annotated[SecretStr, AfterValidator(_secret)] = SecretStr("")
     telegram_api_url: str = "https://api.telegram.org"
 
     @model_validator(mode="after")
-    def _weekly_at_some_time(self) -> "NotifierSettings":
+    def _together(self) -> "NotifierSettings":
         if self.weekly_digest is not None and self.digest_time is None:
             raise ValueError("REGISTRY_WEEKLY_DIGEST needs a REGISTRY_DIGEST_TIME")
+        if self.webhook_urls and len(self.webhook_secret.get_secret_value()) < SHORTEST_KEY:
+            needed = f"REGISTRY_WEBHOOK_SECRET of {SHORTEST_KEY} or more characters"
+            raise ValueError(f"REGISTRY_WEBHOOK_URLS needs a {needed}")
         return self
 
     @property
     def token(self) -> str:
         return self.telegram_bot_token.get_secret_value().strip()
+
+
+SHORTEST_KEY = 16
+
+
+def _apprise(url: str) -> AppriseTarget:
+    try:
+        return AppriseTarget(url)
+    except NotInstalled:
+        stop("REGISTRY_APPRISE_URLS needs the extra: pip install 'services-registry[apprise]'")
+    except ValueError as error:
+        stop(f"REGISTRY_APPRISE_URLS: {error}")
+
+
+def _others(settings: NotifierSettings) -> list[Target]:
+    """The channels besides Telegram. Each is one line here."""
+    secret, private = settings.webhook_secret.get_secret_value(), settings.webhook_private
+    return [
+        *(webhook.Webhook(url, secret, private=private) for url in settings.webhook_urls),
+        *(_apprise(url) for url in settings.apprise_urls),
+    ]
 
 
 def now() -> datetime:
@@ -128,6 +174,7 @@ class Notifier:
         self._incidents = Incidents(self._fleet, settings.remind_after)
         self._history = History(self._link, self._fleet, self._incidents)
         self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history, self._incidents)
+        self._others = _others(settings)
         self._chats: list[Chat] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup
@@ -262,13 +309,12 @@ class Notifier:
             self._incidents.forget(now() - digest.WINDOW)
 
     def _targets(self) -> list[Target]:
-        """The channels. Each is one line here."""
         targets: list[Target] = []
         if self._bot:
             configured = self._settings.telegram_chat_id
             addresses = dict.fromkeys((*configured, *self._subscribers.since))
             targets += [TelegramChat(self._bot, chat) for chat in addresses]
-        return targets or [LogTarget()]
+        return [*targets, *self._others] or [LogTarget()]
 
     async def _digest(self, at: datetime, weekly: bool) -> list[str]:
         window = digest.WEEK if weekly else digest.WINDOW

@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 
 import structlog
@@ -284,6 +284,9 @@ class Chat:
         if sending != self.cursor.sending:
             await self._write(sending=sending)
             self._repeat = False
+        what = f"digest.{sending.digest}" if sending.digest else f"notices.{sending.notices}"
+        told = not (sending.digest or sending.notices)
+        message = replace(message, id=f"changes.{message.through_seq}" if told else what.replace(" ", "T"))
         outcome = await self.target.send(self.address, message, self._reply_to(message))
         MESSAGES.labels(type(outcome).__name__.lower()).inc()
         return await self._settle(outcome, message, sending)

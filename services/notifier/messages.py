@@ -120,6 +120,10 @@ class Message:
     through_seq: int
     fallen: tuple[str, ...] = ()
     risen: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    """What it tells, for channels that are no people."""
+    id: str = ""
+    """The same when it is sent again."""
     about: str | None = None
     """The service, if the message is about one alone."""
     buttons: tuple[tuple[tuple[str, str], ...], ...] = ()
@@ -166,6 +170,7 @@ def pack(
         through_seq=taken[-1].seq,
         fallen=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
         risen=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
+        changes=tuple(taken),
         about=about,
         buttons=_buttons(about) if about and last[about].to in _FALLEN else (),
         doubted=_newest_doubted(taken),

@@ -1,0 +1,48 @@
+"""More than a hundred other services, by way of Apprise (https://github.com/caronc/apprise): an extra."""
+
+import asyncio
+import hashlib
+import logging
+from typing import Any
+
+from services.notifier.messages import Message
+from services.notifier.target import Failed, Outcome, Sent
+
+LONGEST = 60.0
+"""Seconds that a service behind Apprise may take; a thread cannot be ended, only waited for no longer."""
+
+
+class NotInstalled(Exception):
+    """The extra is missing."""
+
+
+class AppriseTarget:
+    """One Apprise URL. It holds secrets: neither it nor Apprise's own log lines are written down."""
+
+    def __init__(self, url: str) -> None:
+        """NotInstalled: without the extra. ValueError: Apprise does not know such a URL."""
+        try:
+            import apprise  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        except ImportError:
+            raise NotInstalled from None
+        logging.getLogger("apprise").disabled = True
+        self._apprise: Any = apprise.Apprise()
+        self.chat = url.partition("://")[0]
+        if not self._apprise.add(url):
+            raise ValueError(f"Apprise does not know what to do with {self.chat}://…")
+        self.key = f"apprise.{hashlib.blake2b(url.encode(), digest_size=8).hexdigest()}"
+
+    async def turn(self, chat: str) -> None:
+        """Apprise keeps the pace that each service asks for."""
+
+    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+        title, _, body = message.plain_text.partition("\n")
+        kind = "info" if message.silent else "failure" if message.fallen else "warning"
+        try:
+            async with asyncio.timeout(LONGEST):
+                done = await asyncio.to_thread(
+                    self._apprise.notify, body=body or title, title=title if body else "", notify_type=kind
+                )
+        except TimeoutError:
+            return Failed("no answer (TimeoutError)", maybe_delivered=True)
+        return Sent() if done else Failed("Apprise could not deliver it", maybe_delivered=True)

@@ -1,0 +1,141 @@
+"""A signed webhook for whatever takes JSON, as Standard Webhooks describes it (standardwebhooks.com).
+
+A name may lead anywhere: only public addresses are spoken to unless private ones are allowed, and what was
+checked is what is connected to. The URL may hold secrets and is in no log.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import json
+import socket
+import time
+from urllib.parse import urlsplit
+
+import httpx
+
+from services.notifier.messages import REPEAT, Change, Message
+from services.notifier.target import Failed, Limited, Outcome, Permanent, Sent
+
+TIMEOUT = httpx.Timeout(10, connect=5)
+LONGEST_ANSWER = 15.0
+
+
+class Forbidden(Exception):
+    """The name leads to an address that is not public."""
+
+
+class Webhook:
+    """`secret`: as given, or `whsec_` and base64. `private`: whether private addresses are spoken to."""
+
+    def __init__(self, url: str, secret: str, *, private: bool) -> None:
+        self._url = httpx.URL(url)
+        self._key = signing_key(secret)
+        self._private = private
+        self.key = f"webhook.{hashlib.blake2b(url.encode(), digest_size=8).hexdigest()}"
+        self.chat = f"{self._url.scheme}://{self._url.host}"
+        self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=False)
+
+    async def turn(self, chat: str) -> None:
+        """A program takes messages as they come."""
+
+    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+        payload = json.dumps(content(message), ensure_ascii=False).encode()
+        try:
+            async with asyncio.timeout(LONGEST_ANSWER):
+                return await self._post(payload, signed(f"{self.key}.{message.id}", payload, self._key))
+        except Forbidden as error:
+            return Failed(str(error), maybe_delivered=False)
+        except (socket.gaierror, httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return Failed(f"cannot be reached ({type(error).__name__})", maybe_delivered=False)
+        except (httpx.HTTPError, OSError, TimeoutError) as error:
+            return Failed(f"no answer ({type(error).__name__})", maybe_delivered=True)
+
+    async def _post(self, payload: bytes, headers: dict[str, str]) -> Outcome:
+        url = self._url.copy_with(host=await self._address())
+        headers["host"] = self._url.netloc.decode()
+        more = {"sni_hostname": self._url.host}
+        request = self._http.build_request("POST", url, content=payload, headers=headers, extensions=more)
+        answer = await self._http.send(request, stream=True)
+        try:
+            status, wait = answer.status_code, answer.headers.get("retry-after", "")
+        finally:
+            await answer.aclose()
+        if answer.is_success:
+            return Sent()
+        if status == 410:
+            return Permanent("HTTP 410: gone")
+        if status in (429, 503) and wait.isascii() and wait.isdigit():
+            return Limited(min(float(wait), 3600))
+        return Failed(f"HTTP {status}", maybe_delivered=status >= 500)
+
+    async def _address(self) -> str:
+        """An address of the host, when all of them may be spoken to."""
+        port = self._url.port or (443 if self._url.scheme == "https" else 80)
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._url.host, port, type=socket.SOCK_STREAM)
+        addresses = [str(entry[4][0]) for entry in found]
+        if not self._private and not all(map(is_public, addresses)):
+            raise Forbidden("it is a private address; REGISTRY_WEBHOOK_PRIVATE=true allows it")
+        return addresses[0]
+
+
+def is_public(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    return found.is_global and not found.is_multicast and (mapped is None or mapped.is_global)
+
+
+def signing_key(secret: str) -> bytes:
+    """ValueError: what follows `whsec_` is no base64."""
+    if not secret.startswith("whsec_"):
+        return secret.encode()
+    try:
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"what follows whsec_ is not base64: {error}") from None
+
+
+def signed(id_: str, payload: bytes, key: bytes) -> dict[str, str]:
+    """The headers. The same message has the same id when it is sent again."""
+    at = str(int(time.time()))
+    digest = hmac.digest(key, f"{id_}.{at}.".encode() + payload, "sha256")
+    return {
+        "content-type": "application/json",
+        "webhook-id": id_,
+        "webhook-timestamp": at,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+def content(message: Message) -> dict[str, object]:
+    return {
+        "type": "registry.changes" if message.changes else "registry.message",
+        "text": message.plain_text,
+        "loud": not message.silent,
+        "repeat": message.plain_text.startswith(REPEAT),
+        "changes": [_change(change) for change in message.changes],
+    }
+
+
+def _change(change: Change) -> dict[str, object]:
+    heard = change.last_heartbeat
+    return {
+        "seq": change.seq,
+        "service": change.name,
+        "from": change.from_,
+        "to": change.to,
+        "since": change.since.isoformat(),
+        "last_heartbeat": heard.isoformat() if heard else None,
+        "reason": change.reason,
+        "message": change.message,
+        "duration": change.duration,
+    }
+
+
+def is_good(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
