@@ -224,3 +224,16 @@ async def test_another_poller_is_said_and_waited_out(
 
     await eventually(twice, 15)
     assert json.dumps(telegram.refused).count("Conflict") == 1
+
+
+async def test_of_two_notifiers_one_asks_for_commands_and_the_other_takes_over(
+    telegram: Standin, start: Start
+) -> None:
+    first, second = start(), start()
+    await answer(telegram, "42", "/help")
+    await asyncio.sleep(1)
+    assert telegram.refused == [], "nobody else asked"
+    first.kill()
+    assert "/mute NAME" in await answer(telegram, "42", "/help")
+    assert len(texts(telegram)) == 2
+    assert second.running
