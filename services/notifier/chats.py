@@ -256,7 +256,7 @@ class Chat:
         if notices:
             sending = open_ or Sending(through=self.cursor.done, notices=max(it.at for it in notices))
             return notice_message(notices, look, self.cursor.done, repeat=repeat), sending
-        self._notices.clear()
+        self._notices = deque((it for it in self._notices if it.at > upto), MOST_PENDING)
         if open_:
             await self._write(notices=open_.notices, sending=None)
         return None, Sending(through=self.cursor.done)

@@ -5,12 +5,13 @@ Per chat in order, and no chat waits for another. Telegram keeps what was not co
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
 from prometheus_client import Counter
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
+from services.notifier.cursors import Superseded
 from services.notifier.target import Failed, Limited
 from services.notifier.telegram import Bot
 
@@ -27,6 +28,14 @@ MOST_WAITING = 20
 AFTER_CONFLICT, LONGEST_BACKOFF = 10.0, 30.0
 
 
+def _whole(text: str) -> str:
+    text.encode()  # half a character would fail later, where it is looked at or sent
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+
+
 class ChatIs(BaseModel):
     id: int
 
@@ -36,7 +45,7 @@ class Written(BaseModel):
 
     message_id: int
     chat: ChatIs
-    text: str = ""
+    text: Text = ""
     thread: int | None = Field(None, alias="message_thread_id")
     in_topic: bool = Field(False, alias="is_topic_message")
 
@@ -44,9 +53,9 @@ class Written(BaseModel):
 class Pressed(BaseModel):
     """A button was pressed, under `message`."""
 
-    id: str
+    id: Text
     message: Written | None = None
-    data: str = ""
+    data: Text = ""
 
 
 class Update(BaseModel):
@@ -121,6 +130,12 @@ class Updates:
     async def _work(self, chat: int, queue: "asyncio.Queue[Update]") -> None:
         """One chat's updates until there are no more."""
         while not queue.empty():
-            await self._handle(queue.get_nowait())
-            UPDATES.labels("handled").inc()
+            try:
+                await self._handle(queue.get_nowait())
+                UPDATES.labels("handled").inc()
+            except Superseded:
+                raise
+            except Exception:  # what somebody wrote must not end the notifier, again and again
+                UPDATES.labels("failed").inc()
+                log.exception("a command failed", chat=chat)
         del self._waiting[chat]

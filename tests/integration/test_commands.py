@@ -199,10 +199,13 @@ async def test_what_is_malformed_takes_nothing_else_with_it(telegram: Standin, s
     process = start()
     for content in ({"message": {"chat": 7}}, {"callback_query": "?"}, {"message": []}, {}):
         telegram.raw_update(**content)
-    telegram.updates.append({"update_id": "noise"})  # type: ignore[dict-item]
-    telegram.updates.pop()
-    assert "/mute NAME" in await answer(telegram, "42", "/help")
-    assert 'registry_telegram_updates_total{result="malformed"} 3.0' in get(process, "/metrics")[1]
+    for chat in ("42", "43"):
+        for text in ("/start \ud800", "/status \ud800", "/mute \udfff 1h", "/\x00", "/status " + "x" * 4000):
+            telegram.update(chat, text)
+    telegram.update("42", "/help")
+    await told(telegram, "/mute NAME 2h: hear nothing")
+    assert texts(telegram, "43") == []
+    assert 'registry_telegram_updates_total{result="malformed"} 9.0' in get(process, "/metrics")[1]
 
 
 async def test_another_poller_is_said_and_waited_out(
