@@ -204,8 +204,9 @@ class Notifier:
                     group.create_task(Deadman(url, self._link, self._hindered).run())
                 if self._bot:
                     group.create_task(self._check_token(self._bot))
-                    updates = Updates(self._bot, self._commands(self._bot).handle)
-                    group.create_task(updates.run())
+                    if self._settings.telegram_chat_id or self._settings.telegram_invite.get_secret_value():
+                        updates = Updates(self._bot, self._commands(self._bot).handle)
+                        group.create_task(updates.run())
                 self._group = group
                 for chat in self._chats:
                     self._running[chat.key] = group.create_task(chat.run())

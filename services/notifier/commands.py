@@ -130,7 +130,7 @@ class Commands:
             return _text("/mute NAME DURATION, such as: /mute web 2h")
         name = words[0]
         if not self._fleet.known(name).exists:
-            return self._no_such(name)
+            return await self._no_such(name)
         try:
             length = durations.parse(words[1]) if len(words) == 2 else HOUR
         except ValueError as error:
@@ -156,8 +156,9 @@ class Commands:
 
     # --- answers
 
-    def _no_such(self, name: str) -> Message:
-        close = difflib.get_close_matches(name, [it.name for it in self._fleet.services()], 3)
+    async def _no_such(self, name: str) -> Message:
+        names = [it.name for it in self._fleet.services()]
+        close = await asyncio.to_thread(difflib.get_close_matches, name[:MOST_NAME], names, 3)
         maybe = f"Did you mean {', '.join(close)}?" if close else "/services lists them all."
         return _text(f"There is no service {cut(name, MOST_NAME)}. {maybe}")
 
@@ -176,7 +177,7 @@ class Commands:
     async def _one(self, name: str, chat: str) -> Message:
         it = next((it for it in self._fleet.services() if it.name == name), None)
         if it is None:
-            return self._no_such(name)
+            return await self._no_such(name)
         now, zone = self._doors.now(), self._look.zone
         heard = await self._doors.last_heartbeat(name)
         lines = [

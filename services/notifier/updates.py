@@ -89,6 +89,8 @@ class Updates:
                 found = await self._bot.updates(self._offset, WITHIN)
                 if isinstance(found, list):
                     self._backoff, self._conflict = 1.0, False
+                    if not found:  # all is confirmed; after a quiet week Telegram may count from anywhere
+                        self._offset = 0
                     for raw in found:
                         self._take(raw, group)
                 else:
