@@ -33,8 +33,8 @@ ALL_EVENTS = "service.>"
 ALL_CONFIG = "service.config.>"
 ALL_STATUS = "service.status.>"
 
-TICK_TTL = timedelta(days=30)
-"""How long a stretch of ticks stays provable. Falls older than this need no credit any more."""
+TICK_TTL = timedelta(days=93)
+"""How long a stretch of ticks stays provable: as long as the longest uptime looks back, and a bit."""
 
 log = structlog.get_logger()
 

@@ -6,8 +6,9 @@ found to have beaten since is noted down anew.
 
 from collections import defaultdict
 
-from services.monitor.lifecycle import ALIVE, SECOND, Coverage, Watched, next_due
+from services.monitor.lifecycle import ALIVE, SECOND, Watched, next_due
 from services.monitor.record import BUCKETS
+from shared.coverage import Coverage
 
 AHEAD = 60
 """Seconds from which on looks are spread, over the second half of the time until they are needed."""

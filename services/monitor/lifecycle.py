@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
+from shared.coverage import Coverage
 from shared.events import Signal, Status
 
 SECOND = 1_000_000
@@ -105,42 +106,6 @@ class Watched:
     def heard(self) -> int:
         """The newest beat that is known of, in whichever way."""
         return max(self.last_beat, self.recorded_beat)
-
-
-@dataclass(slots=True)
-class Coverage:
-    """When the registry could be heard: everything up to `until`, less the gaps.
-
-    Fed with the stretches that ticks prove. What no stretch covers is credited to every deadline.
-    """
-
-    MOST_GAPS = 1000
-
-    until: int = 0
-    gaps: list[tuple[int, int]] = field(default_factory=list)
-
-    def prove(self, start: int, end: int) -> bool:
-        """A tick stored at `end` says that its instance has stored ticks without a break since `start`.
-
-        Whether that takes back a gap, or a part of one: then some falls are due earlier than they seemed.
-        """
-        taken_back = False
-        if self.gaps and start < self.gaps[-1][1]:
-            left = [piece for gap in self.gaps for piece in _less(gap, start, end)]
-            taken_back = left != self.gaps
-            self.gaps = left
-        if start > self.until:
-            self.gaps = [*self.gaps[-self.MOST_GAPS + 1 :], (self.until, start)]
-        self.until = max(self.until, end)
-        return taken_back
-
-
-def _less(gap: tuple[int, int], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """What is left of a gap when [start, end] turns out to have been covered after all."""
-    if gap[0] < min(start, gap[1]):
-        yield gap[0], min(start, gap[1])
-    if max(end, gap[0]) < gap[1]:
-        yield max(end, gap[0]), gap[1]
 
 
 def due(it: Watched, patience: int, gaps: list[tuple[int, int]]) -> int:

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from services.monitor.lifecycle import Beat, Change, Coverage, Patience, Watched
+from services.monitor.lifecycle import Beat, Change, Patience, Watched
 from shared import events, thresholds
+from shared.coverage import Coverage
 from shared.events import (
     ConfigData,
     ConfigEvent,

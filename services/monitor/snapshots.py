@@ -13,8 +13,9 @@ from nats.errors import Error as NatsError
 
 from services.monitor import record
 from services.monitor.journal import Journal
-from services.monitor.lifecycle import Coverage, Patience, Watched
+from services.monitor.lifecycle import Patience, Watched
 from services.monitor.record import Bucket, Position, Reach
+from shared.coverage import Coverage
 
 log = structlog.get_logger()
 

@@ -28,7 +28,6 @@ from services.monitor.lifecycle import (
     UNKNOWN,
     Beat,
     Change,
-    Coverage,
     Crowd,
     Patience,
     Pulse,
@@ -43,6 +42,7 @@ from services.monitor.record import Reach, Setting
 from services.monitor.snapshots import Snapshots
 from shared import streams
 from shared.broker import Reader, Stored, WrongSequence, until_done
+from shared.coverage import Coverage
 from shared.events import (
     ConfigEvent,
     Event,

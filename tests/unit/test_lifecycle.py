@@ -13,7 +13,6 @@ from services.monitor.lifecycle import (
     SECOND,
     Beat,
     Change,
-    Coverage,
     Crowd,
     Doubt,
     Patience,
@@ -25,6 +24,7 @@ from services.monitor.lifecycle import (
     hear,
     next_due,
 )
+from shared.coverage import Coverage
 from shared.events import Signal, Status
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.monitor import record
-from services.monitor.lifecycle import Beat, Change, Coverage, Doubt, Patience, Watched
+from services.monitor.lifecycle import Beat, Change, Doubt, Patience, Watched
 from services.monitor.record import BUCKETS, FORMAT, Bucket, Position, Reach, Setting, in_force, moment
+from shared.coverage import Coverage
 from shared.events import (
     NAME_MAX,
     ConfigData,
