@@ -484,6 +484,23 @@ async def created(link: Link, stream: str) -> str:
         raise NotStored(str(error) or repr(error)) from None
 
 
+async def last_judged(link: Link, within: float = 1.0) -> int | None:
+    """When the tick was stored that a monitor judged last, in microseconds; None: none answers within so
+    many seconds. Raises nats' errors when the broker is away."""
+    judged: list[int] = []
+
+    async def answered(message: Msg) -> None:
+        if message.data:  # else the broker says that nobody is there
+            judged.append(int(message.data))
+
+    inbox = link.nc.new_inbox()
+    answers = await link.nc.subscribe(inbox, cb=answered)
+    await link.nc.publish(streams.JUDGED, b"", reply=inbox)
+    await asyncio.sleep(within)
+    await answers.unsubscribe()
+    return max(judged, default=None)
+
+
 def micros(rfc3339: str) -> int:
     """Microseconds since 1970 of the broker's own time format, which has up to nine decimals (truncated)."""
     whole, _, fraction = rfc3339.removesuffix("Z").partition(".")

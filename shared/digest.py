@@ -3,7 +3,7 @@
 Lines of plain text without markup, so that Telegram, the log and the API's summary say the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -53,7 +53,8 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """`down` and `silent` are newest last; paused services stand in `paused` alone."""
+    """`down` and `silent` are newest last; of them and of `active` only the first need be there, `counts` has
+    them all. Paused services stand in `paused` alone."""
 
     at: datetime
     counts: dict[Status, int]
@@ -81,9 +82,9 @@ def digest(
         if change.name in registered and change.since >= registered[change.name]:
             history[change.name].append(change)
     changes = [(name, len(its)) for name, its in history.items()]
-    spent = {it.name: _spent(it, history[it.name], now, window) for it in judged}
+    spent = {it.name: seconds_in(it, history[it.name], now, window) for it in judged}
     falls = {name: sum(change.to is Status.DOWN for change in its) for name, its in history.items()}
-    uptimes = [(name, up, falls[name]) for name, its in spent.items() if (up := _uptime(its)) is not None]
+    uptimes = [(name, up, falls[name]) for name, its in spent.items() if (up := uptime_of(its)) is not None]
     return Digest(
         at=now,
         counts={status: sum(it.status is status for it in judged) for status in Status},
@@ -91,7 +92,7 @@ def digest(
         down=_oldest_first(it for it in judged if it.status is Status.DOWN),
         silent=_oldest_first(it for it in judged if it.status is Status.SILENT),
         active=tuple(sorted(it.name for it in judged if it.status is Status.ALIVE)),
-        uptime=_uptime({status: sum(its[status] for its in spent.values()) for status in Status}),
+        uptime=uptime_of({status: sum(its[status] for its in spent.values()) for status in Status}),
         flappers=tuple(sorted(((n, c) for n, c in changes if c >= FLAPPING), key=lambda it: (-it[1], it[0]))),
         uptimes=tuple(sorted(uptimes, key=lambda it: (it[1], it[0]))),
     )
@@ -101,12 +102,15 @@ def _oldest_first(services: Iterable[Service]) -> tuple[Service, ...]:
     return tuple(sorted(services, key=lambda it: (it.since, it.name)))
 
 
-def _uptime(seconds: dict[Status, float]) -> float | None:
+def uptime_of(seconds: Mapping[Status, float]) -> float | None:
+    """The share of the time alive, silent or down in which it was alive or silent; None if there was none."""
     measured = sum(seconds[status] for status in _MEASURED)
     return sum(seconds[status] for status in _UP) / measured if measured else None
 
 
-def _spent(it: Service, changes: list[Transition], now: datetime, window: timedelta) -> dict[Status, float]:
+def seconds_in(
+    it: Service, changes: Sequence[Transition], now: datetime, window: timedelta = WINDOW
+) -> dict[Status, float]:
     """How many seconds the service was in each status within the window."""
     seconds = dict.fromkeys(Status, 0.0)
     start = max(now - window, it.registered_at)
@@ -135,8 +139,9 @@ def lines(digest: Digest, zone: ZoneInfo) -> list[str]:
         entries = [f"{name}: {count} changes in 24 h" for name, count in digest.flappers]
         text += ["", f"🔁 Flapping ({len(digest.flappers)})", *_fit(entries, 500)]
     if digest.active:
-        heading = f"{MARKS[Status.ALIVE]} Active ({len(digest.active)})"
-        text += ["", heading, ", ".join(_fit(digest.active, 700))]
+        active = digest.counts[Status.ALIVE]
+        heading = f"{MARKS[Status.ALIVE]} Active ({active})"
+        text += ["", heading, ", ".join(_fit(digest.active, 700, active))]
     return text
 
 
@@ -150,7 +155,8 @@ def _fallen(digest: Digest, zone: ZoneInfo) -> list[str]:
     for status, services, room in ((Status.DOWN, digest.down, 1500), (Status.SILENT, digest.silent, 700)):
         if services:
             entries = [f"{it.name} since {local(it.since, zone)}, {_ago(it, digest.at)}" for it in services]
-            text += ["", f"{MARKS[status]} {status.capitalize()} ({len(services)})", *_fit(entries, room)]
+            count = digest.counts[status]
+            text += ["", f"{MARKS[status]} {status.capitalize()} ({count})", *_fit(entries, room, count)]
     return text
 
 
@@ -188,15 +194,17 @@ def _ago(it: Service, now: datetime) -> str:
     return f"for {spoken(now - it.since)}"
 
 
-def _fit(entries: Sequence[str], room: int) -> list[str]:
-    """The first entries that fit into `room` characters, and how many more there are."""
+def _fit(entries: Sequence[str], room: int, total: int = 0) -> list[str]:
+    """The first entries that fit into `room` characters, and how many more there are, of `total` if that is
+    more than were given."""
     fitting: list[str] = []
     for entry in entries:
         room -= len(entry) + 2
         if room < 0:
-            return [*fitting, f"+{len(entries) - len(fitting)} more"]
+            break
         fitting.append(entry)
-    return fitting
+    more = max(total, len(entries)) - len(fitting)
+    return [*fitting, f"+{more} more"] if more else fitting
 
 
 def due_at(day: date, zone: ZoneInfo, at: time) -> datetime:

@@ -46,6 +46,8 @@ _ORDER = tuple(Status)
 
 SIGNAL_HEADER = "Registry-Signal"
 EXIT_CODE_HEADER = "Registry-Exit-Code"
+SOURCE_HEADER = "Registry-Source"
+"""`http` on what came through ingest; what was published straight to the broker has none."""
 
 
 class Signal(StrEnum):

@@ -1,10 +1,11 @@
 """Errors over HTTP: RFC 9457 problem details, one shape everywhere. A 500 carries no detail."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -52,24 +53,32 @@ def explain(errors: Any) -> str:
     )
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of `app` as problem details."""
+Answer = Callable[[Request, Problem], Response]
 
-    async def on_problem(_: Request, error: Exception) -> JSONResponse:
+
+def plain(_: Request, problem: Problem) -> Response:
+    return response(problem)
+
+
+def install(app: FastAPI, answer: Answer = plain) -> None:
+    """Answer every error of `app` as problem details, or as `answer` does."""
+
+    async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
-        return response(error)
+        return answer(request, error)
 
-    async def on_validation(_: Request, error: Exception) -> JSONResponse:
+    async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return response(Problem(422, explain(error.errors())))
+        return answer(request, Problem(422, explain(error.errors())))
 
-    async def on_http(_: Request, error: Exception) -> JSONResponse:
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return response(Problem(error.status_code, str(error.detail), headers=dict(error.headers or {})))
+        problem = Problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        return answer(request, problem)
 
-    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+    async def on_bug(request: Request, error: Exception) -> Response:
         log.error("request failed", path=request.url.path, error=repr(error))
-        return response(Problem(500, "This is our mistake; the log says what happened."))
+        return answer(request, Problem(500, "This is our mistake; the log says what happened."))
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_validation)

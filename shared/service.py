@@ -78,14 +78,16 @@ def run(
     port: int,
     variable: str,
     any_port: bool = False,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve `app` on host:port beside `work` until SIGTERM or SIGINT. Ends the process: code 0 after a
+    """Serve `app` on host:port beside `work` until SIGTERM or SIGINT; then `on_stop` ends what clients wait
+    for. Ends the process: code 0 after a
     signal, 1 if the work failed, 2 if the port (set by `variable`) cannot be had. With `any_port` a port
     that is taken is replaced by a free one."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop has its own handlers
     sock = _bind(host, port, variable, any_port)
     with asyncio.Runner(loop_factory=_loop) as runner:
-        code = runner.run(_serve(app, work, sock))
+        code = runner.run(_serve(app, work, sock, on_stop))
     sys.exit(code)
 
 
@@ -112,7 +114,9 @@ def _bind(host: str, port: int, variable: str, any_port: bool) -> socket.socket:
     return sock
 
 
-async def _serve(app: Any, work: Callable[[], Awaitable[None]], sock: socket.socket) -> int:
+async def _serve(
+    app: Any, work: Callable[[], Awaitable[None]], sock: socket.socket, on_stop: Callable[[], None]
+) -> int:
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -136,6 +140,7 @@ async def _serve(app: Any, work: Callable[[], Awaitable[None]], sock: socket.soc
     log.info("stopping")
     failed = working.done() and not stopping.is_set()
     server.should_exit = True
+    on_stop()
     await asyncio.wait({serving}, timeout=STOP_WITHIN / 2 + 1)
     working.cancel()
     await asyncio.wait({working}, timeout=STOP_WITHIN / 2)

@@ -54,6 +54,8 @@ def _brokers(urls: tuple[str, ...]) -> tuple[str, ...]:
     return urls
 
 
+Tokens = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+"""Secrets separated by commas, each as good as the others, so that one can be replaced without a gap."""
 TimeOfDay = Annotated[time | None, BeforeValidator(_time)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -1,19 +1,22 @@
 """Wires the API: settings, broker, database, projector, HTTP front."""
 
+import asyncio
 from datetime import UTC, datetime, time
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field
 
 from services.api.access import Access
-from services.api.app import Look, build
+from services.api.app import build
+from services.api.board import Board
 from services.api.commands import Commands
 from services.api.models import Defaults
 from services.api.projector import Projector
+from services.api.resources import Look, Parts
 from services.api.store import Store, check_url
 from shared import logs, service
 from shared.broker import Link, Publisher
-from shared.settings import Port, Settings, TimeOfDay, load
+from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, Tokens, load
 
 
 class ApiSettings(Settings):
@@ -22,8 +25,10 @@ class ApiSettings(Settings):
     mongodb_url: Annotated[str, AfterValidator(check_url)] = "mongodb://127.0.0.1:27017"
     mongodb_database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "registry"
     digest_time: TimeOfDay = time(9)
-    api_token: SecretStr = SecretStr("")
-    read_token: SecretStr = SecretStr("")
+    api_token: Tokens = ()
+    read_token: Tokens = ()
+    ingest_token: Tokens = ()
+    status_page: CommaSeparated = ()
 
     @property
     def ingest_url(self) -> str:
@@ -36,7 +41,7 @@ def main() -> None:
     settings.refuse_open_address(
         "the API",
         "REGISTRY_API_TOKEN",
-        guarded=bool(settings.api_token.get_secret_value() or settings.read_token.get_secret_value()),
+        guarded=bool(settings.api_token or settings.read_token),
         anonymous="read",
     )
     logs.configure("api", settings.log_level, settings.log_format)
@@ -44,7 +49,7 @@ def main() -> None:
     link = Link(settings, "api")
     health.follow(link)
     publisher = Publisher(link)
-    store = Store(settings.mongodb_url, settings.mongodb_database)
+    store, board = Store(settings.mongodb_url, settings.mongodb_database), Board()
     defaults = Defaults(
         silent_after=settings.silent_after, down_after=settings.down_after, dead_after=settings.dead_after
     )
@@ -54,7 +59,10 @@ def main() -> None:
             await link.connect()
             await publisher.start()
             health.good("broker")
-            await Projector(link, store, health).run()
+            projector = Projector(link, store, board, health, _now)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(projector.run())
+                tasks.create_task(projector.watch_judging())
         finally:
             await publisher.stop()
             await link.close()
@@ -65,11 +73,27 @@ def main() -> None:
         settings.read_token,
         anonymous_read="read" in settings.anonymous,
         strangers=settings.strangers,
+        secure=settings.public_url.startswith("https:"),
     )
-    commands = Commands(link, publisher, store, defaults, _now)
-    look = Look(settings.public_url, settings.ingest_url, settings.zone, settings.digest_time)
-    app = build(store, commands, access, health, defaults, look, _now)
-    service.run(app, work, host=settings.host, port=settings.api_port, variable="API_PORT")
+    commands = Commands(link, publisher, store, board, defaults, _now)
+    look = Look(
+        settings.public_url,
+        settings.ingest_url,
+        settings.zone,
+        settings.digest_time,
+        ingest_token=bool(settings.ingest_token) and "ingest" not in settings.anonymous,
+        status_tags=settings.status_page,
+        deaf_after=int(max(10.0, 3 * settings.tick.total_seconds()) * 1e6),
+    )
+    app = build(Parts(link, store, board, commands, access, health, defaults, look, _now))
+    service.run(
+        app,
+        work,
+        host=settings.host,
+        port=settings.api_port,
+        variable="API_PORT",
+        on_stop=board.let_go,
+    )
 
 
 def _now() -> datetime:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict
 
+from services.api.board import Board
 from services.api.fold import Document, configured, fold, moment
 from services.api.models import THRESHOLDS, Defaults, NewService, Wanted
 from services.api.store import Store
@@ -50,12 +51,14 @@ class Commands:
         link: Link,
         publisher: Publisher,
         store: Store,
+        board: Board,
         defaults: Defaults,
         now: Callable[[], datetime],
     ) -> None:
         self._link = link
         self._publisher = publisher
         self._store = store
+        self._board = board
         self._defaults = defaults
         self._now = now
 
@@ -169,6 +172,7 @@ class Commands:
     async def _projected(self, message: Stored) -> Document:
         change = fold(message)
         await self._store.apply(change)
+        self._board.roster.take(change)
         document = await self._store.live.get(change.name)
         assert document is not None
         return document

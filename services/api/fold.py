@@ -151,11 +151,31 @@ def _status(event: StatusChanged, message: Stored) -> Document:
     return {
         "seq": message.seq,
         "status": data.to.value,
-        "rank": PROBLEMS_FIRST.index(data.to),
         "since": micros(data.since),
         "last_heartbeat": micros(data.last_heartbeat) if data.last_heartbeat else 0,
         "reason": data.reason,
     }
+
+
+class Shown(NamedTuple):
+    """What a service looks like from outside. Times in microseconds; `last_heartbeat` 0: never."""
+
+    status: Status
+    since: int
+    reason: str | None
+    last_heartbeat: int
+
+
+def shown(document: Document) -> Shown:
+    """A status or a heartbeat from before the service's registration is none."""
+    registered_at, status = document["config"]["registered_at"], document.get("status")
+    heard = max(
+        document.get("heartbeat", {}).get("at", 0), status["last_heartbeat"] if status is not None else 0
+    )
+    heard = heard if heard >= registered_at else 0
+    if status is None or status["since"] < registered_at:
+        return Shown(Status.UNKNOWN, registered_at, None, heard)
+    return Shown(Status(status["status"]), status["since"], status["reason"], heard)
 
 
 class LastHeard(NamedTuple):

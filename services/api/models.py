@@ -16,10 +16,10 @@ from pydantic import (
     StringConstraints,
 )
 
-from services.api.fold import Document, configured, heard_in_this_life, moment
+from services.api.fold import Document, configured, heard_in_this_life, moment, shown
 from shared import durations, thresholds
 from shared.durations import Duration
-from shared.events import NAME_RULE_IN_WORDS, ServiceConfig, Status, valid_name
+from shared.events import NAME_RULE_IN_WORDS, ServiceConfig, Signal, Status, valid_name
 from shared.problems import Problem, documented
 
 THRESHOLDS = ("silent_after", "down_after", "dead_after")
@@ -230,6 +230,80 @@ class HistoryPage(BaseModel):
     next: str | None
 
 
+_HEARD: dict[str, JsonValue] = {
+    "at": "2026-11-01T12:00:00.123456Z",
+    "signal": "success",
+    "exit_code": None,
+    "message": "42 invoices sent",
+    "duration": 192.4,
+    "every": None,
+    "metadata": {"host": "a1"},
+    "source": "http",
+}
+
+
+class HeardItem(BaseModel):
+    """A heartbeat, as the broker keeps it."""
+
+    at: AwareDatetime = Field(description="When the broker stored it.")
+    signal: Signal
+    exit_code: int | None = Field(description="Of a failure, if it was told by one.")
+    message: str | None
+    duration: float | None = Field(description="Seconds of the run that ended with it.")
+    every: str | None = Field(description="The interval it declares.")
+    metadata: dict[str, Any] | None
+    source: str = Field(description="How it came: http, nats or mqtt.")
+
+
+class HeardPage(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"example": {"items": [_HEARD]}})
+
+    items: list[HeardItem]
+
+
+class Seconds(BaseModel):
+    """Seconds in each state. `unobserved`: the registry itself could not be heard."""
+
+    alive: float
+    silent: float
+    down: float
+    dead: float
+    unknown: float
+    paused: float
+    unobserved: float
+
+
+class Uptime(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "window": "24h",
+                "uptime": 0.9987,
+                "from": "2026-11-01T12:00:00Z",
+                "to": "2026-11-02T12:00:00Z",
+                "seconds": {
+                    "alive": 86188.0,
+                    "silent": 100.0,
+                    "down": 112.0,
+                    "dead": 0.0,
+                    "unknown": 0.0,
+                    "paused": 0.0,
+                    "unobserved": 0.0,
+                },
+            }
+        },
+        populate_by_name=True,
+    )
+
+    window: str
+    uptime: float | None = Field(
+        description="The share of the judged and observed time in which it was alive or silent."
+    )
+    from_: AwareDatetime = Field(alias="from", description="When the window began, or it was registered.")
+    to: AwareDatetime
+    seconds: Seconds
+
+
 class NextDigest(BaseModel):
     at: datetime | None = Field(description="Null when the digest is switched off.")
     text: str
@@ -266,16 +340,16 @@ def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Servi
     base = public_url.rstrip("/")
 
     def present(document: Document) -> Service:
-        config, shown = document["config"], document["shown"]
+        config, looks = document["config"], shown(document)
         own = configured(document)
         heard = heard_in_this_life(document)
         in_force = zip(THRESHOLDS, defaults.in_force(own), strict=True)
         return Service(
             name=document["_id"],
-            status=shown["status"],
-            since=moment(shown["since"]),
-            last_heartbeat=moment(shown["last_heartbeat"]) if shown["last_heartbeat"] else None,
-            reason=shown["reason"],
+            status=looks.status,
+            since=moment(looks.since),
+            last_heartbeat=moment(looks.last_heartbeat) if looks.last_heartbeat else None,
+            reason=looks.reason,
             registered_at=moment(config["registered_at"]),
             registered_by=config["registered_by"],
             thresholds=ThresholdsInForce(**{field: durations.write(value) for field, value in in_force}),

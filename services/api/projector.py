@@ -6,17 +6,22 @@ streams again from it, because the database may have lost what it had acknowledg
 
 import asyncio
 import json
-from contextlib import aclosing
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
-from services.api.fold import Change, Heard, fold, hear
+from services.api.board import Board
+from services.api.fold import Change, Heard, fold, hear, micros
 from services.api.store import DatabaseAway, Moved, Store, View
 from shared import streams
-from shared.broker import Link, Reader, Stored, last_sequence, until_done
+from shared.broker import Link, Reader, Stored, last_judged, last_sequence, until_done
+from shared.events import Tick
 from shared.service import Health
 
 log = structlog.get_logger()
@@ -34,19 +39,21 @@ class _Events:
     stream, subject, every = streams.SERVICES, streams.ALL_EVENTS, 0.0
 
     def __init__(self) -> None:
-        self._changes: list[Change] = []
+        self.changes: list[Change] = []
 
     def add(self, batch: list[Stored]) -> None:
         for message in batch:
             try:
-                self._changes.append(fold(message))
+                self.changes.append(fold(message))
             except ValueError as error:
                 SKIPPED.labels(self.stream).inc()
                 log.warning("event passed over", seq=message.seq, error=str(error)[:300])
 
-    async def write(self, view: View) -> None:
-        changes, self._changes = self._changes, []
+    async def write(self, view: View, board: Board | None) -> None:
+        changes, self.changes = self.changes, []
         await view.apply(changes)
+        if board:
+            board.tell(changes)
 
 
 class _Heartbeats:
@@ -65,17 +72,24 @@ class _Heartbeats:
             except ValueError:
                 SKIPPED.labels(self.stream).inc()
 
-    async def write(self, view: View) -> None:
+    async def write(self, view: View, board: Board | None) -> None:
         heard, self._heard = self._heard, {}
         await view.hear(heard)
+        if board:
+            board.hear(heard)
 
 
 class Projector:
     """`run` until cancelled."""
 
-    def __init__(self, link: Link, store: Store, health: Health) -> None:
+    def __init__(
+        self, link: Link, store: Store, board: Board, health: Health, now: Callable[[], datetime]
+    ) -> None:
         self._link = link
         self._store = store
+        self._board = board
+        self._now = now
+        self._filled = False
         self._health = health
         self._rebuilding = asyncio.Lock()
         self._behind = {streams.SERVICES, streams.HEARTBEATS}
@@ -89,13 +103,18 @@ class Projector:
                 if await self._is_of_another_record(view):
                     log.warning("the read models are of another record than the broker's; building anew")
                     await self.rebuild()
+                    self._board.clear()
+                    self._filled = False
                     continue
+                if not self._filled:
+                    await self._fill(view)
                 self._health.good("database")
                 wait = FIRST_WAIT
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._store.until_moved(view))
                     group.create_task(self._follow(view, _Events()))
                     group.create_task(self._follow(view, _Heartbeats()))
+                    group.create_task(self._cover())
             except* Moved:
                 log.info("following the new generation")
             except* DatabaseAway as errors:
@@ -104,6 +123,41 @@ class Projector:
                 self._health.bad("database", "away")
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 2.0)
+
+    async def _fill(self, view: View) -> None:
+        """The board as the read models and the last day's events have it."""
+        upto = await view.checkpoint(streams.SERVICES)
+        async for documents in view.facets():
+            self._board.roster.load(documents)
+        since = (self._now() - timedelta(days=1)).isoformat()
+        reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=since)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                known = _Events()
+                known.add([message for message in batch if message.seq <= upto])
+                self._board.tell(known.changes)
+                if reader.pending == 0 or (batch and batch[-1].seq >= upto):
+                    break
+        self._board.told = max(self._board.told, upto)
+        self._filled = True
+
+    async def _cover(self) -> None:
+        """Take in what ticks prove."""
+        reader = Reader(self._link, streams.HEARTBEATS, streams.ALL_TICKS, newest_per_subject=True)
+        async for batch in reader.batches():
+            for message in batch:
+                with suppress(ValueError):
+                    tick = Tick.model_validate_json(message.data or b"{}")
+                    start = micros(tick.open_since) if tick.open_since else message.at
+                    self._board.coverage.prove(start, message.at)
+
+    async def watch_judging(self) -> None:
+        """Know when a monitor judged last; for ever."""
+        while True:
+            with suppress(NatsError, OSError, TimeoutError):
+                judged = await last_judged(self._link)
+                self._board.judged = max(judged or 0, self._board.judged or 0) or None
+            await asyncio.sleep(5)
 
     async def _is_of_another_record(self, view: View) -> bool:
         """Whether a checkpoint is ahead of its stream: somebody has emptied the broker."""
@@ -153,7 +207,7 @@ class Projector:
                 if not to_the_end:
                     await asyncio.sleep(max(0.0, due - clock()))
                 if reader.position > written:
-                    await source.write(view)
+                    await source.write(view, None if to_the_end else self._board)
                     written = reader.position
                     await view.save_checkpoint(source.stream, written)
                     due = clock() + source.every

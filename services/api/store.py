@@ -1,52 +1,30 @@
 """The read models in the database: the only module that knows the driver.
 
 One document per service with three facets (`config`, `status`, `heartbeat`), each carrying the stream
-sequence it reflects and merged only where that is newer, and `shown`, derived from them in the same write.
-So events may come twice, late, or from two writers, and the documents are the same. All collections
-belong to a generation; a rebuild fills the next one beside the live one and then moves the pointer.
+sequence it reflects and merged only where that is newer. So events may come twice, late, or from two
+writers, and the documents are the same. All collections belong to a generation; a rebuild fills the next
+one beside the live one and then moves the pointer.
 """
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import DeleteMany, ReplaceOne, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from services.api.fold import PROBLEMS_FIRST, Change, Document, Heard
-from shared.events import Signal, Status
-
-Sort = Literal["name", "status", "since", "last_heartbeat"]
-SORTS: dict[Sort, str] = {
-    "name": "_id",
-    "status": "shown.rank",
-    "since": "shown.since",
-    "last_heartbeat": "shown.last_heartbeat",
-}
+from services.api.fold import Change, Document, Heard
+from shared.events import Signal
 
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
 
-_LIVE = {"config.deleted": False}
 _BULK = 1000
 _DUPLICATE_KEY = 11000
-_META = re.compile(r"[\\.^$|?*+()\[\]{}]")
-
-_COUNTS = {"$gte": [{"$ifNull": ["$status.since", -1]}, {"$ifNull": ["$config.registered_at", 0]}]}
-_HEARD = {"$max": [{"$ifNull": ["$heartbeat.at", 0]}, {"$ifNull": ["$status.last_heartbeat", 0]}]}
-_SHOWN = {
-    "status": {"$cond": [_COUNTS, "$status.status", Status.UNKNOWN.value]},
-    "rank": {"$cond": [_COUNTS, "$status.rank", PROBLEMS_FIRST.index(Status.UNKNOWN)]},
-    "since": {"$cond": [_COUNTS, "$status.since", {"$ifNull": ["$config.registered_at", 0]}]},
-    "reason": {"$cond": [_COUNTS, "$status.reason", None]},
-    "last_heartbeat": {"$cond": [{"$gte": [_HEARD, {"$ifNull": ["$config.registered_at", 0]}]}, _HEARD, 0]},
-}
-"""What a service looks like from outside: a status or a heartbeat from before its registration is none."""
 
 
 class DatabaseAway(Exception):
@@ -66,45 +44,6 @@ def check_url(url: str) -> str:
     except PyMongoError as error:
         raise ValueError(f"accepted: mongodb://host:port/ with options ({error})") from None
     return url
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A page to read. `after`: sort value and name of the last item of the page before."""
-
-    statuses: Sequence[str] = ()
-    tags: Sequence[str] = ()
-    text: str = ""
-    sort: Sort = "name"
-    descending: bool = False
-    after: tuple[int | str, str] | None = None
-    limit: int = 50
-
-    def matching(self) -> Document:
-        found: Document = dict(_LIVE)
-        if self.statuses:
-            found["shown.status"] = {"$in": list(self.statuses)}
-        if self.tags:
-            found["config.tags"] = {"$all": list(self.tags)}
-        if self.text:
-            pattern = {"$regex": _META.sub(r"\\\g<0>", self.text), "$options": "i"}
-            found["$or"] = [{"_id": pattern}, {"config.description": pattern}]
-        return found
-
-    def beyond(self) -> Document:
-        """What lies behind `after` in this order."""
-        if self.after is None:
-            return {}
-        value, name = self.after
-        further, field = "$lt" if self.descending else "$gt", SORTS[self.sort]
-        if self.sort == "name":
-            return {"_id": {further: name}}
-        return {"$or": [{field: {further: value}}, {field: value, "_id": {further: name}}]}
-
-    def order(self) -> list[tuple[str, int]]:
-        direction = -1 if self.descending else 1
-        by_name = [("_id", direction)]
-        return by_name if self.sort == "name" else [(SORTS[self.sort], direction), *by_name]
 
 
 class Store:
@@ -212,13 +151,8 @@ class View:
         self._checkpoints = database[f"checkpoints_g{generation}"]
 
     async def prepare(self) -> None:
-        """Indexes for every order a page can have, and for a service's history."""
-        for field in SORTS.values():
-            if field != "_id":
-                await self._services.create_index([(field, 1), ("_id", 1)])
-        await self._services.create_index([("config.tags", 1)])
+        """The index for a service's history; services are found by their names."""
         await self._events.create_index([("name", 1), ("_id", -1)])
-        await self._events.create_index([("at", 1)])
 
     async def drop(self) -> None:
         with _reporting():
@@ -272,26 +206,20 @@ class View:
             found: Document | None = await self._services.find_one({"_id": name})
         return found if found and "config" in found else None
 
-    async def page(self, query: Query) -> list[Document]:
-        """One item more than the limit if there is a next page."""
-        matching = query.matching()
-        if beyond := query.beyond():
-            matching = {"$and": [matching, beyond]}
+    async def named(self, names: Sequence[str]) -> list[Document]:
+        """The documents of these services, in this order, without those that are not there."""
         with _reporting():
-            cursor = self._services.find(matching).sort(query.order()).limit(query.limit + 1)
-            found: list[Document] = await cursor.to_list(None)
-        return found
+            cursor = self._services.find({"_id": {"$in": list(names)}})
+            found = {it["_id"]: it for it in await cursor.to_list(None) if "config" in it}
+        return [found[name] for name in names if name in found]
 
-    async def count(self, query: Query) -> int:
+    async def facets(self) -> AsyncIterator[list[Document]]:
+        """Every document of a service, in portions, with what a roster needs of it."""
+        wanted = {"config": 1, "status": 1, "heartbeat.seq": 1, "heartbeat.at": 1}
         with _reporting():
-            return int(await self._services.count_documents(query.matching()))
-
-    async def counts(self) -> dict[Status, int]:
-        """Services by status, problems first."""
-        stages = [{"$match": _LIVE}, {"$group": {"_id": "$shown.status", "n": {"$sum": 1}}}]
-        with _reporting():
-            found = {row["_id"]: row["n"] for row in await self._services.aggregate(stages).to_list(None)}
-        return {status: found.get(status.value, 0) for status in PROBLEMS_FIRST}
+            cursor = self._services.find({}, wanted, batch_size=_BULK)
+            while portion := await cursor.to_list(_BULK):
+                yield portion
 
     async def history(self, name: str, before: int | None, limit: int) -> list[Document]:
         """A service's events, newest first; one more than the limit if there are older ones."""
@@ -303,25 +231,22 @@ class View:
             found: list[Document] = await cursor.to_list(None)
         return found
 
-    async def fleet(self) -> list[Document]:
-        """Every service, with only what a digest needs."""
-        wanted = {"shown": 1, "config.paused": 1, "config.registered_at": 1}
+    async def rows_since(self, name: str, at: int) -> list[Document]:
+        """A service's events stored since then, newest first. By its name alone, because the embedded
+        server scans for any other filter."""
+        found: list[Document] = []
         with _reporting():
-            found: list[Document] = await self._services.find(_LIVE, wanted).to_list(None)
-        return found
-
-    async def changes_since(self, at: int) -> list[Document]:
-        """The changes of status stored since then, in order."""
-        matching = {"at": {"$gte": at}, "type": "service.status_changed.v1"}
-        with _reporting():
-            found: list[Document] = await self._events.find(matching).sort([("_id", 1)]).to_list(None)
+            async for row in self._events.find({"name": name}).sort([("_id", -1)]):
+                if row["at"] < at:
+                    break
+                found.append(row)
         return found
 
     async def size(self) -> tuple[int, int]:
         """How many events and how many services are in here."""
         with _reporting():
             events = await self._events.count_documents({})
-            services = await self._services.count_documents(_LIVE)
+            services = await self._services.count_documents({"config.deleted": False})
         return int(events), int(services)
 
     async def everything(self) -> tuple[list[Document], list[Document]]:
@@ -358,7 +283,7 @@ def _update(name: str, facets: dict[str, tuple[int, Document]]) -> UpdateOne:
         facet: {"$cond": [{"$gt": [seq, {"$ifNull": [f"${facet}.seq", 0]}]}, content, f"${facet}"]}
         for facet, (seq, content) in facets.items()
     }
-    return UpdateOne({"_id": name}, [{"$set": merged}, {"$set": {"shown": _SHOWN}}], upsert=True)
+    return UpdateOne({"_id": name}, [{"$set": merged}], upsert=True)
 
 
 async def _write(collection: Any, operations: Sequence[Any]) -> None:

@@ -17,7 +17,7 @@ from services.cli.supervisor import RunSettings, near
 from services.cli.supervisor import run as supervise
 from shared import streams
 from shared.asyncapi import without_secrets
-from shared.settings import load
+from shared.settings import Tokens, load
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The services registry: who is alive, and who is not."
@@ -27,8 +27,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
 
 class ClientSettings(RunSettings):
-    api_token: SecretStr = SecretStr("")
-    read_token: SecretStr = SecretStr("")
+    api_token: Tokens = ()
+    read_token: Tokens = ()
 
 
 @app.command()
@@ -136,12 +136,12 @@ async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
 
 def _api(path: str, query: dict[str, Any] | None = None) -> Any:
     settings = load(ClientSettings)
-    token = settings.api_token if settings.api_token.get_secret_value() else settings.read_token
-    return _request("GET", f"http://{near(settings.host)}:{settings.api_port}{path}", token, params=query)
+    tokens = settings.api_token or settings.read_token
+    return _request("GET", f"http://{near(settings.host)}:{settings.api_port}{path}", tokens, params=query)
 
 
-def _request(method: str, url: str, token: SecretStr, **rest: Any) -> Any:
-    secret = token.get_secret_value()
+def _request(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) -> Any:
+    secret = tokens[0].get_secret_value() if tokens else ""
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
         response = httpx.request(method, url, headers=headers, timeout=15, trust_env=False, **rest)

@@ -10,14 +10,13 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import httpx
 import typer
-from pydantic import SecretStr
 
 from services.cli import embedded
-from shared.settings import PREFIX, Port, Settings, stop
+from shared.settings import PREFIX, Port, Settings, Tokens, stop
 
 READY_WITHIN = 60.0
 STOP_WITHIN = 3.0
@@ -34,7 +33,7 @@ class RunSettings(Settings):
     api_port: Port = 8002
     monitor_port: Port = 8003
     notifier_port: Port = 8004
-    ingest_token: SecretStr = SecretStr("")
+    ingest_token: Tokens = ()
 
 
 @dataclass
@@ -249,7 +248,7 @@ def near(host: str) -> str:
 
 def _welcome(settings: RunSettings, ports: dict[str, int]) -> str:
     base = f"http://{near(settings.host)}"
-    has_token: Any = settings.ingest_token.get_secret_value() and "ingest" not in settings.anonymous
+    has_token = settings.ingest_token and "ingest" not in settings.anonymous
     token = "-H 'Authorization: Bearer YOUR_INGEST_TOKEN' " if has_token else ""
     return f"""
 The registry is ready.

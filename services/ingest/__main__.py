@@ -3,20 +3,18 @@
 import asyncio
 import time
 
-from pydantic import SecretStr
-
 from services.ingest.app import build
 from services.ingest.gate import Gate
 from services.ingest.names import Names
 from services.ingest.ticks import Ticker
 from shared import logs, service
 from shared.broker import Link, Publisher
-from shared.settings import Port, Settings, load
+from shared.settings import Port, Settings, Tokens, load
 
 
 class IngestSettings(Settings):
     ingest_port: Port = 8001
-    ingest_token: SecretStr = SecretStr("")
+    ingest_token: Tokens = ()
 
 
 def main() -> None:
@@ -25,7 +23,7 @@ def main() -> None:
     settings.refuse_open_address(
         "heartbeats",
         "REGISTRY_INGEST_TOKEN",
-        guarded=bool(settings.ingest_token.get_secret_value()),
+        guarded=bool(settings.ingest_token),
         anonymous="ingest",
     )
     logs.configure("ingest", settings.log_level, settings.log_format)
@@ -48,8 +46,7 @@ def main() -> None:
             await publisher.stop()
             await link.close()
 
-    token = SecretStr("") if anonymous else settings.ingest_token
-    app = build(Gate(publisher, names), health, token)
+    app = build(Gate(publisher, names), health, () if anonymous else settings.ingest_token)
     service.run(app, work, host=settings.host, port=settings.ingest_port, variable="INGEST_PORT")
 
 

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ingest.gate import Gate, read_body, read_signal
-from shared import bodies, problems
+from shared import bodies, docs, problems
 from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, HeartbeatBody, valid_name
 from shared.problems import Problem, documented
 from shared.service import Health
@@ -24,20 +24,23 @@ _OK_BYTES = json.dumps(OK, separators=(",", ":")).encode()
 _PREFIX = "/heartbeat/"
 
 
-def build(gate: Gate, health: Health, token: SecretStr) -> ASGIApp:
-    """The app. Heartbeats need `token` when it is not empty."""
+def build(gate: Gate, health: Health, tokens: tuple[SecretStr, ...]) -> ASGIApp:
+    """The app. Heartbeats need one of `tokens` if there are any."""
     app = FastAPI(
         title="services registry: ingest",
         summary="Services say here that they are alive.",
         version="1",
+        docs_url=None,
+        redoc_url=None,
         routes=health.routes(),
     )
     problems.install(app)
+    docs.install(app)
 
     def check(request: Request) -> None:
-        if not _authorized(request.headers.get("authorization", ""), token):
+        if not _authorized(request.headers.get("authorization", ""), tokens):
             given = request.query_params.get("token", "")
-            if not matches(given, token):
+            if not matches(given, *tokens):
                 raise Problem(
                     401,
                     "this registry needs its ingest token: Authorization: Bearer …, or ?token=…",
@@ -125,17 +128,17 @@ def build(gate: Gate, health: Health, token: SecretStr) -> ASGIApp:
         check(request)
         raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
 
-    return _ShortWay(app, gate, token)
+    return _ShortWay(app, gate, tokens)
 
 
 class _ShortWay:
     """Plain heartbeats (no body, no query) skip the framework, whose routing alone costs two thirds
     of what this machine can do. Whatever is not plain, or goes wrong, is the app's."""
 
-    def __init__(self, app: FastAPI, gate: Gate, token: SecretStr) -> None:
+    def __init__(self, app: FastAPI, gate: Gate, tokens: tuple[SecretStr, ...]) -> None:
         self._app = app
         self._gate = gate
-        self._token = token
+        self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._is_plain(scope):
@@ -164,7 +167,7 @@ class _ShortWay:
                 return False
             if key == b"authorization":
                 authorization = value.decode("latin-1")
-        return _authorized(authorization, self._token)
+        return _authorized(authorization, self._tokens)
 
 
 _START = {
@@ -179,11 +182,11 @@ _START = {
 _END = {"type": "http.response.body", "body": _OK_BYTES}
 
 
-def _authorized(authorization: str, token: SecretStr) -> bool:
-    if not token.get_secret_value():
+def _authorized(authorization: str, tokens: tuple[SecretStr, ...]) -> bool:
+    if not tokens:
         return True
     scheme, _, given = authorization.partition(" ")
-    return scheme.lower() == "bearer" and matches(given.strip(), token)
+    return scheme.lower() == "bearer" and matches(given.strip(), *tokens)
 
 
 def _read_batch(raw: bytes) -> list[Any]:

@@ -15,6 +15,7 @@ from shared.events import (
     MESSAGE_MAX,
     NAME_RULE_IN_WORDS,
     SIGNAL_HEADER,
+    SOURCE_HEADER,
     HeartbeatBody,
     Signal,
     valid_name,
@@ -23,6 +24,8 @@ from shared.problems import Problem, explain
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
 STORED, REFUSED, NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
+
+_OVER_HTTP = {SOURCE_HEADER: "http"}
 
 RETRY_AFTER = 2
 """Seconds a client should wait after a 503."""
@@ -52,7 +55,7 @@ class Gate:
             await self._publisher.publish(
                 streams.heartbeat(name),
                 body.model_dump_json(exclude_none=True).encode() if body else b"",
-                headers,
+                _OVER_HTTP | headers if headers else _OVER_HTTP,
             )
         except BrokerError as error:
             NOT_STORED.inc()

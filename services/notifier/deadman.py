@@ -7,12 +7,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import structlog
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 
 from shared import streams
-from shared.broker import BrokerError, Link, last_sequence
+from shared.broker import BrokerError, Link, last_judged, last_sequence
 
 log = structlog.get_logger()
 
@@ -56,23 +55,13 @@ class Deadman:
     async def _not_judging(self) -> str | None:
         """Why nobody is judged, if so. Of several monitors one is enough."""
         try:
-            judged: list[int] = []
-
-            async def answered(message: Msg) -> None:
-                if message.data:  # else the broker says that nobody is there
-                    judged.append(int(message.data))
-
-            inbox = self._link.nc.new_inbox()
-            answers = await self._link.nc.subscribe(inbox, cb=answered)
-            await self._link.nc.publish(streams.JUDGED, b"", reply=inbox)
-            await asyncio.sleep(ANSWERS_WITHIN)
-            await answers.unsubscribe()
+            judged = await last_judged(self._link, ANSWERS_WITHIN)
             _, now = await last_sequence(self._link, streams.HEARTBEATS)
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
             return f"the broker does not answer ({type(error).__name__})"
-        if not judged:
+        if judged is None:
             return "no monitor answers"
-        if now - max(judged) > JUDGED_WITHIN:
+        if now - judged > JUDGED_WITHIN:
             return "no tick has been judged for a minute"
         return None
 

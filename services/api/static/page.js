@@ -1,17 +1,175 @@
 "use strict";
-// Brings the page up to date in place, so that scrolling and reading are not disturbed.
-async function refresh() {
-  if (document.hidden) return;
-  try {
-    const answer = await fetch(location.href, { cache: "no-store" });
-    if (!answer.ok) throw new Error(answer.status);
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    document.getElementById("page").replaceWith(fresh.getElementById("page"));
-    document.title = fresh.title;
-    document.querySelector("link[rel=icon]").href = fresh.querySelector("link[rel=icon]").href;
-  } catch {
-    document.getElementById("stale").hidden = false;
-  }
+// Keeps a page that the server made up to date, and adds keys. Everything can be read without it.
+
+const page = () => document.getElementById("page");
+const skew = Date.now() - Number(page().dataset.now);
+const now = () => Date.now() - skew;
+
+// --- time
+
+function spoken(ms) {
+  const s = Math.max(0, Math.round(ms / 1000));
+  const parts = [[Math.floor(s / 86400), "d"], [Math.floor(s / 3600) % 24, "h"], [Math.floor(s / 60) % 60, "min"], [s % 60, "s"]];
+  const first = Math.max(0, parts.findIndex(([n], i) => n || i === 3));
+  return parts.slice(first, first + 2).filter(([n]) => n).map(([n, unit]) => `${n} ${unit}`).join(" ") || "0 s";
 }
-setInterval(refresh, 5000);
-document.addEventListener("visibilitychange", refresh);
+
+function tickRow(row) {
+  const seen = row.querySelector(".seen");
+  const bar = seen && seen.querySelector("progress");
+  const heard = seen && seen.querySelector("time[data-at]");
+  if (bar && heard) bar.value = Math.max(0, Number(bar.dataset.patience) - (now() - Number(heard.dataset.at)) / 1000);
+}
+
+function tick() {
+  if (document.hidden) return;
+  for (const time of page().querySelectorAll("time[data-at]")) {
+    const text = spoken(now() - Number(time.dataset.at));
+    if (time.textContent !== text) time.textContent = text;
+  }
+  page().querySelectorAll("[data-name]").forEach(tickRow);
+}
+setInterval(tick, 1000);
+
+// --- bringing the page up to date, in place
+
+function morph(old, fresh) {
+  if (old.isEqualNode(fresh) || old.matches("[data-keep] *, input, textarea")) return;
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  if (old.matches("[data-keep]")) return;
+  const keyed = new Map([...old.children].filter((it) => it.id).map((it) => [it.id, it]));
+  let at = old.firstChild;
+  for (const next of [...fresh.childNodes]) {
+    const same = next.id ? keyed.get(next.id)
+      : at && !at.id && at.nodeType === next.nodeType && at.nodeName === next.nodeName ? at : null;
+    if (!same) { old.insertBefore(next, at); continue; }
+    if (same === at) at = at.nextSibling; else old.insertBefore(same, at);
+    if (same.nodeType === Node.ELEMENT_NODE) morph(same, next);
+    else if (same.nodeValue !== next.nodeValue) same.nodeValue = next.nodeValue;
+  }
+  while (at) { const following = at.nextSibling; at.remove(); at = following; }
+}
+
+let wanted = false, running = false;
+async function refresh() {
+  wanted = true;
+  if (running) return;
+  running = true;
+  while (wanted) {
+    wanted = false;
+    try {
+      const answer = await fetch(location.href, { cache: "no-store" });
+      if (answer.redirected && !location.pathname.startsWith("/ui/login")) { location.reload(); return; }
+      if (answer.status === 404) { location.assign("/"); return; }
+      if (!answer.ok) throw new Error(answer.status);
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const stale = document.getElementById("stale").hidden;
+      morph(page(), fresh.getElementById("page"));
+      document.getElementById("stale").hidden = stale;
+      document.title = fresh.title;
+      const icon = document.querySelector("link[rel=icon]"), href = fresh.querySelector("link[rel=icon]").getAttribute("href");
+      if (icon.getAttribute("href") !== href) icon.setAttribute("href", href);
+    } catch { document.getElementById("stale").hidden = false; }
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+  running = false;
+}
+
+function heard(beats) {
+  let unknown = false;
+  for (const [name, micros] of Object.entries(beats)) {
+    const row = page().querySelector(`[data-name="${CSS.escape(name)}"]`);
+    const time = row && row.querySelector(".seen time[data-at]");
+    if (time) { time.dataset.at = Math.floor(micros / 1000); tickRow(row); }
+    else unknown = true;
+  }
+  if (unknown && document.getElementById("empty")) refresh();
+  const here = document.getElementById("facts");
+  if (here && beats[here.dataset.name]) refresh();
+}
+
+if (document.getElementById("headline")) {
+  const events = new EventSource("/events?heartbeats=true");
+  let lost = false;
+  events.onmessage = (event) => {
+    const here = document.getElementById("facts");
+    if (!here || JSON.parse(event.data).service === here.dataset.name) refresh();
+  };
+  events.addEventListener("heartbeats", (event) => heard(JSON.parse(event.data)));
+  events.onerror = () => { lost = true; document.getElementById("stale").hidden = false; };
+  events.onopen = () => { document.getElementById("stale").hidden = true; if (lost) refresh(); lost = false; };
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) { tick(); refresh(); } });
+  setInterval(() => { if (!document.hidden) refresh(); }, 60000); // bars move on
+}
+
+// --- searching while typing
+
+let typing;
+const search = document.getElementById("q");
+if (search) search.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => {
+    const url = new URL(location.href);
+    if (search.value) url.searchParams.set("q", search.value); else url.searchParams.delete("q");
+    url.searchParams.delete("cursor");
+    history.replaceState(null, "", url);
+    refresh();
+  }, 150);
+});
+
+// --- keys
+
+function move(by) {
+  const rows = [...document.querySelectorAll(".row .name > a:first-child")].filter((it) => it.offsetParent);
+  const at = rows.indexOf(document.activeElement);
+  const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, at + by))];
+  if (next) { next.focus(); next.closest(".row").scrollIntoView({ block: "nearest" }); }
+}
+
+function along(bar, by) {
+  const titles = [...bar.querySelectorAll("rect > title")].map((it) => it.textContent);
+  const at = Math.min(titles.length, Math.max(1, Number(bar.getAttribute("aria-valuenow")) + by));
+  bar.setAttribute("aria-valuenow", at);
+  bar.setAttribute("aria-valuetext", titles[at - 1]);
+  bar.querySelector(".read").textContent = titles[at - 1];
+  bar.querySelectorAll("rect").forEach((it, i) => it.classList.toggle("chosen", i === at - 1));
+}
+
+const help = document.getElementById("help");
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("[role=slider]") && ["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) {
+    along(event.target, { ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9 }[event.key]);
+    event.preventDefault();
+    return;
+  }
+  if (event.target.matches("input, textarea, select")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (event.key === "/" && search) { search.focus(); search.select(); event.preventDefault(); }
+  else if (event.key === "j") move(1);
+  else if (event.key === "k") move(-1);
+  else if (event.key === "?" && !help.open) help.showModal();
+});
+
+const keys = document.getElementById("keys");
+keys.hidden = false;
+keys.addEventListener("click", () => help.showModal());
+
+// --- light, dark, or as the system has it
+
+const theme = document.getElementById("theme");
+function label() { theme.textContent = { light: "Light", dark: "Dark" }[document.documentElement.dataset.theme] || "System"; }
+theme.hidden = false;
+theme.setAttribute("aria-label", "Change the theme");
+theme.addEventListener("click", () => {
+  const order = ["", "light", "dark"];
+  const next = order[(order.indexOf(document.documentElement.dataset.theme || "") + 1) % 3];
+  if (next) document.documentElement.dataset.theme = next; else delete document.documentElement.dataset.theme;
+  try { localStorage.setItem("theme", next); } catch { /* it holds for this page */ }
+  label();
+});
+label();
+document.documentElement.classList.add("scripted");

@@ -1,0 +1,175 @@
+"""What the API holds in memory: the roster, the changes of the last day, and who listens to new ones."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple
+
+from prometheus_client import Gauge
+
+from services.api.fold import Change, Document, Heard
+from services.api.roster import Roster
+from services.api.timeline import Mark, mark
+from shared.coverage import Coverage
+
+LISTENERS = Gauge("registry_event_listeners", "Clients that follow the events live")
+
+DAY = timedelta(days=1) // timedelta(microseconds=1)
+MOST_MARKS = 200_000
+"""Changes of the last day that are remembered, of all services together."""
+KEPT = 10_000
+"""Events that a client which comes back can be given from memory."""
+MOST_LISTENERS = 1000
+MOST_WAITING = 1000
+"""Messages that wait for a slow listener before it is let go; it comes back with the last id it saw."""
+
+
+class News(NamedTuple):
+    """One event as it is told live, or, without a sequence, who was heard within the last second."""
+
+    seq: int | None
+    row: Document
+
+
+class TooMany(Exception):
+    """There are as many listeners as there may be."""
+
+
+class Listener:
+    """What waits for one client."""
+
+    def __init__(self, *, heartbeats: bool) -> None:
+        self.heartbeats = heartbeats
+        self._waiting: asyncio.Queue[News | None] = asyncio.Queue(MOST_WAITING + 1)
+        self._lost = False
+
+    def offer(self, news: News) -> None:
+        if self._lost:
+            return
+        if self._waiting.qsize() >= MOST_WAITING:
+            self.let_go()
+        else:
+            self._waiting.put_nowait(news)
+
+    def let_go(self) -> None:
+        if not self._lost:
+            self._lost = True
+            self._waiting.put_nowait(None)
+
+    async def next(self, within: float) -> News | None:
+        """The next news; None: there will be no more. TimeoutError when there is none in time."""
+        return await asyncio.wait_for(self._waiting.get(), within)
+
+
+class Board:
+    """Fed by the projector and the commands after the database has it, so that who is told can read it."""
+
+    def __init__(self) -> None:
+        self.roster = Roster()
+        self.coverage = Coverage()
+        self._lately: dict[str, list[Mark]] = {}
+        self._order: deque[tuple[int, str, int]] = deque()
+        self._kept: deque[News] = deque(maxlen=KEPT)
+        self._listeners: set[Listener] = set()
+        self.told = 0
+        """The sequence of the event that was told last."""
+        self.last_change = 0
+        """When the newest change of a status was stored."""
+        self.judged: int | None = None
+        """When a monitor last judged, as one said; None: none was ever asked."""
+
+    def clear(self) -> None:
+        """Forget everything: it was of another record."""
+        self.roster.clear()
+        self.coverage = Coverage()
+        self._lately.clear()
+        self._order.clear()
+        self._kept.clear()
+        self.told = 0
+
+    # --- taking in
+
+    def tell(self, changes: Iterable[Change]) -> None:
+        """Take in events in the order of the stream, and tell the listeners those that are new."""
+        for change in changes:
+            self.roster.take(change)
+            if change.seq <= self.told:
+                continue
+            self.told = change.seq
+            if change.facet == "status":
+                self.last_change = change.row["at"]
+            self._remember(change)
+            news = News(change.seq, change.row)
+            self._kept.append(news)
+            for listener in self._listeners:
+                listener.offer(news)
+
+    def hear(self, heard: dict[str, Heard]) -> None:
+        self.roster.take_heard(heard)
+        following = [it for it in self._listeners if it.heartbeats]
+        if following:
+            news = News(None, {name: it.at for name, it in heard.items()})
+            for listener in following:
+                listener.offer(news)
+
+    def _remember(self, change: Change) -> None:
+        if change.deletes:
+            self._lately.pop(change.name, None)
+        elif found := mark(change.row):
+            self._lately.setdefault(change.name, []).append(found)
+            self._order.append((change.row["at"], change.name, change.seq))
+        while self._order and (self._order[0][0] < change.row["at"] - DAY or len(self._order) > MOST_MARKS):
+            _, name, seq = self._order.popleft()
+            if left := [it for it in self._lately.get(name, ()) if it.seq > seq]:
+                self._lately[name] = left
+            else:
+                self._lately.pop(name, None)
+
+    # --- asking
+
+    def lately(self, name: str) -> list[Mark]:
+        """What marks the service's last day, and perhaps a bit of the time before."""
+        return self._lately.get(name, [])
+
+    def restless(self) -> Iterable[str]:
+        """The services that changed within the last day."""
+        return self._lately.keys()
+
+    def gaps(self, now: int, patience: int) -> list[tuple[int, int]]:
+        """When the registry was deaf; also since its last tick, if that is longer ago than `patience`."""
+        until = self.coverage.until
+        return [*self.coverage.gaps, (until, now)] if now - until > patience else self.coverage.gaps
+
+    @property
+    def kept_from(self) -> int:
+        """Whoever saw this sequence or a later one can be told the rest from memory."""
+        first = self._kept[0].seq if self._kept else None
+        return first - 1 if first else self.told
+
+    def kept_after(self, seq: int) -> list[News]:
+        return [news for news in self._kept if news.seq is not None and news.seq > seq]
+
+    @property
+    def full(self) -> bool:
+        return len(self._listeners) >= MOST_LISTENERS
+
+    def let_go(self) -> None:
+        """End what every listener waits for: the process is told to stop."""
+        for listener in self._listeners:
+            listener.let_go()
+
+    @contextmanager
+    def listening(self, *, heartbeats: bool = False) -> Iterator[Listener]:
+        """A listener, who is told everything from now on."""
+        if self.full:
+            raise TooMany
+        listener = Listener(heartbeats=heartbeats)
+        self._listeners.add(listener)
+        LISTENERS.set(len(self._listeners))
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+            LISTENERS.set(len(self._listeners))

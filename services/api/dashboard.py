@@ -1,0 +1,445 @@
+"""The dashboard: pages made on the server, which work without scripts and load nothing from elsewhere."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
+
+from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import ValidationError
+
+from services.api import charts, cursors, recall, timeline
+from services.api.access import Role, same_site
+from services.api.commands import existing
+from services.api.fold import Document, micros, moment
+from services.api.models import Service, Wanted, presenter
+from services.api.requests import NameInPath, listed
+from services.api.resources import Parts, marks_since, segments, selection
+from services.api.roster import Selection
+from services.api.snippets import snippets
+from shared import durations, problems
+from shared.broker import BrokerError
+from shared.events import NAME_RULE_IN_WORDS, Status, valid_name
+from shared.problems import Problem, explain
+
+PAGE_ROWS = 100
+DEAD_ROWS = 50
+"""Dead services that stand folded away on the first page."""
+RUNGS = 48
+"""Slices of a day's bar: half an hour each."""
+
+ORDER = (Status.DOWN, Status.SILENT, Status.UNKNOWN, Status.ALIVE, Status.DEAD)
+SHAPES = {
+    Status.DOWN: "▼",
+    Status.SILENT: "◆",
+    Status.UNKNOWN: "○",
+    Status.ALIVE: "●",
+    Status.DEAD: "✕",
+}
+"""A shape per status, because colour alone tells some people nothing."""
+
+_HERE = Path(__file__).parent
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_VERSION = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted((_HERE / "static").iterdir()))
+).hexdigest()[:12]
+
+_templates = Environment(
+    loader=FileSystemLoader(_HERE / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+
+
+class Row(NamedTuple):
+    """A service in a list. `patience`: seconds from its last heartbeat until it falls further, if it may."""
+
+    service: Service
+    bar: list[charts.Piece]
+    told: str
+    uptime: str
+    patience: float | None
+
+
+def install(app: FastAPI, parts: Parts) -> problems.Answer:
+    """Add the pages to the app. Returns how its errors are answered."""
+    link, store, board, commands, access, health, defaults, look, now = parts
+    present = presenter(defaults, look.public_url)
+
+    def page(request: Request, template: str, status: int = 200, **content: Any) -> HTMLResponse:
+        at = now()
+        counts = {status: board.roster.counts[status] for status in ORDER}
+
+        def ago(since: datetime) -> str:
+            return durations.spoken(at - since)
+
+        html = _templates.get_template(template).render(
+            content,
+            ago=ago,
+            banner=_banner(parts, at),
+            counts=counts,
+            down=counts[Status.DOWN],
+            form_key=access.form_key(request),
+            headline=headline(counts, board.last_change, at),
+            in_words=charts.in_words,
+            local=lambda moment: f"{moment.astimezone(look.zone):%Y-%m-%d %H:%M:%S %Z}",
+            now=at,
+            path=request.url.path,
+            percent=charts.percent,
+            role=access.role(request).value,
+            guarded=access.guarded,
+            shapes=SHAPES,
+            total=len(board.roster),
+            version=_VERSION,
+        )
+        return HTMLResponse(html, status, headers={"Content-Security-Policy": _POLICY})
+
+    def reader(request: Request) -> None:
+        if access.role(request) is Role.NOBODY:
+            if "text/html" not in request.headers.get("accept", ""):
+                access.may_read(request)
+            here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            raise _Elsewhere(f"/ui/login?{urlencode({'next': here})}")
+        if "projection" in health.missing:
+            raise Problem(503, "still reading the record; see /readyz", retry_after=2)
+
+    async def form(request: Request) -> Mapping[str, Any]:
+        """The fields of a form that may write."""
+        fields = await request.form(max_files=0, max_fields=20, max_part_size=64 * 1024)
+        access.may_submit(request, str(fields.get("form_key", "")))
+        return fields
+
+    pages = APIRouter(
+        dependencies=[Depends(reader)], default_response_class=HTMLResponse, include_in_schema=False
+    )
+    forms = APIRouter(include_in_schema=False)
+
+    async def rows(names: Sequence[str], window: str) -> list[Row]:
+        documents = await store.live.named(names)
+        return [await row(document, window) for document in documents]
+
+    async def row(document: Document, window: str) -> Row:
+        service, found = (
+            present(document),
+            segments(parts, document, window, await marks_since(parts, document, window)),
+        )
+        share = timeline.uptime(timeline.spent(found))
+        count = RUNGS if window == "24h" else 90
+        return Row(
+            service,
+            charts.bar(found, count, look.zone),
+            charts.told(found, share),
+            charts.percent(share),
+            _patience(service),
+        )
+
+    @pages.get("/")
+    async def overview(
+        request: Request,
+        status: Annotated[list[str], Query(default_factory=list)],
+        tag: Annotated[list[str], Query(default_factory=list)],
+        q: Annotated[str, Query(max_length=200)] = "",
+        bars: str = "24h",
+        cursor: str | None = None,
+    ) -> HTMLResponse:
+        """All services, problems first."""
+        statuses, tags, window = listed(status), listed(tag), "90d" if bars == "90d" else "24h"
+        here = {"status": statuses, "tag": tags, "q": q, "bars": window}
+        wanted = selection(statuses, tags, q, "status", PAGE_ROWS, cursor)
+        living = tuple(status for status in ORDER if status is not Status.DEAD)
+        first = wanted if statuses else replace(wanted, statuses=living)
+        names, last, matching = board.roster.page(first)
+        dead: list[str] = []
+        more_dead = 0
+        if not statuses and not cursor:
+            rest = replace(wanted, statuses=(Status.DEAD,), limit=DEAD_ROWS)
+            dead, _, more_dead = board.roster.page(rest)
+        shown = await rows(names, window)
+        return page(
+            request,
+            "overview.html",
+            groups=_grouped(shown),
+            dead=await rows(dead, window),
+            dead_total=more_dead,
+            matching=matching + more_dead,
+            filtered=bool(statuses or tags or q),
+            statuses=statuses,
+            tags=tags,
+            all_tags=list(board.roster.tags.items())[:60],
+            q=q,
+            window=window,
+            first_page=not cursor,
+            next=_link(**here, cursor=cursors.write("status", *last)) if last else None,
+            link=lambda **change: _link(**(here | change)),
+            ingest_url=look.ingest_url.rstrip("/"),
+            ingest_token=look.ingest_token,
+        )
+
+    @pages.get("/ui/service/{name}")
+    async def service(request: Request, name: NameInPath, said: str = "") -> HTMLResponse:
+        """One service: how it is, how it was, and what may be changed."""
+        return await service_page(request, name, said=said[:200])
+
+    async def service_page(
+        request: Request, name: str, status: int = 200, said: str = "", refused: str = ""
+    ) -> HTMLResponse:
+        document = existing(name, await store.live.get(name))
+        shown = present(document)
+        heard = await _or_nothing(recall.heartbeats(link, name, charts.COLUMNS + 1))
+        windows = {}
+        marks = await marks_since(parts, document, "90d")
+        for window, count in (("24h", RUNGS), ("7d", 84), ("30d", 90), ("90d", 90)):
+            found = segments(parts, document, window, marks)
+            seconds = timeline.spent(found)
+            share = timeline.uptime(seconds)
+            windows[window] = (
+                charts.bar(found, count, look.zone),
+                count,
+                charts.told(found, share),
+                share,
+                seconds,
+            )
+        silent_after = durations.parse(shown.thresholds.silent_after)
+        events = await store.live.history(name, None, 30)
+        return page(
+            request,
+            "service.html",
+            status,
+            it=shown,
+            patience=_patience(shown),
+            windows=windows,
+            heard=heard,
+            cadence=charts.cadence(heard, silent_after, look.zone),
+            durations=charts.durations(heard, look.zone),
+            events=[(moment(row["at"]), told(row), row["data"].get("to")) for row in events[:30]],
+            more_events=len(events) > 30,
+            badge_query=f"?key={key}" if (key := access.badge_key(name)) else "",
+            public_url=look.public_url.rstrip("/"),
+            said=said,
+            refused=refused,
+        )
+
+    async def done(request: Request, name: str, said: str, command: Callable[[], Any]) -> Response:
+        """Carry out a command; back to the service's page, with what was done or why it was not."""
+        try:
+            await command()
+        except ValidationError as error:
+            why = explain(error.errors(include_input=False, include_url=False))
+            return await service_page(request, name, 422, refused=why)
+        except Problem as problem:
+            if problem.status == 404:
+                raise
+            return await service_page(request, name, problem.status, refused=problem.detail)
+        return RedirectResponse(f"/ui/service/{name}?{urlencode({'said': said})}", 303)
+
+    @forms.post("/ui/service/{name}/edit")
+    async def edit(
+        request: Request, name: NameInPath, fields: Annotated[Mapping[str, Any], Depends(form)]
+    ) -> Response:
+        def text(field: str) -> str:
+            return str(fields.get(field, "")).strip()
+
+        async def command() -> None:
+            wanted = Wanted(
+                description=text("description"),
+                tags=tuple(listed([text("tags")])),
+                notify="notify" in fields,
+                **{field: text(field) or None for field in ("silent_after", "down_after", "dead_after")},
+            )
+            await commands.merge(name, wanted, text("version") or None)
+
+        return await done(request, name, "Saved.", command)
+
+    @forms.post("/ui/service/{name}/pause", dependencies=[Depends(form)])
+    async def pause(request: Request, name: NameInPath) -> Response:
+        return await done(request, name, "Paused: it is not judged.", lambda: commands.pause(name, None))
+
+    @forms.post("/ui/service/{name}/resume", dependencies=[Depends(form)])
+    async def resume(request: Request, name: NameInPath) -> Response:
+        said = "Resumed: its next heartbeat starts it afresh."
+        return await done(request, name, said, lambda: commands.resume(name, None))
+
+    @pages.get("/ui/service/{name}/delete")
+    async def ask_to_delete(request: Request, name: NameInPath) -> HTMLResponse:
+        it = present(existing(name, await store.live.get(name)))
+        return page(request, "delete.html", it=it)
+
+    @forms.post("/ui/service/{name}/delete", dependencies=[Depends(form)])
+    async def delete(name: NameInPath) -> Response:
+        await commands.delete(name, None)
+        return RedirectResponse("/", 303)
+
+    @pages.get("/ui/connect")
+    async def connect(request: Request, name: str = "my-service") -> HTMLResponse:
+        """How to send heartbeats."""
+        good = valid_name(name)
+        chosen = name if good else "my-service"
+        return page(
+            request,
+            "connect.html",
+            200 if good else 422,
+            name=name,
+            refused="" if good else NAME_RULE_IN_WORDS,
+            snippets=snippets(look.ingest_url, chosen, look.ingest_token),
+            token=look.ingest_token,
+        )
+
+    @app.get("/ui/login", response_class=HTMLResponse, include_in_schema=False)
+    async def login(request: Request, next: str = "/") -> Response:
+        if access.role(request) is not Role.NOBODY and not access.guarded:
+            return RedirectResponse(_ours(next), 303)
+        return page(request, "login.html", next=_ours(next), refused="")
+
+    @app.post("/ui/login", include_in_schema=False)
+    async def log_in(
+        request: Request, token: Annotated[str, Form(max_length=1000)], next: Annotated[str, Form()] = "/"
+    ) -> Response:
+        same_site(request)
+        response: Response = RedirectResponse(_ours(next), 303)
+        if access.log_in(token.strip(), response):
+            return response
+        return page(request, "login.html", 401, next=_ours(next), refused="That token is not known here.")
+
+    @app.post("/ui/logout", include_in_schema=False)
+    async def log_out(request: Request) -> Response:
+        fields = await request.form(max_files=0, max_fields=5)
+        access.same_session(request, str(fields.get("form_key", "")))
+        response = RedirectResponse("/ui/login", 303)
+        access.log_out(response)
+        return response
+
+    @app.get("/status", response_class=HTMLResponse, include_in_schema=False)
+    async def status_page(request: Request) -> HTMLResponse:
+        """For everybody, with what REGISTRY_STATUS_PAGE names."""
+        if not look.status_tags:
+            raise Problem(404, "there is no status page here (REGISTRY_STATUS_PAGE)")
+        if "projection" in health.missing:
+            raise Problem(503, "still reading the record", retry_after=2)
+        names = sorted(
+            {
+                name
+                for tag in look.status_tags
+                for name in board.roster.page(Selection(tags=() if tag == "*" else (tag,), limit=500))[0]
+            }
+        )
+        shown = await rows(names[:500], "90d" if len(names) <= 50 else "24h")
+        shown.sort(key=lambda row: (ORDER.index(row.service.status), row.service.name))
+        return page(request, "status.html", rows=shown, long=len(names) <= 50)
+
+    @app.get("/favicon.svg", include_in_schema=False)
+    async def favicon(down: Annotated[int, Query(ge=0)] = 0) -> Response:
+        """A dot, or how many are down."""
+        picture = _templates.get_template("favicon.svg").render(down="99+" if down > 99 else down)
+        headers = {"Cache-Control": "public, max-age=86400"}
+        return Response(picture, media_type="image/svg+xml", headers=headers)
+
+    @app.exception_handler(_Elsewhere)
+    async def elsewhere(_: Request, error: _Elsewhere) -> Response:
+        return RedirectResponse(error.url, 303)
+
+    def answer(request: Request, problem: Problem) -> Response:
+        """An error as a page for people, and as problem details for everybody else."""
+        kinds = request.headers.get("accept", "")
+        if "text/html" not in kinds or request.url.path.startswith(("/service/", "/badge/")):
+            return problems.response(problem)
+        response = page(request, "problem.html", problem.status, problem=problem)
+        response.headers.update(problem.headers)
+        return response
+
+    app.include_router(pages)
+    app.include_router(forms)
+    return answer
+
+
+class _Elsewhere(Exception):
+    """The page is to be read after something else."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+def _grouped(rows: Sequence[Row]) -> list[tuple[Status, list[Row]]]:
+    groups = ((status, [row for row in rows if row.service.status is status]) for status in ORDER)
+    return [(status, group) for status, group in groups if group]
+
+
+async def _or_nothing(heartbeats: Any) -> Any:
+    """A page is better without its heartbeats than not at all."""
+    try:
+        return await heartbeats
+    except (Problem, BrokerError):
+        return []
+
+
+def _ours(target: str) -> str:
+    """A path of ours to go on to; the first page if it leads elsewhere."""
+    parts = urlsplit(target)
+    good = target.startswith("/") and not parts.netloc and not parts.scheme and "\\" not in target
+    return quote(target, safe="/?&=%:,.~-_*") if good and not target.startswith("//") else "/"
+
+
+def _link(**query: Any) -> str:
+    given = {key: value for key, value in query.items() if value and (key, value) != ("bars", "24h")}
+    return f"/?{urlencode(given, doseq=True)}" if given else "/"
+
+
+def _patience(it: Service) -> float | None:
+    """Seconds from the last heartbeat until the next fall."""
+    length = {
+        Status.ALIVE: it.thresholds.silent_after,
+        Status.SILENT: it.thresholds.down_after,
+    }.get(it.status)
+    return durations.parse(length).total_seconds() if length and it.last_heartbeat and not it.paused else None
+
+
+def _banner(parts: Parts, now: datetime) -> list[str]:
+    """What is wrong with the registry itself."""
+    said = []
+    if missing := parts.health.missing:
+        said.append(f"Not up to date: {', '.join(sorted(missing))} not reached.")
+    deaf = micros(now) - parts.board.coverage.until
+    if parts.board.coverage.until and deaf > parts.look.deaf_after:
+        said.append(f"No heartbeats are taken in since {durations.spoken(timedelta(microseconds=deaf))}.")
+    if parts.board.judged is not None and (late := micros(now) - parts.board.judged) > parts.look.deaf_after:
+        said.append(f"Judging is suspended since {durations.spoken(timedelta(microseconds=late))}.")
+    return said
+
+
+def headline(counts: Mapping[Status, int], last_change: int, now: datetime) -> str:
+    """The fleet in a sentence: `2 down, 1 silent, 41 alive, last change 3 s ago`."""
+    parts = [f"{count} {status}" for status, count in counts.items() if count]
+    if not parts:
+        return "No services yet"
+    if last_change:
+        parts.append(f"last change {durations.spoken(now - moment(last_change))} ago")
+    return ", ".join(parts)
+
+
+def told(row: Document) -> str:
+    """A line of the history as a sentence."""
+    data = row["data"]
+    match row["type"]:
+        case "service.status_changed.v1":
+            said = f"{data['from']} → {data['to']}: {data['reason']}"
+            if data.get("duration") is not None:
+                said += f", after {charts.in_words(data['duration'])}"
+            if data.get("message"):
+                said += f" - {data['message'][:300]}"
+            return said
+        case "service.registered.v1":
+            by = "its first heartbeat" if data["registered_by"] == "heartbeat" else "the API"
+            return f"registered by {by}"
+        case "service.updated.v1":
+            return "configuration changed"
+        case other:
+            return str(other).removeprefix("service.").removesuffix(".v1").replace("_", " ")

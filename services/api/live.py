@@ -1,0 +1,97 @@
+"""Server-Sent Events: every change as it happens, and after a pause what happened meanwhile."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import StreamingResponse
+
+from services.api.board import Board, News, TooMany
+from services.api.fold import Document, fold, moment
+from shared import streams
+from shared.broker import Link, Reader
+from shared.problems import Problem
+
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which something is sent, so that nobody in between hangs up."""
+
+_EXAMPLE = (
+    'id: 4711\ndata: {"seq":4711,"type":"service.status_changed.v1","service":"billing.worker",'
+    '"at":"2026-11-01T12:15:01Z","data":{"from":"alive","to":"silent"}}\n\n'
+)
+DOCUMENTED: dict[str, Any] = {
+    "description": "Events, without end",
+    "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+}
+
+
+def stream(link: Link, board: Board, last_event_id: str | None, heartbeats: bool) -> StreamingResponse:
+    """Problem 422 for an id that was never given out, 503 when there are too many listeners."""
+    if last_event_id is not None and not (last_event_id.isascii() and last_event_id.isdigit()):
+        raise Problem(422, "Last-Event-ID: the id of an event, a number")
+    if board.full:
+        raise Problem(503, "too many listen already", retry_after=30)
+    after = int(last_event_id[:18]) if last_event_id else None
+    return StreamingResponse(
+        _messages(link, board, after, heartbeats),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _messages(link: Link, board: Board, after: int | None, heartbeats: bool) -> AsyncIterator[str]:
+    try:
+        with board.listening(heartbeats=heartbeats) as listener:
+            yield "retry: 2000\n\n"
+            if after is None or after > board.told:
+                after = board.told
+            while after < board.kept_from:
+                async for seq, text in _from_record(link, after, board.kept_from):
+                    after = seq
+                    if text:
+                        yield text
+            for news in board.kept_after(after):
+                after = news.seq or after
+                yield _written(news)
+            while True:
+                try:
+                    following = await listener.next(KEEP_ALIVE)
+                except TimeoutError:
+                    yield ": still here\n\n"
+                    continue
+                if following is None:
+                    return
+                if following.seq is None or following.seq > after:
+                    yield _written(following)
+    except TooMany:
+        return
+
+
+async def _from_record(link: Link, after: int, upto: int) -> AsyncIterator[tuple[int, str]]:
+    """What memory does not go back to. Ends with the last event up to `upto`, whatever that is."""
+    reader = Reader(link, streams.SERVICES, streams.ALL_EVENTS, after=after)
+    async with aclosing(reader.batches()) as batches:
+        async for batch in batches:
+            for stored in batch:
+                if stored.seq > upto:
+                    break
+                try:
+                    yield stored.seq, _written(News(stored.seq, fold(stored).row))
+                except ValueError:
+                    continue
+            if reader.pending == 0 or reader.position >= upto:
+                break
+    yield upto, ""
+
+
+def _written(news: News) -> str:
+    if news.seq is None:
+        return f"event: heartbeats\ndata: {json.dumps(news.row, separators=(',', ':'))}\n\n"
+    return f"id: {news.seq}\ndata: {json.dumps(told(news.row), separators=(',', ':'))}\n\n"
+
+
+def told(row: Document) -> Document:
+    """An event of the history, as it is told to those who listen."""
+    at = moment(row["at"]).isoformat().replace("+00:00", "Z")
+    return {"seq": row["_id"], "type": row["type"], "service": row["name"], "at": at, "data": row["data"]}

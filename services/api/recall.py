@@ -1,0 +1,96 @@
+"""What only the streams know: the last heartbeats of a service, and what it was at a moment in the past."""
+
+import asyncio
+from contextlib import aclosing
+from datetime import datetime
+from itertools import islice
+
+from services.api.fold import Change, Document, fold, hear, micros, moment
+from services.api.models import HeardItem
+from shared import durations, streams
+from shared.broker import Link, Reader, Stored
+from shared.events import SOURCE_HEADER, Signal, parse_heartbeat
+from shared.problems import Problem
+
+PATIENCE = 5.0
+"""Seconds that the broker has to answer."""
+
+
+async def heartbeats(link: Link, name: str, limit: int) -> list[HeardItem]:
+    """The last of those that the broker keeps, newest first; malformed ones are left out. A run's duration
+    stands at its end, if its start is kept too."""
+    started: datetime | None = None
+    found: list[HeardItem] = []
+    for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
+        try:
+            beat = parse_heartbeat(name, stored.data, stored.headers)
+        except ValueError:
+            continue
+        at, body = moment(stored.at), beat.body
+        ended = beat.signal is not Signal.START and started is not None
+        found.append(
+            HeardItem(
+                at=at,
+                signal=beat.signal,
+                exit_code=beat.exit_code,
+                message=body.message if body else None,
+                duration=(at - started).total_seconds() if ended and started else None,
+                every=durations.write(body.every) if body and body.every else None,
+                metadata=body.metadata if body else None,
+                source=_source(stored),
+            )
+        )
+        started = at if beat.signal is Signal.START else None
+    return list(islice(reversed(found), limit))
+
+
+def _source(stored: Stored) -> str:
+    headers = stored.headers or {}
+    return headers.get(SOURCE_HEADER) or ("mqtt" if "Nmqtt-Pub" in headers else "nats")
+
+
+async def as_of(link: Link, name: str, at: datetime) -> Document | None:
+    """The service's document as it was then; None if it did not exist. A fall counts from when it was due,
+    though it may have been noticed later."""
+    then = micros(at)
+    config: Change | None = None
+    status: Change | None = None
+    for stored in await _read(link, streams.SERVICES, streams.config(name), streams.status(name)):
+        try:
+            change = fold(stored)
+        except ValueError:
+            continue
+        if change.facet == "config" and stored.at <= then:
+            config = change
+        elif change.facet == "status" and change.content["since"] <= then:
+            status = change
+    if config is None or config.deletes:
+        return None
+    document = {"_id": name, "config": config.content}
+    if status:
+        document["status"] = status.content
+    heard = None
+    for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
+        if stored.at <= then:
+            try:
+                heard = hear(heard, stored)
+            except ValueError:
+                continue
+    if heard:
+        document["heartbeat"] = {**heard._asdict(), "signal": heard.signal.value, "last_run": heard.run}
+    return document
+
+
+async def _read(link: Link, stream: str, *subjects: str) -> list[Stored]:
+    """All that the stream keeps of these subjects. Problem 503 if the broker does not answer in time."""
+    found: list[Stored] = []
+    reader = Reader(link, stream, *subjects)
+    try:
+        async with asyncio.timeout(PATIENCE), aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                found += batch
+                if reader.pending == 0:
+                    break
+    except TimeoutError:
+        raise Problem(503, "the broker does not answer", retry_after=2) from None
+    return found

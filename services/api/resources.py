@@ -1,0 +1,397 @@
+"""The API's JSON: each route reads, asks the read models or a command, and answers."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, time
+from typing import Annotated, Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.security import HTTPBearer
+from pydantic import AwareDatetime
+from starlette.responses import StreamingResponse
+
+from services.api import badge, cursors, live, recall, timeline
+from services.api.access import Access
+from services.api.board import Board
+from services.api.commands import Commands, existing
+from services.api.fold import Document, micros, moment, shown
+from services.api.models import (
+    Defaults,
+    HeardPage,
+    HistoryItem,
+    HistoryPage,
+    NewService,
+    Seconds,
+    Service,
+    ServicePage,
+    Summary,
+    Uptime,
+    Wanted,
+    answers,
+    presenter,
+)
+from services.api.requests import NameInPath, body, documented_body, listed
+from services.api.roster import SORTS, Place, Selection, Sort
+from services.api.store import Store
+from services.api.summary import next_digest
+from shared.broker import Link
+from shared.events import Status
+from shared.problems import Problem, documented
+from shared.service import Health
+
+WORST = (Status.DOWN, Status.SILENT, Status.DEAD)
+
+_SORTING = r"^-?(name|status|since|last_heartbeat)$"
+_LISTED = "Repeat it, or put commas between."
+
+IfMatch = Annotated[str | None, Header(description="Only if the version is still this ETag.")]
+Limit = Annotated[int, Query(ge=1, le=500)]
+Window = Annotated[str, Query(pattern="^(24h|7d|30d|90d)$", description="How far back: 24h, 7d, 30d or 90d.")]
+
+
+class Look(NamedTuple):
+    """What answers show of the configuration. `deaf_after`: microseconds without a tick."""
+
+    public_url: str
+    ingest_url: str
+    zone: ZoneInfo
+    digest_time: time | None
+    ingest_token: bool
+    status_tags: tuple[str, ...]
+    deaf_after: int
+
+
+class Parts(NamedTuple):
+    """What the routes work with."""
+
+    link: Link
+    store: Store
+    board: Board
+    commands: Commands
+    access: Access
+    health: Health
+    defaults: Defaults
+    look: Look
+    now: Callable[[], datetime]
+
+
+def routers(parts: Parts) -> list[APIRouter]:
+    """The routes of section "API" in the README: those that read, and those that write."""
+    link, store, board, commands, access, health, defaults, look, now = parts
+
+    def caught_up() -> None:
+        """Before the first catch-up the read models would deny services that exist."""
+        if "projection" in health.missing:
+            raise Problem(503, "still reading the record; see /readyz", retry_after=2)
+
+    scheme = Depends(HTTPBearer(auto_error=False, description="REGISTRY_API_TOKEN or REGISTRY_READ_TOKEN"))
+    ready = Depends(caught_up)
+    reads = APIRouter(dependencies=[Depends(access.may_read), ready, scheme], responses=documented(401, 503))
+    writes = APIRouter(
+        dependencies=[Depends(access.may_write), ready, scheme], responses=documented(401, 503)
+    )
+    present = presenter(defaults, look.public_url)
+
+    def answer(document: Document, response: Response) -> Service:
+        service = present(existing(document["_id"], document))
+        response.headers["ETag"] = service.etag
+        return service
+
+    # --- commands
+
+    @writes.post(
+        "/service",
+        status_code=201,
+        operation_id="create_service",
+        tags=["services"],
+        responses=answers(Service, 409, 413, 422, status=201),
+        openapi_extra=documented_body(NewService, _EXAMPLE),
+    )
+    async def create(wanted: Annotated[NewService, Depends(body(NewService))], response: Response) -> Service:
+        """Register a service. 409 if it exists."""
+        document = await commands.create(wanted)
+        response.headers["Location"] = f"/service/{wanted.name}"
+        return answer(document, response)
+
+    @writes.put(
+        "/service/{name}",
+        operation_id="replace_service",
+        tags=["services"],
+        responses=answers(Service, 404, 412, 413, 422),
+        openapi_extra=documented_body(Wanted, _EXAMPLE),
+    )
+    async def replace(
+        name: NameInPath,
+        wanted: Annotated[Wanted, Depends(body(Wanted))],
+        response: Response,
+        if_match: IfMatch = None,
+    ) -> Service:
+        """Set the whole configuration; what is absent becomes the default."""
+        _same_name(name, wanted)
+        return answer(await commands.replace(name, wanted, if_match), response)
+
+    @writes.patch(
+        "/service/{name}",
+        operation_id="change_service",
+        tags=["services"],
+        responses=answers(Service, 404, 412, 413, 422),
+        openapi_extra=documented_body(Wanted, {"silent_after": "5m", "down_after": None}),
+    )
+    async def change(
+        name: NameInPath,
+        wanted: Annotated[Wanted, Depends(body(Wanted))],
+        response: Response,
+        if_match: IfMatch = None,
+    ) -> Service:
+        """Change what is given; null sets it back to the default."""
+        _same_name(name, wanted)
+        return answer(await commands.merge(name, wanted, if_match), response)
+
+    @writes.delete(
+        "/service/{name}",
+        status_code=204,
+        operation_id="delete_service",
+        tags=["services"],
+        responses=documented(404, 412, 422),
+    )
+    async def delete(name: NameInPath, if_match: IfMatch = None) -> None:
+        """Forget a service. Its next heartbeat registers it anew."""
+        await commands.delete(name, if_match)
+
+    @writes.post(
+        "/service/{name}/pause",
+        operation_id="pause_service",
+        tags=["services"],
+        responses=answers(Service, 404, 412, 422),
+    )
+    async def pause(name: NameInPath, response: Response, if_match: IfMatch = None) -> Service:
+        """Stop judging it. Its heartbeats still count."""
+        return answer(await commands.pause(name, if_match), response)
+
+    @writes.post(
+        "/service/{name}/resume",
+        operation_id="resume_service",
+        tags=["services"],
+        responses=answers(Service, 404, 412, 422),
+    )
+    async def resume(name: NameInPath, response: Response, if_match: IfMatch = None) -> Service:
+        """Judge it again, from its next heartbeat on."""
+        return answer(await commands.resume(name, if_match), response)
+
+    # --- reads
+
+    @reads.get(
+        "/service/{name}", operation_id="get_service", tags=["services"], responses=answers(Service, 404, 422)
+    )
+    async def get(
+        name: NameInPath,
+        response: Response,
+        at: Annotated[
+            AwareDatetime | None,
+            Query(description="A moment in the past, to see it as it was then.", examples=[_MOMENT]),
+        ] = None,
+    ) -> Service:
+        """One service as it is now, or as it was at a moment."""
+        if at is None:
+            return answer(existing(name, await store.live.get(name)), response)
+        document = await recall.as_of(link, name, at)
+        if document is None:
+            raise Problem(404, f"there was no service {name} then")
+        return present(document)
+
+    @reads.get(
+        "/services", operation_id="list_services", tags=["services"], responses=answers(ServicePage, 422)
+    )
+    async def services(
+        status: Annotated[
+            list[str],
+            Query(default_factory=list, description=f"Any of these. {_LISTED}", examples=[["down"]]),
+        ],
+        tag: Annotated[list[str], Query(default_factory=list, description=f"All of these. {_LISTED}")],
+        q: Annotated[str, Query(max_length=200, description="Part of the name or the description.")] = "",
+        sort: Annotated[str, Query(pattern=_SORTING, description="With '-' in front: reversed.")] = "name",
+        limit: Limit = 50,
+        cursor: str | None = None,
+    ) -> ServicePage:
+        """A page of services. A service that stays as it is appears exactly once, whatever else changes."""
+        wanted = selection(listed(status), listed(tag), q, sort, limit, cursor)
+        names, last, total = board.roster.page(wanted)
+        return ServicePage(
+            items=[present(document) for document in await store.live.named(names)],
+            next=cursors.write(sort, *last) if last else None,
+            total=total,
+        )
+
+    @reads.get(
+        "/service/{name}/events",
+        operation_id="list_service_events",
+        tags=["services"],
+        responses=answers(HistoryPage, 404, 422),
+    )
+    async def events(name: NameInPath, limit: Limit = 50, cursor: str | None = None) -> HistoryPage:
+        """What happened to a service, newest first."""
+        existing(name, await store.live.get(name))
+        before = int(cursors.read(cursor, int)[0]) if cursor else None
+        rows = await store.live.history(name, before, limit)
+        return HistoryPage(
+            items=[
+                HistoryItem(seq=row["_id"], type=row["type"], at=moment(row["at"]), data=row["data"])
+                for row in rows[:limit]
+            ],
+            next=cursors.write(rows[limit - 1]["_id"]) if len(rows) > limit else None,
+        )
+
+    @reads.get("/summary", operation_id="get_summary", tags=["services"], responses=answers(Summary))
+    async def summary() -> Summary:
+        """How many are in which status, the worst of them, and what the next digest would say."""
+        counts = board.roster.counts
+        names, *_ = board.roster.page(Selection(statuses=WORST, sort="status", limit=10))
+        return Summary(
+            counts=counts,
+            total=len(board.roster),
+            worst=[present(document) for document in await store.live.named(names)],
+            next_digest=next_digest(board, now(), look.zone, look.digest_time),
+        )
+
+    @reads.get(
+        "/service/{name}/heartbeats",
+        operation_id="list_service_heartbeats",
+        tags=["services"],
+        responses=answers(HeardPage, 404, 422),
+    )
+    async def heartbeats(name: NameInPath, limit: Limit = 50) -> HeardPage:
+        """Its last heartbeats, newest first, as far as the broker keeps them (REGISTRY_HEARTBEATS_KEPT)."""
+        existing(name, await store.live.get(name))
+        return HeardPage(items=await recall.heartbeats(link, name, limit))
+
+    @reads.get(
+        "/service/{name}/uptime",
+        operation_id="get_service_uptime",
+        tags=["services"],
+        responses=answers(Uptime, 404, 422),
+    )
+    async def uptime(name: NameInPath, window: Window = "24h") -> Uptime:
+        """How it was in a window: seconds in each status, and what nobody can know apart."""
+        document = existing(name, await store.live.get(name))
+        found = segments(parts, document, window, await marks_since(parts, document, window))
+        seconds = timeline.spent(found)
+        return Uptime(
+            window=window,
+            uptime=timeline.uptime(seconds),
+            from_=moment(next((it.start for it in found if it.state != timeline.NOTHING), found[-1].end)),
+            to=moment(found[-1].end),
+            seconds=Seconds(**seconds),
+        )
+
+    @reads.get(
+        "/events",
+        operation_id="follow_events",
+        tags=["events"],
+        response_class=StreamingResponse,
+        responses=documented(422) | {200: live.DOCUMENTED},
+    )
+    async def events_live(
+        last_event_id: Annotated[
+            str | None, Header(description="Go on after this event, as browsers do by themselves.")
+        ] = None,
+        heartbeats: Annotated[
+            bool, Query(description="Also who was heard, once a second, as events named `heartbeats`.")
+        ] = False,
+    ) -> StreamingResponse:
+        """Every change as it happens, as Server-Sent Events; the id is its sequence in the record."""
+        return live.stream(link, board, last_event_id, heartbeats)
+
+    badges = APIRouter(
+        dependencies=[ready, scheme],
+        responses=documented(401, 404, 422, 503) | {200: _SVG},
+        default_response_class=Response,
+        tags=["badges"],
+    )
+    key_for_one = Annotated[str, Query(description="What the service's page gives, in place of a token.")]
+
+    @badges.get("/badge/{name}.svg", operation_id="get_status_badge")
+    async def status_badge(request: Request, name: NameInPath, key: key_for_one = "") -> Response:
+        """A picture of its status."""
+        access.may_see_badge(request, name, key)
+        document = existing(name, await store.live.get(name))
+        paused = document["config"]["paused"]
+        return _svg(badge.status(name, "paused" if paused else shown(document).status.value))
+
+    @badges.get("/badge/{name}/uptime.svg", operation_id="get_uptime_badge")
+    async def uptime_badge(
+        request: Request, name: NameInPath, window: Window = "30d", key: key_for_one = ""
+    ) -> Response:
+        """A picture of its uptime."""
+        access.may_see_badge(request, name, key)
+        document = existing(name, await store.live.get(name))
+        found = segments(parts, document, window, await marks_since(parts, document, window))
+        share = timeline.uptime(timeline.spent(found))
+        return _svg(badge.uptime(name, window, share))
+
+    return [writes, reads, badges]
+
+
+async def marks_since(parts: Parts, document: Document, window: str) -> list[timeline.Mark]:
+    """What marks a service in a window of `timeline.WINDOWS`, and perhaps before it. The last day is in
+    memory."""
+    if window == "24h":
+        return parts.board.lately(document["_id"])
+    start = micros(parts.now() - timeline.WINDOWS[window])
+    rows = await parts.store.live.rows_since(document["_id"], start)
+    return [found for row in rows if (found := timeline.mark(row))]
+
+
+def segments(
+    parts: Parts, document: Document, window: str, marks: Sequence[timeline.Mark]
+) -> list[timeline.Segment]:
+    """What a service was in a window of `timeline.WINDOWS`."""
+    at = parts.now()
+    looks, config = shown(document), document["config"]
+    now = timeline.Now(looks.status, config["paused"], config["registered_at"], micros(at))
+    gaps = parts.board.gaps(now.at, parts.look.deaf_after)
+    return timeline.segments(marks, now, micros(at - timeline.WINDOWS[window]), gaps)
+
+
+_MOMENT = "2026-11-01T12:00:00Z"
+_SVG: dict[str, Any] = {"content": {"image/svg+xml": {"example": "<svg …/>"}}, "description": "A flat badge"}
+
+
+def _svg(picture: str) -> Response:
+    return Response(picture, media_type="image/svg+xml", headers={"Cache-Control": "public, max-age=10"})
+
+
+_EXAMPLE = {
+    "name": "billing.worker",
+    "description": "Sends the invoices",
+    "tags": ["billing", "nightly"],
+    "down_after": "2h",
+}
+
+
+def _same_name(name: str, wanted: Wanted) -> None:
+    if wanted.name not in (None, name):
+        raise Problem(422, f"name: the path says {name}, the body {wanted.name}")
+
+
+def selection(
+    statuses: list[str], tags: list[str], text: str, sort: str, limit: int, cursor: str | None
+) -> Selection:
+    if wrong := next((status for status in statuses if status not in set(Status)), None):
+        raise Problem(422, f"status: {wrong[:50]!r} is none of {', '.join(Status)}")
+    if "\0" in text:
+        raise Problem(422, "q: no name or description has a NUL in it")
+    key: Sort = _sort_key(sort)
+    return Selection(
+        statuses, tags, text, key, sort.startswith("-"), _after(sort, key, cursor) if cursor else None, limit
+    )
+
+
+def _sort_key(sort: str) -> Sort:
+    return next(key for key in SORTS if key == sort.removeprefix("-"))
+
+
+def _after(sort: str, key: Sort, cursor: str) -> Place:
+    of, value, name = cursors.read(cursor, str, str if key == "name" else int, str)
+    if of != sort:
+        raise cursors.bad()
+    return value, str(name)

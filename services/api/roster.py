@@ -1,0 +1,216 @@
+"""Every service in a few words, in memory, so that lists, counts and digests cost no scan of the database.
+
+Fed with what is written to the read models, right after it is there. Each facet counts only if its
+sequence is newer, so events may come twice and late, as for the documents.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+from sortedcontainers import SortedList
+
+from services.api.fold import PROBLEMS_FIRST, Change, Document, Heard
+from shared.events import Status
+
+Sort = Literal["name", "status", "since", "last_heartbeat"]
+SORTS: tuple[Sort, ...] = ("name", "status", "since", "last_heartbeat")
+
+Place = tuple[int | str, str]
+"""Where a service stands in an order: what it is sorted by, and its name."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One service. Times in microseconds since 1970 UTC, 0 for never; `*_seq`: what each facet reflects."""
+
+    name: str
+    config_seq: int = 0
+    exists: bool = False
+    registered_at: int = 0
+    paused: bool = False
+    notify: bool = True
+    tags: tuple[str, ...] = ()
+    text: str = ""
+    status_seq: int = 0
+    changed_to: Status = Status.UNKNOWN
+    changed_at: int = -1
+    heard_before: int = 0
+    heartbeat_seq: int = 0
+    heartbeat_at: int = 0
+
+    @property
+    def status(self) -> Status:
+        """A status from before its registration is none."""
+        return self.changed_to if self.changed_at >= self.registered_at else Status.UNKNOWN
+
+    @property
+    def since(self) -> int:
+        return max(self.changed_at, self.registered_at)
+
+    @property
+    def last_heartbeat(self) -> int:
+        newest = max(self.heartbeat_at, self.heard_before)
+        return newest if newest >= self.registered_at else 0
+
+    def place(self, sort: Sort) -> Place:
+        match sort:
+            case "name":
+                return self.name, self.name
+            case "status":
+                return PROBLEMS_FIRST.index(self.status), self.name
+            case "since":
+                return self.since, self.name
+            case "last_heartbeat":
+                return self.last_heartbeat, self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A page to find: services in any of `statuses`, with all of `tags`, and with `text` in their name or
+    description. `after`: where the last one of the page before stands."""
+
+    statuses: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    text: str = ""
+    sort: Sort = "name"
+    descending: bool = False
+    after: Place | None = None
+    limit: int = 50
+
+    def __contains__(self, it: Entry) -> bool:
+        if self.statuses and it.status not in self.statuses:
+            return False
+        if self.tags and not all(tag in it.tags for tag in self.tags):
+            return False
+        return not self.text or self.text.casefold() in it.text
+
+
+class Roster:
+    """All services, in every order a list can have. About 600 bytes per service."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._orders: dict[Sort, SortedList[Place]] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._orders = {sort: SortedList() for sort in SORTS}
+        self._counts: Counter[Status] = Counter()
+        self._tags: Counter[str] = Counter()
+
+    # --- taking in
+
+    def load(self, documents: Sequence[Document]) -> None:
+        """Take in documents of services, with as much of each as a `Change` brings."""
+        for document in documents:
+            self._config(document["_id"], document.get("config", {"seq": 0, "deleted": True}))
+            if "status" in document:
+                self._status(document["_id"], document["status"])
+            if "heartbeat" in document:
+                self.hear(document["_id"], document["heartbeat"]["seq"], document["heartbeat"]["at"])
+
+    def take(self, change: Change) -> None:
+        (self._config if change.facet == "config" else self._status)(change.name, change.content)
+
+    def take_heard(self, heard: dict[str, Heard]) -> None:
+        for name, it in heard.items():
+            self.hear(name, it.seq, it.at)
+
+    def _config(self, name: str, config: Document) -> None:
+        it = self._entry(name)
+        if config["seq"] <= it.config_seq:
+            return
+        self._leave(it)
+        it.config_seq, it.exists = config["seq"], not config["deleted"]
+        it.registered_at = config.get("registered_at", 0)
+        if it.exists:
+            it.paused, it.notify, it.tags = config["paused"], config["notify"], tuple(config["tags"])
+            it.text = f"{name}\n{config['description']}".casefold()
+        self._join(it)
+
+    def _status(self, name: str, status: Document) -> None:
+        it = self._entry(name)
+        if status["seq"] <= it.status_seq:
+            return
+        self._leave(it)
+        it.status_seq, it.changed_to = status["seq"], Status(status["status"])
+        it.changed_at, it.heard_before = status["since"], status["last_heartbeat"]
+        self._join(it)
+
+    def hear(self, name: str, seq: int, at: int) -> None:
+        it = self._entry(name)
+        if seq <= it.heartbeat_seq:
+            return
+        order, was = self._orders["last_heartbeat"], it.place("last_heartbeat")
+        it.heartbeat_seq, it.heartbeat_at = seq, at
+        if it.exists:
+            order.remove(was)
+            order.add(it.place("last_heartbeat"))
+
+    def _entry(self, name: str) -> Entry:
+        found = self._entries.get(name)
+        if found is None:
+            found = self._entries[name] = Entry(name)
+        return found
+
+    def _leave(self, it: Entry) -> None:
+        if it.exists:
+            for sort, order in self._orders.items():
+                order.remove(it.place(sort))
+            self._counts[it.status] -= 1
+            self._tags.subtract(it.tags)
+
+    def _join(self, it: Entry) -> None:
+        if it.exists:
+            for sort, order in self._orders.items():
+                order.add(it.place(sort))
+            self._counts[it.status] += 1
+            self._tags.update(it.tags)
+
+    # --- asking
+
+    def __len__(self) -> int:
+        return len(self._orders["name"])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (it for it in self._entries.values() if it.exists)
+
+    def get(self, name: str) -> Entry | None:
+        """The service, if it exists."""
+        it = self._entries.get(name)
+        return it if it is not None and it.exists else None
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """Services by status, problems first."""
+        return {status: self._counts[status] for status in PROBLEMS_FIRST}
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """How many services have each tag, in order of the tags."""
+        return {tag: count for tag, count in sorted(self._tags.items()) if count > 0}
+
+    def in_order(self, sort: Sort, after: Place | None = None, descending: bool = False) -> Iterator[Entry]:
+        order = self._orders[sort]
+        first, last = (None, after) if descending else (after, None)
+        for _, name in order.irange(first, last, inclusive=(False, False), reverse=descending):
+            yield self._entries[name]
+
+    def page(self, wanted: Selection) -> tuple[list[str], Place | None, int]:
+        """The names of a page, where its last one stands if there are more, and how many match in all."""
+        following = self.in_order(wanted.sort, wanted.after, wanted.descending)
+        if not (wanted.statuses or wanted.tags or wanted.text):
+            found, total = list(islice(following, wanted.limit + 1)), len(self)
+        else:
+            found = list(islice((it for it in following if it in wanted), wanted.limit + 1))
+            total = sum(it in wanted for it in self.in_order("name"))
+        page = found[: wanted.limit]
+        return (
+            [it.name for it in page],
+            page[-1].place(wanted.sort) if len(found) > wanted.limit else None,
+            total,
+        )
