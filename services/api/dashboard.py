@@ -98,6 +98,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             percent=charts.percent,
             role=access.role(request).value,
             guarded=access.guarded,
+            seq=board.told,
             shapes=SHAPES,
             total=len(board.roster),
             version=_VERSION,
@@ -221,7 +222,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             heard=heard,
             cadence=charts.cadence(heard, silent_after, look.zone),
             durations=charts.durations(heard, look.zone),
-            events=[(moment(row["at"]), told(row), row["data"].get("to")) for row in events[:30]],
+            events=[(_when(row), told(row), row["data"].get("to")) for row in events[:30]],
             more_events=len(events) > 30,
             badge_query=f"?key={key}" if (key := access.badge_key(name)) else "",
             public_url=look.public_url.rstrip("/"),
@@ -423,6 +424,12 @@ def headline(counts: Mapping[Status, int], last_change: int, now: datetime) -> s
     if last_change:
         parts.append(f"last change {durations.spoken(now - moment(last_change))} ago")
     return ", ".join(parts)
+
+
+def _when(row: Document) -> datetime:
+    """A change of status counts from when it fell due; the rest from when it was stored."""
+    since = row["data"].get("since")
+    return datetime.fromisoformat(since) if since else moment(row["at"])
 
 
 def told(row: Document) -> str:

@@ -26,13 +26,19 @@ DOCUMENTED: dict[str, Any] = {
 }
 
 
-def stream(link: Link, board: Board, last_event_id: str | None, heartbeats: bool) -> StreamingResponse:
-    """Problem 422 for an id that was never given out, 503 when there are too many listeners."""
-    if last_event_id is not None and not (last_event_id.isascii() and last_event_id.isdigit()):
+def sequence(last_event_id: str | None) -> int | None:
+    """The header as browsers send it, also empty. Problem 422 for an id that was never given out."""
+    if not last_event_id:
+        return None
+    if not (last_event_id.isascii() and last_event_id.isdigit()):
         raise Problem(422, "Last-Event-ID: the id of an event, a number")
+    return int(last_event_id[:18])
+
+
+def stream(link: Link, board: Board, after: int | None, heartbeats: bool) -> StreamingResponse:
+    """What follows `after`, or what comes from now on. Problem 503 when there are too many listeners."""
     if board.full:
         raise Problem(503, "too many listen already", retry_after=30)
-    after = int(last_event_id[:18]) if last_event_id else None
     return StreamingResponse(
         _messages(link, board, after, heartbeats),
         media_type="text/event-stream",

@@ -294,12 +294,16 @@ def routers(parts: Parts) -> list[APIRouter]:
         last_event_id: Annotated[
             str | None, Header(description="Go on after this event, as browsers do by themselves.")
         ] = None,
+        after: Annotated[
+            int | None, Query(ge=0, le=2**53, description="The same, where a header cannot be set.")
+        ] = None,
         heartbeats: Annotated[
             bool, Query(description="Also who was heard, once a second, as events named `heartbeats`.")
         ] = False,
     ) -> StreamingResponse:
         """Every change as it happens, as Server-Sent Events; the id is its sequence in the record."""
-        return live.stream(link, board, last_event_id, heartbeats)
+        seen = live.sequence(last_event_id)
+        return live.stream(link, board, after if seen is None else seen, heartbeats)
 
     badges = APIRouter(
         dependencies=[ready, scheme],

@@ -49,7 +49,7 @@ def digest_of(board: Board, now: datetime) -> digest.Digest:
         changes = _changes(board, restless, start)
         if len(changes) >= digest.FLAPPING:
             flappers.append((name, len(changes)))
-        if not restless.paused:
+        if changes and not restless.paused:
             spent[restless.status] -= (end - max(start, restless.registered_at)) / 1e6
             for status, seconds in digest.seconds_in(_service(restless), changes, now).items():
                 spent[status] += seconds

@@ -64,13 +64,14 @@ async function refresh() {
       if (answer.status === 404) { location.assign("/"); return; }
       if (!answer.ok) throw new Error(answer.status);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const stale = document.getElementById("stale").hidden;
+      const stale = document.getElementById("stale");
+      const lost = stale && !stale.hidden;
       morph(page(), fresh.getElementById("page"));
-      document.getElementById("stale").hidden = stale;
+      if (stale) stale.hidden = !lost;
       document.title = fresh.title;
       const icon = document.querySelector("link[rel=icon]"), href = fresh.querySelector("link[rel=icon]").getAttribute("href");
       if (icon.getAttribute("href") !== href) icon.setAttribute("href", href);
-    } catch { document.getElementById("stale").hidden = false; }
+    } catch { const stale = document.getElementById("stale"); if (stale) stale.hidden = false; }
     await new Promise((done) => setTimeout(done, 1000));
   }
   running = false;
@@ -81,7 +82,7 @@ function heard(beats) {
   for (const [name, micros] of Object.entries(beats)) {
     const row = page().querySelector(`[data-name="${CSS.escape(name)}"]`);
     const time = row && row.querySelector(".seen time[data-at]");
-    if (time) { time.dataset.at = Math.floor(micros / 1000); tickRow(row); }
+    if (time) { time.dataset.at = Math.floor(micros / 1000); time.textContent = spoken(now() - micros / 1000); tickRow(row); }
     else unknown = true;
   }
   if (unknown && document.getElementById("empty")) refresh();
@@ -90,7 +91,8 @@ function heard(beats) {
 }
 
 if (document.getElementById("headline")) {
-  const events = new EventSource("/events?heartbeats=true");
+  // What happened between the making of this page and the first connection is told as well.
+  const events = new EventSource(`/events?heartbeats=true&after=${page().dataset.seq}`);
   let lost = false;
   events.onmessage = (event) => {
     const here = document.getElementById("facts");
@@ -102,6 +104,8 @@ if (document.getElementById("headline")) {
   document.addEventListener("visibilitychange", () => { if (!document.hidden) { tick(); refresh(); } });
   setInterval(() => { if (!document.hidden) refresh(); }, 60000); // bars move on
 }
+
+if (page().dataset.poll) setInterval(() => { if (!document.hidden) refresh(); }, 1000 * page().dataset.poll);
 
 // --- searching while typing
 
@@ -151,25 +155,29 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "/" && search) { search.focus(); search.select(); event.preventDefault(); }
   else if (event.key === "j") move(1);
   else if (event.key === "k") move(-1);
-  else if (event.key === "?" && !help.open) help.showModal();
+  else if (event.key === "?" && help && !help.open) help.showModal();
 });
 
 const keys = document.getElementById("keys");
-keys.hidden = false;
-keys.addEventListener("click", () => help.showModal());
+if (keys) {
+  keys.hidden = false;
+  keys.addEventListener("click", () => help.showModal());
+}
 
 // --- light, dark, or as the system has it
 
 const theme = document.getElementById("theme");
 function label() { theme.textContent = { light: "Light", dark: "Dark" }[document.documentElement.dataset.theme] || "System"; }
-theme.hidden = false;
-theme.setAttribute("aria-label", "Change the theme");
-theme.addEventListener("click", () => {
-  const order = ["", "light", "dark"];
-  const next = order[(order.indexOf(document.documentElement.dataset.theme || "") + 1) % 3];
-  if (next) document.documentElement.dataset.theme = next; else delete document.documentElement.dataset.theme;
-  try { localStorage.setItem("theme", next); } catch { /* it holds for this page */ }
+if (theme) {
+  theme.hidden = false;
+  theme.title = "Change the theme";
+  theme.addEventListener("click", () => {
+    const order = ["", "light", "dark"];
+    const next = order[(order.indexOf(document.documentElement.dataset.theme || "") + 1) % 3];
+    if (next) document.documentElement.dataset.theme = next; else delete document.documentElement.dataset.theme;
+    try { localStorage.setItem("theme", next); } catch { /* it holds for this page */ }
+    label();
+  });
   label();
-});
-label();
+}
 document.documentElement.classList.add("scripted");

@@ -1,0 +1,373 @@
+"""The dashboard in a real browser, as people use it: with the mouse, with keys alone, and without scripts."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import axe_playwright_python
+import httpx
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from shared.broker import Link, Publisher
+from shared.settings import Settings
+from tests import fleets
+from tests.e2e.system import System
+from tests.telegram_standin import Standin
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM and not os.environ.get("REQUIRE_CHROMIUM"), reason="there is no Chromium on this machine"
+)
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """Whatever a page complains of, such as what its own policy forbids, fails the test."""
+    context = await browser.new_context()
+    context.set_default_timeout(10_000)
+    complaints: list[str] = []
+    context.on(
+        "console", lambda message: complaints.append(message.text) if message.type == "error" else None
+    )
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    yield context
+    await context.close()
+    assert [it for it in complaints if "Failed to load resource" not in it] == []
+
+
+@pytest.fixture
+async def page(context: BrowserContext) -> Page:
+    return await context.new_page()
+
+
+@pytest.fixture
+def telegram() -> Iterator[Standin]:
+    with Standin() as standin:
+        yield standin
+
+
+@pytest.fixture
+def system(tmp_path: Path, telegram: Standin, request: pytest.FixtureRequest) -> Iterator[System]:
+    variables = getattr(request, "param", {"silent_after": "3s", "down_after": "6s"})
+    system = System(tmp_path, telegram, **variables).start()
+    yield system
+    system.stop()
+
+
+async def fill(system: System, fleet: list[fleets.Past]) -> None:
+    link = Link(Settings(nats_url=(system.nats_url,)), "test")
+    await link.connect()
+    publisher = Publisher(link, timeout=20)
+    await publisher.start()
+    await fleets.heard_since(publisher, fleets.now() - timedelta(days=100))
+    await fleets.write(publisher, fleet)
+    await publisher.stop()
+    await link.close()
+    deadline = time.monotonic() + 60
+    while len(fleet) > system.api("/services?limit=1")["total"]:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+CALM = {"silent_after": "1h", "down_after": "2h", "dead_after": "30d"}
+
+
+def of(name: str) -> str:
+    return f'.row[data-name="{name}"]'
+
+
+async def test_a_life_is_seen_without_reloading(system: System, page: Page) -> None:
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator("#empty")).to_contain_text("curl -fsS -X POST")
+    await page.evaluate("window.same = true")
+    assert system.beat("first") == 200
+    row = page.locator(of("first"))
+    await expect(row).to_contain_text("alive", timeout=3000)
+    await expect(page).to_have_title("services registry")
+    await expect(row.locator(".state")).to_contain_text("silent", timeout=8000)
+    await expect(row.locator(".state")).to_contain_text("down", timeout=8000)
+    await expect(page).to_have_title("(1 down) services registry")
+    assert "down=1" in (await page.locator("link[rel=icon]").get_attribute("href") or "")
+    await expect(page.locator("#headline")).to_contain_text("1 down, last change")
+    assert system.beat("first") == 200
+    await expect(row.locator(".state")).to_contain_text("alive", timeout=5000)
+    await expect(page).to_have_title("services registry")
+    assert await page.evaluate("window.same"), "the page was loaded anew"
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_heartbeats_move_the_row_that_is_seen(system: System, page: Page) -> None:
+    system.beat("web")
+    await page.goto(system.url("api", "/"))
+    row = page.locator(of("web"))
+    await expect(row.locator("time").first).to_have_text("3 s", timeout=8000)
+    system.beat("web")
+    await expect(row.locator("time").first).to_have_text("0 s", timeout=3000)
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_lost_and_found_again(system: System, page: Page) -> None:
+    system.beat("web")
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator(of("web"))).to_be_visible()
+    system.parts["api"].kill()
+    await expect(page.locator("#stale")).to_be_visible(timeout=10_000)
+    system.beat("meanwhile")
+    system.parts["api"].start()
+    await expect(page.locator(of("meanwhile"))).to_be_visible(timeout=20_000)
+    await expect(page.locator("#stale")).to_be_hidden()
+    system.parts["ingest"].kill()
+    await page.wait_for_timeout(11_000)
+    await page.reload()
+    await expect(page.locator("#banner")).to_contain_text("No heartbeats are taken in")
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_search_edit_pause_and_delete(system: System, page: Page) -> None:
+    for name in ("web.shop", "web.admin", "mail"):
+        system.beat(name)
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator(".row")).to_have_count(3)
+    await page.fill("#q", "web")
+    await expect(page.locator(".row")).to_have_count(2)
+    assert page.url.endswith("/?q=web")
+    await page.click(f"{of('web.shop')} .name a")
+
+    await page.click("#edit summary")
+    await page.fill("[name=silent_after]", "10m")
+    await page.fill("[name=tags]", "web, shop")
+    await page.fill("[name=description]", "Sells things")
+    await page.click("#edit button")
+    await expect(page.locator(".good")).to_have_text("Saved.")
+    edited = system.api("/service/web.shop")
+    assert edited["thresholds"]["silent_after"] == "10m"
+    assert edited["tags"] == ["web", "shop"]
+    assert edited["description"] == "Sells things"
+    assert edited["notify"] is True
+
+    await page.click("#edit summary")
+    await page.fill("[name=silent_after]", "3h")
+    await page.click("#edit button")
+    await expect(page.locator("[role=alert]")).to_contain_text("silent_after < down_after")
+    await page.goto(system.url("api", "/ui/service/web.shop"))
+
+    await page.click('button:text-is("Pause")')
+    await expect(page.locator("h1")).to_contain_text("paused")
+    assert system.api("/service/web.shop")["paused"]
+    await page.click("text=Resume")
+    await expect(page.locator("h1")).not_to_contain_text("paused")
+
+    await page.click("a.danger")
+    await expect(page.locator("h1")).to_have_text("Delete web.shop?")
+    await page.click("text=Keep it")
+    assert system.api("/services")["total"] == 3
+    await page.click("a.danger")
+    await page.click("button.danger")
+    await expect(page.locator(".row")).to_have_count(2)
+    assert system.http.get(system.url("api", "/service/web.shop")).status_code == 404
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_keys_alone(system: System, page: Page) -> None:
+    for name in ("a", "b", "c"):
+        system.beat(name)
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator(".row")).to_have_count(3)
+    await page.keyboard.press("?")
+    await expect(page.locator("#help")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#help")).to_be_hidden()
+    for key in "jjjk":
+        await page.keyboard.press(key)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_contain_text("b")
+    bar = page.locator("[role=slider]").first
+    await bar.focus()
+    await page.keyboard.press("End")
+    await page.keyboard.press("ArrowLeft")
+    assert "alive" in (await bar.get_attribute("aria-valuetext") or "") + (await bar.inner_text())
+    await page.goto(system.url("api", "/"))
+    await page.keyboard.press("/")
+    await page.keyboard.type("c")
+    await expect(page.locator(".row")).to_have_count(1)
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("j")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_contain_text("c")
+    pause = page.locator("button:has-text('Pause')")
+    for _ in range(40):
+        if await pause.evaluate("it => it === document.activeElement"):
+            break
+        await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_contain_text("paused")
+
+
+GUARDED = CALM | {"api_token": "new, old", "read_token": "look"}
+
+
+@pytest.mark.parametrize("system", [GUARDED], indirect=True)
+async def test_logging_in_and_out(system: System, page: Page, context: BrowserContext) -> None:
+    system.beat("web")
+    await page.goto(system.url("api", "/ui/service/web?said=x"))
+    await expect(page.locator("h1")).to_have_text("Log in")
+    await page.fill("[name=token]", "wrong")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("[role=alert]")).to_be_visible()
+    await page.fill("[name=token]", "old")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_contain_text("web")
+    (cookie,) = await context.cookies()
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Lax"
+    assert "old" not in cookie["value"]
+    await page.click('button:text-is("Pause")')
+    await expect(page.locator("h1")).to_contain_text("paused")
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator(of("web"))).to_be_visible()
+    system.beat("live")
+    await expect(page.locator(of("live"))).to_be_visible(timeout=5000)
+    await page.click("text=Log out")
+    await expect(page.locator("h1")).to_have_text("Log in")
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator("h1")).to_have_text("Log in")
+    await page.fill("[name=token]", "look")
+    await page.keyboard.press("Enter")
+    await page.click(f"{of('web')} .name a")
+    await expect(page.locator("h1")).to_contain_text("web")
+    await expect(page.locator("text=Resume")).to_have_count(0)
+    reader = {"Cookie": f"registry_session={(await context.cookies())[0]['value']}"}
+    url = system.url("api", "/ui/service/web/resume")
+    assert system.http.post(url, headers=reader, data={"form_key": ""}).status_code == 403
+    assert system.http.delete(system.url("api", "/service/web"), headers=reader).status_code == 401
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_nothing_that_is_written_runs(system: System, page: Page, context: BrowserContext) -> None:
+    """What people and services write stands on the pages as it was written, wherever it stands."""
+    bad = "<img src=x onerror='window.bad=1'>\"'><script>window.bad=1</script>{{7*7}}"
+    name = "target"
+    url = system.url("ingest", f"/heartbeat/{name}")
+    system.http.post(url, json={"message": bad, "metadata": {bad: bad}}).raise_for_status()
+    system.http.post(url + "/fail", content=bad, headers={"content-type": "text/plain"}).raise_for_status()
+    wanted = {"description": bad, "tags": [bad[:60], "</script>", "javascript:alert(1)"]}
+    system.http.patch(system.url("api", f"/service/{name}"), json=wanted).raise_for_status()
+    quoted = httpx.QueryParams(
+        {"q": bad, "tag": bad, "said": bad, "name": bad, "next": "javascript:alert(1)"}
+    )
+    for path in ("/", f"/ui/service/{name}", "/ui/connect", "/ui/login", f"/ui/service/{name}/delete"):
+        for query in ("", f"?{quoted}"):
+            await page.goto(system.url("api", path + query))
+            await page.wait_for_timeout(100)
+            assert await page.evaluate("window.bad === undefined"), path
+            assert await page.locator("main img[src=x], main script").count() == 0
+    await page.goto(system.url("api", f"/ui/service/{name}"))
+    await expect(page.locator(".description")).to_have_text(bad)
+    answer = system.http.get(system.url("api", f"/badge/{name}.svg"))
+    assert "<script" not in answer.text
+
+
+async def violations(page: Page) -> list[str]:
+    await page.evaluate(AXE)
+    found: list[dict[str, Any]] = await page.evaluate("async () => (await axe.run()).violations")
+    return [
+        f"{it['id']}: {it['help']} {[node['html'][:200] for node in it['nodes'][:3]]}"
+        for it in found
+        if it["impact"] in ("serious", "critical")
+    ]
+
+
+SHOWN = {"silent_after": "15m", "down_after": "1h", "dead_after": "30d", "status_page": "*"}
+
+
+PATHS = ("/", "/ui/service/bad", "/ui/connect", "/ui/service/bad/delete", "/status", "/nowhere")
+
+
+@pytest.mark.parametrize("system", [SHOWN], indirect=True)
+async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
+    system.parts["monitor"].kill()  # it would judge the made-up past
+    now = fleets.now()
+    await fill(system, [*fleets.forty(now), fleets.a_bad_month("bad", now)])
+    system.beat("bad", "/start")
+    system.beat("bad")
+    system.http.post(system.url("api", "/service/bad/pause"))
+    for scheme in ("light", "dark"):
+        for width in (1440, 390):
+            context = await browser.new_context(
+                color_scheme=scheme,  # type: ignore[arg-type]
+                viewport={"width": width, "height": 900},
+                bypass_csp=True,
+            )
+            page = await context.new_page()
+            for path in (
+                "/",
+                "/ui/service/bad",
+                "/ui/connect",
+                "/ui/service/bad/delete",
+                "/status",
+                "/nowhere",
+            ):
+                await page.goto(system.url("api", path))
+                assert await violations(page) == [], (path, scheme, width)
+                overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+                assert await page.evaluate(overflow) <= 0, (path, width)
+            await context.close()
+
+
+@pytest.mark.parametrize("system", [SHOWN], indirect=True)
+async def test_without_scripts(system: System, browser: Browser) -> None:
+    system.parts["monitor"].kill()
+    await fill(system, fleets.forty(fleets.now()))
+    context = await browser.new_context(java_script_enabled=False)
+    page = await context.new_page()
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator("#headline")).to_contain_text("2 down, 1 silent, 37 alive")
+    await page.fill("#q", "web")
+    await page.click('form button:has-text("Search")')
+    await expect(page.locator(".row")).to_have_count(3)
+    await page.click(f"{of('web.shop')} .name a")
+    await expect(page.locator("h1")).to_contain_text("web.shop")
+    await page.click('button:text-is("Pause")')
+    await expect(page.locator("h1")).to_contain_text("paused")
+    await context.close()
+
+
+@pytest.mark.parametrize("system", [SHOWN], indirect=True)
+async def test_ten_thousand_services(system: System, page: Page) -> None:
+    """A page of them loads in under a second and 300 kB, and does not lose its way."""
+    system.parts["monitor"].kill()
+    await fill(system, fleets.many(10_000, fleets.now()))
+    sizes: list[int] = []
+
+    page.on("requestfinished", lambda request: asyncio.ensure_future(_sized(request, sizes)))
+    await page.goto(system.url("api", "/"))
+    await page.goto(system.url("api", "/"))
+    took = await page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    await page.wait_for_timeout(300)
+    assert took < 1000
+    assert sum(sizes) < 2 * 300_000
+    names = set()
+    for _ in range(3):
+        names |= set(await page.locator(".row").evaluate_all("rows => rows.map(it => it.dataset.name)"))
+        await page.click("#next")
+    assert len(names) >= 300
+
+
+async def _sized(request: Any, sizes: list[int]) -> None:
+    sizes.append((await request.sizes())["responseBodySize"])
