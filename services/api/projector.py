@@ -6,7 +6,7 @@ streams again from it, because the database may have lost what it had acknowledg
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from prometheus_client import Counter, Gauge
 
 from services.api.board import Board
 from services.api.fold import Change, Heard, fold, hear, micros
-from services.api.store import DatabaseAway, Moved, Store, View
+from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
 from shared.broker import Link, Reader, Stored, last_judged, last_sequence, until_done
 from shared.events import Tick
@@ -29,6 +29,8 @@ log = structlog.get_logger()
 SKIPPED = Counter("registry_projection_skipped_total", "Malformed messages passed over", ["stream"])
 BEHIND = Gauge("registry_projection_lag_messages", "Messages not yet in the read models", ["stream"])
 
+HELD = 200_000
+"""Services whose newest state is held while streams are read from their beginning; about 1 kB each."""
 FIRST_WAIT = 0.1
 """Seconds before the database is tried again; doubled each time, up to 2."""
 
@@ -62,18 +64,18 @@ class _Heartbeats:
     stream, subject, every = streams.HEARTBEATS, streams.ALL_HEARTBEATS, 1.0
 
     def __init__(self) -> None:
-        self._heard: dict[str, Heard] = {}
+        self.heard: dict[str, Heard] = {}
 
     def add(self, batch: list[Stored]) -> None:
         for message in batch:
             name = streams.name_in(message.subject)
             try:
-                self._heard[name] = hear(self._heard.get(name), message)
+                self.heard[name] = hear(self.heard.get(name), message)
             except ValueError:
                 SKIPPED.labels(self.stream).inc()
 
     async def write(self, view: View, board: Board | None) -> None:
-        heard, self._heard = self._heard, {}
+        heard, self.heard = self.heard, {}
         await view.hear(heard)
         if board:
             board.hear(heard)
@@ -106,6 +108,8 @@ class Projector:
                     self._board.clear()
                     self._filled = False
                     continue
+                if await view.is_empty():
+                    await self._take_all(view)
                 if not self._filled:
                     await self._fill(view)
                 self._health.good("database")
@@ -174,6 +178,7 @@ class Projector:
         async with self._rebuilding:
             old, new = self._store.live, await self._store.begin()
             try:
+                await self._take_all(new)
                 await self._follow(new, _Events(), to_the_end=True)
                 await self._follow(new, _Heartbeats(), to_the_end=True)
                 await self._store.go_live(new)
@@ -184,6 +189,40 @@ class Projector:
             events, services = await new.size()
             log.info("rebuilt", generation=new.generation, events=events, services=services)
             return {"events": events, "services": services}
+
+    async def _take_all(self, view: View) -> None:
+        """All that stands in the streams by now, into a generation that is empty."""
+        heard, facets = _Heartbeats(), Facets()
+        reached = {streams.HEARTBEATS: await self._read_all(heard, _nothing)}
+        events = _Events()
+
+        async def tell() -> None:
+            changes, events.changes = events.changes, []
+            await view.tell(changes)
+            for change in changes:
+                gather(facets, change)
+            if len(facets) >= HELD:
+                await view.fill(facets, {})
+                facets.clear()
+
+        reached[streams.SERVICES] = await self._read_all(events, tell)
+        await view.fill(facets, heard.heard)
+        for stream, position in reached.items():
+            await view.save_checkpoint(stream, position)
+
+    async def _read_all(
+        self, source: "_Events | _Heartbeats", after_each: Callable[[], Awaitable[None]]
+    ) -> int:
+        """Read a stream to its end. Returns the sequence read last."""
+        reader = Reader(self._link, source.stream, source.subject)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                source.add(batch)
+                await after_each()
+                BEHIND.labels(source.stream).set(reader.pending or 0)
+                if not reader.pending:
+                    break
+        return reader.position
 
     async def _answer(self, request: Msg) -> None:
         try:
@@ -220,3 +259,6 @@ class Projector:
         self._behind.discard(stream)
         if not self._behind:
             self._health.good("projection")
+
+
+async def _nothing() -> None: ...

@@ -4,8 +4,8 @@ Fed with what is written to the read models, right after it is there. Each facet
 sequence is newer, so events may come twice and late, as for the documents.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -20,6 +20,10 @@ SORTS: tuple[Sort, ...] = ("name", "status", "since", "last_heartbeat")
 
 Place = tuple[int | str, str]
 """Where a service stands in an order: what it is sorted by, and its name."""
+
+
+_FEW = 1000
+"""Services that are sorted when they are asked for; more are found along the order that is there."""
 
 
 @dataclass(slots=True)
@@ -80,13 +84,6 @@ class Selection:
     after: Place | None = None
     limit: int = 50
 
-    def __contains__(self, it: Entry) -> bool:
-        if self.statuses and it.status not in self.statuses:
-            return False
-        if self.tags and not all(tag in it.tags for tag in self.tags):
-            return False
-        return not self.text or self.text.casefold() in it.text
-
 
 class Roster:
     """All services, in every order a list can have. About 600 bytes per service."""
@@ -99,8 +96,8 @@ class Roster:
     def clear(self) -> None:
         self._entries.clear()
         self._orders = {sort: SortedList() for sort in SORTS}
-        self._counts: Counter[Status] = Counter()
-        self._tags: Counter[str] = Counter()
+        self._of_status: dict[str, set[str]] = {status: set() for status in Status}
+        self._of_tag: defaultdict[str, set[str]] = defaultdict(set)
 
     # --- taking in
 
@@ -161,15 +158,19 @@ class Roster:
         if it.exists:
             for sort, order in self._orders.items():
                 order.remove(it.place(sort))
-            self._counts[it.status] -= 1
-            self._tags.subtract(it.tags)
+            self._of_status[it.status].discard(it.name)
+            for tag in it.tags:
+                self._of_tag[tag].discard(it.name)
+                if not self._of_tag[tag]:
+                    del self._of_tag[tag]
 
     def _join(self, it: Entry) -> None:
         if it.exists:
             for sort, order in self._orders.items():
                 order.add(it.place(sort))
-            self._counts[it.status] += 1
-            self._tags.update(it.tags)
+            self._of_status[it.status].add(it.name)
+            for tag in it.tags:
+                self._of_tag[tag].add(it.name)
 
     # --- asking
 
@@ -187,12 +188,12 @@ class Roster:
     @property
     def counts(self) -> dict[Status, int]:
         """Services by status, problems first."""
-        return {status: self._counts[status] for status in PROBLEMS_FIRST}
+        return {status: len(self._of_status[status]) for status in PROBLEMS_FIRST}
 
     @property
     def tags(self) -> dict[str, int]:
         """How many services have each tag, in order of the tags."""
-        return {tag: count for tag, count in sorted(self._tags.items()) if count > 0}
+        return {tag: len(names) for tag, names in sorted(self._of_tag.items())}
 
     def in_order(self, sort: Sort, after: Place | None = None, descending: bool = False) -> Iterator[Entry]:
         order = self._orders[sort]
@@ -202,15 +203,39 @@ class Roster:
 
     def page(self, wanted: Selection) -> tuple[list[str], Place | None, int]:
         """The names of a page, where its last one stands if there are more, and how many match in all."""
-        following = self.in_order(wanted.sort, wanted.after, wanted.descending)
-        if not (wanted.statuses or wanted.tags or wanted.text):
-            found, total = list(islice(following, wanted.limit + 1)), len(self)
+        matching = self._matching(wanted)
+        if matching is None or len(matching) > _FEW:
+            following = self.in_order(wanted.sort, wanted.after, wanted.descending)
+            if matching is not None:
+                following = (it for it in following if it.name in matching)
         else:
-            found = list(islice((it for it in following if it in wanted), wanted.limit + 1))
-            total = sum(it in wanted for it in self.in_order("name"))
+            following = self._sorted(matching, wanted)
+        found = list(islice(following, wanted.limit + 1))
         page = found[: wanted.limit]
         return (
             [it.name for it in page],
             page[-1].place(wanted.sort) if len(found) > wanted.limit else None,
-            total,
+            len(self) if matching is None else len(matching),
         )
+
+    def _matching(self, wanted: Selection) -> set[str] | None:
+        """The names of all services that match; None: every one does."""
+        sets: list[set[str]] = [self._of_tag.get(tag, set()) for tag in wanted.tags]
+        if wanted.statuses:
+            sets.append(set().union(*(self._of_status[status] for status in wanted.statuses)))
+        found = set.intersection(*sorted(sets, key=len)) if sets else None
+        if wanted.text:
+            text = wanted.text.casefold()
+            if found is None:
+                return {it.name for it in self._entries.values() if text in it.text and it.exists}
+            return {name for name in found if text in self._entries[name].text}
+        return found
+
+    def _sorted(self, names: Iterable[str], wanted: Selection) -> Iterator[Entry]:
+        places = sorted((self._entries[name].place(wanted.sort) for name in names), reverse=wanted.descending)
+        for place in places:
+            beyond = wanted.after is None or (
+                place < wanted.after if wanted.descending else place > wanted.after
+            )
+            if beyond:
+                yield self._entries[place[1]]

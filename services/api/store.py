@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import DeleteMany, ReplaceOne, UpdateOne, monitoring
+from pymongo import DeleteMany, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
@@ -167,31 +167,44 @@ class View:
             found = await self._checkpoints.find_one({"_id": stream})
         return int(found["seq"]) if found else 0
 
+    async def is_empty(self) -> bool:
+        """Whether nothing was ever taken in."""
+        with _reporting():
+            return await self._checkpoints.find_one({}) is None
+
     async def save_checkpoint(self, stream: str, seq: int) -> None:
         with _reporting():
             await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq}}, upsert=True)
 
     async def apply(self, changes: Iterable[Change]) -> None:
         """Take in events, in any order and any number of times."""
-        facets: dict[str, dict[str, Document]] = {}
-        gone: dict[str, int] = {}
-        rows: list[tuple[str, Document]] = []
+        changes = list(changes)
+        await self.tell(changes)
+        facets: Facets = {}
         for change in changes:
-            facet = facets.setdefault(change.name, {})
-            if change.seq > facet.get(change.facet, {"seq": 0})["seq"]:
-                facet[change.facet] = change.content
+            gather(facets, change)
+        await _write(self._services, [_merge(name, facet) for name, facet in facets.items()])
+
+    async def tell(self, changes: Sequence[Change]) -> None:
+        """Add events to the history. One that is there already is the same; what a deletion ends goes."""
+        gone: dict[str, int] = {}
+        for change in changes:
             if change.deletes:
                 gone[change.name] = max(change.seq, gone.get(change.name, 0))
-            rows.append((change.name, change.row))
-        await _write(self._services, [_merge(name, facet) for name, facet in facets.items()])
-        kept = [row for name, row in rows if row["_id"] >= gone.get(name, 0)]
+        rows = [it.row for it in changes if it.seq >= gone.get(it.name, 0)]
+        await _insert(self._events, rows)
         await _write(
-            self._events,
-            [
-                *(ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in kept),
-                *(DeleteMany({"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()),
-            ],
+            self._events, [DeleteMany({"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()]
         )
+
+    async def fill(self, facets: "Facets", heard: dict[str, Heard]) -> None:
+        """Take in what whole streams come to. Services that are not there yet cost a tenth of the others."""
+        documents = {name: {"_id": name, **facet} for name, facet in facets.items()}
+        for name, it in heard.items():
+            documents.setdefault(name, {"_id": name})["heartbeat"] = _heartbeat(it)
+        there = await _insert(self._services, list(documents.values()))
+        await _write(self._services, [_merge(name, facets[name]) for name in there if name in facets])
+        await self.hear({name: heard[name] for name in there if name in heard})
 
     async def hear(self, heard: dict[str, Heard]) -> None:
         """Take in heartbeats that follow what was taken in before, or overlap with it. They may come before
@@ -257,6 +270,22 @@ class View:
         return services, events
 
 
+Facets = dict[str, dict[str, Document]]
+"""The newest of each facet, by service."""
+
+
+def gather(facets: Facets, change: Change) -> None:
+    """Keep a change if it is the newest of its facet."""
+    facet = facets.setdefault(change.name, {})
+    if change.seq > facet.get(change.facet, {"seq": 0})["seq"]:
+        facet[change.facet] = change.content
+
+
+def _heartbeat(it: Heard) -> Document:
+    run = list(it.run) if it.run else None
+    return {"seq": it.seq, "at": it.at, "signal": it.signal.value, "message": it.message, "last_run": run}
+
+
 def _merge(name: str, facets: dict[str, Document]) -> UpdateOne:
     return _update(name, {facet: (new["seq"], {"$literal": new}) for facet, new in facets.items()})
 
@@ -264,8 +293,7 @@ def _merge(name: str, facets: dict[str, Document]) -> UpdateOne:
 def _listen(name: str, it: Heard) -> UpdateOne:
     """The last run may have begun before these heartbeats: then its start is the newest in the document.
     Is that newer than their first end, they were read again, and what ended then is told already."""
-    new = {"seq": it.seq, "at": it.at, "signal": it.signal.value, "message": it.message, "last_run": it.run}
-    content: Document = {"$literal": new}
+    content: Document = {"$literal": _heartbeat(it)}
     if it.run is None:
         last: Document = {"$ifNull": ["$heartbeat.last_run", None]}
         if it.first_end is not None:
@@ -284,6 +312,22 @@ def _update(name: str, facets: dict[str, tuple[int, Document]]) -> UpdateOne:
         for facet, (seq, content) in facets.items()
     }
     return UpdateOne({"_id": name}, [{"$set": merged}], upsert=True)
+
+
+async def _insert(collection: Any, documents: Sequence[Document]) -> list[Any]:
+    """Insert what is not there yet. Returns the ids of those that are."""
+    there: list[Any] = []
+    for start in range(0, len(documents), _BULK):
+        chunk = documents[start : start + _BULK]
+        with _reporting():
+            try:
+                await collection.insert_many(chunk, ordered=False)
+            except BulkWriteError as error:
+                failed = error.details["writeErrors"]
+                if any(e["code"] != _DUPLICATE_KEY for e in failed):
+                    raise
+                there += [chunk[e["index"]]["_id"] for e in failed]
+    return there
 
 
 async def _write(collection: Any, operations: Sequence[Any]) -> None:

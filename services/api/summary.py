@@ -36,7 +36,8 @@ def digest_of(board: Board, now: datetime) -> digest.Digest:
         if it.paused:
             paused += 1
             continue
-        status, registered_at = it.status, it.registered_at
+        registered_at = it.registered_at
+        status = it.changed_to if it.changed_at >= registered_at else Status.UNKNOWN
         counts[status] += 1
         spent[status] += (end - (registered_at if registered_at > start else start)) / 1e6
         if status in fallen:
@@ -44,7 +45,7 @@ def digest_of(board: Board, now: datetime) -> digest.Digest:
     flappers: list[tuple[str, int]] = []
     for name in board.restless():
         restless = board.roster.get(name)
-        if restless is None:
+        if restless is None or board.lately(name)[-1].at < start:
             continue
         changes = _changes(board, restless, start)
         if len(changes) >= digest.FLAPPING:
