@@ -10,6 +10,7 @@ from services.api.access import Access
 from services.api.app import build
 from services.api.board import Board
 from services.api.commands import Commands
+from services.api.maintenance import Maintenance
 from services.api.models import Defaults
 from services.api.projector import Projector
 from services.api.resources import Look, Parts
@@ -17,6 +18,7 @@ from services.api.store import Store, check_url
 from shared import logs, service
 from shared.broker import Link, Publisher
 from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, Tokens, load
+from shared.windows import Windows
 
 
 class ApiSettings(Settings):
@@ -50,6 +52,8 @@ def main() -> None:
     health.follow(link)
     publisher = Publisher(link)
     store, board = Store(settings.mongodb_url, settings.mongodb_database), Board()
+    windows = Windows(link)
+    maintenance = Maintenance(link, windows)
     defaults = Defaults(
         silent_after=settings.silent_after, down_after=settings.down_after, dead_after=settings.dead_after
     )
@@ -59,10 +63,12 @@ def main() -> None:
             await link.connect()
             await publisher.start()
             health.good("broker")
+            await windows.load()
             projector = Projector(link, store, board, health, _now)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(projector.run())
                 tasks.create_task(projector.watch_judging())
+                tasks.create_task(windows.follow())
         finally:
             await publisher.stop()
             await link.close()
@@ -85,7 +91,7 @@ def main() -> None:
         status_tags=settings.status_page,
         deaf_after=int(max(10.0, 3 * settings.tick.total_seconds()) * 1e6),
     )
-    app = build(Parts(link, store, board, commands, access, health, defaults, look, _now))
+    app = build(Parts(link, store, board, commands, access, health, defaults, look, _now, maintenance))
     service.run(
         app,
         work,

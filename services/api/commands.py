@@ -13,6 +13,7 @@ from typing import TypedDict
 from services.api.board import Board
 from services.api.fold import Document, configured, fold, moment
 from services.api.models import THRESHOLDS, Defaults, NewService, Wanted
+from services.api.requests import is_stale
 from services.api.store import Store
 from shared import streams
 from shared.broker import Link, NotStored, Publisher, Stored, WrongSequence, message_at, newest
@@ -199,11 +200,9 @@ def existing(name: str, document: Document | None) -> Document:
 
 
 def _matching(document: Document, if_match: str | None) -> Document:
-    """The document if the client's condition holds: `*`, or a list of versions, quoted or weak."""
-    if if_match is not None and if_match.strip() != "*":
-        versions = {tag.strip().removeprefix("W/").strip('"') for tag in if_match.split(",")}
-        if str(document["config"]["seq"]) not in versions:
-            raise Problem(412, f"the version is {document['config']['seq']} by now; read it again")
+    """The document if the client's condition holds."""
+    if is_stale(if_match, document["config"]["seq"]):
+        raise Problem(412, f"the version is {document['config']['seq']} by now; read it again")
     return document
 
 

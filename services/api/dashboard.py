@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -25,6 +26,7 @@ from services.api.snippets import snippets
 from shared import durations, problems
 from shared.broker import BrokerError
 from shared.events import NAME_RULE_IN_WORDS, Status, valid_name
+from shared.maintenance import Window, hushed_until
 from shared.problems import Problem, explain
 
 PAGE_ROWS = 100
@@ -61,6 +63,9 @@ _templates = Environment(
 )
 
 
+_NOTHING: Mapping[str, Any] = {}
+
+
 class Row(NamedTuple):
     """A service in a list. `patience`: seconds from its last heartbeat until it falls further, if it may."""
 
@@ -69,11 +74,12 @@ class Row(NamedTuple):
     told: str
     uptime: str
     patience: float | None
+    maintenance: bool
 
 
 def install(app: FastAPI, parts: Parts) -> problems.Answer:
     """Add the pages to the app. Returns how its errors are answered."""
-    link, store, board, commands, access, health, defaults, look, now = parts
+    link, store, board, commands, access, health, defaults, look, now, maintenance = parts
     present = presenter(defaults, look.public_url)
 
     def page(request: Request, template: str, status: int = 200, **content: Any) -> HTMLResponse:
@@ -142,6 +148,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             charts.told(found, share),
             charts.percent(share),
             _patience(service),
+            hushed_until(maintenance.windows.by_id.values(), service.name, service.tags, now()) is not None,
         )
 
     @pages.get("/")
@@ -224,6 +231,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             durations=charts.durations(heard, look.zone),
             events=[(_when(row), told(row), row["data"].get("to")) for row in events[:30]],
             more_events=len(events) > 30,
+            maintenance=maintenance.about(name, shown.tags, now()),
             badge_query=f"?key={key}" if (key := access.badge_key(name)) else "",
             public_url=look.public_url.rstrip("/"),
             said=said,
@@ -279,6 +287,68 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
     async def delete(name: NameInPath) -> Response:
         await commands.delete(name, None)
         return RedirectResponse("/", 303)
+
+    @forms.post("/ui/service/{name}/maintenance")
+    async def begin_maintenance(
+        request: Request, name: NameInPath, fields: Annotated[Mapping[str, Any], Depends(form)]
+    ) -> Response:
+        async def command() -> None:
+            existing(name, await store.live.get(name))
+            try:
+                length = durations.parse(str(fields.get("duration", "")).strip())
+            except ValueError as error:
+                raise Problem(422, f"duration: {error}") from None
+            at = now()
+            window = Window(title="From its page", services=(name,), starts_at=at, ends_at=at + length)
+            await maintenance.add(window, at)
+
+        return await done(request, name, "In maintenance: its falls are not sent.", command)
+
+    @pages.get("/ui/maintenance")
+    async def maintenance_page(request: Request) -> HTMLResponse:
+        """Maintenance windows: those there are, and a form for another."""
+        return windows_page(request)
+
+    def windows_page(
+        request: Request, status: int = 200, refused: str = "", given: Mapping[str, Any] = _NOTHING
+    ) -> HTMLResponse:
+        return page(
+            request,
+            "maintenance.html",
+            status,
+            windows=maintenance.all(now()),
+            refused=refused,
+            given=given,
+            zone=look.zone.key,
+        )
+
+    @forms.post("/ui/maintenance")
+    async def add_window(request: Request, fields: Annotated[Mapping[str, Any], Depends(form)]) -> Response:
+        given = {key: str(value).strip() for key, value in fields.items() if str(value).strip()}
+        try:
+            wanted: dict[str, Any] = {
+                key: given[key] for key in ("title", "cron", "time_zone", "duration") if key in given
+            }
+            for key in ("services", "tags"):
+                wanted[key] = listed([given.get(key, "")])
+            for key in ("starts_at", "ends_at"):
+                if key in given:
+                    zone = ZoneInfo(given.get("time_zone", look.zone.key))
+                    wanted[key] = datetime.fromisoformat(given[key]).replace(tzinfo=zone)
+            await maintenance.add(Window.model_validate(wanted), now())
+        except ValidationError as error:
+            why = explain(error.errors(include_input=False, include_url=False))
+            return windows_page(request, 422, why, given)
+        except (ValueError, KeyError) as error:
+            return windows_page(request, 422, str(error), given)
+        except Problem as problem:
+            return windows_page(request, problem.status, problem.detail, given)
+        return RedirectResponse("/ui/maintenance", 303)
+
+    @forms.post("/ui/maintenance/{id}/delete", dependencies=[Depends(form)])
+    async def delete_window(id: str) -> Response:
+        await maintenance.delete(id, None)
+        return RedirectResponse("/ui/maintenance", 303)
 
     @pages.get("/ui/connect")
     async def connect(request: Request, name: str = "my-service") -> HTMLResponse:

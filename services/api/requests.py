@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Header, Path, Request
 from pydantic import BaseModel, ValidationError
 
 from shared import bodies
@@ -41,7 +41,15 @@ def _checked(
     return name
 
 
+IfMatch = Annotated[str | None, Header(description="Only if the version is still this ETag.")]
 NameInPath = Annotated[str, Depends(_checked)]
+
+
+def is_stale(if_match: str | None, version: int) -> bool:
+    """Whether the client's condition fails: it is neither `*` nor names this version, quoted or weak."""
+    if if_match is None or if_match.strip() == "*":
+        return False
+    return str(version) not in {tag.strip().removeprefix("W/").strip('"') for tag in if_match.split(",")}
 
 
 def listed(values: list[str]) -> list[str]:

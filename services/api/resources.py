@@ -10,11 +10,12 @@ from fastapi.security import HTTPBearer
 from pydantic import AwareDatetime
 from starlette.responses import StreamingResponse
 
-from services.api import badge, cursors, live, recall, timeline
+from services.api import badge, cursors, live, maintenance, recall, timeline
 from services.api.access import Access
 from services.api.board import Board
 from services.api.commands import Commands, existing
 from services.api.fold import Document, micros, moment, shown
+from services.api.maintenance import Maintenance
 from services.api.models import (
     Defaults,
     HeardPage,
@@ -30,7 +31,7 @@ from services.api.models import (
     answers,
     presenter,
 )
-from services.api.requests import NameInPath, body, documented_body, listed
+from services.api.requests import IfMatch, NameInPath, body, documented_body, listed
 from services.api.roster import SORTS, Place, Selection, Sort
 from services.api.store import Store
 from services.api.summary import next_digest
@@ -44,7 +45,6 @@ WORST = (Status.DOWN, Status.SILENT, Status.DEAD)
 _SORTING = r"^-?(name|status|since|last_heartbeat)$"
 _LISTED = "Repeat it, or put commas between."
 
-IfMatch = Annotated[str | None, Header(description="Only if the version is still this ETag.")]
 Limit = Annotated[int, Query(ge=1, le=500)]
 Window = Annotated[str, Query(pattern="^(24h|7d|30d|90d)$", description="How far back: 24h, 7d, 30d or 90d.")]
 
@@ -73,11 +73,12 @@ class Parts(NamedTuple):
     defaults: Defaults
     look: Look
     now: Callable[[], datetime]
+    maintenance: Maintenance
 
 
 def routers(parts: Parts) -> list[APIRouter]:
     """The routes of section "API" in the README: those that read, and those that write."""
-    link, store, board, commands, access, health, defaults, look, now = parts
+    link, store, board, commands, access, health, defaults, look, now, windows = parts
 
     def caught_up() -> None:
         """Before the first catch-up the read models would deny services that exist."""
@@ -332,6 +333,7 @@ def routers(parts: Parts) -> list[APIRouter]:
         share = timeline.uptime(timeline.spent(found))
         return _svg(badge.uptime(name, window, share))
 
+    maintenance.install(reads, writes, windows, now)
     return [writes, reads, badges]
 
 

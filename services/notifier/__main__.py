@@ -31,7 +31,9 @@ from services.notifier.telegram import Bot, TelegramChat
 from services.notifier.updates import Updates
 from shared import asyncapi, digest, durations, logs, service, streams
 from shared.broker import Link, last_sequence, until_done
+from shared.maintenance import hushed_until
 from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load, stop
+from shared.windows import Windows
 
 log = structlog.get_logger()
 
@@ -171,8 +173,9 @@ class Notifier:
         self._link = Link(settings, "notifier")
         self.health.follow(self._link)
         self._fleet = Fleet()
-        self._incidents = Incidents(self._fleet, settings.remind_after)
-        self._history = History(self._link, self._fleet, self._incidents)
+        self._windows = Windows(self._link, lambda window: self._incidents.freed(window, now()))
+        self._incidents = Incidents(self._fleet, settings.remind_after, self._hushed_until)
+        self._history = History(self._link, self._fleet, self._incidents, self._hushed_until)
         self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history, self._incidents)
         self._others = _others(settings)
         self._chats: list[Chat] = []
@@ -200,6 +203,7 @@ class Notifier:
                 group.create_task(self._lease.watch())
                 group.create_task(self.delivery.watch())
                 group.create_task(self._keep_reminding())
+                group.create_task(self._windows.follow())
                 if url := self._settings.deadman_url.get_secret_value():
                     group.create_task(Deadman(url, self._link, self._hindered).run())
                 if self._bot:
@@ -225,6 +229,9 @@ class Notifier:
         self.health.good("broker")
         return await self._link.bucket(streams.NOTIFIER_BUCKET)
 
+    def _hushed_until(self, name: str, at: datetime) -> datetime | None:
+        return hushed_until(self._windows.by_id.values(), name, self._fleet.known(name).tags, at)
+
     def _stand_by(self) -> None:
         for part in list(self.health.missing):
             self.health.good(part)
@@ -235,6 +242,7 @@ class Notifier:
             "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
         )
         await self._history.fold()
+        await self._windows.load()
         self._bucket, self._subscribers = bucket, Subscribers(bucket)
         await self._subscribers.load()
         chats = [await Chat.open(target, bucket, end, self._around) for target in self._targets()]

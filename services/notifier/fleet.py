@@ -18,6 +18,7 @@ class Known:
     status_seq: int = 0
     exists: bool = False
     notify: bool = True
+    tags: tuple[str, ...] = ()
     paused: bool = False
     registered_at: datetime = _BEFORE_ALL
     status: Status = Status.UNKNOWN
@@ -48,6 +49,7 @@ class Fleet:
             it.exists = not isinstance(event, ServiceDeleted)
             if not isinstance(event, ServiceDeleted):
                 it.notify, it.paused = event.data.config.notify, event.data.config.paused
+                it.tags = event.data.config.tags
                 if event.data.registered_at or isinstance(event, ServiceRegistered):
                     it.registered_at = event.data.registered_at or stored_at
 

@@ -1,7 +1,7 @@
 """Reading in the record of events what is not in memory: pages for a chat that fell behind, the last day."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
 from shared import digest, streams
 from shared.broker import Link, NotStored, Reader, Stored, newest, until_done
-from shared.events import Event, StatusChanged, parse_event
+from shared.events import Event, Status, StatusChanged, parse_event
 
 log = structlog.get_logger()
 
@@ -44,7 +44,14 @@ def unreadable(subject: str, seq: int, error: str) -> None:
 class History:
     """The stream SERVICES as the notifier asks it."""
 
-    def __init__(self, link: Link, fleet: Fleet, incidents: Incidents) -> None:
+    def __init__(
+        self,
+        link: Link,
+        fleet: Fleet,
+        incidents: Incidents,
+        hushed_until: Callable[[str, datetime], datetime | None],
+    ) -> None:
+        self._hushed_until = hushed_until
         self._link = link
         self._fleet = fleet
         self._incidents = incidents
@@ -69,6 +76,8 @@ class History:
         began = self._fleet.since(event.name, data.from_, seq)
         if began is None and data.from_.badness > 1:
             began = await self._began(event, seq)
+        if self._is_hushed(event, stored_at, began):
+            return None
         return Change(
             seq,
             stored_at,
@@ -84,6 +93,15 @@ class History:
             data.doubt,
             meaning.flaps,
         )
+
+    def _is_hushed(self, event: StatusChanged, stored_at: datetime, began: datetime | None) -> bool:
+        """Whether maintenance keeps it from being told: a fall within it, or a recovery within the same that
+        the fall was in."""
+        data = event.data
+        if data.to is not Status.ALIVE:
+            return any(self._hushed_until(event.name, at) for at in (data.since, stored_at))
+        end = self._hushed_until(event.name, began) if began else None
+        return end is not None and end > data.since
 
     async def recall(self, through: int, since: datetime) -> None:
         """Learn what the changes up to a sequence, stored since a moment, meant."""

@@ -6,12 +6,13 @@ silent → down → dead, takes no turn.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from services.notifier.fleet import Fleet
 from shared.events import Status, StatusChanged
+from shared.maintenance import Window
 
 TURNS = 4
 """That many turns within HOUR are flapping."""
@@ -60,9 +61,16 @@ class Notice:
 class Incidents:
     """Fed with every change of status in order; a change that was there before means what it meant then."""
 
-    def __init__(self, fleet: Fleet, reminders: tuple[timedelta, ...]) -> None:
-        """`reminders`: when to remind that a service is down, counted from when it fell; the last repeats."""
+    def __init__(
+        self,
+        fleet: Fleet,
+        reminders: tuple[timedelta, ...],
+        hushed_until: Callable[[str, datetime], datetime | None] = lambda name, at: None,
+    ) -> None:
+        """`reminders`: when to remind that a service is down, counted from when it fell; the last repeats.
+        `hushed_until`: when the maintenance of a service ends that there is at a moment, if there is any."""
         self._fleet = fleet
+        self._hushed_until = hushed_until
         self._reminders = reminders
         self._recent: dict[str, _Recent] = {}
         self._coming: list[Notice] = []
@@ -101,8 +109,13 @@ class Incidents:
         return Meaning()
 
     def watch(self, name: str, after: datetime) -> None:
-        """If a service is down, remind of it, beginning with what comes next after `after`."""
+        """If a service is down, remind of it, beginning with what comes next after `after`. A fall within
+        maintenance was not told: it is when that ends, if nothing has changed."""
         it = self._fleet.known(name)
+        if it.status in (Status.DOWN, Status.DEAD):
+            end = self._hushed_until(name, it.since)
+            if end and end > after:
+                self._add(Notice(end, name, it.status_seq, it.status, it.since))
         if it.status is Status.DOWN and (at := self._next_reminder(it.since, after)):
             self._add(Notice(at, name, it.status_seq, it.status, it.since))
 
@@ -113,14 +126,26 @@ class Incidents:
         repeats = max(1, (after - since) // last + 1)
         return min(at for it in (*once, repeats * last) if (at := since + it) > after)
 
+    def freed(self, window: Window, now: datetime) -> None:
+        """A window is no more: what fell within it is told now, if nothing else keeps it quiet."""
+        for name in self._fleet:
+            it = self._fleet.known(name)
+            fell = it.status in (Status.DOWN, Status.DEAD) and window.is_about(name, it.tags)
+            if fell and window.current(it.since) and not self._hushed_until(name, it.since):
+                self._add(Notice(now, name, it.status_seq, it.status, it.since))
+
     def _add(self, notice: Notice) -> None:
-        heapq.heappush(self._coming, notice)
+        if notice not in self._coming:
+            heapq.heappush(self._coming, notice)
 
     def due(self, now: datetime) -> Iterator[Notice]:
         """What is to be told by now, if it still holds; of several reminders of one service the newest."""
         while self._coming and self._coming[0].at <= now:
             notice = heapq.heappop(self._coming)
             if not self.holds(notice):
+                continue
+            if end := self._hushed_until(notice.name, notice.at):
+                self._add(replace(notice, at=end))
                 continue
             while not notice.flapped and (following := self._next_reminder(notice.since, notice.at)):
                 if following > now:

@@ -1,0 +1,205 @@
+"""Maintenance windows over HTTP, and what of them the pages show."""
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from nats.errors import Error as NatsError
+from nats.js.errors import KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from services.api.requests import IfMatch, body, documented_body, is_stale
+from shared import streams
+from shared.broker import Link, NotStored
+from shared.maintenance import Span, Window
+from shared.problems import Problem, documented
+from shared.windows import Windows
+
+MOST = 1000
+FORGOTTEN_AFTER = timedelta(days=30)
+"""How long a window that is over is shown."""
+
+_WINDOW = {
+    "title": "Sunday backups",
+    "tags": ["backup"],
+    "cron": "0 3 * * sun",
+    "time_zone": "Europe/Berlin",
+    "duration": "2h",
+}
+_SHOWN: dict[str, Any] = {
+    "id": "5f0c1c9a2b7d",
+    "window": _WINDOW,
+    "active": False,
+    "starts_at": "2026-11-01T02:00:00Z",
+    "ends_at": "2026-11-01T04:00:00Z",
+    "version": 3,
+}
+
+
+class Shown(BaseModel):
+    """A window, and when it is next, or now."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _SHOWN})
+
+    id: str
+    window: Window
+    active: bool = Field(description="Whether it is open now.")
+    starts_at: AwareDatetime | None = Field(description="Of the occurrence that is now, or next.")
+    ends_at: AwareDatetime | None
+    version: int = Field(description="Also the ETag.")
+
+
+class ShownPage(BaseModel):
+    items: list[Shown]
+
+
+class Maintenance:
+    """Commands on the windows; each returns once it is stored, and what follows sees it."""
+
+    def __init__(self, link: Link, windows: Windows) -> None:
+        self._link = link
+        self.windows = windows
+
+    def all(self, now: datetime) -> list[Shown]:
+        """What is now first, then what is next, then what is over."""
+        shown = [self.shown(id_, now) for id_ in self.windows.by_id]
+        return sorted(shown, key=lambda it: (it.starts_at is None, it.starts_at or now, it.id))
+
+    def about(self, name: str, tags: list[str], now: datetime) -> list[Shown]:
+        return [it for it in self.all(now) if it.window.is_about(name, tags)]
+
+    def shown(self, id_: str, now: datetime) -> Shown:
+        window = self._existing(id_)
+        current: Span | None = window.current(now)
+        starts_at, ends_at = current or window.upcoming(now) or (None, None)
+        return Shown(
+            id=id_,
+            window=window,
+            active=current is not None,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            version=self.windows.revision(id_),
+        )
+
+    async def add(self, window: Window, now: datetime) -> str:
+        await self._forget_old(now)
+        if len(self.windows.by_id) >= MOST:
+            raise Problem(409, f"there are {MOST} windows already; delete some")
+        id_ = uuid.uuid4().hex[:12]
+        await self._store(id_, window, 0)
+        return id_
+
+    async def replace(self, id_: str, window: Window, if_match: str | None) -> None:
+        await self._store(id_, window, self._matching(id_, if_match))
+
+    async def delete(self, id_: str, if_match: str | None) -> None:
+        await self._store(id_, None, self._matching(id_, if_match))
+
+    async def _forget_old(self, now: datetime) -> None:
+        for id_, window in list(self.windows.by_id.items()):
+            if window.ends_at and window.ends_at < now - FORGOTTEN_AFTER:
+                await self._store(id_, None, self.windows.revision(id_))
+
+    async def _store(self, id_: str, window: Window | None, revision: int) -> None:
+        try:
+            bucket: KeyValue = await self._link.bucket(streams.MAINTENANCE_BUCKET)
+            if window:
+                stored = await bucket.update(id_, window.model_dump_json().encode(), last=revision)
+            else:
+                await bucket.delete(id_, last=revision)
+                stored = revision + 1
+        except KeyWrongLastSequenceError:
+            raise Problem(412, "somebody changed it meanwhile; read it again") from None
+        except (NatsError, OSError, TimeoutError) as error:
+            raise NotStored(str(error) or repr(error)) from None
+        self.windows.put(id_, stored, window)
+
+    def _existing(self, id_: str) -> Window:
+        found = self.windows.by_id.get(id_)
+        if found is None:
+            raise Problem(404, "there is no such maintenance window")
+        return found
+
+    def _matching(self, id_: str, if_match: str | None) -> int:
+        """The revision, if the client's condition holds."""
+        self._existing(id_)
+        revision = self.windows.revision(id_)
+        if is_stale(if_match, revision):
+            raise Problem(412, f"the version is {revision} by now; read it again")
+        return revision
+
+
+def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: Any) -> None:
+    """Add the routes."""
+    example = {"content": {"application/json": {"example": _SHOWN}}}
+    tags: Any = ["maintenance"]
+
+    def answer(id_: str, response: Response) -> Shown:
+        shown = maintenance.shown(id_, now())
+        response.headers["ETag"] = f'"{shown.version}"'
+        return shown
+
+    @writes.post(
+        "/maintenance",
+        status_code=201,
+        operation_id="create_maintenance",
+        tags=tags,
+        responses=documented(409, 413, 422) | {201: example},
+        openapi_extra=documented_body(Window, _WINDOW),
+    )
+    async def create(window: Annotated[Window, Depends(body(Window))], response: Response) -> Shown:
+        """Falls of these services are recorded, but not sent, while it lasts; what is still down when it ends
+        is sent then."""
+        id_ = await maintenance.add(window, now())
+        response.headers["Location"] = f"/maintenance/{id_}"
+        return answer(id_, response)
+
+    @reads.get(
+        "/maintenance",
+        operation_id="list_maintenance",
+        tags=tags,
+        responses={200: {"content": {"application/json": {"example": {"items": [_SHOWN]}}}}},
+    )
+    async def list_all() -> ShownPage:
+        """All windows: what is now first, then what is next, then what is over."""
+        return ShownPage(items=maintenance.all(now()))
+
+    @reads.get(
+        "/maintenance/{id}",
+        operation_id="get_maintenance",
+        tags=tags,
+        responses=documented(404) | {200: example},
+    )
+    async def get(id: str, response: Response) -> Shown:
+        """One window."""
+        return answer(id, response)
+
+    @writes.put(
+        "/maintenance/{id}",
+        operation_id="replace_maintenance",
+        tags=tags,
+        responses=documented(404, 412, 413, 422) | {200: example},
+        openapi_extra=documented_body(Window, _WINDOW),
+    )
+    async def replace(
+        id: str,
+        window: Annotated[Window, Depends(body(Window))],
+        response: Response,
+        if_match: IfMatch = None,
+    ) -> Shown:
+        """Set the whole window anew."""
+        await maintenance.replace(id, window, if_match)
+        return answer(id, response)
+
+    @writes.delete(
+        "/maintenance/{id}",
+        status_code=204,
+        operation_id="delete_maintenance",
+        tags=tags,
+        responses=documented(404, 412),
+    )
+    async def delete(id: str, if_match: IfMatch = None) -> None:
+        """End it, or take it back. What fell within it and is still down is sent now."""
+        await maintenance.delete(id, if_match)
