@@ -70,14 +70,14 @@ class Record:
             status_changed(name, StatusData(from_=from_, to=to, since=since, last_heartbeat=since, **data)),
         )
 
-    async def register(self, name: str, *, notify: bool = True) -> None:
+    async def register(self, name: str, *, notify: bool = True, tags: tuple[str, ...] = ()) -> None:
         at = datetime.now(UTC) - timedelta(days=30)
         event = ServiceRegistered(
             id=f"registered-{name}",
             source="/test",
             subject=name,
             time=at,
-            data=ConfigData(config=ServiceConfig(notify=notify), registered_at=at),
+            data=ConfigData(config=ServiceConfig(notify=notify, tags=tags), registered_at=at),
         )
         await self._append(streams.config(name), event)
 

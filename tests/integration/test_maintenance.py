@@ -1,0 +1,120 @@
+"""Maintenance as people notice it: what is not sent within a window, and what is when it ends."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shared import streams
+from shared.events import Status
+from shared.maintenance import Window
+from tests.integration.test_notifier import (
+    Record,
+    Start,
+    record,
+    start,
+    telegram,
+    texts,
+    told,
+)
+from tests.telegram_standin import Standin
+
+UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+
+
+async def window(record: Record, id_: str, begins: float, ends: float, **more: Any) -> None:
+    now = datetime.now(UTC)
+    span = {"starts_at": now + timedelta(seconds=begins), "ends_at": now + timedelta(seconds=ends)}
+    bucket = await record.link.bucket(streams.MAINTENANCE_BUCKET)
+    await bucket.put(id_, Window(**span, **more).model_dump_json().encode())
+
+
+async def test_a_fall_within_is_not_told_until_the_end(
+    record: Record,
+    telegram: Standin,
+    start: Start,
+) -> None:
+    await record.register("web")
+    await window(record, "w", -60, 5, services=["web"])
+    process = start()
+    await record.change("web", ALIVE, SILENT)
+    await record.change("web", SILENT, DOWN)
+    await record.change("other", ALIVE, DOWN)
+    await told(telegram, "other")
+    process.kill()
+    process = start()
+    await asyncio.sleep(1)
+    assert not [text for text in texts(telegram) if "web" in text], "told within the window"
+    await told(telegram, "web still down")
+    process.kill()
+    start()
+    await record.change("web", DOWN, ALIVE)
+    await told(telegram, "down → alive")
+    about = [text for text in texts(telegram) if "web" in text]
+    assert len(about) == 2
+    assert "alive" in about[1]
+
+
+async def test_what_recovers_within_is_never_mentioned(
+    record: Record,
+    telegram: Standin,
+    start: Start,
+) -> None:
+    await record.register("web", tags=("nightly",))
+    await window(record, "w", -60, 4, tags=["nightly"])
+    start()
+    await record.change("web", ALIVE, SILENT)
+    await record.change("web", SILENT, DOWN)
+    await record.change("web", DOWN, ALIVE)
+    await asyncio.sleep(5)
+    await record.change("other", ALIVE, DOWN)
+    await told(telegram, "other")
+    assert not [text for text in texts(telegram) if "web" in text]
+
+
+async def test_the_recovery_of_a_fall_that_was_told_is_told(
+    record: Record,
+    telegram: Standin,
+    start: Start,
+) -> None:
+    await record.register("web")
+    start(remind_after="2s,1d")
+    await record.change("web", SILENT, DOWN)
+    await told(telegram, "web")
+    await window(record, "w", -0.01, 60, services=["web"])
+    await asyncio.sleep(3)
+    assert len(texts(telegram)) == 1, "a reminder within the window"
+    await record.change("web", DOWN, ALIVE)
+    await told(telegram, "down → alive")
+
+
+async def test_a_window_taken_back_tells_at_once(
+    record: Record,
+    telegram: Standin,
+    start: Start,
+) -> None:
+    await record.register("web")
+    await window(record, "w", -60, 600, services=["web"])
+    bucket = await record.link.bucket(streams.MAINTENANCE_BUCKET)
+    await bucket.put("noise", b"{")
+    start()
+    await record.change("web", SILENT, DOWN)
+    await record.change("other", ALIVE, DOWN)
+    await told(telegram, "other")
+    await bucket.delete("w")
+    await told(telegram, "web still down", within=8)
+
+
+async def test_again_and_again_by_cron(
+    record: Record,
+    telegram: Standin,
+    start: Start,
+) -> None:
+    await record.register("web")
+    bucket = await record.link.bucket(streams.MAINTENANCE_BUCKET)
+    every_minute = Window(services=("web",), cron="* * * * *", duration=timedelta(minutes=2))
+    await bucket.put("w", every_minute.model_dump_json().encode())
+    start()
+    await record.change("web", SILENT, DOWN)
+    await record.change("other", ALIVE, DOWN)
+    await told(telegram, "other")
+    assert not [text for text in texts(telegram) if "web" in text]

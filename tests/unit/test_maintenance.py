@@ -1,0 +1,101 @@
+"""When a maintenance window is open: once, or by cron in its own time zone, also when clocks are moved."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from shared.maintenance import Window, hushed_until
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+ONCE = Window(services=("web",), starts_at=at("2026-11-01T10:00"), ends_at=at("2026-11-01T12:00"))
+SUNDAYS = Window(tags=("db",), cron="0 3 * * sun", time_zone="Europe/Berlin", duration=timedelta(hours=2))
+NIGHTLY = Window(tags=("db",), cron="30 2 * * *", time_zone="Europe/Berlin", duration=timedelta(hours=1))
+
+OFTEN = Window(tags=("x",), cron="*/7 * * * *", duration=timedelta(minutes=3))
+
+
+@pytest.mark.parametrize(
+    ("window", "moment", "span"),
+    [
+        (ONCE, "2026-11-01T09:59:59", None),
+        (ONCE, "2026-11-01T10:00", ("2026-11-01T10:00", "2026-11-01T12:00")),
+        (ONCE, "2026-11-01T11:59:59", ("2026-11-01T10:00", "2026-11-01T12:00")),
+        (ONCE, "2026-11-01T12:00", None),
+        (SUNDAYS, "2026-11-01T01:59:59", None),
+        (SUNDAYS, "2026-11-01T02:00", ("2026-11-01T02:00", "2026-11-01T04:00")),
+        (SUNDAYS, "2026-11-01T03:59:59", ("2026-11-01T02:00", "2026-11-01T04:00")),
+        (SUNDAYS, "2026-11-01T04:00", None),
+        (SUNDAYS, "2026-11-02T02:30", None),
+        (SUNDAYS, "2026-07-05T01:30", ("2026-07-05T01:00", "2026-07-05T03:00")),
+        (NIGHTLY, "2026-03-29T01:10", ("2026-03-29T01:00", "2026-03-29T02:00")),  # 02:30 is skipped: at 03:00
+        (
+            NIGHTLY,
+            "2026-10-25T00:45",
+            ("2026-10-25T00:30", "2026-10-25T01:30"),
+        ),  # the first of two
+        (NIGHTLY, "2026-10-25T01:45", None),
+    ],
+)
+def test_current(window: Window, moment: str, span: tuple[str, str] | None) -> None:
+    assert window.current(at(moment)) == (span and (at(span[0]), at(span[1])))
+
+
+def test_upcoming() -> None:
+    assert SUNDAYS.upcoming(at("2026-11-01T02:00")) == (at("2026-11-08T02:00"), at("2026-11-08T04:00"))
+    assert ONCE.upcoming(at("2026-10-01T00:00")) == (ONCE.starts_at, ONCE.ends_at)
+    assert ONCE.upcoming(at("2026-11-01T10:00")) is None
+
+
+@given(
+    st.sampled_from([SUNDAYS, NIGHTLY, OFTEN]),
+    st.integers(0, 2 * 366 * 86400).map(lambda seconds: at("2026-01-01T00:00") + timedelta(seconds=seconds)),
+)
+def test_what_is_current_contains_the_moment_and_what_is_next_begins_after_it(
+    window: Window, moment: datetime
+) -> None:
+    if current := window.current(moment):
+        assert current[0] <= moment < current[1]
+    following = window.upcoming(moment)
+    assert following
+    assert following[0] > moment
+    assert window.current(following[0]) == following
+
+
+def test_the_last_end_counts_and_only_of_those_that_are_about_it() -> None:
+    longer = ONCE.model_copy(update={"ends_at": at("2026-11-01T13:00"), "services": ("web", "job")})
+    moment = at("2026-11-01T11:00")
+    assert hushed_until([ONCE, longer], "web", (), moment) == at("2026-11-01T13:00")
+    assert hushed_until([ONCE], "job", ("db",), moment) is None
+    assert hushed_until([SUNDAYS], "any", ("x", "db"), at("2026-11-01T03:00")) == at("2026-11-01T04:00")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"services": ["a"]},
+        {"services": ["a"], "starts_at": "2026-11-01T10:00Z"},
+        {"services": ["a"], "starts_at": "2026-11-01T10:00Z", "ends_at": "2026-11-01T10:00Z"},
+        {"services": ["a"], "starts_at": "2026-11-01T10:00", "ends_at": "2026-11-01T11:00Z"},
+        {"starts_at": "2026-11-01T10:00Z", "ends_at": "2026-11-01T11:00Z"},
+        {"services": ["a b"], "cron": "0 3 * * *", "duration": "1h"},
+        {"services": ["a"], "cron": "0 3 * *", "duration": "1h"},
+        {"services": ["a"], "cron": "0 3 * * * *", "duration": "1h"},
+        {"services": ["a"], "cron": "99 3 * * *", "duration": "1h"},
+        {"services": ["a"], "cron": "0 3 * * *"},
+        {"services": ["a"], "cron": "0 3 * * *", "duration": "8d"},
+        {"services": ["a"], "cron": "0 3 * * *", "duration": "1h", "time_zone": "Mars/Base"},
+        {"services": ["a"], "cron": "0 3 * * *", "duration": "1h", "ends_at": "2026-11-01T11:00Z"},
+        {"tags": [""], "cron": "0 3 * * *", "duration": "1h"},
+    ],
+)
+def test_what_no_window_is(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Window.model_validate(wrong)

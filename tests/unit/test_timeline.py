@@ -1,0 +1,271 @@
+"""What a service was when, from its events and what ticks prove; and lists and digests from memory."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api import charts
+from services.api.board import Board
+from services.api.fold import Change, Document, micros, moment, shown
+from services.api.roster import SORTS, Roster, Selection, Sort
+from services.api.summary import digest_of
+from services.api.timeline import Mark, Now, Segment, segments, slices, spent, uptime
+from shared import digest
+from shared.events import Status
+
+UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+SECOND = 1_000_000
+NOW = micros(datetime(2026, 11, 1, tzinfo=UTC))
+
+
+def seen(
+    marks: Sequence[Mark],
+    status: Status = ALIVE,
+    *,
+    paused: bool = False,
+    registered: int = 0,
+    start: int = 0,
+    end: int = 100,
+    gaps: Sequence[tuple[int, int]] = (),
+) -> list[tuple[int, int, str]]:
+    return [tuple(it) for it in segments(marks, Now(status, paused, registered, end), start, gaps)]  # type: ignore[misc]
+
+
+def test_without_events_it_was_what_it_is() -> None:
+    assert seen([]) == [(0, 100, "alive")]
+
+
+def test_a_fall_counts_from_when_it_fell_due() -> None:
+    marks = [Mark(1, 40, SILENT, ALIVE), Mark(2, 60, DOWN, SILENT), Mark(3, 70, ALIVE, DOWN)]
+    assert seen(marks) == [(0, 40, "alive"), (40, 60, "silent"), (60, 70, "down"), (70, 100, "alive")]
+
+
+def test_what_was_before_the_window_or_the_registration_does_not_count() -> None:
+    marks = [Mark(1, 10, DOWN, ALIVE), Mark(2, 30, ALIVE, DOWN), Mark(3, 60, SILENT, ALIVE)]
+    assert seen(marks, SILENT, start=20) == [(20, 30, "down"), (30, 60, "alive"), (60, 100, "silent")]
+    assert seen(marks, SILENT, registered=50) == [(0, 50, "nothing"), (50, 60, "alive"), (60, 100, "silent")]
+
+
+def test_paused_and_unobserved_time_stand_apart() -> None:
+    marks = [Mark(1, 30, paused=True), Mark(2, 60, paused=False), Mark(3, 80, DOWN, ALIVE)]
+    found = seen(marks, DOWN, gaps=[(0, 10), (50, 70), (95, 200)])
+    assert found == [
+        (0, 10, "unobserved"),
+        (10, 30, "alive"),
+        (30, 60, "paused"),
+        (60, 70, "unobserved"),
+        (70, 80, "alive"),
+        (80, 95, "down"),
+        (95, 100, "unobserved"),
+    ]
+    assert seen([], DOWN, paused=True) == [(0, 100, "paused")]
+
+
+def test_uptime_is_of_the_judged_and_observed_time_alone() -> None:
+    seconds = spent([Segment(0, 60 * SECOND, "alive"), Segment(60 * SECOND, 80 * SECOND, "down")])
+    assert uptime(seconds) == 0.75
+    assert uptime(seconds | {"paused": 999.0, "unobserved": 999.0, "unknown": 999.0}) == 0.75
+    assert uptime(spent([])) is None
+
+
+moves = st.lists(
+    st.tuples(st.integers(0, 1000), st.sampled_from([ALIVE, SILENT, DOWN, DEAD, True, False])), max_size=12
+)
+spans = st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 200)), max_size=4)
+
+
+def told(moves: Sequence[tuple[int, Status | bool]]) -> tuple[list[Mark], Status, bool]:
+    marks, status, paused = [], UNKNOWN, False
+    for seq, (at, to) in enumerate(sorted(moves, key=lambda it: it[0])):
+        if isinstance(to, bool):
+            marks.append(Mark(seq, at, paused=to))
+            paused = to
+        else:
+            marks.append(Mark(seq, at, to, status))
+            status = to
+    return marks, status, paused
+
+
+@given(moves, spans, st.integers(0, 1200), st.integers(0, 900))
+def test_segments_cover_the_window_without_gap_or_overlap(
+    moved: list[tuple[int, Status | bool]], holes: list[tuple[int, int]], registered: int, start: int
+) -> None:
+    marks, status, paused = told(moved)
+    gaps = sorted((at, at + length) for at, length in holes)
+    found = segments(marks, Now(status, paused, min(registered, 1300), 1300), start, gaps)
+    assert found[0].start == start
+    assert found[-1].end == 1300
+    assert all(a.end == b.start and a.state != b.state for a, b in pairwise(found))
+    counted = round(sum(spent(found).values()) * SECOND)
+    assert counted == 1300 - max(start, min(registered, 1300))
+    for at in range(start, 1300, 37):
+        (state,) = [it.state for it in found if it.start <= at < it.end]
+        pauses = [mark.paused for mark in marks if mark.paused is not None and mark.at >= registered]
+        on = [m for m in marks if m.at <= at and m.at >= registered]
+        was_paused = next((m.paused for m in reversed(on) if m.paused is not None), None)
+        if was_paused is None:
+            was_paused = not pauses[0] if pauses else paused
+        if at < registered:
+            assert state == "nothing"
+        elif was_paused:
+            assert state == "paused"
+        elif any(begins <= at < ends for begins, ends in gaps):
+            assert state == "unobserved"
+        else:
+            assert state not in ("nothing", "paused", "unobserved")
+
+
+@given(moves, st.integers(1, 50))
+def test_slices_add_up(moved: list[tuple[int, Status | bool]], count: int) -> None:
+    marks, status, paused = told(moved)
+    found = segments(marks, Now(status, paused, 0, 1300), 0)
+    cut = list(slices(found, count))
+    assert len(cut) == count
+    assert sum(sum(it.spent.values()) for it in cut) == 1300
+    pieces = charts.bar(found, count, ZoneInfo("UTC"))
+    assert sum(it.length for it in pieces) == count
+    for it in cut:
+        if it.spent.get("down") and not it.spent.get("dead"):
+            assert it.state == "down", "a fall is seen, however short"
+
+
+# --- lists from memory
+
+
+class Fleet:
+    """Random events, in order, with the documents they come to."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.documents: dict[str, Document] = {}
+        self.board = Board()
+
+    def add(self, name: str, facet: str, content: Document, kind: str, data: Document, at: int) -> None:
+        self.seq += 1
+        row = {"_id": self.seq, "name": name, "type": kind, "at": at, "data": data}
+        content = {"seq": self.seq, **content}
+        self.documents.setdefault(name, {"_id": name})[facet] = content
+        self.board.tell([Change(name, facet, content, row)])  # type: ignore[arg-type]
+
+
+names = st.sampled_from([f"{a}.{n}" for a in ("web", "db") for n in range(5)])
+steps = st.lists(
+    st.tuples(
+        names,
+        st.sampled_from(["register", "delete", "pause", "resume", ALIVE, SILENT, DOWN, DEAD, "beat"]),
+        st.integers(0, 40 * 3600),
+    ),
+    max_size=60,
+)
+
+
+def lived(taken: list[tuple[str, Status | str, int]]) -> Fleet:
+    fleet = Fleet()
+    was: dict[str, Status] = {}
+    paused: dict[str, bool] = {}
+    for name, step, ago in sorted(taken, key=lambda it: -it[2]):
+        at = NOW - ago * SECOND
+        exists = not fleet.documents.get(name, {}).get("config", {"deleted": True})["deleted"]
+        if step == "delete" and exists:
+            content: Document = {"deleted": True, "registered_at": at}
+            fleet.add(name, "config", content, "service.deleted.v1", {}, at)
+        elif step in ("register", "pause", "resume") and (step == "register") is not exists:
+            paused[name] = step == "pause"
+            kind = {"register": "registered", "pause": "paused", "resume": "resumed"}[step]
+            registered = at if step == "register" else fleet.documents[name]["config"]["registered_at"]
+            if step == "register":
+                was[name] = UNKNOWN
+            content = {
+                "deleted": False,
+                "registered_at": registered,
+                "paused": paused[name],
+                "notify": True,
+                "tags": [name.partition(".")[0]],
+                "description": f"Describes {name}",
+            }
+            fleet.add(name, "config", content, f"service.{kind}.v1", {}, at)
+        elif isinstance(step, Status) and exists and was[name] is not step:
+            data = {"from": was[name].value, "to": step.value, "since": moment(at).isoformat()}
+            content = {"status": step.value, "since": at, "last_heartbeat": at, "reason": "test"}
+            was[name] = step
+            fleet.add(name, "status", content, "service.status_changed.v1", data, at)
+        elif step == "beat" and exists:
+            fleet.seq += 1
+            fleet.documents[name]["heartbeat"] = {"seq": fleet.seq, "at": at}
+            fleet.board.roster.hear(name, fleet.seq, at)
+    return fleet
+
+
+@given(steps, st.sampled_from(SORTS), st.booleans(), st.sampled_from(["", "web", "DESCRIBES db"]))
+def test_lists_are_those_of_the_documents(
+    taken: list[tuple[str, Status | str, int]], sort: Sort, descending: bool, text: str
+) -> None:
+    fleet = lived(taken)
+    there = {name: it for name, it in fleet.documents.items() if not it["config"]["deleted"]}
+    for name, document in there.items():
+        entry, looks = fleet.board.roster.get(name), shown(document)
+        assert entry
+        assert (entry.status, entry.since, entry.last_heartbeat) == (
+            looks.status,
+            looks.since,
+            looks.last_heartbeat,
+        )
+    for statuses, tags in (((), ()), (("alive", "down"), ()), ((), ("web",)), (("silent",), ("db",))):
+        matching = [
+            name
+            for name, it in there.items()
+            if (not statuses or shown(it).status in statuses)
+            and all(tag in it["config"]["tags"] for tag in tags)
+            and text.casefold() in f"{name}\nDescribes {name}".casefold()
+        ]
+        found: list[str] = []
+        after = None
+        for _ in range(20):
+            wanted = Selection(statuses, tags, text, sort, descending, after, 3)
+            page, after, total = fleet.board.roster.page(wanted)
+            assert total == len(matching)
+            found += page
+            if after is None:
+                break
+        places = {name: entry.place(sort) for name in matching if (entry := fleet.board.roster.get(name))}
+        assert found == sorted(matching, key=places.__getitem__, reverse=descending)
+    reloaded = Roster()
+    reloaded.load(list(fleet.documents.values()))
+    assert reloaded.counts == fleet.board.roster.counts
+    assert reloaded.tags == fleet.board.roster.tags
+
+
+@given(steps)
+def test_the_digest_from_memory_is_that_of_the_whole_fleet(
+    taken: list[tuple[str, Status | str, int]],
+) -> None:
+    fleet, now = lived(taken), moment(NOW)
+    services, transitions = [], []
+    for name, it in fleet.documents.items():
+        if it["config"]["deleted"]:
+            continue
+        looks = shown(it)
+        services.append(
+            digest.Service(
+                name,
+                looks.status,
+                moment(looks.since),
+                moment(looks.last_heartbeat) if looks.last_heartbeat else None,
+                it["config"]["paused"],
+                moment(it["config"]["registered_at"]),
+            )
+        )
+    for news in fleet.board.kept_after(0):
+        data = news.row["data"]
+        if "to" in data and datetime.fromisoformat(data["since"]) >= now - timedelta(days=1):
+            since = datetime.fromisoformat(data["since"])
+            transitions.append(
+                digest.Transition(news.row["name"], Status(data["from"]), Status(data["to"]), since)
+            )
+    whole = digest.digest(services, transitions, now)
+    zone = ZoneInfo("UTC")
+    assert digest.lines(digest_of(fleet.board, now), zone) == digest.lines(whole, zone)
