@@ -199,12 +199,16 @@ class View:
 
     async def fill(self, facets: "Facets", heard: dict[str, Heard]) -> None:
         """Take in what whole streams come to. Services that are not there yet cost a tenth of the others."""
-        documents = {name: {"_id": name, **facet} for name, facet in facets.items()}
-        for name, it in heard.items():
-            documents.setdefault(name, {"_id": name})["heartbeat"] = _heartbeat(it)
-        there = await _insert(self._services, list(documents.values()))
-        await _write(self._services, [_merge(name, facets[name]) for name in there if name in facets])
-        await self.hear({name: heard[name] for name in there if name in heard})
+        names = list(facets.keys() | heard.keys())
+        for start in range(0, len(names), _BULK):
+            chunk = names[start : start + _BULK]
+            documents = [{"_id": name, **facets.get(name, {})} for name in chunk]
+            for document in documents:
+                if it := heard.get(document["_id"]):
+                    document["heartbeat"] = _heartbeat(it)
+            there = await _insert(self._services, documents)
+            await _write(self._services, [_merge(name, facets[name]) for name in there if name in facets])
+            await self.hear({name: heard[name] for name in there if name in heard})
 
     async def hear(self, heard: dict[str, Heard]) -> None:
         """Take in heartbeats that follow what was taken in before, or overlap with it. They may come before

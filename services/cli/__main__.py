@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import time
 from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
@@ -17,7 +20,8 @@ from services.cli.supervisor import RunSettings, near
 from services.cli.supervisor import run as supervise
 from shared import streams
 from shared.asyncapi import without_secrets
-from shared.settings import Tokens, load
+from shared.events import NAME_RULE_IN_WORDS, valid_name
+from shared.settings import Tokens, load, stop
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The services registry: who is alive, and who is not."
@@ -52,6 +56,50 @@ def beat(
     url += "/fail" if fail else ""
     answer = _request("POST", url, settings.ingest_token, json=body or None)
     typer.echo(json.dumps(answer) if as_json else f"{name}: stored")
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    name: Annotated[str, typer.Argument(help="The service's name.")],
+    command: Annotated[list[str], typer.Argument(help="What to run; put -- before it.")],
+) -> None:
+    """Run a command and report its start, its end and its duration. Exits with its code, also when the
+    registry cannot be reached."""
+    settings = load(ClientSettings)
+    if not valid_name(name):
+        stop(f"{name!r} is no service's name: {NAME_RULE_IN_WORDS}")
+    url = f"http://{near(settings.host)}:{settings.ingest_port}/heartbeat/{name}"
+    _report(f"{url}/start", settings.ingest_token, tries=1)
+    code, message = _run(command)
+    _report(f"{url}/{code}", settings.ingest_token, tries=3, message=message)
+    raise typer.Exit(code)
+
+
+def _run(command: list[str]) -> tuple[int, str | None]:
+    """Run it with our own input and output, passing on what we are told. Its exit code, 128 + n if signal n
+    ended it, and why it could not be run."""
+    try:
+        process = subprocess.Popen(command)
+    except OSError as error:
+        message = f"{command[0]}: {error.strerror}"
+        typer.echo(message, err=True)
+        return (127 if isinstance(error, FileNotFoundError) else 126), message
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _: process.send_signal(received))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command as well
+    code = process.wait()
+    return (128 - code, f"ended by signal {-code}") if code < 0 else (code, None)
+
+
+def _report(url: str, tokens: tuple[SecretStr, ...], *, tries: int, message: str | None = None) -> None:
+    """Tell the registry; a run that worked must not fail because that did not."""
+    for left in reversed(range(tries)):
+        try:
+            _request("POST", url, tokens, json={"message": message} if message else None)
+            return
+        except typer.Exit:
+            if left:
+                time.sleep(1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The API as its own description has it: whatever fits the description, and what does not, is no bug of ours."""
+"""Requests made up from the API's own description: none is answered with a server error."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -188,3 +188,34 @@ def test_two_runs_do_not_share_a_folder(run: Run, tmp_path: Path) -> None:
     second = Run(tmp_path).command("run")
     assert second.returncode == 2
     assert "REGISTRY_DATA_DIR" in second.stderr
+
+
+def test_exec_reports_a_command_and_ends_as_it_did(run: Run) -> None:
+    run.start()
+
+    def heard(name: str) -> list[dict[str, object]]:
+        url = f"http://127.0.0.1:{run.ports['api']}/service/{name}/heartbeats"
+        deadline = time.monotonic() + 10
+        while True:
+            answer = httpx.get(url)
+            if answer.status_code == 200 and len(answer.json()["items"]) == 2:
+                return list(answer.json()["items"])
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.1)
+
+    good = run.command("exec", "job", "--", "sh", "-c", "sleep 0.3; echo done -v --json")
+    assert (good.returncode, good.stdout) == (0, "done -v --json\n")
+    end, start = heard("job")
+    assert (start["signal"], end["signal"]) == ("start", "success")
+    assert 0.3 <= float(str(end["duration"])) < 5
+    assert run.command("exec", "bad", "--", "sh", "-c", "exit 7").returncode == 7
+    assert heard("bad")[0]["exit_code"] == 7
+    killed = run.command("exec", "killed", "--", "sh", "-c", "kill -9 $$")
+    assert killed.returncode == 137
+    assert heard("killed")[0]["message"] == "ended by signal 9"
+    assert run.command("exec", "none", "--", "no-such-program").returncode == 127
+    assert run.command("exec", "a b", "--", "true").returncode == 2
+    run.env["REGISTRY_INGEST_PORT"] = str(free_port())
+    away = run.command("exec", "job", "--", "sh", "-c", "exit 3")
+    assert away.returncode == 3
+    assert "refused" in away.stderr
