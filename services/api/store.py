@@ -202,9 +202,9 @@ class View:
         names = list(facets.keys() | heard.keys())
         for start in range(0, len(names), _BULK):
             chunk = names[start : start + _BULK]
-            documents = [{"_id": name, **facets.get(name, {})} for name in chunk]
-            for document in documents:
-                if it := heard.get(document["_id"]):
+            documents: list[Document] = [{"_id": name, **facets.get(name, {})} for name in chunk]
+            for name, document in zip(chunk, documents, strict=True):
+                if it := heard.get(name):
                     document["heartbeat"] = _heartbeat(it)
             there = await _insert(self._services, documents)
             await _write(self._services, [_merge(name, facets[name]) for name in there if name in facets])

@@ -167,7 +167,7 @@ if (keys) {
 // --- light, dark, or as the system has it
 
 const theme = document.getElementById("theme");
-function label() { theme.textContent = { light: "Light", dark: "Dark" }[document.documentElement.dataset.theme] || "System"; }
+function label() { theme.textContent = `Theme: ${document.documentElement.dataset.theme || "auto"}`; }
 if (theme) {
   theme.hidden = false;
   theme.title = "Change the theme";
