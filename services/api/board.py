@@ -78,7 +78,7 @@ class Board:
         self.last_change = 0
         """When the newest change of a status was stored."""
         self.judged: int | None = None
-        """When a monitor last judged, as one said; None: none was ever asked."""
+        """When a monitor last judged, as one said; 0: none ever answered; None: none was asked yet."""
 
     def clear(self) -> None:
         """Forget everything: it was of another record."""

@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
-from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
@@ -23,10 +23,10 @@ from services.api.requests import NameInPath, listed
 from services.api.resources import Parts, marks_since, segments, selection
 from services.api.roster import Selection
 from services.api.snippets import snippets
-from shared import durations, problems
+from shared import bodies, durations, problems
 from shared.broker import BrokerError
 from shared.events import NAME_RULE_IN_WORDS, Status, valid_name
-from shared.maintenance import Window, hushed_until
+from shared.maintenance import Window
 from shared.problems import Problem, explain
 
 PAGE_ROWS = 100
@@ -64,6 +64,12 @@ _templates = Environment(
 
 
 _NOTHING: Mapping[str, Any] = {}
+_DONE = {
+    "edit": "Saved.",
+    "pause": "Paused: it is not judged.",
+    "resume": "Resumed: its next heartbeat starts it afresh.",
+    "maintenance": "In maintenance: its falls are not sent.",
+}
 
 
 class Row(NamedTuple):
@@ -83,8 +89,9 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
     present = presenter(defaults, look.public_url)
 
     def page(request: Request, template: str, status: int = 200, **content: Any) -> HTMLResponse:
-        at = now()
-        counts = {status: board.roster.counts[status] for status in ORDER}
+        at, role = now(), access.role(request)
+        known = role is not Role.NOBODY  # others learn nothing of the fleet, not even from the title
+        counts = {status: board.roster.counts[status] if known else 0 for status in ORDER}
 
         def ago(since: datetime) -> str:
             return durations.spoken(at - since)
@@ -92,7 +99,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         html = _templates.get_template(template).render(
             content,
             ago=ago,
-            banner=_banner(parts, at),
+            banner=_banner(parts, at) if known else [],
             counts=counts,
             down=counts[Status.DOWN],
             form_key=access.form_key(request),
@@ -102,11 +109,11 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             now=at,
             path=request.url.path,
             percent=charts.percent,
-            role=access.role(request).value,
+            role=role.value,
             guarded=access.guarded,
-            seq=board.told,
+            seq=board.told if known else 0,
             shapes=SHAPES,
-            total=len(board.roster),
+            total=sum(counts.values()),
             version=_VERSION,
         )
         return HTMLResponse(html, status, headers={"Content-Security-Policy": _POLICY})
@@ -120,10 +127,10 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         if "projection" in health.missing:
             raise Problem(503, "still reading the record; see /readyz", retry_after=2)
 
-    async def form(request: Request) -> Mapping[str, Any]:
+    async def form(request: Request) -> Mapping[str, str]:
         """The fields of a form that may write."""
-        fields = await request.form(max_files=0, max_fields=20, max_part_size=64 * 1024)
-        access.may_submit(request, str(fields.get("form_key", "")))
+        fields = await _fields(request)
+        access.may_submit(request, fields.get("form_key", ""))
         return fields
 
     pages = APIRouter(
@@ -133,13 +140,13 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
 
     async def rows(names: Sequence[str], window: str) -> list[Row]:
         documents = await store.live.named(names)
-        return [await row(document, window) for document in documents]
+        at = now()
+        open_ = [it for it in maintenance.windows.by_id.values() if it.current(at)]
+        return [await row(document, window, open_) for document in documents]
 
-    async def row(document: Document, window: str) -> Row:
-        service, found = (
-            present(document),
-            segments(parts, document, window, await marks_since(parts, document, window)),
-        )
+    async def row(document: Document, window: str, open_: Sequence[Window]) -> Row:
+        service = present(document)
+        found = segments(parts, document, window, await marks_since(parts, document, window))
         share = timeline.uptime(timeline.spent(found))
         count = RUNGS if window == "24h" else 90
         return Row(
@@ -148,7 +155,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             charts.told(found, share),
             charts.percent(share),
             _patience(service),
-            hushed_until(maintenance.windows.by_id.values(), service.name, service.tags, now()) is not None,
+            any(it.is_about(service.name, service.tags) for it in open_),
         )
 
     @pages.get("/")
@@ -194,9 +201,9 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         )
 
     @pages.get("/ui/service/{name}")
-    async def service(request: Request, name: NameInPath, said: str = "") -> HTMLResponse:
+    async def service(request: Request, name: NameInPath, done: str = "") -> HTMLResponse:
         """One service: how it is, how it was, and what may be changed."""
-        return await service_page(request, name, said=said[:200])
+        return await service_page(request, name, said=_DONE.get(done, ""))
 
     async def service_page(
         request: Request, name: str, status: int = 200, said: str = "", refused: str = ""
@@ -238,8 +245,8 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             refused=refused,
         )
 
-    async def done(request: Request, name: str, said: str, command: Callable[[], Any]) -> Response:
-        """Carry out a command; back to the service's page, with what was done or why it was not."""
+    async def do(request: Request, name: str, what: str, command: Callable[[], Any]) -> Response:
+        """Carry out a command; back to the service's page, with what was done (of `_DONE`) or why not."""
         try:
             await command()
         except ValidationError as error:
@@ -249,11 +256,11 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             if problem.status == 404:
                 raise
             return await service_page(request, name, problem.status, refused=problem.detail)
-        return RedirectResponse(f"/ui/service/{name}?{urlencode({'said': said})}", 303)
+        return RedirectResponse(f"/ui/service/{name}?done={what}", 303)
 
     @forms.post("/ui/service/{name}/edit")
     async def edit(
-        request: Request, name: NameInPath, fields: Annotated[Mapping[str, Any], Depends(form)]
+        request: Request, name: NameInPath, fields: Annotated[Mapping[str, str], Depends(form)]
     ) -> Response:
         def text(field: str) -> str:
             return str(fields.get(field, "")).strip()
@@ -267,16 +274,15 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             )
             await commands.merge(name, wanted, text("version") or None)
 
-        return await done(request, name, "Saved.", command)
+        return await do(request, name, "edit", command)
 
     @forms.post("/ui/service/{name}/pause", dependencies=[Depends(form)])
     async def pause(request: Request, name: NameInPath) -> Response:
-        return await done(request, name, "Paused: it is not judged.", lambda: commands.pause(name, None))
+        return await do(request, name, "pause", lambda: commands.pause(name, None))
 
     @forms.post("/ui/service/{name}/resume", dependencies=[Depends(form)])
     async def resume(request: Request, name: NameInPath) -> Response:
-        said = "Resumed: its next heartbeat starts it afresh."
-        return await done(request, name, said, lambda: commands.resume(name, None))
+        return await do(request, name, "resume", lambda: commands.resume(name, None))
 
     @pages.get("/ui/service/{name}/delete")
     async def ask_to_delete(request: Request, name: NameInPath) -> HTMLResponse:
@@ -290,7 +296,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
 
     @forms.post("/ui/service/{name}/maintenance")
     async def begin_maintenance(
-        request: Request, name: NameInPath, fields: Annotated[Mapping[str, Any], Depends(form)]
+        request: Request, name: NameInPath, fields: Annotated[Mapping[str, str], Depends(form)]
     ) -> Response:
         async def command() -> None:
             existing(name, await store.live.get(name))
@@ -302,7 +308,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             window = Window(title="From its page", services=(name,), starts_at=at, ends_at=at + length)
             await maintenance.add(window, at)
 
-        return await done(request, name, "In maintenance: its falls are not sent.", command)
+        return await do(request, name, "maintenance", command)
 
     @pages.get("/ui/maintenance")
     async def maintenance_page(request: Request) -> HTMLResponse:
@@ -323,7 +329,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         )
 
     @forms.post("/ui/maintenance")
-    async def add_window(request: Request, fields: Annotated[Mapping[str, Any], Depends(form)]) -> Response:
+    async def add_window(request: Request, fields: Annotated[Mapping[str, str], Depends(form)]) -> Response:
         given = {key: str(value).strip() for key, value in fields.items() if str(value).strip()}
         try:
             wanted: dict[str, Any] = {
@@ -372,19 +378,18 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         return page(request, "login.html", next=_ours(next), refused="")
 
     @app.post("/ui/login", include_in_schema=False)
-    async def log_in(
-        request: Request, token: Annotated[str, Form(max_length=1000)], next: Annotated[str, Form()] = "/"
-    ) -> Response:
+    async def log_in(request: Request) -> Response:
         same_site(request)
-        response: Response = RedirectResponse(_ours(next), 303)
-        if access.log_in(token.strip(), response):
+        fields = await _fields(request)
+        target = _ours(fields.get("next", "/"))
+        response: Response = RedirectResponse(target, 303)
+        if access.log_in(fields.get("token", "").strip(), response):
             return response
-        return page(request, "login.html", 401, next=_ours(next), refused="That token is not known here.")
+        return page(request, "login.html", 401, next=target, refused="That token is not known here.")
 
     @app.post("/ui/logout", include_in_schema=False)
     async def log_out(request: Request) -> Response:
-        fields = await request.form(max_files=0, max_fields=5)
-        access.same_session(request, str(fields.get("form_key", "")))
+        access.same_session(request, (await _fields(request)).get("form_key", ""))
         response = RedirectResponse("/ui/login", 303)
         access.log_out(response)
         return response
@@ -444,6 +449,15 @@ def _grouped(rows: Sequence[Row]) -> list[tuple[Status, list[Row]]]:
     return [(status, group) for status, group in groups if group]
 
 
+async def _fields(request: Request) -> dict[str, str]:
+    """Of a form, as browsers send it. Problem 413 or 422 if it is larger than a form of ours, or none."""
+    try:
+        text = (await bodies.read(request)).decode()
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=20))
+    except ValueError:
+        raise Problem(422, "body: not a form of this page") from None
+
+
 async def _or_nothing(heartbeats: Any) -> Any:
     """A page is better without its heartbeats than not at all."""
     try:
@@ -481,7 +495,9 @@ def _banner(parts: Parts, now: datetime) -> list[str]:
     deaf = micros(now) - parts.board.coverage.until
     if parts.board.coverage.until and deaf > parts.look.deaf_after:
         said.append(f"No heartbeats are taken in since {durations.spoken(timedelta(microseconds=deaf))}.")
-    if parts.board.judged is not None and (late := micros(now) - parts.board.judged) > parts.look.deaf_after:
+    if parts.board.judged == 0:
+        said.append("Nobody is judged: no monitor answers.")
+    elif parts.board.judged and (late := micros(now) - parts.board.judged) > parts.look.deaf_after:
         said.append(f"Judging is suspended since {durations.spoken(timedelta(microseconds=late))}.")
     return said
 

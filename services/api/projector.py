@@ -160,7 +160,7 @@ class Projector:
         while True:
             with suppress(NatsError, OSError, TimeoutError):
                 judged = await last_judged(self._link)
-                self._board.judged = max(judged or 0, self._board.judged or 0) or None
+                self._board.judged = max(judged or 0, self._board.judged or 0)
             await asyncio.sleep(5)
 
     async def _is_of_another_record(self, view: View) -> bool:

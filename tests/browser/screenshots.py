@@ -6,8 +6,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from nats.aio.msg import Msg
 from playwright.async_api import async_playwright
 
+from shared import streams
+from shared.broker import Link
+from shared.settings import Settings
 from tests import fleets
 from tests.browser.test_dashboard import CHROMIUM, SHOWN, fill
 from tests.e2e.system import System
@@ -33,6 +37,9 @@ async def take(name: str) -> None:
         try:
             fleet = make(fleets.now())
             await fill(system, fleet)
+            link = Link(Settings(nats_url=(system.nats_url,)), "pictures")
+            await link.connect()
+            await link.nc.subscribe(streams.JUDGED, cb=_judged)
             for it in fleet[:200]:
                 if it.changes[-1][1] == "alive":
                     system.beat(it.name)
@@ -42,10 +49,16 @@ async def take(name: str) -> None:
                     await asyncio.sleep(0.05 + 0.02 * (n % 7))
                     path_ = system.url("ingest", "/heartbeat/billing.worker" + ("/fail" if n == 20 else ""))
                     system.http.post(path_, content=f"{n} invoices sent")
-            await asyncio.sleep(2)
+            await asyncio.sleep(7)
             await shoot(system.url("api", path), name)
+            await link.close()
         finally:
             system.stop()
+
+
+async def _judged(request: Msg) -> None:
+    """In the place of a monitor."""
+    await request.respond(str(int(fleets.now().timestamp() * 1e6)).encode())
 
 
 async def shoot(url: str, name: str) -> None:

@@ -225,7 +225,7 @@ GUARDED = CALM | {"api_token": "new, old", "read_token": "look"}
 @pytest.mark.parametrize("system", [GUARDED], indirect=True)
 async def test_logging_in_and_out(system: System, page: Page, context: BrowserContext) -> None:
     system.beat("web")
-    await page.goto(system.url("api", "/ui/service/web?said=x"))
+    await page.goto(system.url("api", "/ui/service/web?done=x"))
     await expect(page.locator("h1")).to_have_text("Log in")
     await page.fill("[name=token]", "wrong")
     await page.keyboard.press("Enter")

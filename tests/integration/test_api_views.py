@@ -238,7 +238,9 @@ async def test_badges(tmp_path: Any, nats_url: str, mongo_url: str) -> None:
         process.kill()
 
 
-async def test_several_tokens_and_a_public_status_page(tmp_path: Any, nats_url: str, mongo_url: str) -> None:
+async def test_several_tokens_and_a_public_status_page(
+    tmp_path: Any, nats_url: str, mongo_url: str, publisher: Publisher
+) -> None:
     variables = {"API_TOKEN": "new,old", "READ_TOKEN": "look", "STATUS_PAGE": "public"}
     process = _api(tmp_path, nats_url, mongo_url, **variables).start()
     try:
@@ -257,6 +259,15 @@ async def test_several_tokens_and_a_public_status_page(tmp_path: Any, nats_url: 
             assert answer.status_code == 303
             assert answer.headers["location"] == "/ui/login?next=%2F"
             refused(await client.get("/"), 401)
+            await change(publisher, "secret", DOWN, 0)
+            await asyncio.sleep(0.5)
+            for path in ("/ui/login", "/nowhere"):
+                page = await client.get(path, headers={"Accept": "text/html"})
+                assert "<title>" in page.text
+                assert "1 down" not in page.text
+                assert "down=1" not in page.text
+            refused(await client.post("/ui/login", content=b"token=" + b"x" * 70_000), 413)
+            refused(await client.post("/ui/login", content=b"&".join([b"a=1"] * 30)), 422)
             for target in (
                 "https://evil.example",
                 "//evil.example",
