@@ -84,6 +84,8 @@ class Maintenance:
         )
 
     async def add(self, window: Window, now: datetime) -> str:
+        if window.cron and not window.upcoming(now):
+            raise Problem(422, "cron: no such time ever comes")
         await self._forget_old(now)
         if len(self.windows.by_id) >= MOST:
             raise Problem(409, f"there are {MOST} windows already; delete some")

@@ -333,6 +333,7 @@ async def test_maintenance_windows(client: Client) -> None:
     listed = (await client.get("/maintenance")).json()["items"]
     assert [it["window"]["title"] for it in listed] == ["Move", ""]
     refused(await client.post("/maintenance", json={"services": ["web"]}), 422)
+    refused(await client.post("/maintenance", json=weekly | {"cron": "0 0 30 2 *"}), 422)
     refused(await client.delete(path, headers={"If-Match": etag}), 412)
     assert (await client.delete(path)).status_code == 204
     refused(await client.get(path), 404)
