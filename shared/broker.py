@@ -337,7 +337,9 @@ class Reader:
                         if not self._buffer:
                             self._wake.clear()
                             try:
-                                await asyncio.wait_for(self._wake.wait(), self.HEARTBEAT * 2.5)
+                                # Not wait_for: in Python 3.11 it may swallow a cancellation.
+                                async with asyncio.timeout(self.HEARTBEAT * 2.5):
+                                    await self._wake.wait()
                             except TimeoutError:
                                 break
                             continue

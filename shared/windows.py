@@ -35,9 +35,10 @@ class Windows:
                     return
 
     async def follow(self) -> None:
-        async for batch in self._new_reader().batches():
-            for message in batch:
-                self._take(message)
+        async with aclosing(self._new_reader().batches()) as batches:
+            async for batch in batches:
+                for message in batch:
+                    self._take(message)
 
     def put(self, id_: str, revision: int, window: Window | None) -> None:
         """Take in what was written, unless something newer is known."""

@@ -60,7 +60,8 @@ class Listener:
 
     async def next(self, within: float) -> News | None:
         """The next news; None: there will be no more. TimeoutError when there is none in time."""
-        return await asyncio.wait_for(self._waiting.get(), within)
+        async with asyncio.timeout(within):
+            return await self._waiting.get()
 
 
 class Board:

@@ -111,7 +111,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             percent=charts.percent,
             role=role.value,
             guarded=access.guarded,
-            seq=board.told if known else 0,
+            seq=getattr(request.state, "seq", board.told) if known else 0,
             shapes=SHAPES,
             total=sum(counts.values()),
             version=_VERSION,
@@ -119,6 +119,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         return HTMLResponse(html, status, headers={"Content-Security-Policy": _POLICY})
 
     def reader(request: Request) -> None:
+        request.state.seq = board.told  # before anything is read, so that nothing is missed
         if access.role(request) is Role.NOBODY:
             if "text/html" not in request.headers.get("accept", ""):
                 access.may_read(request)

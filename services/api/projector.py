@@ -148,12 +148,13 @@ class Projector:
     async def _cover(self) -> None:
         """Take in what ticks prove."""
         reader = Reader(self._link, streams.HEARTBEATS, streams.ALL_TICKS, newest_per_subject=True)
-        async for batch in reader.batches():
-            for message in batch:
-                with suppress(ValueError):
-                    tick = Tick.model_validate_json(message.data or b"{}")
-                    start = micros(tick.open_since) if tick.open_since else message.at
-                    self._board.coverage.prove(start, message.at)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                for message in batch:
+                    with suppress(ValueError):
+                        tick = Tick.model_validate_json(message.data or b"{}")
+                        start = micros(tick.open_since) if tick.open_since else message.at
+                        self._board.coverage.prove(min(start, message.at), message.at)
 
     async def watch_judging(self) -> None:
         """Know when a monitor judged last; for ever."""

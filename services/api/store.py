@@ -97,7 +97,8 @@ class Store:
         """Return never. DatabaseAway when the connection is in doubt, Moved when `view` is no longer live."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._doubt.raised.wait(), 2)
+                async with asyncio.timeout(2):
+                    await self._doubt.raised.wait()
             if self._live is not view:
                 raise Moved
             if self._doubt.raised.is_set():

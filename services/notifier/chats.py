@@ -197,7 +197,8 @@ class Chat:
                 continue
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), self._until_next_look())
+                async with asyncio.timeout(self._until_next_look()):
+                    await self._wake.wait()
             except TimeoutError:
                 await self._move_on()
 

@@ -91,7 +91,8 @@ class Delivery:
             before = self.position
             end, _ = await until_done("ask for the newest event", self._end)
             try:
-                await asyncio.wait_for(self._failed.wait(), STANDS_STILL)
+                async with asyncio.timeout(STANDS_STILL):
+                    await self._failed.wait()
             except TimeoutError:
                 if before < end and self.position == before and self._link.up:
                     raise DeliveryFailed(
