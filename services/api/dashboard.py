@@ -374,8 +374,6 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
 
     @app.get("/ui/login", response_class=HTMLResponse, include_in_schema=False)
     async def login(request: Request, next: str = "/") -> Response:
-        if access.role(request) is not Role.NOBODY and not access.guarded:
-            return RedirectResponse(_ours(next), 303)
         return page(request, "login.html", next=_ours(next), refused="")
 
     @app.post("/ui/login", include_in_schema=False)

@@ -74,6 +74,8 @@ class Incidents:
         self._reminders = reminders
         self._recent: dict[str, _Recent] = {}
         self._coming: list[Notice] = []
+        self._there: set[Notice] = set()
+        """The same, to find them."""
 
     def take(self, event: StatusChanged, seq: int) -> Meaning:
         data = event.data
@@ -135,13 +137,15 @@ class Incidents:
                 self._add(Notice(now, name, it.status_seq, it.status, it.since))
 
     def _add(self, notice: Notice) -> None:
-        if notice not in self._coming:
+        if notice not in self._there:
+            self._there.add(notice)
             heapq.heappush(self._coming, notice)
 
     def due(self, now: datetime) -> Iterator[Notice]:
         """What is to be told by now, if it still holds; of several reminders of one service the newest."""
         while self._coming and self._coming[0].at <= now:
             notice = heapq.heappop(self._coming)
+            self._there.discard(notice)
             if not self.holds(notice):
                 continue
             if end := self._hushed_until(notice.name, notice.at):
