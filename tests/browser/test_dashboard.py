@@ -298,7 +298,7 @@ async def violations(page: Page) -> list[str]:
 SHOWN = {"silent_after": "15m", "down_after": "1h", "dead_after": "30d", "status_page": "*"}
 
 
-PATHS = ("/", "/ui/service/bad", "/ui/connect", "/ui/service/bad/delete", "/status", "/nowhere")
+PATHS = ("/", "/ui/service/bad", "/ui/connect", "/ui/maintenance", "/status", "/nowhere")
 
 
 @pytest.mark.parametrize("system", [SHOWN], indirect=True)
