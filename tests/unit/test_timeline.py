@@ -1,5 +1,6 @@
 """What a service was when, from its events and what ticks prove; and lists and digests from memory."""
 
+import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -142,6 +143,7 @@ class Fleet:
     def __init__(self) -> None:
         self.seq = 0
         self.documents: dict[str, Document] = {}
+        self.changes: list[Change] = []
         self.board = Board()
 
     def add(self, name: str, facet: str, content: Document, kind: str, data: Document, at: int) -> None:
@@ -149,7 +151,8 @@ class Fleet:
         row = {"_id": self.seq, "name": name, "type": kind, "at": at, "data": data}
         content = {"seq": self.seq, **content}
         self.documents.setdefault(name, {"_id": name})[facet] = content
-        self.board.tell([Change(name, facet, content, row)])  # type: ignore[arg-type]
+        self.changes.append(Change(name, facet, content, row))  # type: ignore[arg-type]
+        self.board.tell(self.changes[-1:])
 
 
 names = st.sampled_from([f"{a}.{n}" for a in ("web", "db") for n in range(5)])
@@ -237,6 +240,26 @@ def test_lists_are_those_of_the_documents(
     reloaded.load(list(fleet.documents.values()))
     assert reloaded.counts == fleet.board.roster.counts
     assert reloaded.tags == fleet.board.roster.tags
+
+
+@given(steps, st.randoms(use_true_random=False))
+def test_events_may_come_twice_and_in_any_order(
+    taken: list[tuple[str, Status | str, int]], chance: random.Random
+) -> None:
+    fleet, again = lived(taken), Board()
+    shuffled = fleet.changes * 2
+    chance.shuffle(shuffled)
+    for change in shuffled:
+        again.roster.take(change)
+    for name, it in fleet.documents.items():
+        if beat := it.get("heartbeat"):
+            again.roster.hear(name, beat["seq"], beat["at"])
+            again.roster.hear(name, beat["seq"] - 1, beat["at"] - 1)
+    assert again.roster.counts == fleet.board.roster.counts
+    for sort in SORTS:
+        assert [it.place(sort) for it in again.roster.in_order(sort)] == [
+            it.place(sort) for it in fleet.board.roster.in_order(sort)
+        ]
 
 
 @given(steps)
