@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import nats
 import structlog
@@ -23,6 +23,7 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
 from shared import streams
+from shared.events import SOURCE_HEADER
 from shared.settings import Settings
 
 log = structlog.get_logger()
@@ -50,8 +51,7 @@ class Ack:
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A message as it stands in a stream. `at`: when the broker stored it, microseconds since 1970 UTC."""
 
     subject: str
@@ -60,6 +60,10 @@ class Stored:
     seq: int
     at: int
     pending: int
+
+
+Taker = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""Takes a message's subject, reply, payload, and headers as they stand in NATS' protocol."""
 
 
 class Link:
@@ -73,6 +77,7 @@ class Link:
         self._name = name
         self._complained = False
         self._leaving = False
+        self._takers: dict[int, Taker] = {}
         self.on_lost: list[Callable[[], None]] = []
         self.on_back: list[Callable[[], None]] = []
 
@@ -104,6 +109,37 @@ class Link:
         self.nc = client
         self.js = client.jetstream()
         self._complained = False
+        usual = client._process_msg
+
+        async def process(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+            if taker := self._takers.get(sid):
+                taker(subject, reply, data, headers)
+            else:
+                await usual(sid, subject, reply, data, headers)
+
+        client._process_msg = process  # type: ignore[method-assign]
+
+    async def listen(self, subject: str, taker: Taker) -> Subscription:
+        """Subscribe to what is much: `taker` is called as it is read from the connection, without the queue,
+        the task and the object per message that the client's own subscriptions have."""
+
+        async def nothing(_: Msg) -> None: ...
+
+        sub = await self.nc.subscribe(subject, cb=nothing)
+        self._takers[sub._id] = taker
+        return sub
+
+    async def unlisten(self, sub: Subscription) -> None:
+        self._takers.pop(sub._id, None)
+        await sub.unsubscribe()
+
+    def write(self, frames: bytes) -> None:
+        """Send what stands in NATS' protocol at once: the client takes a call per message, and two turns of
+        the loop. Raises NotStored."""
+        try:
+            self.nc._transport.write(frames)  # type: ignore[union-attr]
+        except (OSError, RuntimeError, AttributeError) as error:
+            raise NotStored(str(error) or repr(error)) from None
 
     async def provision(self) -> None:
         plan = streams.Plan(self._settings.nats_replicas, self._settings.heartbeats_kept)
@@ -124,7 +160,8 @@ class Link:
 
     @property
     def up(self) -> bool:
-        return hasattr(self, "nc") and self.nc.is_connected
+        nc = getattr(self, "nc", None)
+        return nc is not None and nc.is_connected
 
     async def close(self) -> None:
         self.leaving()
@@ -379,10 +416,7 @@ class Reader:
         self.pending = info.num_pending or 0
         self._newest = self._newest and self.pending > 0
         self._inbox = self._link.nc.new_inbox()
-        sub = await self._link.nc.subscribe(
-            self._inbox, cb=self._received, pending_msgs_limit=0, pending_bytes_limit=0
-        )
-        return sub, info.name
+        return await self._link.listen(self._inbox, self._received), info.name
 
     async def _ask(self, consumer: str) -> None:
         self._outstanding = self.BATCH
@@ -395,17 +429,17 @@ class Reader:
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}", json.dumps(request).encode(), self._inbox
         )
 
-    async def _received(self, msg: Msg) -> None:
+    def _received(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         self._wake.set()
-        if msg.subject == self._inbox:  # not a message: word about the request
-            status = (msg.headers or {}).get("Status")
-            if status == "100":
+        fields = reply.split(b".")
+        if len(fields) < _ACK_FIELDS:  # not a message: word about the request
+            status = (headers or b"")[_STATUS]
+            if status == b"100":
                 return
             self._outstanding = 0
-            if status != "408":
+            if status != b"408":
                 self._broken = True
             return
-        fields = msg.reply.split(".")
         count = int(fields[-3])
         if self._broken or count != self._consumer_seq + 1:
             self._broken = True
@@ -414,7 +448,12 @@ class Reader:
         self._outstanding -= 1
         self._buffer.append(
             Stored(
-                msg.subject, msg.data, msg.headers, int(fields[-4]), int(fields[-2]) // 1000, int(fields[-1])
+                subject.decode(),
+                data,
+                _headers(headers) if headers else None,
+                int(fields[-4]),
+                int(fields[-2]) // 1000,
+                int(fields[-1]),
             )
         )
 
@@ -426,9 +465,25 @@ class Reader:
         """Take the old consumer away if that is quickly done; the broker does it anyway after 30 s."""
         with suppress(NatsError, OSError, TimeoutError, NotFoundError):
             if sub:
-                await sub.unsubscribe()
+                await self._link.unlisten(sub)
             if consumer and self._link.up:
                 await self._link.nc.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}")
+
+
+_ACK_FIELDS = 9
+_STATUS = slice(9, 12)  # in "NATS/1.0 100 Idle Heartbeat"
+
+OVER_HTTP = {SOURCE_HEADER: "http"}
+"""The headers of nearly all heartbeats that come over HTTP: this very object where they are read."""
+_OVER_HTTP = f"NATS/1.0\r\n{SOURCE_HEADER}: http\r\n".encode()
+_OVER_HTTP_ENDS = (b"\r\n", b"Nats-Batch-Id:")
+"""What may follow, if it is nothing but how it was stored."""
+
+
+def _headers(raw: bytes) -> dict[str, str]:
+    if raw.startswith(_OVER_HTTP) and raw.startswith(_OVER_HTTP_ENDS, len(_OVER_HTTP)):
+        return OVER_HTTP
+    return Client._parse_header_lines(raw[raw.index(b"\r\n") :])
 
 
 async def newest(link: Link, stream: str, subject: str) -> Stored | None:

@@ -77,17 +77,18 @@ def run(
     host: str,
     port: int,
     variable: str,
+    http: type[asyncio.Protocol] | None = None,
     any_port: bool = False,
     on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve `app` on host:port beside `work` until SIGTERM or SIGINT; then `on_stop` ends what clients wait
     for. Ends the process: code 0 after a
     signal, 1 if the work failed, 2 if the port (set by `variable`) cannot be had. With `any_port` a port
-    that is taken is replaced by a free one."""
+    that is taken is replaced by a free one. `http`: the protocol, if not uvicorn's own."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop has its own handlers
     sock = _bind(host, port, variable, any_port)
     with asyncio.Runner(loop_factory=_loop) as runner:
-        code = runner.run(_serve(app, work, sock, on_stop))
+        code = runner.run(_serve(app, work, sock, http or "httptools", on_stop))
     sys.exit(code)
 
 
@@ -115,11 +116,15 @@ def _bind(host: str, port: int, variable: str, any_port: bool) -> socket.socket:
 
 
 async def _serve(
-    app: Any, work: Callable[[], Awaitable[None]], sock: socket.socket, on_stop: Callable[[], None]
+    app: Any,
+    work: Callable[[], Awaitable[None]],
+    sock: socket.socket,
+    http: Any,
+    on_stop: Callable[[], None],
 ) -> int:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=http,
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -86,6 +86,7 @@ class Plan:
                 allow_direct=True,
                 allow_msg_ttl=True,
                 allow_atomic=True,
+                allow_batched=True,
             ),
             StreamConfig(
                 name=SERVICES,
@@ -114,6 +115,7 @@ _MANAGED = (
     "allow_direct",
     "allow_msg_ttl",
     "allow_atomic",
+    "allow_batched",
 )
 
 

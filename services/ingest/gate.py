@@ -9,23 +9,29 @@ from pydantic import ValidationError
 
 from services.ingest.names import Names
 from shared import durations, streams
-from shared.broker import BrokerError, Publisher
+from shared.broker import OVER_HTTP, BrokerError
 from shared.events import (
     EXIT_CODE_HEADER,
     MESSAGE_MAX,
     NAME_RULE_IN_WORDS,
     SIGNAL_HEADER,
-    SOURCE_HEADER,
     HeartbeatBody,
     Signal,
     valid_name,
 )
+from shared.groups import GROUP_MAX, Done, Groups, Message, block
 from shared.problems import Problem, explain
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
-STORED, REFUSED, NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
+_STORED, REFUSED, _NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
 
-_OVER_HTTP = {SOURCE_HEADER: "http"}
+_PLAIN = block(OVER_HTTP)
+
+
+def _count(stored: int, not_stored: int) -> None:
+    _STORED.inc(stored)
+    _NOT_STORED.inc(not_stored)
+
 
 RETRY_AFTER = 2
 """Seconds a client should wait after a 503."""
@@ -36,9 +42,10 @@ LIMIT_RETRY_AFTER = 60
 class Gate:
     """Lets heartbeats through to the broker, or says why not."""
 
-    def __init__(self, publisher: Publisher, names: Names) -> None:
-        self._publisher = publisher
-        self._names = names
+    def __init__(self, groups: Groups, names: Names) -> None:
+        self._groups = groups
+        groups.on_end = _count
+        self.names = names
 
     async def store(
         self, name: str, headers: dict[str, str] | None = None, body: HeartbeatBody | None = None
@@ -46,43 +53,90 @@ class Gate:
         """Return once the broker has stored it. Raises Problem 422, 429 or 503. `headers`: its signal."""
         if not valid_name(name):
             REFUSED.inc()
-            raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
-        known = name in self._names
-        if not self._names.admit(name):
-            REFUSED.inc()
-            raise Problem(429, "the registry's limit of services is reached", retry_after=LIMIT_RETRY_AFTER)
+            raise _bad_name()
+        known = self._admit(name)
         try:
-            await self._publisher.publish(
-                streams.heartbeat(name),
-                body.model_dump_json(exclude_none=True).encode() if body else b"",
-                _OVER_HTTP | headers if headers else _OVER_HTTP,
-            )
+            await self._groups.store((_message(name, headers, body),))
         except BrokerError as error:
-            NOT_STORED.inc()
             if not known:
-                self._names.forget(name)
-            raise Problem(503, f"not stored: {error}", retry_after=RETRY_AFTER) from None
-        STORED.inc()
+                self.names.forget(name)
+            raise self.not_stored(error) from None
+
+    def add(self, name: str, done: Done) -> None:
+        """Store a plain heartbeat of a valid name, and tell `done`. Raises Problem 429, untold."""
+        if not self._admit(name):
+            tell = done
+
+            def done(error: BrokerError | None) -> None:
+                if error:
+                    self.names.forget(name)
+                tell(error)
+
+        self._groups.add((Message(streams.heartbeat(name), _PLAIN, b""),), done)
+
+    def _admit(self, name: str) -> bool:
+        """Whether it was known before. Raises Problem 429 if there is no room for it."""
+        if name in self.names:
+            return True
+        if not self.names.admit(name):
+            REFUSED.inc()
+            raise _limit_reached()
+        return False
+
+    @staticmethod
+    def not_stored(error: BrokerError) -> Problem:
+        return Problem(503, f"not stored: {error}", retry_after=RETRY_AFTER)
 
     async def store_all(self, names: Sequence[Any]) -> dict[str, Any]:
         """Store one heartbeat per name. Raises Problem 503 if the broker took none of those it was given."""
-        answers = await asyncio.gather(*(self._store_one(name) for name in names))
-        rejected = [
-            {"service": _echo(name), "reason": problem.detail}
-            for name, problem in zip(names, answers, strict=True)
-            if problem
-        ]
-        not_stored = [problem for problem in answers if problem and problem.status == 503]
-        if not_stored and len(rejected) == len(names):
-            raise not_stored[0]
-        return {"accepted": len(names) - len(rejected), "rejected": rejected}
+        accepted, rejected, problem = 0, [], None
+        good: list[str] = []
+        new: set[str] = set()
+        for name in names:
+            if not isinstance(name, str) or not valid_name(name):
+                rejected.append({"service": _echo(name), "reason": _bad_name().detail})
+                continue
+            if name not in self.names:
+                new.add(name)
+            if self.names.admit(name):
+                good.append(name)
+            else:
+                rejected.append({"service": name, "reason": _limit_reached().detail})
+        REFUSED.inc(len(rejected))
+        parts = [good[n : n + GROUP_MAX] for n in range(0, len(good), GROUP_MAX)]
+        answers = await asyncio.gather(*map(self._store_part, parts), return_exceptions=True)
+        for part, answer in zip(parts, answers, strict=True):
+            if isinstance(answer, BrokerError):
+                problem = self.not_stored(answer)
+                rejected += ({"service": name, "reason": problem.detail} for name in part)
+                for name in new.intersection(part):
+                    self.names.forget(name)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                accepted += len(part)
+        if problem and not accepted:
+            raise problem
+        return {"accepted": accepted, "rejected": rejected}
 
-    async def _store_one(self, name: Any) -> Problem | None:
-        try:
-            await self.store(name if isinstance(name, str) else "")
-        except Problem as problem:
-            return problem
-        return None
+    async def _store_part(self, names: Sequence[str]) -> None:
+        await self._groups.store([Message(streams.heartbeat(name), _PLAIN, b"") for name in names])
+
+
+def _bad_name() -> Problem:
+    return Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
+
+
+def _limit_reached() -> Problem:
+    return Problem(429, "the registry's limit of services is reached", retry_after=LIMIT_RETRY_AFTER)
+
+
+def _message(name: str, headers: dict[str, str] | None, body: HeartbeatBody | None) -> Message:
+    return Message(
+        streams.heartbeat(name),
+        block(OVER_HTTP | headers) if headers else _PLAIN,
+        body.model_dump_json(exclude_none=True).encode() if body else b"",
+    )
 
 
 def _echo(name: Any) -> str:

@@ -41,7 +41,7 @@ from services.monitor.lifecycle import (
 from services.monitor.record import Reach, Setting
 from services.monitor.snapshots import Snapshots
 from shared import streams
-from shared.broker import Reader, Stored, WrongSequence, until_done
+from shared.broker import OVER_HTTP, Reader, Stored, WrongSequence, until_done
 from shared.coverage import Coverage
 from shared.events import (
     ConfigEvent,
@@ -175,7 +175,7 @@ class Monitor:
                     continue
                 if (
                     not message.data
-                    and not message.headers
+                    and (not message.headers or message.headers is OVER_HTTP)
                     and name not in slow
                     and self._is_plain(it, message.at)
                 ):

@@ -1,7 +1,10 @@
 """Ingest as a process on a real broker: what it stores, what it refuses, what it says without a broker."""
 
 import asyncio
+import contextlib
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -338,3 +341,80 @@ def test_a_wrong_broker_address_is_refused_without_its_password(url: str, tmp_pa
     output = process.log.read_text()
     assert "REGISTRY_NATS_URL" in output
     assert "secret" not in output
+
+
+async def exchange(client: httpx.Client, sent: bytes, seconds: float = 3) -> bytes:
+    """What comes back on a connection of its own, until the server closes it or nothing more comes."""
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(sent)
+    received = b""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while part := await reader.read(65536):
+                received += part
+                if received.count(b"HTTP/1.") >= sent.count(b"HTTP/1.") and received.endswith(b"}"):
+                    seconds = 0.3
+                    break
+    writer.close()
+    return received
+
+
+def request(method: str, path: str, *headers: str, version: str = "1.1", body: str = "") -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: registry", *headers, "", body]
+    return "\r\n".join(lines).encode()
+
+
+async def test_pipelined_requests_are_answered_in_order_plain_or_not(nats_url: str, start: Start) -> None:
+    client = start()
+    parts = [
+        request("POST", "/heartbeat/a"),
+        request("POST", "/heartbeat/b", "Content-Length: 2", body="hi"),
+        request("POST", "/heartbeat/c", "Content-Length: 0"),
+        request("GET", "/heartbeat/a..b"),
+        request("PUT", "/heartbeat/d"),
+        request("GET", "/healthz"),
+        request("POST", "/heartbeat/e", "Transfer-Encoding: chunked", body="2\r\nok\r\n0\r\n\r\n"),
+        request("GET", "/heartbeat/f?every=5m"),
+        request("GET", "/heartbeat/g"),
+    ]
+    received = await exchange(client, b"".join(parts))
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200"] * 3 + [b"422"] + [b"200"] * 5
+    found = [(subject, payload) for subject, payload, _ in await stored(nats_url)]
+    assert [subject[10:] for subject, _ in found] == ["a", "b", "c", "d", "e", "f", "g"]
+    assert [payload for _, payload in found if payload] == [
+        b'{"message":"hi"}',
+        b'{"message":"ok"}',
+        b'{"every":"5m"}',
+    ]
+
+
+async def test_the_connection_is_kept_or_closed_as_the_client_asks(start: Start) -> None:
+    client = start()
+    kept = await exchange(client, request("GET", "/heartbeat/a") * 3, seconds=1)
+    assert kept.count(b"200 OK") == 3
+    assert kept.count(b"content-length: 15") == kept.count(b"date: ") == 3
+    for ends in (
+        request("GET", "/heartbeat/a", "Connection: close"),
+        request("GET", "/heartbeat/a", version="1.0"),
+    ):
+        began = time.monotonic()
+        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+        writer.write(ends)
+        received = await reader.read()  # to the end
+        assert time.monotonic() - began < 2
+        assert b"200 OK" in received
+        assert b"connection: close" in received
+        writer.close()
+
+
+async def test_a_client_that_does_not_read_costs_nobody_else(start: Start) -> None:
+    client = start()
+    _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(8):
+            while True:
+                writer.write(request("GET", "/heartbeat/a") * 1000)
+                await writer.drain()
+    writer.transport.abort()
+    assert client.post("/heartbeat/b").status_code == 200
+    assert sum(client.get("/readyz").status_code == 200 for _ in range(20)) == 20

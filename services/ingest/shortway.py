@@ -1,0 +1,109 @@
+"""A short way for plain heartbeats: no body, no query, nothing to say but "I am alive".
+
+uvicorn reads requests and keeps connections as ever; what it prepares for an ASGI app is left out, a scope,
+a task and messages per request, for it costs several times as much as storing the heartbeat. Whatever is
+not plain goes to the app.
+"""
+
+import asyncio
+
+from pydantic import SecretStr
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from services.ingest.access import authorized
+from services.ingest.gate import Gate
+from shared import problems
+from shared.broker import BrokerError
+from shared.events import valid_name
+from shared.problems import Problem
+
+PREFIX = b"/heartbeat/"
+METHODS = (b"POST", b"GET", b"PUT")
+"""HEAD is answered without a body: by the app."""
+NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
+OK = Response(b'{"status":"ok"}', media_type="application/json", headers={"cache-control": "no-store"})
+
+
+class _Unheard:
+    """Of uvicorn's events, for a request that nobody waits for."""
+
+    def set(self) -> None: ...
+
+
+class _Beat:
+    """Stands where uvicorn has its cycle of request and response."""
+
+    __slots__ = ("disconnected", "keep_alive", "more_body", "response_complete")
+    message_event = _Unheard()
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.disconnected = self.response_complete = self.more_body = False
+
+
+def short_way(gate: Gate, tokens: tuple[SecretStr, ...]) -> type[asyncio.Protocol]:
+    """The protocol to serve the app with. Heartbeats need one of `tokens` if there are any."""
+    known = gate.names
+    dated: list[tuple[bytes, bytes]] | None = None
+    ok = b""
+
+    class ShortWay(HttpToolsProtocol):
+        def on_headers_complete(self) -> None:
+            name = self._plain()
+            if not name:
+                super().on_headers_complete()
+                return
+            beat = _Beat(self.parser.should_keep_alive())
+            self.cycle = beat  # type: ignore[assignment]
+
+            def done(error: BrokerError | None) -> None:
+                self._answer(beat, gate.not_stored(error) if error else None)
+
+            try:
+                gate.add(name, done)
+            except Problem as problem:
+                self._answer(beat, problem)
+
+        def _plain(self) -> str:
+            """The name in a request that may take the short way; else nothing."""
+            if not self.url.startswith(PREFIX) or not (self.cycle is None or self.cycle.response_complete):
+                return ""
+            name = self.url[len(PREFIX) :].decode("latin-1")
+            if not (name in known or valid_name(name)) or self.parser.get_method() not in METHODS:
+                return ""
+            authorization = b""
+            for key, value in self.headers:
+                if key in NOT_PLAIN or (key == b"content-length" and value != b"0"):
+                    return ""
+                if key == b"authorization":
+                    authorization = value
+            if tokens and not authorized(authorization.decode("latin-1"), tokens):
+                return ""
+            return name if self.parser.get_http_version() == "1.1" else ""
+
+        def _answer(self, beat: _Beat, problem: Problem | None) -> None:
+            if beat.disconnected or self.transport.is_closing():
+                return
+            if problem or not beat.keep_alive:
+                self.transport.write(self._response(problems.response(problem) if problem else OK, beat))
+            else:
+                nonlocal dated, ok
+                if dated is not self.server_state.default_headers:  # uvicorn makes them anew each second
+                    dated, ok = self.server_state.default_headers, self._response(OK, beat)
+                self.transport.write(ok)
+            beat.response_complete = True
+            if self.flow.write_paused:
+                self.transport.abort()  # a client that does not read its answers
+            elif not beat.keep_alive:
+                self.transport.close()
+            self.on_response_complete()
+
+        def _response(self, response: Response, beat: _Beat) -> bytes:
+            lines = [*self.server_state.default_headers, *response.raw_headers]
+            if not beat.keep_alive:
+                lines.append((b"connection", b"close"))
+            head = b"".join(b"%b: %b\r\n" % line for line in lines)
+            return b"%b%b\r\n%b" % (STATUS_LINE[response.status_code], head, bytes(response.body))
+
+    return ShortWay

@@ -1,0 +1,167 @@
+"""Group commit: what is answered is stored, in whichever way, and whatever happens to the broker."""
+
+import asyncio
+import signal
+from collections import deque
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared import streams
+from shared.broker import OVER_HTTP, BrokerError, Busy, Link, NotStored, Reader, Stored
+from shared.groups import GROUP_MAX, SIZE_MAX, Groups, Message, block
+from tests.broker import eventually, provisioned
+from tests.servers import Process
+
+WAYS = {"fast": 0.0, "atomic": 1.0}
+"""What a message is taken to cost in a fast batch, for each way to be chosen."""
+
+
+@pytest.fixture
+async def link(nats_url: str) -> AsyncIterator[Link]:
+    link = await provisioned(nats_url)
+    yield link
+    await link.close()
+
+
+@pytest.fixture(params=WAYS)
+async def groups(link: Link, request: pytest.FixtureRequest) -> AsyncIterator[Groups]:
+    groups = Groups(link, timeout=2)
+    groups._message_takes = deque([WAYS[request.param]], maxlen=1)
+    groups._measure = lambda group, took: None  # type: ignore[method-assign]
+    await groups.start()
+    yield groups
+    await groups.stop()
+
+
+def beat(name: str, payload: bytes = b"", **headers: str) -> Message:
+    return Message(streams.heartbeat(name), block(OVER_HTTP | headers), payload)
+
+
+async def stored(link: Link) -> list[Stored]:
+    found: list[Stored] = []
+    reader = Reader(link, streams.HEARTBEATS, streams.ALL_HEARTBEATS)
+    async for batch in reader.batches():
+        found += batch
+        if not reader.pending:
+            return found
+    raise AssertionError
+
+
+async def test_each_is_stored_once_in_order_with_all_it_says(
+    link: Link, groups: Groups, request: pytest.FixtureRequest
+) -> None:
+    sent = [
+        beat(f"s{n}", b"%d" % n if n % 3 else b"", **({"X": "y"} if n % 5 == 0 else {})) for n in range(300)
+    ]
+    await asyncio.gather(*(groups.store((message,)) for message in sent))
+    found = await stored(link)
+    assert [it.subject for it in found] == [message.subject for message in sent]
+    assert [it.data for it in found] == [message.payload for message in sent]
+    for n, it in enumerate(found):
+        assert it.headers
+        assert it.headers.get("X") == ("y" if n % 5 == 0 else None)
+        assert n % 5 == 0 or it.headers is OVER_HTTP
+    together = {it.headers.get("Nats-Batch-Id") for it in found[::5] if it.headers}
+    assert (None not in together) == ("atomic" in request.node.name)
+    assert groups.waiting == 0
+
+
+async def test_of_an_answer_that_says_stored_all_is_stored_though_the_broker_is_killed(
+    nats: Process, link: Link, groups: Groups
+) -> None:
+    told: list[str] = []
+    refused = 0
+
+    async def client(number: int) -> None:
+        nonlocal refused
+        for n in range(400):
+            try:
+                await groups.store((beat(f"c{number}-{n}"),))
+            except NotStored:
+                refused += 1
+                await asyncio.sleep(0.05)
+            else:
+                told.append(f"heartbeat.c{number}-{n}")
+
+    clients = asyncio.gather(*(client(number) for number in range(50)))
+    for _ in range(2):
+        before = len(told)
+        await eventually(lambda before=before: _more(told, before + 1000))
+        nats.kill()
+        await asyncio.sleep(0.3)
+        nats.start()
+    await clients
+    found = [it.subject for it in await stored(link)]
+    assert set(told) <= set(found)
+    assert len(found) == len(set(found))
+    assert refused
+    assert groups.waiting == 0
+
+
+async def _more(told: list[str], than: int) -> bool:
+    return len(told) >= than
+
+
+async def test_one_that_is_too_large_does_not_harm_the_others(link: Link, groups: Groups) -> None:
+    large = beat("large", b"x" * (link.nc.max_payload - 100))
+    answers = await asyncio.gather(
+        *(groups.store((message,)) for message in (beat("a"), large, beat("b"))), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [type(None), NotStored, type(None)]
+    assert [it.subject for it in await stored(link)] == ["heartbeat.a", "heartbeat.b"]
+
+
+async def test_groups_are_bounded_and_so_is_what_waits(link: Link) -> None:
+    groups = Groups(link, max_waiting=3000)
+    await groups.start()
+    many = [beat(f"s{n}") for n in range(GROUP_MAX)]
+    answers = await asyncio.gather(*(groups.store(many) for _ in range(5)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [type(None)] * 3 + [Busy] * 2
+    payload = b"x" * (SIZE_MAX // 10)
+    await asyncio.gather(*(groups.store((beat("large", payload),)) for _ in range(40)))
+    assert groups.waiting == 0
+    await groups.stop()
+
+
+async def test_without_an_answer_all_are_told_in_time_and_late_answers_harm_nobody(
+    nats: Process, link: Link
+) -> None:
+    groups = Groups(link, timeout=0.5)
+    await groups.start()
+    assert nats.process
+    nats.process.send_signal(signal.SIGSTOP)
+    answers = asyncio.gather(*(groups.store((beat(f"s{n}"),)) for n in range(20)), return_exceptions=True)
+    assert {type(answer) for answer in await answers} == {NotStored}
+    nats.process.send_signal(signal.SIGCONT)
+    await groups.store((beat("after"),))
+    assert "heartbeat.after" in [it.subject for it in await stored(link)]
+    await groups.stop()
+
+
+async def test_a_callback_that_fails_keeps_nobody_from_being_told(link: Link) -> None:
+    groups = Groups(link)
+    await groups.start()
+    told: list[BrokerError | None] = []
+
+    def fails(_: BrokerError | None) -> None:
+        raise RuntimeError("as it must be")
+
+    for done in (told.append, fails, told.append):
+        groups.add((beat("web"),), done)
+
+    async def all_told() -> bool:
+        return told == [None, None]
+
+    await eventually(all_told)
+    assert link.up
+    await groups.stop()
+
+
+async def test_the_way_that_takes_less_time_is_chosen() -> None:
+    groups = Groups(Link.__new__(Link))
+    assert not groups._is_atomic(1000)  # nothing measured yet
+    groups._message_takes.extend([0.001, 0.0002])
+    assert [count for count in (1, 7, 16, 64, 1000) if groups._is_atomic(count)] == [64, 1000]
+    groups._message_takes.append(0.000015)  # no sync per message, but this process was busy before
+    assert not any(groups._is_atomic(count) for count in (64, 256))
