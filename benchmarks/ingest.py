@@ -48,7 +48,7 @@ def measure(folder: Path) -> dict[str, Any]:
     (folder / "floor.py").write_text(FLOOR)
     floor = f"uvicorn floor:app --port {floor_port} --no-access-log --log-level warning"
     runs: dict[str, list[dict[str, float]]] = {"floor": [], "ingest": []}
-    with processes.broker(folder) as url:
+    with processes.broker(folder) as (url, _):
         variables = {"REGISTRY_NATS_URL": url, "REGISTRY_INGEST_PORT": str(ingest_port)}
         running = [
             processes.python(floor, folder),

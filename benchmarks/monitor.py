@@ -89,11 +89,11 @@ async def _publish(link: Link, stream: str, messages: Iterable[tuple[str, bytes]
 
 
 async def size(count: int, folder: Path) -> dict[str, float]:
-    with processes.broker(folder, durable=False) as url:
+    with processes.broker(folder, durable=False) as (url, _):
         link = await _link(url)
         falling = await fill(link, count)
         await link.close()
-    with processes.broker(folder) as url:
+    with processes.broker(folder) as (url, _):
         link = await _link(url)
         port = free_port()
         variables = {

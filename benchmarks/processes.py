@@ -2,14 +2,17 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from services.cli import embedded
 from services.cli.supervisor import free_port
@@ -26,8 +29,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def broker(folder: Path, *, durable: bool = True) -> Iterator[str]:
-    """The URL of a NATS server of its own, as `registry run` embeds it; or not synced to disk, to fill it."""
+def broker(folder: Path, *, durable: bool = True) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """URL and process of a NATS server as `registry run` embeds it; or not synced to disk, to fill it."""
     url = f"nats://127.0.0.1:{free_port()}"
     server = embedded.nats((url,), folder)
     assert server
@@ -36,9 +39,19 @@ def broker(folder: Path, *, durable: bool = True) -> Iterator[str]:
         config.write_text(config.read_text().replace("sync_interval: always", "sync_interval: 2m"))
     process = start(server.command, folder)
     try:
-        yield url
+        wait_until_listening(url)
+        yield url, process
     finally:
         stop(process)
+
+
+def wait_until_listening(url: str) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"nothing listens at {url}")
 
 
 def python(module: str, folder: Path, **env: str) -> subprocess.Popen[bytes]:
@@ -61,3 +74,61 @@ def resident(process: subprocess.Popen[bytes]) -> int:
     """Bytes of memory that a process holds."""
     pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+class System:
+    """A broker, a database if the API is among them, and some of the services, as processes."""
+
+    def __init__(self, broker: str) -> None:
+        self.broker = broker
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.ports: dict[str, int] = {}
+
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.ports[service]}"
+
+    def metric(self, service: str, metric: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(httpx.get(f"{self.url(service)}/metrics").text)
+            for sample in family.samples
+            if sample.name == metric and labels.items() <= sample.labels.items()
+        )
+
+    def usage(self) -> dict[str, tuple[float, int]]:
+        """By process: seconds of processor time since its start, bytes of memory."""
+        return {name: (processor(process), resident(process)) for name, process in self.processes.items()}
+
+
+@contextmanager
+def system(folder: Path, *services: str, durable: bool = True, **variables: str) -> Iterator[System]:
+    """Started and ready. `variables`: of the registry's, without their prefix, in lower case."""
+    with broker(folder, durable=durable) as (url, server):
+        found = System(url)
+        found.processes["broker"] = server
+        env = {"REGISTRY_NATS_URL": url, "REGISTRY_MAX_SERVICES": "10000000"}
+        env |= {f"REGISTRY_{key.upper()}": value for key, value in variables.items()}
+        try:
+            if "api" in services:
+                env["REGISTRY_MONGODB_URL"] = f"mongodb://127.0.0.1:{free_port()}/?journal=true"
+                database = embedded.mongodb(env["REGISTRY_MONGODB_URL"], folder)
+                assert database
+                found.processes["database"] = start(database.command, folder)
+            for service in services:
+                found.ports[service] = free_port()
+                port = {f"REGISTRY_{service.upper()}_PORT": str(found.ports[service])}
+                found.processes[service] = python(f"services.{service}", folder, **env, **port)
+            for service in services:
+                wait_until_ready(f"{found.url(service)}/readyz", 120)
+            yield found
+        finally:
+            for name in reversed(found.processes):
+                if name != "broker":
+                    stop(found.processes[name])
+
+
+def processor(process: subprocess.Popen[bytes]) -> float:
+    """Seconds of processor time that a process has taken."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -396,9 +396,12 @@ class Reader:
 
     async def _open(self) -> tuple[Subscription, str]:
         self._broken, self._outstanding, self._consumer_seq, self._buffer = False, 0, 0, []
+        # A filter that lets everything through costs the broker a search per message all the same: with
+        # 10,000 subjects it gave 1,400 messages a second, and 100,000 without.
+        whole = set(self._subjects) == streams.WHOLE.get(self._stream) and not self._newest
         config = ConsumerConfig(
             ack_policy=AckPolicy.NONE,
-            filter_subjects=self._subjects,
+            filter_subjects=[] if whole else self._subjects,
             inactive_threshold=30.0,
             mem_storage=True,
             num_replicas=1,

@@ -34,6 +34,9 @@ ALL_EVENTS = "service.>"
 ALL_CONFIG = "service.config.>"
 ALL_STATUS = "service.status.>"
 
+WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}}
+"""The subjects that together are all of a stream."""
+
 TICK_TTL = timedelta(days=93)
 """How long a stretch of ticks stays provable: as long as the longest uptime looks back, and a bit."""
 
