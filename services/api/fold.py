@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from shared import streams
-from shared.broker import Stored
+from shared.broker import OVER_HTTP, Stored
 from shared.events import (
     NAME_RULE_IN_WORDS,
     ConfigEvent,
@@ -214,6 +214,9 @@ class Heard(NamedTuple):
 
 def hear(before: Heard | None, message: Stored) -> Heard:
     """Take in the next heartbeat. ValueError if it is malformed."""
+    if before and not message.data and (not message.headers or message.headers is OVER_HTTP):
+        run = (before.at, message.at) if before.signal is Signal.START else before.run
+        return Heard(message.seq, message.at, Signal.SUCCESS, None, before.first_end, run)
     beat = parse_heartbeat(streams.name_in(message.subject), message.data, message.headers)
     said = beat.body.message[:SAID_MOST] if beat.body and beat.body.message else None
     first_end, run = (before.first_end, before.run) if before else (None, None)

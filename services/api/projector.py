@@ -38,7 +38,7 @@ FIRST_WAIT = 0.1
 class _Events:
     """Every event counts, so each batch is written as it comes."""
 
-    stream, subject, every = streams.SERVICES, streams.ALL_EVENTS, 0.0
+    stream, subjects, every = streams.SERVICES, (streams.ALL_EVENTS,), 0.0
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
@@ -51,6 +51,10 @@ class _Events:
                 SKIPPED.labels(self.stream).inc()
                 log.warning("event passed over", seq=message.seq, error=str(error)[:300])
 
+    def waits(self) -> bool:
+        """Whether there is something to write."""
+        return bool(self.changes)
+
     async def write(self, view: View, board: Board | None) -> None:
         changes, self.changes = self.changes, []
         await view.apply(changes)
@@ -61,18 +65,23 @@ class _Events:
 class _Heartbeats:
     """What those of one service come to is folded here, so they can wait a little for each other."""
 
-    stream, subject, every = streams.HEARTBEATS, streams.ALL_HEARTBEATS, 1.0
+    stream, subjects, every = streams.HEARTBEATS, (streams.ALL_HEARTBEATS, streams.ALL_TICKS), 1.0
 
     def __init__(self) -> None:
         self.heard: dict[str, Heard] = {}
 
     def add(self, batch: list[Stored]) -> None:
         for message in batch:
+            if message.subject.startswith("tick."):
+                continue
             name = streams.name_in(message.subject)
             try:
                 self.heard[name] = hear(self.heard.get(name), message)
             except ValueError:
                 SKIPPED.labels(self.stream).inc()
+
+    def waits(self) -> bool:
+        return bool(self.heard)
 
     async def write(self, view: View, board: Board | None) -> None:
         heard, self.heard = self.heard, {}
@@ -215,7 +224,7 @@ class Projector:
         self, source: "_Events | _Heartbeats", after_each: Callable[[], Awaitable[None]]
     ) -> int:
         """Read a stream to its end. Returns the sequence read last."""
-        reader = Reader(self._link, source.stream, source.subject)
+        reader = Reader(self._link, source.stream, *source.subjects)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 source.add(batch)
@@ -236,7 +245,7 @@ class Projector:
     async def _follow(self, view: View, source: "_Events | _Heartbeats", *, to_the_end: bool = False) -> None:
         """Take in a stream from the checkpoint on: for ever, or until nothing is pending."""
         written = await view.checkpoint(source.stream)
-        reader = Reader(self._link, source.stream, source.subject, after=written)
+        reader = Reader(self._link, source.stream, *source.subjects, after=written)
         clock, due = asyncio.get_running_loop().time, 0.0
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
@@ -246,7 +255,7 @@ class Projector:
                     continue
                 if not to_the_end:
                     await asyncio.sleep(max(0.0, due - clock()))
-                if reader.position > written:
+                if source.waits():
                     await source.write(view, None if to_the_end else self._board)
                     written = reader.position
                     await view.save_checkpoint(source.stream, written)
