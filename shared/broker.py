@@ -306,7 +306,7 @@ class Publisher:
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self.timeout / 20)
+            await asyncio.sleep(self.timeout / 5)
             now = loop.time()
             for future, deadline in list(self._waiting.values()):
                 if deadline > now:

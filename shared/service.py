@@ -64,10 +64,24 @@ class Health:
 
 
 class _Server(uvicorn.Server):
+    told: asyncio.Event
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are ours: the work behind must end in order after the last request."""
         yield
+
+    async def main_loop(self) -> None:
+        """Once a second, to renew the date, in place of ten times: four idle services wake less."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self.told.wait()
+
+    def tell(self) -> None:
+        """To end."""
+        self.should_exit = True
+        self.told.set()
 
 
 def run(
@@ -133,6 +147,7 @@ async def _serve(
         timeout_graceful_shutdown=int(STOP_WITHIN / 2),
     )
     server = _Server(config)
+    server.told = asyncio.Event()
     log.info("serving", url=f"http://{sock.getsockname()[0]}:{sock.getsockname()[1]}")
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -144,7 +159,7 @@ async def _serve(
     await asyncio.wait({serving, working, told}, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping")
     failed = working.done() and not stopping.is_set()
-    server.should_exit = True
+    server.tell()
     on_stop()
     await asyncio.wait({serving}, timeout=STOP_WITHIN / 2 + 1)
     working.cancel()

@@ -61,7 +61,7 @@ class Lease:
     async def watch(self) -> None:
         """Until another notifier has taken it: then Superseded."""
         while True:
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(3 * LOOK_AGAIN)  # it need not be soon: whoever was superseded cannot record
             holder, _ = await until_done("read the lease", self._read)
             if holder != self._id:
                 raise Superseded("another notifier has taken over")
