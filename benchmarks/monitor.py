@@ -107,7 +107,10 @@ async def size(count: int, folder: Path) -> dict[str, float]:
         try:
             base = f"http://127.0.0.1:{port}"
             await asyncio.to_thread(processes.wait_until_ready, f"{base}/readyz", 120)
-            found = {"start_s": time.perf_counter() - began, "resident_mb": processes.resident(monitor) / 1e6}
+            found = {
+                "start_s": time.perf_counter() - began,
+                "resident_mb": processes.usage_of(monitor.pid)[1] / 1e6,
+            }
             found |= await _ticks(link, base)
             if falling:
                 found |= await _falls(link, len(falling))
@@ -214,16 +217,17 @@ def measure(folder: Path, sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    titles = f"{'start s':>10}{'memory MB':>11}{'tick ms':>9}{'most':>7}{'10,000 falls s':>16}"
-    yield f"{'monitor, services':28}{titles}"
+    yield f"| monitor, services | start s | memory MB | a tick ms, mean | most | {FALLS:,} falls s |"
+    yield "|---|---|---|---|---|---|"
     for count, row in results.items():
         if count.isdigit():
             falls = f"{row['falls_s']:.1f}" if "falls_s" in row else "-"
             yield (
-                f"{int(count):<28,}{row['start_s']:10.1f}{row['resident_mb']:11.0f}{row['tick_ms']:9.2f}"
-                f"{'<=' + format(row['tick_most_ms'], 'g'):>7}{falls:>16}"
+                f"| {int(count):,} | {row['start_s']:.1f} | {row['resident_mb']:.0f} | {row['tick_ms']:.2f} "
+                f"| ≤ {row['tick_most_ms']:g} | {falls} |"
             )
-    cost = "p50 {look_p50_ms:.1f}, p99 {look_p99_ms:.1f}, most {look_most_ms:.1f} ms".format(
+    cost = "p50 {look_p50_ms:.2f}, p99 {look_p99_ms:.1f}, most {look_most_ms:.1f} ms".format(
         **results["looks"]
     )
-    yield f"{results['bytes_per_service']:.0f} bytes per service; ticks of half an hour, nothing due: {cost}"
+    yield ""
+    yield f"{results['bytes_per_service']:.0f} bytes per service; ticks of half an hour, nothing due: {cost}."

@@ -70,10 +70,11 @@ def wait_until_ready(url: str, seconds: float = 20) -> None:
     raise RuntimeError(f"{url} did not become ready")
 
 
-def resident(process: subprocess.Popen[bytes]) -> int:
-    """Bytes of memory that a process holds."""
-    pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+def usage_of(pid: int) -> tuple[float, int]:
+    """Of a process: seconds of processor time since its start, bytes of memory."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class System:
@@ -98,7 +99,7 @@ class System:
 
     def usage(self) -> dict[str, tuple[float, int]]:
         """By process: seconds of processor time since its start, bytes of memory."""
-        return {name: (processor(process), resident(process)) for name, process in self.processes.items()}
+        return {name: usage_of(process.pid) for name, process in self.processes.items()}
 
 
 @contextmanager
@@ -126,9 +127,3 @@ def system(folder: Path, *services: str, durable: bool = True, **variables: str)
             for name in reversed(found.processes):
                 if name != "broker":
                     stop(found.processes[name])
-
-
-def processor(process: subprocess.Popen[bytes]) -> float:
-    """Seconds of processor time that a process has taken."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

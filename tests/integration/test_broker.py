@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 
@@ -128,3 +129,15 @@ async def test_what_is_kept_per_service(link: Link, publisher: Publisher) -> Non
     assert oldest
     assert oldest.seq == seqs[3]
     assert await first(link, streams.HEARTBEATS, streams.heartbeat("other")) is None
+
+
+async def test_a_reader_of_a_whole_stream_asks_for_no_filter(link: Link) -> None:
+    """With one, the broker searches for each message: 1,400 a second of 10,000 services."""
+    for subjects, filtered in (
+        ((streams.ALL_HEARTBEATS, streams.ALL_TICKS), False),
+        (("heartbeat.web",), True),
+    ):
+        async with aclosing(Reader(link, streams.HEARTBEATS, *subjects).batches()) as batches:
+            await anext(batches)
+            (consumer,) = await link.js.consumers_info(streams.HEARTBEATS)
+            assert bool(consumer.config.filter_subject or consumer.config.filter_subjects) is filtered
