@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import api, flow, idle, ingest, latency, million, monitor
+from shared import logs
 
 PARTS: dict[str, Any] = {
     "ingest": ingest,
@@ -67,6 +68,7 @@ def _machine() -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    logs.configure("bench", "warning", "console")
     if sys.argv[1:] == ["--short"]:
         short()
     else:

@@ -53,7 +53,8 @@ def _usage(parent: int) -> dict[str, tuple[float, int]]:
         pid, above, command = line.split(None, 2)
         if parent in (int(pid), int(above)):
             words = [word.rpartition("/")[2] for word in command.split()]
-            who = next(w for w in words if w.startswith(("services.", "nats-server", "secantusd")))
+            parts = (word for word in words if word.startswith(("services.", "nats-server", "secantusd")))
+            who = next(parts, "registry run")
             found[who] = processes.usage_of(int(pid))
     return found
 

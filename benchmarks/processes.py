@@ -80,10 +80,21 @@ def usage_of(pid: int) -> tuple[float, int]:
 class System:
     """A broker, a database if the API is among them, and some of the services, as processes."""
 
-    def __init__(self, broker: str) -> None:
+    def __init__(self, broker: str, folder: Path, env: dict[str, str]) -> None:
         self.broker = broker
+        self._folder = folder
+        self._env = env
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.ports: dict[str, int] = {}
+
+    def start(self, *services: str) -> None:
+        """Start them, and return when they are ready."""
+        for service in services:
+            self.ports[service] = free_port()
+            port = {f"REGISTRY_{service.upper()}_PORT": str(self.ports[service])}
+            self.processes[service] = python(f"services.{service}", self._folder, **self._env, **port)
+        for service in services:
+            wait_until_ready(f"{self.url(service)}/readyz", 120)
 
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.ports[service]}"
@@ -106,22 +117,17 @@ class System:
 def system(folder: Path, *services: str, durable: bool = True, **variables: str) -> Iterator[System]:
     """Started and ready. `variables`: of the registry's, without their prefix, in lower case."""
     with broker(folder, durable=durable) as (url, server):
-        found = System(url)
-        found.processes["broker"] = server
         env = {"REGISTRY_NATS_URL": url, "REGISTRY_MAX_SERVICES": "10000000"}
         env |= {f"REGISTRY_{key.upper()}": value for key, value in variables.items()}
+        found = System(url, folder, env)
+        found.processes["broker"] = server
         try:
             if "api" in services:
                 env["REGISTRY_MONGODB_URL"] = f"mongodb://127.0.0.1:{free_port()}/?journal=true"
                 database = embedded.mongodb(env["REGISTRY_MONGODB_URL"], folder)
                 assert database
                 found.processes["database"] = start(database.command, folder)
-            for service in services:
-                found.ports[service] = free_port()
-                port = {f"REGISTRY_{service.upper()}_PORT": str(found.ports[service])}
-                found.processes[service] = python(f"services.{service}", folder, **env, **port)
-            for service in services:
-                wait_until_ready(f"{found.url(service)}/readyz", 120)
+            found.start(*services)
             yield found
         finally:
             for name in reversed(found.processes):
