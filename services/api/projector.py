@@ -31,6 +31,8 @@ BEHIND = Gauge("registry_projection_lag_messages", "Messages not yet in the read
 
 HELD = 200_000
 """Services whose newest state is held while streams are read from their beginning; about 1 kB each."""
+TICKS_PASSED = 600
+"""Ticks after which the checkpoint moves on, though no heartbeat came: what a restart reads again at most."""
 FIRST_WAIT = 0.1
 """Seconds before the database is tried again; doubled each time, up to 2."""
 
@@ -42,8 +44,10 @@ class _Events:
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
+        self.added = False  # anything since it was written last, even what could not be read
 
     def add(self, batch: list[Stored]) -> None:
+        self.added = self.added or bool(batch)
         for message in batch:
             try:
                 self.changes.append(fold(message))
@@ -51,12 +55,8 @@ class _Events:
                 SKIPPED.labels(self.stream).inc()
                 log.warning("event passed over", seq=message.seq, error=str(error)[:300])
 
-    def waits(self) -> bool:
-        """Whether there is something to write."""
-        return bool(self.changes)
-
     async def write(self, view: View, board: Board | None) -> None:
-        changes, self.changes = self.changes, []
+        changes, self.changes, self.added = self.changes, [], False
         await view.apply(changes)
         if board:
             board.tell(changes)
@@ -69,22 +69,21 @@ class _Heartbeats:
 
     def __init__(self) -> None:
         self.heard: dict[str, Heard] = {}
+        self.added = False
 
     def add(self, batch: list[Stored]) -> None:
         for message in batch:
             if message.subject.startswith("tick."):
                 continue
+            self.added = True
             name = streams.name_in(message.subject)
             try:
                 self.heard[name] = hear(self.heard.get(name), message)
             except ValueError:
                 SKIPPED.labels(self.stream).inc()
 
-    def waits(self) -> bool:
-        return bool(self.heard)
-
     async def write(self, view: View, board: Board | None) -> None:
-        heard, self.heard = self.heard, {}
+        heard, self.heard, self.added = self.heard, {}, False
         await view.hear(heard)
         if board:
             board.hear(heard)
@@ -255,7 +254,7 @@ class Projector:
                     continue
                 if not to_the_end:
                     await asyncio.sleep(max(0.0, due - clock()))
-                if source.waits():
+                if source.added or reader.position - written > TICKS_PASSED:
                     await source.write(view, None if to_the_end else self._board)
                     written = reader.position
                     await view.save_checkpoint(source.stream, written)
