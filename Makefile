@@ -28,6 +28,9 @@ lint: setup  ## Style, types, and who may import whom
 simulate: setup  ## The monitor against made-up disasters: SEEDS=100000, or SEED=17 with all that happened in it
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
 
+faults: setup  ## Every fault under load, then everything that always holds: 15 minutes (FAULTS_SEED=17)
+	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal --timeout 600
+
 bench: setup  ## Benchmarks, side by side with the floor
 	$(BIN)/python -m benchmarks
 
@@ -37,4 +40,4 @@ lock:  ## Renew the locked requirements (needs uv)
 		--no-emit-package numpy --no-emit-package shapely --no-emit-package s2sphere --no-emit-package future --no-emit-package python-dateutil \
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
 
-.PHONY: help setup run test lint simulate bench lock
+.PHONY: help setup run test lint simulate faults bench lock

@@ -90,11 +90,11 @@ async def _publish(link: Link, stream: str, messages: Iterable[tuple[str, bytes]
 
 async def size(count: int, folder: Path) -> dict[str, float]:
     with processes.broker(folder, durable=False) as (url, _):
-        link = await _link(url)
+        link = await connect(url)
         falling = await fill(link, count)
         await link.close()
     with processes.broker(folder) as (url, _):
-        link = await _link(url)
+        link = await connect(url)
         port = free_port()
         variables = {
             "REGISTRY_NATS_URL": url,
@@ -120,7 +120,7 @@ async def size(count: int, folder: Path) -> dict[str, float]:
             await link.close()
 
 
-async def _link(url: str) -> Link:
+async def connect(url: str) -> Link:
     link = Link(Settings(nats_url=(url,), heartbeats_kept=2), "bench")
     await link.connect()
     return link

@@ -24,20 +24,28 @@ def program(name: str) -> str:
     return found
 
 
-def listening(port: int) -> bool:
+def listening(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as sock:
         sock.settimeout(0.5)
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+        return sock.connect_ex((host, port)) == 0
 
 
 class Process:
     """A process that can be killed and started again on the same port with the same files."""
 
-    def __init__(self, command: list[str], port: int, log: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        port: int,
+        log: Path,
+        env: dict[str, str] | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.command = command
         self.port = port
         self.log = log
         self.env = env
+        self.host = host
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, wait: float = 20.0) -> "Process":
@@ -51,7 +59,7 @@ class Process:
                 start_new_session=True,
             )
         deadline = time.monotonic() + wait
-        while wait and not listening(self.port):
+        while wait and not listening(self.port, self.host):
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.02)
@@ -76,21 +84,49 @@ class Process:
     def stop(self) -> int:
         return self.kill(signal.SIGTERM)
 
+    def signal(self, sig: int) -> None:
+        os.kill(self.pid, sig)
 
-def nats_server(folder: Path) -> Process:
+
+def nats_server(folder: Path, host: str = "127.0.0.1") -> Process:
     port = free_port()
-    command = [program("nats-server"), "-js", "-sd", str(folder / "nats"), "-p", str(port), "-a", "127.0.0.1"]
-    return Process(command, port, folder / "nats.log")
+    command = [program("nats-server"), "-js", "-sd", str(folder / "nats"), "-p", str(port), "-a", host]
+    return Process(command, port, folder / "nats.log", host=host)
 
 
-def mongo_server(folder: Path) -> Process:
+def nats_cluster(folder: Path) -> dict[str, Process]:
+    """Three nodes, by their names."""
+    names = [f"nats-{n}" for n in (1, 2, 3)]
+    clusters = {name: free_port() for name in names}
+    routes = ",".join(f"nats://127.0.0.1:{port}" for port in clusters.values())
+    found = {}
+    for name in names:
+        port = free_port()
+        command = [
+            program("nats-server"),
+            "-js",
+            "-sd",
+            str(folder / name),
+            "-p",
+            str(port),
+            "-a",
+            "127.0.0.1",
+        ]
+        command += ["--server_name", name, "--cluster_name", "test", "--routes", routes]
+        command += ["--cluster", f"nats://127.0.0.1:{clusters[name]}"]
+        found[name] = Process(command, port, folder / f"{name}.log")
+    return found
+
+
+def mongo_server(folder: Path, host: str = "127.0.0.1") -> Process:
     port = free_port()
     command = [
         program("secantusd-rs"),
-        *("--port", str(port), "--storage-path", str(folder / "mongo"), "--log-level", "WARNING"),
+        *("--host", host, "--port", str(port)),
+        *("--storage-path", str(folder / "mongo"), "--log-level", "WARNING"),
         *("--cache-size", "128M", "--log-file-max", "64MB", "--sync-on-commit"),
     ]
-    return Process(command, port, folder / "mongo.log")
+    return Process(command, port, folder / "mongo.log", host=host)
 
 
 def service(name: str, folder: Path, nats_url: str, **variables: str) -> Process:

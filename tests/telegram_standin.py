@@ -119,6 +119,7 @@ class Standin:
     chats: tuple[str, ...] = ("42",)
     topics: tuple[int, ...] = (7,)
     port: int = 0
+    host: str = "127.0.0.1"
     messages: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     """Answers other than 200, with the chat and the time."""
@@ -137,7 +138,7 @@ class Standin:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def __enter__(self) -> "Standin":
         started = threading.Event()
@@ -168,7 +169,7 @@ class Standin:
             writer.transport.abort()
             connections.discard(task)
 
-        server = await asyncio.start_server(accept, "127.0.0.1", self.port)
+        server = await asyncio.start_server(accept, self.host, self.port)
         self.port = server.sockets[0].getsockname()[1]
         if started:
             started.set()

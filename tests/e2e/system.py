@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tests.servers import mongo_server, nats_server, service
+from tests.servers import Process, mongo_server, nats_server, service
 from tests.telegram_standin import Standin
 
 SERVICES = ("ingest", "monitor", "notifier", "api")
@@ -19,12 +19,22 @@ SERVICES = ("ingest", "monitor", "notifier", "api")
 class System:
     """Every part can be killed and started again by its name."""
 
-    def __init__(self, folder: Path, telegram: Standin, **variables: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        telegram: Standin,
+        *,
+        host: str = "127.0.0.1",
+        brokers: dict[str, Process] | None = None,
+        **variables: str,
+    ) -> None:
+        """`host`: where broker and database are bound."""
         self.telegram = telegram
-        self.parts = {"nats": nats_server(folder), "mongo": mongo_server(folder)}
-        self.nats_url = f"nats://127.0.0.1:{self.parts['nats'].port}"
+        brokers = brokers or {"nats": nats_server(folder, host)}
+        self.nats_url = ",".join(f"nats://{it.host}:{it.port}" for it in brokers.values())
+        self.parts = {**brokers, "mongo": mongo_server(folder, host)}
         settings = {
-            "mongodb_url": f"mongodb://127.0.0.1:{self.parts['mongo'].port}",
+            "mongodb_url": f"mongodb://{host}:{self.parts['mongo'].port}",
             "telegram_api_url": telegram.url,
             "telegram_bot_token": telegram.token,
             "telegram_chat_id": telegram.chats[0],
@@ -46,9 +56,14 @@ class System:
             self.wait_until_ready()
         return self
 
+    @property
+    def services(self) -> list[str]:
+        """The parts that say whether they are ready: a second one of a service is called `monitor-2`."""
+        return [name for name in self.parts if name.partition("-")[0] in SERVICES]
+
     def wait_until_ready(self, within: float = 30.0) -> None:
         deadline = time.monotonic() + within
-        for name in SERVICES:
+        for name in self.services:
             while self.get_ready(name) != 200:
                 assert time.monotonic() < deadline, f"{name}: {self.parts[name].log.read_text()[-3000:]}"
                 time.sleep(0.05)
@@ -60,7 +75,7 @@ class System:
             return 0
 
     def url(self, name: str, path: str) -> str:
-        return f"http://127.0.0.1:{self.parts[name].port}{path}"
+        return f"http://{self.parts[name].host}:{self.parts[name].port}{path}"
 
     def beat(self, name: str, path: str = "") -> int:
         return self.http.post(self.url("ingest", f"/heartbeat/{name}{path}")).status_code
@@ -77,20 +92,22 @@ class System:
             if part.process:
                 part.kill()
 
-    def told(self, name: str, *, repeats: bool = False) -> list[str]:
+    def told(self, name: str, *, repeats: bool = False, chat: str = "42") -> list[str]:
         """What people read of a service, as `alive → silent`, in order; marked repeats only if asked for."""
+        return [change for change, repeat in self.lines(name, chat) if repeats or not repeat]
+
+    def lines(self, name: str, chat: str) -> list[tuple[str, bool]]:
+        """The same, each with whether its message is marked as a possible repeat."""
         found = []
-        for message in list(self.telegram.messages):
-            if "repeat" in message["text"] and not repeats:
-                continue
-            lines = message["text"].splitlines()
+        for message in [it for it in self.telegram.messages if it["chat"] == chat]:
+            lines, repeat = message["text"].splitlines(), "repeat" in message["text"]
             for line, following in zip(lines, [*lines[1:], ""], strict=True):
                 alone = re.search(rf"(?<![\w.-]){re.escape(name)}:? ((?:\w+ → )+\w+)", line)
                 group = (
                     re.search(r"((?:\w+ → )+\w+) \(\d+\)", line) if name in following.split(", ") else None
                 )
                 if path := alone or group:
-                    found += [f"{a} → {b}" for a, b in pairwise(path[1].split(" → "))]
+                    found += [(f"{a} → {b}", repeat) for a, b in pairwise(path[1].split(" → "))]
         return found
 
 
