@@ -7,7 +7,7 @@ meaning. `tests/contract/golden/` holds one file of each version, which must par
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -19,6 +19,18 @@ NAME_RULE = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 NAME_MAX = 128
 _NAME = re.compile(NAME_RULE.rstrip("$") + r"\Z")
 NAME_RULE_IN_WORDS = "1-128 characters: letters, digits, '_', '-', and single dots between them"
+
+_EPOCH, MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+def micros(time: datetime) -> int:
+    """Microseconds since 1970 UTC."""
+    return (time - _EPOCH) // MICRO
+
+
+def moment(micros: int) -> datetime:
+    return _EPOCH + micros * MICRO
+
 
 ServiceName = Annotated[str, StringConstraints(pattern=NAME_RULE, min_length=1, max_length=NAME_MAX)]
 
@@ -99,6 +111,10 @@ class Heartbeat(NamedTuple):
     exit_code: int | None
 
 
+LATE = 1_000_000
+"""Microseconds from which on a tick was under way for too long to prove that time."""
+
+
 class Tick(_Contract):
     """Published by each ingest once per tick: a heartbeat could have been stored at this moment.
 
@@ -106,6 +122,25 @@ class Tick(_Contract):
     """
 
     open_since: AwareDatetime | None = None
+    open_until: AwareDatetime | None = Field(
+        default=None, description="When the tick before was stored, by the broker's clock; never too late."
+    )
+    sent_at: AwareDatetime | None = Field(
+        default=None, description="When this one was sent, by the broker's clock; never too late."
+    )
+
+    def proves(self, stored_at: int) -> tuple[int, int]:
+        """From when to when the registry could be heard, if this was stored at `stored_at`; microseconds.
+
+        What waits for a network or a broker that stands still says nothing of that time, though it is stored
+        in the end.
+        """
+        if self.open_since is None:
+            return stored_at, stored_at
+        end, sent_at, until = stored_at, self.sent_at, self.open_until
+        if sent_at and until and stored_at - micros(sent_at) > LATE:
+            end = min(micros(until), stored_at)
+        return min(micros(self.open_since), end), end
 
 
 class Thresholds(_Contract):

@@ -46,6 +46,7 @@ class Process:
         self.log = log
         self.env = env
         self.host = host
+        """Where it listens; empty if that is not for us to see."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, wait: float = 20.0) -> "Process":
@@ -59,7 +60,7 @@ class Process:
                 start_new_session=True,
             )
         deadline = time.monotonic() + wait
-        while wait and not listening(self.port, self.host):
+        while wait and self.host and not listening(self.port, self.host):
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             time.sleep(0.02)

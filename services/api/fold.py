@@ -3,12 +3,13 @@
 Times in documents are integer microseconds since 1970 UTC: the database itself keeps milliseconds only.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
 from shared import streams
 from shared.broker import OVER_HTTP, Stored
 from shared.events import (
+    MICRO,
     NAME_RULE_IN_WORDS,
     ConfigEvent,
     ServiceConfig,
@@ -20,11 +21,11 @@ from shared.events import (
     parse_heartbeat,
     valid_name,
 )
+from shared.events import micros as micros
+from shared.events import moment as moment
 
 Document = dict[str, Any]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICRO = timedelta(microseconds=1)
 _LONGEST = timedelta(days=36500)
 
 SAID_MOST = 1000
@@ -49,14 +50,6 @@ class Change(NamedTuple):
     @property
     def deletes(self) -> bool:
         return bool(self.content.get("deleted", False))
-
-
-def micros(time: datetime) -> int:
-    return (time - _EPOCH) // _MICRO
-
-
-def moment(micros: int) -> datetime:
-    return _EPOCH + micros * _MICRO
 
 
 def fold(message: Stored) -> Change:
@@ -124,7 +117,7 @@ def _length(duration: timedelta | None) -> int | None:
         return None
     if abs(duration) > _LONGEST:
         raise ValueError(f"a duration of {duration} is beyond what a document holds")
-    return duration // _MICRO
+    return duration // MICRO
 
 
 def configured(document: Document) -> ServiceConfig:
@@ -143,7 +136,7 @@ def configured(document: Document) -> ServiceConfig:
 
 
 def _duration(micros: int | None) -> timedelta | None:
-    return None if micros is None else micros * _MICRO
+    return None if micros is None else micros * MICRO
 
 
 def _status(event: StatusChanged, message: Stored) -> Document:

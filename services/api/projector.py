@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
 from services.api.board import Board
-from services.api.fold import Change, Heard, fold, hear, micros
+from services.api.fold import Change, Heard, fold, hear
 from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
 from shared.broker import Link, Reader, Stored, last_judged, last_sequence, until_done
@@ -33,6 +33,8 @@ HELD = 200_000
 """Services whose newest state is held while streams are read from their beginning; about 1 kB each."""
 TICKS_PASSED = 600
 """Ticks after which the checkpoint moves on, though no heartbeat came: what a restart reads again at most."""
+MOVED_WITHIN = 3.0
+"""Seconds until every API, each looking every two, reads the new generation, and the old one may go."""
 FIRST_WAIT = 0.1
 """Seconds before the database is tried again; doubled each time, up to 2."""
 
@@ -161,8 +163,7 @@ class Projector:
                 for message in batch:
                     with suppress(ValueError):
                         tick = Tick.model_validate_json(message.data or b"{}")
-                        start = micros(tick.open_since) if tick.open_since else message.at
-                        self._board.coverage.prove(min(start, message.at), message.at)
+                        self._board.coverage.prove(*tick.proves(message.at))
 
     async def watch_judging(self) -> None:
         """Know when a monitor judged last; for ever."""
@@ -193,7 +194,7 @@ class Projector:
                 await self._store.go_live(new)
             finally:
                 self._store.filling = None
-            await asyncio.sleep(1)  # whoever is reading the old one may finish
+            await asyncio.sleep(MOVED_WITHIN)
             await old.drop()
             events, services = await new.size()
             log.info("rebuilt", generation=new.generation, events=events, services=services)

@@ -3,17 +3,20 @@
 import asyncio
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from prometheus_client import Counter
 
 from shared import streams
 from shared.broker import Link, NotStored, Publisher, message_at
-from shared.events import Tick
+from shared.events import LATE, Tick, moment
 from shared.service import Health
 
 log = structlog.get_logger()
+
+COMPARED_EVERY = 60.0
+"""Seconds between two looks at the broker's clock."""
 
 TICKS = Counter("registry_ticks_total", "Ticks published, by whether the broker stored them", ["result"])
 
@@ -39,6 +42,9 @@ class Ticker:
         self._interval = interval.total_seconds()
         self._longest = publisher.timeout + self._interval
         self._clock = clock
+        self._ahead: float | None = None
+        """By how many seconds the broker's clock is ahead of ours: at least so many."""
+        self._compared_at = 0.0
         self._begin()
 
     def _begin(self) -> None:
@@ -64,13 +70,36 @@ class Ticker:
         if self._clock() - self._stored_at > self._longest:
             log.warning("ticks were interrupted; heartbeats may have been missed", instance=self._instance)
             self._begin()
+        sent = self._clock()
+        tick = Tick(
+            open_since=self._open_since,
+            open_until=self._by_the_broker(self._stored_at) if self._open_since else None,
+            sent_at=self._by_the_broker(sent),
+        )
         ack = await self._publisher.publish(
             streams.tick(self._instance),
-            Tick(open_since=self._open_since).model_dump_json().encode(),
+            tick.model_dump_json().encode(),
             {"Nats-TTL": f"{streams.TICK_TTL.total_seconds():.0f}s"},
         )
         self._stored_at = self._clock()
+        if self._stored_at - sent > LATE / 1e6:
+            log.warning("a tick was late; heartbeats may have been missed", seconds=self._stored_at - sent)
+            self._begin()
+        elif self._open_since is None or self._stored_at > self._compared_at + COMPARED_EVERY:
+            await self._compare(ack.seq)
+
+    async def _compare(self, seq: int) -> None:
+        """Learn from a tick that was just stored what the broker's clock says, and since when it is open."""
+        stored = await message_at(self._link, streams.HEARTBEATS, seq)
+        if stored is None:
+            return
+        before, self._ahead = self._ahead, stored.at / 1e6 - self._stored_at
+        self._compared_at = self._stored_at
         if self._open_since is None:
-            first = await message_at(self._link, streams.HEARTBEATS, ack.seq)
-            if first is not None:
-                self._open_since = datetime.fromtimestamp(first.at / 1e6, UTC)
+            self._open_since = moment(stored.at)
+        elif before is not None and abs(self._ahead - before) > LATE / 1e6:
+            log.warning("the broker's clock has jumped", seconds=self._ahead - before)
+            self._begin()
+
+    def _by_the_broker(self, at: float) -> datetime | None:
+        return None if self._ahead is None else moment(int((at + self._ahead) * 1e6))

@@ -5,7 +5,6 @@ import zlib
 from array import array
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from services.monitor.lifecycle import Beat, Change, Patience, Watched
 from shared import events, thresholds
 from shared.coverage import Coverage
 from shared.events import (
+    MICRO,
     ConfigData,
     ConfigEvent,
     Heartbeat,
@@ -26,22 +26,14 @@ from shared.events import (
     StatusChanged,
     StatusData,
     event_id,
+    micros,
+    moment,
     status_changed,
 )
 
 BUCKETS = 256
 MESSAGE_KEPT = 1000
 """Characters of a heartbeat's message that go into the change it makes."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICRO = timedelta(microseconds=1)
-
-
-def micros(time: datetime) -> int:
-    return (time - _EPOCH) // _MICRO
-
-
-def moment(micros: int) -> datetime:
-    return _EPOCH + micros * _MICRO
 
 
 def bucket_of(name: str) -> int:
@@ -50,7 +42,7 @@ def bucket_of(name: str) -> int:
 
 def own_thresholds(config: ServiceConfig) -> tuple[int | None, int | None, int | None]:
     silent, down, dead = (
-        value // _MICRO if value else None
+        value // MICRO if value else None
         for value in (config.silent_after, config.down_after, config.dead_after)
     )
     return silent, down, dead
@@ -85,7 +77,7 @@ def setting(event: ConfigEvent, seq: int, at: int) -> Setting:
         resumes=isinstance(event, ServiceResumed),
         registered_at=micros(data.registered_at) if data.registered_at else at,
         own=own_thresholds(data.config),
-        every=data.config.every // _MICRO if data.config.every else 0,
+        every=data.config.every // MICRO if data.config.every else 0,
         declared_at=micros(data.declared_at) if data.declared_at else 0,
         paused=data.config.paused,
     )
@@ -98,7 +90,7 @@ def in_force(own: tuple[int | None, int | None, int | None], every: int, default
 
 def beat(at: int, heartbeat: Heartbeat) -> Beat:
     body = heartbeat.body
-    every = body.every // _MICRO if body and body.every else 0
+    every = body.every // MICRO if body and body.every else 0
     message = body.message[:MESSAGE_KEPT] if body and body.message else None
     return Beat(at, heartbeat.signal, every, message, heartbeat.exit_code)
 
@@ -133,7 +125,7 @@ def registration(name: str, beat: Beat) -> ServiceRegistered:
         subject=name,
         time=time,
         data=ConfigData(
-            config=ServiceConfig(every=beat.every * _MICRO if beat.every else None),
+            config=ServiceConfig(every=beat.every * MICRO if beat.every else None),
             registered_at=time,
             registered_by="heartbeat",
             declared_at=time if beat.every else None,
@@ -146,7 +138,7 @@ def declaration(name: str, beat: Beat, newest: ConfigEvent, stored_at: int) -> S
 
     None: there is nothing to add, because the newest already knows of this beat, or of what came after it.
     """
-    if isinstance(newest, ServiceDeleted) or newest.data.config.every == beat.every * _MICRO:
+    if isinstance(newest, ServiceDeleted) or newest.data.config.every == beat.every * MICRO:
         return None
     time = moment(beat.at)
     registered = newest.data.registered_at or moment(stored_at)
@@ -159,7 +151,7 @@ def declaration(name: str, beat: Beat, newest: ConfigEvent, stored_at: int) -> S
         time=time,
         data=newest.data.model_copy(
             update={
-                "config": newest.data.config.model_copy(update={"every": beat.every * _MICRO}),
+                "config": newest.data.config.model_copy(update={"every": beat.every * MICRO}),
                 "registered_at": registered,
                 "declared_at": time,
             }

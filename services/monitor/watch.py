@@ -371,18 +371,18 @@ class Monitor:
             self._complaints.about("tick", message.subject, message, str(error))
             return
         with TICK_SECONDS.time():
-            open_since = record.micros(tick.open_since) if tick.open_since else message.at
-            if self.coverage.prove(min(open_since, message.at), message.at):
+            start, upto = tick.proves(message.at)
+            if self.coverage.prove(start, upto):
                 for each in self.services.values():
                     self._agenda.note(each, self.coverage)
             late, self._late = self._late, set()
             waiting = [it for name in sorted(late) if (it := self.services.get(name)) and it.held]
-            crowd = Crowd(self._pulse, message.at) if waiting else None
+            crowd = Crowd(self._pulse, upto) if waiting else None
             await _each(partial(self._release, message, crowd), waiting)
-            fallen = self._agenda.fallen_by(message.at, self.coverage)
+            fallen = self._agenda.fallen_by(upto, self.coverage)
             if fallen:
-                crowd = crowd or Crowd(self._pulse, message.at)
-                await _each(partial(self._judge, message, crowd), fallen)
+                crowd = crowd or Crowd(self._pulse, upto)
+                await _each(partial(self._judge, message, upto, crowd), fallen)
         self.judged = message.at
         TICK_LAG.set(message.pending)
         if message.pending < MOST_BEHIND:
@@ -393,11 +393,11 @@ class Monitor:
         for beat in beats:
             await self._judge_beat(it, beat, tick, crowd)
 
-    async def _judge(self, tick: Stored, crowd: Crowd, it: Watched) -> None:
-        if await self._is_unproved(it, tick.at, tick):
+    async def _judge(self, tick: Stored, upto: int, crowd: Crowd, it: Watched) -> None:
+        if await self._is_unproved(it, upto, tick):
             it.unsure = True
             return
-        await self._follow(it, tick.at, tick, crowd)
+        await self._follow(it, upto, tick, crowd)
         self._agenda.note(it, self.coverage)
 
     # --- events

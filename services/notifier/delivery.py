@@ -112,7 +112,7 @@ class Delivery:
         try:
             if self._admit(seq, count):
                 await handle(message)
-        except ValidationError as error:
+        except (ValidationError, RecursionError) as error:  # the latter by JSON that is nested too deep
             unreadable(message.raw_message.subject, seq, str(error))
             self._passed(seq, None)
         except Exception as error:

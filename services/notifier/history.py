@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
 from nats.errors import Error as NatsError
@@ -15,16 +15,11 @@ from services.notifier.messages import Change
 from shared import digest, streams
 from shared.broker import Link, NotStored, Reader, Stored, newest, until_done
 from shared.events import Event, Status, StatusChanged, parse_event
+from shared.events import moment as moment
 
 log = structlog.get_logger()
 
 UNREADABLE = Counter("registry_unreadable_events_total", "Events passed over because they cannot be read")
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def moment(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)
 
 
 def parse(stored: Stored) -> Event | None:

@@ -35,10 +35,14 @@ async def kills(world: World, load: Load, rng: random.Random, seconds: float) ->
 
 
 async def broker_away(world: World, load: Load, rng: random.Random, seconds: float) -> None:
-    """Stopped in order, then killed; longer than everybody's threshold in the full form."""
+    """Frozen, then stopped in order, then killed; in the full form longer than everybody's threshold."""
+    world.parts["nats"].signal(signal.SIGSTOP)
+    await asyncio.sleep(seconds / 3)
+    world.parts["nats"].signal(signal.SIGCONT)
+    await asyncio.sleep(1.5)
     for sig in (signal.SIGTERM, signal.SIGKILL):
         await world.kill("nats", sig)
-        await asyncio.sleep(seconds / 2)
+        await asyncio.sleep(seconds / 3)
         assert await load.try_one() == 503
         await world.revive("nats")
         await asyncio.sleep(1.5)

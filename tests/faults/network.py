@@ -93,12 +93,13 @@ class Spread(World):
         for name in self.services:
             part = self.parts[name]
             assert part.env is not None
-            part.host = part.env["REGISTRY_HOST"] = network.add(name)
+            part.env["REGISTRY_HOST"] = address = network.add(name)
+            part.host = address if name.partition("-")[0] in ("ingest", "api") else ""
             part.command = ["ip", "netns", "exec", network.space(name), *part.command]
 
     def get_ready(self, name: str) -> int:
         """Asked from the service's own host: not every one of them serves others."""
-        if name.partition("-")[0] in ("ingest", "api"):
+        if self.parts[name].host:
             with suppress(httpx.HTTPError):
                 return self.http.get(self.url(name, "/readyz")).status_code
             return 0

@@ -114,7 +114,7 @@ async def test_any_process_is_killed_at_any_moment(
 
 @only_full
 async def test_the_broker_stops_and_comes_back(build: Callable[..., World], record_property: Note) -> None:
-    await endure(build(), faults.broker_away, seconds(20, 6), record_property)
+    await endure(build(), faults.broker_away, seconds(30, 6), record_property)
 
 
 @only_full

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from random import Random
 
 from services.monitor.lifecycle import Patience
+from shared.events import LATE, moment
 from tests.simulation.model import BASE, CALM, Fact, Faults, Heartbeats
 
 SECOND = 1_000_000
@@ -146,7 +146,8 @@ class _Maker:
         return open_
 
     def ticks(self, run: str, start: float, end: float, outages: Spans) -> None:
-        """The ticks of one run. A tick that is not stored ends a stretch; one that is only late does not."""
+        """The ticks of one run. A tick that is not stored ends a stretch; one that is only late does not. One
+        that was on its way when the broker fell away may be stored when it is back, and proves nothing."""
         rng = self.rng
         jitter, late, lost = rng.choice((0.0, 0.02, 0.2)), rng.choice((0.0, 0.05)), rng.choice((0.0, 0.05))
         at, stretch, first, latest = start + rng.random(), 0, 0, 0
@@ -155,13 +156,19 @@ class _Maker:
             seconds = (stored - BASE) / 1e6
             if _in(outages, seconds) or (at < self.calm_at and rng.random() < lost):
                 if first:
+                    back = next((back for gone, back in outages if gone <= seconds < back), 0.0)
+                    if back and rng.random() < 0.5:
+                        sent = max(latest, stored)
+                        stuck = max(sent, self.micros(back + rng.random() * jitter))
+                        self.facts.append(Fact(stuck, f"tick.{run}x{stretch}", _tick(first, latest, sent)))
+                        if stuck - sent <= LATE:
+                            self.stretches[-1] = first, stuck
+                        latest = stuck
                     stretch, first = stretch + 1, 0
             elif stored > latest and seconds < end:
                 if first and any(gone < seconds and (latest - BASE) / 1e6 < back for gone, back in outages):
                     stretch, first = stretch + 1, 0
-                since = datetime.fromtimestamp(first / 1e6, UTC).isoformat() if first else None
-                data = json.dumps({"open_since": since}).encode()
-                self.facts.append(Fact(stored, f"tick.{run}x{stretch}", data))
+                self.facts.append(Fact(stored, f"tick.{run}x{stretch}", _tick(first, latest, stored)))
                 if first:
                     self.stretches[-1] = first, stored
                 else:
@@ -276,6 +283,12 @@ class _Maker:
             batch=rng.choice((1, 5, 50, CALM.batch)),
             again=some(0.0, 0.0, 0.1, 0.5),
         )
+
+
+def _tick(first: int, before: int, sent: int) -> bytes:
+    """Payload of a tick: its stretch's first, the one before it, and its own time, in microseconds."""
+    times = {"open_since": first, "open_until": before, "sent_at": sent} if first else {}
+    return json.dumps({key: moment(at).isoformat() for key, at in times.items()}).encode()
 
 
 def _in(spans: Spans, at: float) -> bool:
