@@ -112,10 +112,13 @@ class Link:
         usual = client._process_msg
 
         async def process(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-            if taker := self._takers.get(sid):
-                taker(subject, reply, data, headers)
-            else:
-                await usual(sid, subject, reply, data, headers)
+            try:
+                if taker := self._takers.get(sid):
+                    taker(subject, reply, data, headers)
+                else:
+                    await usual(sid, _legible(subject), reply, data, _legible_headers(headers))
+            except Exception:  # or the client would never read from this connection again
+                log.exception("a message could not be taken in", subject=repr(subject[:200]))
 
         client._process_msg = process  # type: ignore[method-assign]
 
@@ -443,7 +446,11 @@ class Reader:
             if status != b"408":
                 self._broken = True
             return
-        count = int(fields[-3])
+        try:
+            seq, count, at, pending = map(int, fields[-4:])
+        except ValueError:  # it is not from the broker
+            self._broken = True
+            return
         if self._broken or count != self._consumer_seq + 1:
             self._broken = True
             return
@@ -451,12 +458,12 @@ class Reader:
         self._outstanding -= 1
         self._buffer.append(
             Stored(
-                subject.decode(),
+                subject.decode(errors="replace"),
                 data,
                 _headers(headers) if headers else None,
-                int(fields[-4]),
-                int(fields[-2]) // 1000,
-                int(fields[-1]),
+                seq,
+                at // 1000,
+                pending,
             )
         )
 
@@ -486,7 +493,17 @@ _OVER_HTTP_ENDS = (b"\r\n", b"Nats-Batch-Id:")
 def _headers(raw: bytes) -> dict[str, str]:
     if raw.startswith(_OVER_HTTP) and raw.startswith(_OVER_HTTP_ENDS, len(_OVER_HTTP)):
         return OVER_HTTP
-    return Client._parse_header_lines(raw[raw.index(b"\r\n") :])
+    return Client._parse_header_lines(raw.partition(b"\r\n")[2])
+
+
+def _legible(subject: bytes) -> bytes:
+    """The broker passes any bytes on; the client ends at what is not UTF-8."""
+    return subject if subject.isascii() else subject.decode(errors="replace").encode()
+
+
+def _legible_headers(raw: bytes) -> bytes:
+    """None rather than those that are not what the client takes for granted."""
+    return _legible(raw) if raw and raw.startswith((b"NATS/1.0\r\n", b"NATS/1.0 ")) else b""
 
 
 async def newest(link: Link, stream: str, subject: str) -> Stored | None:

@@ -204,7 +204,13 @@ class Groups:
         if not data:
             self._end(group, 0, "no stream takes this subject yet")
             return
-        answer = json.loads(data.decode())
+        try:
+            answer = json.loads(data.decode())
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            self._end(group, 0, "the broker's answer cannot be read")
+            return
         count = len(group.messages)
         if error := answer.get("error"):
             self._end(group, 0, error.get("description", "refused by the broker"))
