@@ -81,7 +81,8 @@ class Bot:
             return failed
         if status == 401 or (status == 404 and "description" in answer):
             return BadToken(_description(answer))
-        self.username = str((answer.get("result") or {}).get("username") or "")
+        found = answer.get("result")
+        self.username = str(found.get("username") or "") if isinstance(found, dict) else ""
         return Sent()
 
     async def updates(self, offset: int, within: int) -> list[Any] | Outcome:
@@ -123,15 +124,20 @@ class Bot:
         return answer.status_code, content if isinstance(content, dict) else {}, None
 
 
+LONGEST_WAIT = 24 * 3600
+"""Seconds that Telegram may ask for; after that nothing is worth sending any more."""
+
+
 def outcome(status: int, answer: dict[str, Any]) -> Outcome:
     """What an answer of the Bot API means for the message."""
     said = _description(answer) or f"HTTP {status}"
-    parameters = answer.get("parameters") or {}
+    parameters = found if isinstance(found := answer.get("parameters"), dict) else {}
     if status == 200 and answer.get("ok"):
         result = answer.get("result")
         return Sent(result.get("message_id") if isinstance(result, dict) else None)
     if status == 429:
-        return Limited(float(parameters.get("retry_after") or 5))
+        wait = parameters.get("retry_after")
+        return Limited(float(wait) if isinstance(wait, int | float) and 0 < wait <= LONGEST_WAIT else 5.0)
     if status in (401, 404):
         return BadToken(said)
     if status == 400 and "migrate_to_chat_id" in parameters:
