@@ -12,6 +12,7 @@ from shared import durations, streams
 from shared.broker import OVER_HTTP, BrokerError
 from shared.events import (
     EXIT_CODE_HEADER,
+    HEARTBEAT_MAX,
     MESSAGE_MAX,
     NAME_RULE_IN_WORDS,
     SIGNAL_HEADER,
@@ -50,13 +51,14 @@ class Gate:
     async def store(
         self, name: str, headers: dict[str, str] | None = None, body: HeartbeatBody | None = None
     ) -> None:
-        """Return once the broker has stored it. Raises Problem 422, 429 or 503. `headers`: its signal."""
+        """Return once the broker has stored it. Raises Problem 413, 422, 429, 503. `headers`: its signal."""
         if not valid_name(name):
             REFUSED.inc()
             raise _bad_name()
+        message = _message(name, headers, body)
         known = self._admit(name)
         try:
-            await self._groups.store((_message(name, headers, body),))
+            await self._groups.store((message,))
         except BrokerError as error:
             if not known:
                 self.names.forget(name)
@@ -132,11 +134,10 @@ def _limit_reached() -> Problem:
 
 
 def _message(name: str, headers: dict[str, str] | None, body: HeartbeatBody | None) -> Message:
-    return Message(
-        streams.heartbeat(name),
-        block(OVER_HTTP | headers) if headers else _PLAIN,
-        body.model_dump_json(exclude_none=True).encode() if body else b"",
-    )
+    payload = body.model_dump_json(exclude_none=True).encode() if body else b""
+    if len(payload) > HEARTBEAT_MAX:  # 1e15 has four characters, and seventeen when it is written out
+        raise Problem(413, f"the body is larger than {HEARTBEAT_MAX} bytes when its numbers are written out")
+    return Message(streams.heartbeat(name), block(OVER_HTTP | headers) if headers else _PLAIN, payload)
 
 
 def _echo(name: Any) -> str:
