@@ -77,7 +77,7 @@ async def _load(port: int, connections: int, seconds: float) -> dict[str, float]
         while (began := time.perf_counter()) < end:
             number = number % SERVICES + 1
             head = (
-                f"POST /heartbeat/bench.service-{number} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"
+                f"POST /heartbeat/bench.service-{number} HTTP/1.1\r\nHost: ::1\r\nContent-Length: 0\r\n\r\n"
             )
             writer.write(head.encode())
             if not (answer := await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200"):

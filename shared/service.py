@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from shared.broker import Link
+from shared.connections import Connection, Limits
 from shared.settings import PREFIX, stop
 
 log = structlog.get_logger()
@@ -65,6 +66,7 @@ class Health:
 
 class _Server(uvicorn.Server):
     told: asyncio.Event
+    limits: Limits
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -72,8 +74,14 @@ class _Server(uvicorn.Server):
         yield
 
     async def main_loop(self) -> None:
-        """Once a second, to renew the date, in place of ten times: four idle services wake less."""
+        """Once a second, to renew the date, in place of ten times: four idle services wake less. And to see
+        which connections take too long."""
+        loop = asyncio.get_running_loop()
         while not await self.on_tick(0):
+            self.limits.now = loop.time()
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.look()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self.told.wait()
@@ -91,19 +99,33 @@ def run(
     host: str,
     port: int,
     variable: str,
-    http: type[asyncio.Protocol] | None = None,
+    http: type[Connection],
     any_port: bool = False,
     on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve `app` on host:port beside `work` until SIGTERM or SIGINT; then `on_stop` ends what clients wait
     for. Ends the process: code 0 after a
     signal, 1 if the work failed, 2 if the port (set by `variable`) cannot be had. With `any_port` a port
-    that is taken is replaced by a free one. `http`: the protocol, if not uvicorn's own."""
+    that is taken is replaced by a free one. `http`: the protocol, with the limits of connections."""
+    http.limits.fit(_files())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop has its own handlers
     sock = _bind(host, port, variable, any_port)
     with asyncio.Runner(loop_factory=_loop) as runner:
-        code = runner.run(_serve(app, work, sock, http or "httptools", on_stop))
+        code = runner.run(_serve(app, work, sock, http, on_stop))
     sys.exit(code)
+
+
+def _files() -> int:
+    """How many this process may have open, after asking for as many as it may ask for."""
+    if sys.platform == "win32":
+        return 512
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1_000_000
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -133,21 +155,24 @@ async def _serve(
     app: Any,
     work: Callable[[], Awaitable[None]],
     sock: socket.socket,
-    http: Any,
+    http: type[Connection],
     on_stop: Callable[[], None],
 ) -> int:
     config = uvicorn.Config(
         app,
         http=http,
+        ws="none",
         lifespan="off",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,
         timeout_graceful_shutdown=int(STOP_WITHIN / 2),
     )
     server = _Server(config)
     server.told = asyncio.Event()
+    server.limits = http.limits
+    server.limits.now = asyncio.get_running_loop().time()
     log.info("serving", url=f"http://{sock.getsockname()[0]}:{sock.getsockname()[1]}")
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.durations import Duration
+from shared.limits import PRIVATE, Network
 
 PREFIX = "REGISTRY_"
 
@@ -54,11 +55,46 @@ def _brokers(urls: tuple[str, ...]) -> tuple[str, ...]:
     return urls
 
 
+def _link(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("accepted: http://… or https://…, as people reach the API")
+    return url
+
+
+def _networks(value: Any) -> Any:
+    """`private`: all of those that nobody has for himself on the internet."""
+    if not isinstance(value, str):
+        return value
+    words = [word for part in _split(value) for word in (PRIVATE if part == "private" else (part,))]
+    try:
+        return tuple(ipaddress.ip_network(word) for word in words)
+    except ValueError:
+        raise ValueError("accepted: networks such as 10.0.0.0/8 with commas between, or private") from None
+
+
+def _rate(value: Any) -> Any:
+    """So many a second."""
+    if not isinstance(value, str):
+        return value
+    if value.strip() in ("", "0"):
+        return 0.0
+    if not (parts := re.fullmatch(r"([1-9][0-9]{0,8})/([smh])", value.strip())):
+        raise ValueError("accepted: a number per s, m or h, such as 100/s, or nothing for no limit")
+    return int(parts[1]) / {"s": 1, "m": 60, "h": 3600}[parts[2]]
+
+
 Tokens = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 """Secrets separated by commas, each as good as the others, so that one can be replaced without a gap."""
 TimeOfDay = Annotated[time | None, BeforeValidator(_time)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+PerSecond = Annotated[float, BeforeValidator(_rate)]
 Anonymous = Annotated[tuple[Literal["ingest", "read"], ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -77,12 +113,15 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
-    public_url: str = "http://127.0.0.1:8002"
+    public_url: Annotated[str, AfterValidator(_link)] = "http://127.0.0.1:8002"
     silent_after: Duration = timedelta(minutes=15)
     down_after: Duration = timedelta(hours=1)
     dead_after: Duration = timedelta(days=7)
     tick: Duration = timedelta(seconds=1)
     max_services: int = Field(default=100_000, ge=1)
+    max_connections: int = Field(default=2000, ge=1, le=1_000_000)
+    rate_limit_per_address: PerSecond = 100.0
+    trusted_proxies: Networks = ()
     anonymous: Anonymous = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json", ""] = ""
@@ -107,6 +146,12 @@ class Settings(BaseSettings):
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host != "localhost"
+
+    @property
+    def own_names(self) -> frozenset[str]:
+        """The hosts that lead here, where only this machine's own users shall come."""
+        public = urlsplit(self.public_url).hostname or ""
+        return frozenset({"localhost", "127.0.0.1", "::1", self.host.lower(), public} - {""})
 
     def refuse_open_address(self, what: str, variable: str, *, guarded: bool, anonymous: str) -> None:
         """Stop the start (exit code 2) if `what` would be open to strangers on `host` by oversight."""

@@ -17,6 +17,7 @@ from services.api.resources import Look, Parts
 from services.api.store import Store, check_url
 from shared import logs, service
 from shared.broker import Link, Publisher
+from shared.connections import limits_of, within
 from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, Tokens, load
 from shared.windows import Windows
 
@@ -91,10 +92,12 @@ def main() -> None:
         status_tags=settings.status_page,
         deaf_after=int(max(10.0, 3 * settings.tick.total_seconds()) * 1e6),
     )
+    limits = limits_of(settings, at_home=access.at_home)
     app = build(Parts(link, store, board, commands, access, health, defaults, look, _now, maintenance))
     service.run(
         app,
         work,
+        http=within(limits),
         host=settings.host,
         port=settings.api_port,
         variable="API_PORT",

@@ -9,12 +9,15 @@ import binascii
 import hashlib
 import hmac
 import secrets
+import time
 from enum import StrEnum
 
 from fastapi import Request, Response
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from pydantic import SecretStr
 
+from shared.connections import client_of
+from shared.limits import Guesses
 from shared.problems import Problem
 from shared.settings import Tokens, matches
 
@@ -48,6 +51,9 @@ class Access:
         self.guarded = bool(api_tokens or read_tokens)
         self._read_is_open = anonymous_read or not self.guarded
         self._write_is_open = not self.guarded and not strangers
+        self.at_home = self._write_is_open
+        """Nothing but being on this machine is asked for."""
+        self._guesses = Guesses()
         self._secure = secure
         self._of_this_process = secrets.token_bytes(32)
 
@@ -63,7 +69,7 @@ class Access:
         same_site(request)
         if self._write_is_open:
             return
-        role = self._of_token(_given(request))
+        role = self._of_request(request)
         if role is Role.READER:
             raise Problem(403, "this token may only read")
         if role is Role.NOBODY:
@@ -73,10 +79,27 @@ class Access:
         """What whoever asks may do, by token, by cookie, or because it is open."""
         if self._write_is_open:
             return Role.ADMIN
-        given = self._of_token(_given(request)), self._of_cookie(request)[0]
+        given = self._of_request(request), self._of_cookie(request)[0]
         if Role.ADMIN in given:
             return Role.ADMIN
         return Role.READER if self._read_is_open or Role.READER in given else Role.NOBODY
+
+    def _of_request(self, request: Request) -> Role:
+        """The role of the token in the header. Raises Problem 429 if too many wrong ones came from there; but
+        once only, so that a page can say it."""
+        if not hasattr(request.state, "role_of_token"):
+            given = _given(request)
+            role = self._of_token(given)
+            request.state.role_of_token = Role.NOBODY
+            self.weigh(request, given, role)
+            request.state.role_of_token = role
+        found: Role = request.state.role_of_token
+        return found
+
+    def weigh(self, request: Request, given: str, role: Role) -> None:
+        good = role is not Role.NOBODY
+        if self.guarded and (wait := self._guesses.weigh(client_of(request), given, good, time.monotonic())):
+            raise Problem(429, "too many wrong tokens came from this address", retry_after=wait)
 
     def _of_token(self, given: str) -> Role:
         for role, tokens in self._tokens.items():
@@ -86,9 +109,10 @@ class Access:
 
     # --- the dashboard
 
-    def log_in(self, token: str, response: Response) -> bool:
-        """Whether the token is good; then `response` gets the cookie."""
+    def log_in(self, request: Request, token: str, response: Response) -> bool:
+        """Whether the token is good; then `response` gets the cookie. Raises Problem 429 as above."""
         role = self._of_token(token)
+        self.weigh(request, token, role)
         if role is Role.NOBODY:
             return False
         response.set_cookie(

@@ -22,6 +22,10 @@ MOST_MARKS = 200_000
 KEPT = 10_000
 """Events that a client which comes back can be given from memory."""
 MOST_LISTENERS = 1000
+MOST_OF_ONE = 100
+"""Of them, with one address."""
+MOST_READING = 16
+"""Listeners that are told at the same time what memory does not go back to."""
 MOST_WAITING = 1000
 """Messages that wait for a slow listener before it is let go; it comes back with the last id it saw."""
 
@@ -40,7 +44,8 @@ class TooMany(Exception):
 class Listener:
     """What waits for one client."""
 
-    def __init__(self, *, heartbeats: bool) -> None:
+    def __init__(self, client: str | None, *, heartbeats: bool) -> None:
+        self.client = client
         self.heartbeats = heartbeats
         self._waiting: asyncio.Queue[News | None] = asyncio.Queue(MOST_WAITING + 1)
         self._lost = False
@@ -74,6 +79,7 @@ class Board:
         self._order: deque[tuple[int, str, int]] = deque()
         self._kept: deque[News] = deque(maxlen=KEPT)
         self._listeners: set[Listener] = set()
+        self.reading = asyncio.Semaphore(MOST_READING)
         self.told = 0
         """The sequence of the event that was told last."""
         self.last_change = 0
@@ -152,9 +158,10 @@ class Board:
     def kept_after(self, seq: int) -> list[News]:
         return [news for news in self._kept if news.seq is not None and news.seq > seq]
 
-    @property
-    def full(self) -> bool:
-        return len(self._listeners) >= MOST_LISTENERS
+    def full(self, client: str | None = None) -> bool:
+        """Whether nobody may listen any more, or nobody of this address."""
+        of_client = sum(it.client == client for it in self._listeners) if client else 0
+        return len(self._listeners) >= MOST_LISTENERS or of_client >= MOST_OF_ONE
 
     def let_go(self) -> None:
         """End what every listener waits for: the process is told to stop."""
@@ -162,11 +169,11 @@ class Board:
             listener.let_go()
 
     @contextmanager
-    def listening(self, *, heartbeats: bool = False) -> Iterator[Listener]:
-        """A listener, who is told everything from now on."""
-        if self.full:
+    def listening(self, client: str | None = None, *, heartbeats: bool = False) -> Iterator[Listener]:
+        """A listener, who is told everything from now on. Raises TooMany."""
+        if self.full(client):
             raise TooMany
-        listener = Listener(heartbeats=heartbeats)
+        listener = Listener(client, heartbeats=heartbeats)
         self._listeners.add(listener)
         LISTENERS.set(len(self._listeners))
         try:

@@ -382,7 +382,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         fields = await _fields(request)
         target = _ours(fields.get("next", "/"))
         response: Response = RedirectResponse(target, 303)
-        if access.log_in(fields.get("token", "").strip(), response):
+        if access.log_in(request, fields.get("token", "").strip(), response):
             return response
         return page(request, "login.html", 401, next=target, refused="That token is not known here.")
 

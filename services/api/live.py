@@ -35,28 +35,34 @@ def sequence(last_event_id: str | None) -> int | None:
     return int(last_event_id[:18])
 
 
-def stream(link: Link, board: Board, after: int | None, heartbeats: bool) -> StreamingResponse:
-    """What follows `after`, or what comes from now on. Problem 503 when there are too many listeners."""
-    if board.full:
+def stream(
+    link: Link, board: Board, after: int | None, heartbeats: bool, client: str | None = None
+) -> StreamingResponse:
+    """What follows `after`, or what comes from now on. Problem 503 when there are too many listeners, or too
+    many of this client's address."""
+    if board.full(client):
         raise Problem(503, "too many listen already", retry_after=30)
     return StreamingResponse(
-        _messages(link, board, after, heartbeats),
+        _messages(link, board, after, heartbeats, client),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _messages(link: Link, board: Board, after: int | None, heartbeats: bool) -> AsyncIterator[str]:
+async def _messages(
+    link: Link, board: Board, after: int | None, heartbeats: bool, client: str | None
+) -> AsyncIterator[str]:
     try:
-        with board.listening(heartbeats=heartbeats) as listener:
+        with board.listening(client, heartbeats=heartbeats) as listener:
             yield "retry: 2000\n\n"
             if after is None or after > board.told:
                 after = board.told
             while after < board.kept_from:
-                async for seq, text in _from_record(link, after, board.kept_from):
-                    after = seq
-                    if text:
-                        yield text
+                async with board.reading:
+                    async for seq, text in _from_record(link, after, board.kept_from):
+                        after = seq
+                        if text:
+                            yield text
             for news in board.kept_after(after):
                 after = news.seq or after
                 yield _written(news)

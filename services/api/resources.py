@@ -36,6 +36,7 @@ from services.api.roster import SORTS, Place, Selection, Sort
 from services.api.store import Store
 from services.api.summary import next_digest
 from shared.broker import Link
+from shared.connections import client_of
 from shared.events import Status
 from shared.problems import Problem, documented
 from shared.service import Health
@@ -292,6 +293,7 @@ def routers(parts: Parts) -> list[APIRouter]:
         responses=documented(422) | {200: live.DOCUMENTED},
     )
     async def events_live(
+        request: Request,
         last_event_id: Annotated[
             str | None, Header(description="Go on after this event, as browsers do by themselves.")
         ] = None,
@@ -304,7 +306,7 @@ def routers(parts: Parts) -> list[APIRouter]:
     ) -> StreamingResponse:
         """Every change as it happens, as Server-Sent Events; the id is its sequence in the record."""
         seen = live.sequence(last_event_id)
-        return live.stream(link, board, after if seen is None else seen, heartbeats)
+        return live.stream(link, board, after if seen is None else seen, heartbeats, client_of(request))
 
     badges = APIRouter(
         dependencies=[ready, scheme],

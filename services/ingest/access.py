@@ -1,13 +1,61 @@
-"""Who may send heartbeats."""
+"""Who may send heartbeats, and how many."""
+
+import time
+from collections.abc import Callable
 
 from pydantic import SecretStr
 
+from shared.limits import Guesses, Rate
+from shared.problems import Problem
 from shared.settings import matches
 
 
-def authorized(authorization: str, tokens: tuple[SecretStr, ...]) -> bool:
-    """Whether an `Authorization` header carries one of `tokens`, or there are none."""
-    if not tokens:
-        return True
+def bearer(authorization: str) -> str:
+    """The token in an `Authorization` header; empty if there is none."""
     scheme, _, given = authorization.partition(" ")
-    return scheme.lower() == "bearer" and matches(given.strip(), *tokens)
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
+class Access:
+    """One of `tokens` is needed if there are any. `at_home`: nothing is but being on this machine."""
+
+    def __init__(
+        self,
+        tokens: tuple[SecretStr, ...],
+        per_address: Rate,
+        per_token: Rate,
+        *,
+        at_home: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tokens = tokens
+        self.at_home = at_home
+        self._per_address = per_address
+        self._per_token = per_token
+        self._guesses = Guesses()
+        self._clock = clock
+
+    def knows(self, given: str) -> bool:
+        return matches(given, *self.tokens)
+
+    def enter(self, given: str, good: bool, client: str | None) -> None:
+        """Raises Problem 401, or 429 for too many of this token, or too many wrong ones of this client."""
+        if not self.tokens:
+            return
+        now = self._clock()
+        if wait := self._guesses.weigh(client, given, good, now):
+            raise Problem(429, "too many wrong tokens came from this address", retry_after=wait)
+        if not good:
+            raise Problem(
+                401,
+                "this registry needs its ingest token: Authorization: Bearer …, or ?token=…",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if wait := self._per_token.take(given, now):
+            raise Problem(429, "too many requests with this token", retry_after=wait)
+
+    def charge(self, given: str, client: str | None, count: float) -> None:
+        """Count more requests than the one that came."""
+        self._per_address.charge(client, self._clock(), count)
+        if self.tokens:
+            self._per_token.charge(given, self._clock(), count)

@@ -4,26 +4,27 @@ import json
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from pydantic import SecretStr
 
-from services.ingest.access import authorized
+from services.ingest.access import Access, bearer
 from services.ingest.gate import Gate, read_body, read_signal
 from shared import bodies, docs, problems
+from shared.connections import client_of
 from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, HeartbeatBody
 from shared.problems import Problem, documented
 from shared.service import Health
-from shared.settings import matches
 
 BATCH_MAX = 10_000
 BATCH_BODY_MAX = 2 * 1024 * 1024
 """Room for 10,000 names of 128 characters; everything else must fit bodies.BODY_MAX."""
 
+NAMES_PER_REQUEST = 100
+"""Names of a batch that count as one more request."""
+
 METHODS = ("POST", "GET", "HEAD", "PUT")
 OK = {"status": "ok"}
 
 
-def build(gate: Gate, health: Health, tokens: tuple[SecretStr, ...]) -> FastAPI:
-    """The app. Heartbeats need one of `tokens` if there are any."""
+def build(gate: Gate, health: Health, access: Access) -> FastAPI:
     app = FastAPI(
         title="services registry: ingest",
         summary="Services say here that they are alive.",
@@ -35,20 +36,19 @@ def build(gate: Gate, health: Health, tokens: tuple[SecretStr, ...]) -> FastAPI:
     problems.install(app)
     docs.install(app)
 
-    def check(request: Request) -> None:
-        if not authorized(request.headers.get("authorization", ""), tokens):
-            given = request.query_params.get("token", "")
-            if not matches(given, *tokens):
-                raise Problem(
-                    401,
-                    "this registry needs its ingest token: Authorization: Bearer …, or ?token=…",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
+    def check(request: Request) -> str:
+        """The token that was given. Raises Problem 401, 403 or 429 if whoever asks may not."""
+        if access.at_home and request.headers.get("sec-fetch-site") == "cross-site":
+            raise Problem(403, "not from another site's page; with a token it may be")
+        given = bearer(request.headers.get("authorization", ""))
+        if not access.knows(given):
+            given = request.query_params.get("token", "") or given
+        access.enter(given, access.knows(given), client_of(request))
+        return given
 
-    async def take(
-        request: Request, service_name: str, headers: dict[str, str] | None = None
-    ) -> dict[str, str]:
+    async def take(request: Request, service_name: str, signal: str = "") -> dict[str, str]:
         check(request)
+        headers = read_signal(signal) if signal else None
         if "%2f" in request.scope.get("raw_path", b"").decode("latin-1").lower():
             raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
         raw = await bodies.read(request)
@@ -62,8 +62,7 @@ def build(gate: Gate, health: Health, tokens: tuple[SecretStr, ...]) -> FastAPI:
 
     async def heartbeat_signal(request: Request, service_name: str, signal: str) -> dict[str, str]:
         """`fail`: it failed, and is down at once. `start`: a run has begun. An exit code: 0 is success."""
-        check(request)
-        return await take(request, service_name, read_signal(signal))
+        return await take(request, service_name, signal)
 
     for method in METHODS:
         word = method.lower()
@@ -118,8 +117,10 @@ def build(gate: Gate, health: Health, tokens: tuple[SecretStr, ...]) -> FastAPI:
     )
     async def heartbeats(request: Request) -> dict[str, Any]:
         """Up to 10,000 names in one request; a bad name rejects itself alone."""
-        check(request)
-        return await gate.store_all(_read_batch(await bodies.read(request, BATCH_BODY_MAX)))
+        given = check(request)
+        names = _read_batch(await bodies.read(request, BATCH_BODY_MAX))
+        access.charge(given, client_of(request), len(names) / NAMES_PER_REQUEST)
+        return await gate.store_all(names)
 
     @app.api_route("/heartbeat/{rest:path}", methods=list(METHODS), include_in_schema=False)
     async def bad_name(request: Request, rest: str) -> Response:

@@ -5,23 +5,22 @@ a task and messages per request, for it costs several times as much as storing t
 not plain goes to the app.
 """
 
-import asyncio
-
-from pydantic import SecretStr
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from services.ingest.access import authorized
+from services.ingest.access import Access, bearer
 from services.ingest.gate import Gate
 from shared import problems
 from shared.broker import BrokerError
+from shared.connections import HEADERS_MAX, Connection, Limits
 from shared.events import valid_name
 from shared.problems import Problem
 
 PREFIX = b"/heartbeat/"
 METHODS = (b"POST", b"GET", b"PUT")
 """HEAD is answered without a body: by the app."""
-NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
+NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-site"))
+LOOKED_AT = NOT_PLAIN | {b"content-length", b"authorization", b"host", b"x-forwarded-for"}
 OK = Response(b'{"status":"ok"}', media_type="application/json", headers={"cache-control": "no-store"})
 
 
@@ -42,18 +41,27 @@ class _Beat:
         self.disconnected = self.response_complete = self.more_body = False
 
 
-def short_way(gate: Gate, tokens: tuple[SecretStr, ...]) -> type[asyncio.Protocol]:
-    """The protocol to serve the app with. Heartbeats need one of `tokens` if there are any."""
-    known = gate.names
+def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Connection]:
+    """The protocol to serve the app with, at this port."""
+    known, tokens = gate.names, access.tokens
+    hosts = {
+        text.encode()
+        for host in limits.hosts
+        for name in (host, f"[{host}]")
+        for text in (name, f"{name}:{port}")
+    }
     dated: list[tuple[bytes, bytes]] | None = None
     ok = b""
 
-    class ShortWay(HttpToolsProtocol):
+    class ShortWay(Connection):
+        given = ""
+
         def on_headers_complete(self) -> None:
             name = self._plain()
             if not name:
                 super().on_headers_complete()
                 return
+            self.in_head = False
             beat = _Beat(self.parser.should_keep_alive())
             self.cycle = beat  # type: ignore[assignment]
 
@@ -61,6 +69,10 @@ def short_way(gate: Gate, tokens: tuple[SecretStr, ...]) -> type[asyncio.Protoco
                 self._answer(beat, gate.not_stored(error) if error else None)
 
             try:
+                if self.client_key and (problem := self.too_many()):
+                    raise problem
+                if tokens:
+                    access.enter(self.given, True, self.client_key)
                 gate.add(name, done)
             except Problem as problem:
                 self._answer(beat, problem)
@@ -72,14 +84,27 @@ def short_way(gate: Gate, tokens: tuple[SecretStr, ...]) -> type[asyncio.Protoco
             name = self.url[len(PREFIX) :].decode("latin-1")
             if not (name in known or valid_name(name)) or self.parser.get_method() not in METHODS:
                 return ""
-            authorization = b""
-            for key, value in self.headers:
-                if key in NOT_PLAIN or (key == b"content-length" and value != b"0"):
-                    return ""
-                if key == b"authorization":
-                    authorization = value
-            if tokens and not authorized(authorization.decode("latin-1"), tokens):
+            authorization = forwarded = b""
+            if len(self.headers) > HEADERS_MAX:
                 return ""
+            for key, value in self.headers:
+                if key not in LOOKED_AT:
+                    continue
+                if key == b"host":
+                    if hosts and value not in hosts:
+                        return ""
+                elif key == b"authorization":
+                    authorization = value
+                elif key == b"x-forwarded-for":
+                    forwarded = value
+                elif key in NOT_PLAIN or value != b"0":
+                    return ""
+            if tokens:
+                self.given = bearer(authorization.decode("latin-1"))
+                if not access.knows(self.given):
+                    return ""
+            if self.behind_proxy and (forwarded or self.client_key):
+                self.client_key = self.forwarded_for(forwarded)
             return name if self.parser.get_http_version() == "1.1" else ""
 
         def _answer(self, beat: _Beat, problem: Problem | None) -> None:
@@ -106,4 +131,5 @@ def short_way(gate: Gate, tokens: tuple[SecretStr, ...]) -> type[asyncio.Protoco
             head = b"".join(b"%b: %b\r\n" % line for line in lines)
             return b"%b%b\r\n%b" % (STATUS_LINE[response.status_code], head, bytes(response.body))
 
+    ShortWay.limits = limits
     return ShortWay

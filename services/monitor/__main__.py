@@ -11,6 +11,7 @@ from services.monitor.lifecycle import Patience
 from services.monitor.watch import Monitor, Rules
 from shared import asyncapi, logs, service, streams
 from shared.broker import Link, Publisher
+from shared.connections import limits_of, within
 from shared.settings import Port, Settings, load
 
 
@@ -54,6 +55,7 @@ def main() -> None:
     service.run(
         app,
         work,
+        http=within(limits_of(settings, at_home=True)),
         host="127.0.0.1",
         port=settings.monitor_port,
         variable="MONITOR_PORT",

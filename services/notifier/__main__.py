@@ -31,6 +31,7 @@ from services.notifier.telegram import Bot, TelegramChat
 from services.notifier.updates import Updates
 from shared import asyncapi, digest, durations, logs, service, streams
 from shared.broker import Link, last_sequence, until_done
+from shared.connections import limits_of, within
 from shared.maintenance import hushed_until
 from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load, stop
 from shared.windows import Windows
@@ -364,6 +365,7 @@ def main() -> None:
     service.run(
         app,
         notifier.work,
+        http=within(limits_of(settings, at_home=True)),
         host="127.0.0.1",
         port=settings.notifier_port,
         variable="NOTIFIER_PORT",

@@ -1,0 +1,332 @@
+"""uvicorn's HTTP protocol within limits: of how many connect, how long they take, and how much they send.
+
+One look per second at all connections takes the place of a timer for each.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+import structlog
+from starlette.requests import Request
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from shared import problems
+from shared.limits import FORWARDED_MAX, Proxies, Rate
+from shared.problems import Problem
+from shared.settings import Settings
+
+HEAD_WITHIN = 10.0
+"""Seconds from connecting, or from a request's first byte, until its head must be there."""
+BODY_WITHIN = 25.0
+"""Seconds from a request's first byte, or from its answer, until its body must be there."""
+IDLE = 75.0
+"""Seconds that a connection may wait for its next request."""
+STALLED = 30.0
+"""Seconds that a client may leave what was sent to it unread."""
+LINGER = 2.0
+"""Seconds that a client has to read why it is refused."""
+
+HEAD_MAX = 16 * 1024
+"""Bytes of a request's first line and headers; up to SLICE more may pass."""
+SLICE = 8 * 1024
+"""Bytes that are parsed at once where much comes, so that limits are noticed in time."""
+HEADERS_MAX = 100
+REQUEST_MAX = 4 * 1024 * 1024
+"""Bytes of a request in all, with what chunked transfer adds to its body."""
+NONE = -1
+PIPELINED_MAX = 16
+"""Requests that may wait in a connection for the answer to the one before."""
+PIPELINED_BODY_MAX = 64 * 1024
+OTHER_FILES = 50
+_TOO_MANY_HEADERS = Problem(431, f"there are more than {HEADERS_MAX} headers")
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Limits:
+    """Of one server. `hosts`: the names it goes by, if no other shall lead to it."""
+
+    connections: int = 2000
+    per_address: Rate = field(default_factory=lambda: Rate(0))
+    proxies: Proxies = field(default_factory=lambda: Proxies(()))
+    hosts: frozenset[str] = frozenset()
+    now: float = 0.0
+    """Seconds, renewed once a second."""
+    open: Counter[str] = field(default_factory=Counter)
+    """Connections by address; none of this machine or of a proxy."""
+
+    def fit(self, files: int) -> None:
+        """Leave some of so many open files to the broker's connection and the like."""
+        if self.connections > (most := max(1, files - OTHER_FILES)):
+            log.warning("fewer connections than wished, for this process may not open more", most=most)
+            self.connections = most
+
+    @property
+    def connections_per_address(self) -> int:
+        return max(1, self.connections // 4)
+
+    def knows(self, host: str) -> bool:
+        """Whether this `Host` may lead here, whatever its port. What is no name of the internet, such as an
+        address, cannot have been made to lead here by anybody."""
+        if not self.hosts:
+            return True
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        foreign = "." in name and not name.replace(".", "").isdigit()
+        return not foreign or name in self.hosts or name.endswith(".localhost")
+
+
+def client_of(request: Request) -> str | None:
+    """Whom a request is counted as; None: nobody is counted."""
+    return request.client.host if request.client else None
+
+
+class Connection(HttpToolsProtocol):
+    """Serves one connection. `limits` are the class's: `within` makes such a class."""
+
+    limits: Limits
+
+    client_key: str | None = None
+    """Who is counted: a stranger's address, or for whom a proxy asks."""
+    behind_proxy = False
+    in_head = True
+    """The head of a request is awaited: the first one's, or one that has begun."""
+    size = 0
+    """Bytes of the request that is not all there, up to the last piece; NONE: there is none."""
+    since = 0.0
+    """When it began, or when the last answer was given."""
+    deaf = refused = False
+    """Nothing is read any more; for it was said why."""
+    url = b""
+    stalled_since: float | None = None
+
+    # --- the connection
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        limits = self.limits
+        self.since = limits.now
+        self.client_key = limits.proxies.client(self.client[0] if self.client else "")
+        self.behind_proxy = self.client_key is None
+        if self.client_key:
+            limits.open[self.client_key] += 1
+        if len(self.connections) > limits.connections or (
+            self.client_key and limits.open[self.client_key] > limits.connections_per_address
+        ):
+            self._refuse(Problem(503, "there are too many connections", retry_after=10))
+            self.transport.close()  # without waiting until it is read
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.behind_proxy and self.client_key:
+            self.limits.open[self.client_key] -= 1
+            if not self.limits.open[self.client_key]:
+                del self.limits.open[self.client_key]
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.stalled_since = self.limits.now
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.stalled_since = None
+
+    def look(self) -> None:
+        """Once a second: end what takes too long."""
+        now = self.limits.now
+        waits = now - self.since
+        if (self.stalled_since is not None and now - self.stalled_since > STALLED) or (
+            self.refused and waits > LINGER
+        ):
+            self.transport.abort()
+        elif self.headers is None and waits > HEAD_WITHIN:
+            self.transport.close()  # it never said anything
+        elif self.in_head and waits > HEAD_WITHIN:
+            self._refuse(Problem(408, f"the request did not come within {HEAD_WITHIN:g} s"))
+        elif self.size > NONE and waits > BODY_WITHIN:
+            self._refuse(Problem(408, f"the body did not come within {BODY_WITHIN:g} s"))
+        elif waits > IDLE and not self._owes_answer():
+            self.transport.close()
+
+    def _owes_answer(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, without its timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.since = self.limits.now
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def _refuse(self, problem: Problem) -> None:
+        """Say why, if it is not too late for that, and end. What still comes is let go by, so that the client
+        can read the answer."""
+        if self.deaf or self.transport.is_closing():
+            return
+        self.deaf = self.refused = True
+        self.since = self.limits.now
+        if self._owes_answer() or (self.size > NONE and not self.in_head):
+            self.transport.abort()
+            return
+        response = problems.response(problem)
+        lines = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
+        head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[problem.status], head, bytes(response.body)))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def finish(self) -> None:
+        """Close after an answer; if its request still comes, not before the client could read the answer."""
+        if self.size > NONE and not self.in_head and self.transport.can_write_eof():
+            self.deaf = self.refused = True
+            self.since = self.limits.now
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    # --- what comes in
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if len(data) <= SLICE and not self.deaf:
+                self.parser.feed_data(data)
+                if self.size > NONE:
+                    self._weigh(len(data))
+                return
+            whole = memoryview(data)
+            for start in range(0, len(data), SLICE):
+                if self.deaf:
+                    return
+                part = whole[start : start + SLICE]
+                self.parser.feed_data(part)
+                if self.size > NONE:
+                    self._weigh(len(part))
+        except httptools.HttpParserUpgrade:
+            self._stop_reading()  # we speak nothing else
+        except httptools.HttpParserError:
+            if self.in_head and self.headers and len(self.headers) > HEADERS_MAX:
+                self._refuse(_TOO_MANY_HEADERS)
+            else:
+                self._refuse(Problem(400, "this is not HTTP"))
+
+    def _weigh(self, more: int) -> None:
+        """The request that is not all there."""
+        if not self.size:
+            self.since = self.limits.now
+        self.size += more
+        if self.headers and len(self.headers) > HEADERS_MAX:
+            self._refuse(_TOO_MANY_HEADERS)
+        elif self.size <= HEAD_MAX:
+            return
+        elif self.in_head and len(self.url) > HEAD_MAX // 2:
+            self._refuse(Problem(414, f"the address is longer than {HEAD_MAX // 2} bytes"))
+        elif self.in_head:
+            self._refuse(Problem(431, f"the headers are larger than {HEAD_MAX} bytes"))
+        elif self.size > REQUEST_MAX:
+            self._refuse(Problem(413, f"the request is larger than {REQUEST_MAX} bytes"))
+
+    def _stop_reading(self) -> None:
+        self.deaf = True
+        if self._owes_answer():
+            self.cycle.keep_alive = False
+        else:
+            self.transport.close()
+
+    # --- what the parser says
+
+    def on_message_begin(self) -> None:
+        """As uvicorn's, without the scope, which only the app needs."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self.size = 0
+        self.in_head = True
+
+    def on_headers_complete(self) -> None:
+        if len(self.headers) > HEADERS_MAX or len(self.pipeline) >= PIPELINED_MAX:
+            raise ValueError("too much")
+        self.in_head = False
+        head = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = head
+        self.scope["headers"] = list(self.headers)  # those that may follow the body are not among them
+        problem = self._objection()
+        if problem:
+            self.app, app = problems.response(problem), self.app
+            super().on_headers_complete()
+            self.app = app
+        else:
+            super().on_headers_complete()
+        self.cycle.transport = _Transport(self)  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self.pipeline and len(self.cycle.body) > PIPELINED_BODY_MAX:
+            raise ValueError("too large a request waits in this connection")
+
+    def on_message_complete(self) -> None:
+        self.size = NONE
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
+    def _objection(self) -> Problem | None:
+        """Why the app is not to see this request."""
+        forwarded = host = b""
+        for key, value in self.headers:
+            if key == b"host":
+                host = value
+            elif key == b"x-forwarded-for":
+                forwarded = value
+        if host and not self.limits.knows(host.decode("latin-1")):
+            return Problem(421, "this address is not known under that name; see REGISTRY_PUBLIC_URL")
+        if self.behind_proxy:
+            self.client_key = self.forwarded_for(forwarded)
+        self.scope["client"] = (self.client_key, 0) if self.client_key else None
+        return self.too_many()
+
+    def forwarded_for(self, forwarded: bytes) -> str | None:
+        """Whom a request that came from a proxy, or from this machine, is counted as."""
+        if not forwarded:
+            return None
+        peer = self.client[0] if self.client else ""
+        return self.limits.proxies.client(peer, forwarded[-FORWARDED_MAX:].decode("latin-1"))
+
+    def too_many(self) -> Problem | None:
+        wait = self.limits.per_address.take(self.client_key, time.monotonic())
+        return Problem(429, "too many requests from this address", retry_after=wait) if wait else None
+
+
+class _Transport:
+    """What uvicorn does with a connection to answer a request."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = connection.finish
+
+
+def limits_of(settings: Settings, *, at_home: bool) -> Limits:
+    """`at_home`: nothing but being on this machine is asked for, so no page of another site may come in by a
+    name of its own that it lets lead here."""
+    return Limits(
+        settings.max_connections,
+        Rate(settings.rate_limit_per_address),
+        Proxies(settings.trusted_proxies),
+        settings.own_names if at_home else frozenset(),
+    )
+
+
+def within(limits: Limits) -> type[Connection]:
+    """The protocol to serve with."""
+    return type("Limited", (Connection,), {"limits": limits})

@@ -1,0 +1,715 @@
+"""Every parser against made-up input: it reads it, or raises what it says it raises, and nothing else.
+
+`FUZZ=5000` tries so many inputs of each kind; `make fuzz` does.
+"""
+
+import asyncio
+import json
+import os
+import re
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from services.api import access, cursors, live
+from services.api.__main__ import ApiSettings
+from services.api.fold import fold, hear
+from services.api.models import NewService, Wanted
+from services.api.requests import is_stale
+from services.cli.supervisor import RunSettings
+from services.ingest.__main__ import IngestSettings
+from services.ingest.access import bearer
+from services.ingest.app import _read_batch
+from services.ingest.gate import Gate, _echo, _message, read_body, read_signal
+from services.monitor import record
+from services.monitor.__main__ import MonitorSettings
+from services.monitor.lifecycle import Patience, Watched
+from services.monitor.record import Bucket, Position, Reach
+from services.notifier.__main__ import NotifierSettings
+from services.notifier.commands import Commands, Doors
+from services.notifier.fleet import Fleet
+from services.notifier.messages import Look
+from services.notifier.telegram import outcome
+from services.notifier.updates import Update, Updates
+from shared import broker, durations, streams
+from shared.broker import Reader, Stored
+from shared.coverage import Coverage
+from shared.events import (
+    HEARTBEAT_MAX,
+    ConfigData,
+    ServiceConfig,
+    ServiceRegistered,
+    Status,
+    Tick,
+    parse_event,
+    parse_heartbeat,
+    valid_name,
+)
+from shared.groups import Groups
+from shared.limits import Proxies
+from shared.maintenance import Window
+from shared.problems import Problem
+from shared.settings import Settings, load
+
+EXAMPLES = int(os.environ.get("FUZZ", "120"))
+
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=30)
+    | st.sampled_from(
+        ["", "0", "-1", "5m", "1e9", "\ud800", "\x00", "a.b", "*", ">", "2026-01-01T00:00:00Z", 10**400]
+    )
+)
+JSON: st.SearchStrategy[Any] = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+GOLDEN = [path.read_bytes() for path in sorted(Path(__file__).parents[1].glob("contract/golden/**/*.json"))]
+NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,20}(\.[A-Za-z0-9_-]{1,20}){0,3}", fullmatch=True)
+DURATIONS = st.integers(1, 3650 * 86400 * 1000).map(lambda n: timedelta(milliseconds=n))
+TIMES = st.integers(0, 7_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+
+
+def dumped(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+@st.composite
+def changed(draw: st.DrawFn, originals: list[bytes]) -> bytes:
+    """JSON of ours in which a few things have been put in place of others."""
+    whole = json.loads(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 3))):
+        at = whole
+        while True:
+            keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+            if not keys:
+                break
+            key = draw(st.sampled_from(keys))
+            if isinstance(at[key], dict | list) and draw(st.booleans()):
+                at = at[key]
+                continue
+            at[key] = draw(JSON)
+            break
+    return dumped(whole)
+
+
+# --- names and durations
+
+
+@fuzzed
+@given(st.text(max_size=140) | NAMES | st.from_regex(r"[A-Za-z0-9_.\-*> \n]{0,140}", fullmatch=True))
+@example("a\n")
+@example("a" * 129)
+def test_names(name: str) -> None:
+    rule = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
+    assert valid_name(name) == (bool(re.fullmatch(rule, name)) and len(name) <= 128)
+    if valid_name(name):
+        for subject in (
+            streams.heartbeat(name),
+            streams.config(name),
+            streams.status(name),
+            streams.tick(name),
+        ):
+            assert streams.name_in(subject) == name
+            assert subject.isascii()
+            assert not re.search(r"[\s*>]", subject)
+    assert len(_echo(name)) <= 200
+    streams.printable(name).encode("ascii")
+
+
+@fuzzed
+@given(st.text(max_size=30) | st.from_regex(r"([0-9]{1,9}[dhms.]?){0,5}", fullmatch=True))
+@example("0.001s")
+@example("999999d")
+@example("8760h0.001s")
+def test_durations(text: str) -> None:
+    try:
+        value = durations.parse(text)
+    except ValueError:
+        return
+    assert timedelta() < value <= timedelta(days=3650)
+    assert durations.parse(durations.write(value)) == value
+    assert durations.write(durations.parse(durations.write(value))) == durations.write(value)
+    assert durations.spoken(value)
+
+
+@fuzzed
+@given(DURATIONS)
+def test_durations_that_are_written_can_be_read(value: timedelta) -> None:
+    assert durations.parse(durations.write(value)) == value
+
+
+# --- heartbeats
+
+
+BODIES = (
+    st.binary(max_size=300)
+    | JSON.map(dumped)
+    | st.fixed_dictionaries({}, optional={"message": JSON, "every": JSON, "metadata": JSON}).map(dumped)
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "message": st.text(),
+            "every": DURATIONS.map(durations.write),
+            "metadata": st.dictionaries(st.text(), JSON),
+        },
+    ).map(dumped)
+)
+
+
+@fuzzed
+@given(
+    NAMES,
+    BODIES,
+    st.sampled_from(["", "application/json", "text/plain", "a/b+json; charset=x", ";;"]) | st.text(),
+    st.none() | st.text(max_size=12) | DURATIONS.map(durations.write),
+    st.sampled_from(["", "fail", "start", "0", "00", "3", "255"]),
+)
+@example("a", b'{"metadata": {"x": [' + b",".join([b"1e15"] * 12_000) + b"]}}", "", None, "")
+@example("a", b"\x00" * 60_000, "", None, "")
+def test_what_ingest_takes_the_monitor_can_read(
+    name: str, raw: bytes, kind: str, every: str | None, signal: str
+) -> None:
+    try:
+        body = read_body(raw, kind, every)
+        headers = read_signal(signal) if signal else None
+        message = _message(name, headers, body)
+    except Problem as problem:
+        assert problem.status in (413, 422)
+        assert len(problem.detail) < 1000
+        return
+    assert len(message.payload) <= HEARTBEAT_MAX
+    found = parse_heartbeat(name, message.payload, broker._headers(b"NATS/1.0\r\n" + message.headers))
+    again = _message(name, headers, found.body)
+    assert again.payload == message.payload, "written again it stays as it is"
+    assert (found.signal == "fail") == (signal in ("fail", "3", "255"))
+    assert found.exit_code == ({"3": 3, "255": 255}.get(signal))
+    hear(None, Stored(message.subject, message.payload, headers, 1, 1, 0))
+
+
+@fuzzed
+@given(st.text(max_size=20))
+@example("²")
+@example("1_0")
+def test_signals(word: str) -> None:
+    with suppress(Problem):
+        read_signal(word)
+        assert word in ("fail", "start") or (word.isascii() and 0 <= int(word) <= 255)
+
+
+@fuzzed
+@given(BODIES | st.lists(JSON, max_size=5).map(lambda names: dumped({"services": names})))
+@example(b"[" * 100_000)
+@example(b'{"services": ' + b"[" * 100_000)
+def test_batches(raw: bytes) -> None:
+    try:
+        for name in _read_batch(raw):
+            dumped(_echo(name))
+    except Problem as problem:
+        assert problem.status == 422
+
+
+@fuzzed
+@given(st.text(max_size=140), BODIES, st.dictionaries(st.text(), st.text(), max_size=3))
+@example("a", b"", {"Registry-Exit-Code": "9" * 5000})
+@example("a", b"", {"Registry-Exit-Code": "-1"})
+@example("a", b"", {"Registry-Signal": "nonsense"})
+def test_heartbeats_as_they_stand_in_the_stream(name: str, payload: bytes, headers: dict[str, str]) -> None:
+    for code in (None, *headers.values()):
+        for signal in (None, *headers.values()):
+            given_ = {
+                k: v for k, v in (("Registry-Exit-Code", code), ("Registry-Signal", signal)) if v is not None
+            }
+            with suppress(ValueError):
+                parse_heartbeat(name, payload, headers | given_)
+    with suppress(ValueError):
+        Tick.model_validate_json(payload)
+
+
+@fuzzed
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"abcd")
+@example(b"NATS/1.0")
+@example(b"NATS/1.0 \xff")
+@example(b"NATS/1.0\r\n\xff: x\r\nx: \xff\r\n\r\n")
+def test_headers_as_they_come_from_the_broker(raw: bytes) -> None:
+    for headers in (raw, b"NATS/1.0\r\n" + raw):
+        assert all(isinstance(part, str) for pair in broker._headers(headers).items() for part in pair)
+        broker._legible_headers(headers).decode()
+
+
+REPLIES = st.binary(max_size=60) | st.lists(st.text(max_size=8), max_size=14).map(
+    lambda f: ".".join(f).encode()
+)
+
+
+@fuzzed
+@given(st.binary(max_size=40), REPLIES, st.binary(max_size=40), st.none() | st.binary(max_size=40))
+@example(b"heartbeat.\xff", b"$JS.ACK.S.C.1.1.1.1.0", b"", None)
+@example(b"heartbeat.a", b"$JS.ACK.S.C.1.x.1.1.0", b"", None)
+def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+    reader = Reader(broker.Link(Settings(), "fuzz"), "S", "s.>")
+    reader._received(subject, reply, data, headers)
+
+
+@fuzzed
+@given(st.binary(max_size=40), st.binary(max_size=80) | st.just(b"[]") | st.just(b"7"))
+def test_what_the_broker_answers(tail: bytes, data: bytes) -> None:
+    groups = Groups(broker.Link(Settings(), "fuzz"))
+    from shared.groups import _Group
+
+    loop = asyncio.new_event_loop()
+    groups._loop, groups._inbox, groups._sent = loop, "_INBOX.x", 1
+    groups._on_its_way = _Group()
+    groups._deadline = loop.call_later(60, lambda: None)
+    groups._answered(b"_INBOX.x." + (b"1" if len(tail) % 2 else tail), b"", data, None)
+    loop.close()
+
+
+@fuzzed
+@given(
+    st.text()
+    | st.from_regex(
+        r"20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,12})?Z", fullmatch=True
+    )
+)
+def test_times_of_the_broker(text: str) -> None:
+    with suppress(ValueError):
+        assert isinstance(broker.micros(text), int)
+
+
+# --- events
+
+
+@fuzzed
+@given(
+    changed(GOLDEN) | JSON.map(dumped) | st.binary(max_size=200),
+    st.sampled_from(["service.config.", "service.status."]),
+    st.text(max_size=20),
+)
+def test_events(payload: bytes, prefix: str, name: str) -> None:
+    with suppress(ValueError):
+        event = parse_event(payload)
+        assert parse_event(event.to_bytes()) == event
+        name = event.name
+        Fleet().take(event, 1, datetime.now(UTC))
+    with suppress(ValueError):
+        change = fold(Stored(prefix + name, payload, None, 7, 1_700_000_000_000_000, 0))
+        assert change.seq == 7
+        json.dumps(change.row)
+
+
+CONFIGS = st.builds(
+    ServiceConfig,
+    description=st.text(max_size=50),
+    tags=st.lists(st.text(min_size=1, max_size=64), max_size=4).map(tuple),
+    notify=st.booleans(),
+    paused=st.booleans(),
+    silent_after=st.none() | DURATIONS,
+    every=st.none() | DURATIONS,
+)
+
+
+@fuzzed
+@given(NAMES, CONFIGS, st.none() | TIMES, TIMES)
+def test_events_that_are_written_can_be_read(
+    name: str, config: ServiceConfig, registered: datetime | None, time: datetime
+) -> None:
+    try:
+        event = ServiceRegistered(
+            id="1",
+            source="/fuzz",
+            subject=name,
+            time=time,
+            data=ConfigData(config=config, registered_at=registered),
+        )
+        payload = event.to_bytes()
+    except (ValidationError, ValueError):
+        return
+    assert parse_event(payload) == event
+    record.setting(event, 1, 1)
+
+
+# --- snapshots
+
+
+def _bucket() -> bytes:
+    services = [
+        Watched(f"s{n}", n, Patience(1, 2, 3), own=(None, 2, None), status=status)
+        for n, status in enumerate(Status)
+    ]
+    return record.dump(Bucket(Reach(3, 4), Coverage(9, [(1, 2)]), 4, services))
+
+
+BUCKET = _bucket()
+POSITION = Position(["a", "b"], Reach(1, 2), Coverage(9, [(1, 2)]), [0] * 256, [0] * 256).dump()
+
+
+@fuzzed
+@given(st.binary(max_size=100) | JSON.map(dumped) | changed([POSITION]))
+def test_positions(payload: bytes) -> None:
+    with suppress(ValueError):
+        Position.load(payload)
+    assert Position.load(POSITION).dump() == POSITION
+
+
+@fuzzed
+@given(st.integers(0, len(BUCKET) - 1), st.integers(0, 255), st.binary(max_size=60), JSON)
+def test_buckets(at: int, byte: int, tail: bytes, odd: Any) -> None:
+    import zlib
+
+    damaged = bytearray(BUCKET)
+    damaged[at] = byte
+    head, _, columns = zlib.decompress(BUCKET).partition(b"\n")
+    for payload in (
+        bytes(damaged),
+        BUCKET[:at],
+        BUCKET + tail,
+        tail,
+        zlib.compress(head + b"\n" + columns[: at * 3]),
+        zlib.compress(head + b"\n" + columns + tail),
+        zlib.compress(dumped(odd) + b"\n" + columns),
+        *(zlib.compress(dumped(json.loads(head) | {key: odd}) + b"\n" + columns) for key in json.loads(head)),
+    ):
+        with suppress(ValueError):
+            record.load(payload, Patience(1, 2, 3))
+    assert record.dump(record.load(BUCKET, Patience(1, 2, 3))) == BUCKET
+
+
+# --- what the API is asked
+
+
+@fuzzed
+@given(
+    st.text(max_size=60) | JSON.map(lambda value: cursors.base64.urlsafe_b64encode(dumped(value)).decode())
+)
+@example("é" * 10)
+@example("W1tb" * 400)
+def test_cursors(text: str) -> None:
+    for kinds in ((int,), (str,), (int, str), (str, int, str), ()):
+        try:
+            found = cursors.read(text, *kinds)
+        except Problem as problem:
+            assert problem.status == 422
+        else:
+            assert [type(part) for part in found] == list(kinds)
+
+
+@fuzzed
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(max_size=60), max_size=4))
+def test_cursors_that_are_written_can_be_read(where: list[int | str]) -> None:
+    assert cursors.read(cursors.write(*where), *map(type, where)) == where
+
+
+@fuzzed
+@given(st.text(max_size=40) | st.integers().map(str))
+@example("9" * 5000)
+@example("²")
+def test_ids_of_events_to_go_on_from(text: str) -> None:
+    try:
+        found = live.sequence(text)
+    except Problem as problem:
+        assert problem.status == 422
+    else:
+        assert found is None if not text else found is not None and 0 <= found < 10**18
+
+
+@fuzzed
+@given(st.text(max_size=60), st.integers(0, 10**6))
+def test_versions_that_are_asked_for(text: str, version: int) -> None:
+    is_stale(text, version)
+    for good in (f'"{version}"', f'W/"{version}"', f'"x", "{version}"', "*", f"{text},{version}"):
+        assert not is_stale(good, version)
+    assert is_stale(f'"{version + 1}"', version)
+
+
+@fuzzed
+@given(st.binary(max_size=60) | st.sampled_from([b"Basic ", b"bearer ", b"Basic Og==", b"Basic /w=="]))
+def test_authorization(raw: bytes) -> None:
+    for header in (raw, b"Bearer " + raw, b"Basic " + raw):
+        request = Request({"type": "http", "headers": [(b"authorization", header)]})
+        assert isinstance(access._given(request), str)
+        assert isinstance(bearer(header.decode("latin-1")), str)
+        access.matches(access._given(request), *ApiSettings(api_token="secret").api_token)
+
+
+@fuzzed
+@given(st.text(max_size=60), st.lists(st.text(max_size=30) | st.ip_addresses().map(str), max_size=4))
+def test_addresses_of_proxies(peer: str, forwarded: list[str]) -> None:
+    proxies = Proxies(())
+    for address in (peer, "127.0.0.1"):
+        found = proxies.client(address, ", ".join(forwarded))
+        assert found is None or proxies.client(found.removesuffix("/64")) in (found, None)
+
+
+@fuzzed
+@given(JSON.map(dumped) | st.dictionaries(st.sampled_from([*NewService.model_fields]), JSON).map(dumped))
+def test_services_that_are_wanted(raw: bytes) -> None:
+    for kind in (Wanted, NewService):
+        with suppress(ValidationError):
+            wanted = kind.model_validate_json(raw)
+            config = wanted.whole()
+            assert wanted.merged_into(config) == config
+            assert ServiceConfig.model_validate_json(config.model_dump_json()) == config
+
+
+CRON = st.lists(
+    st.from_regex(
+        r"(\*|[0-9]{1,2}|[0-9]{1,2}-[0-9]{1,2}|mon|jan|L|[0-9]#[0-9])(/[0-9]{1,2})?(,[0-9]{1,2})?",
+        fullmatch=True,
+    ),
+    min_size=4,
+    max_size=6,
+).map(" ".join)
+ZONES = st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns", "Australia/Lord_Howe"])
+
+
+@fuzzed
+@given(
+    st.dictionaries(st.sampled_from([*Window.model_fields]), JSON)
+    | st.fixed_dictionaries(
+        {
+            "services": st.just(["a"]),
+            "cron": CRON | st.text(max_size=20),
+            "time_zone": ZONES | st.text(max_size=10),
+            "duration": DURATIONS.map(durations.write) | st.just("1h"),
+        }
+    )
+    | st.fixed_dictionaries(
+        {"tags": st.just(["a"]), "starts_at": TIMES.map(str) | SCALARS, "ends_at": TIMES.map(str) | SCALARS}
+    ),
+    TIMES,
+)
+@example({"services": ["a"], "cron": "0 0 30 2 *", "duration": "1h"}, datetime(2026, 1, 1, tzinfo=UTC))
+@example(
+    {"services": ["a"], "starts_at": "0001-01-01T00:00:00+14:00", "ends_at": "9999-12-31T23:59:59-12:00"},
+    datetime(2026, 1, 1, tzinfo=UTC),
+)
+def test_maintenance(raw: dict[str, Any], at: datetime) -> None:
+    with suppress(ValidationError):
+        window = Window.model_validate_json(dumped(raw))
+        assert Window.model_validate_json(window.model_dump_json()) == window
+        for span in (window.current(at), window.upcoming(at)):
+            assert span is None or span[0] < span[1]
+        if span := window.current(at):
+            assert span[0] <= at < span[1]
+        if span := window.upcoming(at):
+            assert span[0] > at
+
+
+# --- Telegram
+
+
+MESSAGE = {
+    "update_id": 7,
+    "message": {
+        "message_id": 1,
+        "chat": {"id": 42},
+        "text": "/status",
+        "message_thread_id": 3,
+        "is_topic_message": True,
+    },
+}
+PRESSED = {"update_id": 8, "callback_query": {"id": "x", "data": "page:1", "message": MESSAGE["message"]}}
+
+
+@fuzzed
+@given(changed([dumped(MESSAGE), dumped(PRESSED)]) | JSON.map(dumped))
+async def test_updates(raw: bytes) -> None:
+    handled = []
+
+    async def handle(update: Update) -> None:
+        handled.append(update)
+
+    class NoBot: ...
+
+    updates = Updates(NoBot(), handle)  # type: ignore[arg-type]
+    async with asyncio.TaskGroup() as group:
+        updates._take(json.loads(raw), group)
+    assert updates._waiting == {}
+
+
+@fuzzed
+@given(
+    st.integers(100, 599),
+    changed(
+        [b'{"ok": true, "result": {"message_id": 3}, "parameters": {"retry_after": 3}, "description": "x"}']
+    ),
+)
+def test_answers_of_telegram(status: int, raw: bytes) -> None:
+    answer = json.loads(raw)
+    outcome(status, answer if isinstance(answer, dict) else {})
+
+
+class _Said:
+    """Where a bot would speak."""
+
+    username = "registry_bot"
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.pace = self
+
+    async def turn(self, *_: Any) -> None: ...
+
+    async def ask(self, method: str, body: dict[str, Any]) -> Any:
+        self.texts.append(body.get("text", ""))
+        return outcome(200, {"ok": True, "result": {}})
+
+    async def send(self, body: dict[str, Any]) -> Any:
+        self.texts.append(body["text"])
+        return outcome(200, {"ok": True, "result": {"message_id": 1}}), ""
+
+
+class _Chat:
+    """A chat that is known."""
+
+    address = "42"
+
+    class cursor:
+        off = None
+
+    @staticmethod
+    def muted() -> dict[str, datetime]:
+        return {"a<b": datetime(2030, 1, 1, tzinfo=UTC)}
+
+    @staticmethod
+    async def mute(name: str, until: datetime) -> bool:
+        return True
+
+    @staticmethod
+    async def unmute(name: str) -> None: ...
+
+
+def _fleet() -> Fleet:
+    fleet = Fleet()
+    for n, name in enumerate(("web", "billing.worker", "x" * 128)):
+        time = datetime(2026, 1, 1, tzinfo=UTC)
+        fleet.take(
+            ServiceRegistered(id="1", source="/", subject=name, time=time, data=ConfigData()), n + 1, time
+        )
+    return fleet
+
+
+WORDS = (
+    st.text(max_size=200)
+    | NAMES
+    | st.sampled_from(["web", "2h", "billing.worker", "*", ">", "<b>", "\u202e", "x" * 4000])
+)
+WRITTEN = st.tuples(
+    st.sampled_from(
+        [
+            "/start",
+            "/stop",
+            "/status",
+            "/services",
+            "/mute",
+            "/unmute",
+            "/digest",
+            "/help",
+            "/x",
+            "/STATUS@registry_bot",
+        ]
+    ),
+    st.lists(WORDS, max_size=4),
+).map(lambda it: " ".join([it[0], *it[1]]))
+DATA = st.text(max_size=60) | st.tuples(st.sampled_from(["page", "mute", "details", ""]), WORDS).map(":".join)
+
+
+@fuzzed
+@given(WRITTEN | st.text(max_size=300), DATA)
+@example("/status " + "&" * 5000, "page:999999999999")
+async def test_commands(text: str, data: str) -> None:
+    async def yes(_: str) -> bool:
+        return True
+
+    async def digest(_: datetime) -> list[str]:
+        return ["Digest", "<nothing>"]
+
+    async def never(_: str) -> datetime | None:
+        return None
+
+    said = _Said()
+    doors = Doors(lambda: [_Chat()], yes, yes, digest, never, lambda: datetime(2026, 2, 1, tzinfo=UTC))  # type: ignore[list-item]
+    commands = Commands(
+        said, _fleet(), Look("https://registry.example.com", Settings().zone), doors, "secret"
+    )  # type: ignore[arg-type]
+    for raw in (
+        {"message": MESSAGE["message"] | {"text": text}},
+        {"callback_query": PRESSED["callback_query"] | {"data": data}},
+    ):  # type: ignore[operator]
+        try:
+            update = Update.model_validate(raw)
+        except ValidationError:
+            continue
+        await commands.handle(update)
+    for answer in said.texts:
+        plain = re.sub(r"</?(b|i|code|a)( href=\"[^\"<>]*\")?>", "", answer)
+        assert not re.search(r"[<>]|&(?!amp;|lt;|gt;|quot;|#\d+;)", plain), answer
+        assert len(answer.encode("utf-16-le")) // 2 <= 4096 + len(answer) - len(plain)
+
+
+# --- settings
+
+
+KINDS = (IngestSettings, MonitorSettings, NotifierSettings, ApiSettings, RunSettings)
+FIELDS = sorted({(kind, field) for kind in KINDS for field in kind.model_fields}, key=str)
+VALUES = (
+    st.text(st.characters(exclude_characters="\x00", exclude_categories=("Cs",)), max_size=40)
+    | DURATIONS.map(durations.write)
+    | st.integers().map(str)
+    | st.sampled_from(
+        [
+            "http://[",
+            "nats://a:99999",
+            "nats://[::1",
+            "10.0.0.0/8",
+            "private",
+            "100/s",
+            "1/x",
+            "true",
+            ",,",
+            "read",
+            "[]",
+            "{}",
+            "::1",
+        ]
+    )
+)
+
+
+@fuzzed
+@given(st.sampled_from(FIELDS), VALUES)
+def test_settings(field: tuple[type[Settings], str], value: str) -> None:
+    kind, name = field
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"REGISTRY_{name.upper()}", value)
+        try:
+            found = load(kind)
+        except SystemExit as end:
+            assert end.code == 2
+        else:
+            assert isinstance(found.strangers, bool)
+            assert all(found.own_names)
+
+
+assert Gate

@@ -1,0 +1,552 @@
+"""What is refused, and how: slow, large, many, unknown, from elsewhere. And who is served all the while."""
+
+import asyncio
+import contextlib
+import ipaddress
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+from shared import connections, service
+from shared.connections import Limits
+from shared.limits import REMEMBERED, Guesses, Proxies, Rate
+from tests.e2e.system import System
+from tests.integration.test_ingest import Start, start
+from tests.servers import service as process
+from tests.telegram_standin import Standin
+
+StartApi = Callable[..., httpx.Client]
+
+
+@pytest.fixture
+def start_api(tmp_path: Path, nats_url: str, mongo_url: str) -> Iterator[StartApi]:
+    with contextlib.ExitStack() as ending:
+
+        def start(**variables: str) -> httpx.Client:
+            it = process("api", tmp_path, nats_url, mongodb_url=mongo_url, **variables).start()
+            ending.callback(it.kill)
+            client = ending.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{it.port}", timeout=20))
+            while client.get("/readyz").status_code != 200:
+                time.sleep(0.02)
+            return client
+
+        yield start
+
+
+STRANGER = {"X-Forwarded-For": "203.0.113.7"}
+OTHER = {"X-Forwarded-For": "203.0.113.8"}
+
+
+# --- connections, in this process, so that what takes a minute takes a second
+
+
+@contextlib.asynccontextmanager
+async def serving(limits: Limits) -> AsyncIterator[int]:
+    """A server within these limits, and its port. `/endless` answers for ever; `/` answers at once."""
+
+    async def endless(_: Any) -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 65536
+                await asyncio.sleep(0)
+
+        return StreamingResponse(parts())
+
+    async def front(_: Any) -> PlainTextResponse:
+        return PlainTextResponse("here")
+
+    app = Starlette(routes=[Route("/endless", endless), Route("/", front, methods=["GET", "POST"])])
+    sock = socket.create_server(("127.0.0.1", 0))
+    done = asyncio.Event()
+
+    async def work() -> None:
+        await done.wait()
+
+    running = asyncio.create_task(service._serve(app, work, sock, connections.within(limits), lambda: None))
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        done.set()
+        await running
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEAD_WITHIN", "BODY_WITHIN", "IDLE", "STALLED"):
+        monkeypatch.setattr(connections, name, 1.5)
+
+
+async def closed(reader: asyncio.StreamReader, within: float = 6.0) -> bytes:
+    """What still came until the connection was closed."""
+    async with asyncio.timeout(within):
+        with contextlib.suppress(ConnectionError):
+            return await reader.read()
+    return b""
+
+
+async def drip(writer: asyncio.StreamWriter, text: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(text)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+
+
+SLOW = {
+    "silent": (b"", b"", b""),
+    "head": (b"GET / HTTP/1.1\r\nHost: a\r\n", b"X: y\r\n", b"408"),
+    "address": (b"GET /", b"x", b"408"),
+    "blanks": (b"", b"\r\n", b""),
+    "second head": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTT", b"", b"408"),
+    "idle": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"", b"here"),
+    "body after its answer": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n", b"x", b"here"),
+    "body in parts": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"1\r\nx\r\n",
+        b"here",
+    ),
+    "trailers": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"X: y\r\n",
+        b"here",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+async def test_whoever_is_slow_is_let_go(kind: str, hasty: None) -> None:
+    begin, then, said = SLOW[kind]
+    async with serving(Limits()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begin)
+        dripping = asyncio.create_task(drip(writer, then)) if then else None
+        began = time.monotonic()
+        assert said in await closed(reader)
+        assert time.monotonic() - began > 1.4
+        if dripping:
+            dripping.cancel()
+        writer.close()
+
+
+async def test_whoever_does_not_read_is_let_go(hasty: None) -> None:
+    limits = Limits()
+    async with serving(limits) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(5)
+        assert await closed(reader) is not None
+        writer.close()
+
+
+async def test_whoever_reads_is_kept(hasty: None) -> None:
+    async with serving(Limits()) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            assert await reader.read(1 << 20)
+        writer.close()
+
+
+async def test_so_many_connections_and_no_more() -> None:
+    limits = Limits(connections=8)
+    async with serving(limits) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = await closed(reader)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 10" in answer
+        writer.close()
+        for _, writer in held[:2]:
+            writer.close()
+        await asyncio.sleep(0.1)
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"http://127.0.0.1:{port}/")).status_code == 200
+        for _, writer in held:
+            writer.close()
+
+
+async def test_so_many_of_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(connections=8)
+    monkeypatch.setattr(limits.proxies, "_networks", ())  # this machine counts too
+    async with serving(limits) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        assert limits.open == {"127.0.0.1": 2}
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert (await closed(reader)).startswith(b"HTTP/1.1 503")
+        writer.close()
+        for _, writer in held:
+            writer.close()
+        await asyncio.sleep(0.1)
+        assert not limits.open
+
+
+# --- heads, on ingest as it is
+
+
+async def exchange(port: int, *parts: bytes) -> bytes:
+    """What the server says until it closes, to what is sent as far as it is taken."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def send() -> None:
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    sending = asyncio.create_task(send())
+    try:
+        return await closed(reader, 15)
+    finally:
+        sending.cancel()
+        writer.close()
+
+
+def _rss(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * 4096
+
+
+BEAT = b"POST /heartbeat/a HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+MUCH = [b"x" * 65536] * 1000
+HEADS = {
+    "endless header": (431, [BEAT + b"X: ", *MUCH]),
+    "endless headers": (431, [BEAT, *[b"X-%d: y\r\n" % n * 100 for n in range(10_000)]]),
+    "large header": (431, [BEAT + b"X: " + b"x" * 30_000 + b"\r\n\r\n"]),
+    "many headers": (431, [BEAT + b"X: y\r\n" * 101 + b"\r\n"]),
+    "endless address": (414, [b"GET /heartbeat/", *MUCH]),
+    "endless method": (400, MUCH),
+    "endless blanks": (431, [b"\r\n" * 32768] * 10),
+    "noise": (400, [bytes(range(256)) * 100]),
+    "TLS": (400, [bytes.fromhex("16030100a5010000a10303")]),
+    "HTTP/2": (400, [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]),
+    "no such version": (400, [b"GET /heartbeat/a HTTP/9.9\r\n\r\n"]),
+    "two lengths": (400, [BEAT + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx"]),
+    "length and parts": (400, [BEAT + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"]),
+}
+
+
+@contextlib.contextmanager
+def steady(folder: Path, nats_url: str, most: int) -> Iterator[tuple[int, Callable[[], int]]]:
+    """The port of an ingest that must not grow by more than `most` MiB, or fill its log; and a heartbeat."""
+    ingest = process("ingest", folder, nats_url).start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{ingest.port}") as client:
+            while client.get("/readyz").status_code != 200:
+                time.sleep(0.02)
+            before = _rss(ingest.pid)
+            yield ingest.port, lambda: client.post("/heartbeat/a").status_code
+            assert _rss(ingest.pid) - before < most * 1024 * 1024
+        log = ingest.log.read_text()
+        assert "Traceback" not in log, log[-3000:]
+        assert len(log) < 5000
+    finally:
+        ingest.kill()
+
+
+async def test_heads_that_are_none(tmp_path: Path, nats_url: str) -> None:
+    with steady(tmp_path, nats_url, 10) as (port, beat):
+        for kind, (status, parts) in HEADS.items():
+            answer = await exchange(port, *parts)
+            assert answer.startswith(b"HTTP/1.1 %d" % status), (kind, answer[:300])
+            assert b"application/problem+json" in answer, kind
+            assert b"connection: close" in answer, kind
+            assert beat() == 200, kind
+
+
+BODIES = {
+    "endless parts": [
+        BEAT + b"Transfer-Encoding: chunked\r\n\r\n",
+        *[b"10000\r\n" + b"x" * 65536 + b"\r\n"] * 500,
+    ],
+    "endless chunk names": [BEAT + b"Transfer-Encoding: chunked\r\n\r\n1;", *MUCH],
+    "endless trailer": [BEAT + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", *MUCH],
+    "more than was said": [BEAT + b"Content-Length: 2\r\n\r\n{}", *MUCH],
+    "a bad part": [BEAT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"],
+    "upgrade": [BEAT + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"],
+    "connect": [b"CONNECT a:1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", *MUCH],
+    "pipelined": [(BEAT + b"Content-Length: 0\r\n\r\n") * 5000],
+    "pipelined bodies": [(BEAT + b"Content-Length: 500000\r\n\r\n" + b"x" * 500_000) * 20],
+}
+
+
+async def test_bodies_that_never_end(tmp_path: Path, nats_url: str) -> None:
+    with steady(tmp_path, nats_url, 16) as (port, beat):
+        for kind, parts in BODIES.items():
+            answer = await exchange(port, *parts)
+            assert b"500 Internal" not in answer, (kind, answer)
+            assert beat() == 200, kind
+
+
+async def test_a_few_pipelined_requests_are_answered_in_order(start: Start) -> None:
+    port = start().base_url.port
+    assert port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"".join(
+            b"GET /heartbeat/%b HTTP/1.1\r\nHost: 127.0.0.1\r\n%b\r\n"
+            % (name, b"Connection: close\r\n" * last)
+            for name, last in [(b"a", 0), (b"a%20b", 0), (b"c", 0), (b"d?every=soon", 0), (b"e", 1)]
+        )
+    )
+    answer = await closed(reader)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"422", b"200", b"422", b"200"]
+    writer.close()
+
+
+async def test_bodies_that_come_at_the_same_time_share_their_room(start: Start) -> None:
+    client = start()
+    port = client.base_url.port
+    assert port
+    head = b"POST /heartbeats HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2000000\r\n\r\n"
+    answers = await asyncio.gather(*(exchange(port, head, b" " * 1_900_000) for _ in range(20)))
+    statuses = sorted(answer[9:12] for answer in answers)
+    assert (statuses[0], statuses[-1]) == (b"408", b"503"), statuses
+    assert client.post("/heartbeat/a").status_code == 200
+
+
+# --- rates
+
+
+async def test_a_rate_per_address(start: Start) -> None:
+    client = start(rate_limit_per_address="3/s")
+    for headers in (STRANGER, {"X-Forwarded-For": "2001:db8::1"}):
+        got = [client.post("/heartbeat/a", headers=headers) for _ in range(20)]
+        got += [client.post("/heartbeat/a?every=5m", headers=headers) for _ in range(20)]
+        assert {answer.status_code for answer in got[:30]} == {200}
+        assert got[-1].status_code == 429
+        assert 1 <= int(got[-1].headers["Retry-After"]) <= 10
+        assert got[-1].headers["Content-Type"] == "application/problem+json"
+    assert client.post("/heartbeat/a", headers={"X-Forwarded-For": "2001:db8::2"}).status_code == 429
+    assert client.post("/heartbeat/a", headers={"X-Forwarded-For": "2001:db8:0:1::1"}).status_code == 200
+    assert (
+        client.post("/heartbeat/a", headers={"X-Forwarded-For": f"{'9.9.9.9, ' * 50}203.0.113.7"}).status_code
+        == 429
+    )
+    assert (
+        client.post("/heartbeat/a", headers={"X-Forwarded-For": "203.0.113.7, 127.0.0.1"}).status_code == 429
+    )
+    assert client.get("/healthz", headers=STRANGER).status_code == 429
+    assert client.post("/heartbeat/a", headers=OTHER).status_code == 200
+    assert {client.post("/heartbeat/a").status_code for _ in range(50)} == {200}
+    await asyncio.sleep(1)
+    assert client.post("/heartbeat/a", headers=STRANGER).status_code == 200
+
+
+async def test_a_batch_counts_by_its_names(start: Start) -> None:
+    client = start(rate_limit_per_address="1/s")
+    names = {"services": ["a"] * 2000}
+    assert client.post("/heartbeats", json=names, headers=STRANGER).status_code == 200
+    answer = client.post("/heartbeat/a", headers=STRANGER)
+    assert answer.status_code == 429
+    assert 10 <= int(answer.headers["Retry-After"]) <= 12
+
+
+async def test_a_rate_per_token(start: Start) -> None:
+    client = start(ingest_token="one,two", rate_limit_per_token="2/s", rate_limit_per_address="")
+    for n in range(20):
+        path, headers = (
+            ("/heartbeat/a?token=one", {}) if n % 2 else ("/heartbeat/a", {"Authorization": "Bearer one"})
+        )
+        assert client.post(path, headers=headers).status_code == 200
+    answers = [
+        client.post("/heartbeat/a", headers={"Authorization": "Bearer one"}),
+        client.post("/heartbeat/a?token=one"),
+    ]
+    assert {answer.status_code for answer in answers} == {429}
+    assert "Retry-After" in answers[0].headers
+    assert client.post("/heartbeat/a", headers={"Authorization": "Bearer two"}).status_code == 200
+
+
+def test_a_rate_forgets_whom_it_has_not_heard_of() -> None:
+    rate = Rate(1, 1)
+    for n in range(REMEMBERED + 500):
+        assert rate.take(str(n), 100.0) == 0
+        assert rate.take("busy", 100.0 + n) == 0
+    assert len(rate._spent) == REMEMBERED
+    assert rate.take("busy", 100.0 + n) == 1
+    assert Rate(0).take("anybody", 0.0) == 0
+
+
+def test_whoever_tries_tokens_out_learns_nothing() -> None:
+    guesses = Guesses()
+    assert guesses.weigh("old", "good", True, 0.0) == 0
+    for _ in range(10):
+        assert guesses.weigh("bad", "wrong", False, 0.0) == 0
+        assert guesses.weigh("old", "wrong", False, 0.0) == 0
+    assert guesses.weigh("bad", "wrong", False, 0.0) == guesses.weigh("bad", "good", True, 0.0) == 6
+    assert guesses.weigh("old", "good", True, 0.0) == 0, "what was right there before goes on"
+    assert guesses.weigh("new", "good", True, 0.0) == 0
+    assert guesses.weigh(None, "wrong", False, 0.0) == 0
+    assert guesses.weigh("bad", "good", True, 6.5) == 0
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("203.0.113.7", "", "203.0.113.7"),
+        ("203.0.113.7", "198.51.100.1", "203.0.113.7"),  # it may say what it likes
+        ("::ffff:203.0.113.7", "", "203.0.113.7"),
+        ("2001:db8::7", "", "2001:db8::/64"),
+        ("127.0.0.1", "", None),
+        ("::1", "", None),
+        ("10.1.2.3", "", None),
+        ("10.1.2.3", "10.9.9.9", None),
+        ("10.1.2.3", "198.51.100.1", "198.51.100.1"),
+        ("10.1.2.3", "198.51.100.1:4711", "198.51.100.1"),
+        ("10.1.2.3", "[2001:db8::7]:4711", "2001:db8::/64"),
+        ("10.1.2.3", "1.1.1.1, 198.51.100.1, 10.1.2.4", "198.51.100.1"),
+        ("10.1.2.3", "198.51.100.1, nonsense", None),
+        ("", "", None),
+    ],
+)
+def test_whom_a_proxy_asks_for(peer: str, forwarded: str, client: str | None) -> None:
+    assert Proxies((ipaddress.ip_network("10.0.0.0/8"),)).client(peer, forwarded) == client
+
+
+# --- tokens that are tried out
+
+
+async def test_wrong_tokens_for_heartbeats(start: Start) -> None:
+    client = start(ingest_token="good")
+    wrong = [
+        client.post("/heartbeat/a", headers=STRANGER | {"Authorization": f"Bearer {n}"}) for n in range(6)
+    ]
+    wrong += [client.post(f"/heartbeat/a?token={n}", headers=STRANGER) for n in range(6)]
+    assert [answer.status_code for answer in wrong] == [401] * 10 + [429] * 2
+    assert int(wrong[-1].headers["Retry-After"]) <= 6
+    good = {"Authorization": "Bearer good"}
+    assert client.post("/heartbeat/a", headers=STRANGER | good).status_code == 429
+    assert client.post("/heartbeat/a?token=good", headers=STRANGER).status_code == 429
+    assert client.post("/heartbeat/a", headers=STRANGER).status_code == 401
+    assert client.post("/heartbeat/a", headers=OTHER | good).status_code == 200
+
+
+async def test_wrong_tokens_for_the_api(start_api: StartApi) -> None:
+    client = start_api(api_token="good")
+    wrong = [client.get("/services", headers=STRANGER | {"Authorization": f"Bearer {n}"}) for n in range(4)]
+    wrong += [
+        client.post("/service", json={"name": "a"}, headers=STRANGER, auth=("a", str(n))) for n in range(4)
+    ]
+    wrong += [client.post("/ui/login", data={"token": str(n)}, headers=STRANGER) for n in range(4)]
+    assert [answer.status_code for answer in wrong] == [401] * 10 + [429] * 2
+    for answer in (
+        client.post("/ui/login", data={"token": "good"}, headers=STRANGER),
+        client.get("/services", headers=STRANGER | {"Authorization": "Bearer good"}),
+        client.get("/", headers=STRANGER | {"Authorization": "Bearer good", "Accept": "text/html"}),
+    ):
+        assert answer.status_code == 429
+        assert "Retry-After" in answer.headers
+        assert "registry_session" not in answer.cookies
+    assert client.get("/services", headers=OTHER | {"Authorization": "Bearer good"}).status_code == 200
+    assert client.get("/ui/login", headers=STRANGER).status_code == 200
+
+
+# --- bytes that no library would send to the broker
+
+
+HEADERS = [b"abcd", b"NATS/1.0", b"NATS/1.0\r\n\xff: a\r\n\r\n", b"NATS/1.0 \xff\xff\r\n\r\n"]
+SUBJECTS = [b"heartbeat", b"service.config", b"service.status"]
+FRAMES = [
+    *(b"PUB %b.\xff 0\r\n\r\n" % subject for subject in SUBJECTS),
+    *(
+        b"HPUB %b.x %d %d\r\n%b\r\n" % (subject, len(headers), len(headers), headers)
+        for subject in SUBJECTS
+        for headers in HEADERS
+    ),
+]
+
+
+def test_nobody_is_deaf_after_bytes_that_no_library_sends(tmp_path: Path) -> None:
+    with Standin() as telegram:
+        system = System(tmp_path, telegram)
+        try:
+            system.start()
+            for n, frame in enumerate(FRAMES):
+                _publish(system.parts["nats"].port, frame)
+                assert system.beat(f"n{n}", "/fail") == 200
+            _until(lambda: {system.status(f"n{n}") for n in range(len(FRAMES))} == {"down"})
+            _until(lambda: all(system.told(f"n{n}") for n in range(len(FRAMES))))
+            for name in ("monitor", "api", "notifier"):
+                system.parts[name].stop()
+            system.start("monitor", "api", "notifier")  # they read all of it again
+            assert system.beat("after", "/fail") == 200
+            _until(lambda: system.status("after") == "down")
+        finally:
+            system.stop()
+
+
+def _publish(port: int, frame: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        sock.recv(4096)
+        sock.sendall(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n')
+        sock.sendall(frame + b"PING\r\n")
+        assert b"PONG" in sock.recv(4096), frame
+
+
+def _until(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# --- pages of other sites
+
+
+async def test_by_another_name_nobody_comes_in_without_a_token(start: Start, start_api: StartApi) -> None:
+    ingest, api = start(), start_api(public_url="https://registry.example.com")
+    for client, path in ((ingest, "/heartbeat/a"), (api, "/services"), (api, "/"), (api, "/metrics")):
+        for host in (
+            "evil.example",
+            "EVIL.example.:8001",
+            "127.0.0.1.evil.example",
+            "localhost.evil",
+            "[a.b",
+        ):
+            assert client.get(path, headers={"Host": host}).status_code == 421, (path, host)
+        for host in (
+            "127.0.0.1",
+            "localhost:1",
+            "LOCALHOST",
+            "[::1]:8001",
+            "my.localhost",
+            "localhost.",
+            "me",
+        ):
+            assert client.get(path, headers={"Host": host}).status_code == 200, (path, host)
+    assert api.get("/services", headers={"Host": "registry.example.com"}).status_code == 200
+    assert (
+        ingest.post("/heartbeats", json={"services": ["a"]}, headers={"Host": "evil.example"}).status_code
+        == 421
+    )
+
+
+async def test_with_a_token_names_do_not_matter(start: Start, start_api: StartApi) -> None:
+    evil = {"Host": "evil.example", "Authorization": "Bearer good", "Sec-Fetch-Site": "cross-site"}
+    assert start(ingest_token="good").get("/heartbeat/a", headers=evil).status_code == 200
+    assert start(anonymous="ingest").get("/heartbeat/a", headers=evil).status_code == 200
+    assert start_api(api_token="good").get("/services", headers=evil).status_code == 200
+
+
+async def test_no_page_of_another_site_sends_heartbeats(start: Start) -> None:
+    client = start()
+    for send in (
+        lambda headers: client.post("/heartbeat/a", headers=headers),
+        lambda headers: client.post("/heartbeat/a", content="text", headers=headers),
+        lambda headers: client.post("/heartbeats", json={"services": ["a"]}, headers=headers),
+    ):
+        assert send({"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        for site in ("same-site", "same-origin", "none"):
+            assert send({"Sec-Fetch-Site": site}).status_code == 200
