@@ -24,12 +24,24 @@ lint: setup  ## Style, types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive services shared
 
 simulate: setup  ## The monitor against made-up disasters: SEEDS=100000, or SEED=17 with all that happened in it
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
 
 faults: setup  ## Every fault under load, then everything that always holds: 15 minutes (FAULTS_SEED=17)
 	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal --timeout 600
+
+fuzz: setup  ## Made-up input for every parser and both APIs: FUZZ=1000 of each kind
+	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest --timeout 3600 tests/fuzz tests/contract/test_openapi.py
+
+audit: .venv/audit/installed  ## Ask whether something is known against a locked dependency (needs the network)
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/all.txt
+
+.venv/audit/installed: requirements/audit.txt .venv/installed
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
 
 bench: setup  ## Benchmarks, side by side with the floor
 	$(BIN)/python -m benchmarks
@@ -39,5 +51,6 @@ lock:  ## Renew the locked requirements (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --prerelease allow --extra embedded --extra otel --extra apprise --extra dev \
 		--no-emit-package numpy --no-emit-package shapely --no-emit-package s2sphere --no-emit-package future --no-emit-package python-dateutil \
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
+	echo pip-audit | uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade - -o requirements/audit.txt
 
-.PHONY: help setup run test lint simulate faults bench lock
+.PHONY: help setup run test lint simulate faults fuzz audit bench lock

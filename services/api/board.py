@@ -4,8 +4,8 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple
 
 from prometheus_client import Gauge
 
@@ -30,11 +30,14 @@ MOST_WAITING = 1000
 """Messages that wait for a slow listener before it is let go; it comes back with the last id it saw."""
 
 
-class News(NamedTuple):
-    """One event as it is told live, or, without a sequence, who was heard within the last second."""
+@dataclass(slots=True)
+class News:
+    """One event as it is told live, or, without a sequence, who was heard within the last second. `written`:
+    as it goes to whoever listens, once it was written for one of them."""
 
     seq: int | None
     row: Document
+    written: str = ""
 
 
 class TooMany(Exception):

@@ -98,9 +98,11 @@ async def _from_record(link: Link, after: int, upto: int) -> AsyncIterator[tuple
 
 
 def _written(news: News) -> str:
-    if news.seq is None:
-        return f"event: heartbeats\ndata: {json.dumps(news.row, separators=(',', ':'))}\n\n"
-    return f"id: {news.seq}\ndata: {json.dumps(told(news.row), separators=(',', ':'))}\n\n"
+    if not news.written:
+        begin = "event: heartbeats" if news.seq is None else f"id: {news.seq}"
+        row = news.row if news.seq is None else told(news.row)
+        news.written = f"{begin}\ndata: {json.dumps(row, separators=(',', ':'))}\n\n"
+    return news.written
 
 
 def told(row: Document) -> Document:

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import fcntl
+import ipaddress
 import os
 import signal
 import socket
@@ -242,7 +243,10 @@ async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
 
 def near(host: str) -> str:
     """Where to reach, from this machine, what is bound to `host`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
     return f"[{host}]" if ":" in host else host
 
 

@@ -29,6 +29,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         title="services registry: ingest",
         summary="Services say here that they are alive.",
         version="1",
+        redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
         routes=health.routes(),
@@ -154,17 +155,17 @@ _RESPONSES: dict[int | str, dict[str, Any]] = documented(401, 413, 422, 429, 503
 
 def _documentation(method: str) -> dict[str, Any]:
     """The parts of the OpenAPI operation that FastAPI cannot see in the handler."""
-    query = {
-        "every": "The interval this service beats at, such as 5m",
-        "token": "The ingest token, where a header cannot be set",
-    }
+    query = (
+        ("every", "The interval this service beats at, such as 5m"),
+        ("token", "The ingest token, where a header cannot be set"),
+    )
     name = {"type": "string", "pattern": NAME_RULE, "maxLength": 128}
     documentation: dict[str, Any] = {
         "parameters": [
             {"name": "service_name", "in": "path", "required": True, "schema": name, "example": "my-service"},
             *(
                 {"name": key, "in": "query", "schema": {"type": "string"}, "description": text}
-                for key, text in query.items()
+                for key, text in query
             ),
         ]
     }

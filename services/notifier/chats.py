@@ -317,7 +317,7 @@ class Chat:
                 if maybe_delivered:
                     self._repeat = True
                 self._not_delivered()
-                pause = self._backoff * random.uniform(0.8, 1.2)
+                pause = self._backoff * random.uniform(0.8, 1.2)  # it only spreads  # nosec B311
                 self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
                 return pause
 
