@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from shared.connections import Limits
 from shared.limits import REMEMBERED, Guesses, Proxies, Rate
 from tests.e2e.system import System
 from tests.integration.test_ingest import Start, start
+from tests.names import BAD_NAMES
 from tests.servers import service as process
 from tests.telegram_standin import Standin
 
@@ -466,6 +468,68 @@ FRAMES = [
         for headers in HEADERS
     ),
 ]
+
+
+def test_bad_names_get_in_nowhere(tmp_path: Path) -> None:
+    with Standin() as telegram:
+        system = System(tmp_path, telegram)
+        try:
+            system.start()
+            assert system.beat("good") == 200
+            _until(lambda: system.status("good") == "alive")
+            for name in BAD_NAMES:
+                _try_over_http(system, name)
+                _publish_name(system.parts["nats"].port, name)
+                for command in ("/status", "/mute", "/unmute"):
+                    telegram.update(telegram.chats[0], f"{command} {name}")
+            telegram.update(telegram.chats[0], "/status good")
+            _until(lambda: any("good" in it["text"] and "alive" in it["text"] for it in telegram.messages))
+            assert telegram.refused == []
+            assert system.beat("after") == 200
+            _until(lambda: system.status("after") == "alive")
+            assert [it["name"] for it in system.api("/services")["items"]] == ["after", "good"]
+            assert system.api("/maintenance")["items"] == []
+            assert all(part.running for part in system.parts.values())
+        finally:
+            system.stop()
+
+
+def _try_over_http(system: System, name: str) -> None:
+    ingest, api = system.url("ingest", ""), system.url("api", "")
+    quoted = quote(name, safe="").replace(".", "%2E")
+    refused = {404, 414, 422, 405}
+    window = {"services": [name], "cron": "0 3 * * *", "duration": "1h"}
+    answers = [
+        system.http.get(f"{ingest}/heartbeat/{quoted}"),
+        system.http.post(f"{ingest}/heartbeat/{quoted}/fail", content="text"),
+        system.http.get(f"{api}/service/{quoted}"),
+        system.http.put(f"{api}/service/{quoted}", json={}),
+        system.http.patch(f"{api}/service/{quoted}", json={}),
+        system.http.delete(f"{api}/service/{quoted}"),
+        system.http.post(f"{api}/service/{quoted}/pause"),
+        system.http.get(f"{api}/service/{quoted}/events"),
+        system.http.get(f"{api}/service/{quoted}/heartbeats"),
+        system.http.get(f"{api}/service/{quoted}/uptime"),
+        system.http.get(f"{api}/badge/{quoted}.svg"),
+        system.http.get(f"{api}/ui/service/{quoted}"),
+        system.http.post(f"{api}/service", json={"name": name}),
+        system.http.post(f"{api}/maintenance", json=window),
+    ]
+    for answer in answers:
+        assert answer.status_code in refused, (answer.request.method, name, answer.status_code)
+    batch = system.http.post(f"{ingest}/heartbeats", json={"services": [name, 7, None, {"a": name}]})
+    assert batch.json()["accepted"] == 0
+
+
+def _publish_name(port: int, name: str) -> None:
+    """The broker itself refuses some of them, by hanging up; white space would end the name there."""
+    if name.split() != [name]:
+        return
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock, contextlib.suppress(OSError):
+        sock.recv(4096)
+        sock.sendall(b'CONNECT {"verbose":false}\r\n')
+        sock.sendall(b"PUB heartbeat.%b 0\r\n\r\nPING\r\n" % name.encode())
+        sock.recv(4096)
 
 
 def test_nobody_is_deaf_after_bytes_that_no_library_sends(tmp_path: Path) -> None:
