@@ -23,8 +23,8 @@ import httpx
 
 from tests.servers import Process, mongo_server, nats_server, service
 
-AN_HOUR = 3600
-"""Attempts of each kind: one per second for an hour."""
+AN_HOUR = 1200
+"""Attempts of each of 18 kinds: six a second for an hour."""
 HELD = 250
 """Connections that each kind of abuse leaves open, at most; the oldest is dropped then."""
 TOKEN = "a-good-token"
@@ -342,6 +342,8 @@ def lines(seen: Seen) -> Iterator[str]:
     yield f"the good clients: {dict(seen.beats)}, slowest {dict(seen.slowest)} s"
     for name, (before, after) in seen.growth().items():
         yield f"{name}: {before / MIB:.0f} MiB in the second quarter, {after / MIB:.0f} in the last"
+        series = [round(it / MIB) for it in seen.memory[name]]
+        yield f"  MiB over time: {series[:: max(1, len(series) // 12)]}"
     yield f"logs, bytes: {seen.log}"
     yield from (f"WRONG: {problem}" for problem in seen.problems())
 
