@@ -142,9 +142,9 @@ class Connection(HttpToolsProtocol):
         """Once a second: end what takes too long."""
         now = self.limits.now
         waits = now - self.since
-        if (self.stalled_since is not None and now - self.stalled_since > STALLED) or (
-            self.refused and waits > LINGER
-        ):
+        ending = self.refused or self.transport.is_closing()
+        stalled = self.stalled_since is not None and now - self.stalled_since > STALLED
+        if stalled or (ending and waits > (LINGER if self.refused else STALLED)):
             self.transport.abort()
         elif self.headers is None and waits > HEAD_WITHIN:
             self.transport.close()  # it never said anything
@@ -161,9 +161,9 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """As uvicorn's, without its timer."""
         self.server_state.total_requests += 1
+        self.since = self.limits.now
         if self.transport.is_closing():
             return
-        self.since = self.limits.now
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())

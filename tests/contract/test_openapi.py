@@ -12,6 +12,7 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
@@ -63,7 +64,7 @@ def test_no_request_is_answered_with_a_server_error(
             phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(case=operation.as_strategy())
+        @given(case=operation.as_strategy() | operation.as_strategy(GenerationMode.NEGATIVE))
         def check(case: Any) -> None:
             case.call_and_validate(
                 checks=(not_a_server_error, content_type_conformance, response_schema_conformance)
