@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from services.api.board import MOST_OF_ONE
 from shared import connections, service
 from shared.connections import Limits
 from shared.limits import REMEMBERED, Guesses, Proxies, Rate
@@ -415,6 +416,27 @@ def test_whoever_tries_tokens_out_learns_nothing() -> None:
 )
 def test_whom_a_proxy_asks_for(peer: str, forwarded: str, client: str | None) -> None:
     assert Proxies((ipaddress.ip_network("10.0.0.0/8"),)).client(peer, forwarded) == client
+
+
+async def test_one_address_does_not_take_the_place_of_all_listeners(start_api: StartApi) -> None:
+    port = start_api().base_url.port
+
+    async def listen(headers: dict[str, str]) -> tuple[bytes, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        lines = [f"{key}: {value}" for key, value in ({"Host": "a"} | headers).items()]
+        writer.write("\r\n".join(["GET /events HTTP/1.1", *lines, "", ""]).encode())
+        return (await reader.readuntil(b"\r\n\r\n"))[9:12], writer
+
+    listening = [await listen(STRANGER) for _ in range(MOST_OF_ONE)]
+    assert {status for status, _ in listening} == {b"200"}
+    more = [await listen(STRANGER), await listen(OTHER), await listen({})]
+    assert [status for status, _ in more] == [b"503", b"200", b"200"]
+    listening[0][1].close()
+    await asyncio.sleep(0.2)
+    more.append(await listen(STRANGER))
+    assert more[-1][0] == b"200"
+    for _, writer in listening + more:
+        writer.close()
 
 
 # --- tokens that are tried out
