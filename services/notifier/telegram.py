@@ -148,7 +148,8 @@ def outcome(status: int, answer: dict[str, Any]) -> Outcome:
 
 
 def _description(answer: dict[str, Any]) -> str:
-    return cut(str(answer.get("description") or ""), 200)
+    said = str(answer.get("description") or "").encode(errors="replace").decode()  # no half characters
+    return cut(said, 200)
 
 
 class TelegramChat:

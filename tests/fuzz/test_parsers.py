@@ -555,6 +555,9 @@ async def test_updates(raw: bytes) -> None:
         [b'{"ok": true, "result": {"message_id": 3}, "parameters": {"retry_after": 3}, "description": "x"}']
     ),
 )
+@example(400, b'{"description": "half a character: \\ud83d"}')
+@example(429, b'{"parameters": {"retry_after": 1e999}}')
+@example(429, b'{"parameters": 7}')
 def test_answers_of_telegram(status: int, raw: bytes) -> None:
     answer = json.loads(raw)
     outcome(status, answer if isinstance(answer, dict) else {})
