@@ -253,6 +253,7 @@ async def run(seconds: float, folder: Path, *, per_second: float = AN_HOUR / 120
     settings = {
         "mongodb_url": f"mongodb://127.0.0.1:{parts['database'].port}/?journal=true",
         "max_services": "500",
+        "heartbeats_kept": "5",  # so that the stream is as large as it gets before the second quarter
         "ingest_token": TOKEN,
         "api_token": TOKEN,
         "rate_limit_per_address": "100/s",
