@@ -32,6 +32,8 @@ GOOD = {"Authorization": f"Bearer {TOKEN}"}
 WITHIN = {"good": 1.0, "summary": 3.0}
 """Seconds that the good client's heartbeat, and its question to the API, may take."""
 MIB = 1024 * 1024
+MAY_HAVE = {"broker": 160 * MIB}
+"""Its caches fill slowly: by large messages alone to 90 MiB in 100 s, where it stays."""
 BODIES = (("/heartbeat/good", "ingest"), ("/heartbeats", "ingest"), ("/service", "api"))
 BATCH = json.dumps({"services": ["good"] * 100}).encode()
 LARGEST_BATCH = json.dumps({"services": [f"{'x' * 120}{n}" for n in range(10_000)]}).encode()
@@ -63,7 +65,7 @@ class Seen:
         found = [
             f"{name} grew from {before // MIB} to {after // MIB} MiB"
             for name, (before, after) in self.growth().items()
-            if after > before * 1.1 + 10 * MIB
+            if after > max(before * 1.1 + 10 * MIB, MAY_HAVE.get(name, 0))
         ]
         found += [f"the good client was answered {status}" for status in self.beats if status != 200]
         found += [f"{kind} was answered 500" for kind, counts in self.answers.items() if counts["500"]]
