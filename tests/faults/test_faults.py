@@ -87,6 +87,11 @@ async def endure(
             gone[name] = "alive"
         await eventually(partial(are, gone), within=60)
         await load.until_told(gone, chats)
+    # Or all would fall silent now, while they are compared: no ticks any more, and the last one is judged.
+    for kind in ("ingest", "monitor"):
+        for name in world.instances(kind):
+            await asyncio.to_thread(world.parts[name].kill)
+        await asyncio.sleep(0.5)
     record = await checks.Record.read(world)
     note("heartbeats", checks.nothing_acknowledged_is_missing(load, record))
     note("refused", load.ledger.refused + sum(n for code, n in load.ledger.answers.items() if code != 200))
