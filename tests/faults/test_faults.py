@@ -21,12 +21,13 @@ from tests.faults.network import Network, Spread
 from tests.faults.world import CHATS, Load, World
 from tests.telegram_standin import Standin
 
-FULL = os.environ.get("FAULTS") == "full"
+FAULTS = os.environ.get("FAULTS")
+"""`full`: all of them, each as long as it should; `all`: all of them, but short; else some, short."""
 SEED = int(os.environ.get("FAULTS_SEED") or random.randrange(10**6))
 READY_WITHIN = 30.0
 Note = Callable[[str, object], None]
 
-only_full = pytest.mark.skipif(not FULL, reason="part of `make faults`")
+only_full = pytest.mark.skipif(not FAULTS, reason="part of `make faults`")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -108,7 +109,7 @@ async def endure(
 
 
 def seconds(full: float, short: float) -> float:
-    return full if FULL else short
+    return full if FAULTS == "full" else short
 
 
 async def test_any_process_is_killed_at_any_moment(
