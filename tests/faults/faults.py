@@ -20,13 +20,16 @@ Fault = Callable[[World, Load, random.Random, float], Awaitable[None]]
 
 
 async def kills(world: World, load: Load, rng: random.Random, seconds: float) -> None:
-    """`kill -9` of any process at any moment; sometimes of two. Each of them at least once."""
+    """`kill -9` of any process at any moment; sometimes of two, and some hang before. Each at least once."""
     end, due = time.monotonic() + seconds, rng.sample(list(world.parts), len(world.parts))
     while time.monotonic() < end or due:
         victims = [due.pop() if due else rng.choice(list(world.parts))]
         if rng.random() < 0.25:
             victims.append(rng.choice([name for name in world.parts if name not in victims]))
         for name in victims:
+            if name == "nats" or rng.random() < 0.2:  # then something is always on its way to it
+                world.parts[name].signal(signal.SIGSTOP)
+                await asyncio.sleep(rng.uniform(0.2, 1))
             await world.kill(name)
         await asyncio.sleep(rng.uniform(0, 1.5))
         for name in victims:
@@ -92,7 +95,7 @@ async def disk_full(world: World, load: Load, rng: random.Random, seconds: float
     """The broker's files meet the end of the disk. Room alone does not bring it back: it is started again."""
     filler = world.store / "filler"
     _fill(filler)
-    await load.until_refused()
+    await load.until_answered(503)
     await asyncio.sleep(seconds)
     assert world.get_ready("ingest") == 503, "ready, though nothing can be stored"
     filler.unlink()
@@ -201,6 +204,7 @@ async def a_node_of_three(world: World, load: Load, rng: random.Random, seconds:
     nodes = [name for name in world.parts if name.startswith("nats")]
     for name in rng.sample(nodes, len(nodes)):
         await world.kill(name)
+        await load.until_answered(200)
         await asyncio.sleep(seconds / len(nodes) / 2)
         await world.revive(name)
         await asyncio.sleep(seconds / len(nodes) / 2)

@@ -208,11 +208,11 @@ class Load:
             self.acknowledge(self.steady[0], "")
         return answer.status_code
 
-    async def until_refused(self) -> None:
-        async def refused() -> bool:
-            return await self.try_one() == 503
+    async def until_answered(self, status: int, within: float = 20.0) -> None:
+        async def answered() -> bool:
+            return await self.try_one() == status
 
-        await eventually(refused, within=60)
+        await eventually(answered, within)
 
     async def flood(self, rate: int) -> None:
         """So many plain heartbeats a second more, of those that beat anyway; until cancelled."""
