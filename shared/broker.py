@@ -21,12 +21,19 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, KeyValueConfig
 from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
+from prometheus_client import Gauge
 
 from shared import streams
 from shared.events import SOURCE_HEADER
 from shared.settings import Settings
 
 log = structlog.get_logger()
+
+PENDING = Gauge(
+    "registry_consumer_pending_messages",
+    "Messages of a stream that are not read yet",
+    ["stream"],
+)
 
 
 class BrokerError(Exception):
@@ -35,6 +42,16 @@ class BrokerError(Exception):
 
 class NotStored(BrokerError):
     """The broker has not confirmed that it stored the message; it may have."""
+
+
+class NoAnswer(NotStored):
+    """The broker is connected, and has not answered in time."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; {READ_ONLY}"
+
+
+READ_ONLY = "a stream that met a full disk stays read-only: make room, then restart the broker"
 
 
 class Busy(NotStored):
@@ -235,6 +252,8 @@ class Publisher:
         self._count = 0
         self._sweeper: asyncio.Task[None] | None = None
         self._inbox = ""
+        self.on_append: Callable[[NotStored | None], None] = lambda _: None
+        """Is told of each event why it was not stored although the broker is connected; None: it was."""
 
     @property
     def waiting(self) -> int:
@@ -281,7 +300,14 @@ class Publisher:
             "Nats-Msg-Id": event_id,
             streams.TYPE_HEADER: kind,
         }
-        return await self.publish(subject, payload, headers)
+        try:
+            ack = await self.publish(subject, payload, headers)
+        except NotStored as error:
+            if self._link.up and not isinstance(error, Busy):
+                self.on_append(error)
+            raise
+        self.on_append(None)
+        return ack
 
     async def _answered(self, msg: Msg) -> None:
         entry = self._waiting.get(msg.subject.rpartition(".")[2])
@@ -315,7 +341,7 @@ class Publisher:
                 if deadline > now:
                     break
                 if not future.done():
-                    future.set_exception(NotStored(f"no answer from the broker within {self.timeout:g} s"))
+                    future.set_exception(NoAnswer(f"no answer from the broker within {self.timeout:g} s"))
 
 
 _WRONG_SEQUENCE = {10071, 10164}

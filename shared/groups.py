@@ -93,8 +93,9 @@ class Groups:
         self._loop: asyncio.AbstractEventLoop
         self._deadline: asyncio.TimerHandle
         self._message_takes: deque[float] = deque(maxlen=RECENT)
-        self.on_end: Callable[[int, int], None] = lambda stored, not_stored: None
-        """Is told of each group how many of its messages are stored, and how many not."""
+        self.on_end: Callable[[int, int, float | None], None] = lambda stored, not_stored, took: None
+        """Is told of each group how many of its messages are stored, how many not, and after how many seconds
+        the broker answered (None: it did not, or was not asked)."""
         self._atomic_takes = deque([ATOMIC_AT_FIRST], maxlen=RECENT)
 
     @property
@@ -141,7 +142,7 @@ class Groups:
         else:
             error = None
         if error:
-            self.on_end(0, len(messages))
+            self.on_end(0, len(messages), None)
             done(error)
             return
         group = self._waiting[-1] if self._waiting else None
@@ -217,8 +218,9 @@ class Groups:
         elif "seq" in answer and "type" not in answer:
             group.stored = answer["count"] if "batch" in answer else group.stored + 1
             if "batch" in answer or group.stored == count:
-                self._measure(group, time.perf_counter() - group.sent_at)
-                self._end(group, group.stored, "the broker did not take all of its group")
+                took = time.perf_counter() - group.sent_at
+                self._measure(group, took)
+                self._end(group, group.stored, "the broker did not take all of its group", took)
 
     def _measure(self, group: _Group, took: float) -> None:
         if group.atomic:
@@ -226,13 +228,13 @@ class Groups:
         elif len(group.messages) >= FEW:
             self._message_takes.append(took / len(group.messages))
 
-    def _end(self, group: _Group, stored: int, why: str) -> None:
+    def _end(self, group: _Group, stored: int, why: str, took: float | None = None) -> None:
         if group is not self._on_its_way:
             return
         self._on_its_way = None
         self._deadline.cancel()
         self._count -= len(group.messages)
-        self.on_end(stored, len(group.messages) - stored)
+        self.on_end(stored, len(group.messages) - stored, took)
         group.end(stored, why)
         if self._waiting:
             self._loop.call_soon(self._send_next)
@@ -247,7 +249,7 @@ class Groups:
             self._end(self._on_its_way, 0, reason)
         for group in waiting:
             self._count -= len(group.messages)
-            self.on_end(0, len(group.messages))
+            self.on_end(0, len(group.messages), None)
             group.end(0, reason)
 
 

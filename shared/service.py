@@ -10,16 +10,19 @@ from typing import Any
 
 import structlog
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, disable_created_metrics, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from shared.broker import Link
+from shared import streams
+from shared.broker import Link, NotStored, Publisher, last_sequence
 from shared.connections import Connection, Limits
 from shared.settings import PREFIX, stop
 
 log = structlog.get_logger()
+
+READY = Gauge("registry_ready", "1 for each part of the service that works, else 0", ["part"])
 
 STOP_WITHIN = 8.0
 """Seconds that requests and work get to end after SIGTERM."""
@@ -30,12 +33,16 @@ class Health:
 
     def __init__(self, *parts: str) -> None:
         self.missing: dict[str, str] = dict.fromkeys(parts, "starting")
+        for part in parts:
+            READY.labels(part).set(0)
 
     def good(self, part: str) -> None:
+        READY.labels(part).set(1)
         if self.missing.pop(part, None):
             log.info("ready", part=part)
 
     def bad(self, part: str, reason: str) -> None:
+        READY.labels(part).set(0)
         self.missing[part] = reason
 
     def follow(self, link: Link) -> None:
@@ -62,6 +69,47 @@ class Health:
             Route("/readyz", readyz, include_in_schema=False),
             Route("/metrics", metrics, include_in_schema=False),
         ]
+
+
+class Record:
+    """Part `record` of a service's health: whether the broker stores the events that it is given.
+
+    Found out from events alone, because a stream that is read-only answers everything else as ever.
+    """
+
+    LOOK_AGAIN = 5.0
+
+    def __init__(self, health: Health, link: Link, publisher: Publisher) -> None:
+        self._health = health
+        self._link = link
+        self._failed = asyncio.Event()
+        publisher.on_append = self._told
+        link.on_back.append(self._good)  # after a restart, which mends it, or else the next event tells
+        self._good()
+
+    def _told(self, error: NotStored | None) -> None:
+        if error is None:
+            self._good()
+        else:
+            self._health.bad("record", str(error))
+            self._failed.set()
+
+    def _good(self) -> None:
+        self._failed.clear()
+        self._health.good("record")
+
+    async def watch(self) -> None:
+        """Find out that events are stored again, though this service has none to store itself; for ever."""
+        while True:
+            await self._failed.wait()
+            seen: int | None = None
+            while self._failed.is_set():
+                with contextlib.suppress(NotStored):
+                    last, _ = await last_sequence(self._link, streams.SERVICES)
+                    seen = last if seen is None else seen
+                    if last > seen:
+                        self._good()
+                await asyncio.sleep(self.LOOK_AGAIN)
 
 
 class _Server(uvicorn.Server):
@@ -109,6 +157,7 @@ def run(
     that is taken is replaced by a free one. `http`: the protocol, with the limits of connections."""
     http.limits.fit(_files())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop has its own handlers
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     sock = _bind(host, port, variable, any_port)
     with asyncio.Runner(loop_factory=_loop) as runner:
         code = runner.run(_serve(app, work, sock, http, on_stop))

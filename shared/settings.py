@@ -112,6 +112,7 @@ class Settings(BaseSettings):
         default=100, ge=1, le=10_000, description="Heartbeats kept per service; 1-5 at a million services."
     )
     host: str = "127.0.0.1"
+    metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
     public_url: Annotated[str, AfterValidator(_link)] = "http://127.0.0.1:8002"
     silent_after: Duration = timedelta(minutes=15)

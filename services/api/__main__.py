@@ -52,6 +52,7 @@ def main() -> None:
     link = Link(settings, "api")
     health.follow(link)
     publisher = Publisher(link)
+    record = service.Record(health, link, publisher)
     store, board = Store(settings.mongodb_url, settings.mongodb_database), Board()
     windows = Windows(link)
     maintenance = Maintenance(link, windows)
@@ -70,6 +71,7 @@ def main() -> None:
                 tasks.create_task(projector.run())
                 tasks.create_task(projector.watch_judging())
                 tasks.create_task(windows.follow())
+                tasks.create_task(record.watch())
         finally:
             await publisher.stop()
             await link.close()

@@ -20,7 +20,7 @@ from services.api.board import Board
 from services.api.fold import Change, Heard, fold, hear
 from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
-from shared.broker import Link, Reader, Stored, last_judged, last_sequence, until_done
+from shared.broker import PENDING, Link, Reader, Stored, created, last_judged, last_sequence, until_done
 from shared.events import Tick
 from shared.service import Health
 
@@ -28,6 +28,15 @@ log = structlog.get_logger()
 
 SKIPPED = Counter("registry_projection_skipped_total", "Malformed messages passed over", ["stream"])
 BEHIND = Gauge("registry_projection_lag_messages", "Messages not yet in the read models", ["stream"])
+BEHIND_SECONDS = Gauge(
+    "registry_projection_lag_seconds",
+    "Age of the oldest message not yet in the read models",
+    ["stream"],
+)
+for _stream in (streams.SERVICES, streams.HEARTBEATS):
+    SKIPPED.labels(_stream)
+    BEHIND.labels(_stream)
+    PENDING.labels(_stream)
 
 HELD = 200_000
 """Services whose newest state is held while streams are read from their beginning; about 1 kB each."""
@@ -105,6 +114,14 @@ class Projector:
         self._health = health
         self._rebuilding = asyncio.Lock()
         self._behind = {streams.SERVICES, streams.HEARTBEATS}
+        self._behind_since = dict.fromkeys(self._behind, now().timestamp())
+        """Unix time of the oldest message that is not in the read models, by stream; none where all are."""
+        for stream in self._behind:
+            BEHIND_SECONDS.labels(stream).set_function(partial(self._lag, stream))
+
+    def _lag(self, stream: str) -> float:
+        now = self._now().timestamp()
+        return max(0.0, now - self._behind_since.get(stream, now))
 
     async def run(self) -> None:
         await self._link.nc.subscribe(streams.REBUILD, queue="api", cb=self._answer)
@@ -120,6 +137,7 @@ class Projector:
                     continue
                 if await view.is_empty():
                     await self._take_all(view)
+                await view.save_record(await self._record())
                 if not self._filled:
                     await self._fill(view)
                 self._health.good("database")
@@ -135,6 +153,8 @@ class Projector:
                 if wait == FIRST_WAIT:
                     log.warning("waiting for the database", error=str(errors.exceptions[0]))
                 self._health.bad("database", "away")
+                for stream in (streams.SERVICES, streams.HEARTBEATS):
+                    self._behind_since.setdefault(stream, self._now().timestamp())
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 2.0)
 
@@ -174,7 +194,10 @@ class Projector:
             await asyncio.sleep(5)
 
     async def _is_of_another_record(self, view: View) -> bool:
-        """Whether a checkpoint is ahead of its stream: somebody has emptied the broker."""
+        """Whether somebody has emptied the broker, or put a backup back: the streams were made anew, or a
+        checkpoint is ahead of its stream."""
+        if (known := await view.record()) and known != await self._record():
+            return True
         for stream in (streams.SERVICES, streams.HEARTBEATS):
             last, _ = await until_done(
                 "ask for the newest message", partial(last_sequence, self._link, stream)
@@ -183,14 +206,24 @@ class Projector:
                 return True
         return False
 
+    async def _record(self) -> str:
+        """Tells these streams from others of the same names."""
+        names = (streams.HEARTBEATS, streams.SERVICES)
+        found = [
+            await until_done("ask for the streams", partial(created, self._link, name)) for name in names
+        ]
+        return " ".join(found)
+
     async def rebuild(self) -> dict[str, int]:
         """Fill a new generation from the streams while the old one serves; then swap, and drop the old."""
         async with self._rebuilding:
             old, new = self._store.live, await self._store.begin()
+            record = await self._record()
             try:
                 await self._take_all(new)
                 await self._follow(new, _Events(), to_the_end=True)
                 await self._follow(new, _Heartbeats(), to_the_end=True)
+                await new.save_record(record)
                 await self._store.go_live(new)
             finally:
                 self._store.filling = None
@@ -229,7 +262,6 @@ class Projector:
             async for batch in batches:
                 source.add(batch)
                 await after_each()
-                BEHIND.labels(source.stream).set(reader.pending or 0)
                 if not reader.pending:
                     break
         return reader.position
@@ -250,7 +282,8 @@ class Projector:
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 source.add(batch)
-                BEHIND.labels(source.stream).set(reader.pending or 0)
+                if not to_the_end:
+                    self._measure(source.stream, batch, reader.pending or 0)
                 if reader.pending and clock() < due:
                     continue
                 if not to_the_end:
@@ -260,12 +293,21 @@ class Projector:
                     written = reader.position
                     await view.save_checkpoint(source.stream, written)
                     due = clock() + source.every
+                    if batch and not to_the_end:
+                        self._behind_since[source.stream] = batch[-1].at / 1e6
                 if not reader.pending:
                     if to_the_end:
                         return
                     self._caught_up(source.stream)
 
+    def _measure(self, stream: str, batch: list[Stored], pending: int) -> None:
+        BEHIND.labels(stream).set(pending)
+        PENDING.labels(stream).set(pending)
+        if batch:
+            self._behind_since.setdefault(stream, batch[0].at / 1e6)
+
     def _caught_up(self, stream: str) -> None:
+        self._behind_since.pop(stream, None)
         self._behind.discard(stream)
         if not self._behind:
             self._health.good("projection")

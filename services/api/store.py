@@ -177,6 +177,16 @@ class View:
         with _reporting():
             await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq}}, upsert=True)
 
+    async def record(self) -> str:
+        """Which streams these documents are of; empty where an older version wrote them."""
+        with _reporting():
+            found = await self._checkpoints.find_one({"_id": "record"})
+        return str(found["made"]) if found else ""
+
+    async def save_record(self, made: str) -> None:
+        with _reporting():
+            await self._checkpoints.update_one({"_id": "record"}, {"$set": {"made": made}}, upsert=True)
+
     async def apply(self, changes: Iterable[Change]) -> None:
         """Take in events, in any order and any number of times."""
         changes = list(changes)

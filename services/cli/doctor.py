@@ -15,14 +15,16 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 from pydantic import SecretStr
 
-from services.cli.supervisor import RunSettings, near
+from services.cli.supervisor import RunSettings, bound_to, near
 from shared import streams
 from shared.asyncapi import without_secrets
+from shared.broker import READ_ONLY
 from shared.settings import CommaSeparated
 
 SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
     "api": "ApiSettings"
 }
+LOOK = "See its log, and what is wrong above."
 START = "Start it: `make run`, or `docker compose up --detach`."
 
 
@@ -115,8 +117,7 @@ async def _reachable(part: str, url: str, port: int, variable: str) -> Finding:
 
 async def _ready(http: httpx.AsyncClient, name: str, settings: DoctorSettings) -> Finding:
     port = getattr(settings, f"{name}_port")
-    host = near(settings.host) if name in ("ingest", "api") else "127.0.0.1"
-    url = f"http://{host}:{port}/readyz"
+    url = f"http://{near(bound_to(name, settings))}:{port}/readyz"
     try:
         answer = await http.get(url)
         missing = answer.json().get("missing") or {}
@@ -126,7 +127,9 @@ async def _ready(http: httpx.AsyncClient, name: str, settings: DoctorSettings) -
     if answer.status_code == 200:
         return Finding(name, "ready")
     why = ", ".join(f"{part}: {reason}" for part, reason in missing.items())
-    return Finding(name, f"not ready ({why or answer.status_code})", "See its log, and what is wrong above.")
+    full = READ_ONLY in why
+    mend = "Make room on the broker's disk, then restart the broker." if full else LOOK
+    return Finding(name, f"not ready ({why or answer.status_code})", mend)
 
 
 async def _telegram(http: httpx.AsyncClient, settings: DoctorSettings) -> AsyncIterator[Finding]:

@@ -8,10 +8,12 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import urlsplit
 
 import httpx
 import typer
@@ -180,6 +182,33 @@ def _services(ports: dict[str, int]) -> list[Child]:
     ]
 
 
+@asynccontextmanager
+async def broker(settings: RunSettings) -> AsyncIterator[None]:
+    """See to it that the broker runs: the embedded one is started for a while if it should be on this machine
+    and nothing is there."""
+    data = settings.data_dir.resolve()
+    url = urlsplit(settings.nats_url[0])
+    ours = len(settings.nats_url) == 1 and url.hostname in embedded.LOOPBACK
+    if not ours or not _is_free(url.hostname or "", url.port or 4222):
+        yield
+        return
+    data.mkdir(parents=True, exist_ok=True)
+    lock = _lock(data)
+    server = embedded.nats(settings.nats_url, data)
+    assert server
+    say(f"no broker is running; starting the embedded one of {data} for this")
+    child = Child(server.name, server.command, server.log)
+    try:
+        await child.start()
+        async with asyncio.timeout(READY_WITHIN):
+            while _is_free(server.host, server.port):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+        yield
+    finally:
+        await child.stop()
+        lock.close()
+
+
 def _ports(settings: RunSettings) -> dict[str, int]:
     """Where the services listen. Ports that nobody asked for give way when they are taken."""
     ports = {
@@ -191,9 +220,11 @@ def _ports(settings: RunSettings) -> dict[str, int]:
     for name in ("ingest", "api"):
         _need_free(settings.host, ports[name], f"{name.upper()}_PORT")
     for name in ("monitor", "notifier"):
-        if f"{name}_port" not in settings.model_fields_set and not _is_free("127.0.0.1", ports[name]):
+        if f"{name}_port" not in settings.model_fields_set and not _is_free(
+            settings.metrics_host, ports[name]
+        ):
             ports[name] = free_port()
-        _need_free("127.0.0.1", ports[name], f"{name.upper()}_PORT")
+        _need_free(settings.metrics_host, ports[name], f"{name.upper()}_PORT")
     return ports
 
 
@@ -224,8 +255,8 @@ async def _announce(settings: RunSettings, ports: dict[str, int]) -> bool:
     async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
         try:
             async with asyncio.timeout(READY_WITHIN):
-                for port in ports.values():
-                    url = f"http://{near(settings.host)}:{port}/readyz"
+                for name, port in ports.items():
+                    url = f"http://{near(bound_to(name, settings))}:{port}/readyz"
                     while not await _is_ready(client, url):  # noqa: ASYNC110 - another process
                         await asyncio.sleep(0.1)
         except TimeoutError:
@@ -241,6 +272,11 @@ async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
         return False
 
 
+def bound_to(name: str, settings: Settings) -> str:
+    """The address that a service is bound to."""
+    return settings.host if name in ("ingest", "api") else settings.metrics_host
+
+
 def near(host: str) -> str:
     """Where to reach, from this machine, what is bound to `host`."""
     with suppress(ValueError):
@@ -251,7 +287,7 @@ def near(host: str) -> str:
 
 
 def _welcome(settings: RunSettings, ports: dict[str, int]) -> str:
-    base = f"http://{near(settings.host)}"
+    base, inner = f"http://{near(settings.host)}", f"http://{near(settings.metrics_host)}"
     has_token = settings.ingest_token and "ingest" not in settings.anonymous
     token = "-H 'Authorization: Bearer YOUR_INGEST_TOKEN' " if has_token else ""
     return f"""
@@ -260,7 +296,7 @@ The registry is ready.
   dashboard    {base}:{ports["api"]}/
   API          {base}:{ports["api"]}/docs
   heartbeats   {base}:{ports["ingest"]}/heartbeat/<service_name>
-  events       http://127.0.0.1:{ports["monitor"]}/asyncapi and http://127.0.0.1:{ports["notifier"]}/asyncapi
+  events       {inner}:{ports["monitor"]}/asyncapi and {inner}:{ports["notifier"]}/asyncapi
 
 Send a heartbeat:
 

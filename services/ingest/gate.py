@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge, Histogram
 from pydantic import ValidationError
 
 from services.ingest.names import Names
@@ -25,13 +25,21 @@ from shared.problems import Problem, explain
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
 _STORED, REFUSED, _NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
+WAITING = Gauge("registry_heartbeats_waiting", "Heartbeats that wait for the broker's answer")
+STORE_SECONDS = Histogram(
+    "registry_store_seconds",
+    "Time the broker takes to store what goes out together",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
 
 _PLAIN = block(OVER_HTTP)
 
 
-def _count(stored: int, not_stored: int) -> None:
+def _count(stored: int, not_stored: int, took: float | None) -> None:
     _STORED.inc(stored)
     _NOT_STORED.inc(not_stored)
+    if took is not None:
+        STORE_SECONDS.observe(took)
 
 
 RETRY_AFTER = 2
@@ -46,6 +54,7 @@ class Gate:
     def __init__(self, groups: Groups, names: Names) -> None:
         self._groups = groups
         groups.on_end = _count
+        WAITING.set_function(lambda: groups.waiting)
         self.names = names
 
     async def store(

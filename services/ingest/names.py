@@ -1,9 +1,10 @@
 """The names that are registered, as far as the limit of services needs them."""
 
 from shared import streams
-from shared.broker import Link, Reader
+from shared.broker import PENDING, Link, Reader
 from shared.events import ServiceDeleted
 
+PENDING.labels(streams.SERVICES)
 _DELETED = ServiceDeleted.model_fields["type"].default
 
 
@@ -36,6 +37,7 @@ class Names:
             link, streams.SERVICES, streams.ALL_CONFIG, newest_per_subject=True, headers_only=True
         )
         async for batch in reader.batches():
+            PENDING.labels(streams.SERVICES).set(reader.pending or 0)
             for message in batch:
                 name = streams.name_in(message.subject)
                 if (message.headers or {}).get(streams.TYPE_HEADER) == _DELETED:

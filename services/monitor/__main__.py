@@ -1,5 +1,6 @@
 """Wires the monitor: settings, broker, snapshots, HTTP front."""
 
+import time
 from datetime import timedelta
 
 from nats.aio.msg import Msg
@@ -8,7 +9,7 @@ from starlette.applications import Starlette
 from services.monitor.asyncapi import document
 from services.monitor.journal import Journal
 from services.monitor.lifecycle import Patience
-from services.monitor.watch import Monitor, Rules
+from services.monitor.watch import TICK_LAG_SECONDS, Monitor, Rules
 from shared import asyncapi, logs, service, streams
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
@@ -31,6 +32,7 @@ def main() -> None:
         await link.connect()
         health.good("broker")
         publisher = Publisher(link)
+        service.Record(health, link, publisher)
         await publisher.start()
         snapshots = await link.bucket(streams.MONITOR_BUCKET)
         micro = timedelta(microseconds=1)
@@ -40,6 +42,8 @@ def main() -> None:
         rules = Rules(patience, settings.heartbeats_kept, settings.max_services)
         monitor = Monitor(Journal(link, publisher, snapshots), rules)
         monitor.on_caught_up = lambda: health.good("history")
+        started = time.time()
+        TICK_LAG_SECONDS.set_function(lambda: max(0.0, time.time() - (monitor.judged / 1e6 or started)))
 
         async def answer(question: Msg) -> None:
             await question.respond(str(monitor.judged).encode())
@@ -56,7 +60,7 @@ def main() -> None:
         app,
         work,
         http=within(limits_of(settings, at_home=True)),
-        host="127.0.0.1",
+        host=settings.metrics_host,
         port=settings.monitor_port,
         variable="MONITOR_PORT",
         any_port="monitor_port" not in settings.model_fields_set,

@@ -13,6 +13,8 @@ from shared.broker import BrokerError, Stored
 log = structlog.get_logger()
 
 MALFORMED = Counter("registry_malformed_messages_total", "Messages passed over", ["kind"])
+for _kind in ("heartbeat", "tick", "event"):
+    MALFORMED.labels(_kind)
 
 TOLD_PER_MINUTE = 100
 """Log lines, of however many services."""

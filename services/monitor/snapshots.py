@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 from nats.errors import Error as NatsError
+from prometheus_client import Counter
 
 from services.monitor import record
 from services.monitor.journal import Journal
@@ -18,6 +19,11 @@ from services.monitor.record import Bucket, Position, Reach
 from shared.coverage import Coverage
 
 log = structlog.get_logger()
+
+WRITES = Counter(
+    "registry_snapshot_writes_total", "Parts of snapshots, by whether they were stored", ["result"]
+)
+_STORED, _FAILED = WRITES.labels("stored"), WRITES.labels("failed")
 
 BUCKETS_AT_ONCE = 16
 """Written behind one tick, at most, besides empty ones."""
@@ -131,6 +137,7 @@ class Snapshots:
                 configured, services = self._state(bucket)
                 part = record.dump(Bucket(reach, coverage, configured, services))
                 await self._journal.save(f"bucket.{bucket}", part)
+                _STORED.inc()
                 self._saved[bucket] = reach
                 del self._round[0]
                 size, count = size + len(part), count + bool(services)
@@ -138,6 +145,7 @@ class Snapshots:
                 await self._journal.save("position", self._position.dump())
                 self._position = None
         except (NatsError, OSError, TimeoutError) as error:
+            _FAILED.inc()
             log.warning("snapshot not saved; trying again", error=str(error) or repr(error))
 
 

@@ -41,7 +41,7 @@ from services.monitor.lifecycle import (
 from services.monitor.record import Reach, Setting
 from services.monitor.snapshots import Snapshots
 from shared import streams
-from shared.broker import OVER_HTTP, Reader, Stored, WrongSequence, until_done
+from shared.broker import OVER_HTTP, PENDING, Reader, Stored, WrongSequence, until_done
 from shared.coverage import Coverage
 from shared.events import (
     ConfigEvent,
@@ -57,10 +57,21 @@ from shared.events import (
 log = structlog.get_logger()
 
 HEARTBEATS_READ = Counter("registry_heartbeats_read_total", "Heartbeats taken into the monitor's state")
-CHANGES = Counter("registry_status_changes_total", "Changes of status recorded by this monitor", ["to"])
+CHANGES = Counter(
+    "registry_status_changes_total", "Changes of status recorded by this monitor", ["from", "to"]
+)
+for _from in Status:
+    for _to in {*Status} - {UNKNOWN, _from}:
+        CHANGES.labels(_from, _to)
 REFUSED = Counter("registry_registrations_refused_total", "First heartbeats over REGISTRY_MAX_SERVICES")
 SERVICES = Gauge("registry_services", "Services by status", ["status"])
+for _stream in (streams.HEARTBEATS, streams.SERVICES):
+    PENDING.labels(_stream)
+LIMIT = Gauge("registry_services_limit", "REGISTRY_MAX_SERVICES")
 TICK_LAG = Gauge("registry_tick_lag_messages", "Messages behind the tick that was judged last")
+TICK_LAG_SECONDS = Gauge(
+    "registry_tick_lag_seconds", "Time since the tick was stored that was judged last, or since the start"
+)
 TICK_SECONDS = Histogram(
     "registry_tick_seconds",
     "Time it takes to judge at a tick, with its appends",
@@ -133,6 +144,7 @@ class Monitor:
         self._reading.add_done_callback(lambda _: self._events_moved.set())
         for status in Status:
             SERVICES.labels(status).set_function(partial(self._counts.__getitem__, status))
+        LIMIT.set(self._rules.max_services)
         try:
             await self._events_up_to(0)
             log.info("watching", services=len(self.services), after=reach.heartbeats)
@@ -142,6 +154,7 @@ class Monitor:
             async for batch in reader.batches():
                 if batch:
                     await self._take(batch)
+                PENDING.labels(streams.HEARTBEATS).set(reader.pending or 0)
                 if not reader.pending:
                     self.on_caught_up()
         finally:
@@ -267,7 +280,7 @@ class Monitor:
             finally:
                 self._appending.discard(event.id)
             if seq:
-                CHANGES.labels(change.to).inc()
+                CHANGES.labels(change.from_, change.to).inc()
                 if seq > it.status_seq:  # else another monitor's next change was read before this answer came
                     it.status_seq = seq
                     self._evolve(it, change)
@@ -419,6 +432,7 @@ class Monitor:
             for message in batch:
                 self._take_event(message)
                 self._events_read = max(self._events_read, message.seq)
+            PENDING.labels(streams.SERVICES).set(read.pending or 0)
             self._events_moved.set()
 
     async def _read_once(self, reader: Reader, end: int) -> None:

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from services.notifier import webhook
 from services.notifier.apprise_target import AppriseTarget, NotInstalled
-from services.notifier.chats import Chat, Daily, Surroundings, oldest_unsent_seconds
+from services.notifier.chats import LAST_DIGEST, Chat, Daily, Surroundings, oldest_unsent_seconds
 from services.notifier.commands import Commands, Doors
 from services.notifier.deadman import Deadman
 from services.notifier.delivery import Delivery, document
@@ -30,7 +30,7 @@ from services.notifier.target import BadToken, Failed, Target
 from services.notifier.telegram import Bot, TelegramChat
 from services.notifier.updates import Updates
 from shared import asyncapi, digest, durations, logs, service, streams
-from shared.broker import Link, last_sequence, until_done
+from shared.broker import READ_ONLY, Link, last_sequence, until_done
 from shared.connections import limits_of, within
 from shared.maintenance import hushed_until
 from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load, stop
@@ -40,6 +40,12 @@ log = structlog.get_logger()
 
 OLDEST_UNSENT = Gauge(
     "registry_oldest_unsent_seconds", "Age of the oldest change that a chat has not got yet"
+)
+UNSENT = Gauge("registry_unsent_changes", "Changes that wait for a chat, counted once for each")
+CHATS = Gauge("registry_chats", "Chats that are sent something")
+CHATS_OFF = Gauge("registry_chats_off", "Chats that are not sent anything, because they refuse it for good")
+DIGEST_OVERDUE = Gauge(
+    "registry_digest_overdue_seconds", "Time since a digest was due that some chat has not got yet"
 )
 
 CHECK_TOKEN_AGAIN = 30.0
@@ -173,6 +179,7 @@ class Notifier:
         self.health = service.Health("broker", "delivery", *(("telegram",) if self._bot else ()))
         self._link = Link(settings, "notifier")
         self.health.follow(self._link)
+        self.health.good("record")
         self._fleet = Fleet()
         self._windows = Windows(self._link, lambda window: self._incidents.freed(window, now()))
         self._incidents = Incidents(self._fleet, settings.remind_after, self._hushed_until)
@@ -192,6 +199,7 @@ class Notifier:
             page=self._history.page,
             holds=self._incidents.holds,
             on_token=self._on_token,
+            on_record=self._on_record,
         )
 
     async def work(self) -> None:
@@ -248,7 +256,7 @@ class Notifier:
         await self._subscribers.load()
         chats = [await Chat.open(target, bucket, end, self._around) for target in self._targets()]
         self._chats += chats
-        OLDEST_UNSENT.set_function(lambda: oldest_unsent_seconds(self._chats, now()))
+        self._measure()
         self.delivery.offers += [chat.offer for chat in chats]
         after = min(chat.cursor.done for chat in chats)
         await self._history.recall(after, now() - digest.WINDOW)
@@ -258,6 +266,16 @@ class Notifier:
         await self.delivery.start(after)
         self.health.good("delivery")
         log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
+
+    def _measure(self) -> None:
+        chats = self._chats
+        OLDEST_UNSENT.set_function(lambda: oldest_unsent_seconds(chats, now()))
+        UNSENT.set_function(lambda: sum(len(chat.pending.changes) for chat in chats))
+        CHATS.set_function(lambda: sum(chat.cursor.off is None for chat in chats))
+        CHATS_OFF.set_function(lambda: sum(chat.cursor.off is not None for chat in chats))
+        DIGEST_OVERDUE.set_function(lambda: max((chat.digest_overdue() for chat in chats), default=0.0))
+        if sent := [at for chat in chats if (at := chat.digest_at(chat.cursor.digest))]:
+            LAST_DIGEST.set(max(sent).timestamp())
 
     # --- those who subscribe themselves
 
@@ -341,6 +359,13 @@ class Notifier:
         waited = oldest_unsent_seconds(self._chats, now())
         return "a change waits too long to be sent" if waited > UNSENT_IS_WRONG else None
 
+    def _on_record(self, error: Exception | None) -> None:
+        if error is None:
+            self.health.good("record")
+        elif self._link.up:
+            said = str(error) or type(error).__name__
+            self.health.bad("record", f"{said}; {READ_ONLY}" if isinstance(error, TimeoutError) else said)
+
     def _on_token(self, refused: str | None) -> None:
         if refused is None:
             self.health.good("telegram")
@@ -366,7 +391,7 @@ def main() -> None:
         app,
         notifier.work,
         http=within(limits_of(settings, at_home=True)),
-        host="127.0.0.1",
+        host=settings.metrics_host,
         port=settings.notifier_port,
         variable="NOTIFIER_PORT",
         any_port="notifier_port" not in settings.model_fields_set,

@@ -9,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import structlog
 from nats.js.kv import KeyValue
@@ -25,7 +25,8 @@ from shared.digest import digest_due, next_digest_at
 log = structlog.get_logger()
 
 MESSAGES = Counter("registry_messages_total", "Attempts to send a message, by how they ended", ["result"])
-CHATS_OFF = Gauge("registry_chats_off", "Chats that are not sent anything, because they refuse it for good")
+for _result in ("sent", "failed", "limited", "migrated", "permanent", "badtoken", "expired"):
+    MESSAGES.labels(_result)
 LAST_DIGEST = Gauge("registry_last_digest_timestamp_seconds", "When a digest was last sent")
 
 MOST_MUTES = 500
@@ -64,6 +65,8 @@ class Surroundings:
     holds: Callable[[Notice], bool] = lambda _: True
     on_token: Callable[[str | None], None] = lambda _: None
     """Told whenever it shows that the credentials are refused (why) or good (None)."""
+    on_record: Callable[[Exception | None], None] = lambda _: None
+    """Told whenever a record could not be stored (why), or was (None)."""
 
 
 class Pending:
@@ -107,6 +110,7 @@ class Chat:
     def __init__(self, target: Target, record: cursors.Record, around: Surroundings) -> None:
         self.target = target
         self._record = record
+        record.on_write = around.on_record
         self._around = around
         self.pending = Pending(record.cursor.done)
         self._notices: deque[Notice] = deque(maxlen=MOST_PENDING)
@@ -121,13 +125,20 @@ class Chat:
 
     @classmethod
     async def open(cls, target: Target, bucket: KeyValue, end: int, around: Surroundings) -> "Chat":
-        """A chat that is new begins at the record's end; so does, once more, one that was switched off."""
+        """A chat that is new begins at the record's end; so does, once more, one that was switched off, or was
+        told more than the record has: a backup was put back, or the broker emptied."""
         at, now = around.daily.at, around.now()
         today = digest_due(now, around.look.zone, at, None) if at else None
         fresh = Cursor(done=end, digest=today, weekly=today, notices=now)
         record = await cursors.load(bucket, target.key, fresh)
-        if record.cursor.off or record.cursor.done > end:
+        if record.cursor.off:
             await record.write(fresh.model_copy(update={"digest": record.cursor.digest or today}))
+        elif record.cursor.done > end:
+            sending = record.cursor.sending
+            if sending:
+                other = sending.digest or sending.notices
+                sending = sending.model_copy(update={"through": end}) if other else None
+            await record.write(record.cursor.model_copy(update={"done": end, "sending": sending}))
         elif record.cursor.notices is None:  # an older version wrote it
             await record.write(record.cursor.model_copy(update={"notices": now, "weekly": today}))
         return cls(target, record, around)
@@ -171,6 +182,17 @@ class Chat:
 
     def oldest_unsent(self) -> datetime | None:
         return self.pending.changes[0].stored_at if self.pending.changes else None
+
+    def digest_at(self, day: date | None) -> datetime | None:
+        """When the digest of a day is due; None: there are no digests, or there is no day."""
+        at = self._around.daily.at
+        return datetime.combine(day, at, self._around.look.zone) if day and at else None
+
+    def digest_overdue(self) -> float:
+        """Seconds since a digest was due that the chat has not got yet."""
+        due = self._digest_due() if self.cursor.off is None else None
+        at = self.digest_at(due.digest) if due else None
+        return max(0.0, (self._around.now() - at).total_seconds()) if at else 0.0
 
     async def run(self) -> None:
         while self.cursor.off is None:
@@ -351,7 +373,6 @@ class Chat:
 
     async def _switch_off(self, reason: str) -> None:
         log.error("chat switched off; mend it and start the notifier again", chat=self.key, reason=reason)
-        CHATS_OFF.inc()
         await self._write(off=reason, sending=None)
         self.pending.changes.clear()
         self._notices.clear()

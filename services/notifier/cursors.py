@@ -1,8 +1,10 @@
 """How far each chat has come, in the broker's KV. Each record has one writer, and the broker sees to it."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import date, datetime
 
+from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict
@@ -57,6 +59,8 @@ class Record:
         self._revision = revision
         self._writing = asyncio.Lock()
         self.cursor = cursor
+        self.on_write: Callable[[Exception | None], None] = lambda _: None
+        """Is told why an attempt to store it failed; None: it is stored."""
 
     async def update(self, **changed: object) -> None:
         """Change a part, whoever else is changing another."""
@@ -74,12 +78,17 @@ class Record:
 
     async def _store(self, payload: bytes) -> int:
         try:
-            return await self._bucket.update(self._key, payload, last=self._revision)
+            revision = await self._bucket.update(self._key, payload, last=self._revision)
         except KeyWrongLastSequenceError:
             found = await self._bucket.get(self._key)
             if found.value == payload and found.revision:  # an earlier attempt was stored after all
                 return found.revision
             raise Superseded(f"the record {self._key} was changed by somebody else") from None
+        except (NatsError, OSError, TimeoutError) as error:
+            self.on_write(error)
+            raise
+        self.on_write(None)
+        return revision
 
 
 async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:

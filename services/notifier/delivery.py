@@ -23,9 +23,10 @@ from services.notifier.history import History, moment, unreadable
 from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
 from shared import asyncapi, streams
-from shared.broker import Link, last_sequence, until_done
+from shared.broker import PENDING, Link, last_sequence, until_done
 from shared.events import Event, StatusChanged
 
+PENDING.labels(streams.SERVICES)
 IDLE_HEARTBEAT = 1.0
 MOST_WAITING = 1_000_000
 """Messages the client may hold for us; the broker's flow control stops far below."""
@@ -109,6 +110,7 @@ class Delivery:
         if self._failed.is_set():
             return
         seq, count, _ = _place(message)
+        PENDING.labels(streams.SERVICES).set(int(message.raw_message.reply.rpartition(".")[2]))
         try:
             if self._admit(seq, count):
                 await handle(message)

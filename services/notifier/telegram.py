@@ -20,6 +20,8 @@ log = structlog.get_logger()
 FALLBACKS = Counter(
     "registry_telegram_fallbacks_total", "Messages sent without what Telegram had refused", ["without"]
 )
+for _without in ("topic", "markup"):
+    FALLBACKS.labels(_without)
 
 LONGEST_ANSWER = 15.0
 """Seconds; httpx's time-out starts anew with each byte."""

@@ -20,6 +20,8 @@ log = structlog.get_logger()
 UPDATES = Counter(
     "registry_telegram_updates_total", "What came from Telegram, by what became of it", ["result"]
 )
+for _result in ("handled", "failed", "malformed", "dropped"):
+    UPDATES.labels(_result)
 
 WITHIN = 25
 """Seconds that Telegram may wait for something to happen before it answers."""
