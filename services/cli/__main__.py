@@ -5,7 +5,9 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
 
@@ -15,8 +17,9 @@ import typer
 from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
+from services.cli import backup as copies
 from services.cli.doctor import DoctorSettings, Finding, examine, report
-from services.cli.supervisor import RunSettings, near
+from services.cli.supervisor import RunSettings, broker, near
 from services.cli.supervisor import run as supervise
 from shared import streams
 from shared.asyncapi import without_secrets
@@ -165,6 +168,61 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(2)
     if any(it.mend for it in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    file: Annotated[str, typer.Argument(help="Where to; - for standard output.")], as_json: AsJson = False
+) -> None:
+    """Copy the whole record into one file, while everything goes on."""
+    settings = load(RunSettings)
+    path = None if file == "-" else Path(file)
+    if path and not path.parent.is_dir():
+        stop(f"{path.parent} is no folder")
+    copied = _with_broker(settings, copies.backup(settings, path))
+    _say_copied(copied, as_json, f"copied into {file}", err=path is None)
+
+
+@app.command()
+def restore(
+    file: Annotated[
+        Path, typer.Argument(help="What `registry backup` has written.", exists=True, dir_okay=False)
+    ],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove the record that is there, for good.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a copied record back, while the four services are stopped and the broker runs (an embedded one is
+    started for it)."""
+    settings = load(RunSettings)
+    copied = _with_broker(settings, copies.restore(settings, file, replace=replace))
+    _say_copied(copied, as_json, f"restored from {file}; start the services now")
+
+
+def _with_broker(
+    settings: RunSettings, work: Coroutine[Any, Any, list[copies.Copied]]
+) -> list[copies.Copied]:
+    async def done() -> list[copies.Copied]:
+        async with broker(settings):
+            return await work
+
+    try:
+        return asyncio.run(done())
+    except (copies.BackupError, OSError) as error:
+        _fail(str(error))
+    finally:
+        work.close()
+
+
+def _say_copied(copied: list[copies.Copied], as_json: bool, done: str, *, err: bool = False) -> None:
+    if as_json:
+        found = [{"stream": it.name, "messages": it.messages, "last_seq": it.last_seq} for it in copied]
+        typer.echo(json.dumps(found), err=err)
+        return
+    for it in copied:
+        typer.echo(f"{it.messages:>10} messages, up to {it.last_seq:>10}  {it.name}", err=err)
+    typer.echo(done, err=err)
 
 
 async def _rebuild(settings: ClientSettings) -> dict[str, Any]:

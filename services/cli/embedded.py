@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from shared.settings import stop
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Server:
 def nats(urls: tuple[str, ...], data: Path) -> Server | None:
     """The NATS server for these URLs; None if they lead elsewhere than to this machine."""
     url = urlsplit(urls[0])
-    if len(urls) > 1 or url.hostname not in _LOOPBACK:
+    if len(urls) > 1 or url.hostname not in LOOPBACK:
         return None
     host, port = url.hostname or "127.0.0.1", url.port or 4222
     config = data / "nats.conf"
@@ -53,7 +53,7 @@ def nats(urls: tuple[str, ...], data: Path) -> Server | None:
 def mongodb(url: str, data: Path) -> Server | None:
     """The MongoDB-compatible server for this URL; None if it leads elsewhere than to this machine."""
     parts = urlsplit(url)
-    if "," in parts.netloc or parts.hostname not in _LOOPBACK:
+    if "," in parts.netloc or parts.hostname not in LOOPBACK:
         return None
     host, port = parts.hostname or "127.0.0.1", parts.port or 27017
     # Its files are not compatible between releases; they are disposable, for the streams are the record.

@@ -125,8 +125,8 @@ class Chat:
 
     @classmethod
     async def open(cls, target: Target, bucket: KeyValue, end: int, around: Surroundings) -> "Chat":
-        """A chat that is new begins at the record's end; so does, once more, one that was switched off, or was
-        told more than the record has: a backup was put back, or the broker emptied."""
+        """A chat that is new begins at the record's end; so does, once more, one that was switched off, or
+        was told more than the record has: a backup was put back, or the broker emptied."""
         at, now = around.daily.at, around.now()
         today = digest_due(now, around.look.zone, at, None) if at else None
         fresh = Cursor(done=end, digest=today, weekly=today, notices=now)

@@ -1,0 +1,254 @@
+"""Copies of the record: all streams in one file, taken from a live broker, and put back into an empty one.
+
+The file is a ZIP archive: per stream the snapshot that the broker makes of it, with sequences and times, and
+at the end a manifest with their checksums.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import nats
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
+
+from shared import streams
+from shared.asyncapi import without_secrets
+from shared.settings import Settings
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+NEEDED = (streams.HEARTBEATS, streams.SERVICES)
+ORDER = (
+    f"KV_{streams.MONITOR_BUCKET}",
+    *NEEDED,
+    f"KV_{streams.NOTIFIER_BUCKET}",
+    f"KV_{streams.MAINTENANCE_BUCKET}",
+    streams.ASIDE,
+)
+"""The order in which they are copied, while everything goes on. The monitor's snapshot comes first, for it
+must not be ahead of the streams. An event may be ahead of the heartbeats: it says which one it knows of. The
+cursors come after the events, or what was told in between would be told again; where they are ahead, the
+notifier sets them back to the end."""
+CHUNK = 256 * 1024
+WITHIN = 30.0
+"""Seconds for one step of the broker's."""
+TO_MAKE = 600.0
+"""Seconds in which the broker makes a stream of what it was sent."""
+SERVICES = "ingest, monitor, notifier and api"
+
+
+class BackupError(Exception):
+    """It was not done; says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """One stream in the file. `created`: when the stream was made that it was taken of."""
+
+    name: str
+    messages: int
+    last_seq: int
+    created: str
+    sha256: str
+    config: dict[str, Any]
+    state: dict[str, Any]
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Client]:
+    async def quiet(_: Exception) -> None: ...
+
+    options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": 3, "error_cb": quiet}
+    if settings.nats_creds:
+        options["user_credentials"] = settings.nats_creds
+    url = without_secrets(settings.nats_url[0])
+    try:
+        client = await asyncio.wait_for(nats.connect(list(settings.nats_url), **options), 5)
+    except (NatsError, OSError, TimeoutError) as error:
+        raise BackupError(f"the broker at {url} cannot be reached: {error!r}") from None
+    try:
+        yield client
+    except (NatsError, OSError, TimeoutError) as error:
+        raise BackupError(f"the broker at {url} did not do it: {str(error) or repr(error)}") from None
+    finally:
+        with suppress(NatsError, OSError):
+            await client.close()
+
+
+async def _ask(client: Client, subject: str, question: dict[str, Any]) -> dict[str, Any]:
+    answer = json.loads((await client.request(subject, json.dumps(question).encode(), timeout=WITHIN)).data)
+    if error := answer.get("error"):
+        raise BackupError(f"{subject.removeprefix('$JS.API.')}: {error.get('description', error)}")
+    return dict(answer)
+
+
+# --- backup
+
+
+async def backup(settings: Settings, file: Path | None) -> list[Copied]:
+    """Write all streams to `file`, or to standard output. It appears under its name when it is whole."""
+    async with _connected(settings) as client:
+        if file is None:
+            return await _write(client, sys.stdout.buffer)
+        partial = file.with_name(f"{file.name}.partial")
+        try:
+            with os.fdopen(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as out:
+                copied = await _write(client, out)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(partial, file)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return copied
+
+
+async def _write(client: Client, out: IO[bytes]) -> list[Copied]:
+    copied: list[Copied] = []
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in ORDER:
+            if created := await _created(client, name):
+                copied.append(await _copy(client, archive, name, created))
+            elif name in NEEDED:
+                raise BackupError(f"there is no stream {name} to copy")
+        manifest = {"format": FORMAT, "streams": [asdict(it) for it in copied]}
+        archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
+    return copied
+
+
+async def _created(client: Client, name: str) -> str:
+    """When a stream was made, as the broker writes it; empty if there is none."""
+    answer = json.loads((await client.request(f"$JS.API.STREAM.INFO.{name}", timeout=WITHIN)).data)
+    if error := answer.get("error"):
+        if error.get("code") == 404:
+            return ""
+        raise BackupError(f"{name}: {error.get('description', error)}")
+    return str(answer["created"])
+
+
+async def _copy(client: Client, archive: zipfile.ZipFile, name: str, created: str) -> Copied:
+    inbox, digest = client.new_inbox(), hashlib.sha256()
+    sub = await client.subscribe(inbox)
+    question = {"deliver_subject": inbox, "no_consumers": True, "chunk_size": CHUNK}
+    answer = await _ask(client, f"$JS.API.STREAM.SNAPSHOT.{name}", question)
+    with archive.open(name, "w", force_zip64=True) as member:
+        while chunk := (message := await sub.next_msg(WITHIN)).data:
+            digest.update(chunk)
+            member.write(chunk)
+            if message.reply:  # the broker sends so much ahead, and no more
+                await message.respond(b"")
+    await sub.unsubscribe()
+    status = (message.headers or {}).get("Status", "204")
+    if status != "204":
+        description = (message.headers or {}).get("Description", "")
+        raise BackupError(f"the broker stopped in the middle of {name}: {status} {description}")
+    config, state = answer["config"], answer["state"]
+    return Copied(name, state["messages"], state["last_seq"], created, digest.hexdigest(), config, state)
+
+
+# --- restore
+
+
+async def restore(settings: Settings, file: Path, *, replace: bool) -> list[Copied]:
+    """Put the streams of `file` back. Nothing is changed if the file is not whole, if services run, or if
+    such streams are there already, unless `replace` says that they are to go."""
+    with _opened(file) as archive:
+        copied = check(archive)
+        async with _connected(settings) as client:
+            there = [name for name in ORDER if await _created(client, name)]
+            if reader := [name for name in there if await _is_read(client, name)]:
+                raise BackupError(
+                    f"{reader[0]} is being read: stop {SERVICES} first. (Who was killed just now is "
+                    "forgotten within half a minute.)"
+                )
+            if there and not replace:
+                raise BackupError(
+                    f"the broker has {', '.join(there)} already; --replace removes them for good"
+                )
+            for name in there:
+                await _ask(client, f"$JS.API.STREAM.DELETE.{name}", {})
+            created = {}
+            for it in copied:
+                created[it.name] = await _put(client, archive, it, settings.nats_replicas)
+            await _adopt_snapshot(client, {it.name: it.created for it in copied}, created)
+    return copied
+
+
+def _opened(file: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BackupError(f"{file} cannot be read, or is cut short: {error}") from None
+
+
+def check(archive: zipfile.ZipFile) -> list[Copied]:
+    """What is in the file. Raises BackupError if anything in it is damaged or missing."""
+    try:
+        manifest = json.loads(archive.read(MANIFEST))
+        if manifest["format"] != FORMAT:
+            raise BackupError(f"it is of format {manifest['format']}; this version reads {FORMAT}")
+        copied = [Copied(**it) for it in manifest["streams"]]
+        for it in copied:
+            digest = hashlib.sha256()
+            with archive.open(it.name) as member:
+                while chunk := member.read(CHUNK):
+                    digest.update(chunk)
+            if digest.hexdigest() != it.sha256:
+                raise BackupError(f"the file is damaged: the checksum of {it.name} is another")
+    except (KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise BackupError(f"the file is damaged, or no backup: {error}") from None
+    names = [it.name for it in copied]
+    if strange := [name for name in names if name not in ORDER]:
+        raise BackupError(f"it holds {strange[0]}, which is no stream of the registry")
+    if missing := [name for name in NEEDED if name not in names]:
+        raise BackupError(f"it holds no {missing[0]}")
+    return copied
+
+
+async def _is_read(client: Client, name: str) -> bool:
+    """Whether somebody waits for the next message of a stream: every service does."""
+    consumers = await client.jetstream(timeout=WITHIN).consumers_info(name)
+    return any(it.num_waiting or it.push_bound for it in consumers)
+
+
+async def _put(client: Client, archive: zipfile.ZipFile, it: Copied, replicas: int) -> str:
+    """Make one stream; when the broker made it."""
+    config = {**it.config, "num_replicas": replicas}
+    begun = await _ask(client, f"$JS.API.STREAM.RESTORE.{it.name}", {"config": config, "state": it.state})
+    subject = begun["deliver_subject"]
+    with archive.open(it.name) as member:
+        while chunk := member.read(CHUNK):
+            answer = (await client.request(subject, chunk, timeout=WITHIN)).data
+            if answer and b"error" in answer:
+                raise BackupError(f"the broker refused {it.name}: {answer.decode(errors='replace')[:300]}")
+    made = json.loads((await client.request(subject, b"", timeout=TO_MAKE)).data)
+    if error := made.get("error"):
+        raise BackupError(f"{it.name} was not restored: {error.get('description', error)}")
+    if (state := made["state"])["last_seq"] < it.last_seq:
+        raise BackupError(f"{it.name} was restored up to {state['last_seq']}, not {it.last_seq}")
+    return str(made["created"])
+
+
+async def _adopt_snapshot(client: Client, before: dict[str, str], now: dict[str, str]) -> None:
+    """The monitor's snapshot names the streams that it is of by when they were made, and they were made anew.
+    If it is of those that were copied, it is good for these, which are the same up to their sequences."""
+    bucket = f"KV_{streams.MONITOR_BUCKET}"
+    if bucket not in now:
+        return
+    kv = await client.jetstream(timeout=WITHIN).key_value(streams.MONITOR_BUCKET)
+    with suppress(NotFoundError):
+        position = json.loads((await kv.get("position")).value or b"{}")
+        if position.get("streams") == [before[name] for name in NEEDED]:
+            position["streams"] = [now[name] for name in NEEDED]
+            await kv.put("position", json.dumps(position, separators=(",", ":")).encode())
