@@ -1,7 +1,7 @@
 """The event contracts: what stands in the streams, for ever. Pure.
 
 CloudEvents 1.0 in JSON. A type name ends in its version; a field may be added, none may change its
-meaning. `tests/contract/golden/` holds one file of each version, which must parse for ever.
+meaning. `tests/contract/golden/` holds what each version wrote, which must parse for ever.
 """
 
 import hashlib
@@ -11,7 +11,15 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    field_validator,
+)
 
 from shared.durations import Duration
 
@@ -62,6 +70,18 @@ SOURCE_HEADER = "Registry-Source"
 """`http` on what came through ingest; what was published straight to the broker has none."""
 
 
+TRACEPARENT_HEADER = "traceparent"
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""Which trace something belongs to, as W3C's Trace Context writes it."""
+
+
+def sampled(traceparent: str | None) -> str | None:
+    """The same if it is one whose trace is recorded; everything else counts for nothing."""
+    if traceparent and TRACEPARENT.fullmatch(traceparent) and int(traceparent[-2:], 16) & 1:
+        return traceparent
+    return None
+
+
 class Signal(StrEnum):
     """What a heartbeat says. Anything but a failure is a sign of life."""
 
@@ -102,6 +122,7 @@ def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None
         Signal(signal) if signal else Signal.SUCCESS,
         HeartbeatBody.model_validate_json(payload) if payload else None,
         exit_code if exit_code >= 0 else None,
+        sampled(headers.get(TRACEPARENT_HEADER)) if headers else None,
     )
 
 
@@ -109,6 +130,7 @@ class Heartbeat(NamedTuple):
     signal: Signal
     body: HeartbeatBody | None
     exit_code: int | None
+    traceparent: str | None = None
 
 
 LATE = 1_000_000
@@ -255,7 +277,19 @@ class ServiceDeleted(_CloudEvent):
 
 class StatusChanged(_CloudEvent):
     type: Literal["service.status_changed.v1"] = "service.status_changed.v1"
+    traceparent: str | None = Field(
+        default=None, description="CloudEvents' extension: the trace of the heartbeat that changed it."
+    )
     data: StatusData
+
+    @field_validator("traceparent", mode="before")
+    @classmethod
+    def _only_what_is_one(cls, given: object) -> str | None:
+        return sampled(given) if isinstance(given, str) else None
+
+    def to_bytes(self) -> bytes:
+        exclude = None if self.traceparent else {"traceparent"}
+        return self.model_dump_json(by_alias=True, exclude_none=False, exclude=exclude).encode()
 
 
 ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed | ServiceDeleted
@@ -273,7 +307,7 @@ def event_id(*content: object) -> str:
     return hashlib.sha256("\n".join(map(str, content)).encode()).hexdigest()[:32]
 
 
-def status_changed(name: str, data: StatusData) -> StatusChanged:
+def status_changed(name: str, data: StatusData, traceparent: str | None = None) -> StatusChanged:
     """The event of one change. Its id follows from the names of both statuses and the date alone."""
     since = data.since.astimezone(UTC).isoformat()
     return StatusChanged(
@@ -281,5 +315,6 @@ def status_changed(name: str, data: StatusData) -> StatusChanged:
         source="/monitor",
         subject=name,
         time=data.since,
+        traceparent=traceparent,
         data=data,
     )

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from shared import streams
+from shared import streams, tracing
 from shared.broker import Link, NotStored, Publisher, last_sequence
 from shared.connections import Connection, Limits
 from shared.settings import PREFIX, stop
@@ -161,6 +161,7 @@ def run(
     sock = _bind(host, port, variable, any_port)
     with asyncio.Runner(loop_factory=_loop) as runner:
         code = runner.run(_serve(app, work, sock, http, on_stop))
+    tracing.stop()
     sys.exit(code)
 
 

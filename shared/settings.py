@@ -143,10 +143,7 @@ class Settings(BaseSettings):
     @property
     def strangers(self) -> bool:
         """Whether others than this machine's own users can reach `host`."""
-        try:
-            return not ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host != "localhost"
+        return not is_home(self.host)
 
     @property
     def own_names(self) -> frozenset[str]:
@@ -162,6 +159,14 @@ class Settings(BaseSettings):
                 f"Set {variable}, or allow it with REGISTRY_ANONYMOUS={anonymous}, "
                 "or accept only 127.0.0.1"
             )
+
+
+def is_home(host: str) -> bool:
+    """Whether only this machine's own users can reach what is bound to it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def matches(given: str, *tokens: SecretStr) -> bool:

@@ -35,9 +35,9 @@ def mongo_url(mongo: Process) -> str:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No REGISTRY_ variable and no .env file of the person who runs the tests reaches them."""
+    """No variable for the registry and no .env file of the person who runs the tests reaches them."""
     import os
 
-    for variable in [name for name in os.environ if name.startswith("REGISTRY_")]:
+    for variable in [name for name in os.environ if name.startswith(("REGISTRY_", "OTEL_"))]:
         monkeypatch.delenv(variable)
     monkeypatch.chdir(tmp_path)

@@ -196,7 +196,7 @@ def restore(
     """Put a copied record back, while the four services are stopped and the broker runs (an embedded one is
     started for it)."""
     settings = load(RunSettings)
-    copied = _with_broker(settings, copies.restore(settings, file, replace=replace))
+    copied = _with_broker(settings, copies.restore(settings, file, replace=replace, warn=_warn))
     _say_copied(copied, as_json, f"restored from {file}; start the services now")
 
 
@@ -260,6 +260,10 @@ def _request(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) 
             reason = response.text
         _fail(f"{response.status_code}: {reason}")
     return response.json()
+
+
+def _warn(message: str) -> None:
+    typer.echo(message, err=True)
 
 
 def _fail(message: str) -> NoReturn:

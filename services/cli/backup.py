@@ -11,7 +11,7 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -160,7 +160,9 @@ async def _copy(client: Client, archive: zipfile.ZipFile, name: str, created: st
 # --- restore
 
 
-async def restore(settings: Settings, file: Path, *, replace: bool) -> list[Copied]:
+async def restore(
+    settings: Settings, file: Path, *, replace: bool, warn: Callable[[str], None]
+) -> list[Copied]:
     """Put the streams of `file` back. Nothing is changed if the file is not whole, if services run, or if
     such streams are there already, unless `replace` says that they are to go."""
     with _opened(file) as archive:
@@ -181,7 +183,10 @@ async def restore(settings: Settings, file: Path, *, replace: bool) -> list[Copi
             created = {}
             for it in copied:
                 created[it.name] = await _put(client, archive, it, settings.nats_replicas)
-            await _adopt_snapshot(client, {it.name: it.created for it in copied}, created)
+            try:
+                await _adopt_snapshot(client, {it.name: it.created for it in copied}, created)
+            except (NatsError, TimeoutError) as error:
+                warn(f"the monitor will read everything again, which takes longer ({error})")
     return copied
 
 
@@ -246,7 +251,7 @@ async def _adopt_snapshot(client: Client, before: dict[str, str], now: dict[str,
     bucket = f"KV_{streams.MONITOR_BUCKET}"
     if bucket not in now:
         return
-    kv = await client.jetstream(timeout=WITHIN).key_value(streams.MONITOR_BUCKET)
+    kv = await client.jetstream(timeout=5).key_value(streams.MONITOR_BUCKET)
     with suppress(NotFoundError):
         position = json.loads((await kv.get("position")).value or b"{}")
         if position.get("streams") == [before[name] for name in NEEDED]:

@@ -10,7 +10,7 @@ from services.ingest.gate import Gate
 from services.ingest.names import Names
 from services.ingest.shortway import short_way
 from services.ingest.ticks import Ticker
-from shared import logs, service
+from shared import logs, service, tracing
 from shared.broker import Link, Publisher
 from shared.connections import limits_of
 from shared.groups import Groups
@@ -34,6 +34,7 @@ def main() -> None:
         anonymous="ingest",
     )
     logs.configure("ingest", settings.log_level, settings.log_format)
+    tracing.start("ingest")
     health = service.Health("broker", "ticks")
     link = Link(settings, "ingest")
     health.follow(link)

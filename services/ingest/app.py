@@ -7,9 +7,9 @@ from fastapi import FastAPI, Request, Response
 
 from services.ingest.access import Access, bearer
 from services.ingest.gate import Gate, read_body, read_signal
-from shared import bodies, docs, problems
+from shared import bodies, docs, problems, tracing
 from shared.connections import client_of
-from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, HeartbeatBody
+from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, TRACEPARENT_HEADER, HeartbeatBody, sampled
 from shared.problems import Problem, documented
 from shared.service import Health
 
@@ -54,7 +54,11 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
             raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
         raw = await bodies.read(request)
         body = read_body(raw, request.headers.get("content-type", ""), request.query_params.get("every"))
-        await gate.store(service_name, headers, body)
+        parent = sampled(request.headers.get(TRACEPARENT_HEADER))
+        with tracing.span("heartbeat", parent, kind="SERVER", registry_service=service_name) as span:
+            if span.traceparent:
+                headers = {**(headers or {}), TRACEPARENT_HEADER: span.traceparent}
+            await gate.store(service_name, headers, body)
         return OK
 
     async def heartbeat(request: Request, service_name: str) -> dict[str, str]:

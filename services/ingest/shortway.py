@@ -10,10 +10,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from services.ingest.access import Access, bearer
 from services.ingest.gate import Gate
-from shared import problems
+from shared import problems, tracing
 from shared.broker import BrokerError
 from shared.connections import HEADERS_MAX, Connection, Limits
-from shared.events import valid_name
+from shared.events import TRACEPARENT_HEADER, valid_name
 from shared.problems import Problem
 
 PREFIX = b"/heartbeat/"
@@ -44,6 +44,8 @@ class _Beat:
 def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Connection]:
     """The protocol to serve the app with, at this port."""
     known, tokens = gate.names, access.tokens
+    followed: set[bytes] = {TRACEPARENT_HEADER.encode()} if tracing.is_on() else set()
+    not_plain, looked_at = NOT_PLAIN | followed, LOOKED_AT | followed
     hosts = {
         text.encode()
         for host in limits.hosts
@@ -88,7 +90,7 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
             if len(self.headers) > HEADERS_MAX:
                 return ""
             for key, value in self.headers:
-                if key not in LOOKED_AT:
+                if key not in looked_at:
                     continue
                 if key == b"host":
                     if hosts and value not in hosts:
@@ -97,7 +99,7 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
                     authorization = value
                 elif key == b"x-forwarded-for":
                     forwarded = value
-                elif key in NOT_PLAIN or value != b"0":
+                elif key in not_plain or value != b"0":
                     return ""
             if tokens:
                 self.given = bearer(authorization.decode("latin-1"))

@@ -10,10 +10,10 @@ from services.monitor.asyncapi import document
 from services.monitor.journal import Journal
 from services.monitor.lifecycle import Patience
 from services.monitor.watch import TICK_LAG_SECONDS, Monitor, Rules
-from shared import asyncapi, logs, service, streams
+from shared import asyncapi, logs, service, streams, tracing
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
-from shared.settings import Port, Settings, load
+from shared.settings import Port, Settings, is_home, load
 
 
 class MonitorSettings(Settings):
@@ -23,6 +23,7 @@ class MonitorSettings(Settings):
 def main() -> None:
     settings = load(MonitorSettings)
     logs.configure("monitor", settings.log_level, settings.log_format)
+    tracing.start("monitor")
     health = service.Health("broker", "history")
     link = Link(settings, "monitor")
     health.follow(link)
@@ -59,7 +60,7 @@ def main() -> None:
     service.run(
         app,
         work,
-        http=within(limits_of(settings, at_home=True)),
+        http=within(limits_of(settings, at_home=is_home(settings.metrics_host))),
         host=settings.metrics_host,
         port=settings.monitor_port,
         variable="MONITOR_PORT",

@@ -38,6 +38,8 @@ class Beat(NamedTuple):
     message: str | None = None
     exit_code: int | None = None
     after_hole: bool = False
+    trace: str | None = None
+    """The `traceparent` it came with."""
 
 
 class Doubt(NamedTuple):
@@ -58,6 +60,8 @@ class Change(NamedTuple):
     duration: int | None = None
     """Of the run that ended with the beat that made the change, in microseconds."""
     doubt: Doubt | None = None
+    trace: str | None = None
+    """Of the beat that made the change."""
 
 
 @dataclass(slots=True)
@@ -265,7 +269,7 @@ def decide(it: Watched, fact: Beat | int, coverage: Coverage, crowd: Crowd | Non
         return
     ran = it.signal is Signal.START and fact.signal is not Signal.START
     duration = fact.at - it.last_beat if ran else None
-    yield Change(status, to, fact.at, fact.at, reason, fact.message, duration)
+    yield Change(status, to, fact.at, fact.at, reason, fact.message, duration, trace=fact.trace)
 
 
 def evolve(it: Watched, change: Change) -> None:

@@ -92,7 +92,7 @@ def beat(at: int, heartbeat: Heartbeat) -> Beat:
     body = heartbeat.body
     every = body.every // MICRO if body and body.every else 0
     message = body.message[:MESSAGE_KEPT] if body and body.message else None
-    return Beat(at, heartbeat.signal, every, message, heartbeat.exit_code)
+    return Beat(at, heartbeat.signal, every, message, heartbeat.exit_code, trace=heartbeat.traceparent)
 
 
 def to_event(name: str, change: Change) -> StatusChanged:
@@ -106,7 +106,7 @@ def to_event(name: str, change: Change) -> StatusChanged:
         duration=None if change.duration is None else change.duration / 1_000_000,
         doubt=events.Doubt(**change.doubt._asdict()) if change.doubt else None,
     )
-    return status_changed(name, data)
+    return status_changed(name, data, change.trace)
 
 
 def to_change(event: StatusChanged) -> Change:

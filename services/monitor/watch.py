@@ -40,7 +40,7 @@ from services.monitor.lifecycle import (
 )
 from services.monitor.record import Reach, Setting
 from services.monitor.snapshots import Snapshots
-from shared import streams
+from shared import streams, tracing
 from shared.broker import OVER_HTTP, PENDING, Reader, Stored, WrongSequence, until_done
 from shared.coverage import Coverage
 from shared.events import (
@@ -275,8 +275,11 @@ class Monitor:
         while (change := next(decide(it, fact, self.coverage, crowd), None)) is not None:
             event = record.to_event(it.name, change)
             self._appending.add(event.id)
+            what = {"registry_service": it.name, "registry_from": change.from_, "registry_to": change.to}
             try:
-                seq = await self._append(streams.status(it.name), event, it.status_seq)
+                with tracing.beginning(event, **what) as span:
+                    seq = await self._append(streams.status(it.name), event, it.status_seq)
+                    span.note(registry_recorded=bool(seq))
             finally:
                 self._appending.discard(event.id)
             if seq:

@@ -29,11 +29,11 @@ from services.notifier.subscribers import Subscribers
 from services.notifier.target import BadToken, Failed, Target
 from services.notifier.telegram import Bot, TelegramChat
 from services.notifier.updates import Updates
-from shared import asyncapi, digest, durations, logs, service, streams
+from shared import asyncapi, digest, durations, logs, service, streams, tracing
 from shared.broker import READ_ONLY, Link, last_sequence, until_done
 from shared.connections import limits_of, within
 from shared.maintenance import hushed_until
-from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, load, stop
+from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, is_home, load, stop
 from shared.windows import Windows
 
 log = structlog.get_logger()
@@ -384,13 +384,14 @@ class Notifier:
 def main() -> None:
     settings = load(NotifierSettings)
     logs.configure("notifier", settings.log_level, settings.log_format)
+    tracing.start("notifier")
     notifier = Notifier(settings)
     docs = document(notifier.delivery)
     app = Starlette(routes=[*notifier.health.routes(), asyncapi.route(docs.to_specification)])
     service.run(
         app,
         notifier.work,
-        http=within(limits_of(settings, at_home=True)),
+        http=within(limits_of(settings, at_home=is_home(settings.metrics_host))),
         host=settings.metrics_host,
         port=settings.notifier_port,
         variable="NOTIFIER_PORT",

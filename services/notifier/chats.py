@@ -20,6 +20,7 @@ from services.notifier.cursors import Cursor, Sending
 from services.notifier.incidents import Notice
 from services.notifier.messages import Change, Look, Message, digest_message, notice_message, pack, stories
 from services.notifier.target import BadToken, Failed, Limited, Migrated, Outcome, Permanent, Sent, Target
+from shared import tracing
 from shared.digest import digest_due, next_digest_at
 
 log = structlog.get_logger()
@@ -310,9 +311,23 @@ class Chat:
         what = f"digest.{sending.digest}" if sending.digest else f"notices.{sending.notices}"
         told = not (sending.digest or sending.notices)
         message = replace(message, id=f"changes.{message.through_seq}" if told else what.replace(" ", "T"))
-        outcome = await self.target.send(self.address, message, self._reply_to(message))
-        MESSAGES.labels(type(outcome).__name__.lower()).inc()
+        traces = self._traces(message) if told and tracing.is_on() else [""]
+        channel = self.key.partition(".")[0]
+        with tracing.span(
+            "send", traces[0], kind="CLIENT", links=traces[1:], registry_channel=channel
+        ) as span:
+            outcome = await self.target.send(self.address, message, self._reply_to(message))
+            result = type(outcome).__name__.lower()
+            span.note(registry_result=result)
+        MESSAGES.labels(result).inc()
         return await self._settle(outcome, message, sending)
+
+    def _traces(self, message: Message) -> list[str]:
+        """Those of the changes that a message tells of: it is part of the first, and links to the others."""
+        muted = self.muted()
+        through = (it for it in self.pending.changes if it.seq <= message.through_seq)
+        found = dict.fromkeys(it.trace for it in through if it.trace and it.name not in muted)
+        return [trace for trace in found if trace] or [""]
 
     async def _settle(self, outcome: Outcome, message: Message, sending: Sending) -> float:
         match outcome:

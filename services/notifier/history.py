@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from services.notifier.fleet import Fleet
 from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
-from shared import digest, streams
+from shared import digest, streams, tracing
 from shared.broker import Link, NotStored, Reader, Stored, newest, until_done
 from shared.events import Event, Status, StatusChanged, parse_event
 from shared.events import moment as moment
@@ -87,6 +87,7 @@ class History:
             data.duration,
             data.doubt,
             meaning.flaps,
+            tracing.of_change(event),
         )
 
     def _is_hushed(self, event: StatusChanged, stored_at: datetime, began: datetime | None) -> bool:

@@ -60,6 +60,8 @@ class Change:
     doubt: Doubt | None = None
     flaps: int = 0
     """With this change it is flapping: its turns within the hour."""
+    trace: str | None = None
+    """The `traceparent` it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

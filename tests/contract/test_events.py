@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from services.api.fold import fold
+from services.monitor import record
+from services.notifier.fleet import Fleet
 from shared import events
+from shared.broker import Stored
 from shared.events import (
     ConfigData,
     Event,
@@ -22,9 +26,10 @@ from shared.events import (
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("**/service.*.json"))
+FOLDERS = [GOLDEN, *sorted(it for it in GOLDEN.iterdir() if it.is_dir())]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_golden_events_parse_and_are_written_again_the_same(file: Path) -> None:
     written = json.loads(file.read_text())
     event = parse_event(file.read_bytes())
@@ -41,9 +46,33 @@ def holds(rewritten: object, written: object) -> bool:
     )
 
 
-def test_every_type_has_its_golden_file() -> None:
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_type_has_its_golden_file(folder: Path) -> None:
+    """In the folders: as older versions wrote it, with as little in it as can be, and with everything."""
     types = {kind.model_fields["type"].default for kind in Event.__args__}
-    assert types == {file.stem for file in FILES}
+    assert types == {file.stem for file in folder.glob("service.*.json")}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_every_reader_takes_what_older_versions_wrote(file: Path) -> None:
+    event = parse_event(file.read_bytes())
+    kind = "status" if isinstance(event, StatusChanged) else "config"
+    assert fold(Stored(f"service.{kind}.{event.name}", file.read_bytes(), None, 7, 8, 0)).name == event.name
+    Fleet().take(event, 7, event.time)
+    if isinstance(event, StatusChanged):
+        assert (
+            record.to_event(event.name, record.to_change(event)).id
+            == events.status_changed(event.name, event.data).id
+        )
+    else:
+        assert record.setting(event, 7, 8).seq == 7
+
+
+def test_a_change_without_a_trace_says_nothing_of_traces() -> None:
+    written = json.loads((GOLDEN / "service.status_changed.v1.json").read_text())
+    for none in (None, "00-1", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", 7):
+        event = parse_event(json.dumps(written | {"traceparent": none}).encode())
+        assert b"traceparent" not in event.to_bytes()
 
 
 def test_golden_heartbeat_and_tick() -> None:
@@ -62,7 +91,7 @@ def test_the_content_of_a_status_change() -> None:
     assert isinstance(event, StatusChanged)
     assert (event.subject, event.data.from_, event.data.to) == ("my-service", Status.SILENT, Status.DOWN)
     assert event.data.since == event.time
-    again = events.status_changed(event.subject, event.data)
+    again = events.status_changed(event.subject, event.data, event.traceparent)
     assert again == event, "the same change always makes the same event, id and all"
 
 

@@ -742,6 +742,23 @@ async def test_the_digest_comes_when_it_is_due_and_old_changes_not_at_all(record
     assert len(inbox.texts) == 2
 
 
+async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(record: Record) -> None:
+    """A backup was put back: the cursor is of a moment after the events."""
+    inbox, clock = Inbox(), Clock()
+    chat = await open_chat(record, inbox, clock, 9)
+    await chat.mute("s7", clock() + timedelta(hours=1))
+    await chat._write(sending={"through": 11}, threads={"s1": 12})
+    chat = await open_chat(record, inbox, clock, 5)
+    cursor = chat.cursor
+    assert (cursor.done, cursor.sending, cursor.threads, [*cursor.mutes]) == (5, None, {"s1": 12}, ["s7"])
+    for seq in (5, 6, 7):
+        chat.offer(seq, change(seq, clock()))
+    running = asyncio.create_task(chat.run())
+    await asyncio.sleep(0.1)
+    running.cancel()
+    assert [("s5" in text, "s6" in text, "s7" in text) for text in inbox.texts] == [(False, True, False)]
+
+
 async def test_what_finds_no_room_is_read_again_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chats, "MOST_PENDING", 10)
     at = datetime(2026, 11, 23, tzinfo=UTC)

@@ -1,0 +1,180 @@
+"""Traces from the heartbeat to the message, as a collector of OpenTelemetry's protocol receives them."""
+
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from shared import streams
+from tests.broker import changes, connect, eventually
+from tests.e2e.system import System, until
+from tests.servers import Process, service
+from tests.telegram_standin import Standin
+
+
+class Seen(NamedTuple):
+    service: str
+    name: str
+    trace: str
+    id: str
+    parent: str
+    links: frozenset[str]
+    attributes: dict[str, str]
+
+
+class Collector:
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.take(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200 if self.path == "/v1/traces" else 404)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def take(self, request: ExportTraceServiceRequest) -> None:
+        for resource in request.resource_spans:
+            named = {it.key: it.value.string_value for it in resource.resource.attributes}
+            for span in (span for scope in resource.scope_spans for span in scope.spans):
+                self.seen.append(
+                    Seen(
+                        named["service.name"],
+                        span.name,
+                        span.trace_id.hex(),
+                        span.span_id.hex(),
+                        span.parent_span_id.hex(),
+                        frozenset(link.trace_id.hex() for link in span.links),
+                        {it.key: it.value.string_value for it in span.attributes},
+                    )
+                )
+
+    def of(self, trace: str) -> dict[str, Seen]:
+        return {it.service: it for it in self.seen if it.trace == trace}
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    collector = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server.server_port}")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "")  # as Compose sets it
+    yield collector
+    collector.server.shutdown()
+    collector.server.server_close()
+
+
+def traceparent(flags: str = "01") -> tuple[str, str, str]:
+    trace, span = secrets.token_hex(16), secrets.token_hex(8)
+    return trace, span, f"00-{trace}-{span}-{flags}"
+
+
+ALL = {"registry-ingest", "registry-monitor", "registry-notifier"}
+
+
+async def test_one_trace_from_the_heartbeat_to_the_message(tmp_path: Path, collector: Collector) -> None:
+    with Standin(chats=("42",)) as telegram:
+        system = System(tmp_path, telegram)
+        try:
+            system.start()
+            trace, span, header = traceparent()
+            url = system.url("ingest", "/heartbeat/web")
+            assert system.http.post(url, headers={"traceparent": header}).status_code == 200
+            await until(lambda: collector.of(trace).keys() == ALL)
+            found = collector.of(trace)
+            assert len(found) == sum(it.trace == trace for it in collector.seen)
+            assert found["registry-ingest"].parent == span
+            assert {found[it].parent for it in ALL - {"registry-ingest"}} == {found["registry-ingest"].id}
+            assert found["registry-notifier"].attributes["registry.channel"] == "telegram"
+            assert found["registry-notifier"].attributes["registry.result"] == "sent"
+
+            nc, js = await connect(system.nats_url)
+            (first,) = await changes(js, "web")
+            assert first.traceparent == f"00-{trace}-{found['registry-ingest'].id}-01"
+            await until(lambda: len(system.told("web")) == 3)
+            silent, down = (await changes(js, "web"))[1:3]
+            assert silent.traceparent is None
+            for fall in (silent, down):  # no heartbeat made them: they begin at the monitor
+                await until(lambda id_=fall.id: collector.of(id_).keys() == ALL - {"registry-ingest"})
+                assert collector.of(fall.id)["registry-monitor"].parent == ""
+                begun = collector.of(fall.id)["registry-monitor"].id
+                assert collector.of(fall.id)["registry-notifier"].parent == begun
+
+            trace, span, header = traceparent()
+            await js.publish(streams.heartbeat("web"), headers={"traceparent": header})
+            await until(lambda: collector.of(trace).keys() == ALL - {"registry-ingest"})
+            assert {it.parent for it in collector.of(trace).values()} == {span}
+
+            trace, _, header = traceparent(flags="00")
+            assert system.http.post(url, headers={"traceparent": header}).status_code == 200
+            assert system.http.post(url, headers={"traceparent": "nonsense"}).status_code == 200
+            assert "traceparent" not in (
+                (await js.get_last_msg(streams.HEARTBEATS, "heartbeat.web")).headers or {}
+            )
+            assert not collector.of(trace)
+            await nc.close()
+            for name in ("ingest", "monitor", "notifier"):
+                assert system.parts[name].stop() == 0
+        finally:
+            system.stop()
+
+
+async def test_a_collector_that_is_away_delays_nothing(
+    tmp_path: Path, nats: Process, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    ingest = service("ingest", tmp_path, nats_url).start()
+    try:
+        url = f"http://127.0.0.1:{ingest.port}/heartbeat/web"
+
+        async def stored() -> bool:
+            async with httpx.AsyncClient() as client:
+                return (await client.post(url, headers={"traceparent": traceparent()[2]})).status_code == 200
+
+        await eventually(stored)
+        assert ingest.stop() == 0
+    finally:
+        ingest.kill()
+
+
+@pytest.mark.parametrize("name", ["ingest", "monitor", "notifier", "api"])
+def test_switched_off_nothing_of_it_is_loaded(name: str) -> None:
+    code = (
+        f"import sys, services.{name}.__main__; from shared import tracing; "
+        "assert not tracing.start('x'); assert not [m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))]"
+    )
+    for variables in (
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+        {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+    )[: 4 if name == "ingest" else 1]:
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **variables}, check=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    "variables", [{"OTEL_TRACES_EXPORTER": "zipkin"}, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}]
+)
+def test_what_is_not_supported_is_refused(variables: dict[str, str]) -> None:
+    env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **variables}
+    code = "from shared import tracing; tracing.start('x')"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert next(iter(variables)) in done.stderr
