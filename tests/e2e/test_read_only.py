@@ -8,13 +8,19 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from shared.broker import READ_ONLY
-from tests.broker import connect
+from shared import streams
+from shared.broker import READ_ONLY, NoAnswer, Publisher
+from tests.broker import connect, eventually, provisioned
 from tests.e2e.system import SERVICES, System, until
 from tests.e2e.test_doctor import doctor
+from tests.servers import Process, service
 from tests.telegram_standin import Standin
+
+WRITERS = ("ingest", "notifier", "api")
+"""Without ticks the monitor has nothing to write."""
 
 
 @pytest.fixture
@@ -43,11 +49,11 @@ async def test_all_say_so_and_go_on_after_the_restart(tmp_path: Path, telegram: 
             asyncio.to_thread(system.http.post, system.url("api", "/service"), json={"name": "new"}),
         )
         assert (beat, created.status_code) == (503, 503)
-        await until(lambda: all(READ_ONLY in why(system, name) for name in SERVICES), within=25)
-        assert ["record" in reasons(system, name) for name in SERVICES] == [False, True, True, True]
+        await until(lambda: all(READ_ONLY in why(system, name) for name in WRITERS), within=25)
+        assert [list(reasons(system, name)) for name in WRITERS] == [["ticks"], ["record"], ["record"]]
         code, found = doctor(tmp_path, **addresses(system))
         assert code == 1
-        assert all("restart the broker" in found[name]["mend"] for name in SERVICES)
+        assert all("restart the broker" in found[name]["mend"] for name in WRITERS)
 
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
         await asyncio.sleep(1)
@@ -66,6 +72,46 @@ async def test_all_say_so_and_go_on_after_the_restart(tmp_path: Path, telegram: 
         await nc.close()
     finally:
         system.stop()
+
+
+async def test_a_monitor_that_cannot_record_says_so(tmp_path: Path, nats: Process, nats_url: str) -> None:
+    """Only the events' stream is read-only: heartbeats come in, and what follows from them is not stored."""
+    link = await provisioned(nats_url)
+    publisher = Publisher(link, timeout=0.5)
+    await publisher.start()
+    monitor = service("monitor", tmp_path, nats_url).start()
+    try:
+        await eventually(lambda: ready(monitor))
+        limits = resource.prlimit(nats.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(nats.pid, resource.RLIMIT_FSIZE, (1, limits[1]))
+        with pytest.raises(NoAnswer):
+            await publisher.publish(streams.config("x"), b"{}")
+        resource.prlimit(nats.pid, resource.RLIMIT_FSIZE, limits)
+        await publisher.publish(streams.heartbeat("web"))
+
+        async def said() -> bool:
+            async with httpx.AsyncClient() as client:
+                answer = await client.get(f"http://127.0.0.1:{monitor.port}/readyz")
+            return READ_ONLY in answer.json().get("missing", {}).get("record", "")
+
+        await eventually(said)
+        nats.stop()
+        nats.start()
+        await eventually(lambda: ready(monitor))
+
+        async def registered() -> bool:
+            return (await link.js.stream_info(streams.SERVICES)).state.messages >= 1
+
+        await eventually(registered)
+    finally:
+        monitor.kill()
+        await publisher.stop()
+        await link.close()
+
+
+async def ready(process: Process) -> bool:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"http://127.0.0.1:{process.port}/readyz")).status_code == 200
 
 
 def reasons(system: System, name: str) -> dict[str, str]:
