@@ -41,6 +41,10 @@ must not be ahead of the streams. An event may be ahead of the heartbeats: it sa
 cursors come after the events, or what was told in between would be told again; where they are ahead, the
 notifier sets them back to the end."""
 CHUNK = 256 * 1024
+PUT_CHUNK = 16 * 1024
+"""Bytes sent at once to a broker that restores: it gives up if it is busy with them for 5 s."""
+TOO_SLOW = "closed pipe"
+"""What it says then."""
 WITHIN = 30.0
 """Seconds for one step of the broker's."""
 TO_MAKE = 600.0
@@ -233,10 +237,15 @@ async def _put(client: Client, archive: zipfile.ZipFile, it: Copied, replicas: i
     begun = await _ask(client, f"$JS.API.STREAM.RESTORE.{it.name}", {"config": config, "state": it.state})
     subject = begun["deliver_subject"]
     with archive.open(it.name) as member:
-        while chunk := member.read(CHUNK):
-            answer = (await client.request(subject, chunk, timeout=WITHIN)).data
-            if answer and b"error" in answer:
-                raise BackupError(f"the broker refused {it.name}: {answer.decode(errors='replace')[:300]}")
+        while chunk := member.read(PUT_CHUNK):
+            answer = (await client.request(subject, chunk, timeout=WITHIN)).data.decode(errors="replace")
+            if TOO_SLOW in answer:
+                raise BackupError(
+                    f"the broker was too slow with {it.name}, and gave up. It syncs each message to the disk "
+                    "(sync_interval: always); docs/operations.md tells how to restore without that."
+                )
+            if "error" in answer:
+                raise BackupError(f"the broker refused {it.name}: {answer[:300]}")
     made = json.loads((await client.request(subject, b"", timeout=TO_MAKE)).data)
     if error := made.get("error"):
         raise BackupError(f"{it.name} was not restored: {error.get('description', error)}")

@@ -25,8 +25,9 @@ class Server:
     log: Path
 
 
-def nats(urls: tuple[str, ...], data: Path) -> Server | None:
-    """The NATS server for these URLs; None if they lead elsewhere than to this machine."""
+def nats(urls: tuple[str, ...], data: Path, sync: str = "always") -> Server | None:
+    """The NATS server for these URLs; None if they lead elsewhere than to this machine. `sync`: how often
+    what was written is put on the disk."""
     url = urlsplit(urls[0])
     if len(urls) > 1 or url.hostname not in LOOPBACK:
         return None
@@ -37,7 +38,7 @@ def nats(urls: tuple[str, ...], data: Path) -> Server | None:
         f"listen: {json.dumps(f'{host}:{port}')}",
         'server_name: "registry"',
         # Every acknowledged write is on the disk: a power failure loses nothing that was answered with 200.
-        f"jetstream {{ store_dir: {json.dumps(str(data / 'nats'))}, sync_interval: always }}",
+        f"jetstream {{ store_dir: {json.dumps(str(data / 'nats'))}, sync_interval: {sync} }}",
         f"log_file: {json.dumps(str(data / 'nats.log'))}",
         "log_size_limit: 10MB",
     ]

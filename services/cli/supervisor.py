@@ -185,7 +185,7 @@ def _services(ports: dict[str, int]) -> list[Child]:
 @asynccontextmanager
 async def broker(settings: RunSettings) -> AsyncIterator[None]:
     """See to it that the broker runs: the embedded one is started for a while if it should be on this machine
-    and nothing is there."""
+    and nothing is there. It puts all it has on the disk at its end, not each message by itself."""
     data = settings.data_dir.resolve()
     url = urlsplit(settings.nats_url[0])
     ours = len(settings.nats_url) == 1 and url.hostname in embedded.LOOPBACK
@@ -194,7 +194,7 @@ async def broker(settings: RunSettings) -> AsyncIterator[None]:
         return
     data.mkdir(parents=True, exist_ok=True)
     lock = _lock(data)
-    server = embedded.nats(settings.nats_url, data)
+    server = embedded.nats(settings.nats_url, data, sync="2m")
     assert server
     say(f"no broker is running; starting the embedded one of {data} for this")
     child = Child(server.name, server.command, server.log)
@@ -206,6 +206,7 @@ async def broker(settings: RunSettings) -> AsyncIterator[None]:
         yield
     finally:
         await child.stop()
+        os.sync()
         lock.close()
 
 
