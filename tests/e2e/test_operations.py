@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.system import SERVICES, System, until
+from tests.servers import Process, service
 from tests.telegram_standin import Standin
 
 Described = dict[str, tuple[str, frozenset[str]]]
@@ -84,3 +86,17 @@ async def test_the_figures_follow_what_happens(tmp_path: Path) -> None:
             await until(lambda: value("api", 'registry_projection_lag_seconds{stream="SERVICES"}') == 0)
         finally:
             system.stop()
+
+
+def test_a_prometheus_elsewhere_comes_in_where_it_is_let(
+    tmp_path: Path, nats: Process, nats_url: str
+) -> None:
+    """On loopback alone a strange name leads nowhere: it may be a page of another site that uses it."""
+    for given, status in (({}, 421), ({"metrics_host": "0.0.0.0"}, 200)):
+        monitor = service("monitor", tmp_path, nats_url, **given).start()
+        try:
+            url = f"http://127.0.0.1:{monitor.port}/metrics"
+            assert httpx.get(url).status_code == 200
+            assert httpx.get(url, headers={"Host": "monitor.example.com:8003"}).status_code == status
+        finally:
+            monitor.kill()
