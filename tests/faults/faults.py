@@ -77,6 +77,7 @@ async def telegram_misbehaves(world: World, load: Load, rng: random.Random, seco
     rng.shuffle(modes)
     for mode in modes:
         world.telegram.control(**mode)
+        await load.stir()
         await asyncio.sleep(seconds / 6)
     world.telegram.control("ok")
     world.telegram.control("403", chat="43")

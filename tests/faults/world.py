@@ -208,6 +208,12 @@ class Load:
             self.acknowledge(self.steady[0], "")
         return answer.status_code
 
+    async def stir(self) -> None:
+        """One more service fails with its first sign, so that there is something to tell."""
+        ingest = self.world.instances("ingest")[0]
+        url = self.world.url(ingest, f"/heartbeat/stirred.{next(self._count)}/fail")
+        (await self._http.post(url, timeout=10)).raise_for_status()
+
     async def until_answered(self, status: int, within: float = 20.0) -> None:
         async def answered() -> bool:
             return await self.try_one() == status
