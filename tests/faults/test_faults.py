@@ -129,7 +129,7 @@ async def test_the_database_is_frozen_and_killed(build: Callable[..., World], re
 
 
 async def test_telegram_misbehaves(build: Callable[..., World], record_property: Note) -> None:
-    await endure(build(), faults.telegram_misbehaves, seconds(60, 12), record_property, chats=("42",), lost=2)
+    await endure(build(), faults.telegram_misbehaves, seconds(60, 12), record_property, chats=("42",), lost=4)
 
 
 _FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
