@@ -71,12 +71,12 @@ async def telegram_misbehaves(world: World, load: Load, rng: random.Random, seco
         {"mode": "429", "retry_after": 2},
         {"mode": "500"},
         {"mode": "cut"},
-        {"mode": "lost", "times": 1},
+        {"mode": "lost", "times": 1, "chat": "42"},
         {"mode": "hang", "seconds": seconds / 6},
     ]
     rng.shuffle(modes)
     for mode in modes:
-        world.telegram.control(**mode)
+        world.telegram.control(**mode)  # type: ignore[arg-type]
         await load.stir()
         await asyncio.sleep(seconds / 6)
     world.telegram.control("ok")
