@@ -3,12 +3,15 @@
 import asyncio
 import json
 import os
+import re
 import signal
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import nats
 import structlog
@@ -83,15 +86,38 @@ Taker = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Takes a message's subject, reply, payload, and headers as they stand in NATS' protocol."""
 
 
+def access(settings: Settings) -> dict[str, Any]:
+    """Which broker, and as whom, for `nats.connect`."""
+    options: dict[str, Any] = {
+        "servers": list(settings.nats_url),
+        "inbox_prefix": _inbox_prefix(settings.nats_url[0]),
+    }
+    if settings.nats_creds:
+        options["user_credentials"] = settings.nats_creds
+    if settings.nats_ca:
+        options["tls"] = ssl.create_default_context(cafile=settings.nats_ca)
+    return options
+
+
+def _inbox_prefix(url: str) -> str:
+    """Where answers come to: below the user's own name, so that permissions can keep others from them."""
+    user = urlsplit(url)
+    if user.password and re.fullmatch(r"[\w-]{1,64}", user.username or "", re.ASCII):
+        return f"_INBOX.{user.username}"
+    return "_INBOX"
+
+
 class Link:
     """One connection that never gives up, and tells whoever asked when it is lost and when it is back."""
 
     nc: Client
     js: JetStreamContext
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, *, keeps_streams: bool = False) -> None:
+        """`keeps_streams`: brings streams up to date that are there already. Only one service may."""
         self._settings = settings
         self._name = name
+        self._keeps_streams = keeps_streams
         self._complained = False
         self._leaving = False
         self._takers: dict[int, Taker] = {}
@@ -99,9 +125,9 @@ class Link:
         self.on_back: list[Callable[[], None]] = []
 
     def options(self) -> dict[str, Any]:
-        """For `nats.connect`, or FastStream's broker."""
-        options: dict[str, Any] = {
-            "servers": list(self._settings.nats_url),
+        """For `nats.connect`."""
+        return {
+            **access(self._settings),
             "name": self._name,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.25,
@@ -113,9 +139,6 @@ class Link:
             "reconnected_cb": self._back,
             "closed_cb": self._closed,
         }
-        if self._settings.nats_creds:
-            options["user_credentials"] = self._settings.nats_creds
-        return options
 
     async def connect(self) -> None:
         """Wait for the broker as long as it takes, then see to it that the streams are there."""
@@ -163,7 +186,9 @@ class Link:
 
     async def provision(self) -> None:
         plan = streams.Plan(self._settings.nats_replicas, self._settings.heartbeats_kept)
-        await until_done("provision the streams", lambda: streams.provision(self.js, plan))
+        await until_done(
+            "provision the streams", lambda: streams.provision(self.js, plan, update=self._keeps_streams)
+        )
 
     async def bucket(self, name: str) -> KeyValue:
         """A KV bucket of this name, created if there is none."""

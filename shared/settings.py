@@ -3,6 +3,7 @@
 import hmac
 import ipaddress
 import re
+import ssl
 import sys
 from datetime import time, timedelta
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -88,6 +89,25 @@ def _rate(value: Any) -> Any:
     return int(parts[1]) / {"s": 1, "m": 60, "h": 3600}[parts[2]]
 
 
+def _creds(path: str) -> str:
+    try:
+        if path:
+            with open(path):
+                pass
+    except OSError as error:
+        raise ValueError(f"{error.strerror}; accepted: a file with NATS credentials") from None
+    return path
+
+
+def _ca(path: str) -> str:
+    try:
+        if path:
+            ssl.create_default_context(cafile=path)
+    except OSError as error:  # SSLError is one
+        raise ValueError(f"{error.strerror or error}; accepted: a file with certificates (PEM)") from None
+    return path
+
+
 Tokens = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 """Secrets separated by commas, each as good as the others, so that one can be replaced without a gap."""
 TimeOfDay = Annotated[time | None, BeforeValidator(_time)]
@@ -106,7 +126,8 @@ class Settings(BaseSettings):
     )
 
     nats_url: Annotated[CommaSeparated, AfterValidator(_brokers)] = ("nats://127.0.0.1:4222",)
-    nats_creds: str = ""
+    nats_creds: Annotated[str, AfterValidator(_creds)] = ""
+    nats_ca: Annotated[str, AfterValidator(_ca)] = ""
     nats_replicas: int = Field(default=1, ge=1, le=5)
     heartbeats_kept: int = Field(
         default=100, ge=1, le=10_000, description="Heartbeats kept per service; 1-5 at a million services."

@@ -122,9 +122,9 @@ _MANAGED = (
 )
 
 
-async def provision(js: JetStreamContext, plan: Plan) -> None:
-    """Create the streams, or bring the settings named here up to date. Any service may do it, any number
-    of times. Raises nats' errors when the broker is away."""
+async def provision(js: JetStreamContext, plan: Plan, *, update: bool) -> None:
+    """Create the streams that are missing; any service may do it, any number of times. `update`: also renew
+    the settings named here in those that are there. Raises nats' errors when the broker is away."""
     for wanted in plan.streams():
         assert wanted.name
         try:
@@ -137,7 +137,7 @@ async def provision(js: JetStreamContext, plan: Plan) -> None:
                 if error.err_code != _EXISTS:
                     raise
             continue
-        if any(
+        if update and any(
             getattr(found, field) != getattr(wanted, field) for field in _MANAGED if getattr(wanted, field)
         ):
             await js.update_stream(wanted)

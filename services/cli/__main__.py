@@ -23,6 +23,7 @@ from services.cli.supervisor import RunSettings, broker, near
 from services.cli.supervisor import run as supervise
 from shared import streams
 from shared.asyncapi import without_secrets
+from shared.broker import access
 from shared.events import NAME_RULE_IN_WORDS, valid_name
 from shared.settings import Tokens, load, stop
 
@@ -226,11 +227,9 @@ def _say_copied(copied: list[copies.Copied], as_json: bool, done: str, *, err: b
 
 
 async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": 3}
-    if settings.nats_creds:
-        options["user_credentials"] = settings.nats_creds
+    options: dict[str, Any] = {**access(settings), "allow_reconnect": False, "connect_timeout": 3}
     try:
-        client = await asyncio.wait_for(nats.connect(list(settings.nats_url), **options), 5)
+        client = await asyncio.wait_for(nats.connect(**options), 5)
         try:
             reply = await client.request(streams.REBUILD, timeout=600)
             return dict(json.loads(reply.data))

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 from services.cli.supervisor import RunSettings, bound_to, near
 from shared import streams
 from shared.asyncapi import without_secrets
-from shared.broker import READ_ONLY
+from shared.broker import READ_ONLY, access
 from shared.settings import CommaSeparated
 
 SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
@@ -79,12 +80,16 @@ async def _configuration(name: str, kind: str) -> AsyncIterator[Finding]:
 
 async def _broker(settings: DoctorSettings) -> Finding:
     url = without_secrets(settings.nats_url[0])
-    options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": 3, "error_cb": _quiet}
-    if settings.nats_creds:
-        options["user_credentials"] = settings.nats_creds
+    options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": _quiet}
     try:
-        client = await asyncio.wait_for(nats.connect(list(settings.nats_url), **options), 5)
+        client = await asyncio.wait_for(nats.connect(**options), 5)
+    except ssl.SSLError as error:
+        mend = "Set REGISTRY_NATS_CA to the file of the CA that signed it, and use a name that it holds for."
+        return Finding("broker", f"{url} has a certificate that is not trusted ({error})", mend)
     except (NatsError, OSError, TimeoutError) as error:
+        if "authorization violation" in str(error).lower():
+            mend = "Correct user and password in REGISTRY_NATS_URL, or the file in REGISTRY_NATS_CREDS."
+            return Finding("broker", f"{url} lets nobody in with these credentials", mend)
         return Finding("broker", f"{url} cannot be reached ({error!r})", f"{START} Or set REGISTRY_NATS_URL.")
     try:
         for stream in (streams.HEARTBEATS, streams.SERVICES):

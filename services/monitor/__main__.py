@@ -25,7 +25,7 @@ def main() -> None:
     logs.configure("monitor", settings.log_level, settings.log_format)
     tracing.start("monitor")
     health = service.Health("broker", "history")
-    link = Link(settings, "monitor")
+    link = Link(settings, "monitor", keeps_streams=True)
     health.follow(link)
     docs = document(settings.nats_url[0])
 
