@@ -27,6 +27,7 @@ from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
 from shared import streams
+from shared.credentials import Credentials
 from shared.events import SOURCE_HEADER
 from shared.settings import Settings
 
@@ -93,7 +94,8 @@ def access(settings: Settings) -> dict[str, Any]:
         "inbox_prefix": _inbox_prefix(settings.nats_url[0]),
     }
     if settings.nats_creds:
-        options["user_credentials"] = settings.nats_creds
+        credentials = Credentials(settings.nats_creds)
+        options["user_jwt_cb"], options["signature_cb"] = credentials.jwt, credentials.sign
     if settings.nats_ca:
         options["tls"] = ssl.create_default_context(cafile=settings.nats_ca)
     return options

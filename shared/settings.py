@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.credentials import Credentials
 from shared.durations import Duration
 from shared.limits import PRIVATE, Network
 
@@ -92,10 +93,10 @@ def _rate(value: Any) -> Any:
 def _creds(path: str) -> str:
     try:
         if path:
-            with open(path):
-                pass
-    except OSError as error:
-        raise ValueError(f"{error.strerror}; accepted: a file with NATS credentials") from None
+            Credentials(path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{why}; accepted: a file with NATS credentials") from None
     return path
 
 

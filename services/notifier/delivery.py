@@ -13,7 +13,7 @@ from typing import Any
 
 from faststream import AckPolicy, BaseMiddleware
 from faststream.nats import JStream, NatsBroker, NatsMessage
-from faststream.nats.security import NatsCredentials, NatsSecurity
+from faststream.nats.security import NatsJWT, NatsSecurity
 from faststream.specification import AsyncAPI
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, DeliverPolicy
@@ -61,10 +61,11 @@ class Delivery:
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE, idle_heartbeat=IDLE_HEARTBEAT
         )
         options = link.options()
-        creds, tls = options.pop("user_credentials", None), options.pop("tls", None)
+        jwt, sign = options.pop("user_jwt_cb", None), options.pop("signature_cb", None)
+        tls = options.pop("tls", None)
         self.broker = NatsBroker(
             **options,
-            security=NatsCredentials(creds, ssl_context=tls) if creds else NatsSecurity(ssl_context=tls),
+            security=NatsJWT(jwt, sign, ssl_context=tls) if jwt else NatsSecurity(ssl_context=tls),
             logger=None,
             middlewares=[partial(_Guard, delivery=self)],
             specification_url=[asyncapi.without_secrets(url) for url in nats_urls],

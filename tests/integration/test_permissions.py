@@ -1,6 +1,8 @@
 """deploy/nats.conf itself, with a user per service: all that they need works, and nothing else does."""
 
 import asyncio
+import base64
+import binascii
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from typing import Any
 
 import nats
 import pytest
+from nacl.signing import SigningKey
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
@@ -26,7 +29,7 @@ from shared.broker import Link
 from shared.settings import Settings
 from tests.broker import eventually, statuses
 from tests.e2e.system import SERVICES, System, until
-from tests.servers import Process, free_port, program
+from tests.servers import Process, free_port, program, service
 from tests.telegram_standin import Standin
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -449,6 +452,78 @@ def test_mqtt_takes_heartbeats_from_the_sender_alone(tmp_path: Path) -> None:
 
         asyncio.run(stored())
     finally:
+        server.kill()
+
+
+class Keys:
+    """An ed25519 key as NATS writes it: `kind` is the letter that its public form begins with."""
+
+    def __init__(self, kind: int) -> None:
+        self._kind, self._key = kind, SigningKey.generate()
+        self.public = self._text(bytes([kind << 3]) + bytes(self._key.verify_key))
+
+    @staticmethod
+    def _text(raw: bytes) -> str:
+        return base64.b32encode(raw + binascii.crc_hqx(raw, 0).to_bytes(2, "little")).decode().rstrip("=")
+
+    @property
+    def seed(self) -> str:
+        return self._text(bytes([18 << 3 | self._kind >> 2, (self._kind & 3) << 6]) + bytes(self._key))
+
+    def jwt(self, subject: str, name: str, claims: dict[str, Any]) -> str:
+        def part(content: Any) -> str:
+            raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+            return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+        about = {"iss": self.public, "sub": subject, "name": name, "iat": int(time.time()), "jti": name}
+        signed = ".".join(
+            (part({"typ": "JWT", "alg": "ed25519-nkey"}), part({**about, "nats": {**claims, "version": 2}}))
+        )
+        return f"{signed}.{part(self._key.sign(signed.encode()).signature)}"
+
+
+async def test_a_credentials_file_opens_the_broker(tmp_path: Path) -> None:
+    operator, account, user, system = Keys(14), Keys(0), Keys(20), Keys(0)
+    unlimited = {it: -1 for it in ("subs", "data", "payload", "imports", "exports", "conn", "leaf")}
+    unlimited |= {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
+    of_account = operator.jwt(account.public, "A", {"type": "account", "limits": unlimited})
+    of_system = operator.jwt(system.public, "SYS", {"type": "account"})
+    of_user = account.jwt(user.public, "U", {"type": "user", "subs": -1, "data": -1, "payload": -1})
+    creds = tmp_path / "user.creds"
+    creds.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{of_user}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user.seed}\n------END USER NKEY SEED------\n"
+    )
+    port, config = free_port(), tmp_path / "nats.conf"
+    config.write_text(
+        f'listen: 127.0.0.1:{port}, jetstream {{ store_dir: "{tmp_path}/nats" }}, resolver: MEMORY\n'
+        f"operator: {operator.jwt(operator.public, 'O', {'type': 'operator'})}\n"
+        f"resolver_preload: {{ {account.public}: {of_account}, {system.public}: {of_system} }}\n"
+        f"system_account: {system.public}\n"
+    )
+    command = [program("nats-server"), "-c", str(config)]
+    server = Process(command, port, tmp_path / "nats.log").start()
+    services = []
+    try:
+        with pytest.raises(nats.errors.Error):
+            await nats.connect(f"nats://127.0.0.1:{port}", allow_reconnect=False, error_cb=_quiet)
+        for name in ("monitor", "notifier"):  # a plain connection, and FastStream's
+            services.append(
+                service(name, tmp_path, f"nats://127.0.0.1:{port}", nats_creds=str(creds)).start()
+            )
+        link = Link(Settings(nats_url=(f"nats://127.0.0.1:{port}",), nats_creds=str(creds)), "test")
+        await link.connect()
+
+        async def notified() -> bool:
+            return all("ready" in it.log.read_text() for it in services) and (
+                "notifying" in services[1].log.read_text()
+            )
+
+        await eventually(notified, within=20)
+        await link.close()
+    finally:
+        for it in services:
+            it.kill()
         server.kill()
 
 
