@@ -24,6 +24,7 @@ from nats.js.errors import NotFoundError
 
 from shared import streams
 from shared.asyncapi import without_secrets
+from shared.broker import access
 from shared.settings import Settings
 
 FORMAT = 1
@@ -73,12 +74,10 @@ class Copied:
 async def _connected(settings: Settings) -> AsyncIterator[Client]:
     async def quiet(_: Exception) -> None: ...
 
-    options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": 3, "error_cb": quiet}
-    if settings.nats_creds:
-        options["user_credentials"] = settings.nats_creds
+    options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": quiet}
     url = without_secrets(settings.nats_url[0])
     try:
-        client = await asyncio.wait_for(nats.connect(list(settings.nats_url), **options), 5)
+        client = await asyncio.wait_for(nats.connect(**options), 5)
     except (NatsError, OSError, TimeoutError) as error:
         raise BackupError(f"the broker at {url} cannot be reached: {error!r}") from None
     try:
