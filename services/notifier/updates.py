@@ -115,7 +115,7 @@ class Updates:
         try:
             self._offset = max(self._offset, int(raw["update_id"]) + 1)
             update = Update.model_validate(raw)
-        except (ValidationError, KeyError, TypeError, ValueError) as error:
+        except (ValidationError, KeyError, TypeError, ValueError, OverflowError) as error:
             UPDATES.labels("malformed").inc()
             log.warning("an update of Telegram cannot be read; passed over", error=type(error).__name__)
             return

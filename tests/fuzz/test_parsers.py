@@ -534,6 +534,7 @@ PRESSED = {"update_id": 8, "callback_query": {"id": "x", "data": "page:1", "mess
 
 @fuzzed
 @given(changed([dumped(MESSAGE), dumped(PRESSED)]) | JSON.map(dumped))
+@example(b'{"update_id": 1e999}')
 async def test_updates(raw: bytes) -> None:
     handled = []
 
