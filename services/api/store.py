@@ -69,7 +69,7 @@ class Store:
             serverSelectionTimeoutMS=2000,
             connectTimeoutMS=2000,
             socketTimeoutMS=30_000,
-            heartbeatFrequencyMS=1000,
+            heartbeatFrequencyMS=5000,
             appname="services-registry",
         )
         self._database = self._client[self._name]
