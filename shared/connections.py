@@ -15,7 +15,7 @@ from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shared import problems
-from shared.limits import FORWARDED_MAX, Proxies, Rate
+from shared.limits import FORWARDED_MAX, REFUSED, Proxies, Rate
 from shared.problems import Problem
 from shared.settings import Settings
 
@@ -178,6 +178,7 @@ class Connection(HttpToolsProtocol):
         if self._owes_answer() or (self.size > NONE and not self.in_head):
             self.transport.abort()
             return
+        REFUSED.labels(problem.status).inc()
         response = problems.response(problem)
         lines = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
@@ -289,6 +290,7 @@ class Connection(HttpToolsProtocol):
             elif key == b"x-forwarded-for":
                 forwarded = value
         if host and not self.limits.knows(host.decode("latin-1")):
+            REFUSED.labels(421).inc()
             return Problem(421, "this address is not known under that name; see REGISTRY_PUBLIC_URL")
         if self.behind_proxy:
             self.client_key = self.forwarded_for(forwarded)
@@ -304,7 +306,10 @@ class Connection(HttpToolsProtocol):
 
     def too_many(self) -> Problem | None:
         wait = self.limits.per_address.take(self.client_key, time.monotonic())
-        return Problem(429, "too many requests from this address", retry_after=wait) if wait else None
+        if not wait:
+            return None
+        REFUSED.labels(429).inc()
+        return Problem(429, "too many requests from this address", retry_after=wait)
 
 
 class _Transport:

@@ -27,7 +27,9 @@ class Coverage:
             taken_back = left != self.gaps
             self.gaps = left
         if start > self.until:
-            self.gaps = [*self.gaps[-self.MOST_GAPS + 1 :], (self.until, start)]
+            self.gaps = [*self.gaps, (self.until, start)]
+            if len(self.gaps) > self.MOST_GAPS:  # what is forgotten must not be charged to anybody
+                self.gaps[:2] = [(self.gaps[0][0], self.gaps[1][1])]
         self.until = max(self.until, end)
         return taken_back
 

@@ -5,6 +5,8 @@ import math
 from collections import OrderedDict
 from functools import lru_cache
 
+from prometheus_client import Counter
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BURST = 10.0
@@ -17,6 +19,12 @@ FORWARDED_MAX = 200
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
+REFUSED = Counter("registry_requests_refused_total", "Requests that a limit has refused", ["status"])
+for _status in (400, 408, 413, 414, 421, 429, 431, 503):
+    REFUSED.labels(_status)
+
+LONG = 20
+"""Characters of a token from which on trying out is hopeless, so that right ones need not wait."""
 WRONG_TOKENS = 10
 """Wrong tokens of one address at once; then as many per minute."""
 
@@ -30,15 +38,17 @@ class Proxies:
 
     def _client(self, peer: str, forwarded: str = "") -> str | None:
         """What a client is counted as: its address, or its network of 64 bits. None: it is on this machine,
-        or is a proxy that does not say for whom it asks."""
+        or is a proxy that does not say for whom it asks. Where all are trusted: the first that is named."""
         if (address := _address(peer)) is None or not self._trusts(address):
             return _key(address)
+        if not forwarded:
+            return None
         for said in reversed(forwarded.split(",")):
             if (address := _address(said.strip())) is None:
                 return None
             if not self._trusts(address):
-                return _key(address)
-        return None
+                break
+        return None if address.is_loopback else _key(address)
 
     def _trusts(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return any(address in network for network in self._networks)
@@ -95,7 +105,7 @@ class Rate:
 
 class Guesses:
     """Slows those down who try out tokens. An address that gave too many wrong ones is not heard with right
-    ones either, so it cannot tell them; but what was right there before goes on."""
+    ones either, so it cannot tell them; but long ones are, and what was right there before."""
 
     def __init__(self) -> None:
         self._wrong = Rate(WRONG_TOKENS / 60, WRONG_TOKENS)
@@ -103,7 +113,7 @@ class Guesses:
 
     def weigh(self, client: str | None, given: str, good: bool, now: float) -> int:
         """0, or for how many seconds nothing that `client` gives is looked at."""
-        if client is None or not given or (client, given) in self._good:
+        if client is None or not given or (good and len(given) >= LONG) or (client, given) in self._good:
             return 0
         if not good:
             return self._wrong.take(client, now)

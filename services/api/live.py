@@ -1,7 +1,7 @@
 """Server-Sent Events: every change as it happens, and after a pause what happened meanwhile."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -13,6 +13,8 @@ from shared import streams
 from shared.broker import Link, Reader
 from shared.problems import Problem
 
+AT_ONCE = 1000
+"""Events that are read of the record before they are told."""
 KEEP_ALIVE = 15.0
 """Seconds of silence after which something is sent, so that nobody in between hangs up."""
 
@@ -58,11 +60,10 @@ async def _messages(
             if after is None or after > board.told:
                 after = board.told
             while after < board.kept_from:
-                async with board.reading:
-                    async for seq, text in _from_record(link, after, board.kept_from):
-                        after = seq
-                        if text:
-                            yield text
+                for seq, text in await _part_of_record(link, board, after):
+                    after = seq
+                    if text:
+                        yield text
             for news in board.kept_after(after):
                 after = news.seq or after
                 yield _written(news)
@@ -80,7 +81,18 @@ async def _messages(
         return
 
 
-async def _from_record(link: Link, after: int, upto: int) -> AsyncIterator[tuple[int, str]]:
+async def _part_of_record(link: Link, board: Board, after: int) -> list[tuple[int, str]]:
+    """The next of it, at most AT_ONCE: who reads slowly keeps nobody else from the record."""
+    found: list[tuple[int, str]] = []
+    async with board.reading, aclosing(_from_record(link, after, board.kept_from)) as events:
+        async for event in events:
+            found.append(event)
+            if len(found) >= AT_ONCE:
+                break
+    return found
+
+
+async def _from_record(link: Link, after: int, upto: int) -> AsyncGenerator[tuple[int, str], None]:
     """What memory does not go back to. Ends with the last event up to `upto`, whatever that is."""
     reader = Reader(link, streams.SERVICES, streams.ALL_EVENTS, after=after)
     async with aclosing(reader.batches()) as batches:

@@ -8,6 +8,7 @@ one beside the live one and then moves the pointer.
 
 import asyncio
 import re
+import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -112,13 +113,17 @@ class Store:
         return int(found["n"]) if found else 1
 
     async def begin(self) -> "View":
-        """An empty generation to fill. Leftovers of rebuilds that never ended are dropped."""
-        live = self.live
+        """An empty generation to fill, of a number that no other API takes at the same time. Leftovers of
+        rebuilds that never ended are dropped, but not what may still be filled by another one."""
         with _reporting():
+            live = await self._pointed_at()
+            numbers = {live}
             for name in await self._database.list_collection_names():
-                if re.search(r"_g\d+\Z", name) and not name.endswith(f"_g{live.generation}"):
-                    await self._database.drop_collection(name)
-            view = View(self._database, live.generation + 1)
+                if found := re.search(r"_g(\d+)\Z", name):
+                    numbers.add(number := int(found[1]))
+                    if number < live:
+                        await self._database.drop_collection(name)
+            view = View(self._database, max(numbers) + 1 + secrets.randbelow(1000))
             await view.prepare()
         self.filling = view
         return view

@@ -121,14 +121,18 @@ async def _reachable(part: str, url: str, port: int, variable: str) -> Finding:
 
 
 async def _ready(http: httpx.AsyncClient, name: str, settings: DoctorSettings) -> Finding:
-    port = getattr(settings, f"{name}_port")
-    url = f"http://{near(bound_to(name, settings))}:{port}/readyz"
-    try:
-        answer = await http.get(url)
-        missing = answer.json().get("missing") or {}
-    except (httpx.HTTPError, ValueError, AttributeError) as error:
-        said = f"{url} does not answer ({type(error).__name__})"
-        return Finding(name, said, f"{START} If it listens on another port: REGISTRY_{name.upper()}_PORT.")
+    port, tried = getattr(settings, f"{name}_port"), []
+    for host in (near(bound_to(name, settings)), name):  # the latter is what Compose calls it
+        url = f"http://{host}:{port}/readyz"
+        try:
+            answer = await http.get(url)
+            missing = answer.json().get("missing") or {}
+            break
+        except (httpx.HTTPError, ValueError, AttributeError) as error:
+            tried.append(f"{url} does not answer ({type(error).__name__})")
+    else:
+        mend = f"{START} If it listens on another port: REGISTRY_{name.upper()}_PORT."
+        return Finding(name, tried[0], mend)
     if answer.status_code == 200:
         return Finding(name, "ready")
     why = ", ".join(f"{part}: {reason}" for part, reason in missing.items())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from pydantic import SecretStr
 
-from shared.limits import Guesses, Rate
+from shared.limits import REFUSED, Guesses, Rate
 from shared.problems import Problem
 from shared.settings import matches
 
@@ -44,6 +44,7 @@ class Access:
             return
         now = self._clock()
         if wait := self._guesses.weigh(client, given, good, now):
+            REFUSED.labels(429).inc()
             raise Problem(429, "too many wrong tokens came from this address", retry_after=wait)
         if not good:
             raise Problem(
@@ -51,11 +52,14 @@ class Access:
                 "this registry needs its ingest token: Authorization: Bearer …, or ?token=…",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        self._per_address.charge(client, now, -1)  # a fleet behind one address is not held up by its size
         if wait := self._per_token.take(given, now):
+            REFUSED.labels(429).inc()
             raise Problem(429, "too many requests with this token", retry_after=wait)
 
     def charge(self, given: str, client: str | None, count: float) -> None:
-        """Count more requests than the one that came."""
-        self._per_address.charge(client, self._clock(), count)
+        """Count more requests than the one that came: of the token, or of the address if none is needed."""
         if self.tokens:
             self._per_token.charge(given, self._clock(), count)
+        else:
+            self._per_address.charge(client, self._clock(), count)

@@ -84,9 +84,8 @@ class Ticker:
         )
         self._stored_at = self._clock()
         if self._stored_at - sent > LATE / 1e6:
-            log.warning("a tick was late; heartbeats may have been missed", seconds=self._stored_at - sent)
-            self._begin()
-        elif self._open_since is None or self._stored_at > self._compared_at + COMPARED_EVERY:
+            raise NotStored(f"the broker took {self._stored_at - sent:.1f} s to store a tick")
+        if self._open_since is None or self._stored_at > self._compared_at + COMPARED_EVERY:
             await self._compare(ack.seq)
 
     async def _compare(self, seq: int) -> None:

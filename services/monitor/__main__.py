@@ -1,5 +1,6 @@
 """Wires the monitor: settings, broker, snapshots, HTTP front."""
 
+import asyncio
 import time
 from datetime import timedelta
 
@@ -33,7 +34,7 @@ def main() -> None:
         await link.connect()
         health.good("broker")
         publisher = Publisher(link)
-        service.Record(health, link, publisher)
+        record = service.Record(health, link, publisher)
         await publisher.start()
         snapshots = await link.bucket(streams.MONITOR_BUCKET)
         micro = timedelta(microseconds=1)
@@ -50,9 +51,11 @@ def main() -> None:
             await question.respond(str(monitor.judged).encode())
 
         await link.nc.subscribe(streams.JUDGED, cb=answer)
+        watching = asyncio.create_task(record.watch())
         try:
             await monitor.run()
         finally:
+            watching.cancel()
             await publisher.stop()
             await link.close()
 

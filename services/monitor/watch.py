@@ -399,7 +399,7 @@ class Monitor:
             if fallen:
                 crowd = crowd or Crowd(self._pulse, upto)
                 await _each(partial(self._judge, message, upto, crowd), fallen)
-        self.judged = message.at
+        self.judged = max(self.judged, upto)
         TICK_LAG.set(message.pending)
         if message.pending < MOST_BEHIND:
             self._snapshots.save_some(Reach(message.seq, self._configured), self.coverage)

@@ -82,6 +82,7 @@ class Record:
         except KeyWrongLastSequenceError:
             found = await self._bucket.get(self._key)
             if found.value == payload and found.revision:  # an earlier attempt was stored after all
+                self.on_write(None)
                 return found.revision
             raise Superseded(f"the record {self._key} was changed by somebody else") from None
         except (NatsError, OSError, TimeoutError) as error:
