@@ -128,7 +128,7 @@ async def test_a_mute_holds_for_its_chat_and_time_also_across_a_crash(
     for name in ("web", "job", "other"):
         await record.register(name)
     process = start(telegram_chat_id="42,-1001")
-    assert "is muted until" in await answer(telegram, "42", "/mute web 4s")
+    assert "is muted until" in await answer(telegram, "42", "/mute web 8s")
     muted = time.monotonic()
     assert "is muted until" in await answer(telegram, "42", "/mute job 1d")
     process.kill()
@@ -139,7 +139,7 @@ async def test_a_mute_holds_for_its_chat_and_time_also_across_a_crash(
     await told(telegram, "other")
     await told(telegram, "web", "job", chat="-1001")
     assert not any("web:" in text or "job:" in text for text in texts(telegram))
-    await asyncio.sleep(max(0, 4.2 - (time.monotonic() - muted)))
+    await asyncio.sleep(max(0, 8.2 - (time.monotonic() - muted)))
     await record.change("web", DOWN, ALIVE)
     await told(telegram, "web: down → alive")
     assert "no longer muted" in await answer(telegram, "42", "/unmute job")

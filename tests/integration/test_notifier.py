@@ -86,7 +86,7 @@ class Record:
 @pytest.fixture
 async def record(nats_url: str) -> AsyncIterator[Record]:
     link = await provisioned(nats_url)
-    publisher = Publisher(link, timeout=1)
+    publisher = Publisher(link, timeout=10)
     await publisher.start()
     yield Record(link, publisher)
     await publisher.stop()

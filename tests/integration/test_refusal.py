@@ -347,6 +347,21 @@ async def test_a_rate_per_address(start: Start) -> None:
     assert client.post("/heartbeat/a", headers=STRANGER).status_code == 200
 
 
+async def test_a_fleet_with_a_token_behind_one_address_is_not_held_up(start: Start) -> None:
+    token = {"Authorization": "Bearer of-the-whole-fleet"}
+    client = start(ingest_token="of-the-whole-fleet", rate_limit_per_address="1/s")
+    for n in range(40):
+        path = "/heartbeat/a" if n % 2 else "/heartbeat/a?every=5m"
+        assert client.post(path, headers=STRANGER | token).status_code == 200
+    names = {"services": ["a"] * 5000}
+    assert client.post("/heartbeats", json=names, headers=STRANGER | token).status_code == 200
+    assert client.post("/heartbeat/a", headers=STRANGER | token).status_code == 200
+    metric = 'registry_requests_refused_total{status="429"}'
+    assert f"{metric} 0.0" in client.get("/metrics").text
+    assert {client.get("/healthz", headers=STRANGER).status_code for _ in range(20)} == {200, 429}
+    assert f"{metric} 0.0" not in client.get("/metrics").text
+
+
 async def test_a_batch_counts_by_its_names(start: Start) -> None:
     client = start(rate_limit_per_address="1/s")
     names = {"services": ["a"] * 2000}
@@ -395,6 +410,14 @@ def test_whoever_tries_tokens_out_learns_nothing() -> None:
     assert guesses.weigh("bad", "good", True, 6.5) == 0
 
 
+def test_a_long_token_is_heard_however_many_wrong_ones_came() -> None:
+    guesses = Guesses()
+    for n in range(100):
+        guesses.weigh("bad", f"wrong{n}", False, 0)
+    assert guesses.weigh("bad", "good", True, 0) > 0
+    assert guesses.weigh("bad", "a-token-of-good-length", True, 0) == 0
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "client"),
     [
@@ -405,7 +428,9 @@ def test_whoever_tries_tokens_out_learns_nothing() -> None:
         ("127.0.0.1", "", None),
         ("::1", "", None),
         ("10.1.2.3", "", None),
-        ("10.1.2.3", "10.9.9.9", None),
+        ("10.1.2.3", "10.9.9.9", "10.9.9.9"),
+        ("10.1.2.3", "10.9.9.9, 10.1.2.4", "10.9.9.9"),
+        ("10.1.2.3", "127.0.0.1", None),
         ("10.1.2.3", "198.51.100.1", "198.51.100.1"),
         ("10.1.2.3", "198.51.100.1:4711", "198.51.100.1"),
         ("10.1.2.3", "[2001:db8::7]:4711", "2001:db8::/64"),

@@ -207,6 +207,7 @@ def test_gaps_are_bounded() -> None:
     for at in range(0, 10 * Coverage.MOST_GAPS, 2):
         coverage.prove(at, at + 1)
     assert len(coverage.gaps) == Coverage.MOST_GAPS
+    assert coverage.gaps[0][0] == 1, "what is forgotten must not be charged"
 
 
 def test_time_before_the_first_tick_is_credited() -> None:
