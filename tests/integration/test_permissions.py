@@ -189,6 +189,7 @@ async def test_the_whole_system_works_with_a_user_each_and_nothing_is_refused(tm
                 await _command_line(system)
                 await _what_the_monitor_keeps(system, js)
                 await _lease(system)
+            _restored(system)
             logs = system.logs()
             assert "standing by" in logs
             assert not re.findall(r".*violation.*", logs, re.IGNORECASE)
@@ -237,6 +238,8 @@ async def _command_line(system: Guarded) -> None:
         rebuilt = system.cli(user, "rebuild", "--json")
         assert rebuilt.returncode == 0, rebuilt.stderr
         assert json.loads(rebuilt.stdout)["services"] == 5
+    copied = system.cli("operator", "backup", "copy")
+    assert copied.returncode == 0, copied.stderr
     said = system.cli("operator", "doctor")
     assert said.returncode == 0, said.stdout
     wrong = system.cli("operator", "doctor", nats_url=f"nats://operator:wrong@127.0.0.1:{system.port}")
@@ -262,6 +265,16 @@ async def _lease(system: Guarded) -> None:
     system.parts["notifier"].kill()
     assert system.beat("over-http") == 200
     await until(lambda: "down → alive" in system.told("over-http"))
+
+
+def _restored(system: Guarded) -> None:
+    for name in (*SERVICES, "second"):
+        system.parts[name].stop()
+    restored = system.cli("operator", "restore", "copy", "--replace")
+    assert restored.returncode == 0, restored.stderr
+    assert "read everything again" not in restored.stderr  # the monitor's snapshot was told
+    system.start(*SERVICES)
+    assert system.api("/services?limit=1")["total"] == 5
 
 
 REQUEST = "$JS.API."
