@@ -128,7 +128,7 @@ class Load:
         self._count = itertools.count(1)
 
     async def __aenter__(self) -> "Load":
-        self._http = httpx.AsyncClient(timeout=2, limits=httpx.Limits(max_connections=200))
+        self._http = httpx.AsyncClient(timeout=1.5, limits=httpx.Limits(max_connections=200))
         self._nc = await nats.connect(
             self.world.nats_url.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.1
         )
@@ -169,18 +169,21 @@ class Load:
             await asyncio.sleep(max(0.01, began + EVERY - time.monotonic()))
 
     async def _over_http(self, name: str, number: int) -> None:
+        """At one ingest, or if it does not take it at the next."""
         count = next(self._count)
         mark = f"{name}/{count}" if count % 2 else ""
         ingests = self.world.instances("ingest")
-        url = self.world.url(ingests[count // 2 % len(ingests)], f"/heartbeat/{name}")
-        try:
-            answer = await self._http.post(url, json={"message": mark} if mark else None)
-        except httpx.HTTPError:
-            self.ledger.refused += 1
-            return
-        self.ledger.answers[answer.status_code] += 1
-        if answer.status_code == 200:
-            self.acknowledge(name, mark)
+        for n in range(len(ingests)):
+            url = self.world.url(ingests[(count // 2 + n) % len(ingests)], f"/heartbeat/{name}")
+            try:
+                answer = await self._http.post(url, json={"message": mark} if mark else None)
+            except httpx.HTTPError:
+                self.ledger.refused += 1
+                continue
+            self.ledger.answers[answer.status_code] += 1
+            if answer.status_code == 200:
+                self.acknowledge(name, mark)
+                return
 
     async def _direct(self, name: str, _: int) -> None:
         count = next(self._count)
