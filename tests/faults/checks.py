@@ -24,6 +24,7 @@ from tests.faults.world import SILENT, Load, World
 from tests.servers import nats_server, service
 
 MICRO = 1e-6
+OURS = ("steady", "leaving", "stirred")
 
 
 async def connect(url: str) -> Link:
@@ -52,7 +53,7 @@ def histories(events: list[Stored]) -> dict[str, list[StatusChanged]]:
         try:
             event = parse_event(message.data)
         except ValueError:
-            assert not streams.name_in(message.subject).startswith(("steady", "leaving"))
+            assert not streams.name_in(message.subject).startswith(OURS)
             continue
         assert isinstance(event, StatusChanged)
         found[event.subject].append(event)
@@ -137,6 +138,8 @@ def every_chat_was_told_once(world: World, record: Record, chats: tuple[str, ...
     repeat. The number of those messages."""
     for chat in chats:
         for name, changes in record.histories.items():
+            if not name.startswith(OURS):
+                continue  # made by noise, it comes and goes: a silence that is over is not told
             expected = [f"{it.data.from_} → {it.data.to}" for it in changes]
             reached = 0
             for said, repeat in world.lines(name, chat):
