@@ -248,14 +248,6 @@ class Link:
             listener()
 
 
-def heed_cancellation() -> None:
-    """In Python 3.11 a request of the client's swallows a cancellation that comes together with its answer;
-    who repeats requests for ever would never end."""
-    task = asyncio.current_task()
-    if task and task.cancelling():
-        raise asyncio.CancelledError
-
-
 SAY_AGAIN = 5.0
 _said_at = float("-inf")
 
@@ -267,9 +259,7 @@ async def until_done(what: str, action: Callable[[], Any], *, longest: float = 5
     wait, loop = 0.1, asyncio.get_running_loop()
     while True:
         try:
-            result = await action()
-            heed_cancellation()
-            return result
+            return await action()
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
             if loop.time() - _said_at > SAY_AGAIN:
                 _said_at = loop.time()
@@ -432,7 +422,6 @@ class Reader:
                 consumer = ""
                 try:
                     sub, consumer = await self._open()
-                    heed_cancellation()
                     wait = 0.1
                     yield []
                     while not self._broken:
