@@ -6,11 +6,11 @@ import os
 import re
 import signal
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import nats
@@ -32,6 +32,8 @@ from shared.events import SOURCE_HEADER
 from shared.settings import Settings
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 PENDING = Gauge(
     "registry_consumer_pending_messages",
@@ -248,6 +250,22 @@ class Link:
             listener()
 
 
+async def heeding(request: Awaitable[T]) -> T:
+    """The answer, unless this task was cancelled meanwhile: CancelledError.
+
+    In Python 3.11 asyncio.wait_for, which the client's requests are made of, swallows a cancellation that
+    comes together with the answer, and who repeats requests for ever would never end.
+    """
+    task = asyncio.current_task()
+    assert task
+    before = task.cancelling()
+    try:
+        return await request
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 SAY_AGAIN = 5.0
 _said_at = float("-inf")
 
@@ -259,7 +277,7 @@ async def until_done(what: str, action: Callable[[], Any], *, longest: float = 5
     wait, loop = 0.1, asyncio.get_running_loop()
     while True:
         try:
-            return await action()
+            return await heeding(action())
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
             if loop.time() - _said_at > SAY_AGAIN:
                 _said_at = loop.time()
@@ -421,7 +439,7 @@ class Reader:
                 sub: Subscription | None = None
                 consumer = ""
                 try:
-                    sub, consumer = await self._open()
+                    sub, consumer = await heeding(self._open())
                     wait = 0.1
                     yield []
                     while not self._broken:

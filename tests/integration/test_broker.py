@@ -7,7 +7,7 @@ from contextlib import aclosing
 import pytest
 
 from shared import streams
-from shared.broker import Busy, Link, NotStored, Publisher, Reader, WrongSequence, first, newest
+from shared.broker import Busy, Link, NotStored, Publisher, Reader, WrongSequence, first, newest, until_done
 from tests.broker import eventually, provisioned
 from tests.servers import Process
 
@@ -141,3 +141,20 @@ async def test_a_reader_of_a_whole_stream_asks_for_no_filter(link: Link) -> None
             await anext(batches)
             (consumer,) = await link.js.consumers_info(streams.HEARTBEATS)
             assert bool(consumer.config.filter_subject or consumer.config.filter_subjects) is filtered
+
+
+async def test_what_is_repeated_for_ever_ends_when_cancelled_in_the_moment_of_an_answer() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def ask() -> int:
+        answer = loop.create_future()
+        loop.call_soon(lambda: (answer.set_result(1), task.cancel()))
+        return await asyncio.wait_for(answer, 5)
+
+    async def watch() -> None:
+        for _ in range(3):
+            await until_done("ask", ask)
+
+    task = asyncio.create_task(watch())
+    await asyncio.wait({task})
+    assert task.cancelled(), "it goes on"
