@@ -89,6 +89,7 @@ class Groups:
         self._count = 0
         self._on_its_way: _Group | None = None
         self._sent = 0
+        self._longest_wait = 0.0
         self._inbox = ""
         self._loop: asyncio.AbstractEventLoop
         self._deadline: asyncio.TimerHandle
@@ -102,6 +103,13 @@ class Groups:
     def waiting(self) -> int:
         """Messages that have not been answered yet."""
         return self._count
+
+    def longest_wait(self) -> float:
+        """Seconds that a group, and all behind it, has waited for the broker's answer, or to no avail: the
+        most since this was asked last."""
+        now = time.perf_counter() - self._on_its_way.sent_at if self._on_its_way else 0.0
+        longest, self._longest_wait = max(now, self._longest_wait), 0.0
+        return longest
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -232,6 +240,7 @@ class Groups:
         if group is not self._on_its_way:
             return
         self._on_its_way = None
+        self._longest_wait = max(self._longest_wait, time.perf_counter() - group.sent_at)
         self._deadline.cancel()
         self._count -= len(group.messages)
         self.on_end(stored, len(group.messages) - stored, took)

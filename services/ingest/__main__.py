@@ -47,7 +47,7 @@ def main() -> None:
             await publisher.start()
             await groups.start()
             health.good("broker")
-            ticker = Ticker(link, publisher, health, settings.tick, _seconds)
+            ticker = Ticker(link, publisher, health, settings.tick, _seconds, groups.longest_wait)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(ticker.run())
                 tasks.create_task(names.follow(link))

@@ -36,7 +36,10 @@ class Ticker:
         health: Health,
         interval: timedelta,
         clock: Callable[[], float],
+        longest_wait: Callable[[], float],
     ) -> None:
+        """`longest_wait`: seconds that heartbeats waited for the broker, at most, since it was asked last."""
+        self._longest_wait = longest_wait
         self._link = link
         self._publisher = publisher
         self._health = health
@@ -72,6 +75,8 @@ class Ticker:
             log.warning("ticks were interrupted; heartbeats may have been missed", instance=self._instance)
             self._begin()
         sent = self._clock()
+        if (waited := self._longest_wait()) > LATE / 1e6:
+            raise NotStored(f"heartbeats have waited for the broker for {waited:.1f} s")
         tick = Tick(
             open_since=self._open_since,
             open_until=self._by_the_broker(self._stored_at) if self._open_since else None,

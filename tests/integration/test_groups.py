@@ -2,14 +2,20 @@
 
 import asyncio
 import signal
+import time
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
 
 import pytest
 
+from services.ingest.ticks import Ticker
 from shared import streams
-from shared.broker import OVER_HTTP, BrokerError, Busy, Link, NotStored, Reader, Stored
+from shared.broker import OVER_HTTP, BrokerError, Busy, Link, NotStored, Publisher, Reader, Stored
+from shared.events import Tick
 from shared.groups import GROUP_MAX, SIZE_MAX, Groups, Message, block
+from shared.service import Health
 from tests.broker import eventually, provisioned
 from tests.servers import Process
 
@@ -137,6 +143,40 @@ async def test_without_an_answer_all_are_told_in_time_and_late_answers_harm_nobo
     await groups.store((beat("after"),))
     assert "heartbeat.after" in [it.subject for it in await stored(link)]
     await groups.stop()
+
+
+async def test_while_an_answer_is_missing_that_others_wait_for_ticks_prove_nothing(link: Link) -> None:
+    """As in a cluster whose leader is killed: the answer is lost, and ticks are stored by the next leader."""
+    health, publisher, groups = Health("ticks"), Publisher(link), Groups(link, timeout=3)
+    await publisher.start()
+    await groups.start()
+    ticker = Ticker(link, publisher, health, timedelta(seconds=0.2), time.monotonic, groups.longest_wait)
+    ticking = asyncio.create_task(ticker.run())
+    await eventually(lambda: _stretches(link, 1))
+    sid = next(sid for sid, taker in link._takers.items() if taker == groups._answered)
+    taker, link._takers[sid] = link._takers[sid], lambda *_: None
+    with pytest.raises(NotStored):
+        await groups.store((beat("web"),))
+    link._takers[sid] = taker
+    first, second = await eventually(lambda: _stretches(link, 2))
+    assert second[0] - first[1] > 1.5, "proved, though no heartbeat could be stored"
+    ticking.cancel()
+    await groups.stop()
+    await publisher.stop()
+
+
+async def _stretches(link: Link, number: int) -> list[tuple[float, float]] | None:
+    """Begin and end of what each unbroken stretch of ticks proves, if there are so many."""
+    found: dict[str, tuple[float, float]] = {}
+    reader = Reader(link, streams.HEARTBEATS, streams.ALL_TICKS)
+    async with aclosing(reader.batches()) as batches:
+        async for batch in batches:
+            for it in batch:
+                since = Tick.model_validate_json(it.data).open_since
+                found[it.subject] = (since.timestamp(), it.at / 1e6) if since else (it.at / 1e6, it.at / 1e6)
+            if not reader.pending:
+                break
+    return sorted(found.values()) if len(found) == number else None
 
 
 async def test_a_callback_that_fails_keeps_nobody_from_being_told(link: Link) -> None:
