@@ -250,6 +250,8 @@ class Groups:
 
     def _late(self, group: _Group) -> None:
         if group is self._on_its_way:
+            if not self._message_takes:  # or a disk that is too slow for the first one stays so for the next
+                self._measure(group, self.timeout)
             self._fail_all(f"no answer from the broker within {self.timeout:g} s")
 
     def _fail_all(self, reason: str) -> None:

@@ -205,3 +205,20 @@ async def test_the_way_that_takes_less_time_is_chosen() -> None:
     assert [count for count in (1, 7, 16, 64, 1000) if groups._is_atomic(count)] == [64, 1000]
     groups._message_takes.append(0.000015)  # no sync per message, but this process was busy before
     assert not any(groups._is_atomic(count) for count in (64, 256))
+
+
+async def test_a_disk_that_is_too_slow_for_the_first_group_is_spared_with_the_next(
+    nats: Process, link: Link
+) -> None:
+    groups = Groups(link, timeout=0.5)
+    await groups.start()
+    assert nats.process
+    nats.process.send_signal(signal.SIGSTOP)
+    many = [beat(f"s{n}") for n in range(100)]
+    with pytest.raises(NotStored):
+        await groups.store(many)
+    nats.process.send_signal(signal.SIGCONT)
+    await groups.store(many)
+    assert groups._is_atomic(100)
+    assert len(groups._atomic_takes) == 2, "the second was not sent as one"
+    await groups.stop()
