@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httptools
 import structlog
 from starlette.requests import Request
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shared import problems
@@ -179,12 +180,17 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
             return
         REFUSED.labels(problem.status).inc()
-        response = problems.response(problem)
-        lines = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
-        head = b"".join(b"%b: %b\r\n" % line for line in lines)
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[problem.status], head, bytes(response.body)))
+        self.transport.write(self.written(problems.response(problem), close=True))
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def written(self, response: Response, *, close: bool) -> bytes:
+        """An answer that no app gave, as it goes over the connection."""
+        lines = [*self.server_state.default_headers, *response.raw_headers]
+        if close:
+            lines.append((b"connection", b"close"))
+        head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        return b"%b%b\r\n%b" % (STATUS_LINE[response.status_code], head, bytes(response.body))
 
     def finish(self) -> None:
         """Close after an answer; if its request still comes, not before the client could read the answer."""

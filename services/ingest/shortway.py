@@ -6,7 +6,6 @@ not plain goes to the app.
 """
 
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from services.ingest.access import Access, bearer
 from services.ingest.gate import Gate
@@ -113,11 +112,12 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
             if beat.disconnected or self.transport.is_closing():
                 return
             if problem or not beat.keep_alive:
-                self.transport.write(self._response(problems.response(problem) if problem else OK, beat))
+                response = problems.response(problem) if problem else OK
+                self.transport.write(self.written(response, close=not beat.keep_alive))
             else:
                 nonlocal dated, ok
                 if dated is not self.server_state.default_headers:  # uvicorn makes them anew each second
-                    dated, ok = self.server_state.default_headers, self._response(OK, beat)
+                    dated, ok = self.server_state.default_headers, self.written(OK, close=False)
                 self.transport.write(ok)
             beat.response_complete = True
             if self.flow.write_paused:
@@ -125,13 +125,6 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
             elif not beat.keep_alive:
                 self.transport.close()
             self.on_response_complete()
-
-        def _response(self, response: Response, beat: _Beat) -> bytes:
-            lines = [*self.server_state.default_headers, *response.raw_headers]
-            if not beat.keep_alive:
-                lines.append((b"connection", b"close"))
-            head = b"".join(b"%b: %b\r\n" % line for line in lines)
-            return b"%b%b\r\n%b" % (STATUS_LINE[response.status_code], head, bytes(response.body))
 
     ShortWay.limits = limits
     return ShortWay
