@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import axe_playwright_python
 import httpx
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
 
 from shared.broker import Link, Publisher
 from shared.settings import Settings
@@ -136,6 +137,43 @@ async def test_lost_and_found_again(system: System, page: Page) -> None:
     await page.wait_for_timeout(11_000)
     await page.reload()
     await expect(page.locator("#banner")).to_contain_text("No heartbeats are taken in")
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_answers_of_a_proxy_whose_api_is_away(system: System, page: Page) -> None:
+    """A browser ends an event stream for good on a 502, and nothing but a further event would refresh the page."""
+    away = {"/events": 1, "/": 0}
+
+    async def proxy(route: Route) -> None:
+        path = urlsplit(route.request.url).path
+        if away.get(path):
+            away[path] -= 1
+            await route.fulfill(status=502, body="Bad Gateway")
+        else:
+            await route.continue_()
+
+    await page.route(lambda url: urlsplit(url).path in away, proxy)
+    system.beat("web")
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator("#stale")).to_be_visible()
+    await expect(page.locator("#stale")).to_be_hidden(timeout=15_000)
+    away["/"] = 1
+    system.beat("mail")
+    await expect(page.locator("#stale")).to_be_visible()
+    await expect(page.locator(of("mail"))).to_be_visible(timeout=15_000)
+    await expect(page.locator("#stale")).to_be_hidden()
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_a_page_that_began_empty_is_searched(system: System, page: Page) -> None:
+    await page.goto(system.url("api", "/"))
+    await expect(page.locator("#empty")).to_be_visible()
+    for name in ("web.shop", "mail"):
+        system.beat(name)
+    await expect(page.locator(".row")).to_have_count(2)
+    await page.keyboard.press("/")
+    await page.keyboard.type("web")
+    await expect(page.locator(".row")).to_have_count(1)
 
 
 @pytest.mark.parametrize("system", [CALM], indirect=True)

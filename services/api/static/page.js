@@ -51,7 +51,14 @@ function morph(old, fresh) {
   while (at) { const following = at.nextSibling; at.remove(); at = following; }
 }
 
-let wanted = false, running = false;
+let wanted = false, running = false, again;
+const missed = { events: false, page: false };
+function miss(what, is) {
+  missed[what] = is;
+  const stale = document.getElementById("stale");
+  if (stale) stale.hidden = !(missed.events || missed.page);
+}
+
 async function refresh() {
   wanted = true;
   if (running) return;
@@ -64,14 +71,12 @@ async function refresh() {
       if (answer.status === 404) { location.assign("/"); return; }
       if (!answer.ok) throw new Error(answer.status);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const stale = document.getElementById("stale");
-      const lost = stale && !stale.hidden;
       morph(page(), fresh.getElementById("page"));
-      if (stale) stale.hidden = !lost;
+      miss("page", false);
       document.title = fresh.title;
       const icon = document.querySelector("link[rel=icon]"), href = fresh.querySelector("link[rel=icon]").getAttribute("href");
       if (icon.getAttribute("href") !== href) icon.setAttribute("href", href);
-    } catch { const stale = document.getElementById("stale"); if (stale) stale.hidden = false; }
+    } catch { miss("page", true); clearTimeout(again); again = setTimeout(refresh, 5000); }
     await new Promise((done) => setTimeout(done, 1000));
   }
   running = false;
@@ -90,17 +95,24 @@ function heard(beats) {
   if (here && beats[here.dataset.name]) refresh();
 }
 
-if (document.getElementById("headline")) {
-  // What happened between the making of this page and the first connection is told as well.
+function listen() {
+  // What happened between the making of this page and the connection is told as well.
   const events = new EventSource(`/events?heartbeats=true&after=${page().dataset.seq}`);
-  let lost = false;
   events.onmessage = (event) => {
     const here = document.getElementById("facts");
     if (!here || JSON.parse(event.data).service === here.dataset.name) refresh();
   };
   events.addEventListener("heartbeats", (event) => heard(JSON.parse(event.data)));
-  events.onerror = () => { lost = true; document.getElementById("stale").hidden = false; };
-  events.onopen = () => { document.getElementById("stale").hidden = true; if (lost) refresh(); lost = false; };
+  events.onopen = () => { if (missed.events) refresh(); miss("events", false); };
+  events.onerror = () => {
+    miss("events", true);
+    // A browser gives up for good on an answer such as a proxy's 502.
+    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+  };
+}
+
+if (document.getElementById("headline")) {
+  listen();
   document.addEventListener("visibilitychange", () => { if (!document.hidden) { tick(); refresh(); } });
   setInterval(() => { if (!document.hidden) refresh(); }, 60000); // bars move on
 }
@@ -109,9 +121,10 @@ if (page().dataset.poll) setInterval(() => { if (!document.hidden) refresh(); },
 
 // --- searching while typing
 
+// A page that began empty has its search field only later.
 let typing;
-const search = document.getElementById("q");
-if (search) search.addEventListener("input", () => {
+document.addEventListener("input", ({ target: search }) => {
+  if (search.id !== "q") return;
   clearTimeout(typing);
   typing = setTimeout(() => {
     const url = new URL(location.href);
@@ -152,6 +165,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") event.target.blur();
     return;
   }
+  const search = document.getElementById("q");
   if (event.key === "/" && search) { search.focus(); search.select(); event.preventDefault(); }
   else if (event.key === "j") move(1);
   else if (event.key === "k") move(-1);
