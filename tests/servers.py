@@ -1,19 +1,41 @@
 """Real servers for tests: nats-server and the MongoDB-compatible server as processes on free ports."""
 
+import contextlib
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 
+def _ports() -> Iterator[int]:
+    """Ports that are never an outgoing connection's and never another test process's, over and over.
+
+    A port from the kernel (bind to 0) may go to a client before its server starts, or while it is down.
+    """
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = (ephemeral - 10_000) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = range(10_000 + worker * share, 10_000 + (worker + 1) * share)
+    start = random.randrange(share)
+    return itertools.cycle([*ports[start:], *ports[:start]])
+
+
+PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    for port in PORTS:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable: the ports never end")
 
 
 def program(name: str) -> str:

@@ -141,7 +141,7 @@ async def test_lost_and_found_again(system: System, page: Page) -> None:
 
 @pytest.mark.parametrize("system", [CALM], indirect=True)
 async def test_answers_of_a_proxy_whose_api_is_away(system: System, page: Page) -> None:
-    """A browser ends an event stream for good on a 502, and nothing but a further event would refresh the page."""
+    """A browser ends an event stream for good on a 502; a refresh that failed is tried again."""
     away = {"/events": 1, "/": 0}
 
     async def proxy(route: Route) -> None:
