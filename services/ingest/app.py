@@ -56,9 +56,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         body = read_body(raw, request.headers.get("content-type", ""), request.query_params.get("every"))
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeat", parent, kind="SERVER", registry_service=service_name) as span:
-            if span.traceparent:
-                headers = {**(headers or {}), TRACEPARENT_HEADER: span.traceparent}
-            await gate.store(service_name, headers, body)
+            await gate.store(service_name, {**(headers or {}), **_followed(span)}, body)
         return OK
 
     async def heartbeat(request: Request, service_name: str) -> dict[str, str]:
@@ -125,7 +123,9 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         given = check(request)
         names = _read_batch(await bodies.read(request, BATCH_BODY_MAX))
         access.charge(given, client_of(request), len(names) / NAMES_PER_REQUEST)
-        return await gate.store_all(names)
+        parent = sampled(request.headers.get(TRACEPARENT_HEADER))
+        with tracing.span("heartbeats", parent, kind="SERVER", registry_services=len(names)) as span:
+            return await gate.store_all(names, _followed(span))
 
     @app.api_route("/heartbeat/{rest:path}", methods=list(METHODS), include_in_schema=False)
     async def bad_name(request: Request, rest: str) -> Response:
@@ -133,6 +133,10 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
 
     return app
+
+
+def _followed(span: tracing.Span) -> dict[str, str]:
+    return {TRACEPARENT_HEADER: span.traceparent} if span.traceparent else {}
 
 
 def _read_batch(raw: bytes) -> list[Any]:

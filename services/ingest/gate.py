@@ -98,8 +98,9 @@ class Gate:
     def not_stored(error: BrokerError) -> Problem:
         return Problem(503, f"not stored: {error}", retry_after=RETRY_AFTER)
 
-    async def store_all(self, names: Sequence[Any]) -> dict[str, Any]:
+    async def store_all(self, names: Sequence[Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
         """Store one heartbeat per name. Raises Problem 503 if the broker took none of those it was given."""
+        said = block(OVER_HTTP | headers) if headers else _PLAIN
         accepted, rejected, problem = 0, [], None
         good: list[str] = []
         new: set[str] = set()
@@ -115,7 +116,10 @@ class Gate:
                 rejected.append({"service": name, "reason": _limit_reached().detail})
         REFUSED.inc(len(rejected))
         parts = [good[n : n + GROUP_MAX] for n in range(0, len(good), GROUP_MAX)]
-        answers = await asyncio.gather(*map(self._store_part, parts), return_exceptions=True)
+        stored = (
+            self._groups.store([Message(streams.heartbeat(name), said, b"") for name in part]) for part in parts
+        )
+        answers = await asyncio.gather(*stored, return_exceptions=True)
         for part, answer in zip(parts, answers, strict=True):
             if isinstance(answer, BrokerError):
                 problem = self.not_stored(answer)
@@ -129,9 +133,6 @@ class Gate:
         if problem and not accepted:
             raise problem
         return {"accepted": accepted, "rejected": rejected}
-
-    async def _store_part(self, names: Sequence[str]) -> None:
-        await self._groups.store([Message(streams.heartbeat(name), _PLAIN, b"") for name in names])
 
 
 def _bad_name() -> Problem:

@@ -122,6 +122,18 @@ async def test_one_trace_from_the_heartbeat_to_the_message(tmp_path: Path, colle
             await until(lambda: collector.of(trace).keys() == ALL - {"registry-ingest"})
             assert {it.parent for it in collector.of(trace).values()} == {span}
 
+            trace, span, header = traceparent()
+            batch = system.http.post(
+                system.url("ingest", "/heartbeats"),
+                json={"services": ["batch.1", "batch.2"]},
+                headers={"traceparent": header},
+            )
+            assert batch.json() == {"accepted": 2, "rejected": []}
+            await until(lambda: collector.of(trace).keys() == ALL)
+            assert collector.of(trace)["registry-ingest"].parent == span
+            (first,) = await changes(js, "batch.2")
+            assert first.traceparent == f"00-{trace}-{collector.of(trace)['registry-ingest'].id}-01"
+
             trace, _, header = traceparent(flags="00")
             assert system.http.post(url, headers={"traceparent": header}).status_code == 200
             assert system.http.post(url, headers={"traceparent": "nonsense"}).status_code == 200
