@@ -116,10 +116,8 @@ class Gate:
                 rejected.append({"service": name, "reason": _limit_reached().detail})
         REFUSED.inc(len(rejected))
         parts = [good[n : n + GROUP_MAX] for n in range(0, len(good), GROUP_MAX)]
-        stored = (
-            self._groups.store([Message(streams.heartbeat(name), said, b"") for name in part]) for part in parts
-        )
-        answers = await asyncio.gather(*stored, return_exceptions=True)
+        groups = ([Message(streams.heartbeat(name), said, b"") for name in part] for part in parts)
+        answers = await asyncio.gather(*map(self._groups.store, groups), return_exceptions=True)
         for part, answer in zip(parts, answers, strict=True):
             if isinstance(answer, BrokerError):
                 problem = self.not_stored(answer)
