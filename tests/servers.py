@@ -108,7 +108,12 @@ class Process:
         return self.kill(signal.SIGTERM)
 
     def signal(self, sig: int) -> None:
+        """Send a signal. After SIGSTOP return when it stands still, which on two cores is not at once."""
         os.kill(self.pid, sig)
+        while sig == signal.SIGSTOP and self.running:
+            if os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG):
+                break
+            time.sleep(0.001)
 
 
 def nats_server(folder: Path, host: str = "127.0.0.1") -> Process:

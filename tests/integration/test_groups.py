@@ -135,11 +135,10 @@ async def test_without_an_answer_all_are_told_in_time_and_late_answers_harm_nobo
 ) -> None:
     groups = Groups(link, timeout=0.5)
     await groups.start()
-    assert nats.process
-    nats.process.send_signal(signal.SIGSTOP)
+    nats.signal(signal.SIGSTOP)
     answers = asyncio.gather(*(groups.store((beat(f"s{n}"),)) for n in range(20)), return_exceptions=True)
     assert {type(answer) for answer in await answers} == {NotStored}
-    nats.process.send_signal(signal.SIGCONT)
+    nats.signal(signal.SIGCONT)
     await groups.store((beat("after"),))
     assert "heartbeat.after" in [it.subject for it in await stored(link)]
     await groups.stop()
@@ -212,12 +211,11 @@ async def test_a_disk_that_is_too_slow_for_the_first_group_is_spared_with_the_ne
 ) -> None:
     groups = Groups(link, timeout=0.5)
     await groups.start()
-    assert nats.process
-    nats.process.send_signal(signal.SIGSTOP)
+    nats.signal(signal.SIGSTOP)
     many = [beat(f"s{n}") for n in range(100)]
     with pytest.raises(NotStored):
         await groups.store(many)
-    nats.process.send_signal(signal.SIGCONT)
+    nats.signal(signal.SIGCONT)
     await groups.store(many)
     assert groups._is_atomic(100)
     assert len(groups._atomic_takes) == 2, "the second was not sent as one"

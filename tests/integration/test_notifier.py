@@ -414,11 +414,10 @@ async def test_a_notifier_that_hangs_is_relieved_and_ends_when_it_comes_back(
     record: Record, telegram: Standin, start: Start
 ) -> None:
     first, second = start(), start()
-    assert first.process
-    first.process.send_signal(signal.SIGSTOP)
+    first.signal(signal.SIGSTOP)
     await record.change("web", ALIVE, DOWN)
     await told(telegram, "web", within=30)
-    first.process.send_signal(signal.SIGCONT)
+    first.signal(signal.SIGCONT)
 
     async def ended() -> bool:
         return not first.running
