@@ -5,10 +5,10 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 log = structlog.get_logger()
 
@@ -60,8 +60,9 @@ def plain(_: Request, problem: Problem) -> Response:
     return response(problem)
 
 
-def install(app: FastAPI, answer: Answer = plain) -> None:
+def install(app: Starlette, answer: Answer = plain) -> None:
     """Answer every error of `app` as problem details, or as `answer` does."""
+    from fastapi.exceptions import RequestValidationError  # monitor and notifier do without FastAPI
 
     async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)

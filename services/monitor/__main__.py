@@ -3,11 +3,11 @@
 import asyncio
 import time
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from nats.aio.msg import Msg
 from starlette.applications import Starlette
 
-from services.monitor.asyncapi import document
 from services.monitor.journal import Journal
 from services.monitor.lifecycle import Patience
 from services.monitor.watch import TICK_LAG_SECONDS, Monitor, Rules
@@ -15,6 +15,9 @@ from shared import asyncapi, logs, service, streams, tracing
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
 from shared.settings import Port, Settings, is_home, load
+
+if TYPE_CHECKING:
+    from faststream.specification.base import Specification
 
 
 class MonitorSettings(Settings):
@@ -28,7 +31,11 @@ def main() -> None:
     health = service.Health("broker", "history")
     link = Link(settings, "monitor", keeps_streams=True)
     health.follow(link)
-    docs = document(settings.nats_url[0])
+
+    def document() -> "Specification":
+        from services.monitor.asyncapi import document  # only who asks for it pays for FastStream
+
+        return document(settings.nats_url[0]).to_specification()
 
     async def work() -> None:
         await link.connect()
@@ -59,7 +66,7 @@ def main() -> None:
             await publisher.stop()
             await link.close()
 
-    app = Starlette(routes=[*health.routes(), asyncapi.route(docs.to_specification)])
+    app = Starlette(routes=[*health.routes(), asyncapi.route(document)])
     service.run(
         app,
         work,
