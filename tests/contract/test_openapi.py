@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from tests.servers import Process, mongo_server, nats_server, service
 
-EXAMPLES = int(os.environ.get("FUZZ", "40"))
+EXAMPLES = int(os.environ.get("FUZZ", "120"))
 """Per operation."""
 
 
@@ -44,6 +44,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Proc
         server.kill()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "operations"), [("api", 17), ("ingest", 9)])
 def test_no_request_is_answered_with_a_server_error(
     running: dict[str, Process], name: str, operations: int

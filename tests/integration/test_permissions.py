@@ -431,7 +431,7 @@ async def test_much_at_once_comes_through_to_the_notifier(port: int) -> None:
             streams.ALL_EVENTS, stream=streams.SERVICES, ordered_consumer=True, pending_msgs_limit=10_000
         )
         for _ in range(4000):
-            await sub.next_msg(5)
+            await sub.next_msg(20)
         await notifier.flush()
         assert refused == []
 
