@@ -17,7 +17,7 @@ run: setup  ## Start everything: embedded servers and the four services
 	@exec $(BIN)/registry run
 
 test: setup  ## Run the whole test suite, with real servers on free ports
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 lint: setup  ## Style, types, and who may import whom
 	$(BIN)/ruff check .

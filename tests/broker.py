@@ -55,7 +55,7 @@ async def statuses(js: JetStreamContext, name: str) -> list[str]:
     return [change.data.to.value for change in await changes(js, name)]
 
 
-async def eventually(check: Callable[[], Awaitable[Any]], within: float = 10.0) -> Any:
+async def eventually(check: Callable[[], Awaitable[Any]], within: float = 20.0) -> Any:
     """The first true answer of `check`; fails with the last one after `within` seconds."""
     deadline = time.monotonic() + within
     while not (answer := await check()):

@@ -133,7 +133,7 @@ def beats_by_http(
     return asyncio.create_task(run())
 
 
-async def until(check: Callable[[], Any], within: float = 15.0) -> Any:
+async def until(check: Callable[[], Any], within: float = 30.0) -> Any:
     """The first true answer of `check`; fails with the last after `within` seconds."""
     deadline = time.monotonic() + within
     while True:

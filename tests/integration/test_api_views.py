@@ -213,7 +213,7 @@ async def test_it_stops_at_once_though_somebody_listens(client: Client, api: Pro
     async with listening(client):
         began = asyncio.get_running_loop().time()
         await asyncio.to_thread(api.stop)
-        assert asyncio.get_running_loop().time() - began < 3
+        assert asyncio.get_running_loop().time() - began < 6
 
 
 async def test_badges(tmp_path: Any, nats_url: str, mongo_url: str) -> None:
@@ -367,13 +367,13 @@ async def test_of_two_apis_each_sees_what_the_other_was_told(
             async def listed() -> bool:
                 return (await second.get("/services?tag=x")).json()["total"] == 1
 
-            await eventually(listed, within=2)
+            await eventually(listed, within=8)
             window = {"services": ["web"], "cron": "0 3 * * *", "duration": "1h"}
             path = (await client.post("/maintenance", json=window)).headers["location"]
 
             async def known() -> bool:
                 return (await second.get(path)).status_code == 200
 
-            await eventually(known, within=2)
+            await eventually(known, within=8)
     finally:
         other.kill()

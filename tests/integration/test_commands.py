@@ -51,6 +51,7 @@ async def test_a_subscriber_comes_hears_survives_and_leaves(
     await record.change("web", ALIVE, DOWN)
     await told(telegram, "web: alive → down", chat="43")
     await told(telegram, "web: alive → down", chat="42")
+    await record.settled()
     process.kill()
     process = start(telegram_invite=INVITE)
     await record.change("web", DOWN, ALIVE)
@@ -220,7 +221,7 @@ async def test_another_poller_is_said_and_waited_out(
 
     await eventually(said)
     telegram.update("42", "/help")
-    await told(telegram, "/mute NAME", within=5)
+    await told(telegram, "/mute NAME", within=15)
 
     async def twice() -> bool:
         return len(texts(telegram)) == 2

@@ -401,7 +401,7 @@ async def test_the_connection_is_kept_or_closed_as_the_client_asks(start: Start)
         reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
         writer.write(ends)
         received = await reader.read()  # to the end
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
         assert b"200 OK" in received
         assert b"connection: close" in received
         writer.close()

@@ -290,8 +290,8 @@ async def test_time_without_ticks_is_credited(nats_url: str, start: Start) -> No
         returned = asyncio.get_running_loop().time()
         await asyncio.sleep(0.6)
         assert await statuses(js, "web") == ["alive"]
-        await eventually(lambda: has(js, "web", "alive", "silent"), within=2)
-        assert asyncio.get_running_loop().time() - returned < 1 + 0.5
+        await eventually(lambda: has(js, "web", "alive", "silent"), within=4)
+        assert asyncio.get_running_loop().time() - returned < 1 + 2
     await nc.close()
 
 

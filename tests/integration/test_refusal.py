@@ -89,11 +89,13 @@ def hurry(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
 
 
 async def closed(reader: asyncio.StreamReader, within: float = 6.0) -> bytes:
-    """What still came until the connection was closed."""
+    """What still came until the connection was closed, or reset."""
+    found = b""
     async with asyncio.timeout(within):
         with contextlib.suppress(ConnectionError):
-            return await reader.read()
-    return b""
+            while part := await reader.read(1 << 20):
+                found += part
+    return found
 
 
 async def drip(writer: asyncio.StreamWriter, text: bytes) -> None:
