@@ -108,10 +108,24 @@ class Ledger:
         """The marks of those that had one."""
         self.refused = 0
         self.answers: dict[int, int] = defaultdict(int)
+        self.late: set[str] = set()
+        """Those whose client, on a machine that is too slow, let nearly the threshold pass between two
+        answers or errors: they may have fallen silent, and rightly so."""
+        self._newest: dict[str, float] = {}
 
     @property
     def total(self) -> int:
         return sum(self.acknowledged.values())
+
+    def ended(self, name: str) -> None:
+        """A request of its, however it ended."""
+        now = time.monotonic()
+        if now - self._newest.get(name, now) > SILENT - 0.5:
+            self.late.add(name)
+        self._newest[name] = now
+
+    def begin(self, name: str) -> None:
+        self._newest.pop(name, None)
 
 
 class Load:
@@ -138,13 +152,13 @@ class Load:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for name in list(self._beating):
-            await self.leave(name)
+        await self.leave(*self._beating)  # all at once, or the first would fall before the last has left
         await self._http.aclose()
         with suppress(NatsError, TimeoutError):
             await asyncio.wait_for(self._nc.close(), 5)
 
     def begin(self, name: str) -> None:
+        self.ledger.begin(name)
         self._beating[name] = asyncio.create_task(self._beat(name, int(name.rpartition(".")[2])))
 
     async def leave(self, *names: str) -> None:
@@ -180,6 +194,8 @@ class Load:
             except httpx.HTTPError:
                 self.ledger.refused += 1
                 continue
+            finally:
+                self.ledger.ended(name)
             self.ledger.answers[answer.status_code] += 1
             if answer.status_code == 200:
                 self.acknowledge(name, mark)
@@ -195,6 +211,8 @@ class Load:
             except (NatsError, OSError, TimeoutError):
                 self.ledger.refused += 1
                 return
+            finally:
+                self.ledger.ended(name)
             if not ack.duplicate:
                 self.acknowledge(name, mark)
 

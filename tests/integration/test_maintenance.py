@@ -34,7 +34,7 @@ async def test_a_fall_within_is_not_told_until_the_end(
     start: Start,
 ) -> None:
     await record.register("web")
-    await window(record, "w", -60, 5, services=["web"])
+    await window(record, "w", -60, 600, services=["web"])
     process = start()
     await record.change("web", ALIVE, SILENT)
     await record.change("web", SILENT, DOWN)
@@ -45,6 +45,7 @@ async def test_a_fall_within_is_not_told_until_the_end(
     process = start()
     await asyncio.sleep(1)
     assert not [text for text in texts(telegram) if "web" in text], "told within the window"
+    await window(record, "w", -60, 1, services=["web"])
     await told(telegram, "web still down")
     await record.settled()
     process.kill()
@@ -62,14 +63,17 @@ async def test_what_recovers_within_is_never_mentioned(
     start: Start,
 ) -> None:
     await record.register("web", tags=("nightly",))
-    await window(record, "w", -60, 4, tags=["nightly"])
+    await window(record, "w", -60, 600, tags=["nightly"])
     start()
     await record.change("web", ALIVE, SILENT)
     await record.change("web", SILENT, DOWN)
     await record.change("web", DOWN, ALIVE)
-    await asyncio.sleep(5)
-    await record.change("other", ALIVE, DOWN)
-    await told(telegram, "other")
+    await record.change("within", ALIVE, DOWN)
+    await told(telegram, "within")
+    await window(record, "w", -60, 1, tags=["nightly"])
+    await asyncio.sleep(3)
+    await record.change("after", ALIVE, DOWN)
+    await told(telegram, "after")
     assert not [text for text in texts(telegram) if "web" in text]
 
 
@@ -79,11 +83,11 @@ async def test_the_recovery_of_a_fall_that_was_told_is_told(
     start: Start,
 ) -> None:
     await record.register("web")
-    start(remind_after="2s,1d")
+    start(remind_after="4s,1d")
     await record.change("web", SILENT, DOWN)
     await told(telegram, "web")
     await window(record, "w", -0.01, 60, services=["web"])
-    await asyncio.sleep(3)
+    await asyncio.sleep(5)
     assert len(texts(telegram)) == 1, "a reminder within the window"
     await record.change("web", DOWN, ALIVE)
     await told(telegram, "down → alive")
