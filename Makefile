@@ -30,7 +30,7 @@ simulate: setup  ## The monitor against made-up disasters: SEEDS=100000, or SEED
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
 
 faults: setup  ## Every fault under load, then everything that always holds: 15 minutes (FAULTS_SEED=17)
-	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 3 --dist worksteal --timeout 600
+	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal --timeout 600
 
 fuzz: setup  ## Made-up input for every parser and both APIs: FUZZ=1000 of each kind
 	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest --timeout 3600 tests/fuzz tests/contract/test_openapi.py

@@ -98,7 +98,7 @@ async def endure(
     note("refused", load.ledger.refused + sum(n for code, n in load.ledger.answers.items() if code != 200))
     note("changes", checks.each_change_is_one_event(record))
     checks.every_fall_is_true_and_none_is_missing(load, record)
-    repeats = checks.every_chat_was_told_once(world, record, chats)
+    repeats = checks.every_chat_was_told_once(load, record, chats)
     kills = sum(name.startswith("notifier") for name in world.killed)
     note("repeats", repeats)
     assert repeats <= (kills + lost) * len(CHATS), f"{repeats} repeats by {kills} kills"
