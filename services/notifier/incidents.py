@@ -75,7 +75,7 @@ class Incidents:
         self._recent: dict[str, _Recent] = {}
         self._coming: list[Notice] = []
         self._there: set[Notice] = set()
-        """The same, to find them."""
+        """The same without those that were taken back."""
 
     def take(self, event: StatusChanged, seq: int) -> Meaning:
         data = event.data
@@ -129,12 +129,18 @@ class Incidents:
         return min(at for it in (*once, repeats * last) if (at := since + it) > after)
 
     def freed(self, window: Window, now: datetime) -> None:
-        """A window is no more: what fell within it is told now, if nothing else keeps it quiet."""
+        """A window is no more, or no more the same: what fell within it is told when nothing else keeps it
+        quiet, be that now, and not when the window would have ended."""
         for name in self._fleet:
             it = self._fleet.known(name)
-            fell = it.status in (Status.DOWN, Status.DEAD) and window.is_about(name, it.tags)
-            if fell and window.current(it.since) and not self._hushed_until(name, it.since):
-                self._add(Notice(now, name, it.status_seq, it.status, it.since))
+            if it.status not in (Status.DOWN, Status.DEAD) or not window.is_about(name, it.tags):
+                continue
+            span = window.current(it.since)
+            if span and span[1] > now:
+                notice = Notice(span[1], name, it.status_seq, it.status, it.since)
+                self._there.discard(notice)
+                end = self._hushed_until(name, it.since)
+                self._add(replace(notice, at=max(end or now, now)))
 
     def _add(self, notice: Notice) -> None:
         if notice not in self._there:
@@ -145,6 +151,8 @@ class Incidents:
         """What is to be told by now, if it still holds; of several reminders of one service the newest."""
         while self._coming and self._coming[0].at <= now:
             notice = heapq.heappop(self._coming)
+            if notice not in self._there:
+                continue  # taken back
             self._there.discard(notice)
             if not self.holds(notice):
                 continue

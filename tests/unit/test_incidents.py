@@ -17,6 +17,7 @@ from shared.events import (
     StatusData,
     status_changed,
 )
+from shared.maintenance import Window, hushed_until
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
@@ -29,7 +30,10 @@ class World:
 
     def __init__(self, reminders: tuple[timedelta, ...] = REMINDERS) -> None:
         self.fleet = Fleet()
-        self.incidents = Incidents(self.fleet, reminders)
+        self.windows: dict[str, Window] = {}
+        self.incidents = Incidents(
+            self.fleet, reminders, lambda name, at: hushed_until(self.windows.values(), name, (), at)
+        )
         self.seq = 0
         self.register()
 
@@ -52,6 +56,14 @@ class World:
 
     def due(self, at: timedelta) -> list[Notice]:
         return list(self.incidents.due(NOW + at))
+
+    def window(self, id_: str, at: timedelta, until: timedelta | None) -> None:
+        """Open since an hour before NOW, and set anew at a moment; None: it is deleted."""
+        before = self.windows.pop(id_, None)
+        if until is not None:
+            self.windows[id_] = Window(services=("web",), starts_at=NOW - HOUR, ends_at=NOW + until)
+        if before:
+            self.incidents.freed(before, NOW + at)
 
 
 def changed(from_: Status, to: Status, at: timedelta) -> StatusChanged:
@@ -154,3 +166,39 @@ def test_what_did_not_change_for_long_is_forgotten() -> None:
     assert world.incidents._recent
     world.incidents.forget(NOW + HOUR)
     assert not world.incidents._recent
+
+
+def fallen_within(**windows: timedelta) -> World:
+    world = World(reminders=())
+    for id_, until in windows.items():
+        world.window(id_, timedelta(), until)
+    world.change(SILENT, DOWN, timedelta())
+    return world
+
+
+@pytest.mark.parametrize(
+    ("until", "told"),
+    [(10 * MINUTE, 10 * MINUTE), (90 * MINUTE, 90 * MINUTE), (2 * MINUTE, 5 * MINUTE), (None, 5 * MINUTE)],
+    ids=["shortened", "lengthened", "ended", "deleted"],
+)
+def test_a_window_set_anew_tells_when_it_is_over_and_once(until: timedelta | None, told: timedelta) -> None:
+    world = fallen_within(w=HOUR)
+    world.window("w", 5 * MINUTE, until)
+    assert world.due(told - MINUTE) == []
+    assert [it.at - NOW for it in world.due(told)] == [told]
+    assert world.due(2 * DAY) == []
+
+
+def test_a_window_taken_back_tells_nothing_while_another_is_open() -> None:
+    world = fallen_within(w=HOUR, v=20 * MINUTE)
+    world.window("w", 5 * MINUTE, None)
+    assert world.due(19 * MINUTE) == []
+    assert [it.at - NOW for it in world.due(20 * MINUTE)] == [20 * MINUTE]
+    assert world.due(2 * DAY) == []
+
+
+def test_a_window_that_is_over_and_then_deleted_tells_nothing_again() -> None:
+    world = fallen_within(w=HOUR)
+    assert len(world.due(HOUR)) == 1
+    world.window("w", 2 * HOUR, None)
+    assert world.due(2 * DAY) == []
