@@ -29,7 +29,7 @@ lint: setup  ## Style, types, and who may import whom
 simulate: setup  ## The monitor against made-up disasters: SEEDS=100000, or SEED=17 with all that happened in it
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
 
-faults: setup  ## Every fault under load, then everything that always holds: 15 minutes (FAULTS_SEED=17)
+faults: setup  ## Every fault under load, then everything that always holds: 10 minutes (FAULTS_SEED=17)
 	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal --timeout 600
 
 fuzz: setup  ## Made-up input for every parser and both APIs: FUZZ=1000 of each kind
