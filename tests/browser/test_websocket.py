@@ -4,9 +4,8 @@ from pathlib import Path
 
 from playwright.async_api import Page
 
-from shared import streams
 from tests.browser.test_dashboard import browser, context, page, pytestmark
-from tests.integration.test_permissions import _provide, broker, conf, connected, password
+from tests.integration.test_permissions import broker, conf, only_the_probe_is_stored, password, provide
 from tests.servers import free_port
 
 SPEAK = """([port, password, subject]) => new Promise(resolve => {
@@ -31,16 +30,13 @@ async def test_a_page_sends_heartbeats_as_the_sender_alone(tmp_path: Path, page:
     client, websocket = free_port(), free_port()
     server = broker(tmp_path, conf(tmp_path, client=client, websocket=websocket), client)
     try:
-        await _provide(client)
+        await provide(client)
         heard = await page.evaluate(SPEAK, [websocket, password("sender"), "heartbeat.probe"])
         assert "PONG" in heard
         assert "-ERR" not in heard
         heard = await page.evaluate(SPEAK, [websocket, password("sender"), "service.config.probe"])
         assert "Permissions Violation" in heard
         assert "PONG" not in await page.evaluate(SPEAK, [websocket, "wrong", "heartbeat.probe"])
-        async with connected("operator", client) as (operator, _):
-            state = (await operator.jetstream().stream_info(streams.HEARTBEATS, subjects_filter=">")).state
-            assert state.subjects == {"heartbeat.probe": 1}
-            assert (await operator.jetstream().stream_info(streams.SERVICES)).state.last_seq == 0
+        await only_the_probe_is_stored(client)
     finally:
         server.kill()

@@ -81,12 +81,12 @@ def port(tmp_path: Path) -> Iterator[int]:
     """That of a broker with the streams and buckets, which the operator has made."""
     client = free_port()
     server = broker(tmp_path, conf(tmp_path, client=client), client)
-    asyncio.run(_provide(client))
+    asyncio.run(provide(client))
     yield client
     server.kill()
 
 
-async def _provide(port: int) -> None:
+async def provide(port: int) -> None:
     link = Link(Settings(nats_url=(url_of("operator", port),)), "test")
     await link.connect()
     for bucket in (streams.MONITOR_BUCKET, streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET):
@@ -445,25 +445,26 @@ async def test_nobody_comes_in_without_a_password(port: int) -> None:
 async def _quiet(_: Exception) -> None: ...
 
 
+async def only_the_probe_is_stored(port: int) -> None:
+    """One heartbeat of `probe`, and no event."""
+    async with connected("operator", port) as (operator, _):
+        js = operator.jetstream()
+        state = (await js.stream_info(streams.HEARTBEATS, subjects_filter=">")).state
+        assert state.subjects == {"heartbeat.probe": 1}
+        assert (await js.stream_info(streams.SERVICES)).state.last_seq == 0
+
+
 def test_mqtt_takes_heartbeats_from_the_sender_alone(tmp_path: Path) -> None:
     client, mqtt = free_port(), free_port()
     server = broker(tmp_path, conf(tmp_path, client=client, mqtt=mqtt), client)
     try:
-        asyncio.run(_provide(client))
+        asyncio.run(provide(client))
         assert mqtt_publish(mqtt, "heartbeat/probe", b"", "sender", password("sender"))
         assert not mqtt_publish(mqtt, "heartbeat/probe", b"", "sender", "wrong")
         assert not mqtt_publish(mqtt, "heartbeat/probe", b"", "", "")
         mqtt_publish(mqtt, "tick/probe", b"", "sender", password("sender"))
         mqtt_publish(mqtt, "service/config/probe", b"", "sender", password("sender"))
-
-        async def stored() -> None:
-            async with connected("operator", client) as (operator, _):
-                js = operator.jetstream()
-                state = (await js.stream_info(streams.HEARTBEATS, subjects_filter=">")).state
-                assert state.subjects == {"heartbeat.probe": 1}
-                assert (await js.stream_info(streams.SERVICES)).state.last_seq == 0
-
-        asyncio.run(stored())
+        asyncio.run(only_the_probe_is_stored(client))
     finally:
         server.kill()
 
