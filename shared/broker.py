@@ -26,7 +26,7 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
-from shared import streams
+from shared import nats_internals, streams
 from shared.credentials import Credentials
 from shared.events import SOURCE_HEADER
 from shared.settings import Settings
@@ -153,18 +153,20 @@ class Link:
         self.nc = client
         self.js = client.jetstream()
         self._complained = False
-        usual = client._process_msg
 
-        async def process(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-            try:
-                if taker := self._takers.get(sid):
-                    taker(subject, reply, data, headers)
-                else:
-                    await usual(sid, _legible(subject), reply, data, _legible_headers(headers))
-            except Exception:  # or the client would never read from this connection again
-                log.exception("a message could not be taken in", subject=repr(subject[:200]))
+        def around(usual: nats_internals.Process) -> nats_internals.Process:
+            async def process(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+                try:
+                    if taker := self._takers.get(sid):
+                        taker(subject, reply, data, headers)
+                    else:
+                        await usual(sid, _legible(subject), reply, data, _legible_headers(headers))
+                except Exception:  # or the client would never read from this connection again
+                    log.exception("a message could not be taken in", subject=repr(subject[:200]))
 
-        client._process_msg = process  # type: ignore[method-assign]
+            return process
+
+        nats_internals.intercept(client, around)
 
     async def listen(self, subject: str, taker: Taker) -> Subscription:
         """Subscribe to what is much: `taker` is called as it is read from the connection, without the queue,
@@ -173,18 +175,18 @@ class Link:
         async def nothing(_: Msg) -> None: ...
 
         sub = await self.nc.subscribe(subject, cb=nothing)
-        self._takers[sub._id] = taker
+        self._takers[nats_internals.subscription_id(sub)] = taker
         return sub
 
     async def unlisten(self, sub: Subscription) -> None:
-        self._takers.pop(sub._id, None)
+        self._takers.pop(nats_internals.subscription_id(sub), None)
         await sub.unsubscribe()
 
     def write(self, frames: bytes) -> None:
         """Send what stands in NATS' protocol at once: the client takes a call per message, and two turns of
         the loop. Raises NotStored."""
         try:
-            self.nc._transport.write(frames)  # type: ignore[union-attr]
+            nats_internals.write(self.nc, frames)
         except (OSError, RuntimeError, AttributeError) as error:
             raise NotStored(str(error) or repr(error)) from None
 
@@ -564,7 +566,7 @@ _OVER_HTTP_ENDS = (b"\r\n", b"Nats-Batch-Id:")
 def _headers(raw: bytes) -> dict[str, str]:
     if raw.startswith(_OVER_HTTP) and raw.startswith(_OVER_HTTP_ENDS, len(_OVER_HTTP)):
         return OVER_HTTP
-    return Client._parse_header_lines(raw.partition(b"\r\n")[2])
+    return nats_internals.parse_headers(raw.partition(b"\r\n")[2])
 
 
 def _legible(subject: bytes) -> bytes:

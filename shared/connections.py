@@ -13,12 +13,12 @@ import httptools
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shared import problems
 from shared.limits import FORWARDED_MAX, REFUSED, Proxies, Rate
 from shared.problems import Problem
 from shared.settings import Settings
+from shared.uvicorn_internals import STATUS_LINE, Protocol
 
 HEAD_WITHIN = 10.0
 """Seconds from connecting, or from a request's first byte, until its head must be there."""
@@ -89,7 +89,7 @@ def client_of(request: Request) -> str | None:
     return request.client.host if request.client else None
 
 
-class Connection(HttpToolsProtocol):
+class Connection(Protocol):
     """Serves one connection. `limits` are the class's: `within` makes such a class."""
 
     limits: Limits
@@ -105,7 +105,6 @@ class Connection(HttpToolsProtocol):
     """When it began, or when the last answer was given."""
     deaf = refused = False
     """Nothing is read any more; for it was said why."""
-    url = b""
     stalled_since: float | None = None
 
     # --- the connection
@@ -153,21 +152,12 @@ class Connection(HttpToolsProtocol):
             self._refuse(Problem(408, f"the request did not come within {HEAD_WITHIN:g} s"))
         elif self.size > NONE and waits > BODY_WITHIN:
             self._refuse(Problem(408, f"the body did not come within {BODY_WITHIN:g} s"))
-        elif waits > IDLE and not self._owes_answer():
+        elif waits > IDLE and not self.owes_answer():
             self.transport.close()
 
-    def _owes_answer(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
     def on_response_complete(self) -> None:
-        """As uvicorn's, without its timer."""
-        self.server_state.total_requests += 1
         self.since = self.limits.now
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        super().on_response_complete()
 
     def _refuse(self, problem: Problem) -> None:
         """Say why, if it is not too late for that, and end. What still comes is let go by, so that the client
@@ -176,7 +166,7 @@ class Connection(HttpToolsProtocol):
             return
         self.deaf = self.refused = True
         self.since = self.limits.now
-        if self._owes_answer() or (self.size > NONE and not self.in_head):
+        if self.owes_answer() or (self.size > NONE and not self.in_head):
             self.transport.abort()
             return
         REFUSED.labels(problem.status).inc()
@@ -244,7 +234,7 @@ class Connection(HttpToolsProtocol):
 
     def _stop_reading(self) -> None:
         self.deaf = True
-        if self._owes_answer():
+        if self.owes_answer():
             self.cycle.keep_alive = False
         else:
             self.transport.close()
@@ -252,10 +242,7 @@ class Connection(HttpToolsProtocol):
     # --- what the parser says
 
     def on_message_begin(self) -> None:
-        """As uvicorn's, without the scope, which only the app needs."""
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
+        super().on_message_begin()
         self.size = 0
         self.in_head = True
 
@@ -263,10 +250,7 @@ class Connection(HttpToolsProtocol):
         if len(self.headers) > HEADERS_MAX or len(self.pipeline) >= PIPELINED_MAX:
             raise ValueError("too much")
         self.in_head = False
-        head = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.headers, self.expect_100_continue = head
-        self.scope["headers"] = list(self.headers)  # those that may follow the body are not among them
+        self.make_scope()
         problem = self._objection()
         if problem:
             self.app, app = problems.response(problem), self.app
@@ -283,9 +267,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.size = NONE
-        if not self.cycle.response_complete:
-            self.cycle.more_body = False
-            self.cycle.message_event.set()
+        super().on_message_complete()
 
     def _objection(self) -> Problem | None:
         """Why the app is not to see this request."""

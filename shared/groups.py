@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import structlog
-from nats.protocol.command import hpub_cmd
 
 from shared.broker import BrokerError, Busy, Link, NotStored
+from shared.nats_internals import hpub_cmd
 
 log = structlog.get_logger()
 

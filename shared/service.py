@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from shared import streams, tracing
 from shared.broker import Link, NotStored, Publisher, last_sequence
 from shared.connections import Connection, Limits
 from shared.settings import PREFIX, stop
+from shared.uvicorn_internals import Server
 
 log = structlog.get_logger()
 
@@ -112,32 +113,15 @@ class Record:
                 await asyncio.sleep(self.LOOK_AGAIN)
 
 
-class _Server(uvicorn.Server):
-    told: asyncio.Event
+class _Server(Server):
     limits: Limits
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are ours: the work behind must end in order after the last request."""
-        yield
-
-    async def main_loop(self) -> None:
-        """Once a second, to renew the date, in place of ten times: four idle services wake less. And to see
-        which connections take too long."""
-        loop = asyncio.get_running_loop()
-        while not await self.on_tick(0):
-            self.limits.now = loop.time()
-            for connection in list(self.server_state.connections):
-                assert isinstance(connection, Connection)
-                connection.look()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self.told.wait()
-
-    def tell(self) -> None:
-        """To end."""
-        self.should_exit = True
-        self.told.set()
+    def every_second(self) -> None:
+        """See which connections take too long."""
+        self.limits.now = asyncio.get_running_loop().time()
+        for connection in self.open_connections:
+            assert isinstance(connection, Connection)
+            connection.look()
 
 
 def run(
@@ -220,7 +204,6 @@ async def _serve(
         timeout_graceful_shutdown=int(STOP_WITHIN / 2),
     )
     server = _Server(config)
-    server.told = asyncio.Event()
     server.limits = http.limits
     server.limits.now = asyncio.get_running_loop().time()
     log.info("serving", url=f"http://{sock.getsockname()[0]}:{sock.getsockname()[1]}")
@@ -234,7 +217,7 @@ async def _serve(
     await asyncio.wait({serving, working, told}, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping")
     failed = working.done() and not stopping.is_set()
-    server.tell()
+    server.end()
     on_stop()
     await asyncio.wait({serving}, timeout=STOP_WITHIN / 2 + 1)
     working.cancel()
