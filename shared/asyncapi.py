@@ -1,6 +1,8 @@
 """Serving an AsyncAPI document."""
 
+import json
 from collections.abc import Callable
+from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,15 +14,40 @@ if TYPE_CHECKING:
     from faststream.specification.base import Specification
 
 
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>:root {{ color-scheme: light dark; }} body {{ font: 16px/1.5 system-ui, sans-serif; margin: 1rem; }}
+pre {{ overflow-x: auto; font-size: 0.85rem; }}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>This AsyncAPI document, as it is sent to whoever does not ask for HTML:</p>
+<pre tabindex="0">{document}</pre>
+</body>
+</html>
+"""
+
+
 def route(document: Callable[[], "Specification"]) -> Route:
-    """`/asyncapi`: the document as a page for browsers, as JSON for everybody else."""
+    """`/asyncapi`: the document as a page that loads nothing for browsers, as JSON for everybody else."""
 
     async def serve(request: Request) -> Response:
-        from faststream.specification.asyncapi import get_asyncapi_html  # only who asks for it pays for it
-
-        if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(get_asyncapi_html(document()))
-        return JSONResponse(document().to_jsonable())
+        described = document().to_jsonable()
+        if "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse(described)
+        text, title = json.dumps(described, indent=2, ensure_ascii=False), described["info"]["title"]
+        return HTMLResponse(
+            _PAGE.format(title=escape(title), document=escape(text)),
+            headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"},
+        )
 
     return Route("/asyncapi", serve, include_in_schema=False)
 

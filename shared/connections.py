@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import httptools
 import structlog
@@ -16,6 +15,7 @@ from starlette.responses import Response
 
 from shared import problems
 from shared.limits import FORWARDED_MAX, REFUSED, Proxies, Rate
+from shared.origins import host_of, is_loopback
 from shared.problems import Problem
 from shared.settings import Settings
 from shared.uvicorn_internals import STATUS_LINE, Protocol
@@ -72,16 +72,9 @@ class Limits:
         return max(1, self.connections // 4)
 
     def knows(self, host: str) -> bool:
-        """Whether this `Host` may lead here, whatever its port. What is no name of the internet, such as an
-        address, cannot have been made to lead here by anybody."""
-        if not self.hosts:
-            return True
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-        except ValueError:
-            return False
-        foreign = "." in name and not name.replace(".", "").isdigit()
-        return not foreign or name in self.hosts or name.endswith(".localhost")
+        """Whether this `Host` may lead here, whatever its port: by a name of this machine's own loopback, or
+        one of `hosts`. Everything else, `0.0.0.0` as well, may be what a page of another site has chosen."""
+        return not self.hosts or (name := host_of(host)) in self.hosts or is_loopback(name)
 
 
 def client_of(request: Request) -> str | None:

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from shared import streams, tracing
 from shared.broker import Link, NotStored, Publisher, last_sequence
 from shared.connections import Connection, Limits
-from shared.settings import PREFIX, stop
+from shared.settings import PREFIX, base_url, stop
 from shared.uvicorn_internals import Server
 
 log = structlog.get_logger()
@@ -206,7 +206,7 @@ async def _serve(
     server = _Server(config)
     server.limits = http.limits
     server.limits.now = asyncio.get_running_loop().time()
-    log.info("serving", url=f"http://{sock.getsockname()[0]}:{sock.getsockname()[1]}")
+    log.info("serving", url=base_url(*sock.getsockname()[:2]))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):

@@ -5,11 +5,13 @@ import ipaddress
 import re
 import ssl
 import sys
+from contextlib import suppress
 from datetime import time, timedelta
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+import structlog
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -18,6 +20,8 @@ from shared.durations import Duration
 from shared.limits import PRIVATE, Network
 
 PREFIX = "REGISTRY_"
+
+log = structlog.get_logger()
 
 
 def _split(value: Any) -> Any:
@@ -61,10 +65,11 @@ def _link(url: str) -> str:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        good = good and parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
     except ValueError:
         good = False
     if not good:
-        raise ValueError("accepted: http://… or https://…, as people reach the API")
+        raise ValueError("accepted: http://HOST or https://HOST, as people reach the API, without a path")
     return url
 
 
@@ -136,7 +141,13 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
-    public_url: Annotated[str, AfterValidator(_link)] = "http://127.0.0.1:8002"
+    api_port: Port = 8002
+    public_url: Annotated[str, AfterValidator(_link)] = Field(
+        default_factory=lambda known: base_url(
+            known["host"] if is_home(known.get("host", "")) else "127.0.0.1", known.get("api_port", 8002)
+        ),
+        description="Where people reach the API; without a path, for the pages link from the root.",
+    )
     silent_after: Duration = timedelta(minutes=15)
     down_after: Duration = timedelta(hours=1)
     dead_after: Duration = timedelta(days=7)
@@ -183,6 +194,19 @@ class Settings(BaseSettings):
             )
 
 
+def base_url(host: str, port: int) -> str:
+    return f"http://{near(host)}:{port}"
+
+
+def near(host: str) -> str:
+    """Where to reach, from this machine, what is bound to `host`; as it stands in a URL."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    return f"[{host}]" if ":" in host else host
+
+
 def is_home(host: str) -> bool:
     """Whether only this machine's own users can reach what is bound to it."""
     try:
@@ -200,6 +224,19 @@ def matches(given: str, *tokens: SecretStr) -> bool:
             if token.get_secret_value()
         ]
     )
+
+
+SHORT_TOKEN = 16
+"""Characters below which a token can be found by trying."""
+
+
+def warn_of_short_tokens(settings: Settings, *fields: str) -> None:
+    """Log which of these variables hold a token that is too short to be safe; never the token."""
+    for field in fields:
+        if any(0 < len(token.get_secret_value()) < SHORT_TOKEN for token in getattr(settings, field)):
+            log.warning(
+                "a token can be guessed", variable=PREFIX + field.upper(), less_than_characters=SHORT_TOKEN
+            )
 
 
 S = TypeVar("S", bound=Settings)

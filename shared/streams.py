@@ -19,6 +19,7 @@ ASIDE_MOST = 64 * 1024
 MONITOR_BUCKET = "registry_monitor"
 NOTIFIER_BUCKET = "registry_notifier"
 MAINTENANCE_BUCKET = "registry_maintenance"
+API_BUCKET = "registry_api"
 
 REBUILD = "registry.rebuild"
 JUDGED = "registry.monitor.judged"

@@ -10,6 +10,7 @@ from services.api.access import Access
 from services.api.app import build
 from services.api.board import Board
 from services.api.commands import Commands
+from services.api.keyring import Keyring
 from services.api.maintenance import Maintenance
 from services.api.models import Defaults
 from services.api.projector import Projector
@@ -18,12 +19,20 @@ from services.api.store import Store, check_url
 from shared import logs, service
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
-from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, Tokens, load
+from shared.settings import (
+    CommaSeparated,
+    Port,
+    Settings,
+    TimeOfDay,
+    Tokens,
+    base_url,
+    load,
+    warn_of_short_tokens,
+)
 from shared.windows import Windows
 
 
 class ApiSettings(Settings):
-    api_port: Port = 8002
     ingest_port: Port = 8001
     mongodb_url: Annotated[str, AfterValidator(check_url)] = "mongodb://127.0.0.1:27017"
     mongodb_database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "registry"
@@ -36,7 +45,7 @@ class ApiSettings(Settings):
     @property
     def ingest_url(self) -> str:
         """Where the page tells people to send heartbeats: on an open address, the proxy's one port."""
-        return self.public_url if self.strangers else f"http://{self.host}:{self.ingest_port}"
+        return self.public_url if self.strangers else base_url(self.host, self.ingest_port)
 
 
 def main() -> None:
@@ -48,13 +57,14 @@ def main() -> None:
         anonymous="read",
     )
     logs.configure("api", settings.log_level, settings.log_format)
+    warn_of_short_tokens(settings, "api_token", "read_token")
     health = service.Health("broker", "database", "projection")
     link = Link(settings, "api")
     health.follow(link)
     publisher = Publisher(link)
     record = service.Record(health, link, publisher)
     store, board = Store(settings.mongodb_url, settings.mongodb_database), Board()
-    windows = Windows(link)
+    windows, keyring = Windows(link), Keyring(link)
     maintenance = Maintenance(link, windows)
     defaults = Defaults(
         silent_after=settings.silent_after, down_after=settings.down_after, dead_after=settings.dead_after
@@ -66,11 +76,13 @@ def main() -> None:
             await publisher.start()
             health.good("broker")
             await windows.load()
+            await keyring.load()
             projector = Projector(link, store, board, health, _now)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(projector.run())
                 tasks.create_task(projector.watch_judging())
                 tasks.create_task(windows.follow())
+                tasks.create_task(keyring.follow())
                 tasks.create_task(record.watch())
         finally:
             await publisher.stop()
@@ -83,6 +95,7 @@ def main() -> None:
         anonymous_read="read" in settings.anonymous,
         strangers=settings.strangers,
         secure=settings.public_url.startswith("https:"),
+        keyring=keyring,
     )
     commands = Commands(link, publisher, store, board, defaults, _now)
     look = Look(

@@ -1,7 +1,7 @@
 """Who may read and who may write: tokens as Bearer, as the password of HTTP Basic, or by a login's cookie.
 
-The cookie says when somebody logged in, signed with a key made of the token they gave: it needs no store,
-and it ends when that token does.
+The cookie is signed with a random key that all APIs share. A session ends at its logout, after LOGGED_IN_FOR,
+or with the token that it was begun with.
 """
 
 import base64
@@ -11,11 +11,12 @@ import hmac
 import secrets
 import time
 from enum import StrEnum
+from typing import NamedTuple
 
 from fastapi import Request, Response
 from itsdangerous import BadSignature, URLSafeTimedSerializer
-from pydantic import SecretStr
 
+from services.api.keyring import Keyring
 from shared.connections import client_of
 from shared.limits import Guesses
 from shared.problems import Problem
@@ -46,6 +47,7 @@ class Access:
         anonymous_read: bool,
         strangers: bool,
         secure: bool,
+        keyring: Keyring,
     ) -> None:
         self._tokens = {Role.ADMIN: api_tokens, Role.READER: read_tokens}
         self.guarded = bool(api_tokens or read_tokens)
@@ -55,7 +57,8 @@ class Access:
         """Nothing but being on this machine is asked for."""
         self._guesses = Guesses()
         self._secure = secure
-        self._of_this_process = secrets.token_bytes(32)
+        self._keyring = keyring
+        self._of_this_process = secrets.token_hex(32)
 
     # --- the API
 
@@ -64,9 +67,7 @@ class Access:
             raise Problem(401, "a read token or the API token is needed", headers=_CHALLENGE)
 
     def may_write(self, request: Request) -> None:
-        """A cookie does not count here, so no page can make a browser write with it; nor may a page of
-        another site use what is open to this machine."""
-        same_site(request)
+        """A cookie does not count here, so no page can make a browser write with it."""
         if self._write_is_open:
             return
         role = self._of_request(request)
@@ -79,7 +80,7 @@ class Access:
         """What whoever asks may do, by token, by cookie, or because it is open."""
         if self._write_is_open:
             return Role.ADMIN
-        given = self._of_request(request), self._of_cookie(request)[0]
+        given = self._of_request(request), self._session(request).role
         if Role.ADMIN in given:
             return Role.ADMIN
         return Role.READER if self._read_is_open or Role.READER in given else Role.NOBODY
@@ -110,14 +111,17 @@ class Access:
     # --- the dashboard
 
     def log_in(self, request: Request, token: str, response: Response) -> bool:
-        """Whether the token is good; then `response` gets the cookie. Raises Problem 429 as above."""
+        """Whether the token is good; then `response` gets the cookie. Raises Problem 429 as above, or 503."""
         role = self._of_token(token)
         self.weigh(request, token, role)
         if role is Role.NOBODY:
             return False
+        if not (keys := self._keyring.keys):
+            raise Problem(503, "still reading the record; see /readyz", retry_after=2)
+        session = {"id": secrets.token_hex(8), "token": _digest(keys.session, "token", token)}
         response.set_cookie(
             COOKIE,
-            _signer(token).dumps(role.value),
+            _signer(keys.session).dumps(session),
             max_age=LOGGED_IN_FOR,
             httponly=True,
             samesite="lax",  # not strict: a link in a message must find its reader logged in
@@ -125,15 +129,16 @@ class Access:
         )
         return True
 
-    def log_out(self, response: Response) -> None:
+    async def log_out(self, request: Request, response: Response) -> None:
+        """End the session everywhere, also for whoever has copied its cookie. Raises NotStored."""
+        if session_id := self._session(request).id:
+            await self._keyring.end_session(session_id, int(time.time()) + LOGGED_IN_FOR)
         response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=self._secure)
 
     def form_key(self, request: Request) -> str:
         """What a form of a page must send back: nobody else's page can know it."""
-        role, token = self._of_cookie(request)
-        key = token.encode() if role is not Role.NOBODY else self._of_this_process
-        session = request.cookies.get(COOKIE, "") if role is not Role.NOBODY else ""
-        return hmac.new(key, f"form\n{session}".encode(), hashlib.sha256).hexdigest()
+        key = self._keyring.keys.session if self._keyring.keys else self._of_this_process
+        return _digest(key, "form", self._session(request).id)
 
     def may_submit(self, request: Request, form_key: str) -> None:
         """Problem 403 unless the sender of a form is an admin, and the form is from a page of ours."""
@@ -143,53 +148,58 @@ class Access:
 
     def same_session(self, request: Request, form_key: str) -> None:
         """Problem 403 if a form was made for somebody else, or by somebody else."""
-        same_site(request)
         if not hmac.compare_digest(form_key.encode(), self.form_key(request).encode()):
             raise Problem(403, "this form is not of your session any more; go back and load the page again")
 
-    def _of_cookie(self, request: Request) -> tuple[Role, str]:
-        """The role and the token of a session; nobody's if its cookie is not ours, or too old."""
-        if cookie := request.cookies.get(COOKIE):
-            for role, tokens in self._tokens.items():
-                for token in tokens:
-                    secret = token.get_secret_value()
-                    try:
-                        if _signer(secret).loads(cookie, max_age=LOGGED_IN_FOR) == role.value:
-                            return role, secret
-                    except BadSignature:
-                        continue
-        return Role.NOBODY, ""
+    def _session(self, request: Request) -> "_Session":
+        """The session of the request's cookie; nobody's if it is not ours, has ended, or is too old."""
+        cookie, keys = request.cookies.get(COOKIE), self._keyring.keys
+        if not (cookie and keys):
+            return _NO_SESSION
+        try:
+            said = _signer(keys.session).loads(cookie, max_age=LOGGED_IN_FOR)
+        except BadSignature:
+            return _NO_SESSION
+        if said["id"] in keys.ended:
+            return _NO_SESSION
+        for role, tokens in self._tokens.items():
+            for token in tokens:
+                digest = _digest(keys.session, "token", token.get_secret_value())
+                if hmac.compare_digest(digest, said["token"]):
+                    return _Session(said["id"], role)
+        return _NO_SESSION
 
     # --- badges
 
     def badge_key(self, name: str) -> str:
-        """Lets others see the badge of one service, and nothing else. Empty if they may anyway."""
-        if self._read_is_open:
+        """Lets others see the badge of one service, and nothing else. Empty if they may anyway, or while the
+        keys are not read yet."""
+        if self._read_is_open or not self._keyring.keys:
             return ""
-        token = next(token for tokens in self._tokens.values() for token in tokens)
-        return _badge_key(token, name)
+        return _digest(self._keyring.keys.badge, "badge", name)[:24]
 
     def may_see_badge(self, request: Request, name: str, key: str) -> None:
-        good = [_badge_key(token, name) for tokens in self._tokens.values() for token in tokens]
-        if not any([hmac.compare_digest(key.encode(), it.encode()) for it in good]):
+        good = self.badge_key(name)
+        if not (good and hmac.compare_digest(key.encode(), good.encode())):
             self.may_read(request)
 
 
-def _signer(token: str) -> URLSafeTimedSerializer:
+class _Session(NamedTuple):
+    id: str
+    role: Role
+
+
+_NO_SESSION = _Session("", Role.NOBODY)
+
+
+def _signer(key: str) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(
-        token, salt="registry session", signer_kwargs={"digest_method": hashlib.sha256}
+        key, salt="registry session", signer_kwargs={"digest_method": hashlib.sha256}
     )
 
 
-def _badge_key(token: SecretStr, name: str) -> str:
-    key = token.get_secret_value().encode()
-    return hmac.new(key, f"badge\n{name}".encode(), hashlib.sha256).hexdigest()[:24]
-
-
-def same_site(request: Request) -> None:
-    """Raises Problem 403 if the browser says that a page of another site sent this."""
-    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        raise Problem(403, "not from another site's page")
+def _digest(key: str, purpose: str, text: str) -> str:
+    return hmac.new(key.encode(), f"{purpose}\n{text}".encode(), hashlib.sha256).hexdigest()
 
 
 def _given(request: Request) -> str:

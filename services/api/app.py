@@ -14,6 +14,8 @@ from services.api.resources import Parts
 from services.api.store import DatabaseAway
 from shared import docs, problems
 from shared.broker import BrokerError
+from shared.head import HeadAsGet
+from shared.origins import SameOrigin
 from shared.problems import Problem
 
 _FOR_EVER = "public, max-age=31536000, immutable"
@@ -29,7 +31,12 @@ def build(parts: Parts) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         routes=parts.health.routes(),
-        middleware=[Middleware(_Headers), Middleware(GZipMiddleware, minimum_size=1000)],
+        middleware=[
+            Middleware(HeadAsGet),
+            Middleware(_Headers),
+            Middleware(SameOrigin, public_url=parts.look.public_url),
+            Middleware(GZipMiddleware, minimum_size=1000),
+        ],
     )
     for router in resources.routers(parts):
         app.include_router(router)
@@ -54,7 +61,8 @@ class _Headers:
                 unchanging = scope["path"].startswith("/static/") and scope["query_string"]
                 headers.setdefault("Cache-Control", _FOR_EVER if unchanging else "no-store")
                 headers.setdefault("X-Content-Type-Options", "nosniff")
-                headers.setdefault("Referrer-Policy", "no-referrer")
+                # Not no-referrer: with that, browsers send `Origin: null` with forms of our own.
+                headers.setdefault("Referrer-Policy", "same-origin")
             await send(message)
 
         await self._app(scope, receive, with_headers)

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
 from services.api import charts, cursors, recall, timeline
-from services.api.access import Role, same_site
+from services.api.access import Role
 from services.api.commands import existing
 from services.api.fold import Document, micros, moment
 from services.api.models import Service, Wanted, presenter
@@ -378,7 +378,6 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
 
     @app.post("/ui/login", include_in_schema=False)
     async def log_in(request: Request) -> Response:
-        same_site(request)
         fields = await _fields(request)
         target = _ours(fields.get("next", "/"))
         response: Response = RedirectResponse(target, 303)
@@ -390,7 +389,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
     async def log_out(request: Request) -> Response:
         access.same_session(request, (await _fields(request)).get("form_key", ""))
         response = RedirectResponse("/ui/login", 303)
-        access.log_out(response)
+        await access.log_out(request, response)
         return response
 
     @app.get("/status", response_class=HTMLResponse, include_in_schema=False)

@@ -1,5 +1,6 @@
 """Maintenance windows over HTTP, and what of them the pages show."""
 
+import asyncio
 import uuid
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -18,6 +19,8 @@ from shared.problems import Problem, documented
 from shared.windows import Windows
 
 MOST = 1000
+STORE_TIMEOUT = 5.0
+"""Seconds that the broker may take to store a change."""
 FORGOTTEN_AFTER = timedelta(days=30)
 """How long a window that is over is shown."""
 
@@ -106,12 +109,13 @@ class Maintenance:
 
     async def _store(self, id_: str, window: Window | None, revision: int) -> None:
         try:
-            bucket: KeyValue = await self._link.bucket(streams.MAINTENANCE_BUCKET)
-            if window:
-                stored = await bucket.update(id_, window.model_dump_json().encode(), last=revision)
-            else:
-                await bucket.delete(id_, last=revision)
-                stored = revision + 1
+            async with asyncio.timeout(STORE_TIMEOUT):
+                bucket: KeyValue = await self._link.bucket(streams.MAINTENANCE_BUCKET)
+                if window:
+                    stored = await bucket.update(id_, window.model_dump_json().encode(), last=revision)
+                else:
+                    await bucket.delete(id_, last=revision)
+                    stored = revision + 1
         except KeyWrongLastSequenceError:
             raise Problem(412, "somebody changed it meanwhile; read it again") from None
         except (NatsError, OSError, TimeoutError) as error:

@@ -19,13 +19,13 @@ from pydantic import SecretStr
 
 from services.cli import backup as copies
 from services.cli.doctor import DoctorSettings, Finding, examine, report
-from services.cli.supervisor import RunSettings, broker, near
+from services.cli.supervisor import RunSettings, broker
 from services.cli.supervisor import run as supervise
 from shared import streams
 from shared.asyncapi import without_secrets
 from shared.broker import access
 from shared.events import NAME_RULE_IN_WORDS, valid_name
-from shared.settings import Tokens, load, stop
+from shared.settings import Tokens, load, near, stop
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The services registry: who is alive, and who is not."

@@ -35,6 +35,7 @@ ORDER = (
     *NEEDED,
     f"KV_{streams.NOTIFIER_BUCKET}",
     f"KV_{streams.MAINTENANCE_BUCKET}",
+    f"KV_{streams.API_BUCKET}",
     streams.ASIDE,
 )
 """The order in which they are copied, while everything goes on. The monitor's snapshot comes first, for it

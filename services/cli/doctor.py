@@ -16,11 +16,11 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 from pydantic import SecretStr
 
-from services.cli.supervisor import RunSettings, bound_to, near
+from services.cli.supervisor import RunSettings, bound_to
 from shared import streams
 from shared.asyncapi import without_secrets
 from shared.broker import READ_ONLY, access
-from shared.settings import CommaSeparated
+from shared.settings import CommaSeparated, near
 
 SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
     "api": "ApiSettings"

@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import fcntl
-import ipaddress
 import os
 import signal
 import socket
@@ -19,7 +18,7 @@ import httpx
 import typer
 
 from services.cli import embedded
-from shared.settings import PREFIX, Port, Settings, Tokens, stop
+from shared.settings import PREFIX, Port, Settings, Tokens, near, stop
 
 READY_WITHIN = 60.0
 STOP_WITHIN = 3.0
@@ -33,7 +32,6 @@ class RunSettings(Settings):
     data_dir: Path = Path("./data")
     mongodb_url: str = "mongodb://127.0.0.1:27017"
     ingest_port: Port = 8001
-    api_port: Port = 8002
     monitor_port: Port = 8003
     notifier_port: Port = 8004
     ingest_token: Tokens = ()
@@ -276,15 +274,6 @@ async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
 def bound_to(name: str, settings: Settings) -> str:
     """The address that a service is bound to."""
     return settings.host if name in ("ingest", "api") else settings.metrics_host
-
-
-def near(host: str) -> str:
-    """Where to reach, from this machine, what is bound to `host`."""
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if address.is_unspecified:
-            host = "127.0.0.1" if address.version == 4 else "::1"
-    return f"[{host}]" if ":" in host else host
 
 
 def _welcome(settings: RunSettings, ports: dict[str, int]) -> str:

@@ -15,7 +15,7 @@ from shared.broker import Link, Publisher
 from shared.connections import limits_of
 from shared.groups import Groups
 from shared.limits import Rate
-from shared.settings import PerSecond, Port, Settings, Tokens, load
+from shared.settings import PerSecond, Port, Settings, Tokens, load, warn_of_short_tokens
 
 
 class IngestSettings(Settings):
@@ -34,6 +34,7 @@ def main() -> None:
         anonymous="ingest",
     )
     logs.configure("ingest", settings.log_level, settings.log_format)
+    warn_of_short_tokens(settings, "ingest_token")
     tracing.start("ingest")
     health = service.Health("broker", "ticks")
     link = Link(settings, "ingest")

@@ -4,12 +4,15 @@ import json
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.middleware import Middleware
 
 from services.ingest.access import Access, bearer
 from services.ingest.gate import Gate, read_body, read_signal
 from shared import bodies, docs, problems, tracing
 from shared.connections import client_of
 from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, TRACEPARENT_HEADER, HeartbeatBody, sampled
+from shared.head import HeadAsGet
+from shared.origins import is_foreign
 from shared.problems import Problem, documented
 from shared.service import Health
 
@@ -33,13 +36,14 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         routes=health.routes(),
+        middleware=[Middleware(HeadAsGet)],
     )
     problems.install(app)
     docs.install(app)
 
     def check(request: Request) -> str:
         """The token that was given. Raises Problem 401, 403 or 429 if whoever asks may not."""
-        if access.at_home and request.headers.get("sec-fetch-site") == "cross-site":
+        if access.at_home and is_foreign(request.headers):
             raise Problem(403, "not from another site's page; with a token it may be")
         given = bearer(request.headers.get("authorization", ""))
         if not access.knows(given):

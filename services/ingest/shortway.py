@@ -18,7 +18,7 @@ from shared.problems import Problem
 PREFIX = b"/heartbeat/"
 METHODS = (b"POST", b"GET", b"PUT")
 """HEAD is answered without a body: by the app."""
-NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-site"))
+NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-site", b"origin"))
 LOOKED_AT = NOT_PLAIN | {b"content-length", b"authorization", b"host", b"x-forwarded-for"}
 OK = Response(b'{"status":"ok"}', media_type="application/json", headers={"cache-control": "no-store"})
 

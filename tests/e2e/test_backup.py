@@ -50,7 +50,8 @@ async def test_a_copy_of_a_live_system_goes_on_in_a_new_one(tmp_path: Path) -> N
     Then put back once more over what has happened since."""
     file = tmp_path / "registry.backup"
     with Standin(chats=("42",)) as telegram:
-        old, new = (System(folder(tmp_path, it), telegram, silent_after="4s", down_after="6s") for it in "ab")
+        same = {"silent_after": "4s", "down_after": "6s", "public_url": "https://registry.example"}
+        old, new = (System(folder(tmp_path, it), telegram, **same) for it in "ab")
         try:
             old.start()
             assert old.beat("late") == old.beat("gone", "/fail") == 200

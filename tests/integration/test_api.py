@@ -613,6 +613,29 @@ async def test_bad_names_and_requests(bad_input: httpx.AsyncClient) -> None:
         refused(await bad_input.post("/service", content=chunks()), 413)
 
 
+async def test_head_answers_wherever_get_does(bad_input: httpx.AsyncClient) -> None:
+    paths = [
+        "/",
+        "/ui/connect",
+        "/ui/maintenance",
+        "/ui/login",
+        "/services",
+        "/summary",
+        "/maintenance",
+        "/docs",
+    ]
+    paths += ["/docs", "/openapi.json", "/favicon.svg", "/healthz", "/readyz", "/metrics", "/static/page.css"]
+    paths += ["/service/nobody", "/badge/nobody.svg", "/status", "/nowhere", "/services?limit=0"]
+    for path in paths:
+        got, head = await bad_input.get(path), await bad_input.head(path)
+        assert head.status_code == got.status_code, path
+        assert head.content == b""
+        assert head.headers["content-type"] == got.headers["content-type"]
+    events = await bad_input.head("/events", timeout=5)
+    assert events.headers["content-type"].startswith("text/event-stream")
+    assert (await bad_input.head("/service")).status_code == 405
+
+
 async def test_tokens(tmp_path: Any, nats_url: str, mongo_url: str) -> None:
     process = _api(tmp_path, nats_url, mongo_url, API_TOKEN="all", READ_TOKEN="look").start()
     try:

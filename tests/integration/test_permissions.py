@@ -290,6 +290,7 @@ MAY_PUBLISH = {
     "$KV.registry_monitor.bucket.1": "monitor",
     "$KV.registry_notifier.lease": "notifier",
     "$KV.registry_maintenance.x": "api",
+    "$KV.registry_api.keys": "api",
     "registry.rebuild": "api operator",
     "registry.monitor.judged": "notifier api operator",
     "registry.notifier.x": "notifier operator",
@@ -333,7 +334,7 @@ MAY_PUBLISH = {
     f"{REQUEST}CONSUMER.DURABLE.CREATE.SERVICES.x": "operator",
     **{
         f"{REQUEST}{what}.KV_registry_{bucket}": f"{owner} operator"
-        for bucket, owner in (("monitor", "monitor"), ("notifier", "notifier"))
+        for bucket, owner in (("monitor", "monitor"), ("notifier", "notifier"), ("api", "api"))
         for what in ("STREAM.INFO", "STREAM.MSG.GET", "STREAM.CREATE")
     },
     **{
@@ -343,6 +344,8 @@ MAY_PUBLISH = {
     },
     f"{REQUEST}CONSUMER.CREATE.KV_registry_maintenance": "notifier api operator",
     f"{REQUEST}STREAM.PURGE.KV_registry_maintenance": "operator",
+    f"{REQUEST}CONSUMER.CREATE.KV_registry_api": "api operator",
+    f"{REQUEST}STREAM.PURGE.KV_registry_api": "operator",
 }
 MAY_SUBSCRIBE = {
     ">": "operator",

@@ -625,6 +625,13 @@ async def test_by_another_name_nobody_comes_in_without_a_token(start: Start, sta
             "127.0.0.1.evil.example",
             "localhost.evil",
             "[a.b",
+            "0.0.0.0:8002",
+            "[::]:8002",
+            "0",
+            "169.254.169.254",
+            "192.168.0.1",
+            "me",
+            "host.docker.internal",
         ):
             assert client.get(path, headers={"Host": host}).status_code == 421, (path, host)
         for host in (
@@ -634,7 +641,7 @@ async def test_by_another_name_nobody_comes_in_without_a_token(start: Start, sta
             "[::1]:8001",
             "my.localhost",
             "localhost.",
-            "me",
+            "127.1.2.3:9",
         ):
             assert client.get(path, headers={"Host": host}).status_code == 200, (path, host)
     assert api.get("/services", headers={"Host": "registry.example.com"}).status_code == 200
@@ -651,6 +658,35 @@ async def test_with_a_token_names_do_not_matter(start: Start, start_api: StartAp
     assert start_api(api_token="good").get("/services", headers=evil).status_code == 200
 
 
+EVIL = "https://evil.example"
+
+
+async def test_no_page_of_another_site_writes(start_api: StartApi) -> None:
+    api = start_api()
+    window = '{"services": ["a"], "cron": "0 3 * * *", "duration": "1h"}'
+    own = f"http://127.0.0.1:{api.base_url.port}"
+    api.post("/service", json={"name": "a"})
+    form_key = re.findall(r'name="form_key" value="(\w+)"', api.get("/ui/service/a").text)[0]
+    for send in (
+        lambda headers: api.post("/service/a/pause", headers=headers),
+        lambda headers: api.post("/maintenance", content=window, headers=headers),
+        lambda headers: api.post("/ui/service/a/resume", data={"form_key": form_key}, headers=headers),
+        lambda headers: api.put("/service/a", json={}, headers=headers),
+    ):
+        for foreign in (
+            {"Origin": EVIL},
+            {"Origin": "null"},
+            {"Origin": "http://127.0.0.1:3000"},
+            {"Origin": own, "Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+        ):
+            assert send(foreign).status_code == 403, foreign
+        for ours in ({}, {"Origin": own}, {"Sec-Fetch-Site": "same-origin"}):
+            assert send(ours).status_code < 400, ours
+    assert api.get("/services", headers={"Origin": EVIL}).status_code == 403
+    assert api.get("/services", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200, "a link"
+
+
 async def test_no_page_of_another_site_sends_heartbeats(start: Start) -> None:
     client = start()
     for send in (
@@ -658,6 +694,8 @@ async def test_no_page_of_another_site_sends_heartbeats(start: Start) -> None:
         lambda headers: client.post("/heartbeat/a", content="text", headers=headers),
         lambda headers: client.post("/heartbeats", json={"services": ["a"]}, headers=headers),
     ):
-        assert send({"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        for foreign in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": EVIL}, {"Origin": "null"}):
+            assert send(foreign).status_code == 403
+        assert send({"Origin": "http://localhost:3000"}).status_code == 200
         for site in ("same-site", "same-origin", "none"):
             assert send({"Sec-Fetch-Site": site}).status_code == 200
