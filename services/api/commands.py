@@ -70,14 +70,26 @@ class Commands:
         def decide(document: Document | None) -> ConfigEvent:
             if is_there(document):
                 raise Problem(409, f"{name} is registered already")
-            return ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
+            return self._registered(name, config)
 
         return await self._change(name, decide)
 
-    async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> Document:
-        """The whole configuration anew; whether it is paused stays, and what its heartbeats declare."""
+    async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> tuple[Document, bool]:
+        """The whole configuration anew; whether it is paused stays, and what its heartbeats declare. What is
+        not there is created, unless the client names a version of it. The second: whether it was created."""
         self._defaults.check(wanted.whole())
-        return await self._update(ServiceUpdated, name, if_match, wanted.whole)
+        created = False
+
+        def decide(document: Document | None) -> ConfigEvent | None:
+            nonlocal created
+            created = not is_there(document)
+            if not created:
+                return self._updated(ServiceUpdated, name, document, if_match, wanted.whole)
+            if if_match is not None:
+                raise Problem(412, f"there is no service {name}")
+            return self._registered(name, wanted.whole())
+
+        return await self._change(name, decide), created
 
     async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> Document:
         def merged(old: ServiceConfig) -> ServiceConfig:
@@ -108,21 +120,31 @@ class Commands:
         if_match: str | None,
         new: Callable[[ServiceConfig], ServiceConfig],
     ) -> Document:
-        def decide(document: Document | None) -> ConfigEvent | None:
-            there = _matching(existing(name, document), if_match)
-            config = new(configured(there))
-            if config == configured(there):
-                return None
-            declared_at = there["config"].get("declared_at")
-            data = ConfigData(
-                config=config,
-                registered_at=moment(there["config"]["registered_at"]),
-                registered_by=there["config"]["registered_by"],
-                declared_at=moment(declared_at) if declared_at else None,
-            )
-            return kind(**self._envelope(name), data=data)
+        return await self._change(name, lambda document: self._updated(kind, name, document, if_match, new))
 
-        return await self._change(name, decide)
+    def _registered(self, name: str, config: ServiceConfig) -> ServiceRegistered:
+        return ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
+
+    def _updated(
+        self,
+        kind: type[ServiceUpdated | ServicePaused | ServiceResumed],
+        name: str,
+        document: Document | None,
+        if_match: str | None,
+        new: Callable[[ServiceConfig], ServiceConfig],
+    ) -> ConfigEvent | None:
+        there = _matching(existing(name, document), if_match)
+        config = new(configured(there))
+        if config == configured(there):
+            return None
+        declared_at = there["config"].get("declared_at")
+        data = ConfigData(
+            config=config,
+            registered_at=moment(there["config"]["registered_at"]),
+            registered_by=there["config"]["registered_by"],
+            declared_at=moment(declared_at) if declared_at else None,
+        )
+        return kind(**self._envelope(name), data=data)
 
     async def _change(self, name: str, decide: Decide) -> Document:
         """Decide, append, project. A refusal may rest on a read model that is behind, so it is made only

@@ -119,7 +119,7 @@ def routers(parts: Parts) -> list[APIRouter]:
         "/service/{name}",
         operation_id="replace_service",
         tags=["services"],
-        responses=answers(Service, 404, 412, 413, 422),
+        responses=answers(Service, 412, 413, 422) | answers(Service, status=201),
         openapi_extra=documented_body(Wanted, _EXAMPLE),
     )
     async def replace(
@@ -128,9 +128,13 @@ def routers(parts: Parts) -> list[APIRouter]:
         response: Response,
         if_match: IfMatch = None,
     ) -> Service:
-        """Set the whole configuration; what is absent becomes the default."""
+        """Set the whole configuration, of a new service as well; what is absent becomes the default."""
         _same_name(name, wanted)
-        return answer(await commands.replace(name, wanted, if_match), response)
+        document, created = await commands.replace(name, wanted, if_match)
+        if created:
+            response.status_code = 201
+            response.headers["Location"] = f"/service/{name}"
+        return answer(document, response)
 
     @writes.patch(
         "/service/{name}",

@@ -598,7 +598,7 @@ async def test_bad_names_and_requests(bad_input: httpx.AsyncClient) -> None:
         refused(await bad_input.post(f"/service/{name}/pause"), 422)
         refused(await bad_input.get(f"/service/{name}/events"), 422)
     refused(await bad_input.get("/service/nobody"), 404)
-    refused(await bad_input.put("/service/nobody", json={}), 404)
+    refused(await bad_input.put("/service/nobody", json={}, headers={"If-Match": "*"}), 412)
     refused(await bad_input.patch("/service/nobody", json={"name": "other"}), 422)
     refused(await bad_input.get("/nowhere"), 404)
     refused(await bad_input.post("/services"), 405)
@@ -634,6 +634,20 @@ async def test_head_answers_wherever_get_does(bad_input: httpx.AsyncClient) -> N
     events = await bad_input.head("/events", timeout=5)
     assert events.headers["content-type"].startswith("text/event-stream")
     assert (await bad_input.head("/service")).status_code == 405
+
+
+async def test_put_creates_what_is_not_there(client: httpx.AsyncClient) -> None:
+    made = await client.put("/service/new", json={"tags": ["x"]})
+    assert made.status_code == 201, made.text
+    assert made.headers["location"] == "/service/new"
+    assert (await client.get("/service/new")).json() == made.json()
+    again = await client.put("/service/new", json={"tags": ["y"]}, headers={"If-Match": made.headers["etag"]})
+    assert (again.status_code, again.json()["tags"]) == (200, ["y"])
+    assert (await client.delete("/service/new")).status_code == 204
+    refused(await client.put("/service/new", json={}, headers={"If-Match": again.headers["etag"]}), 412)
+    assert (await client.put("/service/new", json={})).status_code == 201
+    both = await asyncio.gather(*(client.put("/service/race", json={"tags": [str(n)]}) for n in range(4)))
+    assert sorted(answer.status_code for answer in both) == [200, 200, 200, 201]
 
 
 async def test_tokens(tmp_path: Any, nats_url: str, mongo_url: str) -> None:
