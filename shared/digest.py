@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from shared import zones
 from shared.durations import spoken
 from shared.events import Status
 
@@ -126,7 +127,7 @@ def seconds_in(
 
 def local(moment: datetime, zone: ZoneInfo) -> str:
     """A moment as people in `zone` read it: `2026-11-23 14:03:05 CET`."""
-    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+    return f"{zones.local(moment, zone):%Y-%m-%d %H:%M:%S %Z}"
 
 
 def lines(digest: Digest, zone: ZoneInfo) -> list[str]:

@@ -57,3 +57,6 @@ def _read(value: Any) -> Any:
 
 Duration = Annotated[timedelta, BeforeValidator(_read), PlainSerializer(write, return_type=str)]
 """A pydantic field that reads and writes the forms above."""
+
+Written = Annotated[timedelta, PlainSerializer(write, return_type=str)]
+"""The same for what is only written: it may be longer than `parse` reads, such as 24 times an interval."""

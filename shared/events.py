@@ -37,7 +37,11 @@ def micros(time: datetime) -> int:
 
 
 def moment(micros: int) -> datetime:
-    return _EPOCH + micros * MICRO
+    """The same as a moment; beyond the calendar, its first or last one."""
+    try:
+        return _EPOCH + micros * MICRO
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if micros > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 ServiceName = Annotated[str, StringConstraints(pattern=NAME_RULE, min_length=1, max_length=NAME_MAX)]

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -16,32 +15,26 @@ from pydantic import (
     model_validator,
 )
 
+from shared import zones
 from shared.durations import Duration
 from shared.events import ServiceName
+from shared.occurrences import check_cron, following, latest
+from shared.zones import ZoneName
 
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=7)
 """Of a window that comes again."""
-_MINUTE = timedelta(minutes=1)
+
+_UTC = ZoneInfo("UTC")
 
 Span = tuple[datetime, datetime]
 
 
-def _zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError("an IANA time zone such as Europe/Berlin") from None
-    return name
+def _utc(moment: datetime) -> datetime:
+    """In UTC, as times are inside; what has no UTC in the calendar stays as an older version took it."""
+    return zones.local(moment, _UTC)
 
 
-def _cron(expression: str) -> str:
-    try:
-        CronSim(expression, datetime(2026, 1, 1))  # noqa: DTZ001 - only its form is looked at
-    except CronSimError as error:
-        raise ValueError(f"a cron expression of five fields such as '0 3 * * sun' ({error})") from None
-    if len(expression.split()) != 5:
-        raise ValueError("a cron expression has five fields")
-    return expression
+Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 class Window(BaseModel):
@@ -55,10 +48,10 @@ class Window(BaseModel):
         tuple[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)], ...],
         Field(max_length=32),
     ] = Field(default=(), description="Every service with any of these tags.")
-    starts_at: AwareDatetime | None = None
-    ends_at: AwareDatetime | None = None
-    cron: Annotated[str, StringConstraints(max_length=200), AfterValidator(_cron)] | None = None
-    time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    starts_at: Moment | None = None
+    ends_at: Moment | None = None
+    cron: Annotated[str, StringConstraints(max_length=200), AfterValidator(check_cron)] | None = None
+    time_zone: ZoneName = "UTC"
     duration: Duration | None = None
 
     @model_validator(mode="after")
@@ -83,23 +76,37 @@ class Window(BaseModel):
         """When the occurrence that `at` falls into begins and ends."""
         if self.starts_at and self.ends_at:
             return (self.starts_at, self.ends_at) if self.starts_at <= at < self.ends_at else None
-        start = self._occurrence(at.replace(second=0, microsecond=0) + _MINUTE, back=True)
-        if start is None or self.duration is None or at >= start + self.duration:
+        if not (self.cron and self.duration):
             return None
-        return start, start + self.duration
+        start = latest(self.cron, zones.zone(self.time_zone), at, self.duration)
+        return _span(start, self.duration) if start else None
 
     def upcoming(self, at: datetime) -> Span | None:
         """The next occurrence that begins after `at`."""
         if self.starts_at and self.ends_at:
             return (self.starts_at, self.ends_at) if self.starts_at > at else None
-        start = self._occurrence(at, back=False)
-        return (start, start + self.duration) if start and self.duration else None
+        if not (self.cron and self.duration):
+            return None
+        start = following(self.cron, zones.zone(self.time_zone), at)
+        return _span(start, self.duration) if start else None
 
-    def _occurrence(self, at: datetime, *, back: bool) -> datetime | None:
-        """The nearest before or after `at`, by the clock of its zone; None: there is none within 50 years."""
-        zone = ZoneInfo(self.time_zone)
-        found: Any = next(CronSim(self.cron or "", at.astimezone(zone), reverse=back), None)
-        return found.astimezone(at.tzinfo) if found else None
+
+def check_new(window: Window, now: datetime) -> None:
+    """ValueError for a window that is of no use, though records may hold such ones."""
+    for field in ("starts_at", "ends_at"):
+        moment: datetime | None = getattr(window, field)
+        if moment and moment.utcoffset():
+            raise ValueError(f"{field}: a moment between the years 1 and 9999, in UTC")
+    if window.cron and not window.upcoming(now):
+        raise ValueError("cron: no such time ever comes")
+
+
+def _span(start: datetime, length: timedelta) -> Span | None:
+    """None where the calendar ends before it does."""
+    try:
+        return start, start + length
+    except OverflowError:
+        return None
 
 
 def hushed_until(windows: Iterable[Window], name: str, tags: Iterable[str], at: datetime) -> datetime | None:

@@ -15,9 +15,11 @@ import structlog
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared import zones
 from shared.credentials import Credentials
 from shared.durations import Duration
 from shared.limits import PRIVATE, Network
+from shared.zones import ZoneName
 
 PREFIX = "REGISTRY_"
 
@@ -26,14 +28,6 @@ log = structlog.get_logger()
 
 def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise ValueError("accepted: an IANA time zone such as UTC or Europe/Berlin") from None
-    return name
 
 
 def _time(value: Any) -> Any:
@@ -140,7 +134,7 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")
-    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    timezone: ZoneName = "UTC"
     api_port: Port = 8002
     public_url: Annotated[str, AfterValidator(_link)] = Field(
         default_factory=lambda known: base_url(
@@ -171,7 +165,7 @@ class Settings(BaseSettings):
 
     @property
     def zone(self) -> ZoneInfo:
-        return ZoneInfo(self.timezone)
+        return zones.zone(self.timezone)
 
     @property
     def strangers(self) -> bool:

@@ -12,6 +12,7 @@ from services.api.models import HeardItem
 from services.api.timeline import NOTHING, Segment, slices
 from shared.durations import spoken
 from shared.events import Signal
+from shared.zones import local
 
 COLUMNS = 100
 """Columns of a chart, at most."""
@@ -42,7 +43,7 @@ def bar(found: Sequence[Segment], count: int, zone: ZoneInfo) -> list[Piece]:
 
 
 def _title(start: datetime, end: datetime, spent: Counter[str], zone: ZoneInfo) -> str:
-    start, end = start.astimezone(zone), end.astimezone(zone)
+    start, end = local(start, zone), local(end, zone)
     until = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%b %d %H:%M}"
     whats = [
         f"{state} {spoken(timedelta(microseconds=micros))}"
@@ -95,7 +96,7 @@ def cadence(heard: Sequence[HeardItem], silent_after: timedelta, zone: ZoneInfo)
     pairs = list(pairwise(heard[: COLUMNS + 1]))[::-1]
     lengths = [(newer.at - older.at).total_seconds() for newer, older in pairs]
     titles = [
-        f"{newer.at.astimezone(zone):%b %d %H:%M:%S}: {in_words(length)} after the one before"
+        f"{local(newer.at, zone):%b %d %H:%M:%S}: {in_words(length)} after the one before"
         for (newer, _), length in zip(pairs, lengths, strict=True)
     ]
     states = ["down" if newer.signal is Signal.FAIL else "alive" for newer, _ in pairs]
@@ -107,7 +108,7 @@ def durations(heard: Sequence[HeardItem], zone: ZoneInfo) -> Chart | None:
     runs = [(it, it.duration) for it in heard[:COLUMNS] if it.duration is not None][::-1]
     lengths = [duration for _, duration in runs]
     titles = [
-        f"{it.at.astimezone(zone):%b %d %H:%M:%S}: {it.signal} after {in_words(duration)}"
+        f"{local(it.at, zone):%b %d %H:%M:%S}: {it.signal} after {in_words(duration)}"
         for it, duration in runs
     ]
     return _chart(lengths, ["down" if it.signal is Signal.FAIL else "alive" for it, _ in runs], titles, None)

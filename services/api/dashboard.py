@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
-from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -23,7 +22,7 @@ from services.api.requests import NameInPath, listed
 from services.api.resources import Parts, marks_since, segments, selection
 from services.api.roster import Selection
 from services.api.snippets import snippets
-from shared import bodies, durations, problems
+from shared import bodies, digest, durations, problems, zones
 from shared.broker import BrokerError
 from shared.events import NAME_RULE_IN_WORDS, Status, valid_name
 from shared.maintenance import Window
@@ -61,6 +60,7 @@ _templates = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
+_templates.filters["duration"] = durations.write
 
 
 _NOTHING: Mapping[str, Any] = {}
@@ -105,7 +105,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             form_key=access.form_key(request),
             headline=headline(counts, board.last_change, at),
             in_words=charts.in_words,
-            local=lambda moment: f"{moment.astimezone(look.zone):%Y-%m-%d %H:%M:%S %Z}",
+            local=lambda moment: digest.local(moment, look.zone),
             now=at,
             path=request.url.path,
             percent=charts.percent,
@@ -225,7 +225,6 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
                 share,
                 seconds,
             )
-        silent_after = durations.parse(shown.thresholds.silent_after)
         events = await store.live.history(name, None, 30)
         return page(
             request,
@@ -235,7 +234,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             patience=_patience(shown),
             windows=windows,
             heard=heard,
-            cadence=charts.cadence(heard, silent_after, look.zone),
+            cadence=charts.cadence(heard, shown.thresholds.silent_after, look.zone),
             durations=charts.durations(heard, look.zone),
             events=[(_when(row), told(row), row["data"].get("to")) for row in events[:30]],
             more_events=len(events) > 30,
@@ -340,8 +339,9 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
                 wanted[key] = listed([given.get(key, "")])
             for key in ("starts_at", "ends_at"):
                 if key in given:
-                    zone = ZoneInfo(given.get("time_zone", look.zone.key))
-                    wanted[key] = datetime.fromisoformat(given[key]).replace(tzinfo=zone)
+                    zone = zones.zone(given["time_zone"]) if "time_zone" in given else look.zone
+                    entered = datetime.fromisoformat(given[key])
+                    wanted[key] = entered if entered.tzinfo else entered.replace(tzinfo=zone)
             await maintenance.add(Window.model_validate(wanted), now())
         except ValidationError as error:
             why = explain(error.errors(include_input=False, include_url=False))
@@ -482,7 +482,7 @@ def _patience(it: Service) -> float | None:
         Status.ALIVE: it.thresholds.silent_after,
         Status.SILENT: it.thresholds.down_after,
     }.get(it.status)
-    return durations.parse(length).total_seconds() if length and it.last_heartbeat and not it.paused else None
+    return length.total_seconds() if length and it.last_heartbeat and not it.paused else None
 
 
 def _banner(parts: Parts, now: datetime) -> list[str]:

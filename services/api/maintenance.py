@@ -2,10 +2,11 @@
 
 import asyncio
 import uuid
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
@@ -14,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from services.api.requests import IfMatch, body, documented_body, is_stale
 from shared import streams
 from shared.broker import Link, NotStored
-from shared.maintenance import Span, Window
+from shared.maintenance import Span, Window, check_new
 from shared.problems import Problem, documented
 from shared.windows import Windows
 
@@ -67,11 +68,14 @@ class Maintenance:
 
     def all(self, now: datetime) -> list[Shown]:
         """What is now first, then what is next, then what is over."""
-        shown = [self.shown(id_, now) for id_ in self.windows.by_id]
+        return self._sorted(self.windows.by_id, now)
+
+    def _sorted(self, ids: Iterable[str], now: datetime) -> list[Shown]:
+        shown = [self.shown(id_, now) for id_ in ids]
         return sorted(shown, key=lambda it: (it.starts_at is None, it.starts_at or now, it.id))
 
     def about(self, name: str, tags: list[str], now: datetime) -> list[Shown]:
-        return [it for it in self.all(now) if it.window.is_about(name, tags)]
+        return self._sorted((id_ for id_, it in self.windows.by_id.items() if it.is_about(name, tags)), now)
 
     def shown(self, id_: str, now: datetime) -> Shown:
         window = self._existing(id_)
@@ -87,8 +91,7 @@ class Maintenance:
         )
 
     async def add(self, window: Window, now: datetime) -> str:
-        if window.cron and not window.upcoming(now):
-            raise Problem(422, "cron: no such time ever comes")
+        _check(window, now)
         await self._forget_old(now)
         if len(self.windows.by_id) >= MOST:
             raise Problem(409, f"there are {MOST} windows already; delete some")
@@ -96,7 +99,8 @@ class Maintenance:
         await self._store(id_, window, 0)
         return id_
 
-    async def replace(self, id_: str, window: Window, if_match: str | None) -> None:
+    async def replace(self, id_: str, window: Window, if_match: str | None, now: datetime) -> None:
+        _check(window, now)
         await self._store(id_, window, self._matching(id_, if_match))
 
     async def delete(self, id_: str, if_match: str | None) -> None:
@@ -137,13 +141,25 @@ class Maintenance:
         return revision
 
 
+def _check(window: Window, now: datetime) -> None:
+    try:
+        check_new(window, now)
+    except ValueError as error:
+        raise Problem(422, str(error)) from None
+
+
+At = Annotated[
+    AwareDatetime | None, Query(description="As of this moment.", examples=["2026-11-01T12:00:00Z"])
+]
+
+
 def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: Any) -> None:
     """Add the routes."""
     example = {"content": {"application/json": {"example": _SHOWN}}}
     tags: Any = ["maintenance"]
 
-    def answer(id_: str, response: Response) -> Shown:
-        shown = maintenance.shown(id_, now())
+    def answer(id_: str, response: Response, at: datetime | None = None) -> Shown:
+        shown = maintenance.shown(id_, at or now())
         response.headers["ETag"] = f'"{shown.version}"'
         return shown
 
@@ -168,9 +184,9 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         tags=tags,
         responses={200: {"content": {"application/json": {"example": {"items": [_SHOWN]}}}}},
     )
-    async def list_all() -> ShownPage:
-        """All windows: what is now first, then what is next, then what is over."""
-        return ShownPage(items=maintenance.all(now()))
+    async def list_all(at: At = None) -> ShownPage:
+        """All windows: what is now first, then what is next, then what is over; now, or as of a moment."""
+        return ShownPage(items=maintenance.all(at or now()))
 
     @reads.get(
         "/maintenance/{id}",
@@ -178,9 +194,9 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         tags=tags,
         responses=documented(404) | {200: example},
     )
-    async def get(id: str, response: Response) -> Shown:
-        """One window."""
-        return answer(id, response)
+    async def get(id: str, response: Response, at: At = None) -> Shown:
+        """One window, now or as of a moment."""
+        return answer(id, response, at)
 
     @writes.put(
         "/maintenance/{id}",
@@ -196,7 +212,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         if_match: IfMatch = None,
     ) -> Shown:
         """Set the whole window anew."""
-        await maintenance.replace(id, window, if_match)
+        await maintenance.replace(id, window, if_match, now())
         return answer(id, response)
 
     @writes.delete(

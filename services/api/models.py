@@ -115,9 +115,9 @@ class Defaults(BaseModel):
 
 
 class ThresholdsInForce(BaseModel):
-    silent_after: str
-    down_after: str
-    dead_after: str
+    silent_after: durations.Written
+    down_after: durations.Written
+    dead_after: durations.Written
 
 
 Source = Literal["default", "heartbeat", "service"]
@@ -352,7 +352,7 @@ def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Servi
             reason=looks.reason,
             registered_at=moment(config["registered_at"]),
             registered_by=config["registered_by"],
-            thresholds=ThresholdsInForce(**{field: durations.write(value) for field, value in in_force}),
+            thresholds=ThresholdsInForce(**dict(in_force)),
             threshold_sources=defaults.sources(own),
             every=durations.write(own.every) if own.every else None,
             message=heard.message,

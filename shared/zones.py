@@ -1,0 +1,35 @@
+"""Time zones by their names, and moments as people in one read them. Pure, but for the zones' files."""
+
+from datetime import datetime
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator
+
+ACCEPTED = "an IANA time zone such as UTC or Europe/Berlin"
+
+
+def zone(name: str) -> ZoneInfo:
+    """The zone of this name. ValueError says what is accepted: names are paths of files to the library, so
+    that a folder (`Europe`), a NUL or ten thousand letters each raise something of their own there."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"must be {ACCEPTED}") from None
+
+
+def _name(name: str) -> str:
+    zone(name)
+    return name
+
+
+ZoneName = Annotated[str, AfterValidator(_name)]
+"""A pydantic field with the name of a zone."""
+
+
+def local(moment: datetime, zone: ZoneInfo) -> datetime:
+    """A moment in `zone`; as it is at the ends of the calendar, where no other zone can tell it."""
+    try:
+        return moment.astimezone(zone)
+    except OverflowError:
+        return moment

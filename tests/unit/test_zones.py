@@ -1,0 +1,51 @@
+"""Names of time zones and moments at the ends of the calendar, which raise something of their own each."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from services.api.__main__ import ApiSettings
+from shared import digest, zones
+from shared.events import micros, moment
+from shared.maintenance import Window
+from shared.settings import load
+
+NO_ZONES = ["", ".", "..", "Europe", "Europe/", "/etc/passwd", "../../etc/passwd", "Mars/Base", "a\0b"]
+NO_ZONES += ["x" * 10_000, "Zürich", "\ud800", "tzdata.zi", "zone.tab", "Europe/Berlin\n", "UTC "]
+
+
+@pytest.mark.parametrize("name", NO_ZONES)
+def test_what_is_no_zone_is_refused_in_words(name: str) -> None:
+    with pytest.raises(ValueError, match="an IANA time zone such as UTC"):
+        zones.zone(name)
+    with pytest.raises(ValueError, match="an IANA time zone such as UTC"):
+        Window(services=("a",), cron="0 3 * * *", duration=timedelta(hours=1), time_zone=name)
+
+
+def test_what_is_one_is_read() -> None:
+    assert zones.zone("Europe/Berlin") == ZoneInfo("Europe/Berlin")
+
+
+def test_a_wrong_zone_in_the_settings_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REGISTRY_TIMEZONE", "Europe")
+    with pytest.raises(SystemExit):
+        load(ApiSettings)
+    assert "REGISTRY_TIMEZONE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12", "Europe/Berlin", "UTC"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        datetime.max.replace(tzinfo=UTC),
+        datetime.min.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+    ],
+)
+def test_the_ends_of_the_calendar_are_shown_everywhere(at: datetime, zone: str) -> None:
+    assert digest.local(at, ZoneInfo(zone))
+    assert abs(moment(micros(at)) - at) <= timedelta(hours=14)
