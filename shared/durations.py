@@ -12,7 +12,7 @@ _PATTERN = re.compile(
 )
 _LONGEST = timedelta(days=3650)
 
-ACCEPTED = "a duration such as 30s, 15m, 1h, 7d or 1h30m"
+ACCEPTED = "a duration such as 30s, 15m, 1h"
 
 
 def parse(text: str) -> timedelta:

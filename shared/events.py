@@ -6,7 +6,6 @@ meaning. `tests/contract/golden/` holds what each version wrote, which must pars
 
 import hashlib
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
@@ -87,11 +86,12 @@ def sampled(traceparent: str | None) -> str | None:
 
 
 class Signal(StrEnum):
-    """What a heartbeat says. Anything but a failure is a sign of life."""
+    """What a heartbeat says. A log is only kept, and is no sign of life."""
 
     SUCCESS = "success"
     START = "start"
     FAIL = "fail"
+    LOG = "log"
 
 
 class _Contract(BaseModel):
@@ -107,34 +107,19 @@ HEARTBEAT_MAX = 64 * 1024
 class HeartbeatBody(_Contract):
     """The optional JSON body of a heartbeat, over HTTP and over NATS."""
 
-    message: str | None = Field(default=None, max_length=MESSAGE_MAX)
+    message: str | None = None
     every: Duration | None = Field(default=None, description="The interval this service beats at.")
     metadata: dict[str, Any] | None = None
 
 
-def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None) -> "Heartbeat":
-    """Read what stands in `heartbeat.<name>`. ValueError if the name, the signal or the body is malformed."""
-    if not valid_name(name):
-        raise ValueError(f"bad name: {NAME_RULE_IN_WORDS}")
-    if len(payload) > HEARTBEAT_MAX:
-        raise ValueError(f"the body is larger than {HEARTBEAT_MAX} bytes")
-    signal = headers.get(SIGNAL_HEADER) if headers else None
-    exit_code = int(headers.get(EXIT_CODE_HEADER) or -1) if headers else -1
-    if exit_code > 255:
-        raise ValueError("bad exit code: 0-255")
-    return Heartbeat(
-        Signal(signal) if signal else Signal.SUCCESS,
-        HeartbeatBody.model_validate_json(payload) if payload else None,
-        exit_code if exit_code >= 0 else None,
-        sampled(headers.get(TRACEPARENT_HEADER)) if headers else None,
-    )
-
-
 class Heartbeat(NamedTuple):
+    """`exit_code`: a number, or a word such as KILL. `warnings`: what of it cannot be used as it is meant."""
+
     signal: Signal
     body: HeartbeatBody | None
-    exit_code: int | None
+    exit_code: int | str | None
     traceparent: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 LATE = 1_000_000

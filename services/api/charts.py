@@ -92,6 +92,7 @@ class Chart(NamedTuple):
 def cadence(heard: Sequence[HeardItem], silent_after: timedelta, zone: ZoneInfo) -> Chart | None:
     """The time between heartbeats, without those that only begin a run, unless there are no others.
     `heard`: newest first. None if there are too few."""
+    heard = [it for it in heard if it.signal is not Signal.LOG]
     heard = [it for it in heard if it.signal is not Signal.START] or heard
     pairs = list(pairwise(heard[: COLUMNS + 1]))[::-1]
     lengths = [(newer.at - older.at).total_seconds() for newer, older in pairs]

@@ -18,11 +18,11 @@ from shared.events import (
     Status,
     StatusChanged,
     parse_event,
-    parse_heartbeat,
     valid_name,
 )
 from shared.events import micros as micros
 from shared.events import moment as moment
+from shared.heartbeats import parse_heartbeat
 
 Document = dict[str, Any]
 
@@ -177,6 +177,7 @@ class LastHeard(NamedTuple):
     message: str | None = None
     running_since: int | None = None
     run: tuple[int, int] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def heard_in_this_life(document: Document) -> LastHeard:
@@ -189,6 +190,7 @@ def heard_in_this_life(document: Document) -> LastHeard:
         heard.get("message"),
         heard["at"] if heard.get("signal") == Signal.START else None,
         run if run and run[0] >= registered_at else None,
+        tuple(heard.get("warnings", ())),
     )
 
 
@@ -203,14 +205,18 @@ class Heard(NamedTuple):
     """The end of a run whose start is not among these heartbeats, if there was a run."""
     run: tuple[int, int] | None
     """Start and end of the last run that is wholly among them."""
+    warnings: tuple[str, ...] = ()
+    """What of the newest cannot be used as it is meant."""
 
 
-def hear(before: Heard | None, message: Stored) -> Heard:
-    """Take in the next heartbeat. ValueError if it is malformed."""
+def hear(before: Heard | None, message: Stored) -> Heard | None:
+    """Take in the next heartbeat; a log changes nothing. ValueError if it is malformed."""
     if before and not message.data and (not message.headers or message.headers is OVER_HTTP):
         run = (before.at, message.at) if before.signal is Signal.START else before.run
         return Heard(message.seq, message.at, Signal.SUCCESS, None, before.first_end, run)
     beat = parse_heartbeat(streams.name_in(message.subject), message.data, message.headers)
+    if beat.signal is Signal.LOG:
+        return before
     said = beat.body.message[:SAID_MOST] if beat.body and beat.body.message else None
     first_end, run = (before.first_end, before.run) if before else (None, None)
     if beat.signal is not Signal.START:
@@ -218,4 +224,4 @@ def hear(before: Heard | None, message: Stored) -> Heard:
             first_end = message.at
         elif before.signal is Signal.START:
             run = before.at, message.at
-    return Heard(message.seq, message.at, beat.signal, said, first_end, run)
+    return Heard(message.seq, message.at, beat.signal, said, first_end, run, beat.warnings)

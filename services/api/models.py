@@ -147,6 +147,7 @@ _SERVICE: dict[str, JsonValue] = {
     "message": "42 invoices sent",
     "running_since": None,
     "last_duration": 192.4,
+    "warnings": [],
     "paused": False,
     "notify": True,
     "description": "Sends the invoices",
@@ -174,6 +175,7 @@ class Service(BaseModel):
     message: str | None = Field(description="What its newest heartbeat said, or the first part of it.")
     running_since: AwareDatetime | None = Field(description="When the run began that has not ended yet.")
     last_duration: float | None = Field(description="Seconds that the last finished run took.")
+    warnings: list[str] = Field(description="What of its newest heartbeat could not be used as it was meant.")
     paused: bool
     notify: bool
     description: str
@@ -239,6 +241,7 @@ _HEARD: dict[str, JsonValue] = {
     "every": None,
     "metadata": {"host": "a1"},
     "source": "http",
+    "warnings": [],
 }
 
 
@@ -247,12 +250,13 @@ class HeardItem(BaseModel):
 
     at: AwareDatetime = Field(description="When the broker stored it.")
     signal: Signal
-    exit_code: int | None = Field(description="Of a failure, if it was told by one.")
+    exit_code: int | str | None = Field(description="Of a failure, if it told one: a number or a word.")
     message: str | None
     duration: float | None = Field(description="Seconds of the run that ended with it.")
     every: str | None = Field(description="The interval it declares.")
     metadata: dict[str, Any] | None
     source: str = Field(description="How it came: http, nats or mqtt.")
+    warnings: list[str] = Field(description="What of it could not be used as it was meant.")
 
 
 class HeardPage(BaseModel):
@@ -358,6 +362,7 @@ def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Servi
             message=heard.message,
             running_since=moment(heard.running_since) if heard.running_since else None,
             last_duration=(heard.run[1] - heard.run[0]) / 1e6 if heard.run else None,
+            warnings=list(heard.warnings),
             paused=own.paused,
             notify=own.notify,
             description=own.description,

@@ -89,7 +89,8 @@ class _Heartbeats:
             self.added = True
             name = streams.name_in(message.subject)
             try:
-                self.heard[name] = hear(self.heard.get(name), message)
+                if heard := hear(self.heard.get(name), message):
+                    self.heard[name] = heard
             except ValueError:
                 SKIPPED.labels(self.stream).inc()
 

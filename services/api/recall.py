@@ -9,7 +9,8 @@ from services.api.fold import Change, Document, fold, hear, micros, moment
 from services.api.models import HeardItem
 from shared import durations, streams
 from shared.broker import Link, Reader, Stored
-from shared.events import SOURCE_HEADER, Signal, parse_heartbeat
+from shared.events import SOURCE_HEADER, Signal
+from shared.heartbeats import parse_heartbeat
 from shared.problems import Problem
 
 PATIENCE = 5.0
@@ -27,7 +28,8 @@ async def heartbeats(link: Link, name: str, limit: int) -> list[HeardItem]:
         except ValueError:
             continue
         at, body = moment(stored.at), beat.body
-        ended = beat.signal is not Signal.START and started is not None
+        is_log = beat.signal is Signal.LOG
+        ended = beat.signal is not Signal.START and not is_log and started is not None
         found.append(
             HeardItem(
                 at=at,
@@ -38,9 +40,11 @@ async def heartbeats(link: Link, name: str, limit: int) -> list[HeardItem]:
                 every=durations.write(body.every) if body and body.every else None,
                 metadata=body.metadata if body else None,
                 source=_source(stored),
+                warnings=list(beat.warnings),
             )
         )
-        started = at if beat.signal is Signal.START else None
+        if not is_log:
+            started = at if beat.signal is Signal.START else None
     return list(islice(reversed(found), limit))
 
 

@@ -303,7 +303,14 @@ def gather(facets: Facets, change: Change) -> None:
 
 def _heartbeat(it: Heard) -> Document:
     run = list(it.run) if it.run else None
-    return {"seq": it.seq, "at": it.at, "signal": it.signal.value, "message": it.message, "last_run": run}
+    return {
+        "seq": it.seq,
+        "at": it.at,
+        "signal": it.signal.value,
+        "message": it.message,
+        "last_run": run,
+        "warnings": list(it.warnings),
+    }
 
 
 def _merge(name: str, facets: dict[str, Document]) -> UpdateOne:

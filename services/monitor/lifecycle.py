@@ -36,7 +36,7 @@ class Beat(NamedTuple):
     every: int = 0
     """The interval it declares, in microseconds; 0 if none."""
     message: str | None = None
-    exit_code: int | None = None
+    exit_code: int | str | None = None
     after_hole: bool = False
     trace: str | None = None
     """The `traceparent` it came with."""
@@ -253,7 +253,7 @@ def decide(it: Watched, fact: Beat | int, coverage: Coverage, crowd: Crowd | Non
     if isinstance(fact, int):
         yield from falls(it, fact, coverage, crowd)
         return
-    if fact.at <= it.heard or fact.at < it.registered_at:
+    if fact.at <= it.heard or fact.at < it.registered_at or fact.signal is Signal.LOG:
         return
     status = it.status
     if not fact.after_hole:
@@ -261,8 +261,7 @@ def decide(it: Watched, fact: Beat | int, coverage: Coverage, crowd: Crowd | Non
             yield fall
             status = fall.to
     if fact.signal is Signal.FAIL and status is not DOWN:
-        code = "" if fact.exit_code is None else f" (exit code {fact.exit_code})"
-        to, reason = DOWN, f"reported failure{code}"
+        to, reason = DOWN, f"reported failure{_coded(fact.exit_code)}"
     elif fact.signal is not Signal.FAIL and status is not ALIVE:
         to, reason = ALIVE, "heartbeat"
     else:
@@ -270,6 +269,12 @@ def decide(it: Watched, fact: Beat | int, coverage: Coverage, crowd: Crowd | Non
     ran = it.signal is Signal.START and fact.signal is not Signal.START
     duration = fact.at - it.last_beat if ran else None
     yield Change(status, to, fact.at, fact.at, reason, fact.message, duration, trace=fact.trace)
+
+
+def _coded(exit_code: int | str | None) -> str:
+    if exit_code is None:
+        return ""
+    return f" (exit code {exit_code})" if isinstance(exit_code, int) else f" ({exit_code})"
 
 
 def evolve(it: Watched, change: Change) -> None:

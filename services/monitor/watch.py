@@ -51,8 +51,8 @@ from shared.events import (
     StatusChanged,
     Tick,
     parse_event,
-    parse_heartbeat,
 )
+from shared.heartbeats import parse_heartbeat
 
 log = structlog.get_logger()
 
@@ -201,7 +201,7 @@ class Monitor:
                     slow.setdefault(name, []).append((None, message))
                 continue
             count += 1
-            if it is None or name in slow or beat.signal is Signal.FAIL or beat.every not in (0, it.every):
+            if it is None or name in slow or beat.signal in _SETTLED or beat.every not in (0, it.every):
                 slow.setdefault(name, []).append((beat, message))
             elif self._is_plain(it, beat.at):
                 self._hear(it, beat.at, beat.signal)
@@ -237,6 +237,9 @@ class Monitor:
                 await self._pass_over(name, message)
                 continue
             it = self.services.get(name) or await self._register(name, beat)
+            if beat.signal is Signal.LOG:  # no sign of life
+                await self._pass_over(name, message)
+                continue
             if it is None or beat.at < it.registered_at:
                 continue
             self._snapshots.beats[it.bucket] = max(self._snapshots.beats[it.bucket], message.seq)
@@ -603,6 +606,8 @@ class Monitor:
 
 
 _HEARTBEAT = len(streams.heartbeat(""))
+_SETTLED = (Signal.FAIL, Signal.LOG)
+"""Signals that are never a plain sign of life."""
 
 
 async def _each(do: Callable[[T], Coroutine[None, None, None]], items: Iterable[T]) -> None:

@@ -20,9 +20,9 @@ from shared.events import (
     StatusChanged,
     Tick,
     parse_event,
-    parse_heartbeat,
     valid_name,
 )
+from shared.heartbeats import parse_heartbeat
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("**/service.*.json"))

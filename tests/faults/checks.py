@@ -17,7 +17,8 @@ from nats.js.errors import NotFoundError
 
 from shared import streams
 from shared.broker import Link, Reader, Stored, last_judged
-from shared.events import StatusChanged, moment, parse_event, parse_heartbeat
+from shared.events import StatusChanged, moment, parse_event
+from shared.heartbeats import parse_heartbeat
 from shared.settings import Settings
 from tests.e2e.system import until
 from tests.faults.world import SILENT, Load, World

@@ -387,9 +387,6 @@ async def test_what_cannot_be_read_is_passed_over(client: httpx.AsyncClient, pub
     for odd in ({"doubt": {"stopped": 10**30, "of": 1, "within": 1}}, {"duration": float("nan")}):
         poison = event | {"type": "service.status_changed.v1", "data": data | odd}
         await publisher.publish("service.status.a", json.dumps(poison).encode())
-    for body in (b"noise", b"[]", b'{"every": "soon"}'):
-        await publisher.publish("heartbeat.a", body)
-    await publisher.publish("heartbeat.a", b"", {"Registry-Signal": "well"})
     await publisher.publish("heartbeat.é")
     await register(publisher, "later")
     await publisher.publish("heartbeat.later", b'{"message": "there"}')
@@ -397,7 +394,7 @@ async def test_what_cannot_be_read_is_passed_over(client: httpx.AsyncClient, pub
     assert (await client.get("/service/a")).json() == good
     metrics = (await client.get("/metrics")).text
     assert 'registry_projection_skipped_total{stream="SERVICES"} 7.0' in metrics
-    assert 'registry_projection_skipped_total{stream="HEARTBEATS"} 5.0' in metrics
+    assert 'registry_projection_skipped_total{stream="HEARTBEATS"} 1.0' in metrics
     # What stands there unread is in no command's way.
     assert (await client.patch("/service/a", json={"description": "on"})).json()["description"] == "on"
 

@@ -200,7 +200,11 @@ class _Maker:
         rng, subject = self.rng, f"heartbeat.{name}"
         if rng.random() < bad:
             data, headers = rng.choice(
-                ((b"{", None), (b'{"every": "soon"}', None), (b"", {"Registry-Signal": "hello"}))
+                (
+                    (b"", {"Registry-Signal": "log"}),
+                    (b"so far so good", {"registry-signal": "LOG"}),
+                    (b'{"every": "2s"}', {"Registry-Signal": "log"}),
+                )
             )
             return Fact(at, subject, data, headers, good=False)
         if rng.random() >= odd:
