@@ -96,21 +96,19 @@ class Defaults(BaseModel):
         """Where each of those in force comes from."""
         own = {field: getattr(config, field) for field in THRESHOLDS}
         found: dict[str, Source] = {field: "service" if own[field] else "default" for field in THRESHOLDS}
-        if config.every and not any(own.values()):
-            found |= {"silent_after": "heartbeat", "down_after": "heartbeat"}
-            if self.in_force(config)[2] != self.dead_after:
-                found["dead_after"] = "heartbeat"
+        if config.every:
+            given = {"silent_after", "down_after"}
+            if self.in_force(config)[2] != self.dead_after and not (own["silent_after"] or own["down_after"]):
+                given.add("dead_after")
+            found |= {field: "heartbeat" for field in given if not own[field]}
         return ThresholdSources(**found)
 
-    def check(self, config: ServiceConfig) -> None:
-        """Problem 422 unless silent < down < dead, defaults included."""
-        own = [getattr(config, field) for field in THRESHOLDS]
-        values = [mine or getattr(self, field) for mine, field in zip(own, THRESHOLDS, strict=True)]
-        if not values[0] < values[1] < values[2]:
-            found = ", ".join(
-                f"{field} {durations.write(value)}{'' if mine else ' (the default)'}"
-                for field, value, mine in zip(THRESHOLDS, values, own, strict=True)
-            )
+    @staticmethod
+    def check(config: ServiceConfig) -> None:
+        """Problem 422 unless those that are set together are in order; the others make way."""
+        own = {field: value for field in THRESHOLDS if (value := getattr(config, field))}
+        if thresholds.out_of_order(tuple(own.values())):
+            found = ", ".join(f"{field} {durations.write(value)}" for field, value in own.items())
             raise Problem(422, f"silent_after < down_after < dead_after is needed; this would be {found}")
 
 

@@ -288,13 +288,17 @@ async def test_the_declared_interval_gives_thresholds_and_survives_every_command
     client: httpx.AsyncClient, publisher: Publisher
 ) -> None:
     await register(publisher, "a", declared_at=now(), every="5m")
-    await register(publisher, "slow", every="1d")
+    await register(publisher, "nightly", every="1d")
+    await register(publisher, "slow", every="30d")
     made = await shows(client, "a", every="5m")
-    assert made["thresholds"] == {"silent_after": "15m", "down_after": "1h", "dead_after": "7d"}
+    assert made["thresholds"] == {"silent_after": "15m", "down_after": "55m", "dead_after": "7d"}
     by_heartbeat = {"silent_after": "heartbeat", "down_after": "heartbeat", "dead_after": "default"}
     assert made["threshold_sources"] == by_heartbeat
-    slow = await shows(client, "slow", every="1d")
-    assert slow["thresholds"] == {"silent_after": "3d", "down_after": "12d", "dead_after": "24d"}
+    nightly = await shows(client, "nightly", every="1d")
+    assert nightly["thresholds"] == {"silent_after": "1d1h", "down_after": "1d5h", "dead_after": "7d"}
+    assert nightly["threshold_sources"] == by_heartbeat
+    slow = await shows(client, "slow", every="30d")
+    assert slow["thresholds"] == {"silent_after": "30d1h", "down_after": "30d5h", "dead_after": "60d10h"}
     assert slow["threshold_sources"] == dict.fromkeys(by_heartbeat, "heartbeat")
 
     refused(await client.put("/service/a", json={"every": "1m"}), 422)
@@ -314,8 +318,25 @@ async def test_the_declared_interval_gives_thresholds_and_survives_every_command
 
     own = (await client.patch("/service/a", json={"down_after": "2h"})).json()
     assert own["every"] == "5m"
-    assert own["threshold_sources"] == dict.fromkeys(by_heartbeat, "default") | {"down_after": "service"}
-    refused(await client.patch("/service/a", json={"dead_after": "30m"}), 422)
+    assert own["thresholds"] == {"silent_after": "15m", "down_after": "2h", "dead_after": "7d"}
+    assert own["threshold_sources"] == by_heartbeat | {"down_after": "service"}
+    why = refused(await client.patch("/service/a", json={"dead_after": "30m"}), 422)
+    assert "this would be down_after 2h, dead_after 30m" in why
+
+
+async def test_only_thresholds_that_are_set_together_must_be_in_order(client: httpx.AsyncClient) -> None:
+    """What comes from elsewhere makes way, so that nobody has to set all three."""
+    body = {"name": "a", "silent_after": "8d", "down_after": "9d"}
+    made = (await client.post("/service", json=body)).json()
+    assert made["thresholds"] == {"silent_after": "8d", "down_after": "9d", "dead_after": "18d"}
+    assert made["threshold_sources"]["dead_after"] == "default"
+    body = {"silent_after": "40m", "down_after": None}
+    answer = await client.patch("/service/a", json=body)
+    assert answer.json()["thresholds"] == {"silent_after": "40m", "down_after": "1h20m", "dead_after": "7d"}
+    answer = await client.put("/service/a", json={"down_after": "10m"})
+    assert answer.json()["thresholds"] == {"silent_after": "5m", "down_after": "10m", "dead_after": "7d"}
+    refused(await client.patch("/service/a", json={"silent_after": "10m"}), 422)
+    refused(await client.put("/service/a", json={"silent_after": "2h", "dead_after": "1h"}), 422)
 
 
 async def test_messages_and_runs_show_and_only_of_this_life(

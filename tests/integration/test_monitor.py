@@ -498,7 +498,7 @@ async def test_a_declared_interval_judges_and_is_recorded_once(nats_url: str, st
         await eventually(lambda: has(js, "web", "alive"))
         beat = (await js.publish("heartbeat.web", every)).seq
         await eventually(lambda: has(js, "web", "alive", "silent", "down"))
-        assert await falls(beat) == [0.3, 1.2]
+        assert await falls(beat) == [0.3, 1.1]
         (update,) = await declared()
         assert (update.subject, update.data.declared_at) == ("web", update.time)
         assert update.time.timestamp() == pytest.approx(await stored_at(js, beat), abs=1e-5)

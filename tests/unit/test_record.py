@@ -85,8 +85,8 @@ def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
     found = record.load(record.dump(Bucket(services=[plain, own, declared])), new).services
     assert [it.patience for it in found] == [
         new,
-        Patience(5 * SECOND, 2 * MINUTE, 3 * MINUTE),
-        Patience(30 * SECOND, 2 * MINUTE, 3 * MINUTE),
+        Patience(5 * SECOND, 2 * MINUTE, 4 * MINUTE),
+        Patience(30 * SECOND, 110 * SECOND, 220 * SECOND),
     ]
 
 
@@ -257,9 +257,9 @@ def test_a_deletion_carries_nothing_but_itself() -> None:
     ("own", "every", "expected"),
     [
         ((None, None, None), 0, DEFAULT),
-        ((None, None, None), 10 * SECOND, Patience(30 * SECOND, 2 * MINUTE, DEFAULT.dead)),
-        ((None, 90 * MINUTE, None), 10 * SECOND, Patience(15 * MINUTE, 90 * MINUTE, DEFAULT.dead)),
-        ((80 * MINUTE, None, None), 0, Patience(80 * MINUTE, 80 * MINUTE, DEFAULT.dead)),
+        ((None, None, None), 10 * SECOND, Patience(30 * SECOND, 110 * SECOND, DEFAULT.dead)),
+        ((None, 90 * MINUTE, None), 10 * SECOND, Patience(30 * SECOND, 90 * MINUTE, DEFAULT.dead)),
+        ((80 * MINUTE, None, None), 0, Patience(80 * MINUTE, 160 * MINUTE, DEFAULT.dead)),
         ((1, 2, 3), 10 * SECOND, Patience(1, 2, 3)),
     ],
 )

@@ -1,0 +1,121 @@
+"""Thresholds: what an interval gives, who comes before whom, and what makes way."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.durations import parse, write
+from shared.events import MICRO
+from shared.thresholds import in_force, in_force_before, out_of_order
+
+DEFAULT = parse("15m"), parse("1h"), parse("7d")
+LONGEST = timedelta(days=3650)
+MILLI = timedelta(milliseconds=1)
+
+Own = tuple[timedelta | None, timedelta | None, timedelta | None]
+
+
+def found(own: str = "- - -", every: str = "", before: bool = False) -> str:
+    silent, down, dead = (None if word == "-" else parse(word) for word in own.split())
+    reckon = in_force_before if before else in_force
+    return " ".join(map(write, reckon((silent, down, dead), parse(every) if every else None, DEFAULT)))
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        ("", "15m 1h 7d"),
+        ("1s", "3s 11s 7d"),
+        ("5m", "15m 55m 7d"),
+        ("30m", "1h30m 5h30m 7d"),
+        ("1h", "2h 6h 7d"),
+        ("1d", "1d1h 1d5h 7d"),
+        ("7d", "7d1h 7d5h 14d10h"),
+        ("30d", "30d1h 30d5h 60d10h"),
+        ("3650d", "3650d1h 3650d5h 7300d10h"),
+    ],
+)
+def test_an_interval_gives_a_grace_of_twice_itself_and_at_most_an_hour(every: str, expected: str) -> None:
+    assert found(every=every) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "every", "expected"),
+    [
+        ("- - 60d", "1d", "1d1h 1d5h 60d"),
+        ("- 3d -", "1d", "1d1h 3d 7d"),
+        ("30h - -", "1d", "1d6h 2d12h 7d"),
+        ("10m 20m 30m", "1d", "10m 20m 30m"),
+        ("- 20h -", "1d", "10h 20h 7d"),
+        ("8d 9d -", "", "8d 9d 18d"),
+        ("40m - -", "", "40m 1h20m 7d"),
+        ("10m - -", "", "10m 1h 7d"),
+        ("- 10m -", "", "5m 10m 7d"),
+        ("- 20m -", "", "15m 20m 7d"),
+        ("- 5d -", "", "15m 5d 10d"),
+        ("- - 40m", "", "15m 20m 40m"),
+        ("- - 20m", "", "5m 10m 20m"),
+        ("20m - 30m", "", "20m 25m 30m"),
+        ("- - 8d", "7d", "7d1h 7d5h 8d"),
+        ("- - 6d", "7d", "1d12h 3d 6d"),
+    ],
+)
+def test_what_is_not_configured_comes_from_elsewhere_and_makes_way(
+    own: str, every: str, expected: str
+) -> None:
+    assert found(own, every) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "every", "expected"),
+    [
+        ("- - -", "1d", "3d 12d 24d"),
+        ("- - 60d", "1d", "15m 1h 60d"),
+        ("8d - -", "", "8d 8d 8d"),
+        ("- - -", "5m", "15m 1h 7d"),
+    ],
+)
+def test_the_time_before_is_evaluated_as_it_was(own: str, every: str, expected: str) -> None:
+    assert found(own, every, before=True) == expected
+
+
+# --- for all of them
+
+lengths = st.integers(1, LONGEST // MILLI).map(lambda count: count * MILLI)
+ordered = st.lists(lengths, min_size=3, max_size=3, unique=True).map(sorted).map(tuple)
+owns = st.tuples(ordered, st.tuples(st.booleans(), st.booleans(), st.booleans())).map(
+    lambda drawn: tuple(length if mine else None for length, mine in zip(*drawn, strict=True))
+)
+intervals = st.none() | lengths
+
+
+@given(owns, intervals, ordered)
+def test_they_are_in_order_keep_what_is_configured_and_stay_representable(
+    own: Own, every: timedelta | None, default: tuple[timedelta, timedelta, timedelta]
+) -> None:
+    silent, down, dead = in_force(own, every, default)
+    assert timedelta() < silent < down < dead <= 4 * LONGEST + timedelta(days=1)
+    assert all(mine in (None, value) for mine, value in zip(own, (silent, down, dead), strict=True))
+    if own[0] and not own[1] and not own[2]:
+        assert down >= 2 * silent
+    if own[1] and not own[2]:
+        assert dead >= 2 * down
+
+
+@given(owns, intervals, ordered)
+def test_the_monitor_and_the_api_reckon_the_same(
+    own: Own, every: timedelta | None, default: tuple[timedelta, timedelta, timedelta]
+) -> None:
+    def micros(values: tuple[timedelta | None, ...]) -> tuple[int | None, ...]:
+        return tuple(None if value is None else value // MICRO for value in values)
+
+    in_micros = in_force(micros(own), every and every // MICRO, micros(default))  # type: ignore[type-var,arg-type]
+    for mine, its in zip(in_micros, in_force(own, every, default), strict=True):
+        assert abs(mine * MICRO - its) <= MICRO  # type: ignore[operator]
+
+
+@given(st.lists(lengths, max_size=3))
+def test_what_is_set_together_is_in_order_or_it_is_not(given_: list[timedelta]) -> None:
+    assert out_of_order(given_) != (sorted(set(given_)) == given_)
