@@ -19,6 +19,9 @@ run: setup  ## Start everything: embedded servers and the four services
 test: setup  ## Run the whole test suite, with real servers on free ports
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
+testack: setup  ## The whole suite with a broker that replies as NATS 2.16 does
+	NATS_ACK_V2=1 $(BIN)/python -m pytest --numprocesses 4 --dist worksteal
+
 lint: setup  ## Style, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +56,4 @@ lock:  ## Renew the locked requirements (needs uv)
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
 	echo pip-audit | uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade - -o requirements/audit.txt
 
-.PHONY: help setup run test lint simulate faults fuzz audit bench lock
+.PHONY: help setup run test testack lint simulate faults fuzz audit bench lock

@@ -26,7 +26,7 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
-from shared import nats_internals, streams
+from shared import ack_subjects, nats_internals, streams
 from shared.credentials import Credentials
 from shared.events import SOURCE_HEADER
 from shared.settings import Settings
@@ -160,6 +160,8 @@ class Link:
                     if taker := self._takers.get(sid):
                         taker(subject, reply, data, headers)
                     else:
+                        # Its ordered consumer knows the first form only; nothing is acknowledged anywhere.
+                        reply = ack_subjects.in_first_form(reply)
                         await usual(sid, _legible(subject), reply, data, _legible_headers(headers))
                 except Exception:  # or the client would never read from this connection again
                     log.exception("a message could not be taken in", subject=repr(subject[:200]))
@@ -510,8 +512,12 @@ class Reader:
 
     def _received(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         self._wake.set()
-        fields = reply.split(b".")
-        if len(fields) < _ACK_FIELDS:  # not a message: word about the request
+        try:
+            place = ack_subjects.parse(reply)
+        except ValueError:  # it is not from the broker
+            self._broken = True
+            return
+        if place is None:  # word about the request
             status = (headers or b"")[_STATUS]
             if status == b"100":
                 return
@@ -519,24 +525,19 @@ class Reader:
             if status != b"408":
                 self._broken = True
             return
-        try:
-            seq, count, at, pending = map(int, fields[-4:])
-        except ValueError:  # it is not from the broker
+        if self._broken or place.consumer_sequence != self._consumer_seq + 1:
             self._broken = True
             return
-        if self._broken or count != self._consumer_seq + 1:
-            self._broken = True
-            return
-        self._consumer_seq = count
+        self._consumer_seq = place.consumer_sequence
         self._outstanding -= 1
         self._buffer.append(
             Stored(
                 subject.decode(errors="replace"),
                 data,
                 _headers(headers) if headers else None,
-                seq,
-                at // 1000,
-                pending,
+                place.sequence,
+                place.stored_at,
+                place.pending,
             )
         )
 
@@ -553,7 +554,6 @@ class Reader:
                 await self._link.nc.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}")
 
 
-_ACK_FIELDS = 9
 _STATUS = slice(9, 12)  # in "NATS/1.0 100 Idle Heartbeat"
 
 OVER_HTTP = {SOURCE_HEADER: "http"}

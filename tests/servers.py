@@ -181,9 +181,22 @@ class Service(Process):
         return Forked(module, self.log.parent, self.log, self.env)
 
 
-def nats_server(folder: Path, host: str = "127.0.0.1") -> Process:
+ACK_V2 = "feature_flags { js_ack_fc_v2: true }\n"
+"""Has a nats-server 2.15 use the reply subjects of 2.16."""
+
+
+def ack_v2_options(folder: Path, wanted: bool = False) -> list[str]:
+    """For nats-server: the reply subjects of 2.16, if they are wanted here or NATS_ACK_V2=1 wants them."""
+    if not (wanted or os.environ.get("NATS_ACK_V2") == "1"):
+        return []
+    (folder / "ack-v2.conf").write_text(ACK_V2)
+    return ["-c", str(folder / "ack-v2.conf")]
+
+
+def nats_server(folder: Path, host: str = "127.0.0.1", *, ack_v2: bool = False) -> Process:
     port = free_port()
     command = [program("nats-server"), "-js", "-sd", str(folder / "nats"), "-p", str(port), "-a", host]
+    command += ack_v2_options(folder, ack_v2)
     return Process(command, port, folder / "nats.log", host=host)
 
 
@@ -207,6 +220,7 @@ def nats_cluster(folder: Path) -> dict[str, Process]:
         ]
         command += ["--server_name", name, "--cluster_name", "test", "--routes", routes]
         command += ["--cluster", f"nats://127.0.0.1:{clusters[name]}"]
+        command += ack_v2_options(folder)
         found[name] = Process(command, port, folder / f"{name}.log")
     return found
 

@@ -7,7 +7,6 @@ a fresh one reads from the oldest cursor on. Only an event that cannot be read i
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,8 @@ from services.notifier.fleet import Fleet
 from services.notifier.history import History, moment, unreadable
 from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
-from shared import asyncapi, streams
+from shared import ack_subjects, asyncapi, streams
+from shared.ack_subjects import Delivered
 from shared.broker import PENDING, Link, last_sequence, until_done
 from shared.events import Event, StatusChanged
 
@@ -114,14 +114,14 @@ class Delivery:
         """Let a message through to its handler. After the first failure nothing more is taken."""
         if self._failed.is_set():
             return
-        seq, count, _ = _place(message)
-        PENDING.labels(streams.SERVICES).set(int(message.raw_message.reply.rpartition(".")[2]))
         try:
-            if self._admit(seq, count):
+            place = _place(message)
+            PENDING.labels(streams.SERVICES).set(place.pending)
+            if self._admit(place.sequence, place.consumer_sequence):
                 await handle(message)
         except (ValidationError, RecursionError) as error:  # the latter by JSON that is nested too deep
-            unreadable(message.raw_message.subject, seq, str(error))
-            self._passed(seq, None)
+            unreadable(message.raw_message.subject, place.sequence, str(error))
+            self._passed(place.sequence, None)
         except Exception as error:
             self._failure = error
             self._failed.set()
@@ -136,7 +136,8 @@ class Delivery:
 
     async def _on_event(self, event: Event, message: NatsMessage) -> None:
         """Registrations, settings and changes of status, in the order of the record."""
-        seq, _, stored_at = _place(message)
+        place = _place(message)
+        seq, stored_at = place.sequence, moment(place.stored_at)
         change = None
         if isinstance(event, StatusChanged):
             change = await self._history.change(event, seq, stored_at)
@@ -162,10 +163,12 @@ class _Guard(BaseMiddleware[Any, Any]):
         await self._delivery.take(msg, call_next)
 
 
-def _place(message: NatsMessage) -> tuple[int, int, datetime]:
-    """Sequence in the stream, count of the consumer, and when it was stored."""
-    fields = message.raw_message.reply.split(".")
-    return int(fields[-4]), int(fields[-3]), moment(int(fields[-2]) // 1000)
+def _place(message: NatsMessage) -> Delivered:
+    """Where it stands in its stream. Raises DeliveryFailed if that is not from the broker."""
+    with suppress(ValueError):
+        if place := ack_subjects.parse(message.raw_message.reply.encode()):
+            return place
+    raise DeliveryFailed(f"not a message of a stream: {message.raw_message.reply[:200]!r}")
 
 
 def document(delivery: Delivery) -> AsyncAPI:

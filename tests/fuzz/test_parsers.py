@@ -267,6 +267,8 @@ REPLIES = st.binary(max_size=60) | st.lists(st.text(max_size=8), max_size=14).ma
 @given(st.binary(max_size=40), REPLIES, st.binary(max_size=40), st.none() | st.binary(max_size=40))
 @example(b"heartbeat.\xff", b"$JS.ACK.S.C.1.1.1.1.0", b"", None)
 @example(b"heartbeat.a", b"$JS.ACK.S.C.1.x.1.1.0", b"", None)
+@example(b"heartbeat.a", b"$JS.ACK._.account.S.C.1.1.1.1.0", b"", None)
+@example(b"heartbeat.a", b"$JS.ACK.S.C.1.1.1.1.0.0", b"", None)
 def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
     reader = Reader(broker.Link(Settings(), "fuzz"), "S", "s.>")
     reader._received(subject, reply, data, headers)

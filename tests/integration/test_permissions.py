@@ -29,7 +29,7 @@ from shared.broker import Link
 from shared.settings import Settings
 from tests.broker import eventually, statuses
 from tests.e2e.system import SERVICES, System, until
-from tests.servers import Process, free_port, program, service
+from tests.servers import ACK_V2, Process, free_port, program, service
 from tests.telegram_standin import Standin
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -65,7 +65,7 @@ def switched_on(text: str, section: str) -> str:
 
 
 def broker(folder: Path, text: str, port: int) -> Process:
-    (folder / "nats.conf").write_text(text)
+    (folder / "nats.conf").write_text(text + (ACK_V2 if os.environ.get("NATS_ACK_V2") == "1" else ""))
     env = {**os.environ, **{f"NATS_{it.upper()}_PASSWORD": f'"{password(it)}"' for it in USERS}}
     return Process(
         [program("nats-server"), "-c", str(folder / "nats.conf")], port, folder / "nats.log", env
@@ -430,6 +430,7 @@ async def test_much_at_once_comes_through_to_the_notifier(port: int) -> None:
         for n in range(4000):
             await monitor.publish(f"service.status.s{n}", bytes(1000))
         await monitor.flush()
+        Link(Settings(), "test").adopt(notifier)
         sub = await notifier.jetstream().subscribe(
             streams.ALL_EVENTS, stream=streams.SERVICES, ordered_consumer=True, pending_msgs_limit=10_000
         )
