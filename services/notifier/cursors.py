@@ -98,8 +98,9 @@ async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
     async def attempt() -> Record:
         try:
             found = await bucket.get(key)
-        except KeyNotFoundError:
-            return Record(bucket, key, fresh, 0)
+        except KeyNotFoundError as gone:
+            forgotten = gone.entry.revision if gone.entry else None  # it is written after its own deletion
+            return Record(bucket, key, fresh, forgotten or 0)
         return Record(bucket, key, Cursor.model_validate_json(found.value or b""), found.revision or 0)
 
     record: Record = await until_done(f"read the record {key}", attempt)

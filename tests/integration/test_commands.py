@@ -63,6 +63,9 @@ async def test_a_subscriber_comes_hears_survives_and_leaves(
     assert not any("job" in text for text in texts(telegram, "43"))
     bucket = await record.link.js.key_value(streams.NOTIFIER_BUCKET)
     assert "telegram.43" not in await bucket.keys()
+    assert "Subscribed" in await answer(telegram, "43", f"/start {INVITE}")
+    await record.change("job", DOWN, ALIVE)
+    await told(telegram, "job: down → alive", chat="43")
     assert INVITE not in process.log.read_text()
 
 
