@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,7 +78,7 @@ class Board:
     def __init__(self) -> None:
         self.roster = Roster()
         self.coverage = Coverage()
-        self._lately: dict[str, list[Mark]] = {}
+        self._lately: dict[str, deque[Mark]] = {}
         self._order: deque[tuple[int, str, int]] = deque()
         self._kept: deque[News] = deque(maxlen=KEPT)
         self._listeners: set[Listener] = set()
@@ -128,20 +128,21 @@ class Board:
         if change.deletes:
             self._lately.pop(change.name, None)
         elif found := mark(change.row):
-            self._lately.setdefault(change.name, []).append(found)
+            self._lately.setdefault(change.name, deque()).append(found)
             self._order.append((change.row["at"], change.name, change.seq))
         while self._order and (self._order[0][0] < change.row["at"] - DAY or len(self._order) > MOST_MARKS):
             _, name, seq = self._order.popleft()
-            if left := [it for it in self._lately.get(name, ()) if it.seq > seq]:
-                self._lately[name] = left
-            else:
+            marks = self._lately.get(name)
+            while marks and marks[0].seq <= seq:
+                marks.popleft()
+            if not marks:
                 self._lately.pop(name, None)
 
     # --- asking
 
-    def lately(self, name: str) -> list[Mark]:
+    def lately(self, name: str) -> Sequence[Mark]:
         """What marks the service's last day, and perhaps a bit of the time before."""
-        return self._lately.get(name, [])
+        return self._lately.get(name, ())
 
     def restless(self) -> Iterable[str]:
         """The services that changed within the last day."""

@@ -147,8 +147,8 @@ class Commands:
         return kind(**self._envelope(name), data=data)
 
     async def _change(self, name: str, decide: Decide) -> Document:
-        """Decide, append, project. A refusal may rest on a read model that is behind, so it is made only
-        after asking the record itself."""
+        """Decide, append, project. That it is refused, or as wanted already, may rest on a read model that is
+        behind, so that is said only after asking the record itself."""
         document, of_the_record = await self._store.live.get(name), False
         after = document["config"]["seq"] if document else 0
         for _ in range(TRIES):
@@ -157,11 +157,12 @@ class Commands:
             except Problem:
                 if of_the_record:
                     raise
+                event = None
+            if event is None:
+                if of_the_record and document is not None:
+                    return document
                 (document, after), of_the_record = await self._refreshed(name), True
                 continue
-            if event is None and document is not None:
-                return document
-            assert event is not None
             try:
                 return await self._append(event, after)
             except WrongSequence:

@@ -211,7 +211,8 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
     ) -> HTMLResponse:
         document = existing(name, await store.live.get(name))
         shown = present(document)
-        heard = await _or_nothing(recall.heartbeats(link, name, charts.COLUMNS + 1))
+        life = document["config"]["registered_at"]
+        heard = await _or_nothing(recall.heartbeats(link, name, life, charts.COLUMNS + 1))
         windows = {}
         marks = await marks_since(parts, document, "90d")
         for window, count in (("24h", RUNGS), ("7d", 84), ("30d", 90), ("90d", 90)):

@@ -216,7 +216,9 @@ class Projector:
         return " ".join(found)
 
     async def rebuild(self) -> dict[str, int]:
-        """Fill a new generation from the streams while the old one serves; then swap, and drop the old."""
+        """Fill a new generation from the streams while the old one serves; then swap, and drop the old. One
+        thing may stand in no stream any more, the last run of a service that has beaten often since: it is
+        taken from the old generation."""
         async with self._rebuilding:
             old, new = self._store.live, await self._store.begin()
             record = await self._record()
@@ -224,6 +226,9 @@ class Projector:
                 await self._take_all(new)
                 await self._follow(new, _Events(), to_the_end=True)
                 await self._follow(new, _Heartbeats(), to_the_end=True)
+                if await old.record() == record:
+                    async for runs in old.last_runs():
+                        await new.keep_runs(runs)
                 await new.save_record(record)
                 await self._store.go_live(new)
             finally:

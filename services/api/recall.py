@@ -17,12 +17,15 @@ PATIENCE = 5.0
 """Seconds that the broker has to answer."""
 
 
-async def heartbeats(link: Link, name: str, limit: int) -> list[HeardItem]:
-    """The last of those that the broker keeps, newest first; malformed ones are left out. A run's duration
-    stands at its end, if its start is kept too."""
+async def heartbeats(link: Link, name: str, since: int, limit: int) -> list[HeardItem]:
+    """The last of those that the broker keeps, newest first; malformed ones are left out, and what came
+    before `since` (microseconds), which was of another life. A run's duration stands at its end, if its start
+    is kept too."""
     started: datetime | None = None
     found: list[HeardItem] = []
     for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
+        if stored.at < since:
+            continue
         try:
             beat = parse_heartbeat(name, stored.data, stored.headers)
         except ValueError:

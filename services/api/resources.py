@@ -267,8 +267,8 @@ def routers(parts: Parts) -> list[APIRouter]:
     )
     async def heartbeats(name: NameInPath, limit: Limit = 50) -> HeardPage:
         """Its last heartbeats, newest first, as far as the broker keeps them (REGISTRY_HEARTBEATS_KEPT)."""
-        existing(name, await store.live.get(name))
-        return HeardPage(items=await recall.heartbeats(link, name, limit))
+        life = existing(name, await store.live.get(name))["config"]["registered_at"]
+        return HeardPage(items=await recall.heartbeats(link, name, life, limit))
 
     @reads.get(
         "/service/{name}/uptime",
@@ -343,7 +343,7 @@ def routers(parts: Parts) -> list[APIRouter]:
     return [writes, reads, badges]
 
 
-async def marks_since(parts: Parts, document: Document, window: str) -> list[timeline.Mark]:
+async def marks_since(parts: Parts, document: Document, window: str) -> Sequence[timeline.Mark]:
     """What marks a service in a window of `timeline.WINDOWS`, and perhaps before it. The last day is in
     memory."""
     if window == "24h":

@@ -231,6 +231,10 @@ class View:
         their registration is known here."""
         await _write(self._services, [_listen(name, it) for name, it in heard.items()])
 
+    async def keep_runs(self, runs: dict[str, list[int]]) -> None:
+        """Take in last runs that are not known here, as `last_runs` of another generation gives them."""
+        await _write(self._services, [_keep_run(name, run) for name, run in runs.items()])
+
     # --- reading
 
     async def get(self, name: str) -> Document | None:
@@ -253,6 +257,13 @@ class View:
             cursor = self._services.find({}, wanted, batch_size=_BULK)
             while portion := await cursor.to_list(_BULK):
                 yield portion
+
+    async def last_runs(self) -> AsyncIterator[dict[str, list[int]]]:
+        """Start and end of each service's last run, in portions."""
+        with _reporting():
+            cursor = self._services.find({}, {"heartbeat.last_run": 1}, batch_size=_BULK)
+            while portion := await cursor.to_list(_BULK):
+                yield {it["_id"]: run for it in portion if (run := it.get("heartbeat", {}).get("last_run"))}
 
     async def history(self, name: str, before: int | None, limit: int) -> list[Document]:
         """A service's events, newest first; one more than the limit if there are older ones."""
@@ -329,6 +340,15 @@ def _listen(name: str, it: Heard) -> UpdateOne:
             last = {"$cond": [ended, ["$heartbeat.at", it.first_end], last]}
         content = {"$mergeObjects": [content, {"last_run": last}]}
     return _update(name, {"heartbeat": (it.seq, content)})
+
+
+def _keep_run(name: str, run: list[int]) -> UpdateOne:
+    """For a service that was heard and whose last run is not known. By `_id` alone, as in `_update`."""
+    nothing = {
+        "$and": [{"$gt": ["$heartbeat.seq", 0]}, {"$not": [{"$ifNull": ["$heartbeat.last_run", None]}]}]
+    }
+    kept = {"$cond": [nothing, {"$mergeObjects": ["$heartbeat", {"last_run": run}]}, "$heartbeat"]}
+    return UpdateOne({"_id": name}, [{"$set": {"heartbeat": kept}}])
 
 
 def _update(name: str, facets: dict[str, tuple[int, Document]]) -> UpdateOne:

@@ -16,7 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from services.api.board import Board
+from services.api.commands import Commands
 from services.api.fold import Heard, fold, hear
+from services.api.models import Defaults, NewService, Wanted
 from services.api.store import Store
 from shared import streams
 from shared.broker import Link, Publisher, Reader, Stored
@@ -31,6 +34,7 @@ from shared.events import (
     StatusData,
     status_changed,
 )
+from shared.problems import Problem
 from shared.settings import Settings
 from tests.servers import Process, free_port, mongo_server, nats_server
 
@@ -239,6 +243,45 @@ async def test_a_command_sees_what_the_read_model_does_not_know_yet(
         assert (await client.patch(f"/service/s{i}", json={"description": "x"})).status_code == 200
     await register(publisher, "taken")
     refused(await client.post("/service", json={"name": "taken"}), 409)
+
+
+async def test_nothing_to_do_is_decided_on_the_record(
+    link: Link, publisher: Publisher, mongo_url: str
+) -> None:
+    """With read models that nobody keeps up: what equals them may still be a change."""
+    store = Store(mongo_url, "registry")
+    await store.open()
+    defaults = Defaults(
+        silent_after=timedelta(minutes=15), down_after=timedelta(hours=1), dead_after=timedelta(days=7)
+    )
+    commands = Commands(link, publisher, store, Board(), defaults, now)
+    made = await commands.create(NewService(name="a", description="one"))
+    seq = made["config"]["seq"]
+
+    async def elsewhere(kind: Any, **config: Any) -> None:
+        """Another API's change, which these read models do not know."""
+        nonlocal seq
+        data = ConfigData(config=ServiceConfig(**config), registered_at=now(), registered_by="api")
+        event = kind(id=f"e{seq}", source="/api", subject="a", time=now(), data=data)
+        ack = await publisher.append(
+            streams.config("a"), event.to_bytes(), after=seq, event_id=event.id, kind=event.type
+        )
+        seq = ack.seq
+
+    await elsewhere(ServiceUpdated, description="two")
+    changed = await commands.merge("a", Wanted(description="one"), None)
+    assert (changed["config"]["description"], changed["config"]["seq"]) == ("one", seq + 1)
+    seq += 1
+    await elsewhere(ServiceUpdated, description="one", paused=True)
+    resumed = await commands.resume("a", None)
+    assert (resumed["config"]["paused"], resumed["config"]["seq"]) == (False, seq + 1)
+    seq += 1
+    await elsewhere(ServiceUpdated, description="two")
+    with pytest.raises(Problem, match="the version is"):
+        await commands.merge("a", Wanted(description="one"), f'"{seq - 1}"')
+    same = await commands.merge("a", Wanted(description="two"), None)
+    assert same["config"]["seq"] == seq, "and what is no change of the record is none"
+    store.close()
 
 
 async def test_status_and_heartbeats_show_and_only_of_this_life(
@@ -791,6 +834,58 @@ async def test_rebuilt_read_models_equal_the_live_ones(
     await register(publisher, "later")
     await eventually(lambda: _has_status(client, "later", "unknown"))
     assert (await client.delete("/service/later")).status_code == 204
+
+
+async def test_a_rebuild_keeps_the_last_run_beyond_the_kept_heartbeats(
+    client: httpx.AsyncClient, publisher: Publisher, link: Link, mongo_url: str
+) -> None:
+    for name in ("a", "again", "quiet"):
+        await register(publisher, name)
+    for name in ("a", "again"):
+        await publisher.publish(f"heartbeat.{name}", b"", {"Registry-Signal": "start"})
+        await publisher.publish(f"heartbeat.{name}")
+    await shows(client, "again", running_since=None)
+    await client.delete("/service/again")
+    await client.post("/service", json={"name": "again"})
+    for _ in range(110):  # more than are kept
+        await asyncio.gather(*(publisher.publish(f"heartbeat.{name}") for name in ("a", "again", "quiet")))
+    live = await settled(client, mongo_url, link)
+    shown = [(await client.get(f"/service/{name}")).json() for name in ("a", "again", "quiet")]
+    assert [it["last_duration"] is not None for it in shown] == [True, False, False]
+    await link.nc.request("registry.rebuild", timeout=30)
+    assert await contents(mongo_url) == live
+    assert [(await client.get(f"/service/{it['name']}")).json() for it in shown] == shown
+
+
+async def test_heartbeats_are_those_of_this_life(
+    client: httpx.AsyncClient, publisher: Publisher, link: Link
+) -> None:
+    """In the list and on the page, at once and after a rebuild; a run of another life has no end here."""
+    await register(publisher, "a")
+    await publisher.publish("heartbeat.a", b'{"message": "of old"}', {"Registry-Signal": "fail"})
+    await publisher.publish("heartbeat.a", b'{"message": "of old"}', {"Registry-Signal": "start"})
+    await shows(client, "a", message="of old")
+    then = now()
+    await client.delete("/service/a")
+    await client.post("/service", json={"name": "a"})
+
+    async def everything() -> tuple[list[Any], str]:
+        items = (await client.get("/service/a/heartbeats")).json()["items"]
+        return items, (await client.get("/ui/service/a")).text
+
+    for rebuilt in (False, True):
+        if rebuilt:
+            await link.nc.request("registry.rebuild", timeout=30)
+        items, page = await everything()
+        assert items == []
+        assert "of old" not in page
+    await publisher.publish("heartbeat.a", b'{"message": "of now"}')
+    items, page = await everything()
+    assert [(it["message"], it["duration"]) for it in items] == [("of now", None)]
+    assert "of now" in page
+    assert "of old" not in page
+    before = (await client.get("/service/a", params={"at": then.isoformat()})).json()
+    assert before["message"] == "of old"
 
 
 async def test_writes_during_a_rebuild_are_read_after_it(

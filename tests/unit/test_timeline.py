@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api import charts
+from services.api import board, charts
 from services.api.board import Board
 from services.api.fold import Change, Document, micros, moment, shown
 from services.api.roster import SORTS, Roster, Selection, Sort
@@ -292,3 +293,40 @@ def test_the_digest_from_memory_is_that_of_the_whole_fleet(
     whole = digest.digest(services, transitions, now)
     zone = ZoneInfo("UTC")
     assert digest.lines(digest_of(fleet.board, now), zone) == digest.lines(whole, zone)
+
+
+class Counted(Mark):
+    """A mark that counts how often it is looked at."""
+
+    looked = 0
+
+    @property
+    def seq(self) -> int:  # type: ignore[override]
+        Counted.looked += 1
+        return self[0]
+
+
+def test_marks_expire_at_a_cost_that_does_not_grow_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "mark", lambda row: Counted(row["_id"], row["at"], DOWN, ALIVE))
+    for many in (100, 10_000):
+        fleet, Counted.looked = Board(), 0
+        for seq in range(1, many + 1):
+            fleet.tell([_flapped("flapper", seq, NOW)])
+        fleet.tell([_flapped("other", many + 1, NOW + 2 * board.DAY)])
+        assert list(fleet.restless()) == ["other"]
+        assert Counted.looked <= 3 * many
+
+
+def test_marks_that_expire_are_the_oldest() -> None:
+    fleet = Board()
+    for seq in range(1, 11):
+        fleet.tell([_flapped("a", seq, NOW + seq * SECOND)])
+    fleet.tell([_flapped("b", 11, NOW + board.DAY + 5 * SECOND + 1)])
+    assert [mark.seq for mark in fleet.lately("a")] == [6, 7, 8, 9, 10]
+
+
+def _flapped(name: str, seq: int, at: int) -> Change:
+    data = {"from": "alive", "to": "down", "since": moment(at).isoformat()}
+    content = {"seq": seq, "status": "down", "since": at, "last_heartbeat": at, "reason": "test"}
+    row = {"_id": seq, "name": name, "type": "service.status_changed.v1", "at": at, "data": data}
+    return Change(name, "status", content, row)
