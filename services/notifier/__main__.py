@@ -18,6 +18,7 @@ from services.notifier.apprise_target import AppriseTarget, NotInstalled
 from services.notifier.chats import LAST_DIGEST, Chat, Daily, Surroundings, oldest_unsent_seconds
 from services.notifier.commands import Commands, Doors
 from services.notifier.deadman import Deadman
+from services.notifier.deafness import WORTH_TELLING, Listener
 from services.notifier.delivery import Delivery, document
 from services.notifier.fleet import Fleet
 from services.notifier.history import History
@@ -32,7 +33,7 @@ from services.notifier.updates import Updates
 from shared import asyncapi, digest, durations, logs, service, streams, tracing
 from shared.broker import READ_ONLY, Link, last_sequence, until_done
 from shared.connections import limits_of, within
-from shared.maintenance import hushed_until
+from shared.maintenance import Window, hushed_until
 from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, is_home, load, stop
 from shared.windows import Windows
 
@@ -49,6 +50,8 @@ DIGEST_OVERDUE = Gauge(
 )
 
 CHECK_TOKEN_AGAIN = 30.0
+CUT_OFF = WORTH_TELLING
+"""How long the broker may be away before that is told."""
 UNSENT_IS_WRONG = 300.0
 """Seconds that a change may wait for some chat before the deadman's switch is let go."""
 
@@ -181,15 +184,18 @@ class Notifier:
         self.health.follow(self._link)
         self.health.good("record")
         self._fleet = Fleet()
-        self._windows = Windows(self._link, lambda window: self._incidents.freed(window, now()))
-        self._incidents = Incidents(self._fleet, settings.remind_after, self._hushed_until)
-        self._history = History(self._link, self._fleet, self._incidents, self._hushed_until)
+        self._fleet.on_config = self._configured
+        self._windows = Windows(self._link, self._freed)
+        self._listener = Listener(self._link)
+        self._incidents = Incidents(self._fleet, settings.remind_after)
+        self._history = History(self._link, self._fleet)
         self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history, self._incidents)
         self._others = _others(settings)
         self._chats: list[Chat] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup
         self._subscribers: Subscribers
+        self._joining = asyncio.Lock()
         self._bucket: KeyValue
         self._lease: Lease | None = None
         self._around = Surroundings(
@@ -198,6 +204,10 @@ class Notifier:
             now=now,
             page=self._history.page,
             holds=self._incidents.holds,
+            fleet=self._fleet,
+            hushed_until=self._hushed_until,
+            remind_after=settings.remind_after,
+            deafness=lambda after: self._listener.deafness(after, now()),
             on_token=self._on_token,
             on_record=self._on_record,
         )
@@ -213,6 +223,8 @@ class Notifier:
                 group.create_task(self.delivery.watch())
                 group.create_task(self._keep_reminding())
                 group.create_task(self._windows.follow())
+                group.create_task(self._listener.follow(now))
+                group.create_task(self._keep_telling_cut_off(group))
                 if url := self._settings.deadman_url.get_secret_value():
                     group.create_task(Deadman(url, self._link, self._hindered).run())
                 if self._bot:
@@ -241,6 +253,14 @@ class Notifier:
     def _hushed_until(self, name: str, at: datetime) -> datetime | None:
         return hushed_until(self._windows.by_id.values(), name, self._fleet.known(name).tags, at)
 
+    def _freed(self, window: Window) -> None:
+        for chat in self._chats:
+            chat.freed(window)
+
+    def _configured(self, name: str) -> None:
+        for chat in self._chats:
+            chat.configured(name)
+
     def _stand_by(self) -> None:
         for part in list(self.health.missing):
             self.health.good(part)
@@ -259,7 +279,6 @@ class Notifier:
         self._measure()
         self.delivery.offers += [chat.offer for chat in chats]
         after = min(chat.cursor.done for chat in chats)
-        await self._history.recall(after, now() - digest.WINDOW)
         for name in self._fleet:
             self._incidents.watch(name, min(chat.cursor.notices or now() for chat in chats))
         self._remind()
@@ -269,7 +288,9 @@ class Notifier:
 
     def _measure(self) -> None:
         chats = self._chats
-        OLDEST_UNSENT.set_function(lambda: oldest_unsent_seconds(chats, now()))
+        OLDEST_UNSENT.set_function(
+            lambda: oldest_unsent_seconds([it for it in chats if not it.cursor.off], now())
+        )
         UNSENT.set_function(lambda: sum(len(chat.pending.changes) for chat in chats))
         CHATS.set_function(lambda: sum(chat.cursor.off is None for chat in chats))
         CHATS_OFF.set_function(lambda: sum(chat.cursor.off is not None for chat in chats))
@@ -284,6 +305,7 @@ class Notifier:
             chats=lambda: self._chats,
             subscribe=self._subscribe,
             unsubscribe=self._unsubscribe,
+            migrate=self._migrate,
             digest=lambda at: self._digest(at, False),
             last_heartbeat=self._history.last_heartbeat,
             now=now,
@@ -292,14 +314,14 @@ class Notifier:
         return Commands(bot, self._fleet, self._around.look, doors, invite)
 
     async def _subscribe(self, address: str) -> bool:
-        """Begin, or begin again with who was switched off, at what comes next."""
+        """Begin with what comes next."""
         assert self._bot
-        off = [chat for chat in self._chats if chat.address == address]
-        if not off and not await self._subscribers.add(address, now()):
-            return False
-        for chat in off:
-            self._leave(chat)
-        for target in [chat.target for chat in off] or [TelegramChat(self._bot, address)]:
+        async with self._joining:
+            if any(chat.address == address for chat in self._chats):
+                return True
+            if not await self._subscribers.add(address, now()):
+                return False
+            target = TelegramChat(self._bot, address)
             chat = await Chat.open(target, self._bucket, self.delivery.position, self._around)
             self._chats.append(chat)
             self.delivery.offers.append(chat.offer)
@@ -308,14 +330,24 @@ class Notifier:
         return True
 
     async def _unsubscribe(self, address: str) -> bool:
-        if address not in self._subscribers.since:
-            return False
-        for chat in [chat for chat in self._chats if chat.address == address]:
-            await asyncio.wait({self._leave(chat)})
-            await chat.forget()
-            log.info("a chat has unsubscribed", chat=chat.key)
-        await self._subscribers.remove(address)
-        return True
+        """Not who was configured. A group that has a new number is known here by its old one."""
+        assert self._bot
+        async with self._joining:
+            configured = self._settings.telegram_chat_id
+            ours = {
+                TelegramChat(self._bot, it).key: it for it in self._subscribers.since if it not in configured
+            }
+            leaving = [chat for chat in self._chats if chat.address == address and chat.key in ours]
+            for chat in leaving:
+                await asyncio.wait({self._leave(chat)})
+                await chat.forget()
+                await self._subscribers.remove(ours[chat.key])
+                log.info("a chat has unsubscribed", chat=chat.key)
+        return bool(leaving)
+
+    async def _migrate(self, old: str, new: str) -> None:
+        for chat in [chat for chat in self._chats if chat.address == old]:
+            await chat.migrate(new)
 
     def _leave(self, chat: Chat) -> "asyncio.Task[None]":
         self._chats.remove(chat)
@@ -328,13 +360,28 @@ class Notifier:
         for notice in self._incidents.due(now()):
             for chat in self._chats:
                 chat.remind(notice)
+        for chat in self._chats:
+            chat.tick()
 
     async def _keep_reminding(self) -> None:
         while True:
-            for _ in range(3600):
-                await asyncio.sleep(1)
-                self._remind()
-            self._incidents.forget(now() - digest.WINDOW)
+            await asyncio.sleep(1)
+            self._remind()
+
+    async def _keep_telling_cut_off(self, group: asyncio.TaskGroup) -> None:
+        """When the broker is away for long, nothing can be read nor recorded: it is told all the same."""
+        loop, lost_at, since, told = asyncio.get_running_loop(), 0.0, now(), False
+        while True:
+            await asyncio.sleep(1)
+            if self._link.up:
+                lost_at, told = 0.0, False
+                continue
+            if not lost_at:
+                lost_at, since = loop.time(), self._listener.until or now()
+            if not told and loop.time() - lost_at >= CUT_OFF.total_seconds():
+                told = True
+                for chat in self._chats:
+                    group.create_task(chat.tell_cut_off(since, lambda: not self._link.up))
 
     def _targets(self) -> list[Target]:
         targets: list[Target] = []
@@ -356,7 +403,7 @@ class Notifier:
             return ", ".join(f"{part}: {reason}" for part, reason in self.health.missing.items())
         if all(chat.cursor.off for chat in self._chats):
             return "every chat refuses messages"
-        waited = oldest_unsent_seconds(self._chats, now())
+        waited = oldest_unsent_seconds([chat for chat in self._chats if not chat.cursor.off], now())
         return "a change waits too long to be sent" if waited > UNSENT_IS_WRONG else None
 
     def _on_record(self, error: Exception | None) -> None:

@@ -5,28 +5,56 @@ one message, marked, and loses none. No chat waits for another.
 """
 
 import asyncio
+import heapq
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import takewhile
+from typing import Any
 
 import structlog
 from nats.js.kv import KeyValue
 from prometheus_client import Counter, Gauge
 
 from services.notifier import cursors
-from services.notifier.cursors import Cursor, Sending
-from services.notifier.incidents import Notice
-from services.notifier.messages import Change, Look, Message, digest_message, notice_message, pack, stories
-from services.notifier.target import BadToken, Failed, Limited, Migrated, Outcome, Permanent, Sent, Target
+from services.notifier.cursors import Cursor, Of, Sending
+from services.notifier.fleet import Fleet
+from services.notifier.ledger import HOUR, Hold, Owed, Then, Turns, Verdict, after, judge, review
+from services.notifier.messages import (
+    Change,
+    Deafness,
+    Kind,
+    Look,
+    Message,
+    Notice,
+    deafness_message,
+    digest_message,
+    late_note,
+    notice_message,
+    pack,
+)
+from services.notifier.target import (
+    BadToken,
+    Failed,
+    Limited,
+    Migrated,
+    Outcome,
+    Permanent,
+    Refused,
+    Sent,
+    Target,
+)
 from shared import tracing
 from shared.digest import digest_due, next_digest_at
+from shared.maintenance import Window
 
 log = structlog.get_logger()
 
 MESSAGES = Counter("registry_messages_total", "Attempts to send a message, by how they ended", ["result"])
-for _result in ("sent", "failed", "limited", "migrated", "permanent", "badtoken", "expired"):
+for _result in ("sent", "failed", "limited", "migrated", "permanent", "refused", "badtoken", "expired"):
     MESSAGES.labels(_result)
 LAST_DIGEST = Gauge("registry_last_digest_timestamp_seconds", "When a digest was last sent")
 
@@ -36,6 +64,10 @@ WORTH_SENDING = timedelta(hours=24)
 MOST_PENDING = 10_000
 """Changes held in memory per chat; what comes beyond is read again from the record in its turn."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
+FIRST_PROBE, LONGEST_PROBE = 60.0, 3600.0
+"""Seconds between attempts at a chat that refuses messages for good."""
+SET_ASIDE = 30.0
+"""Seconds, at least, in which what was refused for an unknown reason lets other messages go first."""
 WITH_BAD_TOKEN = 30.0
 """Seconds between attempts while the credentials are refused."""
 LOOK_AGAIN = 30.0
@@ -64,6 +96,13 @@ class Surroundings:
     now: Callable[[], datetime]
     page: Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]
     holds: Callable[[Notice], bool] = lambda _: True
+    fleet: Fleet = field(default_factory=Fleet)
+    hushed_until: Callable[[str, datetime], datetime | None] = lambda name, at: None
+    """When the maintenance of a service ends that there is at a moment, if there is any."""
+    remind_after: tuple[timedelta, ...] = ()
+    deafness: Callable[[datetime], list[Deafness] | None] = lambda _: []
+    """What is worth telling of the registry's deafness that did not end by a moment, oldest first; None: that
+    is not known now."""
     on_token: Callable[[str | None], None] = lambda _: None
     """Told whenever it shows that the credentials are refused (why) or good (None)."""
     on_record: Callable[[Exception | None], None] = lambda _: None
@@ -106,7 +145,7 @@ class Pending:
 
 
 class Chat:
-    """`open` it, put `offer` into the delivery's `offers`, and `run` until cancelled."""
+    """`open` it, put `offer` into the delivery's `offers`, `tick` it each second, `run` until cancelled."""
 
     def __init__(self, target: Target, record: cursors.Record, around: Surroundings) -> None:
         self.target = target
@@ -114,11 +153,28 @@ class Chat:
         record.on_write = around.on_record
         self._around = around
         self.pending = Pending(record.cursor.done)
-        self._notices: deque[Notice] = deque(maxlen=MOST_PENDING)
-        self._wake = asyncio.Event()
-        self._backoff = FIRST_BACKOFF
+        self._owed = dict(record.cursor.owed)
+        self._turns = dict(record.cursor.turns)
+        self._looks: list[tuple[datetime, str]] = []
+        """When to look again at what is owed of which service; the first is next."""
+        self._due: dict[str, Notice] = {}
+        """What is owed, and nothing holds it back any more."""
+        self._reminders: deque[Notice] = deque(maxlen=MOST_PENDING)
+        self._verdicts: list[Verdict] = []
+        """Of the changes that are being sent, and those among them that are not told."""
+        self._wake, self._hurry = asyncio.Event(), asyncio.Event()
+        self._backoff, self._probe = FIRST_BACKOFF, FIRST_PROBE
+        self._refused: dict[Of, datetime] = {}
+        """Since when a kind of message has been refused for a reason that is not known."""
+        self._aside: dict[Of, datetime] = {}
+        """Until when it is not tried."""
+        self._late: tuple[datetime, datetime] | None = None
+        """From when to when the chat refused messages, newest."""
+        self._cut_off: datetime | None = None
+        """Since when the broker is away, if the chat was told so and it could not be recorded."""
         self._repeat = record.cursor.sending is not None
         """Whether an attempt at what is being sent may have reached the chat."""
+        self._begin()
 
     @property
     def key(self) -> str:
@@ -126,59 +182,49 @@ class Chat:
 
     @classmethod
     async def open(cls, target: Target, bucket: KeyValue, end: int, around: Surroundings) -> "Chat":
-        """A chat that is new begins at the record's end; so does, once more, one that was switched off, or
-        was told more than the record has: a backup was put back, or the broker emptied."""
+        """A chat that is new begins at the record's end. So does one that was told more than the record has:
+        a backup was put back, or the broker emptied."""
         at, now = around.daily.at, around.now()
         today = digest_due(now, around.look.zone, at, None) if at else None
-        fresh = Cursor(done=end, digest=today, weekly=today, notices=now)
+        fresh = Cursor(done=end, digest=today, weekly=today, notices=now, heard_until=now)
         record = await cursors.load(bucket, target.key, fresh)
-        if record.cursor.off:
-            await record.write(fresh.model_copy(update={"digest": record.cursor.digest or today}))
-        elif record.cursor.done > end:
-            sending = record.cursor.sending
+        cursor = record.cursor
+        if cursor.off and cursor.off_since is None:  # by an older version, which kept nothing for it
+            cursor = cursor.model_copy(update={"done": end, "off_since": now})
+        if cursor.done > end:
+            sending = cursor.sending
             if sending:
-                other = sending.digest or sending.notices
+                other = sending.of is not Of.CHANGES
                 sending = sending.model_copy(update={"through": end}) if other else None
-            await record.write(record.cursor.model_copy(update={"done": end, "sending": sending}))
-        elif record.cursor.notices is None:  # an older version wrote it
-            await record.write(record.cursor.model_copy(update={"notices": now, "weekly": today}))
+            owed = {name: it for name, it in cursor.owed.items() if it.seq <= end}
+            cursor = cursor.model_copy(update={"done": end, "sending": sending, "owed": owed})
+        if cursor.notices is None:  # an older version wrote it
+            cursor = cursor.model_copy(update={"notices": now, "weekly": today})
+        if cursor.heard_until is None:
+            cursor = cursor.model_copy(update={"heard_until": now})
+        if cursor != record.cursor:
+            await record.write(cursor)
         return cls(target, record, around)
 
     @property
     def cursor(self) -> Cursor:
         return self._record.cursor
 
-    def offer(self, seq: int, change: Change | None) -> None:
-        if self.cursor.off is None:
-            self.pending.offer(seq, change)
-            self._wake.set()
-
     @property
     def address(self) -> str:
         return self.cursor.chat or self.target.chat
 
-    def muted(self) -> dict[str, datetime]:
-        now = self._around.now()
-        return {name: until for name, until in self.cursor.mutes.items() if until > now}
-
-    async def mute(self, name: str, until: datetime) -> bool:
-        """False: it has muted too many already."""
-        mutes = {**self.muted(), name: until}
-        if len(mutes) > MOST_MUTES:
-            return False
-        await self._write(mutes=mutes)
-        return True
-
-    async def unmute(self, name: str) -> None:
-        await self._write(mutes={muted: until for muted, until in self.muted().items() if muted != name})
+    def offer(self, seq: int, change: Change | None) -> None:
+        self.pending.offer(seq, change)
+        self._wake.set()
 
     async def forget(self) -> None:
         """Let go of its record, for good. Its `run` must have ended."""
         await self._record.forget()
 
     def remind(self, notice: Notice) -> None:
-        if self.cursor.off is None and self.cursor.notices and notice.at > self.cursor.notices:
-            self._notices.append(notice)
+        if self.cursor.notices and notice.at > self.cursor.notices:
+            self._reminders.append(notice)
             self._wake.set()
 
     def oldest_unsent(self) -> datetime | None:
@@ -195,23 +241,208 @@ class Chat:
         at = self.digest_at(due.digest) if due else None
         return max(0.0, (self._around.now() - at).total_seconds()) if at else 0.0
 
+    # --- what people ask of it
+
+    def muted(self) -> dict[str, datetime]:
+        now = self._around.now()
+        return {name: until for name, until in self.cursor.mutes.items() if until > now}
+
+    async def mute(self, name: str, until: datetime) -> bool:
+        """False: it has muted too many already."""
+        if len({*self.muted(), name}) > MOST_MUTES:
+            return False
+        self._owe_fallen(name)
+        await self._write(mutes={**self._recent_mutes(), name: until}, owed=self._owed_with(name))
+        self.look_at(name)
+        return True
+
+    async def unmute(self, name: str) -> None:
+        """What happened until now stays withheld."""
+        await self._write(mutes={**self._recent_mutes(), name: self._around.now()})
+        self.look_at(name)
+
+    def _recent_mutes(self) -> dict[str, datetime]:
+        """With those that ended while a change may still wait that was stored before that."""
+        horizon = self._around.now() - WORTH_SENDING
+        recent = {name: until for name, until in self.cursor.mutes.items() if until > horizon}
+        return dict(list(recent.items())[-2 * MOST_MUTES :])
+
+    async def switch_on(self) -> str | None:
+        """Somebody in it has asked for messages. Why it was off, if it was."""
+        self.try_now()
+        reason, since = self.cursor.off, self.cursor.off_since
+        if reason:
+            self._is_on(since)
+            await self._write(off=None, off_since=None)
+            log.info("the chat is switched on again", chat=self.key)
+        return reason
+
+    def try_now(self) -> None:
+        """Whatever it waits for before its next attempt."""
+        self._backoff, self._probe = FIRST_BACKOFF, FIRST_PROBE
+        self._hurry.set()
+
+    async def migrate(self, chat: str) -> None:
+        """The group has a new number, for good."""
+        if chat != self.address:
+            log.warning("the chat has a new id", chat=self.key, new=chat)
+            await self._write(chat=chat)
+
+    async def tell_cut_off(self, since: datetime, is_away: Callable[[], bool]) -> None:
+        """Say that the broker is away, once, without the record, which is there: `run` records it later."""
+        if self.cursor.deaf_since or self._cut_off:
+            return
+        look, deaf, backoff = self._around.look, Deafness(since, cut_off=True), FIRST_BACKOFF
+        while is_away():
+            await self.target.turn(self.address)
+            message = deafness_message(deaf, self._around.now(), look, self.cursor.done)
+            id_ = Sending(through=self.cursor.done, deaf=deaf).message_id(self.cursor.done)
+            outcome = await self.target.send(self.address, replace(message, id=id_), None)
+            if isinstance(outcome, Sent):
+                self._cut_off = since
+                self._wake.set()
+                return
+            await asyncio.sleep(outcome.retry_after if isinstance(outcome, Limited) else backoff)
+            backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+    # --- what is owed
+
+    def _begin(self) -> None:
+        for name in [*self._owed, *(name for name, it in self._turns.items() if it.flapping_since)]:
+            self.look_at(name)
+        for name in self._around.fleet:
+            if self._around.fleet.known(name).paused:
+                self.configured(name)
+
+    def tick(self) -> None:
+        """Look at what has come due."""
+        now = self._around.now()
+        while self._looks and self._looks[0][0] <= now:
+            self.look_at(heapq.heappop(self._looks)[1])
+
+    def configured(self, name: str) -> None:
+        """The service's configuration has changed. What is down when it is paused is told again when it is
+        resumed and still down."""
+        if self._around.fleet.known(name).paused:
+            self._owe_fallen(name)
+        self.look_at(name)
+
+    def freed(self, window: Window) -> None:
+        """A window is no more, or no more the same."""
+        for name in list(self._owed):
+            if window.is_about(name, self._around.fleet.known(name).tags):
+                self.look_at(name)
+
+    def look_at(self, name: str) -> None:
+        """Whether anything that is owed of a service is to be told now."""
+        owed, turns = self._owed.get(name), self._turns.get(name)
+        self._due.pop(name, None)
+        if owed is None and not (turns and turns.flapping_since):
+            return
+        it, now = self._around.fleet.known(name), self._around.now()
+        if it.status_seq > self.cursor.done:
+            return  # a change that is not handled yet tells more
+        found = review(name, it, owed, turns, now, *self._hold(name, now), self._around.remind_after)
+        if isinstance(found, Notice):
+            self._due[name] = found
+            self._wake.set()
+        elif isinstance(found, datetime):
+            heapq.heappush(self._looks, (found, name))
+        elif found is Then.FORGET:
+            self._owed.pop(name, None)
+            if turns and turns.flapping_since:
+                del self._turns[name]
+
+    def _hold(self, name: str, now: datetime) -> tuple[Hold, datetime | None]:
+        """What keeps the service from being told of, and until when, if that is known."""
+        if self._around.fleet.is_quiet(name):
+            return Hold.EVERYTHING, None
+        if (until := self.cursor.mutes.get(name)) and until > now:
+            return Hold.EVERYTHING, until
+        if end := self._around.hushed_until(name, now):
+            return Hold.MAINTENANCE, end
+        return Hold.NOTHING, None
+
+    def _hold_of(self, change: Change) -> Hold:
+        """The same of a change. What was withheld when it was stored is so still."""
+        hold, _ = self._hold(change.name, self._around.now())
+        mute = self.cursor.mutes.get(change.name)
+        if change.quiet or (mute and mute > change.stored_at):
+            return Hold.EVERYTHING
+        if hold is not Hold.NOTHING:
+            return hold
+        within = any(self._around.hushed_until(change.name, at) for at in (change.since, change.stored_at))
+        return Hold.MAINTENANCE if within else Hold.NOTHING
+
+    def _owe_fallen(self, name: str) -> None:
+        """What is down, and known to be, is told again when nothing holds it back any more."""
+        it = self._around.fleet.known(name)
+        if name in self._owed or not it.is_down or it.status_seq > self.cursor.done:
+            return
+        self._owed[name] = Owed(it.status_seq, it.status)
+
+    def _owed_with(self, name: str) -> dict[str, Owed]:
+        """What is recorded to be owed, and this."""
+        return self.cursor.owed | ({name: self._owed[name]} if name in self._owed else {})
+
+    def _judged(self, waiting: Sequence[Change], hold: Callable[[Change], Hold]) -> list[Verdict]:
+        by_name: dict[str, list[Change]] = {}
+        for change in waiting:
+            by_name.setdefault(change.name, []).append(change)
+        verdicts = [
+            verdict
+            for name, changes in by_name.items()
+            for verdict in judge(changes, self._owed.get(name), self._turns.get(name), hold)
+        ]
+        return sorted(verdicts, key=lambda it: it.change.seq)
+
+    def _keep(self, verdicts: Sequence[Verdict]) -> None:
+        """How the services stand after these."""
+        for it in verdicts:
+            name = it.change.name
+            self._owed.pop(name, None)
+            if it.owed:
+                self._owed[name] = it.owed
+            self._turn(name, it.turns)
+
+    def _turn(self, name: str, turns: Turns | None) -> None:
+        self._turns.pop(name, None)
+        if turns:
+            self._turns[name] = turns
+            if len(self._turns) > MOST_PENDING:
+                first = next(iter(self._turns))
+                if self._turns[first].flapping_since is None:
+                    del self._turns[first]
+
+    def _standing(self) -> dict[str, object]:
+        """What is owed, for the record. Of those that do not flap only who has turned before is worth it."""
+        flapping = {name: it for name, it in self._turns.items() if it.flapping_since}
+        others = [it for it in self._turns.items() if it[0] not in flapping and len(it[1].moments) > 1]
+        return {"owed": dict(self._owed), "turns": flapping | dict(others[-cursors.MOST_TURNS :])}
+
+    # --- the loop
+
     async def run(self) -> None:
-        while self.cursor.off is None:
+        while True:
             await self._until_there_is_something()
             await self.target.turn(self.address)
-            message, sending = await self._compose()
-            if message is None:
+            found = await self._compose()
+            if found is None:
                 continue
-            attempt = asyncio.create_task(self._attempt(message, sending))
+            attempt = asyncio.create_task(self._attempt(*found))
             try:
                 pause = await asyncio.shield(attempt)
             except asyncio.CancelledError:
                 await asyncio.wait({attempt}, timeout=LAST_CHANCE)
                 attempt.cancel()
                 raise
-            await asyncio.sleep(pause)
+            await self._rest(pause)
 
-    # --- what to send
+    async def _rest(self, seconds: float) -> None:
+        self._hurry.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
 
     async def _until_there_is_something(self) -> None:
         while not self._has_something():
@@ -227,19 +458,47 @@ class Chat:
 
     def _has_something(self) -> bool:
         if sending := self.cursor.sending:
-            return self.pending.tail >= sending.through or self.pending.behind
-        return bool(self.pending.changes or self._notices or self._digest_due())
+            changes = sending.of is Of.CHANGES
+            return not changes or self.pending.tail >= sending.through or self.pending.behind
+        return bool(
+            self.pending.changes
+            or self._cut_off
+            or (self._due and self._is_free(Of.OWED))
+            or (self._reminders and self._is_free(Of.REMINDERS))
+            or self._digest_due()
+            or self._deafness_due()
+        )
+
+    def _is_free(self, of: Of) -> bool:
+        until = self._aside.get(of)
+        return until is None or until <= self._around.now()
 
     def _digest_due(self) -> Sending | None:
         """The digest that is to be sent now; on its weekday the one of the week, then the daily one."""
         daily, now, zone = self._around.daily, self._around.now(), self._around.look.zone
-        if daily.at is None:
+        if daily.at is None or not self._is_free(Of.DIGEST):
             return None
         for weekly, last in ((True, self.cursor.weekly), (False, self.cursor.digest)):
             day = digest_due(now, zone, daily.at, last)
             if day and (not weekly or day.weekday() == daily.weekday):
                 return Sending(through=self.cursor.done, digest=day, weekly=weekly)
         return None
+
+    def _deafness_due(self) -> Sending | None:
+        """That the registry is deaf, or that it was, if the chat has not been told."""
+        cursor = self.cursor
+        if cursor.heard_until is None or not self._is_free(Of.DEAFNESS):
+            return None
+        found = self._around.deafness(cursor.heard_until)
+        if found is None:
+            return None
+        if cursor.deaf_since:
+            found = [it for it in found if it.until is None or it.until > cursor.deaf_since]
+            if found and found[0].until is None:
+                return None  # it lasts, as the chat knows
+            over = found[0] if found else Deafness(cursor.deaf_since, self._around.now(), cut_off=True)
+            return Sending(through=cursor.done, deaf=over)
+        return Sending(through=cursor.done, deaf=found[0]) if found else None
 
     def _until_next_look(self) -> float:
         at = self._around.daily.at
@@ -251,55 +510,143 @@ class Chat:
     async def _move_on(self) -> None:
         """Let the cursor of an idle chat follow, so that a restart need not read far back."""
         if not self.pending.changes and not self.pending.behind and self.pending.tail > self.cursor.done:
-            await self._write(done=self.pending.tail)
+            await self._write(done=self.pending.tail, **self._standing())
+        old = self._around.now() - HOUR
+        for name in [name for name, it in self._turns.items() if not it.flapping_since and it.last < old]:
+            del self._turns[name]
 
-    async def _compose(self) -> tuple[Message | None, Sending]:
-        """What comes next: what an earlier attempt left open, a digest, the changes that wait, notices."""
+    # --- what to send
+
+    async def _compose(self) -> tuple[Message, Sending] | None:
+        """What comes next: what an earlier attempt left open, else the first of these that there is."""
+        if self._cut_off:
+            await self._write(deaf_since=self._cut_off)
+            self._cut_off = None
         await self._let_go_of_old()
-        open_, look = self.cursor.sending, self._around.look
-        repeat = open_ is not None
-        digest = open_ if open_ and open_.digest else None if open_ else self._digest_due()
-        if digest:
-            lines = await self._around.daily.lines(self._around.now(), digest.weekly)
-            return digest_message(lines, look, digest.through, repeat=repeat), digest
-        if not (open_ and open_.notices):
-            waiting = [c for c in self.pending.changes if open_ is None or c.seq <= open_.through]
-            muted = self.muted()
-            if stories(told := [c for c in waiting if c.name not in muted]):
-                message = pack(told, look, repeat=repeat, doubted=self.cursor.doubted)
-                return message, open_ or Sending(through=message.through_seq)
-            if waiting or open_:
-                await self._done_with(max(c.seq for c in waiting) if waiting else 0, open_)
-                return None, Sending(through=self.cursor.done)
-        upto = open_.notices if open_ and open_.notices else datetime.max.replace(tzinfo=UTC)
-        notices = [
-            it
-            for it in self._notices
-            if it.at <= upto and self._around.holds(it) and it.name not in self.muted()
-        ]
-        if notices:
-            sending = open_ or Sending(through=self.cursor.done, notices=max(it.at for it in notices))
-            return notice_message(notices, look, self.cursor.done, repeat=repeat), sending
-        self._notices = deque((it for it in self._notices if it.at > upto), MOST_PENDING)
+        open_ = self.cursor.sending
+        parts = {
+            Of.DEAFNESS: self._compose_deafness,
+            Of.DIGEST: self._compose_digest,
+            Of.CHANGES: self._compose_changes,
+            Of.OWED: self._compose_owed,
+            Of.REMINDERS: self._compose_reminders,
+        }
         if open_:
-            await self._write(notices=open_.notices, sending=None)
-        return None, Sending(through=self.cursor.done)
+            return await parts[open_.of](open_)
+        for of, part in parts.items():
+            if self._is_free(of) and (found := await part(None)):
+                return found
+        return None
 
-    async def _done_with(self, seq: int, open_: Sending | None) -> None:
-        """Nothing is to be told of what waits up to `seq`, nor of what was left open."""
-        self.pending.drop(seq)
-        await self._write(done=max(self.cursor.done, seq, open_.through if open_ else 0), sending=None)
+    def _notes(self, open_: Sending | None, oldest: datetime | None = None) -> dict[str, Any]:
+        """What stands above a message. `oldest`: when the first that it tells was stored."""
+        off = self.cursor.off_since if self.cursor.off else None
+        if off is None and self._late and oldest and oldest <= self._late[1]:
+            off = self._late[0]
+        return {"repeat": open_ is not None, "late": late_note(off, self._around.look) if off else ""}
+
+    async def _compose_deafness(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+        sending = open_ or self._deafness_due()
+        if sending is None or sending.deaf is None:
+            return None
+        around, notes = self._around, self._notes(open_)
+        return deafness_message(sending.deaf, around.now(), around.look, sending.through, **notes), sending
+
+    async def _compose_digest(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+        sending = open_ or self._digest_due()
+        if sending is None:
+            return None
+        lines = await self._around.daily.lines(self._around.now(), sending.weekly)
+        return digest_message(lines, self._around.look, sending.through, **self._notes(open_)), sending
+
+    async def _compose_changes(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+        waiting = [it for it in self.pending.changes if open_ is None or it.seq <= open_.through]
+        self._verdicts = self._judged(waiting, self._hold_of)
+        if open_:  # what is withheld now may have been told by the attempt before
+            self._verdicts = [
+                replace(it, owed=replace(it.owed, maybe=True)) if it.owed else it for it in self._verdicts
+            ]
+        if told := [it.change for it in self._verdicts if it.is_told]:
+            notes = self._notes(open_, waiting[0].stored_at)
+            message = pack(told, self._around.look, doubted=self.cursor.doubted, **notes)
+            return message, open_ or Sending(through=message.through_seq)
+        if waiting or open_:
+            await self._done_with(waiting, open_)
+        return None
+
+    async def _compose_owed(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+        for name in list(self._due):
+            self.look_at(name)
+        if open_:
+            for it in open_.owed:  # may have been told, but holds no more
+                owed = self._owed.get(it.name)
+                if owed and owed.seq == it.seq and not self._is_still_due(it):
+                    self._owed[it.name] = replace(owed, told=it.status, maybe=True)
+            notices = [it for it in open_.owed if self._is_still_due(it)]
+            if not notices:
+                await self._write(sending=None, **self._standing())
+                return None
+        else:
+            notices = sorted(self._due.values(), key=lambda it: (it.since, it.name))
+        if not notices:
+            return None
+        message = notice_message(notices, self._around.look, self.cursor.done, **self._notes(open_))
+        return message, open_ or Sending(through=self.cursor.done, owed=message.notices)
+
+    def _is_still_due(self, notice: Notice) -> bool:
+        now = self._due.get(notice.name)
+        return now is not None and (now.seq, now.kind) == (notice.seq, notice.kind)
+
+    async def _compose_reminders(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+        upto = open_.notices if open_ and open_.notices else datetime.max.replace(tzinfo=UTC)
+        told, rest, now = {}, [], self._around.now()
+        for it in self._reminders:
+            if it.at > upto:
+                rest.append(it)
+            elif not self._around.holds(it) or it.seq > self.cursor.done or it.name in self._owed:
+                continue
+            elif self._hold(it.name, now)[0] is Hold.NOTHING:
+                told[it.name] = it
+            else:  # it is told when nothing holds it back any more
+                self._owe_fallen(it.name)
+                self.look_at(it.name)
+        if told:
+            notices = sorted(told.values())
+            sending = open_ or Sending(through=self.cursor.done, notices=max(it.at for it in self._reminders))
+            return notice_message(notices, self._around.look, self.cursor.done, **self._notes(open_)), sending
+        if self._reminders or open_:
+            mark = max([it.at for it in self._reminders if it.at <= upto], default=upto)
+            self._reminders = deque(rest, MOST_PENDING)
+            notices_until = open_.notices if open_ else max(mark, self.cursor.notices or mark)
+            await self._write(notices=notices_until, sending=None, **self._standing())
+        return None
+
+    async def _done_with(self, waiting: Sequence[Change], open_: Sending | None) -> None:
+        """Nothing is to be told of what waits, nor of what was left open."""
+        self._keep(self._verdicts)
+        through = max([it.seq for it in waiting], default=0)
+        self.pending.drop(through)
+        done = max(self.cursor.done, through, open_.through if open_ else 0)
+        await self._write(done=done, sending=None, **self._standing())
+        self._look_at_all(self._verdicts)
+
+    def _look_at_all(self, verdicts: Sequence[Verdict]) -> None:
+        for name in dict.fromkeys(it.change.name for it in verdicts):
+            self.look_at(name)
 
     async def _let_go_of_old(self) -> None:
+        """Of changes that are not worth sending any more only what still holds is owed."""
         horizon = self._around.now() - WORTH_SENDING
-        old = 0
-        while self.pending.changes and self.pending.changes[0].stored_at < horizon:
-            through = self.pending.changes.popleft().seq
-            old += 1
-        if old:
-            log.error("changes older than a day were not sent", chat=self.key, changes=old)
-            MESSAGES.labels("expired").inc(old)
-            await self._write(done=through)
+        old = list(takewhile(lambda it: it.stored_at < horizon, self.pending.changes))
+        if not old:
+            return
+        log.error("changes older than a day were not sent", chat=self.key, changes=len(old))
+        MESSAGES.labels("expired").inc(len(old))
+        verdicts = self._judged(old, lambda _: Hold.EVERYTHING)
+        self._keep(verdicts)
+        self.pending.drop(old[-1].seq)
+        await self._write(done=old[-1].seq, **self._standing())
+        self._look_at_all(verdicts)
 
     # --- sending, and what became of it
 
@@ -308,10 +655,9 @@ class Chat:
         if sending != self.cursor.sending:
             await self._write(sending=sending)
             self._repeat = False
-        what = f"digest.{sending.digest}" if sending.digest else f"notices.{sending.notices}"
-        told = not (sending.digest or sending.notices)
-        message = replace(message, id=f"changes.{message.through_seq}" if told else what.replace(" ", "T"))
-        traces = self._traces(message) if told and tracing.is_on() else [""]
+        message = replace(message, id=sending.message_id(message.through_seq))
+        told = sending.of is Of.CHANGES
+        traces = _traces(message) if told and tracing.is_on() else [""]
         channel = self.key.partition(".")[0]
         with tracing.span(
             "send", traces[0], kind="CLIENT", links=traces[1:], registry_channel=channel
@@ -322,24 +668,17 @@ class Chat:
         MESSAGES.labels(result).inc()
         return await self._settle(outcome, message, sending)
 
-    def _traces(self, message: Message) -> list[str]:
-        """Those of the changes that a message tells of: it is part of the first, and links to the others."""
-        muted = self.muted()
-        through = (it for it in self.pending.changes if it.seq <= message.through_seq)
-        found = dict.fromkeys(it.trace for it in through if it.trace and it.name not in muted)
-        return [trace for trace in found if trace] or [""]
-
     async def _settle(self, outcome: Outcome, message: Message, sending: Sending) -> float:
         match outcome:
             case Sent(message_id):
                 await self._sent(message, sending, message_id)
                 return 0
             case Permanent(reason):
-                await self._switch_off(reason)
-                return 0
+                return await self._switch_off(reason)
+            case Refused(reason):
+                return await self._put_aside(reason, message, sending)
             case Migrated(chat):
-                log.warning("the chat has a new id", chat=self.key, new=chat)
-                await self._write(chat=chat)
+                await self.migrate(chat)
                 self._not_delivered()
                 return 0
             case Limited(retry_after):
@@ -354,9 +693,12 @@ class Chat:
                 if maybe_delivered:
                     self._repeat = True
                 self._not_delivered()
-                pause = self._backoff * random.uniform(0.8, 1.2)  # it only spreads  # nosec B311
-                self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
-                return pause
+                return self._next_backoff()
+
+    def _next_backoff(self) -> float:
+        pause = self._backoff * random.uniform(0.8, 1.2)  # it only spreads  # nosec B311
+        self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
+        return pause
 
     def _not_delivered(self) -> None:
         """Unless an attempt may have reached the chat, the next one may tell more, and is no repeat. (The
@@ -365,32 +707,94 @@ class Chat:
             self._record.cursor = self.cursor.model_copy(update={"sending": None})
 
     async def _sent(self, message: Message, sending: Sending, message_id: int | None) -> None:
-        self._backoff = FIRST_BACKOFF
+        self._backoff, self._probe = FIRST_BACKOFF, FIRST_PROBE
+        self._refused.pop(sending.of, None)
         self._around.on_token(None)
-        if sending.digest:
-            LAST_DIGEST.set(self._around.now().timestamp())
-            await self._write(sending=None, **{"weekly" if sending.weekly else "digest": sending.digest})
-            return
-        if sending.notices:
-            self._notices = deque((it for it in self._notices if it.at > sending.notices), MOST_PENDING)
-            await self._write(
-                sending=None, notices=sending.notices, threads=self._threads(message, message_id)
-            )
-            return
-        self.pending.drop(message.through_seq)
-        idle = not self.pending.changes and not self.pending.behind
-        await self._write(
-            done=max(self.pending.tail, message.through_seq) if idle else message.through_seq,
-            sending=sending if message.through_seq < sending.through else None,
-            threads=self._threads(message, message_id),
-            doubted=max(filter(None, (self.cursor.doubted, message.doubted)), default=None),
-        )
+        on: dict[str, object] = {}
+        if self.cursor.off:
+            self._is_on(self.cursor.off_since)
+            on = {"off": None, "off_since": None}
+            log.info("the chat takes messages again", chat=self.key)
+        await self._record_sent(message, sending, message_id, on)
 
-    async def _switch_off(self, reason: str) -> None:
-        log.error("chat switched off; mend it and start the notifier again", chat=self.key, reason=reason)
-        await self._write(off=reason, sending=None)
-        self.pending.changes.clear()
-        self._notices.clear()
+    async def _record_sent(
+        self, message: Message, sending: Sending, message_id: int | None, more: dict[str, object]
+    ) -> None:
+        """That a message is done with."""
+        threads = self._threads(message, message_id)
+        match sending.of:
+            case Of.DEAFNESS:
+                assert sending.deaf
+                until = sending.deaf.until
+                since = None if until else sending.deaf.since
+                told = {"deaf_since": since, "heard_until": until or self.cursor.heard_until}
+                await self._write(sending=None, **told, **more)
+            case Of.DIGEST:
+                LAST_DIGEST.set(self._around.now().timestamp())
+                day = {"weekly" if sending.weekly else "digest": sending.digest}
+                await self._write(sending=None, **day, **more)
+            case Of.OWED:
+                for it in message.notices:
+                    self._due.pop(it.name, None)
+                    if it.kind is not Kind.FLAPS:
+                        self._owed.pop(it.name, None)
+                    self._turn(it.name, after(it, self._turns.get(it.name)))
+                await self._write(sending=None, threads=threads, **self._standing(), **more)
+                for it in message.notices:
+                    self.look_at(it.name)
+            case Of.REMINDERS:
+                upto = sending.notices
+                assert upto
+                self._reminders = deque((it for it in self._reminders if it.at > upto), MOST_PENDING)
+                await self._write(sending=None, notices=upto, threads=threads, **self._standing(), **more)
+            case Of.CHANGES:
+                taken = [it for it in self._verdicts if it.change.seq <= message.through_seq]
+                self._keep(taken)
+                self.pending.drop(message.through_seq)
+                idle = not self.pending.changes and not self.pending.behind
+                await self._write(
+                    done=max(self.pending.tail, message.through_seq) if idle else message.through_seq,
+                    sending=sending if message.through_seq < sending.through else None,
+                    threads=threads,
+                    doubted=max(filter(None, (self.cursor.doubted, message.doubted)), default=None),
+                    **self._standing(),
+                    **more,
+                )
+                self._look_at_all(taken)
+
+    async def _switch_off(self, reason: str) -> float:
+        """It refuses messages for good, as far as anybody knows: what it is owed is kept, and it is tried
+        again with growing pauses, for bots are thrown out and let in again."""
+        if not self.cursor.off:
+            log.error("the chat is off: it refuses messages; it is tried again", chat=self.key, reason=reason)
+        since = self.cursor.off_since or self._around.now()
+        await self._write(off=reason, off_since=since, sending=self.cursor.sending if self._repeat else None)
+        pause = self._probe
+        self._probe = min(self._probe * 2, LONGEST_PROBE)
+        return pause
+
+    def _is_on(self, off_since: datetime | None) -> None:
+        now = self._around.now()
+        self._late = off_since or now, now
+
+    async def _put_aside(self, reason: str, message: Message, sending: Sending) -> float:
+        """It is refused for a reason that nobody knows: that says nothing of the chat. It is tried again for
+        as long as it is worth sending; nothing else waits for it, but changes for changes."""
+        now = self._around.now()
+        since = self._refused.setdefault(sending.of, now)
+        log.warning("message refused; will be tried again", chat=self.key, of=sending.of, reason=reason)
+        if now - since > WORTH_SENDING:
+            log.error("message given up after a day of refusals", chat=self.key, of=sending.of, reason=reason)
+            MESSAGES.labels("expired").inc(len(message.changes))
+            del self._refused[sending.of]
+            await self._record_sent(message, sending, None, {})
+            return 0
+        self._not_delivered()
+        pause = self._next_backoff()
+        if sending.of is not Of.CHANGES and not self._repeat:
+            self._aside[sending.of] = now + timedelta(seconds=max(pause, SET_ASIDE))
+            return 0
+        return pause
 
     # --- the thread of an incident
 
@@ -410,6 +814,11 @@ class Chat:
 
     async def _write(self, **changed: object) -> None:
         await self._record.update(**changed)
+
+
+def _traces(message: Message) -> list[str]:
+    """Those of the changes that a message tells of: it is part of the first, and links to the others."""
+    return list(dict.fromkeys(it.trace for it in message.changes if it.trace)) or [""]
 
 
 def oldest_unsent_seconds(chats: list[Chat], now: datetime) -> float:

@@ -22,7 +22,7 @@ from services.notifier.messages import (
     short,
     units,
 )
-from services.notifier.target import Limited
+from services.notifier.target import Limited, Migrated
 from services.notifier.telegram import Bot, TelegramChat, keyboard
 from services.notifier.updates import Pressed, Update, Written
 from shared import digest, durations
@@ -48,11 +48,13 @@ HELP = """/status: how the fleet is
 
 @dataclass(frozen=True)
 class Doors:
-    """What commands may do beyond answering. `subscribe`, `unsubscribe`: False if that cannot be done."""
+    """What commands may do beyond answering. `subscribe`, `unsubscribe`: False if that cannot be done.
+    `migrate`: a group has a new number in place of another."""
 
     chats: Callable[[], Sequence[Chat]]
     subscribe: Callable[[str], Awaitable[bool]]
     unsubscribe: Callable[[str], Awaitable[bool]]
+    migrate: Callable[[str, str], Awaitable[None]]
     digest: Callable[[datetime], Awaitable[list[str]]]
     last_heartbeat: Callable[[str], Awaitable[datetime | None]]
     now: Callable[[], datetime]
@@ -71,8 +73,13 @@ class Commands:
     async def handle(self, update: Update) -> None:
         if update.callback_query:
             await self._pressed(update.callback_query)
-        elif update.message and update.message.text.startswith("/"):
-            await self._written(update.message)
+        elif message := update.message:
+            if message.migrated_to:
+                await self._doors.migrate(str(message.chat.id), str(message.migrated_to))
+            if message.migrated_from:
+                await self._doors.migrate(str(message.migrated_from), str(message.chat.id))
+            if message.text.startswith("/"):
+                await self._written(message)
 
     # --- commands
 
@@ -84,9 +91,12 @@ class Commands:
         chat, words = str(message.chat.id), rest.split()
         if command.lower() == "/start":
             answer = await self._start(chat, words)
-        elif not self._known(chat):
+        elif not (known := self._known(chat)):
             return
         else:
+            for it in known:
+                if it.cursor.off:  # whoever writes in it may have let us in again
+                    it.try_now()
             answer = await self._answer(chat, command.lower(), words)
         if answer:
             await self._reply(message, answer)
@@ -96,8 +106,11 @@ class Commands:
 
     async def _start(self, chat: str, words: list[str]) -> Message | None:
         invited = bool(self._invite) and hmac.compare_digest("".join(words).encode(), self._invite.encode())
-        known = self._known(chat)
-        if known and not (invited and any(it.cursor.off for it in known)):
+        if known := self._known(chat):
+            reasons = [reason for it in known if (reason := await it.switch_on())]
+            if reasons:
+                was = f"This chat was off ({reasons[0]}) and is on again. What was kept for it follows."
+                return _text(was, HELP)
             return _text("This chat gets the registry's messages already.", HELP)
         if not invited:
             return None
@@ -254,9 +267,13 @@ class Commands:
         for _ in range(TRIES):
             await target.turn(chat)
             outcome = await target.send(chat, message, None)
-            if not isinstance(outcome, Limited):
+            if isinstance(outcome, Migrated):
+                await self._doors.migrate(chat, outcome.chat)
+                chat = outcome.chat
+            elif isinstance(outcome, Limited):
+                await asyncio.sleep(outcome.retry_after)
+            else:
                 return
-            await asyncio.sleep(outcome.retry_after)
 
 
 Entry = tuple[int, str, str]

@@ -3,24 +3,41 @@
 import asyncio
 from collections.abc import Callable
 from datetime import date, datetime
+from enum import StrEnum
+from hashlib import blake2b
 
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict
 
+from services.notifier.ledger import Owed, Turns
+from services.notifier.messages import Deafness, Notice
 from shared.broker import until_done
 
 MOST_THREADS = 200
 """Open falls whose message is remembered per chat, to be replied to."""
+MOST_TURNS = 500
+"""Services that do not flap yet, and whose turns are remembered per chat across a restart."""
 
 
 class Superseded(Exception):
     """Somebody else writes this record: a second notifier runs."""
 
 
+class Of(StrEnum):
+    """What a message is made of."""
+
+    DEAFNESS = "deafness"
+    DIGEST = "digest"
+    CHANGES = "changes"
+    OWED = "owed"
+    REMINDERS = "reminders"
+
+
 class Sending(BaseModel):
-    """What is being sent: the changes up to `through`, the digest of a date, or notices up to a moment."""
+    """What is being sent: the changes up to `through`, the digest of a date, reminders up to a moment, what
+    was owed, or that the registry is deaf or has been."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,13 +45,46 @@ class Sending(BaseModel):
     digest: date | None = None
     weekly: bool = False
     notices: datetime | None = None
+    owed: tuple[Notice, ...] = ()
+    deaf: Deafness | None = None
+
+    @property
+    def of(self) -> Of:
+        if self.deaf:
+            return Of.DEAFNESS
+        if self.digest:
+            return Of.DIGEST
+        return Of.OWED if self.owed else Of.REMINDERS if self.notices else Of.CHANGES
+
+    def message_id(self, through: int) -> str:
+        """The same when it is sent again, and no other message's of this chat. `through`: the newest change
+        that the message tells of."""
+        match self.of:
+            case Of.DEAFNESS:
+                assert self.deaf
+                end = f".{self.deaf.until.isoformat()}" if self.deaf.until else ""
+                return f"deaf.{self.deaf.since.isoformat()}{end}"
+            case Of.DIGEST:
+                return f"{'weekly' if self.weekly else 'digest'}.{self.digest}"
+            case Of.OWED:
+                told = sorted((it.name, it.seq, it.kind, it.at.isoformat()) for it in self.owed)
+                return f"owed.{blake2b(repr(told).encode(), digest_size=12).hexdigest()}"
+            case Of.REMINDERS:
+                assert self.notices
+                return f"notices.{self.notices.isoformat()}"
+            case Of.CHANGES:
+                return f"changes.{through}"
 
 
 class Cursor(BaseModel):
-    """`done`: every change up to here has reached the chat. `sending`: what may have, if set. `digest`,
-    `weekly`: of which date the newest was. `notices`: up to when reminders have. `doubted`: since when the
-    newest change holds that the chat was told of and that the registry doubted. `mutes`: the services that
-    the chat does not want to hear of, and until when."""
+    """How a chat stands. `done`: every change up to here has reached it, or is in `owed`. `sending`: what may
+    have, if set. `digest`, `weekly`: of which date the newest was. `notices`: up to when reminders have.
+    `off`, `off_since`: why it refuses messages for good, as it seems, and since when. `chat`: its address, if
+    that has changed. `threads`: the message that told of each open fall. `doubted`: since when the newest
+    change holds that the chat was told of and that the registry doubted. `mutes`: the services that it does
+    not want to hear of, and until when. `owed`: what was withheld, by service. `turns`: of the services that
+    flap or are about to. `deaf_since`: since when the registry is deaf, if the chat was told that it is;
+    `heard_until`: of deafness that ended by then it was told, or need not be."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,10 +94,15 @@ class Cursor(BaseModel):
     weekly: date | None = None
     notices: datetime | None = None
     off: str | None = None
+    off_since: datetime | None = None
     chat: str | None = None
     threads: dict[str, int] = {}
     doubted: datetime | None = None
     mutes: dict[str, datetime] = {}
+    owed: dict[str, Owed] = {}
+    turns: dict[str, Turns] = {}
+    deaf_since: datetime | None = None
+    heard_until: datetime | None = None
 
 
 class Record:

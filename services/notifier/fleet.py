@@ -1,6 +1,6 @@
 """What is known of every service now: folded from events, for the digest and for who is not to be told."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,16 +26,19 @@ class Known:
     last_heartbeat: datetime | None = None
 
     @property
-    def is_told(self) -> bool:
-        """Whether people are to hear of it."""
-        return self.exists and self.notify and not self.paused
+    def is_down(self) -> bool:
+        """Or dead, in this life of it."""
+        fallen = self.status in (Status.DOWN, Status.DEAD)
+        return fallen and self.exists and self.since >= self.registered_at
 
 
 class Fleet:
-    """Takes events in any order, also twice: per service, the newest configuration and status count."""
+    """Takes events in any order, also twice: per service, the newest configuration and status count.
+    `on_config` is told of whom it is, when a configuration is newer."""
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
+        self.on_config: Callable[[str], None] = lambda _: None
 
     def take(self, event: Event, seq: int, stored_at: datetime) -> None:
         it = self._known.setdefault(event.name, Known())
@@ -52,6 +55,7 @@ class Fleet:
                 it.tags = event.data.config.tags
                 if event.data.registered_at or isinstance(event, ServiceRegistered):
                     it.registered_at = event.data.registered_at or stored_at
+            self.on_config(event.name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)
@@ -62,7 +66,7 @@ class Fleet:
     def is_quiet(self, name: str) -> bool:
         """Whether its configuration says that nobody is to be told."""
         it = self._known.get(name)
-        return it is not None and not it.notify
+        return it is not None and (it.paused or not it.notify)
 
     def since(self, name: str, status: Status, before: int) -> datetime | None:
         """When the status that a change at `before` left had begun; None if only the record knows."""

@@ -1,7 +1,7 @@
 """Reading in the record of events what is not in memory: pages for a chat that fell behind, the last day."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 
@@ -10,11 +10,10 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter
 
 from services.notifier.fleet import Fleet
-from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
 from shared import digest, streams, tracing
 from shared.broker import Link, NotStored, Reader, Stored, newest, until_done
-from shared.events import Event, Status, StatusChanged, parse_event
+from shared.events import Event, ServiceDeleted, StatusChanged, parse_event
 from shared.events import moment as moment
 
 log = structlog.get_logger()
@@ -39,17 +38,9 @@ def unreadable(subject: str, seq: int, error: str) -> None:
 class History:
     """The stream SERVICES as the notifier asks it."""
 
-    def __init__(
-        self,
-        link: Link,
-        fleet: Fleet,
-        incidents: Incidents,
-        hushed_until: Callable[[str, datetime], datetime | None],
-    ) -> None:
-        self._hushed_until = hushed_until
+    def __init__(self, link: Link, fleet: Fleet) -> None:
         self._link = link
         self._fleet = fleet
-        self._incidents = incidents
 
     async def fold(self) -> None:
         """Take the newest state of every service into the fleet."""
@@ -62,17 +53,12 @@ class History:
                 if reader.pending == 0:
                     return
 
-    async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> Change | None:
-        """The change to tell people, with what it left behind; None if they are not to be told."""
-        meaning = self._incidents.take(event, seq)
-        if self._fleet.is_quiet(event.name) or not meaning.told:
-            return None
+    async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> Change:
+        """The change as people are told of it, with what it left behind."""
         data = event.data
         began = self._fleet.since(event.name, data.from_, seq)
         if began is None and data.from_.badness > 1:
             began = await self._began(event, seq)
-        if self._is_hushed(event, stored_at, began):
-            return None
         return Change(
             seq,
             stored_at,
@@ -86,30 +72,29 @@ class History:
             data.message,
             data.duration,
             data.doubt,
-            meaning.flaps,
-            tracing.of_change(event),
+            trace=tracing.of_change(event),
+            quiet=await self._was_quiet(event.name, seq),
         )
 
-    def _is_hushed(self, event: StatusChanged, stored_at: datetime, began: datetime | None) -> bool:
-        """Whether maintenance keeps it from being told: a fall within it, or a recovery within the same that
-        the fall was in."""
-        data = event.data
-        if data.to is not Status.ALIVE:
-            return any(self._hushed_until(event.name, at) for at in (data.since, stored_at))
-        end = self._hushed_until(event.name, began) if began else None
-        return end is not None and end > data.since
-
-    async def recall(self, through: int, since: datetime) -> None:
-        """Learn what the changes up to a sequence, stored since a moment, meant."""
-        async for batch in self._status_since(since):
-            for stored in batch:
-                event = parse(stored) if stored.seq <= through else None
-                if isinstance(event, StatusChanged):
-                    self._incidents.take(event, stored.seq)
+    async def _was_quiet(self, name: str, seq: int) -> bool:
+        """Whether its configuration said, when a change was stored, that nobody is to be told of it."""
+        if self._fleet.known(name).config_seq < seq:
+            return self._fleet.is_quiet(name)
+        config = await self._newest_before(streams.config(name), seq)
+        if config is None or isinstance(config, StatusChanged | ServiceDeleted):
+            return False
+        return config.data.config.paused or not config.data.config.notify
 
     async def _began(self, event: StatusChanged, seq: int) -> datetime | None:
         """When the status before `seq` had begun, from the event that began it."""
-        question = {"multi_last": [streams.status(event.name)], "up_to_seq": seq - 1}
+        before = await self._newest_before(streams.status(event.name), seq)
+        if isinstance(before, StatusChanged) and before.data.to is event.data.from_:
+            return before.data.since
+        return None
+
+    async def _newest_before(self, subject: str, seq: int) -> Event | None:
+        """The newest event of a subject before a sequence; None if there is none, or it cannot be read."""
+        question = {"multi_last": [subject], "up_to_seq": seq - 1}
 
         async def ask() -> bytes:
             request = f"$JS.API.DIRECT.GET.{streams.SERVICES}"
@@ -120,12 +105,9 @@ class History:
             return answer.data
 
         try:
-            before = parse_event(await until_done(f"read what {event.name} was before", ask))
+            return parse_event(await until_done(f"read what {subject} was before {seq}", ask))
         except ValueError:  # nothing stands there, or nothing that can be read
             return None
-        if isinstance(before, StatusChanged) and before.data.to is event.data.from_:
-            return before.data.since
-        return None
 
     async def page(self, after: int, most: int) -> tuple[list[Change], int, bool]:
         """About `most` changes after a sequence, the sequence read last, and whether that was the end."""
@@ -136,8 +118,7 @@ class History:
                 for stored in batch:
                     event = parse(stored)
                     if isinstance(event, StatusChanged):
-                        change = await self.change(event, stored.seq, moment(stored.at))
-                        changes += [change] if change else []
+                        changes.append(await self.change(event, stored.seq, moment(stored.at)))
                 if len(changes) >= most or reader.pending == 0:
                     break
         return changes, reader.position, reader.pending == 0

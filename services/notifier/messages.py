@@ -7,11 +7,11 @@ and to Telegram should it refuse the markup. Lengths are those of the plain one,
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from hashlib import blake2b
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from services.notifier.incidents import Notice
 from shared.digest import MARKS, local
 from shared.durations import spoken
 from shared.events import Doubt, Status
@@ -62,6 +62,50 @@ class Change:
     """With this change it is flapping: its turns within the hour."""
     trace: str | None = None
     """The `traceparent` it belongs to."""
+    quiet: bool = False
+    """Its service was paused, or not to be told of, when it was stored."""
+
+
+class Kind(StrEnum):
+    """What a notice tells of a service."""
+
+    REMINDER = "reminder"
+    """It is still down."""
+    OWED = "owed"
+    """How it is, which was withheld until now."""
+    STAYS = "stays"
+    """It flaps, and is down for some minutes now."""
+    CALM = "calm"
+    """It flaps no more."""
+    FLAPS = "flaps"
+    """It still flaps."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Notice:
+    """Something to tell because of the time, or because nothing holds it back any more. `seq`, `status`,
+    `since`: of the change that it is about. `flapped`: how many changes it made while it flapped, since
+    `flapping_since`. `maybe`: an earlier attempt may have told it."""
+
+    at: datetime
+    name: str
+    seq: int
+    status: Status
+    since: datetime
+    flapped: int = 0
+    kind: Kind = Kind.REMINDER
+    flapping_since: datetime | None = None
+    maybe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deafness:
+    """The registry could take no heartbeats. `until`: None while it lasts. `cut_off`: all that is known is
+    that the notifier cannot reach the broker."""
+
+    since: datetime
+    until: datetime | None = None
+    cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +176,8 @@ class Message:
     """Rows of buttons: what each says, and what comes back when it is pressed."""
     doubted: datetime | None = None
     """Since when the newest of its changes holds that the registry doubts."""
+    notices: tuple[Notice, ...] = ()
+    """What it tells because of the time."""
 
 
 def loud(change: Change) -> bool:
@@ -139,7 +185,12 @@ def loud(change: Change) -> bool:
 
 
 def pack(
-    pending: Sequence[Change], look: Look, *, repeat: bool = False, doubted: datetime | None = None
+    pending: Sequence[Change],
+    look: Look,
+    *,
+    repeat: bool = False,
+    doubted: datetime | None = None,
+    late: str = "",
 ) -> Message:
     """As many of the pending changes, in order, as one message holds: at least the first that has something
     to tell (`stories` must find one).
@@ -161,8 +212,8 @@ def pack(
     html, plain = texts
     if warning := _warning(taken, doubted):
         html, plain = f"⚠️ <b>{warning}</b>\n\n{html}", f"⚠️ {warning}\n\n{plain}"
-    if repeat:
-        html, plain = f"{REPEAT}\n{html}", f"{REPEAT}\n{plain}"
+    heads = _heads(repeat, late)
+    html, plain = "\n".join([*map(escape, heads), html]), "\n".join([*heads, plain])
     last = {it.name: it.last for it in stories(taken)}
     about = next(iter(last)) if len(last) == 1 else None
     return Message(
@@ -210,48 +261,140 @@ def _without_doubt(change: Change) -> Change:
     return replace(change, reason=change.reason.partition(";")[0]) if change.doubt else change
 
 
-def digest_message(lines: Sequence[str], look: Look, through_seq: int, *, repeat: bool = False) -> Message:
+def digest_message(
+    lines: Sequence[str], look: Look, through_seq: int, *, repeat: bool = False, late: str = ""
+) -> Message:
     """The daily digest, from `shared.digest.lines`."""
-    head = [REPEAT] if repeat else []
+    head = _heads(repeat, late)
     home = f"{look.public_url}/"
     html = [*head, f"<b>{escape(lines[0])}</b>", *map(escape, lines[1:]), "", anchor(home, "All services")]
     return Message("\n".join(html), "\n".join([*head, *lines, "", home]), True, through_seq)
 
 
 def notice_message(
-    notices: Sequence[Notice], look: Look, through_seq: int, *, repeat: bool = False
+    notices: Sequence[Notice], look: Look, through_seq: int, *, repeat: bool = False, late: str = ""
 ) -> Message:
-    """That services are still down, or have calmed down; those that do not fit are counted."""
-    html, plain, room = ([REPEAT], [REPEAT], ROOM) if repeat else ([], [], ROOM)
+    """Reminders, or what was owed. Of reminders those that do not fit are counted; of what was owed as many
+    of the first are told as fit by name (`notices` of the message)."""
+    reminders = all(it.kind is Kind.REMINDER for it in notices)
+    html: list[str] = []
+    plain: list[str] = []
+    room = ROOM
     for told, notice in enumerate(notices):
-        name = cut(notice.name, MOST_NAME)
-        rest = _notice(notice, look)
+        name, rest = cut(notice.name, MOST_NAME), _notice(notice, look)
         room -= units(f"{name}{rest}") + 6
-        if room < 0:
-            more = f"+{len(notices) - told} more"
-            home = f"{look.public_url}/"
+        if room < 0 or (told >= MOST_LINES and not reminders):
+            if not reminders:
+                notices, html, plain = _many_notices(notices, look)
+                break
+            more, home = f"+{len(notices) - told} more", f"{look.public_url}/"
             html.append(f"{more}: {anchor(home, 'all services')}")
             plain.append(f"{more}: {home}")
             break
-        html.append(f"{MARKS[notice.status]} <b>{anchor(service_url(name, look), name)}</b>{escape(rest)}")
-        plain.append(f"{MARKS[notice.status]} {name}{rest}")
-    calm = [it for it in notices if it.flapped]
+        mark = _notice_mark(notice)
+        html.append(f"{mark} <b>{anchor(service_url(name, look), name)}</b>{escape(rest)}")
+        plain.append(f"{mark} {name}{rest}")
+    heads = _heads(repeat or any(it.maybe for it in notices), late)
+    states = [it for it in notices if it.kind not in (Kind.REMINDER, Kind.FLAPS)]
     return Message(
-        text="\n".join(html),
-        plain_text="\n".join(plain),
+        text="\n".join([*map(escape, heads), *html]),
+        plain_text="\n".join([*heads, *plain]),
         silent=all(it.status is Status.SILENT for it in notices),
         through_seq=through_seq,
-        fallen=tuple(it.name for it in calm if it.status is not Status.ALIVE),
-        risen=tuple(it.name for it in calm if it.status is Status.ALIVE),
+        fallen=tuple(it.name for it in states if it.status is not Status.ALIVE),
+        risen=tuple(it.name for it in states if it.status is Status.ALIVE),
         about=notices[0].name if len(notices) == 1 else None,
+        notices=tuple(notices),
     )
+
+
+def deafness_message(
+    it: Deafness, now: datetime, look: Look, through_seq: int, *, repeat: bool = False, late: str = ""
+) -> Message:
+    """That the registry takes no heartbeats, or none for a while that is over."""
+    since, length = local(it.since, look.zone), spoken((it.until or now) - it.since)
+    if it.until and it.cut_off:
+        text = f"The broker can be reached again, after {length}; heartbeats were taken all the while"
+    elif it.until:
+        text = (
+            f"The registry takes heartbeats again. It could not from {since} to {local(it.until, look.zone)} "
+            f"({length}): nobody was evaluated for that time"
+        )
+    elif it.cut_off:
+        text = (
+            f"The broker cannot be reached since {since}, for {length}: heartbeats may not be taken, and no "
+            "change is told until it can"
+        )
+    else:
+        text = (
+            f"The registry takes no heartbeats since {since}, for {length}: nobody is evaluated until it does"
+        )
+    lines = [*_heads(repeat, late), f"📡 {text}"]
+    return Message("\n".join(map(escape, lines)), "\n".join(lines), False, through_seq)
+
+
+def _heads(repeat: bool, late: str) -> list[str]:
+    return [*([REPEAT] if repeat else []), *([late] if late else [])]
+
+
+def late_note(since: datetime, look: Look) -> str:
+    """Above what was kept for a chat that refused messages."""
+    return f"(late: this chat took no messages since {local(since, look.zone)})"
+
+
+def _notice_mark(notice: Notice) -> str:
+    return "🔁" if notice.kind is Kind.FLAPS else MARKS[notice.status]
 
 
 def _notice(notice: Notice, look: Look) -> str:
     since = f"since {local(notice.since, look.zone)}"
-    if notice.flapped:
-        return f" has calmed down: {notice.status} {since}, {notice.flapped} changes while it was flapping"
+    match notice.kind:
+        case Kind.CALM:
+            changes = f"{notice.flapped} changes while it was flapping"
+            return f" has calmed down: {notice.status} {since}, {changes}"
+        case Kind.STAYS:
+            return f" stays {notice.status}: {since}, after {notice.flapped} changes; it is flapping"
+        case Kind.FLAPS:
+            length = spoken(notice.at - (notice.flapping_since or notice.since))
+            return f" is still flapping: {notice.flapped} changes in {length}"
+    if notice.status is Status.ALIVE:
+        return f" alive again {since}"
     return f" still {notice.status} for {spoken(notice.at - notice.since)}, {since}"
+
+
+def _many_notices(notices: Sequence[Notice], look: Look) -> tuple[Sequence[Notice], list[str], list[str]]:
+    """As many of the first as can be named; those alike stand together."""
+    home = f"{look.public_url}/"
+    room, groups, taken = ROOM - units(home) - 100, dict[str, list[Notice]](), 0
+    for notice in notices:
+        alike = _alike(notice)
+        room -= units(cut(notice.name, MOST_NAME)) + 2 + (0 if alike in groups else 40)
+        if room < 0 and taken:
+            break
+        groups.setdefault(alike, []).append(notice)
+        taken += 1
+    waiting = len(notices) - taken
+    title = f"{taken} services" + (f", {waiting} more follow" if waiting else "")
+    html, plain = [f"<b>{title}</b>"], [title]
+    for alike, those in groups.items():
+        heading = f"{alike} ({len(those)}):"
+        names = ", ".join(cut(it.name, MOST_NAME) for it in those)
+        html.append(f"<b>{heading}</b>\n{escape(names)}")
+        plain.append(f"{heading}\n{names}")
+    return notices[:taken], [*html, anchor(home, "All services")], [*plain, home]
+
+
+def _alike(notice: Notice) -> str:
+    match notice.kind:
+        case Kind.CALM:
+            said = f"calmed down, {notice.status}"
+        case Kind.STAYS:
+            said = f"flapping, stays {notice.status}"
+        case Kind.FLAPS:
+            said = "still flapping"
+        case _:
+            said = "alive again" if notice.status is Status.ALIVE else f"still {notice.status}"
+    return f"{_notice_mark(notice)} {said}"
 
 
 def units(text: str) -> int:
@@ -312,7 +455,8 @@ def _block(story: Story, look: Look) -> tuple[str, str]:
 def _flapping(story: Story) -> str:
     if not story.flaps:
         return ""
-    return f"🔁 flapping: {story.flaps} turns within an hour; next you hear of it when it has calmed down"
+    then = "next you hear when it is down for 5 min or calm for 30 min"
+    return f"🔁 flapping: {story.flaps} turns within an hour; {then}"
 
 
 def _line(story: Story, look: Look) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The chats that subscribed themselves, in one record of the broker's KV; written by who speaks alone."""
 
+import asyncio
 from datetime import datetime
 
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
@@ -21,6 +22,7 @@ class Subscribers:
     def __init__(self, bucket: KeyValue) -> None:
         self._bucket = bucket
         self._revision = 0
+        self._writing = asyncio.Lock()
         self.since: dict[str, datetime] = {}
 
     async def load(self) -> None:
@@ -35,13 +37,15 @@ class Subscribers:
 
     async def add(self, chat: str, since: datetime) -> bool:
         """False: there are too many already."""
-        if chat not in self.since and len(self.since) >= MOST:
-            return False
-        await self._write({**self.since, chat: since})
+        async with self._writing:
+            if chat not in self.since and len(self.since) >= MOST:
+                return False
+            await self._write({**self.since, chat: since})
         return True
 
     async def remove(self, chat: str) -> None:
-        await self._write({other: since for other, since in self.since.items() if other != chat})
+        async with self._writing:
+            await self._write({other: since for other, since in self.since.items() if other != chat})
 
     async def _write(self, since: dict[str, datetime]) -> None:
         payload = _RECORD.dump_json(since)

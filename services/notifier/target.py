@@ -30,7 +30,14 @@ class Migrated:
 
 @dataclass(frozen=True, slots=True)
 class Permanent:
-    """Not delivered, and never will be: the chat is gone, or has thrown us out."""
+    """Not delivered: the chat is gone, or has thrown us out. It may let us in again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not delivered: this message is refused, for a reason that says nothing of the chat."""
 
     reason: str
 
@@ -50,7 +57,7 @@ class Failed:
     maybe_delivered: bool
 
 
-Outcome = Sent | Limited | Migrated | Permanent | BadToken | Failed
+Outcome = Sent | Limited | Migrated | Permanent | Refused | BadToken | Failed
 
 
 class Target(Protocol):

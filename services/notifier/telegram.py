@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Counter
 
 from services.notifier.messages import Message, cut
-from services.notifier.target import BadToken, Failed, Limited, Migrated, Outcome, Permanent, Sent
+from services.notifier.target import BadToken, Failed, Limited, Migrated, Outcome, Permanent, Refused, Sent
 
 log = structlog.get_logger()
 
@@ -29,6 +29,35 @@ MOST_UNITS = 4096
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BAD_MARKUP = ("can't parse", "message is too long", "message_too_long", "entity")
+_GONE = (
+    "chat not found",
+    "user not found",
+    "chat_id is empty",
+    "peer_id_invalid",
+    "chat_id_invalid",
+    "channel_invalid",
+    "channel_private",
+    "user_is_deactivated",
+    "user is deactivated",
+    "input_user_deactivated",
+    "chat was deactivated",
+    "chat is deactivated",
+    "group chat was deleted",
+    "chat was deleted",
+    "bot was kicked",
+    "bot was blocked",
+    "bot is not a member",
+    "need administrator rights",
+    "not enough rights",
+    "have no rights to send",
+    "chat_write_forbidden",
+    "chat_send_plain_forbidden",
+    "chat_restricted",
+    "chat_admin_required",
+    "chat_guest_send_forbidden",
+    "user_banned_in_channel",
+)
+"""Of 400, what says that the chat is gone or closed to us. Any other says nothing of the chat."""
 _BAD_TOPIC = ("message thread not found", "topic_closed", "topic_deleted", "topic_id_invalid")
 
 
@@ -144,8 +173,10 @@ def outcome(status: int, answer: dict[str, Any]) -> Outcome:
         return BadToken(said)
     if status == 400 and "migrate_to_chat_id" in parameters:
         return Migrated(str(parameters["migrate_to_chat_id"]))
-    if status in (400, 403) and answer:
+    if answer and (status == 403 or (status == 400 and _mentions(said.lower(), _GONE))):
         return Permanent(said)
+    if answer and status in (400, 413):
+        return Refused(said)
     return Failed(said, maybe_delivered=status == 200 or status >= 500)
 
 
@@ -169,12 +200,12 @@ class TelegramChat:
     async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
         body = self._body(chat, message, reply_to)
         result, said = await self._bot.send(body)
-        if isinstance(result, Permanent) and "message_thread_id" in body and _mentions(said, _BAD_TOPIC):
+        if isinstance(result, Refused) and "message_thread_id" in body and _mentions(said, _BAD_TOPIC):
             log.warning("telegram refused the topic; sent without it", chat=chat, reason=said)
             FALLBACKS.labels("topic").inc()
             del body["message_thread_id"]
             result, said = await self._bot.send(body)
-        if isinstance(result, Permanent) and _mentions(said, _BAD_MARKUP):
+        if isinstance(result, Refused) and _mentions(said, _BAD_MARKUP):
             log.error("telegram refused the text; sent without markup", chat=chat, reason=said)
             FALLBACKS.labels("markup").inc()
             body.pop("parse_mode")

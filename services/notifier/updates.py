@@ -50,6 +50,8 @@ class Written(BaseModel):
     text: Text = ""
     thread: int | None = Field(None, alias="message_thread_id")
     in_topic: bool = Field(False, alias="is_topic_message")
+    migrated_to: int | None = Field(None, alias="migrate_to_chat_id")
+    migrated_from: int | None = Field(None, alias="migrate_from_chat_id")
 
 
 class Pressed(BaseModel):

@@ -83,10 +83,29 @@ class Webhook:
         return addresses[0]
 
 
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""NAT64 (RFC 6052): the last 32 bits are the IPv4 address that it reaches."""
+_GLOBAL = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is routed as unicast (RFC 4291); the rest is this host, this site, or nothing."""
+_SPECIAL = [ipaddress.ip_network(it) for it in ("2001::/23", "2001:db8::/32", "3fff::/20", "192.88.99.0/24")]
+"""Of what looks public: IETF's own (Teredo with it), documentation, relays of 6to4."""
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""What stands before the IPv4 address that a tunnel of RFC 5214 leads to."""
+
+
 def is_public(address: str) -> bool:
+    """Whether an address leads to a public host, also where IPv4 is wrapped in IPv6: by what it reaches."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    return found.is_global and not found.is_multicast and (mapped is None or mapped.is_global)
+    if isinstance(found, ipaddress.IPv6Address):
+        last = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if found.ipv4_mapped or found in _TRANSLATED:
+            return is_public(str(last))
+        if found.sixtofour:
+            return is_public(str(found.sixtofour))
+        if found not in _GLOBAL or (int(found) >> 32 & 0xFFFFFFFF in _ISATAP and not is_public(str(last))):
+            return False
+    special = any(found.version == it.version and found in it for it in _SPECIAL)
+    return found.is_global and not found.is_multicast and not special
 
 
 def signing_key(secret: str) -> bytes:

@@ -127,6 +127,24 @@ async def test_a_private_address_is_refused_unless_it_is_allowed(
         *((it, False) for it in ("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254")),
         *((it, False) for it in ("0.0.0.0", "100.64.0.1", "224.0.0.1", "::1", "fe80::1%eth0", "fd00::1")),
         *((it, False) for it in ("::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "::")),
+        *(
+            (it, False)
+            for it in ("64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::808:808")
+        ),
+        *((it, False) for it in ("fec0::1", "feff::1", "::127.0.0.1", "::8.8.8.8", "::ffff:0:10.0.0.1")),
+        *(
+            (it, False)
+            for it in ("2002:a00:1::1", "2002:c0a8:101::", "2001:0:7f00:1::", "2001:db8::1", "3fff::1")
+        ),
+        *(
+            (it, False)
+            for it in ("2a00::5efe:10.0.0.1", "2a00::200:5efe:10.0.0.1", "100::1", "5f00::1", "ff0e::1")
+        ),
+        *((it, False) for it in ("192.88.99.1", "198.18.0.1", "203.0.113.1", "240.0.0.1", "255.255.255.255")),
+        ("64:ff9b::808:808", True),
+        ("::ffff:8.8.8.8", True),
+        ("2002:808:808::1", True),
+        ("2a00::5efe:8.8.8.8", True),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:

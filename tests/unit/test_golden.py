@@ -11,8 +11,17 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.incidents import Notice
-from services.notifier.messages import Change, Look, Message, digest_message, notice_message, pack
+from services.notifier.messages import (
+    Change,
+    Kind,
+    Look,
+    Message,
+    Notice,
+    digest_message,
+    late_note,
+    notice_message,
+    pack,
+)
 from shared.digest import WEEK, Service, Transition, digest, lines, weekly_lines
 from shared.events import Doubt, Status
 from tests.telegram_standin import parsed
@@ -61,6 +70,11 @@ def storm(count: int) -> list[Change]:
     return [*falls, *(change(f"service-{n:04}", DOWN, ALIVE, count + n) for n in range(0, count, 9))]
 
 
+def notice(kind: Kind, status: Status, ago: float, name: str = "web", **more: Any) -> Notice:
+    since, began = NOW - timedelta(minutes=ago), NOW - timedelta(hours=6)
+    return Notice(NOW, name, 1, status, since, kind=kind, flapping_since=began, **more)
+
+
 FAILED = {"reason": "reported failure (exit code 3)", "message": "disk <full> on /var & more"}
 DOUBT = {"doubt": Doubt(stopped=312, of=340, within=5)}
 TEXTS: dict[str, Message] = {
@@ -80,7 +94,12 @@ TEXTS: dict[str, Message] = {
     "repeat": pack([change("web", SILENT, DOWN)], LOOK, repeat=True),
     "long-name-and-message": pack([change("n" * 128, ALIVE, DOWN, message="x" * 10_000)], LOOK),
     "reminder": notice_message([Notice(NOW, "web", 1, DOWN, NOW - timedelta(hours=6))], LOOK, 1),
-    "calmed-down": notice_message([Notice(NOW, "web", 1, ALIVE, NOW - timedelta(minutes=30), 9)], LOOK, 1),
+    "calmed-down": notice_message([notice(Kind.CALM, ALIVE, 30, flapped=9)], LOOK, 1),
+    "stays-down": notice_message([notice(Kind.STAYS, DOWN, 5, flapped=9)], LOOK, 1),
+    "still-flapping": notice_message([notice(Kind.FLAPS, DOWN, 5, flapped=37)], LOOK, 1),
+    "owed": notice_message([notice(Kind.OWED, DOWN, 95), notice(Kind.OWED, ALIVE, 5, "job")], LOOK, 1),
+    "owed-by-many": notice_message([notice(Kind.OWED, DOWN, 9, f"job-{n}") for n in range(50)], LOOK, 1),
+    "late": pack([change("web", SILENT, DOWN)], LOOK, late=late_note(NOW - timedelta(hours=3), LOOK)),
     "digest-of-3": daily(3),
     "digest-of-3000": daily(3000),
     "digest-of-the-week": weekly(40),

@@ -7,14 +7,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.incidents import Notice
 from services.notifier.messages import (
     REPEAT,
     ROOM,
     Change,
+    Kind,
     Look,
     Message,
+    Notice,
     digest_message,
+    late_note,
     loud,
     notice_message,
     pack,
@@ -271,7 +273,7 @@ def test_the_digest_is_escaped_and_silent() -> None:
 
 def test_notices_say_for_how_long_and_what_became_of_it() -> None:
     still = Notice(NOW, "a<b", 1, DOWN, NOW - timedelta(hours=6))
-    calm = Notice(NOW, "web", 2, ALIVE, NOW - timedelta(minutes=30), 9)
+    calm = Notice(NOW, "web", 2, ALIVE, NOW - timedelta(minutes=30), 9, Kind.CALM)
     message = notice_message([still], LOOK, 7)
     assert parsed(message.text) == "🔻 a<b still down for 6 h, since 2026-11-23 07:00:00 CET"
     assert (message.silent, message.about, message.fallen, message.through_seq) == (False, "a<b", (), 7)
@@ -289,3 +291,19 @@ def test_notices_of_a_large_fleet_fit_and_the_rest_is_counted() -> None:
     named = message.plain_text.count("still down")
     assert named > 15
     assert f"+{3000 - named} more: " in message.plain_text
+
+
+def test_what_was_owed_of_a_large_fleet_is_named_in_several_messages() -> None:
+    names = [f"{'n' * 30}-{i:04}" for i in range(1000)]
+    waiting = [
+        Notice(NOW, name, i, DOWN if i % 3 else DEAD, NOW, kind=Kind.OWED) for i, name in enumerate(names)
+    ]
+    named: list[str] = []
+    while waiting:
+        message = notice_message(waiting, LOOK, 7, repeat=True, late=late_note(NOW, LOOK))
+        assert units(parsed(message.text)) <= 4096
+        assert message.notices == tuple(waiting[: len(message.notices)])
+        assert all(it.name in message.plain_text for it in message.notices)
+        named += [it.name for it in message.notices]
+        waiting = waiting[len(message.notices) :]
+    assert named == names

@@ -1,0 +1,99 @@
+"""When the registry could take no heartbeats, as the ticks in the stream prove it."""
+
+from collections.abc import Callable
+from contextlib import aclosing
+from datetime import datetime, timedelta
+
+from services.notifier.messages import Deafness
+from shared import streams
+from shared.broker import Link, Reader, Stored, last_sequence, until_done
+from shared.coverage import Coverage
+from shared.events import Tick, moment
+
+WORTH_TELLING = timedelta(minutes=5)
+"""Deafness up to this long is told nobody."""
+PATIENCE = timedelta(seconds=60)
+"""After the start, or a lost connection, ingest has this long for its first tick before deafness counts as
+lasting. (With the tick it is over, and told as that.)"""
+COMPARED_EVERY = timedelta(minutes=1)
+
+
+class Heard:
+    """What ticks prove. Pure; `take` each that is stored, `caught_up` when all were."""
+
+    def __init__(self) -> None:
+        self._coverage = Coverage()
+        self._known_since: datetime | None = None
+
+    def take(self, stored: Stored) -> None:
+        try:
+            proved = Tick.model_validate_json(stored.data or b"{}").proves(stored.at)
+        except ValueError:
+            return
+        self._coverage.prove(*proved)
+
+    def caught_up(self, now: datetime) -> None:
+        self._known_since = self._known_since or now
+
+    def lost(self) -> None:
+        """The connection is away: there may be ticks that were not read."""
+        self._known_since = None
+
+    @property
+    def until(self) -> datetime | None:
+        """When it could be heard last; None: never yet."""
+        return moment(self._coverage.until) if self._coverage.until else None
+
+    def deafness(self, after: datetime, now: datetime) -> list[Deafness] | None:
+        """Each that is worth telling and did not end by `after`; `now` by the broker's clock. None: not known
+        now. What was before the first tick of all is none."""
+        until = self.until
+        if self._known_since is None:
+            return None
+        found = [
+            Deafness(moment(start), moment(end))
+            for start, end in self._coverage.gaps
+            if start and moment(end) - moment(start) > WORTH_TELLING and moment(end) > after
+        ]
+        if until and now - until > WORTH_TELLING:
+            if now - self._known_since < PATIENCE:
+                return None
+            found.append(Deafness(until))
+        return found
+
+
+class Listener:
+    """`follow` for ever."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._heard = Heard()
+        self._ahead = timedelta()
+        """By how much the broker's clock is ahead of ours."""
+        self._compared_at: datetime | None = None
+        link.on_lost.append(self._heard.lost)
+
+    @property
+    def until(self) -> datetime | None:
+        return self._heard.until
+
+    def deafness(self, after: datetime, now: datetime) -> list[Deafness] | None:
+        return self._heard.deafness(after, now + self._ahead)
+
+    async def follow(self, now: Callable[[], datetime]) -> None:
+        reader = Reader(self._link, streams.HEARTBEATS, streams.ALL_TICKS, newest_per_subject=True)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                for stored in batch:
+                    self._heard.take(stored)
+                if reader.pending == 0:
+                    if self._compared_at is None or now() - self._compared_at > COMPARED_EVERY:
+                        await self._compare(now)
+                    self._heard.caught_up(now() + self._ahead)
+
+    async def _compare(self, now: Callable[[], datetime]) -> None:
+        _, at = await until_done(
+            "ask for the broker's time", lambda: last_sequence(self._link, streams.HEARTBEATS)
+        )
+        self._compared_at = now()
+        self._ahead = moment(at) - self._compared_at

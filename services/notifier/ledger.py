@@ -1,0 +1,195 @@
+"""What a chat was told of each service, and what it is owed: withheld changes, and flapping. Pure.
+
+A change is withheld while its service is paused, muted, in maintenance, set to `notify: false`, or flapping.
+What a chat then believes differs from what is, and that is kept by name until the chat is told, or there is
+nothing to tell any more. A recovery of what was told is held back by no window and no flapping.
+
+A turn is a change of direction that was told: a fall after a rise, or the other way round. A service that
+falls further, silent → down → dead, takes no turn.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum, auto
+
+from services.notifier.fleet import Known
+from services.notifier.messages import Change, Kind, Notice, Story
+from shared.events import Status
+
+TURNS = 4
+"""That many turns within HOUR are flapping."""
+HOUR = timedelta(hours=1)
+CALM = timedelta(minutes=30)
+"""Without a change for that long a service flaps no more."""
+STAYS_DOWN = timedelta(minutes=5)
+"""What flaps, and is then down for that long, is told to be down."""
+
+_FALLEN = {Status.DOWN, Status.DEAD}
+
+
+class Hold(Enum):
+    """What keeps a change from being told."""
+
+    NOTHING = auto()
+    MAINTENANCE = auto()
+    """A recovery of what was told is told all the same."""
+    EVERYTHING = auto()
+    """Paused, muted, or not to be told at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Changes of one service that were withheld. `seq`: the newest. `told`: what the chat believes it to be.
+    `maybe`: an attempt that nobody knows the end of may have told it."""
+
+    seq: int
+    told: Status
+    maybe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Those of one service that were told. `up`: the direction of the newest. `flapping_since`: when it began
+    to flap, if it does; `last`: its newest change; `changes`: how many since it flaps, its turns included.
+    `reminded`: until when it was said that it still flaps."""
+
+    moments: tuple[datetime, ...]
+    up: bool
+    last: datetime
+    flapping_since: datetime | None = None
+    changes: int = 0
+    reminded: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a change is told, and how the service stands with the chat after it."""
+
+    change: Change
+    is_told: bool
+    owed: Owed | None
+    turns: Turns | None
+
+
+def judge(
+    changes: Sequence[Change], owed: Owed | None, turns: Turns | None, hold: Callable[[Change], Hold]
+) -> list[Verdict]:
+    """Of changes of one service that wait for a chat, in order, which are told. What fell silent and came
+    back before anybody was told is not."""
+    verdicts = list(_judge(changes, owed, turns, hold))
+    told = tuple(it.change for it in verdicts if it.is_told)
+    if told and Story(told).came_to_nothing:
+        return list(_judge(changes, owed, turns, lambda _: Hold.EVERYTHING))
+    return verdicts
+
+
+def _judge(
+    changes: Sequence[Change], owed: Owed | None, turns: Turns | None, hold: Callable[[Change], Hold]
+) -> Iterator[Verdict]:
+    for change in changes:
+        if change.from_ is Status.UNKNOWN:  # it was registered anew
+            owed = turns = None
+        if turns and turns.flapping_since and change.since - turns.last >= CALM:
+            turns = None
+        believed = owed.told if owed else change.from_
+        flaps = turns is not None and turns.flapping_since is not None
+        is_back = believed.badness > Status.ALIVE.badness and change.to.badness < believed.badness
+        is_settled = owed is not None and change.to is believed and change.to not in _FALLEN
+        held = Hold.EVERYTHING if is_settled else hold(change)
+        is_told = (is_back and held is not Hold.EVERYTHING) or (held is Hold.NOTHING and not flaps)
+        if turns and flaps:
+            turns = replace(turns, last=change.since, changes=turns.changes + 1)
+        elif is_told and change.from_ is not Status.UNKNOWN:
+            turns = _turned(turns, believed is Status.ALIVE, change.to is Status.ALIVE, change.since)
+            if turns and turns.flapping_since:
+                change = replace(change, flaps=TURNS)
+        maybe = owed is not None and owed.maybe
+        owed = None if is_told or is_settled else Owed(change.seq, believed, maybe)
+        yield Verdict(change, is_told, owed, turns)
+
+
+def _turned(turns: Turns | None, was_up: bool, up: bool, at: datetime) -> Turns | None:
+    if up == (turns.up if turns else was_up):
+        return turns
+    moments = (*(turns.moments if turns else ()), at)[-TURNS:]
+    if len(moments) == TURNS and at - moments[0] <= HOUR:
+        return Turns(moments, up, at, flapping_since=at, changes=TURNS)
+    return Turns(moments, up, at)
+
+
+class Then(Enum):
+    """What becomes of a service of which there is nothing to tell."""
+
+    KEEP = auto()
+    """Something has to change first."""
+    FORGET = auto()
+    """The chat knows how it is."""
+
+
+def review(
+    name: str,
+    it: Known,
+    owed: Owed | None,
+    turns: Turns | None,
+    now: datetime,
+    hold: Hold,
+    until: datetime | None,
+    reminders: Sequence[timedelta] = (),
+) -> Notice | datetime | Then:
+    """What a chat that has taken in all changes of a service is to be told of it now; or when to look again.
+    `until`: when what holds it back ends by itself, if it does."""
+    if not it.exists or it.since < it.registered_at:
+        return Then.FORGET
+    fallen = it.status in _FALLEN
+    is_back = owed is not None and owed.told in _FALLEN and not fallen
+    if hold is Hold.EVERYTHING or (hold is Hold.MAINTENANCE and not is_back):
+        return until or Then.KEEP
+
+    def notice(kind: Kind) -> Notice:
+        changes, since = (turns.changes, turns.flapping_since) if turns else (0, None)
+        maybe = owed is not None and owed.maybe
+        return Notice(now, name, it.status_seq, it.status, it.since, changes, kind, since, maybe)
+
+    if is_back:
+        return notice(Kind.OWED)
+    if turns and turns.flapping_since:
+        quiet = now - turns.last
+        if quiet >= CALM:
+            return Then.FORGET if fallen and not owed else notice(Kind.CALM)
+        if fallen and owed and quiet >= STAYS_DOWN:
+            return notice(Kind.STAYS)
+        looks = [turns.last + CALM] + ([turns.last + STAYS_DOWN] if fallen and owed else [])
+        if at := next_reminder(reminders, turns.flapping_since, turns.reminded or turns.flapping_since):
+            if at <= now:
+                return notice(Kind.FLAPS)
+            looks.append(at)
+        return min(looks)
+    if owed and fallen:
+        return notice(Kind.OWED)
+    # That something is silent is told when it falls silent, or not at all; but then neither is its return.
+    if owed and it.status is Status.SILENT and owed.told is not Status.SILENT:
+        return Then.KEEP
+    return Then.FORGET
+
+
+def after(notice: Notice, turns: Turns | None) -> Turns | None:
+    """How often it turned, when a notice was told. (No notice makes it flap: only a change does.)"""
+    if notice.kind is Kind.CALM:
+        return None
+    if turns and turns.flapping_since:
+        return replace(turns, reminded=notice.at) if notice.kind is Kind.FLAPS else turns
+    if notice.kind is Kind.OWED:
+        up = notice.status is Status.ALIVE
+        turned = _turned(turns, not up, up, notice.at)
+        return replace(turned, flapping_since=None, changes=0) if turned else None
+    return turns
+
+
+def next_reminder(reminders: Sequence[timedelta], since: datetime, after: datetime) -> datetime | None:
+    """The first after a moment, of those at `reminders` after `since`; the last of them repeats."""
+    if not reminders:
+        return None
+    *once, last = reminders
+    repeats = max(1, (after - since) // last + 1)
+    return min(at for it in (*once, repeats * last) if (at := since + it) > after)

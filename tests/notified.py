@@ -1,0 +1,237 @@
+"""Chats between a made-up record and a made-up bucket, with a clock that is set: what they are told.
+
+The chats, their cursors and all that decides are the real ones; only time, broker and network are made up.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+
+from services.notifier.chats import Chat, Daily, Surroundings
+from services.notifier.fleet import Fleet
+from services.notifier.incidents import Incidents
+from services.notifier.messages import Change, Deafness, Look, Message
+from services.notifier.target import Outcome, Sent
+from shared.events import (
+    ConfigData,
+    ServiceConfig,
+    ServiceDeleted,
+    ServiceRegistered,
+    Status,
+    StatusData,
+    status_changed,
+)
+from shared.maintenance import Window, hushed_until
+
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=n) for n in (1, 60, 3600, 86400))
+REMINDERS = (HOUR, 6 * HOUR, DAY)
+
+
+@dataclass
+class Entry:
+    value: bytes
+    revision: int
+
+
+class Bucket:
+    """A bucket of the broker, as the cursors use it."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.revision = 0
+
+    async def get(self, key: str) -> Entry:
+        if key not in self.entries:
+            raise KeyNotFoundError
+        return self.entries[key]
+
+    async def update(self, key: str, value: bytes, last: int) -> int:
+        if last != (self.entries[key].revision if key in self.entries else 0):
+            raise KeyWrongLastSequenceError
+        self.revision += 1
+        self.entries[key] = Entry(value, self.revision)
+        return self.revision
+
+
+class Inbox:
+    """A channel that takes everything, or answers as it is told."""
+
+    def __init__(self, key: str = "inbox") -> None:
+        self.key = self.chat = key
+        self.messages: list[Message] = []
+        self.answers: list[Outcome] = []
+        self.always: Outcome | None = None
+        self.attempts = 0
+
+    async def turn(self, chat: str) -> None: ...
+
+    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+        self.attempts += 1
+        answer = self.answers.pop(0) if self.answers else self.always or Sent(len(self.messages) + 1)
+        if isinstance(answer, Sent):
+            self.messages.append(message)
+        return answer
+
+    @property
+    def texts(self) -> list[str]:
+        return [message.plain_text for message in self.messages]
+
+
+class World:
+    """Services, windows, and the notifier's chats; `restart` forgets what is not in the bucket."""
+
+    def __init__(self, chats: int = 1, reminders: tuple[timedelta, ...] = REMINDERS) -> None:
+        self.now = NOW
+        self.bucket = Bucket()
+        self.inboxes = [Inbox(f"inbox.{n}") for n in range(chats)]
+        self.windows: dict[str, Window] = {}
+        self.reminders = reminders
+        self.events: list[tuple[Any, datetime]] = []
+        self.status: dict[str, Status] = {}
+        self.deaf: list[Deafness] | None = []
+        self.chats: list[Chat] = []
+        self.is_on = False
+
+    async def start(self) -> None:
+        self.fleet = Fleet()
+        self.incidents = Incidents(self.fleet, self.reminders)
+        for seq, (event, at) in enumerate(self.events, 1):
+            self.fleet.take(event, seq, at)
+        around = Surroundings(
+            Look("http://x", ZoneInfo("UTC")),
+            Daily(None, self._no_digest),
+            lambda: self.now,
+            self._page,
+            holds=self.incidents.holds,
+            fleet=self.fleet,
+            hushed_until=self.hushed_until,
+            remind_after=self.reminders,
+            deafness=self._deafness,
+        )
+        end = len(self.events)
+        self.chats = [
+            await Chat.open(inbox, cast(KeyValue, self.bucket), end, around) for inbox in self.inboxes
+        ]
+        self.fleet.on_config = lambda name: [chat.configured(name) for chat in self.chats] and None
+        after = min(chat.cursor.done for chat in self.chats)
+        for name in self.fleet:
+            self.incidents.watch(name, min(chat.cursor.notices or self.now for chat in self.chats))
+        self.is_on = True
+        for seq, (event, at) in enumerate(self.events[after:], after + 1):
+            self._deliver(seq, event, at)
+
+    def stop(self) -> None:
+        self.is_on, self.chats = False, []
+
+    async def restart(self) -> None:
+        self.stop()
+        await self.start()
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Let every chat do all it can do now."""
+        for notice in self.incidents.due(self.now) if self.is_on else ():
+            for chat in self.chats:
+                chat.remind(notice)
+        for chat in self.chats:
+            chat.tick()
+            while chat._has_something():
+                if (found := await chat._compose()) and await chat._attempt(*found) > 0:
+                    break
+
+    async def passes(self, length: timedelta, steps: int = 1) -> None:
+        for _ in range(steps):
+            self.now += length / steps
+            if self.is_on:
+                await self.settle()
+
+    def hushed_until(self, name: str, at: datetime) -> datetime | None:
+        return hushed_until(self.windows.values(), name, self.fleet.known(name).tags, at)
+
+    def window(self, id_: str, starts: timedelta, ends: timedelta | None, **about: Any) -> None:
+        """Of `web`, from and to so long after NOW; None: it is deleted."""
+        before = self.windows.pop(id_, None)
+        if ends is not None:
+            about = about or {"services": ("web",)}
+            self.windows[id_] = Window(starts_at=NOW + starts, ends_at=NOW + ends, **about)
+        for chat in self.chats if before else ():
+            chat.freed(before) if before else None
+
+    # --- events
+
+    def register(self, name: str = "web", **config: Any) -> None:
+        """Or set anew."""
+        data = ConfigData(config=ServiceConfig(**config), registered_at=NOW - DAY)
+        self._append(ServiceRegistered(id="r", source="/test", subject=name, time=self.now, data=data))
+
+    def delete(self, name: str = "web") -> None:
+        self._append(ServiceDeleted(id="d", source="/test", subject=name, time=self.now))
+
+    def change(self, to: Status, name: str = "web", since: datetime | None = None) -> None:
+        from_ = self.status.get(name, ALIVE)
+        self.status[name] = to
+        data = StatusData(from_=from_, to=to, since=since or self.now, last_heartbeat=None, reason="test")
+        self._append(status_changed(name, data))
+
+    async def then(self, to: Status, after: timedelta = MINUTE, name: str = "web") -> None:
+        """Some time passes, and then it changes."""
+        await self.passes(after)
+        self.change(to, name)
+        await self.settle()
+
+    def _append(self, event: Any) -> None:
+        self.events.append((event, self.now))
+        if self.is_on:
+            self._deliver(len(self.events), event, self.now)
+
+    def _deliver(self, seq: int, event: Any, at: datetime) -> None:
+        change = self._change(seq, event, at)
+        self.fleet.take(event, seq, at)
+        if change:
+            self.incidents.watch(event.name, event.data.since)
+        for chat in self.chats:
+            chat.offer(seq, change)
+
+    def _change(self, seq: int, event: Any, at: datetime) -> Change | None:
+        if event.type != "service.status_changed.v1":
+            return None
+        it, said = event.data, (ServiceRegistered, ServiceDeleted)
+        configs = [e for e, _ in self.events[: seq - 1] if e.name == event.name and isinstance(e, said)]
+        config = configs[-1].data.config if configs and isinstance(configs[-1], ServiceRegistered) else None
+        quiet = config is not None and (config.paused or not config.notify)
+        return Change(
+            seq, at, event.name, it.from_, it.to, it.since, it.last_heartbeat, it.reason, None, quiet=quiet
+        )
+
+    async def _page(self, after: int, most: int) -> tuple[list[Change], int, bool]:
+        found = [self._change(n, *it) for n, it in enumerate(self.events[after:], after + 1)]
+        changes = [it for it in found if it][:most]
+        return changes, changes[-1].seq if changes else len(self.events), len(changes) < most
+
+    async def _no_digest(self, at: datetime, weekly: bool) -> list[str]:
+        return []
+
+    def _deafness(self, after: datetime) -> list[Deafness] | None:
+        if self.deaf is None:
+            return None
+        return [it for it in self.deaf if it.until is None or it.until > after]
+
+    # --- what was told
+
+    def told(self, chat: int = 0, name: str = "web") -> list[str]:
+        """Of one service: `down`, `alive flaps`, or `owed: down`, in order."""
+        found = []
+        for message in self.inboxes[chat].messages:
+            found += [f"{it.to}{' flaps' * bool(it.flaps)}" for it in message.changes if it.name == name]
+            found += [f"{it.kind}: {it.status}" for it in message.notices if it.name == name]
+        return found
+
+    @property
+    def texts(self) -> list[str]:
+        return self.inboxes[0].texts

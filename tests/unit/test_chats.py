@@ -1,0 +1,726 @@
+"""What a chat is told, and what it is owed: maintenance, mutes, pauses, flapping, refusals, restarts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.notifier.cursors import Cursor, Sending
+from services.notifier.messages import REPEAT, Deafness, Kind, Notice
+from services.notifier.target import Failed, Permanent, Refused
+from shared.events import Status
+from tests.notified import (
+    ALIVE,
+    DAY,
+    DEAD,
+    DOWN,
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    SILENT,
+    UNKNOWN,
+    World,
+)
+
+OWED_DOWN = ["owed: down"]
+
+
+async def world(*names: str, chats: int = 1, reminders: tuple[timedelta, ...] = ()) -> World:
+    found = World(chats, reminders)
+    for name in names or ("web",):
+        found.register(name)
+    await found.start()
+    return found
+
+
+# --- what is withheld is owed
+
+
+async def hold(it: World, what: str) -> None:
+    if what == "window":
+        it.window("w", -HOUR, HOUR)
+    elif what == "mute":
+        await it.chats[0].mute("web", NOW + HOUR)
+    else:
+        it.register(**({"paused": True} if what == "pause" else {"notify": False}))
+
+
+async def free(it: World, what: str) -> None:
+    """An hour after NOW."""
+    it.now = NOW + HOUR
+    if what in ("pause", "notify"):
+        it.register()
+    if it.is_on:
+        await it.settle()
+
+
+HOLDS = pytest.mark.parametrize("what", ["window", "mute", "pause", "notify"])
+TIMES = pytest.mark.parametrize("off", ["never", "at the fall", "at the end", "a kill after the end"])
+
+
+@HOLDS
+@TIMES
+async def test_a_fall_that_was_withheld_is_told_at_the_end_and_once(what: str, off: str) -> None:
+    it = await world()
+    await hold(it, what)
+    if off == "at the fall":
+        it.stop()
+    await it.passes(MINUTE)
+    it.change(DOWN)
+    if off == "at the fall":
+        await it.start()
+    await it.passes(5 * MINUTE, 5)
+    assert it.told() == []
+    if off == "at the end":
+        it.stop()
+    await free(it, what)
+    if off == "at the end":
+        await it.start()
+        await it.settle()
+    if off == "a kill after the end":
+        await it.restart()
+    await it.passes(3 * HOUR, 100)
+    assert it.told() == OWED_DOWN
+    await it.then(ALIVE)
+    assert it.told() == [*OWED_DOWN, "alive"]
+
+
+@HOLDS
+@TIMES
+async def test_what_recovers_meanwhile_is_never_told(what: str, off: str) -> None:
+    it = await world()
+    await hold(it, what)
+    if off == "at the fall":
+        it.stop()
+    it.change(SILENT)
+    it.change(DOWN)
+    it.change(ALIVE)
+    if off == "at the fall":
+        await it.start()
+    if off == "at the end":
+        it.stop()
+    await free(it, what)
+    if off != "never":
+        await it.restart()
+    await it.passes(3 * HOUR, 10)
+    assert it.told() == []
+
+
+@HOLDS
+async def test_a_recovery_of_what_was_told_is_told(what: str) -> None:
+    """Within a window at once; else when nothing holds it back any more."""
+    it = await world()
+    it.change(DOWN)
+    await it.settle()
+    await hold(it, what)
+    await it.then(ALIVE)
+    at_once = what == "window"
+    assert it.told() == (["down", "alive"] if at_once else ["down"])
+    await it.restart()
+    await free(it, what)
+    assert it.told() == ["down", "alive" if at_once else "owed: alive"]
+    await it.then(DOWN)
+    assert it.told()[2:] == ["down"]
+
+
+async def test_a_window_that_is_set_over_a_fall_that_was_told_holds_nothing_back() -> None:
+    it = await world()
+    it.change(DOWN)
+    await it.settle()
+    it.window("w", -MINUTE, HOUR)
+    await it.then(DEAD)
+    assert it.told() == ["down"]
+    await it.then(ALIVE)
+    assert it.told() == ["down", "alive"]
+
+
+async def test_what_is_silent_within_a_window_is_not_told_nor_is_its_return_after_it() -> None:
+    it = await world()
+    await hold(it, "window")
+    it.change(SILENT)
+    await it.settle()
+    await it.restart()
+    await free(it, "window")
+    await it.then(ALIVE)
+    assert it.told() == []
+    await it.then(DOWN)
+    assert it.told() == ["down"]
+
+
+async def test_twenty_that_fall_due_at_the_end_of_a_window_and_are_noticed_after_it() -> None:
+    names = [f"s{n}" for n in range(20)]
+    it = await world(*names, chats=2)
+    it.window("w", -HOUR, HOUR, services=tuple(names))
+    await it.passes(HOUR + 2 * SECOND)
+    for n, name in enumerate(names):
+        it.change(DOWN, name, since=NOW + HOUR - timedelta(seconds=2 - n / 10))
+        if n % 7 == 0:
+            await it.settle()
+    await it.settle()
+    await it.restart()
+    for chat in (0, 1):
+        assert [it.told(chat, name) for name in names] == [OWED_DOWN] * 20
+
+
+async def test_another_notice_meanwhile_and_the_monitor_off_at_the_end() -> None:
+    """The fall within the window comes in after what came due later was told."""
+    it = await world("web", "job", reminders=(HOUR,))
+    it.change(DOWN, "job")
+    it.window("w", -HOUR, HOUR)
+    await it.passes(2 * HOUR, 10)
+    assert "reminder: down" in it.told(name="job")
+    it.change(DOWN, since=NOW + 50 * MINUTE)
+    await it.settle()
+    await it.restart()
+    assert it.told() == OWED_DOWN
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_tag_taken_away_within_the_window(restarts: bool) -> None:
+    it = await world()
+    it.register(tags=("db",))
+    it.window("w", -HOUR, HOUR, tags=("db",))
+    it.change(DOWN)
+    await it.settle()
+    it.stop() if restarts else None
+    it.register()
+    await it.restart()
+    await it.passes(3 * HOUR, 10)
+    assert it.told() == OWED_DOWN
+
+
+@pytest.mark.parametrize(
+    ("until", "told"),
+    [(10 * MINUTE, 10 * MINUTE), (90 * MINUTE, 90 * MINUTE), (2 * MINUTE, 5 * MINUTE), (None, 5 * MINUTE)],
+    ids=["shortened", "lengthened", "ended", "deleted"],
+)
+@pytest.mark.parametrize("off", [False, True])
+async def test_a_window_set_anew_tells_when_it_is_over_and_once(
+    until: timedelta | None, told: timedelta, off: bool
+) -> None:
+    it = await world()
+    it.window("w", -HOUR, HOUR)
+    it.change(DOWN)
+    await it.passes(5 * MINUTE)
+    it.stop() if off else None
+    it.window("w", -HOUR, until)
+    await it.start() if off else None
+    await it.settle()
+    if told > 5 * MINUTE:
+        it.now = NOW + told - SECOND
+        await it.settle()
+        assert it.told() == []
+    it.now = NOW + told
+    await it.settle()
+    assert it.told() == OWED_DOWN
+    await it.passes(2 * DAY, 10)
+    assert it.told() == OWED_DOWN
+
+
+async def test_overlapping_windows_and_one_that_follows() -> None:
+    it = await world()
+    it.window("a", -HOUR, 20 * MINUTE)
+    it.window("b", -MINUTE, HOUR)
+    it.window("c", HOUR, 2 * HOUR)
+    it.change(DOWN)
+    await it.passes(HOUR + 59 * MINUTE, 119)
+    await it.restart()
+    assert it.told() == []
+    await it.passes(MINUTE)
+    assert it.told() == OWED_DOWN
+
+
+async def test_what_is_deleted_or_registered_anew_is_owed_nothing() -> None:
+    it = await world()
+    it.window("w", -HOUR, HOUR)
+    it.change(DOWN)
+    await it.settle()
+    it.delete()
+    await free(it, "window")
+    assert it.told() == []
+
+
+async def test_what_is_down_when_it_is_paused_or_muted_is_told_again_after_it() -> None:
+    for what in ("pause", "mute"):
+        it = await world()
+        it.change(DOWN)
+        await it.settle()
+        await hold(it, what)
+        await it.restart()
+        await free(it, what)
+        assert it.told() == ["down", "owed: down"]
+        await it.passes(5 * HOUR, 5)
+        assert it.told() == ["down", "owed: down"]
+
+
+async def test_a_reminder_within_a_window_waits_for_its_end_whatever_else_is_told() -> None:
+    it = await world("web", "job", reminders=(30 * MINUTE, DAY))
+    it.change(DOWN)
+    await it.settle()
+    it.window("w", 10 * MINUTE, HOUR)
+    await it.then(DOWN, 10 * MINUTE, "job")
+    await it.passes(40 * MINUTE, 8)
+    assert it.told(name="job") == ["down", "reminder: down"]
+    assert it.told() == ["down"]
+    await it.restart()
+    await it.passes(10 * MINUTE)
+    assert it.told() == ["down", "owed: down"]
+
+
+async def test_what_is_owed_and_more_than_a_day_old_is_told_if_it_holds() -> None:
+    it = await world("web", "job")
+    it.inboxes[0].answers = [Failed("away", maybe_delivered=False)] * 3
+    it.change(DOWN)
+    it.change(DOWN, "job")
+    it.change(ALIVE, "job")
+    await it.settle()
+    it.stop()
+    await it.passes(2 * DAY)
+    await it.start()
+    it.inboxes[0].answers = []
+    await it.settle()
+    assert it.told() == OWED_DOWN
+    assert it.told(name="job") == []
+
+
+# --- a crash between a message and its record
+
+
+async def test_what_may_have_been_told_is_marked_and_its_recovery_told() -> None:
+    for recovers in (False, True):
+        it = await world()
+        it.window("w", -HOUR, HOUR)
+        it.change(DOWN)
+        await it.settle()
+        it.now = NOW + HOUR
+        it.inboxes[0].answers = [Failed("no answer", maybe_delivered=True)]
+        await it.settle()
+        it.stop()
+        if recovers:
+            it.change(ALIVE)
+        await it.restart()
+        (message,) = it.inboxes[0].messages
+        assert message.plain_text.startswith(REPEAT) is not recovers
+        assert it.told() == (["alive"] if recovers else OWED_DOWN)
+
+
+# --- flapping
+
+
+async def flapping(chats: int = 1, **more: Any) -> World:
+    it = await world(chats=chats, **more)
+    for to in (DOWN, ALIVE, DOWN, ALIVE):
+        await it.then(to)
+    assert it.told() == ["down", "alive", "down", "alive flaps"]
+    for inbox in it.inboxes:
+        inbox.messages.clear()
+    return it
+
+
+async def test_what_flaps_and_stays_alive_is_told_after_half_an_hour() -> None:
+    it = await flapping()
+    for to in (DOWN, ALIVE) * 3:
+        await it.then(to)
+        await it.restart()
+    await it.passes(29 * MINUTE, 29)
+    assert it.told() == []
+    await it.passes(MINUTE)
+    await it.restart()
+    await it.passes(3 * HOUR, 100)
+    assert it.told() == ["calm: alive"]
+    assert "10 changes while it was flapping" in it.texts[0]
+    for to in (DOWN, ALIVE, DOWN):
+        await it.then(to)
+    assert it.told()[1:] == ["down", "alive", "down"]
+
+
+async def test_what_flaps_and_stays_down_is_told_after_five_minutes_and_its_recovery_at_once() -> None:
+    it = await flapping()
+    await it.then(DOWN)
+    await it.passes(5 * MINUTE - SECOND)
+    await it.restart()
+    assert it.told() == []
+    await it.passes(SECOND)
+    await it.restart()
+    await it.passes(20 * MINUTE, 20)
+    assert it.told() == ["stays: down"]
+    await it.then(ALIVE)
+    assert it.told() == ["stays: down", "alive"]
+    await it.passes(30 * MINUTE)
+    assert it.told() == ["stays: down", "alive", "calm: alive"]
+
+
+async def test_what_stays_down_for_half_an_hour_flaps_no_more() -> None:
+    it = await flapping()
+    await it.then(DOWN)
+    await it.passes(40 * MINUTE, 80)
+    for to in (ALIVE, DOWN):
+        await it.then(to)
+    assert it.told() == ["stays: down", "alive", "down"]
+
+
+async def test_what_flaps_for_good_is_told_again_and_again() -> None:
+    it = await flapping(reminders=(HOUR, 6 * HOUR, DAY))
+    at = it.now
+    for n in range(60 * 49):
+        if n % 3 == 0:
+            it.change(ALIVE if n % 2 else DOWN)
+        await it.passes(MINUTE)
+        if n % 500 == 0:
+            await it.restart()
+    assert it.told() == ["flaps: alive", "flaps: down", "flaps: alive", "flaps: down"] or all(
+        said.startswith("flaps") for said in it.told()
+    )
+    assert len(it.told()) == 4, "after 1 h, 6 h, 24 h, 48 h"
+    assert "web is still flapping: 24 changes in 1 h" in it.texts[0]
+    assert it.now - at > 2 * DAY
+
+
+@HOLDS
+async def test_what_was_told_to_nobody_is_no_turn(what: str) -> None:
+    it = await world()
+    await hold(it, what)
+    for to in (DOWN, ALIVE, DOWN, ALIVE, DOWN, ALIVE):
+        await it.then(to)
+    await free(it, what)
+    for to in (DOWN, ALIVE, DOWN):
+        await it.then(to)
+    assert it.told() == ["down", "alive", "down"]
+
+
+async def test_the_state_begins_when_its_notice_is_sent() -> None:
+    it = await world(chats=2)
+    for to in (DOWN, ALIVE, DOWN):
+        await it.then(to)
+    it.inboxes[1].answers = [Failed("away", maybe_delivered=False)]
+    await it.then(ALIVE)
+    assert not it.chats[1]._turns["web"].flapping_since
+    await it.then(DOWN)
+    assert it.told(0) == ["down", "alive", "down", "alive flaps"]
+    assert it.told(1) == ["down", "alive", "down", "alive flaps"]
+
+
+async def test_a_chat_that_is_behind_changes_nothing_for_the_others() -> None:
+    it = World(2)
+    it.status["web"] = UNKNOWN
+    it.register()
+    await it.start()
+    it.inboxes[1].always = Failed("away", maybe_delivered=False)
+    for to in (ALIVE, DOWN, ALIVE, DOWN, ALIVE):
+        await it.then(to)
+    assert it.told(0)[-1] == "alive flaps"
+    assert it.told(1) == []
+    it.inboxes[1].always = None
+    await it.restart()
+    for to in (DOWN, ALIVE, DOWN, ALIVE):
+        await it.then(to)
+    assert it.told(0)[5:] == []
+    assert it.told(1) == ["alive", "down", "alive", "down", "alive flaps"]
+
+
+# --- refusals
+
+
+async def test_a_chat_that_refuses_is_tried_again_and_told_what_was_kept_for_it() -> None:
+    it = await world(chats=2)
+    it.inboxes[0].always = Permanent("kicked")
+    it.change(DOWN)
+    await it.settle()
+    assert (it.chats[0].cursor.off, it.chats[0].cursor.off_since) == ("kicked", NOW)
+    assert it.told(1) == ["down"]
+    await it.then(ALIVE)
+    await it.restart()
+    assert it.chats[0].cursor.off == "kicked"
+    await it.then(DOWN)
+    assert it.told() == []
+    it.inboxes[0].always = None
+    await it.passes(HOUR)
+    assert it.chats[0].cursor.off is None
+    assert it.told() == ["down", "alive", "down"]
+    assert it.texts[0].startswith("(late: this chat took no messages since 2026-11-24 12:00:00 UTC)\n")
+    await it.then(ALIVE)
+    assert not it.texts[-1].startswith("(late")
+
+
+async def test_probes_come_with_growing_pauses_and_start_comes_before_them() -> None:
+    it = await world()
+    it.inboxes[0].answers = [Permanent("kicked")] * 9
+    it.change(DOWN)
+    pauses = []
+    for _ in range(9):
+        found = await it.chats[0]._compose()
+        assert found
+        pauses.append(await it.chats[0]._attempt(*found))
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    assert await it.chats[0].switch_on() == "kicked"
+    assert it.chats[0]._hurry.is_set()
+    await it.settle()
+    assert it.told() == ["down"]
+    assert it.texts[0].startswith("(late: ")
+
+
+async def test_a_message_that_is_refused_for_an_unknown_reason_switches_nothing_off() -> None:
+    it = await world("web", "job")
+    it.inboxes[0].answers = [Refused("Bad Request: odd")] * 2
+    it.change(DOWN)
+    await it.settle()
+    assert it.chats[0].cursor.off is None
+    await it.settle()
+    await it.settle()
+    assert it.told() == ["down"]
+    it.window("w", -HOUR, 2 * HOUR, services=("job",))
+    it.change(DOWN, "job")
+    await it.passes(HOUR)
+    it.inboxes[0].answers = [Refused("Bad Request: odd")]
+    await it.passes(HOUR)
+    it.change(ALIVE)
+    await it.settle()
+    assert it.told() == ["down", "alive"], "no other message waits for it"
+    it.inboxes[0].always = Refused("Bad Request: odd")
+    await it.passes(25 * HOUR, 25)
+    it.inboxes[0].always = None
+    await it.passes(HOUR)
+    assert it.told(name="job") == [], "given up after a day"
+    it.change(SILENT)
+    await it.settle()
+    assert it.told() == ["down", "alive", "silent"]
+
+
+async def test_an_older_versions_chat_that_is_off_begins_at_the_end_and_is_tried() -> None:
+    it = World()
+    it.register()
+    it.change(DOWN)
+    await it.bucket.update("inbox.0", b'{"done": 0, "off": "kicked", "notices": "2026-01-01T00:00:00Z"}', 0)
+    await it.start()
+    await it.settle()
+    assert it.told() == []
+    await it.then(ALIVE)
+    assert it.told() == ["alive"]
+    assert it.chats[0].cursor.off is None
+
+
+# --- ids
+
+
+DATES = st.dates()
+MOMENTS = st.datetimes(timezones=st.just(NOW.tzinfo))
+NOTICES = st.builds(
+    Notice,
+    at=MOMENTS,
+    name=st.sampled_from(["web", "job"]),
+    seq=st.integers(1, 3),
+    status=st.sampled_from([DOWN, ALIVE]),
+    since=MOMENTS,
+    kind=st.sampled_from(Kind),
+)
+SENDINGS = st.one_of(
+    st.builds(Sending, through=st.integers(1, 9)),
+    st.builds(Sending, through=st.just(1), digest=DATES, weekly=st.booleans()),
+    st.builds(Sending, through=st.just(1), notices=MOMENTS),
+    st.builds(Sending, through=st.just(1), owed=st.lists(NOTICES, min_size=1, max_size=3).map(tuple)),
+    st.builds(
+        Sending, through=st.just(1), deaf=st.builds(Deafness, since=MOMENTS, until=st.none() | MOMENTS)
+    ),
+)
+
+
+@given(SENDINGS, SENDINGS)
+@settings(max_examples=300, deadline=None)
+def test_two_messages_never_have_the_same_id(a: Sending, b: Sending) -> None:
+    def content(it: Sending) -> Any:
+        owed = frozenset((n.name, n.seq, n.kind, n.at) for n in it.owed)
+        return it.of, it.digest, it.weekly, it.notices, owed, it.deaf, it.through
+
+    again = Sending.model_validate_json(a.model_dump_json())
+    assert again.message_id(a.through) == a.message_id(a.through)
+    if content(a) != content(b):
+        assert a.message_id(a.through) != b.message_id(b.through)
+
+
+def test_the_digests_of_one_day_have_different_ids() -> None:
+    day = Sending(through=1, digest=NOW.date())
+    assert day.message_id(1) != day.model_copy(update={"weekly": True}).message_id(1)
+
+
+# --- deafness
+
+
+async def test_deafness_is_told_once_and_its_end_also_across_restarts() -> None:
+    it = await world(chats=2)
+    since = it.now - 6 * MINUTE
+    it.deaf = [Deafness(since)]
+    for _ in range(3):
+        await it.restart()
+    it.deaf = None
+    await it.restart()
+    it.deaf = [Deafness(since, it.now + HOUR)]
+    it.now += 2 * HOUR
+    for _ in range(3):
+        await it.restart()
+    for inbox in it.inboxes:
+        first, second = inbox.texts
+        assert first.startswith(
+            "📡 The registry takes no heartbeats since 2026-11-24 11:54:00 UTC, for 6 min"
+        )
+        assert "from 2026-11-24 11:54:00 UTC to 2026-11-24 13:00:00 UTC (1 h 6 min): nobody" in second
+
+
+async def test_deafness_that_is_over_is_told_once_and_not_to_who_came_later() -> None:
+    it = await world()
+    it.stop()
+    it.deaf = [Deafness(NOW - 3 * HOUR, NOW - 2 * HOUR), Deafness(NOW + HOUR, NOW + 9 * HOUR)]
+    it.now += 10 * HOUR
+    await it.restart()
+    await it.restart()
+    (text,) = it.texts
+    assert "(8 h): nobody was evaluated" in text
+
+
+# --- everything at once
+
+
+WALKS = {UNKNOWN: (ALIVE,), ALIVE: (SILENT, DOWN), SILENT: (ALIVE, DOWN), DOWN: (ALIVE, DEAD), DEAD: (ALIVE,)}
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["change"] * 6
+            + ["window", "delete window", "pause", "resume", "quiet", "loud", "mute", "unmute"]
+            + ["restart", "kill and start", "off", "on", "refuse", "refused for good", "pass"]
+        ),
+        st.integers(0, 5),
+        st.integers(1, 2400),
+    ),
+    max_size=40,
+)
+
+
+class Story:
+    """Steps, and what must hold while they are made and at their end."""
+
+    NAMES = ("a", "b")
+
+    def __init__(self) -> None:
+        self.it = World(chats=2, reminders=(HOUR, DAY))
+        self.config: dict[str, dict[str, bool]] = {name: {} for name in self.NAMES}
+        self.seen = [0, 0]
+
+    async def begin(self) -> None:
+        for name in self.NAMES:
+            self.it.register(name)
+        await self.it.start()
+
+    async def step(self, what: str, pick: int, length: int) -> None:
+        it, name = self.it, self.NAMES[pick % 2]
+        act: dict[str, Callable[[], Any]] = {
+            "change": lambda: it.change(self.next(name, pick), name),
+            "window": lambda: it.window(
+                f"w{pick}", it.now - NOW, it.now - NOW + length * SECOND, services=(name,)
+            ),
+            "delete window": lambda: it.window(f"w{pick}", HOUR, None),
+            "pause": lambda: self.set(name, paused=True),
+            "resume": lambda: self.set(name, paused=False),
+            "quiet": lambda: self.set(name, notify=False),
+            "loud": lambda: self.set(name, notify=True),
+            "off": it.stop,
+        }
+        if what in act:
+            act[what]()
+        elif what == "kill and start":
+            it.stop()
+            await it.start()
+        elif what == "restart" or (what == "on" and not it.is_on):
+            await it.restart()
+        elif what == "refuse":
+            it.inboxes[pick % 2].answers = [Failed("away", maybe_delivered=False)] * (pick // 2 + 1)
+        elif what == "refused for good":
+            it.inboxes[pick % 2].answers = [Permanent("kicked")] * (pick // 2 + 1)
+        elif what == "mute" and it.is_on:
+            await it.chats[pick // 3].mute(name, it.now + length * SECOND)
+        elif what == "unmute" and it.is_on:
+            await it.chats[pick // 3].unmute(name)
+        await self.check()
+        await it.passes(timedelta(seconds=length))
+        await self.check()
+
+    def next(self, name: str, pick: int) -> Status:
+        ways = WALKS[self.it.status.get(name, ALIVE)]
+        return ways[pick % len(ways)]
+
+    def set(self, name: str, **config: bool) -> None:
+        self.config[name] |= config
+        self.it.register(name, **self.config[name])
+
+    async def check(self) -> None:
+        """While something holds a service back, nothing of it is told, but the recovery of what was told."""
+        it = self.it
+        if it.is_on:
+            await it.settle()
+        for n, inbox in enumerate(it.inboxes):
+            new = inbox.messages[self.seen[n] :]
+            self.seen[n] = len(inbox.messages)
+            for message in new if it.is_on else ():
+                told = [(c.name, c.to) for c in message.changes] + [
+                    (c.name, c.status) for c in message.notices
+                ]
+                for name, to in told:
+                    quiet = self.config[name].get("paused") or not self.config[name].get("notify", True)
+                    assert not quiet, f"{name} is not to be told of"
+                    assert name not in it.chats[n].muted(), f"{name} is muted"
+                    assert to in (ALIVE, SILENT) or not it.hushed_until(name, it.now), (
+                        f"{name} is in maintenance"
+                    )
+
+    async def end(self) -> None:
+        """When nothing holds anything back any more, everybody knows how everything is."""
+        it = self.it
+        for inbox in it.inboxes:
+            inbox.answers = []
+        for name in self.NAMES:
+            self.set(name, paused=False, notify=True)
+        it.windows.clear()
+        await it.restart()
+        for chat in it.chats:
+            for name in list(chat.muted()):
+                await chat.unmute(name)
+        await it.passes(2 * HOUR, 40)
+        for n in range(len(it.inboxes)):
+            for name in self.NAMES:
+                told = [said.rpartition(" ")[2] if ": " in said else said for said in it.told(n, name)]
+                told = [said.split()[0] for said in told if not said.startswith("flaps")]
+                is_down = it.status.get(name, ALIVE) in (DOWN, DEAD)
+                knows = (told or ["alive"])[-1] in ("down", "dead")
+                assert knows == is_down, (n, name, it.status.get(name), it.told(n, name))
+            seqs = [c.seq for message in it.inboxes[n].messages for c in message.changes]
+            assert len(seqs) == len(set(seqs)), "a change was told twice"
+            assert not it.chats[n]._due
+
+
+@given(STEPS)
+@settings(max_examples=150, deadline=None)
+async def test_whatever_happens_everybody_knows_in_the_end_how_everything_is(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    story = Story()
+    await story.begin()
+    for step in steps:
+        await story.step(*step)
+    await story.end()
+
+
+def test_a_record_of_the_version_before_is_still_read() -> None:
+    old = (
+        b'{"done":7,"sending":{"through":9,"digest":null,"weekly":false,"notices":"2026-11-24T12:00:00Z"},'
+        b'"digest":"2026-11-24","weekly":null,"notices":"2026-11-24T12:00:00Z","off":null,"chat":"-100",'
+        b'"threads":{"web":3},"doubted":null,"mutes":{"job":"2026-11-24T13:00:00Z"}}'
+    )
+    cursor = Cursor.model_validate_json(old)
+    assert (cursor.done, cursor.owed, cursor.turns, cursor.threads) == (7, {}, {}, {"web": 3})
+    assert cursor.sending
+    assert cursor.sending.message_id(7) == "notices.2026-11-24T12:00:00+00:00"
+    assert Cursor.model_validate_json(cursor.model_dump_json()) == cursor
+    assert replace(Notice(NOW, "a", 1, DOWN, NOW), maybe=True).maybe
