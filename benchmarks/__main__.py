@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, flow, idle, ingest, latency, million, monitor
+from benchmarks import api, feeders, flow, idle, ingest, latency, million, monitor
 from shared import logs
 
 PARTS: dict[str, Any] = {
     "ingest": ingest,
+    "feeders": feeders,
     "flow": flow,
     "latency": latency,
     "idle": idle,

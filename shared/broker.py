@@ -64,6 +64,10 @@ class Busy(NotStored):
     """Too many messages wait for the broker already; this one was not sent."""
 
 
+class TooLarge(NotStored):
+    """The message is larger than the broker takes; it was not sent."""
+
+
 class WrongSequence(BrokerError):
     """Somebody else has written to the subject since: another writer was first."""
 
@@ -336,7 +340,7 @@ class Publisher:
             await self._link.nc.publish(subject, payload, f"{self._inbox}.{token}", headers)
             return await future
         except MaxPayloadError:
-            raise NotStored("the message is larger than the broker takes") from None
+            raise TooLarge("the message is larger than the broker takes") from None
         except NatsError as error:
             raise NotStored(str(error)) from None
         finally:

@@ -1,38 +1,35 @@
 """Group commit: what waits while one group of messages is on its way to a stream makes up the next one.
 
-The broker confirms a group with one answer, so the price of storing, and of the disk above all, is shared by
-all that are in it. There are two ways (NATS' ADR-50), and what they cost is measured as they are used:
+The broker confirms a batch with one answer, so the price of storing, and of the disk above all, is shared by
+all that are in it. There are two kinds (NATS' ADR-50), and what they cost is measured as they are used:
 
 - a *fast batch* stores message by message: cheapest where the broker does not sync each write to the disk;
 - an *atomic batch* is stored as a whole with one sync, but takes some milliseconds to set up: cheapest from
   some ten messages on where each write is synced (`sync_interval: always`).
+
+The broker has room for few open batches, and anybody who may publish may take it. So what is refused as a
+batch is published again message by message, which needs no such room.
 """
 
 import asyncio
 import json
+import secrets
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
-from shared.broker import BrokerError, Busy, Link, NotStored
+from shared.batching import Batch, Batching
+from shared.broker import BrokerError, Busy, Link, NotStored, TooLarge
 from shared.nats_internals import hpub_cmd
 
 log = structlog.get_logger()
 
 GROUP_MAX = 1000
 """Messages that the broker takes in one atomic batch."""
-FEW = 8
-"""Messages of a group from which on its time tells what one message costs."""
-ATOMIC_AT_FIRST = 0.003
-"""Seconds that setting up an atomic batch is taken to cost before one was measured."""
-ATOMIC_EACH = 10e-6
-"""Seconds that each message adds to it."""
-RECENT = 16
-"""Groups of each kind whose times are remembered. The shortest counts, for the others include waiting for
-this process itself."""
 HEADERS_MAX = 1024
 """Bytes that headers take, at most."""
 SIZE_MAX = 512 * 1024
@@ -56,23 +53,39 @@ Done = Callable[[BrokerError | None], None]
 
 
 class _Group:
-    """Messages that go together, and who is told about which of them: (index after the last, callback)."""
+    """Messages that go together, and who is told about which of them: (index after the last, callback).
 
-    __slots__ = ("atomic", "messages", "sent_at", "size", "stored", "waiters")
+    They are sent batch by batch, mostly all in one; `stored` are those of the batches before. What a batch
+    was refused with stands in `refused`; the rest is `alone` then, each message for itself.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("alone", "batch", "messages", "refused", "sent_at", "since", "size", "stored", "waiters")
+
+    def __init__(self, since: float) -> None:
         self.messages: list[Message] = []
         self.waiters: list[tuple[int, Done]] = []
         self.size = 0
-        self.stored = 0
-        self.atomic = False
+        self.since = since
         self.sent_at = 0.0
+        self.batch = Batch(False, 1)
+        self.stored = 0
+        self.refused = ""
+        self.alone: dict[int, bool] | None = None
+        """By index, whether it was answered with a refusal; those that are stored are gone."""
 
-    def end(self, stored: int, why: str) -> None:
-        """The first `stored` of them are stored, of the others it is not known."""
+    @property
+    def missing(self) -> Sequence[int]:
+        """The indexes, in order, of what is not known to be stored."""
+        return range(self.stored, len(self.messages)) if self.alone is None else sorted(self.alone)
+
+    def end(self, why: str) -> None:
+        missing, first = self.missing, 0
         for last, done in self.waiters:
+            at = bisect_left(missing, first)
+            stored = at == len(missing) or missing[at] >= last
+            first = last
             try:
-                done(None if last <= stored else NotStored(why))
+                done(None if stored else NotStored(why))
             except Exception:  # must not keep the others from being told
                 log.exception("an answer could not be given")
 
@@ -91,13 +104,14 @@ class Groups:
         self._sent = 0
         self._longest_wait = 0.0
         self._inbox = ""
+        self._batch_id = secrets.token_hex(6)
+        """With a number behind it, the id of a batch: two of the same would be taken for one."""
         self._loop: asyncio.AbstractEventLoop
         self._deadline: asyncio.TimerHandle
-        self._message_takes: deque[float] = deque(maxlen=RECENT)
+        self._batching = Batching()
         self.on_end: Callable[[int, int, float | None], None] = lambda stored, not_stored, took: None
         """Is told of each group how many of its messages are stored, how many not, and after how many seconds
         the broker answered (None: it did not, or was not asked)."""
-        self._atomic_takes = deque([ATOMIC_AT_FIRST], maxlen=RECENT)
 
     @property
     def waiting(self) -> int:
@@ -105,9 +119,10 @@ class Groups:
         return self._count
 
     def longest_wait(self) -> float:
-        """Seconds that a group, and all behind it, has waited for the broker's answer, or to no avail: the
-        most since this was asked last."""
-        now = time.perf_counter() - self._on_its_way.sent_at if self._on_its_way else 0.0
+        """Seconds that a message has waited to be stored, or did to no avail: the most since this was asked
+        last."""
+        oldest = self._on_its_way or (self._waiting[0] if self._waiting else None)
+        now = time.perf_counter() - oldest.since if oldest else 0.0
         longest, self._longest_wait = max(now, self._longest_wait), 0.0
         return longest
 
@@ -122,7 +137,7 @@ class Groups:
 
     async def store(self, messages: Sequence[Message]) -> None:
         """Return when all of them are stored: at most GROUP_MAX. Raises NotStored (some may be stored all the
-        same), or Busy (none is)."""
+        same), or Busy or TooLarge (none is)."""
         stored: asyncio.Future[None] = self._loop.create_future()
 
         def done(error: BrokerError | None) -> None:
@@ -146,7 +161,7 @@ class Groups:
         elif self._count and self._count + len(messages) > self._max_waiting:
             error = Busy("too many messages wait for the broker")
         elif size + HEADERS_MAX > self._link.nc.max_payload:
-            error = NotStored("the message is larger than the broker takes")
+            error = TooLarge("the message is larger than the broker takes")
         else:
             error = None
         if error:
@@ -159,7 +174,7 @@ class Groups:
             or len(group.messages) + len(messages) > GROUP_MAX
             or (group.size and group.size + size > SIZE_MAX)
         ):
-            group = _Group()
+            group = _Group(time.perf_counter())
             self._waiting.append(group)
             if self._on_its_way is None and len(self._waiting) == 1:
                 self._loop.call_soon(self._send_next)
@@ -170,103 +185,146 @@ class Groups:
 
     def _send_next(self) -> None:
         if self._on_its_way is None and self._waiting:
-            self._on_its_way = self._waiting.popleft()
-            self._send(self._on_its_way)
+            group = self._on_its_way = self._waiting.popleft()
+            self._deadline = self._loop.call_later(self.timeout, self._late, group)
+            self._send(group)
 
     def _send(self, group: _Group) -> None:
+        """The next batch of it."""
         self._sent += 1
         group.sent_at = time.perf_counter()
-        self._deadline = self._loop.call_later(self.timeout, self._late, group)
+        count = len(group.messages) - group.stored
+        group.batch = self._batching.choose(count, group.sent_at) if count > 1 else Batch(False, 1)
+        self._write(group, self._frames(group))
+
+    def _send_alone(self, group: _Group, why: str) -> None:
+        """What is left of it, after a batch was refused: each message for itself."""
+        self._sent += 1
+        group.refused = why
+        group.alone = dict.fromkeys(group.missing, False)
+        reply = f"{self._inbox}.{self._batch_id}{self._sent}"
+        self._write(group, b"".join(_frame(group.messages[n], f"{reply}.{n}") for n in group.alone))
+
+    def _write(self, group: _Group, frames: bytes) -> None:
         try:
-            self._link.write(self._frames(group, f"{self._inbox}.{self._sent}"))
+            self._link.write(frames)
         except NotStored as error:
-            self._end(group, 0, str(error))
+            self._end(group, str(error))
 
-    def _is_atomic(self, count: int) -> bool:
-        """Whether that is clearly faster, as far as the groups before tell."""
-        if count < FEW or not self._message_takes:
-            return False
-        atomic = min(self._atomic_takes) + count * ATOMIC_EACH
-        return count * min(self._message_takes) > 1.5 * atomic
-
-    def _frames(self, group: _Group, reply: str) -> bytes:
-        count = len(group.messages)
+    def _frames(self, group: _Group) -> bytes:
+        batch_id = f"{self._batch_id}{self._sent}"
+        reply = f"{self._inbox}.{batch_id}"
+        count = group.batch.size
+        messages = group.messages[group.stored : group.stored + count]
         frames: list[bytes] = []
         if count == 1:
-            frames.append(_frame(group.messages[0], reply))
-        elif self._is_atomic(count):
-            group.atomic = True
-            batch = f"Nats-Batch-Id: {self._inbox[-12:]}{self._sent}\r\nNats-Batch-Sequence: ".encode()
-            for n, message in enumerate(group.messages, 1):
+            frames.append(_frame(messages[0], reply))
+        elif group.batch.atomic:
+            batch = f"Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: ".encode()
+            for n, message in enumerate(messages, 1):
                 end = b"\r\n" if n < count else b"\r\nNats-Batch-Commit: 1\r\n"
                 frames.append(_frame(message, reply if n == count else "", b"%b%d%b" % (batch, n, end)))
         else:
-            for n, message in enumerate(group.messages, 1):
+            for n, message in enumerate(messages, 1):
                 step = _COMMIT if n == count else _ADD if n > 1 else _START
                 frames.append(_frame(message, f"{reply}.{_NO_FLOW}.fail.{n}.{step}.$FI"))
         return b"".join(frames)
 
     def _answered(self, subject: bytes, _: bytes, data: bytes, __: bytes | None) -> None:
         group = self._on_its_way
-        if group is None or subject[len(self._inbox) + 1 :].partition(b".")[0] != b"%d" % self._sent:
+        sent, _, more = subject[len(self._inbox) + 1 :].partition(b".")
+        if group is None or sent.decode() != f"{self._batch_id}{self._sent}":
             return
         if not data:
-            self._end(group, 0, "no stream takes this subject yet")
+            self._end(group, "no stream takes this subject yet")
             return
         try:
             answer = json.loads(data.decode())
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            self._end(group, 0, "the broker's answer cannot be read")
+            self._end(group, "the broker's answer cannot be read")
+        elif group.alone is not None:
+            self._answered_alone(group, group.alone, int(more), answer)
+        elif group.batch.size == 1:
+            if "error" not in answer:
+                group.stored += 1
+            self._end(group, _reason(answer), self._took(group))
+        else:
+            self._answered_batch(group, answer)
+
+    def _answered_batch(self, group: _Group, answer: dict[str, Any]) -> None:
+        """A fast batch in which a message is refused is ended by an answer that says how many before it are
+        stored. One that is refused as a whole, and every atomic one, has none stored then."""
+        if "type" in answer:
+            group.refused = group.refused or _reason(answer)
             return
-        count = len(group.messages)
-        if error := answer.get("error"):
-            self._end(group, 0, error.get("description", "refused by the broker"))
-        elif "seq" in answer and "type" not in answer:
-            group.stored = answer["count"] if "batch" in answer else group.stored + 1
-            if "batch" in answer or group.stored == count:
-                took = time.perf_counter() - group.sent_at
-                self._measure(group, took)
-                self._end(group, group.stored, "the broker did not take all of its group", took)
+        stored = answer["count"] if "batch" in answer else 0
+        group.stored += stored
+        if stored < group.batch.size:
+            self._send_alone(group, group.refused or _reason(answer))
+            return
+        took = self._took(group)
+        if group.stored == len(group.messages):
+            self._end(group, "", took)
+        else:
+            self._send(group)
 
-    def _measure(self, group: _Group, took: float) -> None:
-        if group.atomic:
-            self._atomic_takes.append(took - len(group.messages) * ATOMIC_EACH)
-        elif len(group.messages) >= FEW:
-            self._message_takes.append(took / len(group.messages))
+    def _answered_alone(
+        self, group: _Group, alone: dict[int, bool], index: int, answer: dict[str, Any]
+    ) -> None:
+        if "error" in answer:
+            alone[index] = True
+            group.refused = _reason(answer)
+        else:
+            alone.pop(index, None)
+        if all(alone.values()):
+            self._end(group, group.refused, self._took(group))
 
-    def _end(self, group: _Group, stored: int, why: str, took: float | None = None) -> None:
+    def _took(self, group: _Group) -> float:
+        """Also what was refused counts as what its batch took: so a kind that is refused is left."""
+        now = time.perf_counter()
+        self._batching.took(group.batch, now - group.sent_at, now)
+        return now - group.sent_at
+
+    def _end(self, group: _Group, why: str, took: float | None = None) -> None:
+        """`took`: seconds that the broker took for its last answer; None: it did not give any."""
         if group is not self._on_its_way:
             return
         self._on_its_way = None
-        self._longest_wait = max(self._longest_wait, time.perf_counter() - group.sent_at)
+        self._longest_wait = max(self._longest_wait, time.perf_counter() - group.since)
         self._deadline.cancel()
         self._count -= len(group.messages)
-        self.on_end(stored, len(group.messages) - stored, took)
-        group.end(stored, why)
+        not_stored = len(group.missing)
+        self.on_end(len(group.messages) - not_stored, not_stored, took)
+        group.end(why)
         if self._waiting:
             self._loop.call_soon(self._send_next)
 
     def _late(self, group: _Group) -> None:
         if group is self._on_its_way:
-            if not self._message_takes:  # or a disk that is too slow for the first one stays so for the next
-                self._measure(group, self.timeout)
+            self._took(group)
             self._fail_all(f"no answer from the broker within {self.timeout:g} s")
 
     def _fail_all(self, reason: str) -> None:
         waiting, self._waiting = self._waiting, deque()
         if self._on_its_way:
-            self._end(self._on_its_way, 0, reason)
+            self._end(self._on_its_way, reason)
         for group in waiting:
+            self._longest_wait = max(self._longest_wait, time.perf_counter() - group.since)
             self._count -= len(group.messages)
             self.on_end(0, len(group.messages), None)
-            group.end(0, reason)
+            group.end(reason)
 
 
 _START, _ADD, _COMMIT = range(3)
 _NO_FLOW = 65535
 """Messages after which the broker would answer before the end of a fast batch: more than a group has."""
+
+
+def _reason(answer: dict[str, Any]) -> str:
+    error = answer.get("error")
+    return str(error.get("description", "refused by the broker")) if isinstance(error, dict) else ""
 
 
 def _frame(message: Message, reply: str, more: bytes = b"") -> bytes:

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
@@ -12,15 +11,16 @@ import pytest
 
 from services.ingest.ticks import Ticker
 from shared import streams
-from shared.broker import OVER_HTTP, BrokerError, Busy, Link, NotStored, Publisher, Reader, Stored
+from shared.batching import Batch
+from shared.broker import OVER_HTTP, BrokerError, Busy, Link, NotStored, Publisher, Reader, Stored, TooLarge
 from shared.events import Tick
 from shared.groups import GROUP_MAX, SIZE_MAX, Groups, Message, block
 from shared.service import Health
 from tests.broker import eventually, provisioned
 from tests.servers import Process
 
-WAYS = {"fast": 0.0, "atomic": 1.0}
-"""What a message is taken to cost in a fast batch, for each way to be chosen."""
+KINDS = {"fast": False, "atomic": True}
+"""Of batches, by whether they are atomic."""
 
 
 @pytest.fixture
@@ -30,14 +30,18 @@ async def link(nats_url: str) -> AsyncIterator[Link]:
     await link.close()
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=KINDS)
 async def groups(link: Link, request: pytest.FixtureRequest) -> AsyncIterator[Groups]:
     groups = Groups(link, timeout=2)
-    groups._message_takes = deque([WAYS[request.param]], maxlen=1)
-    groups._measure = lambda group, took: None  # type: ignore[method-assign]
+    always(groups, KINDS[request.param])
     await groups.start()
     yield groups
     await groups.stop()
+
+
+def always(groups: Groups, atomic: bool) -> None:
+    """Send all of a group in one batch of this kind."""
+    groups._batching.choose = lambda count, now: Batch(atomic, count)  # type: ignore[method-assign]
 
 
 def beat(name: str, payload: bytes = b"", **headers: str) -> Message:
@@ -114,7 +118,7 @@ async def test_one_that_is_too_large_does_not_harm_the_others(link: Link, groups
     answers = await asyncio.gather(
         *(groups.store((message,)) for message in (beat("a"), large, beat("b"))), return_exceptions=True
     )
-    assert [type(answer) for answer in answers] == [type(None), NotStored, type(None)]
+    assert [type(answer) for answer in answers] == [type(None), TooLarge, type(None)]
     assert [it.subject for it in await stored(link)] == ["heartbeat.a", "heartbeat.b"]
 
 
@@ -197,26 +201,33 @@ async def test_a_callback_that_fails_keeps_nobody_from_being_told(link: Link) ->
     await groups.stop()
 
 
-async def test_the_way_that_takes_less_time_is_chosen() -> None:
-    groups = Groups(Link.__new__(Link))
-    assert not groups._is_atomic(1000)  # nothing measured yet
-    groups._message_takes.extend([0.001, 0.0002])
-    assert [count for count in (1, 7, 16, 64, 1000) if groups._is_atomic(count)] == [64, 1000]
-    groups._message_takes.append(0.000015)  # no sync per message, but this process was busy before
-    assert not any(groups._is_atomic(count) for count in (64, 256))
+async def hold(link: Link, kind: str) -> None:
+    """Take all the room that the broker has for open batches, as anybody may who may publish; some by the
+    numbers that others may give theirs."""
+    for n in range(60 if kind == "atomic" else 1100):
+        headers = {"Nats-Batch-Id": f"held{n}", "Nats-Batch-Sequence": "1"} if kind == "atomic" else None
+        inbox = f"_INBOX.held.{n}.65535.fail.1.0.$FI"
+        await link.nc.publish("heartbeat.held", b"", inbox, headers=headers)
+    await link.nc.flush()
 
 
-async def test_a_disk_that_is_too_slow_for_the_first_group_is_spared_with_the_next(
-    nats: Process, link: Link
+async def test_a_group_that_is_refused_as_a_batch_is_stored_all_the_same(
+    link: Link, groups: Groups, request: pytest.FixtureRequest
 ) -> None:
-    groups = Groups(link, timeout=0.5)
-    await groups.start()
-    nats.signal(signal.SIGSTOP)
-    many = [beat(f"s{n}") for n in range(100)]
-    with pytest.raises(NotStored):
-        await groups.store(many)
-    nats.signal(signal.SIGCONT)
-    await groups.store(many)
-    assert groups._is_atomic(100)
-    assert len(groups._atomic_takes) == 2, "the second was not sent as one"
-    await groups.stop()
+    await hold(link, "atomic" if "atomic" in request.node.name else "fast")
+    await asyncio.gather(*(groups.store([beat(f"s{n}-{m}") for m in range(50)]) for n in range(3)))
+    found = [it.subject for it in await stored(link) if it.subject != "heartbeat.held"]
+    assert sorted(found) == sorted(f"heartbeat.s{n}-{m}" for n in range(3) for m in range(50))
+    assert groups.waiting == 0
+
+
+async def test_of_a_group_with_one_that_is_refused_all_others_are_stored_and_none_twice(
+    link: Link, groups: Groups
+) -> None:
+    bad = beat("bad", **{"Nats-Expected-Last-Sequence": "4711"})
+    sent = [*(beat(f"s{n}") for n in range(10)), bad, *(beat(f"s{n}") for n in range(10, 20))]
+    answers = await asyncio.gather(*(groups.store((it,)) for it in sent), return_exceptions=True)
+    assert [type(it) for it in answers] == [type(None)] * 10 + [NotStored] + [type(None)] * 10
+    assert "wrong last sequence" in str(answers[10])
+    found = [it.subject for it in await stored(link)]
+    assert sorted(found) == sorted(f"heartbeat.s{n}" for n in range(20))
