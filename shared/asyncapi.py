@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -50,9 +49,3 @@ def route(document: Callable[[], "Specification"]) -> Route:
         )
 
     return Route("/asyncapi", serve, include_in_schema=False)
-
-
-def without_secrets(url: str) -> str:
-    """A broker's address, for a document that anyone may read."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nats
 import structlog
@@ -30,6 +30,7 @@ from shared import ack_subjects, nats_internals, streams
 from shared.credentials import Credentials
 from shared.events import SOURCE_HEADER
 from shared.settings import Settings
+from shared.urls import without_secrets
 
 log = structlog.get_logger()
 
@@ -99,6 +100,11 @@ def access(settings: Settings) -> dict[str, Any]:
         "servers": list(settings.nats_url),
         "inbox_prefix": _inbox_prefix(settings.nats_url[0]),
     }
+    users = {(parts.username, parts.password) for parts in map(urlsplit, settings.nats_url)}
+    user, password = users.pop()
+    if user and password and not users:  # the client itself takes %2F in a URL for three characters
+        options["user"], options["password"] = unquote(user), unquote(password)
+        options["servers"] = [without_secrets(url) for url in settings.nats_url]
     if settings.nats_creds:
         credentials = Credentials(settings.nats_creds)
         options["user_jwt_cb"], options["signature_cb"] = credentials.jwt, credentials.sign

@@ -177,6 +177,8 @@ def _bind(host: str, port: int, variable: str, any_port: bool) -> socket.socket:
     try:
         sock.bind((host, port))
         sock.listen(2048)
+    except UnicodeError:
+        stop(f"the address {host!r} is not accepted: an address of this machine, or its name")
     except OSError as error:
         if any_port:
             log.warning("port is taken; using a free one", variable=PREFIX + variable, port=port)

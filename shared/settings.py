@@ -5,7 +5,9 @@ import ipaddress
 import re
 import ssl
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import time, timedelta
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -15,7 +17,7 @@ import structlog
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared import zones
+from shared import urls, zones
 from shared.credentials import Credentials
 from shared.durations import Duration
 from shared.limits import PRIVATE, Network
@@ -41,18 +43,31 @@ def _time(value: Any) -> Any:
     return time(int(hour), int(minute))
 
 
-def _brokers(urls: tuple[str, ...]) -> tuple[str, ...]:
-    for url in urls:
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("nats", "tls", "ws", "wss") and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good:
-            raise ValueError("accepted: nats://host:4222, several separated by commas")
-    if not urls:
-        raise ValueError("accepted: nats://host:4222, several separated by commas")
-    return urls
+@dataclass(frozen=True)
+class Concealed:
+    """Marks a field whose value is secret, or may hold a secret: no message shows it, or what a check says of
+    it, but only what is `accepted`."""
+
+    accepted: str
+
+
+def _all_of(good: Callable[[str], bool]) -> AfterValidator:
+    """That all addresses of a field are good ones; nothing is, if there is none."""
+
+    def check(given: Any) -> Any:
+        for url in (given,) if isinstance(given, str | SecretStr) else given:
+            text = url.get_secret_value() if isinstance(url, SecretStr) else url
+            if text and not good(text):
+                raise ValueError("not accepted")
+        return given
+
+    return AfterValidator(check)
+
+
+def _some(given: tuple[str, ...]) -> tuple[str, ...]:
+    if not given:
+        raise ValueError("not accepted")
+    return given
 
 
 def _link(url: str) -> str:
@@ -63,7 +78,7 @@ def _link(url: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise ValueError("accepted: http://HOST or https://HOST, as people reach the API, without a path")
+        raise ValueError("not accepted")
     return url
 
 
@@ -108,10 +123,29 @@ def _ca(path: str) -> str:
     return path
 
 
-Tokens = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+def _printable(tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if not all(token.get_secret_value().isprintable() for token in tokens):
+        raise ValueError("not accepted")
+    return tokens
+
+
+Tokens = Annotated[
+    tuple[SecretStr, ...],
+    NoDecode,
+    BeforeValidator(_split),
+    AfterValidator(_printable),
+    Concealed("printable characters, several tokens separated by commas"),
+]
 """Secrets separated by commas, each as good as the others, so that one can be replaced without a gap."""
 TimeOfDay = Annotated[time | None, BeforeValidator(_time)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+BrokerUrls = Annotated[CommaSeparated, _all_of(urls.is_nats), AfterValidator(_some), Concealed(urls.NATS)]
+DatabaseUrl = Annotated[str, Field(min_length=1), _all_of(urls.is_mongodb), Concealed(urls.MONGODB)]
+HttpUrl = Annotated[str, _all_of(urls.is_http), Concealed(urls.HTTP)]
+SecretHttpUrl = Annotated[SecretStr, _all_of(urls.is_http), Concealed(urls.HTTP)]
+HttpUrls = Annotated[
+    CommaSeparated, _all_of(urls.is_http), Concealed(f"{urls.HTTP}, several separated by commas")
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 PerSecond = Annotated[float, BeforeValidator(_rate)]
@@ -125,7 +159,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
     )
 
-    nats_url: Annotated[CommaSeparated, AfterValidator(_brokers)] = ("nats://127.0.0.1:4222",)
+    nats_url: BrokerUrls = ("nats://127.0.0.1:4222",)
     nats_creds: Annotated[str, AfterValidator(_creds)] = ""
     nats_ca: Annotated[str, AfterValidator(_ca)] = ""
     nats_replicas: int = Field(default=1, ge=1, le=5)
@@ -136,7 +170,11 @@ class Settings(BaseSettings):
     metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")
     timezone: ZoneName = "UTC"
     api_port: Port = 8002
-    public_url: Annotated[str, AfterValidator(_link)] = Field(
+    public_url: Annotated[
+        str,
+        AfterValidator(_link),
+        Concealed("http://HOST or https://HOST, as people reach the API, without a path"),
+    ] = Field(
         default_factory=lambda known: base_url(
             known["host"] if is_home(known.get("host", "")) else "127.0.0.1", known.get("api_port", 8002)
         ),
@@ -241,15 +279,32 @@ def load(kind: type[S], **given: Any) -> S:
     try:
         return kind(**given)
     except ValidationError as error:
-        stop("\n".join(_explain(e) for e in error.errors()))
+        stop("\n".join(dict.fromkeys(_explain(kind, e) for e in error.errors())))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        stop(f"the file .env cannot be read: {why}")
 
 
-def _explain(error: Any) -> str:
+def _explain(kind: type[Settings], error: Any) -> str:
     reason: str = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return reason
-    given = re.sub(r"://[^@/]*@", "://…@", repr(error["input"]))  # no passwords
-    return f"{PREFIX}{str(error['loc'][0]).upper()}={given} is not accepted: {reason}"
+    field = str(error["loc"][0])
+    variable, accepted = PREFIX + field.upper(), concealed(kind, field)
+    if accepted is not None:
+        return f"{variable}: its value is not accepted, and not shown; accepted: {accepted}"
+    return f"{variable}={error['input']!r} is not accepted: {reason}"
+
+
+def concealed(kind: type[Settings], field: str) -> str | None:
+    """What is accepted by a field whose value may not be shown; None if it may."""
+    info = kind.model_fields.get(field)
+    if info is None:
+        return "see .env.example"
+    for mark in info.metadata:
+        if isinstance(mark, Concealed):
+            return mark.accepted
+    return "see .env.example" if "Secret" in str(info.annotation) else None
 
 
 def stop(message: str) -> NoReturn:

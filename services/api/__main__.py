@@ -21,6 +21,7 @@ from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
 from shared.settings import (
     CommaSeparated,
+    DatabaseUrl,
     Port,
     Settings,
     TimeOfDay,
@@ -34,7 +35,7 @@ from shared.windows import Windows
 
 class ApiSettings(Settings):
     ingest_port: Port = 8001
-    mongodb_url: Annotated[str, AfterValidator(check_url)] = "mongodb://127.0.0.1:27017"
+    mongodb_url: Annotated[DatabaseUrl, AfterValidator(check_url)] = "mongodb://127.0.0.1:27017"
     mongodb_database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "registry"
     digest_time: TimeOfDay = time(9)
     api_token: Tokens = ()

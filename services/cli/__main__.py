@@ -22,10 +22,10 @@ from services.cli.doctor import DoctorSettings, Finding, examine, report
 from services.cli.supervisor import RunSettings, broker
 from services.cli.supervisor import run as supervise
 from shared import streams
-from shared.asyncapi import without_secrets
 from shared.broker import access
 from shared.events import NAME_RULE_IN_WORDS, valid_name
 from shared.settings import Tokens, load, near, stop
+from shared.urls import without_secrets
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The services registry: who is alive, and who is not."
@@ -227,7 +227,9 @@ def _say_copied(copied: list[copies.Copied], as_json: bool, done: str, *, err: b
 
 
 async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {**access(settings), "allow_reconnect": False, "connect_timeout": 3}
+    async def quiet(_: Exception) -> None: ...
+
+    options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": quiet}
     try:
         client = await asyncio.wait_for(nats.connect(**options), 5)
         try:
@@ -250,8 +252,10 @@ def _request(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) 
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
         response = httpx.request(method, url, headers=headers, timeout=15, trust_env=False, **rest)
-    except httpx.HTTPError as error:
-        _fail(f"{url}: {error}")
+    except (httpx.HTTPError, UnicodeError) as error:
+        # What is said of a header that cannot be sent holds the token.
+        sent = not isinstance(error, httpx.LocalProtocolError | UnicodeError)
+        _fail(f"{url}: {error}" if sent else f"{url}: the token cannot be sent in a header")
     if response.is_error:
         try:
             reason = response.json().get("detail", response.text)

@@ -23,9 +23,9 @@ from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
 from shared import streams
-from shared.asyncapi import without_secrets
 from shared.broker import access
 from shared.settings import Settings
+from shared.urls import without_secrets
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -18,9 +18,9 @@ from pydantic import SecretStr
 
 from services.cli.supervisor import RunSettings, bound_to
 from shared import streams
-from shared.asyncapi import without_secrets
 from shared.broker import READ_ONLY, access
-from shared.settings import CommaSeparated, near
+from shared.settings import CommaSeparated, HttpUrl, SecretHttpUrl, near
+from shared.urls import without_secrets
 
 SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
     "api": "ApiSettings"
@@ -32,8 +32,8 @@ START = "Start it: `make run`, or `docker compose up --detach`."
 class DoctorSettings(RunSettings):
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: CommaSeparated = ()
-    telegram_api_url: str = "https://api.telegram.org"
-    deadman_url: SecretStr = SecretStr("")
+    telegram_api_url: HttpUrl = "https://api.telegram.org"
+    deadman_url: SecretHttpUrl = SecretStr("")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ async def _telegram(http: httpx.AsyncClient, settings: DoctorSettings) -> AsyncI
     base = f"{settings.telegram_api_url.rstrip('/')}/bot{quote(token, safe=':')}"
     status, answer = await _ask(http, f"{base}/getMe", {})
     if not status:
-        yield Finding("telegram", f"{settings.telegram_api_url}: {answer}", "Mend the network or the proxy.")
+        at = without_secrets(settings.telegram_api_url)
+        yield Finding("telegram", f"{at}: {answer}", "Mend the network or the proxy.")
         return
     if status != 200:
         mend = "Ask @BotFather for the token again and set REGISTRY_TELEGRAM_BOT_TOKEN."

@@ -33,7 +33,8 @@ def nats(urls: tuple[str, ...], data: Path, sync: str = "always") -> Server | No
         return None
     host, port = url.hostname or "127.0.0.1", url.port or 4222
     config = data / "nats.conf"
-    config.touch(mode=0o600)
+    config.touch()
+    config.chmod(0o600)
     lines = [
         f"listen: {json.dumps(f'{host}:{port}')}",
         'server_name: "registry"',

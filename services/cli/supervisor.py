@@ -18,7 +18,7 @@ import httpx
 import typer
 
 from services.cli import embedded
-from shared.settings import PREFIX, Port, Settings, Tokens, near, stop
+from shared.settings import PREFIX, DatabaseUrl, Port, Settings, Tokens, near, stop
 
 READY_WITHIN = 60.0
 STOP_WITHIN = 3.0
@@ -30,7 +30,7 @@ WRONG_CONFIGURATION = 2
 
 class RunSettings(Settings):
     data_dir: Path = Path("./data")
-    mongodb_url: str = "mongodb://127.0.0.1:27017"
+    mongodb_url: DatabaseUrl = "mongodb://127.0.0.1:27017"
     ingest_port: Port = 8001
     monitor_port: Port = 8003
     notifier_port: Port = 8004
@@ -112,7 +112,6 @@ def say(text: str) -> None:
 def run(settings: RunSettings) -> int:
     """Run everything until SIGTERM or Ctrl-C. The exit code: 0 after a stop, 1 failed, 2 misconfigured."""
     data = settings.data_dir.resolve()
-    data.mkdir(parents=True, exist_ok=True)
     lock = _lock(data)
     try:
         return asyncio.run(_run(settings, data))
@@ -121,7 +120,12 @@ def run(settings: RunSettings) -> int:
 
 
 def _lock(data: Path) -> TextIO:
-    lock = (data / "lock").open("w")
+    """The folder, made if it is not there, as ours alone."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = (data / "lock").open("w")
+    except OSError as error:
+        stop(f"REGISTRY_DATA_DIR={str(data)!r} is not accepted: a folder to write in ({error.strerror})")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -190,7 +194,6 @@ async def broker(settings: RunSettings) -> AsyncIterator[None]:
     if not ours or not _is_free(url.hostname or "", url.port or 4222):
         yield
         return
-    data.mkdir(parents=True, exist_ok=True)
     lock = _lock(data)
     server = embedded.nats(settings.nats_url, data, sync="2m")
     assert server
@@ -238,7 +241,7 @@ def _is_free(host: str, port: int) -> bool:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
-        except OSError:
+        except (OSError, UnicodeError):  # the latter: it cannot be the name of a host
             return False
     return True
 

@@ -4,8 +4,8 @@ from faststream.nats import JStream, NatsBroker
 from faststream.specification import AsyncAPI
 
 from shared import streams
-from shared.asyncapi import without_secrets
 from shared.events import HeartbeatBody, ServiceRegistered, ServiceUpdated, StatusChanged, Tick
+from shared.urls import without_secrets
 
 
 def document(nats_url: str) -> AsyncAPI:

@@ -4,7 +4,6 @@ import asyncio
 import re
 from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import structlog
 from nats.js.kv import KeyValue
@@ -30,11 +29,23 @@ from services.notifier.subscribers import Subscribers
 from services.notifier.target import BadToken, Failed, Target
 from services.notifier.telegram import Bot, TelegramChat
 from services.notifier.updates import Updates
-from shared import asyncapi, digest, durations, logs, service, streams, tracing
+from shared import asyncapi, digest, durations, logs, service, streams, tracing, urls
 from shared.broker import READ_ONLY, Link, last_sequence, until_done
 from shared.connections import limits_of, within
 from shared.maintenance import Window, hushed_until
-from shared.settings import CommaSeparated, Port, Settings, TimeOfDay, is_home, load, stop
+from shared.settings import (
+    CommaSeparated,
+    Concealed,
+    HttpUrl,
+    HttpUrls,
+    Port,
+    SecretHttpUrl,
+    Settings,
+    TimeOfDay,
+    is_home,
+    load,
+    stop,
+)
 from shared.windows import Windows
 
 log = structlog.get_logger()
@@ -69,15 +80,14 @@ def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
 
 def _secret(given: SecretStr) -> SecretStr:
     if not re.fullmatch(r"([A-Za-z0-9_-]{8,64})?", given.get_secret_value(), re.ASCII):
-        raise ValueError("accepted: 8 to 64 letters, digits, _ and -")
+        raise ValueError("not accepted")
     return given
 
 
-def _webhooks(urls: tuple[str, ...]) -> tuple[str, ...]:
-    for url in urls:
-        if not webhook.is_good(url):
-            raise ValueError("accepted: http://… or https://…, several separated by commas")
-    return urls
+def _schemes(given: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(map(urls.has_scheme, given)):
+        raise ValueError("not accepted")
+    return given
 
 
 def _words(value: Any) -> Any:
@@ -86,13 +96,6 @@ def _words(value: Any) -> Any:
 
 def _key(given: SecretStr) -> SecretStr:
     webhook.signing_key(given.get_secret_value())
-    return given
-
-
-def _url(given: SecretStr) -> SecretStr:
-    parts = urlsplit(given.get_secret_value())
-    if given.get_secret_value() and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ValueError("accepted: http://… or https://…")
     return given
 
 
@@ -124,15 +127,27 @@ class NotifierSettings(Settings):
         timedelta(hours=6),
         timedelta(days=1),
     )
-    deadman_url: Annotated[SecretStr, AfterValidator(_url)] = SecretStr("")
-    webhook_urls: Annotated[CommaSeparated, AfterValidator(_webhooks)] = ()
-    webhook_secret: Annotated[SecretStr, AfterValidator(_key)] = SecretStr("")
+    deadman_url: SecretHttpUrl = SecretStr("")
+    webhook_urls: HttpUrls = ()
+    webhook_secret: Annotated[
+        SecretStr,
+        AfterValidator(_key),
+        Concealed("16 or more characters, or whsec_ and base64 behind it"),
+    ] = SecretStr("")
     webhook_private: bool = False
-    apprise_urls: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
+    apprise_urls: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_words),
+        AfterValidator(_schemes),
+        Concealed("Apprise URLs such as ntfy://TOPIC, several separated by blanks"),
+    ] = ()
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
-    telegram_invite: Annotated[SecretStr, AfterValidator(_secret)] = SecretStr("")
-    telegram_api_url: str = "https://api.telegram.org"
+    telegram_invite: Annotated[
+        SecretStr, AfterValidator(_secret), Concealed("8 to 64 letters, digits, _ and -")
+    ] = SecretStr("")
+    telegram_api_url: HttpUrl = "https://api.telegram.org"
 
     @model_validator(mode="after")
     def _together(self) -> "NotifierSettings":

@@ -12,7 +12,7 @@ from typing import Any
 
 from faststream import AckPolicy, BaseMiddleware
 from faststream.nats import JStream, NatsBroker, NatsMessage
-from faststream.nats.security import NatsJWT, NatsSecurity
+from faststream.nats.security import NatsJWT, NatsSecurity, NatsUserPassword
 from faststream.specification import AsyncAPI
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, DeliverPolicy
@@ -22,10 +22,11 @@ from services.notifier.fleet import Fleet
 from services.notifier.history import History, moment, unreadable
 from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
-from shared import ack_subjects, asyncapi, streams
+from shared import ack_subjects, streams
 from shared.ack_subjects import Delivered
 from shared.broker import PENDING, Link, last_sequence, until_done
 from shared.events import Event, StatusChanged
+from shared.urls import without_secrets
 
 PENDING.labels(streams.SERVICES)
 IDLE_HEARTBEAT = 1.0
@@ -61,14 +62,13 @@ class Delivery:
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE, idle_heartbeat=IDLE_HEARTBEAT
         )
         options = link.options()
-        jwt, sign = options.pop("user_jwt_cb", None), options.pop("signature_cb", None)
-        tls = options.pop("tls", None)
+        security = _security(options)
         self.broker = NatsBroker(
             **options,
-            security=NatsJWT(jwt, sign, ssl_context=tls) if jwt else NatsSecurity(ssl_context=tls),
+            security=security,
             logger=None,
             middlewares=[partial(_Guard, delivery=self)],
-            specification_url=[asyncapi.without_secrets(url) for url in nats_urls],
+            specification_url=[without_secrets(url) for url in nats_urls],
         )
         self.broker.subscriber(
             streams.ALL_EVENTS,
@@ -150,6 +150,18 @@ class Delivery:
         self.position = seq
         for offer in self.offers:
             offer(seq, change)
+
+
+def _security(options: dict[str, Any]) -> NatsSecurity:
+    """As whom to connect, in FastStream's own terms; takes it out of the client's options."""
+    jwt, sign = options.pop("user_jwt_cb", None), options.pop("signature_cb", None)
+    user, password = options.pop("user", None), options.pop("password", None)
+    tls = options.pop("tls", None)
+    if jwt:
+        return NatsJWT(jwt, sign, ssl_context=tls)
+    if user:
+        return NatsUserPassword(user, password, ssl_context=tls)
+    return NatsSecurity(ssl_context=tls)
 
 
 class _Guard(BaseMiddleware[Any, Any]):

@@ -13,7 +13,6 @@ import ipaddress
 import json
 import socket
 import time
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -109,7 +108,7 @@ def is_public(address: str) -> bool:
 
 
 def signing_key(secret: str) -> bytes:
-    """ValueError: what follows `whsec_` is no base64."""
+    """Raises ValueError: what follows `whsec_` is no base64."""
     if not secret.startswith("whsec_"):
         return secret.encode()
     try:
@@ -153,8 +152,3 @@ def _change(change: Change) -> dict[str, object]:
         "message": change.message,
         "duration": change.duration,
     }
-
-
-def is_good(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.system import SERVICES, System
-from tests.servers import free_port, program
+from tests.servers import Process, free_port, program
 from tests.telegram_standin import Standin
 
 TOKEN = "9:VERY-SECRET"
@@ -73,3 +73,51 @@ def test_a_wrong_setting_and_a_broker_that_is_away(tmp_path: Path) -> None:
     code, found = doctor(tmp_path, **away, tick="never")
     assert code == 2
     assert "REGISTRY_TICK" in found["said"]
+
+
+def test_no_secret_is_said_even_if_the_broker_refuses_the_password(tmp_path: Path) -> None:
+    port, secret = free_port(), "SECRET%2Fin%40it"
+    command = [program("nats-server"), "-a", "127.0.0.1", "-p", str(port), "--user", "u", "--pass", "other"]
+    server = Process(command, port, tmp_path / "nats.log").start()
+    nobody = f"127.0.0.1:{free_port()}"
+    given = {
+        "nats_url": f"nats://u:{secret}@127.0.0.1:{port}",
+        "mongodb_url": f"mongodb://u:{secret}@{nobody}/SECRET?appname=SECRET",
+        "telegram_bot_token": TOKEN,
+        "telegram_api_url": f"http://u:SECRET@{nobody}/SECRET",
+        "telegram_invite": "SECRET-invite",
+        "deadman_url": f"http://u:SECRET@{nobody}/SECRET",
+        "webhook_urls": f"http://u:SECRET@{nobody}/SECRET",
+        "webhook_secret": "SECRET-of-sixteen",
+        "apprise_urls": f"json://u:SECRET@{nobody}/SECRET",
+        **dict.fromkeys(("api_token", "read_token", "ingest_token"), "SECRET,SECRET-2"),
+    }
+    try:
+        code, found = doctor(tmp_path, **given)  # which looks that nothing is said
+        assert code == 1
+        wanted = f"nats://127.0.0.1:{port} lets nobody in with these credentials"
+        assert found["broker"]["said"] == wanted
+        assert found["telegram"]["said"].startswith(f"http://{nobody}: ")
+        broken = {
+            f"{name}_url": given[f"{name}_url"].replace("@", "/") for name in ("nats", "mongodb", "deadman")
+        }
+        code, found = doctor(tmp_path, **{**given, **broken, "webhook_urls": "http://0177.0.0.1/SECRET"})
+        assert code == 2
+        assert all(
+            f"REGISTRY_{name.upper()}_URL: " in found["said"] for name in ("nats", "mongodb", "deadman")
+        )
+        env = {**os.environ, **{f"REGISTRY_{name.upper()}": value for name, value in given.items()}}
+        for line in (["rebuild"], ["backup", "copy"]):
+            done = subprocess.run(
+                [program("registry"), *line],
+                cwd=tmp_path,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 1
+            assert "SECRET" not in done.stdout + done.stderr
+            assert "Traceback" not in done.stderr
+    finally:
+        server.kill()

@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from services.notifier.__main__ import Notifier, NotifierSettings
 from shared import streams
 from shared.broker import Busy, Link, NotStored, Publisher, Reader, WrongSequence, first, newest, until_done
 from tests.broker import eventually, provisioned
-from tests.servers import Process
+from tests.servers import Process, free_port, program
 
 
 @pytest.fixture
@@ -158,3 +161,20 @@ async def test_what_is_repeated_for_ever_ends_when_cancelled_in_the_moment_of_an
     task = asyncio.create_task(watch())
     await asyncio.wait({task})
     assert task.cancelled(), "it goes on"
+
+
+async def test_a_password_may_hold_what_is_escaped_in_a_url(tmp_path: Path) -> None:
+    port, password = free_port(), "a/b@c:d%41"
+    command = [program("nats-server"), "-js", "-sd", str(tmp_path), "-p", str(port), "-a", "127.0.0.1"]
+    command += ["--user", "u", "--pass", password]
+    server = Process(command, port, tmp_path / "nats.log").start()
+    url = f"nats://u:{quote(password, safe='')}@127.0.0.1:{port}"
+    try:
+        link = await provisioned(url)
+        notifier = Notifier(NotifierSettings(nats_url=(url,)))
+        client = await asyncio.wait_for(notifier.delivery.broker.connect(), 10)
+        assert client.is_connected
+        await notifier.delivery.stop()
+        await link.close()
+    finally:
+        server.kill()
