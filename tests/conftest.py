@@ -3,10 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis  # noqa: F401 - imported late, at the bottom of a deep stack, it fails on Python 3.11
+import hypothesis  # imported late, at the bottom of a deep stack, it fails on Python 3.11
 import pytest
 
 from tests.servers import Process, mongo_server, nats_server
+
+# On a busy machine nothing is wrong with a test whose examples take long to make.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture
