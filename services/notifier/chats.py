@@ -319,6 +319,8 @@ class Chat:
         now = self._around.now()
         while self._looks and self._looks[0][0] <= now:
             self.look_at(heapq.heappop(self._looks)[1])
+        if self._deafness_due():
+            self._wake.set()
 
     def configured(self, name: str) -> None:
         """The service's configuration has changed. What is down when it is paused is told again when it is

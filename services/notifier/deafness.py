@@ -24,6 +24,8 @@ class Heard:
     def __init__(self) -> None:
         self._coverage = Coverage()
         self._known_since: datetime | None = None
+        self._gaps: list[Deafness] = []
+        self._gaps_of: list[tuple[int, int]] = []
 
     def take(self, stored: Stored) -> None:
         try:
@@ -50,16 +52,20 @@ class Heard:
         until = self.until
         if self._known_since is None:
             return None
-        found = [
-            Deafness(moment(start), moment(end))
-            for start, end in self._coverage.gaps
-            if start and moment(end) - moment(start) > WORTH_TELLING and moment(end) > after
-        ]
+        found = [it for it in self._long_gaps() if it.until and it.until > after]
         if until and now - until > WORTH_TELLING:
             if now - self._known_since < PATIENCE:
                 return None
             found.append(Deafness(until))
         return found
+
+    def _long_gaps(self) -> list[Deafness]:
+        """Asked for by each chat every second; they seldom change."""
+        if self._gaps_of is not self._coverage.gaps:
+            self._gaps_of = self._coverage.gaps
+            gaps = [Deafness(moment(start), moment(end)) for start, end in self._gaps_of if start]
+            self._gaps = [it for it in gaps if it.until and it.until - it.since > WORTH_TELLING]
+        return self._gaps
 
 
 class Listener:

@@ -4,6 +4,7 @@ import base64
 import hmac
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from services.notifier import webhook
-from services.notifier.messages import REPEAT
+from services.notifier.messages import REPEAT, Message
+from services.notifier.target import Failed
 from shared.events import Status
 from tests.broker import eventually
 from tests.integration.test_notifier import Record, Start, get, record, start, telegram, told
@@ -149,6 +151,25 @@ async def test_a_private_address_is_refused_unless_it_is_allowed(
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert webhook.is_public(address) is public
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::7f00:1", "fec0::1", "::7f00:1", "2002:7f00:1::"])
+async def test_a_name_that_leads_to_a_wrapped_private_address_is_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = (
+        socket.AF_INET6,
+        socket.SOCK_STREAM,
+        6,
+        "",
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", 80, 0, 0),
+    )
+    found = [public, (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 80, 0, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    hook = webhook.Webhook("http://hook.example/", SECRET, private=False)
+    outcome = await hook.send("", Message("a", "a", True, 1, id="x"), None)
+    assert isinstance(outcome, Failed)
+    assert "private address" in outcome.reason
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,96 @@ async def test_a_subscriber_that_had_blocked_the_bot_comes_back(
     assert "registry_chats_off 0.0" in get(process, "/metrics")[1]
 
 
+async def test_many_come_and_go_at_once(record: Record, telegram: Standin, start: Start) -> None:
+    groups = ("43", "-1001", "-1002")
+    process = start(telegram_invite=INVITE)
+    for _ in range(2):
+        for chat in groups:
+            telegram.update(chat, f"/start {INVITE}")
+            telegram.update(chat, "/stop")
+        for chat in groups:
+            telegram.update(chat, f"/start {INVITE}")
+
+    async def all_in() -> bool:
+        return all("Subscribed" in "".join(texts(telegram, chat)[-1:]) for chat in groups)
+
+    await eventually(all_in, 40)
+    process.kill()
+    start(telegram_invite=INVITE)
+    await record.change("web", ALIVE, DOWN)
+    for chat in groups:
+        await told(telegram, "web", chat=chat)
+        assert sum("web" in text for text in texts(telegram, chat)) == 1
+
+
+def becomes(telegram: Standin, old: str, new: str) -> None:
+    """What Telegram sends when a group becomes a supergroup."""
+    telegram.raw_update(message={"message_id": 1, "chat": {"id": int(old)}, "migrate_to_chat_id": int(new)})
+    telegram.raw_update(message={"message_id": 1, "chat": {"id": int(new)}, "migrate_from_chat_id": int(old)})
+
+
+async def test_a_configured_group_that_became_a_supergroup_is_answered_at_once(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start(telegram_chat_id="-1001")
+    becomes(telegram, "-1001", "-1002")
+    telegram.control("migrate", "-1001", to=-1002)
+    assert "No services yet" in await answer(telegram, "-1002", "/status")
+    assert "configured by the operator" in await answer(telegram, "-1002", "/stop")
+    process.kill()
+    start(telegram_chat_id="-1001")
+    assert "No services yet" in await answer(telegram, "-1002", "/status")
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web", chat="-1002")
+
+
+async def test_a_subscribed_group_that_became_a_supergroup_can_leave(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start(telegram_invite=INVITE)
+    await answer(telegram, "-1001", f"/start {INVITE}")
+    telegram.control("migrate", "-1001", to=-1002)
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web", chat="-1002")
+    await record.settled()
+    process.kill()
+    process = start(telegram_invite=INVITE)
+    assert "already" in await answer(telegram, "-1002", f"/start {INVITE}")
+    assert "No more messages" in await answer(telegram, "-1002", "/stop")
+    for _ in range(2):
+        await record.change("web", DOWN, ALIVE)
+        await record.change("job", ALIVE, DOWN)
+        await told(telegram, "job", chat="42")
+        assert sum("job" in text for text in texts(telegram, "-1002")) == 0
+        await record.settled()
+        process.kill()
+        process = start(telegram_invite=INVITE)
+
+
+async def test_a_configured_chat_that_threw_the_bot_out_is_told_why_it_was_off_by_start(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    process = start(telegram_chat_id="-1001,42")
+    telegram.control("403", "-1001", times=1)
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web")
+    await record.settled()
+    process.kill()
+    process = start(telegram_chat_id="-1001,42")
+    await told(telegram, "web", chat="-1001")
+    telegram.control("403", "-1001", times=1)
+    await record.change("job", ALIVE, DOWN)
+    await told(telegram, "job")
+
+    async def off() -> bool:
+        return "registry_chats_off 1.0" in get(process, "/metrics")[1]
+
+    await eventually(off)
+    telegram.update("-1001", "/start")
+    await told(telegram, "This chat was off (Forbidden", "job", chat="-1001")
+    assert [sum(name in text for text in texts(telegram, "-1001")) for name in ("web", "job")] == [1, 1]
+
+
 async def test_the_commands_answer(record: Record, telegram: Standin, start: Start) -> None:
     for name in ("web", "job", "paused"):
         await record.register(name)

@@ -52,6 +52,7 @@ class Record:
         self.link = link
         self._publisher = publisher
         self._last: dict[str, int] = {}
+        self._count = 0
 
     async def _append(self, subject: str, event: Any) -> None:
         async def attempt() -> int:
@@ -82,14 +83,16 @@ class Record:
 
         await eventually(nothing_on_its_way)
 
-    async def register(self, name: str, *, notify: bool = True, tags: tuple[str, ...] = ()) -> None:
+    async def register(self, name: str, **config: Any) -> None:
+        """Or set anew."""
         at = datetime.now(UTC) - timedelta(days=30)
+        self._count += 1
         event = ServiceRegistered(
-            id=f"registered-{name}",
+            id=f"registered-{name}-{self._count}",
             source="/test",
             subject=name,
             time=at,
-            data=ConfigData(config=ServiceConfig(notify=notify, tags=tags), registered_at=at),
+            data=ConfigData(config=ServiceConfig(**config), registered_at=at),
         )
         await self._append(streams.config(name), event)
 
@@ -469,6 +472,36 @@ async def test_a_service_nobody_is_to_be_told_of(record: Record, telegram: Stand
         await record.change(name, ALIVE, DOWN)
     assert len(await told(telegram, "web")) == 1
     assert "quiet" not in texts(telegram)[0] + texts(telegram)[-1]
+
+
+async def test_what_came_in_during_a_pause_is_not_told_but_what_is_down_after_it_is(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    """Whether the notifier ran then or was off at the resume. An older monitor recorded changes meanwhile."""
+    for off in (False, True):
+        web, job = f"web-{off}", f"job-{off}"
+        if not off:
+            process = start()
+        for name in (web, job):
+            await record.register(name)
+            await record.register(name, paused=True)
+            await record.change(name, ALIVE, DOWN)
+        await record.change(web, DOWN, ALIVE)
+        if not off:
+            await record.change("other", ALIVE, DOWN)
+            await told(telegram, "other")
+            assert [text.split(":")[0] for text in texts(telegram)] == ["🔻 other"]
+        for name in (web, job):
+            await record.register(name)
+        if off:
+            process = start()
+        await told(telegram, f"{job} still down")
+        assert not any(web in text for text in texts(telegram))
+        await record.change(job, DOWN, ALIVE)
+        await told(telegram, f"{job}: down → alive")
+        await record.settled()
+        process.stop()
+    assert len(texts(telegram)) == 5
 
 
 async def test_flapping_is_said_once_and_then_what_stays_down(

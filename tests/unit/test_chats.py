@@ -701,7 +701,7 @@ class Story:
 
 
 @given(STEPS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 async def test_whatever_happens_everybody_knows_in_the_end_how_everything_is(
     steps: list[tuple[str, int, int]],
 ) -> None:

@@ -1,0 +1,11 @@
+"""The notifier, to which two seconds of deafness are worth telling: `python impatient_notifier.py`."""
+
+from datetime import timedelta
+
+from services.notifier import __main__ as notifier
+from services.notifier import deafness
+
+if __name__ == "__main__":
+    deafness.WORTH_TELLING = notifier.CUT_OFF = timedelta(seconds=2)
+    deafness.PATIENCE = timedelta(seconds=1)
+    notifier.main()
