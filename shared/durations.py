@@ -10,6 +10,8 @@ _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _PATTERN = re.compile(
     r"(?:([0-9]{1,6})d)?(?:([0-9]{1,8})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9}(?:\.[0-9]{1,3})?)s)?"
 )
+FORM_PATTERN = rf"\s*(?=.*[1-9])(?:{_PATTERN.pattern})\s*"
+"""The same for `pattern` in a form; how long it may be stays to be said by `parse`."""
 _LONGEST = timedelta(days=3650)
 
 ACCEPTED = "a duration such as 30s, 15m, 1h"

@@ -13,6 +13,7 @@ from services.api.commands import Commands
 from services.api.keyring import Keyring
 from services.api.maintenance import Maintenance
 from services.api.models import Defaults
+from services.api.past import Past
 from services.api.projector import Projector
 from services.api.resources import Look, Parts
 from services.api.store import Store, check_url
@@ -109,7 +110,8 @@ def main() -> None:
         deaf_after=int(max(10.0, 3 * settings.tick.total_seconds()) * 1e6),
     )
     limits = limits_of(settings, at_home=access.at_home)
-    app = build(Parts(link, store, board, commands, access, health, defaults, look, _now, maintenance))
+    past = Past(store, board, _now)
+    app = build(Parts(link, store, board, commands, access, health, defaults, look, _now, maintenance, past))
     service.run(
         app,
         work,

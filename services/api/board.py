@@ -85,6 +85,8 @@ class Board:
         self.reading = asyncio.Semaphore(MOST_READING)
         self.told = 0
         """The sequence of the event that was told last."""
+        self.forgotten = 0
+        """The newest sequence that may have been a mark and is not remembered any more."""
         self.last_change = 0
         """When the newest change of a status was stored."""
         self.judged: int | None = None
@@ -97,7 +99,7 @@ class Board:
         self._lately.clear()
         self._order.clear()
         self._kept.clear()
-        self.told = 0
+        self.told = self.forgotten = 0
 
     # --- taking in
 
@@ -132,6 +134,7 @@ class Board:
             self._order.append((change.row["at"], change.name, change.seq))
         while self._order and (self._order[0][0] < change.row["at"] - DAY or len(self._order) > MOST_MARKS):
             _, name, seq = self._order.popleft()
+            self.forgotten = seq
             marks = self._lately.get(name)
             while marks and marks[0].seq <= seq:
                 marks.popleft()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict
 
+from services.api import tags
 from services.api.board import Board
 from services.api.fold import Document, configured, fold, moment
 from services.api.models import THRESHOLDS, Defaults, NewService, Wanted
@@ -123,6 +124,7 @@ class Commands:
         return await self._change(name, lambda document: self._updated(kind, name, document, if_match, new))
 
     def _registered(self, name: str, config: ServiceConfig) -> ServiceRegistered:
+        tags.check(config.tags)
         return ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
 
     def _updated(
@@ -134,9 +136,11 @@ class Commands:
         new: Callable[[ServiceConfig], ServiceConfig],
     ) -> ConfigEvent | None:
         there = _matching(existing(name, document), if_match)
-        config = new(configured(there))
-        if config == configured(there):
+        old = configured(there)
+        config = new(old)
+        if config == old:
             return None
+        tags.check(config.tags, old.tags)
         declared_at = there["config"].get("declared_at")
         data = ConfigData(
             config=config,

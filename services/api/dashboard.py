@@ -13,15 +13,17 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
-from services.api import charts, cursors, recall, timeline
+from services.api import charts, cursors, recall, tags, timeline
 from services.api.access import Role
 from services.api.commands import existing
 from services.api.fold import Document, micros, moment
 from services.api.models import Service, Wanted, presenter
+from services.api.past import Fresh
 from services.api.requests import NameInPath, listed
-from services.api.resources import Parts, marks_since, segments, selection
+from services.api.resources import Parts, marks_of, segments, selection
 from services.api.roster import Selection
 from services.api.snippets import snippets
+from services.api.timeline import Mark
 from shared import bodies, digest, durations, problems, zones
 from shared.broker import BrokerError
 from shared.events import NAME_RULE_IN_WORDS, Status, valid_name
@@ -31,6 +33,8 @@ from shared.problems import Problem, explain
 PAGE_ROWS = 100
 DEAD_ROWS = 50
 """Dead services that stand folded away on the first page."""
+STATUS_AGE = 1.0
+"""Seconds for which everybody is given the same status page: it is made without a token."""
 RUNGS = 48
 """Slices of a day's bar: half an hour each."""
 
@@ -49,6 +53,7 @@ _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
     "manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+_SECURED = {"Content-Security-Policy": _POLICY}
 _VERSION = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted((_HERE / "static").iterdir()))
 ).hexdigest()[:12]
@@ -60,7 +65,8 @@ _templates = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_templates.filters["duration"] = durations.write
+_templates.filters |= {"duration": durations.write, "tags": tags.written}
+_templates.globals["duration_pattern"] = durations.FORM_PATTERN
 
 
 _NOTHING: Mapping[str, Any] = {}
@@ -85,7 +91,7 @@ class Row(NamedTuple):
 
 def install(app: FastAPI, parts: Parts) -> problems.Answer:
     """Add the pages to the app. Returns how its errors are answered."""
-    link, store, board, commands, access, health, defaults, look, now, maintenance = parts
+    link, store, board, commands, access, health, defaults, look, now, maintenance, _ = parts
     present = presenter(defaults, look.public_url)
 
     def page(request: Request, template: str, status: int = 200, **content: Any) -> HTMLResponse:
@@ -116,7 +122,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             total=sum(counts.values()),
             version=_VERSION,
         )
-        return HTMLResponse(html, status, headers={"Content-Security-Policy": _POLICY})
+        return HTMLResponse(html, status, headers=_SECURED)
 
     def reader(request: Request) -> None:
         request.state.seq = board.told  # before anything is read, so that nothing is missed
@@ -134,6 +140,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         access.may_submit(request, fields.get("form_key", ""))
         return fields
 
+    status_text = Fresh[str](STATUS_AGE)
     pages = APIRouter(
         dependencies=[Depends(reader)], default_response_class=HTMLResponse, include_in_schema=False
     )
@@ -143,11 +150,12 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         documents = await store.live.named(names)
         at = now()
         open_ = [it for it in maintenance.windows.by_id.values() if it.current(at)]
-        return [await row(document, window, open_) for document in documents]
+        marks = await marks_of(parts, [it["_id"] for it in documents], window)
+        return [row(document, window, marks[document["_id"]], open_) for document in documents]
 
-    async def row(document: Document, window: str, open_: Sequence[Window]) -> Row:
+    def row(document: Document, window: str, marks: Sequence[Mark], open_: Sequence[Window]) -> Row:
         service = present(document)
-        found = segments(parts, document, window, await marks_since(parts, document, window))
+        found = segments(parts, document, window, marks)
         share = timeline.uptime(timeline.spent(found))
         count = RUNGS if window == "24h" else 90
         return Row(
@@ -169,9 +177,10 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         cursor: str | None = None,
     ) -> HTMLResponse:
         """All services, problems first."""
-        statuses, tags, window = listed(status), listed(tag), "90d" if bars == "90d" else "24h"
-        here = {"status": statuses, "tag": tags, "q": q, "bars": window}
-        wanted = selection(statuses, tags, q, "status", PAGE_ROWS, cursor)
+        statuses, tagged = listed(status), tags.asked_for(tag, board.roster.has_tag)
+        window = "90d" if bars == "90d" else "24h"
+        here = {"status": statuses, "tag": tagged, "q": q, "bars": window}
+        wanted = selection(statuses, tagged, q, "status", PAGE_ROWS, cursor)
         living = tuple(status for status in ORDER if status is not Status.DEAD)
         first = wanted if statuses else replace(wanted, statuses=living)
         names, last, matching = board.roster.page(first)
@@ -188,9 +197,9 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             dead=await rows(dead, window),
             dead_total=more_dead,
             matching=matching + more_dead,
-            filtered=bool(statuses or tags or q),
+            filtered=bool(statuses or tagged or q),
             statuses=statuses,
-            tags=tags,
+            tags=tagged,
             all_tags=list(board.roster.tags.items())[:60],
             q=q,
             window=window,
@@ -214,7 +223,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         life = document["config"]["registered_at"]
         heard = await _or_nothing(recall.heartbeats(link, name, life, charts.COLUMNS + 1))
         windows = {}
-        marks = await marks_since(parts, document, "90d")
+        marks = (await marks_of(parts, [name], "90d"))[name]
         for window, count in (("24h", RUNGS), ("7d", 84), ("30d", 90), ("90d", 90)):
             found = segments(parts, document, window, marks)
             seconds = timeline.spent(found)
@@ -267,12 +276,13 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             return str(fields.get(field, "")).strip()
 
         async def command() -> None:
-            wanted = Wanted(
-                description=text("description"),
-                tags=tuple(listed([text("tags")])),
-                notify="notify" in fields,
-                **{field: text(field) or None for field in ("silent_after", "down_after", "dead_after")},
-            )
+            given: dict[str, Any] = {
+                field: text(field) or None for field in ("silent_after", "down_after", "dead_after")
+            }
+            had = existing(name, await store.live.get(name))["config"]["tags"]
+            if text("tags") != _one_line(tags.written(had)):  # else they stay, whatever stands in them
+                given["tags"] = tuple(tags.read(text("tags")))
+            wanted = Wanted(description=text("description"), notify="notify" in fields, **given)
             await commands.merge(name, wanted, text("version") or None)
 
         return await do(request, name, "edit", command)
@@ -337,7 +347,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
                 key: given[key] for key in ("title", "cron", "time_zone", "duration") if key in given
             }
             for key in ("services", "tags"):
-                wanted[key] = listed([given.get(key, "")])
+                wanted[key] = (tags.read if key == "tags" else _names)(given.get(key, ""))
             for key in ("starts_at", "ends_at"):
                 if key in given:
                     zone = zones.zone(given["time_zone"]) if "time_zone" in given else look.zone
@@ -400,6 +410,9 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             raise Problem(404, "there is no status page here (REGISTRY_STATUS_PAGE)")
         if "projection" in health.missing:
             raise Problem(503, "still reading the record", retry_after=2)
+        return HTMLResponse(await status_text.get(lambda: status_of(request)), headers=_SECURED)
+
+    async def status_of(request: Request) -> str:
         names = sorted(
             {
                 name
@@ -409,7 +422,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         )
         shown = await rows(names[:500], "90d" if len(names) <= 50 else "24h")
         shown.sort(key=lambda row: (ORDER.index(row.service.status), row.service.name))
-        return page(request, "status.html", rows=shown, long=len(names) <= 50)
+        return bytes(page(request, "status.html", rows=shown, long=len(names) <= 50).body).decode()
 
     @app.get("/favicon.svg", include_in_schema=False)
     async def favicon(down: Annotated[int, Query(ge=0)] = 0) -> Response:
@@ -470,6 +483,15 @@ def _ours(target: str) -> str:
     parts = urlsplit(target)
     good = target.startswith("/") and not parts.netloc and not parts.scheme and "\\" not in target
     return quote(target, safe="/?&=%:,.~-_*") if good and not target.startswith("//") else "/"
+
+
+def _one_line(text: str) -> str:
+    """As a browser sends back what it was given to show in one line."""
+    return text.replace("\r", "").replace("\n", "").strip()
+
+
+def _names(text: str) -> list[str]:
+    return listed([text])
 
 
 def _link(**query: Any) -> str:

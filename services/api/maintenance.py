@@ -12,6 +12,7 @@ from nats.js.errors import KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from services.api import tags
 from services.api.requests import IfMatch, body, documented_body, is_stale
 from shared import streams
 from shared.broker import Link, NotStored
@@ -144,6 +145,7 @@ class Maintenance:
 def _check(window: Window, now: datetime) -> None:
     try:
         check_new(window, now)
+        tags.check(window.tags)
     except ValueError as error:
         raise Problem(422, str(error)) from None
 
@@ -156,7 +158,7 @@ At = Annotated[
 def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: Any) -> None:
     """Add the routes."""
     example = {"content": {"application/json": {"example": _SHOWN}}}
-    tags: Any = ["maintenance"]
+    group: Any = ["maintenance"]
 
     def answer(id_: str, response: Response, at: datetime | None = None) -> Shown:
         shown = maintenance.shown(id_, at or now())
@@ -167,7 +169,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         "/maintenance",
         status_code=201,
         operation_id="create_maintenance",
-        tags=tags,
+        tags=group,
         responses=documented(409, 413, 422) | {201: example},
         openapi_extra=documented_body(Window, _WINDOW),
     )
@@ -181,7 +183,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
     @reads.get(
         "/maintenance",
         operation_id="list_maintenance",
-        tags=tags,
+        tags=group,
         responses={200: {"content": {"application/json": {"example": {"items": [_SHOWN]}}}}},
     )
     async def list_all(at: At = None) -> ShownPage:
@@ -191,7 +193,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
     @reads.get(
         "/maintenance/{id}",
         operation_id="get_maintenance",
-        tags=tags,
+        tags=group,
         responses=documented(404) | {200: example},
     )
     async def get(id: str, response: Response, at: At = None) -> Shown:
@@ -201,7 +203,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
     @writes.put(
         "/maintenance/{id}",
         operation_id="replace_maintenance",
-        tags=tags,
+        tags=group,
         responses=documented(404, 412, 413, 422) | {200: example},
         openapi_extra=documented_body(Window, _WINDOW),
     )
@@ -219,7 +221,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         "/maintenance/{id}",
         status_code=204,
         operation_id="delete_maintenance",
-        tags=tags,
+        tags=group,
         responses=documented(404, 412),
     )
     async def delete(id: str, if_match: IfMatch = None) -> None:

@@ -1,6 +1,6 @@
 """The API's JSON: each route reads, asks the read models or a command, and answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, time
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from pydantic import AwareDatetime
 from starlette.responses import StreamingResponse
 
-from services.api import badge, cursors, live, maintenance, recall, timeline
+from services.api import badge, cursors, live, maintenance, recall, tags, timeline
 from services.api.access import Access
 from services.api.board import Board
 from services.api.commands import Commands, existing
@@ -31,6 +31,7 @@ from services.api.models import (
     answers,
     presenter,
 )
+from services.api.past import Past
 from services.api.requests import IfMatch, NameInPath, body, documented_body, listed
 from services.api.roster import SORTS, Place, Selection, Sort
 from services.api.store import Store
@@ -75,11 +76,12 @@ class Parts(NamedTuple):
     look: Look
     now: Callable[[], datetime]
     maintenance: Maintenance
+    past: Past
 
 
 def routers(parts: Parts) -> list[APIRouter]:
     """The routes of section "API" in the README: those that read, and those that write."""
-    link, store, board, commands, access, health, defaults, look, now, windows = parts
+    link, store, board, commands, access, health, defaults, look, now, windows, _ = parts
 
     def caught_up() -> None:
         """Before the first catch-up the read models would deny services that exist."""
@@ -220,7 +222,7 @@ def routers(parts: Parts) -> list[APIRouter]:
         cursor: str | None = None,
     ) -> ServicePage:
         """A page of services. A service that stays as it is appears exactly once, whatever else changes."""
-        wanted = selection(listed(status), listed(tag), q, sort, limit, cursor)
+        wanted = selection(listed(status), tags.asked_for(tag, board.roster.has_tag), q, sort, limit, cursor)
         names, last, total = board.roster.page(wanted)
         return ServicePage(
             items=[present(document) for document in await store.live.named(names)],
@@ -279,7 +281,7 @@ def routers(parts: Parts) -> list[APIRouter]:
     async def uptime(name: NameInPath, window: Window = "24h") -> Uptime:
         """How it was in a window: seconds in each status, and what nobody can know apart."""
         document = existing(name, await store.live.get(name))
-        found = segments(parts, document, window, await marks_since(parts, document, window))
+        found = await segments_of(parts, document, window)
         seconds = timeline.spent(found)
         return Uptime(
             window=window,
@@ -335,7 +337,7 @@ def routers(parts: Parts) -> list[APIRouter]:
         """A picture of its uptime."""
         access.may_see_badge(request, name, key)
         document = existing(name, await store.live.get(name))
-        found = segments(parts, document, window, await marks_since(parts, document, window))
+        found = await segments_of(parts, document, window)
         share = timeline.uptime(timeline.spent(found))
         return _svg(badge.uptime(name, window, share))
 
@@ -343,14 +345,18 @@ def routers(parts: Parts) -> list[APIRouter]:
     return [writes, reads, badges]
 
 
-async def marks_since(parts: Parts, document: Document, window: str) -> Sequence[timeline.Mark]:
-    """What marks a service in a window of `timeline.WINDOWS`, and perhaps before it. The last day is in
+async def marks_of(parts: Parts, names: Collection[str], window: str) -> dict[str, Sequence[timeline.Mark]]:
+    """What marks each service in a window of `timeline.WINDOWS`, and perhaps before it. The last day is in
     memory."""
     if window == "24h":
-        return parts.board.lately(document["_id"])
-    start = micros(parts.now() - timeline.WINDOWS[window])
-    rows = await parts.store.live.rows_since(document["_id"], start)
-    return [found for row in rows if (found := timeline.mark(row))]
+        return {name: parts.board.lately(name) for name in names}
+    return await parts.past.marks(names)
+
+
+async def segments_of(parts: Parts, document: Document, window: str) -> list[timeline.Segment]:
+    """The same for one service alone."""
+    name = document["_id"]
+    return segments(parts, document, window, (await marks_of(parts, [name], window))[name])
 
 
 def segments(

@@ -190,6 +190,9 @@ class Roster:
         """Services by status, problems first."""
         return {status: len(self._of_status[status]) for status in PROBLEMS_FIRST}
 
+    def has_tag(self, tag: str) -> bool:
+        return tag in self._of_tag
+
     @property
     def tags(self) -> dict[str, int]:
         """How many services have each tag, in order of the tags."""

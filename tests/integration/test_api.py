@@ -5,12 +5,14 @@ import base64
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from typing import Any
 
 import httpx
@@ -528,6 +530,46 @@ async def test_lists(client: httpx.AsyncClient, publisher: Publisher) -> None:
         refused(await client.get(f"/services?{query}"), 422)
     wrong_sort = (await client.get("/services?limit=2&sort=status")).json()["next"]
     refused(await client.get(f"/services?cursor={wrong_sort}"), 422)
+
+
+async def test_a_tag_has_no_comma_and_one_of_old_still_works(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    for tag in ("a,b", "a\nb", "\x1b[2J"):
+        for request in (
+            client.post("/service", json={"name": "new", "tags": [tag]}),
+            client.put("/service/new", json={"tags": [tag]}),
+            client.post("/maintenance", json={"tags": [tag], "cron": "0 3 * * *", "duration": "1h"}),
+        ):
+            assert "tags: " in refused(await request, 422)
+    await register(publisher, "old", tags=["a,b", "c"])
+    await register(publisher, "other", tags=["a", "b"])
+    await shows(client, "old", tags=["a,b", "c"])
+    await shows(client, "other", tags=["a", "b"])
+
+    async def found(**query: str) -> list[str]:
+        items = (await client.get("/services", params=query)).json()["items"]
+        return [it["name"] for it in items]
+
+    assert await found(tag="a,b") == ["old"]
+    page = (await client.get("/ui/service/old", headers={"Accept": "text/html"})).text
+    assert "/?tag=a%2Cb" in page
+    assert "other" not in (await client.get("/?tag=a%2Cb", headers={"Accept": "text/html"})).text
+
+    async def edit(**fields: str) -> dict[str, Any]:
+        page = (await client.get("/ui/service/old", headers={"Accept": "text/html"})).text
+        given = {name: unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', page)}
+        answer = await client.post("/ui/service/old/edit", data=given | fields)
+        assert answer.status_code == 303, answer.text
+        found: dict[str, Any] = (await client.get("/service/old")).json()
+        return found
+
+    assert (await edit(description="new"))["tags"] == ["a,b", "c"], "as it was, for nobody touched it"
+    assert (await edit(tags='"a,b", d'))["tags"] == ["a,b", "d"]
+    assert (await client.patch("/service/old", json={"tags": ["a,b"]})).status_code == 200
+    refused(await client.patch("/service/old", json={"tags": ["a,b", "c,d"]}), 422)
+    assert (await edit(tags="a, b"))["tags"] == ["a", "b"]
+    assert await found(tag="a,b") == ["old", "other"]
 
 
 async def test_pages_hold_while_things_change(client: httpx.AsyncClient, publisher: Publisher) -> None:

@@ -1,12 +1,13 @@
 """Durations, read and written."""
 
+import re
 from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.durations import parse, spoken, write
+from shared.durations import FORM_PATTERN, parse, spoken, write
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,23 @@ def test_read(text: str, seconds: float) -> None:
 def test_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"duration|longer"):
         parse(text)
+
+
+DURATIONS = [
+    *("30s", "15m", "1h", "7d", "1h30m", "0.5s", " 2s ", "1d2h3m4.567s", "3650d", "10m0s", "0h1m"),
+    *("", "0s", "0d0s", "15", "m", "-1s", "1w", "5ms", "1.5h", "1m1h", "1 h", "1e3s", "٣s", "9" * 30 + "s"),
+    *("1s1s", "1.2345s", "1,5s", ".5s", "PT5M", "s", "1H", "1_0s"),
+]
+"""Read by some; `tests/browser` asks a browser about the same."""
+
+
+@pytest.mark.parametrize("text", DURATIONS)
+def test_a_form_takes_what_the_server_reads(text: str) -> None:
+    try:
+        read = bool(parse(text))
+    except ValueError:
+        read = False
+    assert bool(re.fullmatch(FORM_PATTERN, text)) == read
 
 
 @given(st.timedeltas(timedelta(milliseconds=1), timedelta(days=3650)))
