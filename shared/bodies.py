@@ -4,10 +4,9 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from shared.events import HEARTBEAT_MAX
 from shared.problems import Problem
 
-BODY_MAX = HEARTBEAT_MAX
+BODY_MAX = 1024 * 1024
 """Bytes of a body, unless a route needs more."""
 
 BODY_WITHIN = 10.0

@@ -99,6 +99,8 @@ class Connection(Protocol):
     deaf = refused = False
     """Nothing is read any more; for it was said why."""
     stalled_since: float | None = None
+    offers_upgrade = False
+    """The request offers another protocol, and was not given to the app yet."""
 
     # --- the connection
 
@@ -187,6 +189,7 @@ class Connection(Protocol):
     # --- what comes in
 
     def data_received(self, data: bytes) -> None:
+        start = 0
         try:
             if len(data) <= SLICE and not self.deaf:
                 self.parser.feed_data(data)
@@ -201,13 +204,28 @@ class Connection(Protocol):
                 self.parser.feed_data(part)
                 if self.size > NONE:
                     self._weigh(len(part))
-        except httptools.HttpParserUpgrade:
-            self._stop_reading()  # we speak nothing else
+        except httptools.HttpParserUpgrade as offer:
+            if self.offers_upgrade:
+                self._decline_upgrade(memoryview(data)[start + offer.args[0] :])
+            else:  # CONNECT
+                self._stop_reading()
         except httptools.HttpParserError:
             if self.in_head and self.headers and len(self.headers) > HEADERS_MAX:
                 self._refuse(_TOO_MANY_HEADERS)
             else:
                 self._refuse(Problem(400, "this is not HTTP"))
+
+    def _decline_upgrade(self, rest: memoryview) -> None:
+        """We speak nothing else: the request is read again as if it had not offered it, with its body, which
+        the parser would take for the other protocol."""
+        lines = [b"%b: %b\r\n" % line for line in self.headers if line[0] != b"upgrade"]
+        first = b"%b %b HTTP/%b\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%b%b\r\n%b" % (first, b"".join(lines), bytes(rest)))
 
     def _weigh(self, more: int) -> None:
         """The request that is not all there."""
@@ -238,8 +256,12 @@ class Connection(Protocol):
         super().on_message_begin()
         self.size = 0
         self.in_head = True
+        self.offers_upgrade = False
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self.offers_upgrade = True
+            return
         if len(self.headers) > HEADERS_MAX or len(self.pipeline) >= PIPELINED_MAX:
             raise ValueError("too much")
         self.in_head = False
@@ -259,6 +281,8 @@ class Connection(Protocol):
             raise ValueError("too large a request waits in this connection")
 
     def on_message_complete(self) -> None:
+        if self.offers_upgrade:
+            return
         self.size = NONE
         super().on_message_complete()
 

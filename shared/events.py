@@ -98,12 +98,6 @@ class _Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
-MESSAGE_MAX = 10_000
-"""Characters of a heartbeat's message that are kept."""
-HEARTBEAT_MAX = 64 * 1024
-"""Bytes of a heartbeat's body, whichever way it comes."""
-
-
 class HeartbeatBody(_Contract):
     """The optional JSON body of a heartbeat, over HTTP and over NATS."""
 

@@ -34,6 +34,8 @@ HEADERS_MAX = 1024
 """Bytes that headers take, at most."""
 SIZE_MAX = 512 * 1024
 """Bytes of payload in one group."""
+WAITING_SIZE_MAX = 32 * 1024 * 1024
+"""Bytes of payload that may wait in all."""
 
 
 class Message(NamedTuple):
@@ -100,6 +102,7 @@ class Groups:
         self._max_waiting = max_waiting
         self._waiting: deque[_Group] = deque()
         self._count = 0
+        self._size = 0
         self._on_its_way: _Group | None = None
         self._sent = 0
         self._longest_wait = 0.0
@@ -158,7 +161,9 @@ class Groups:
             size += len(message[2])
         if not (self._inbox and self._link.up):
             error: BrokerError | None = NotStored("the broker cannot be reached")
-        elif self._count and self._count + len(messages) > self._max_waiting:
+        elif self._count and (
+            self._count + len(messages) > self._max_waiting or self._size + size > WAITING_SIZE_MAX
+        ):
             error = Busy("too many messages wait for the broker")
         elif size + HEADERS_MAX > self._link.nc.max_payload:
             error = TooLarge("the message is larger than the broker takes")
@@ -182,6 +187,7 @@ class Groups:
         group.size += size
         group.waiters.append((len(group.messages), done))
         self._count += len(messages)
+        self._size += size
 
     def _send_next(self) -> None:
         if self._on_its_way is None and self._waiting:
@@ -295,6 +301,7 @@ class Groups:
         self._longest_wait = max(self._longest_wait, time.perf_counter() - group.since)
         self._deadline.cancel()
         self._count -= len(group.messages)
+        self._size -= group.size
         not_stored = len(group.missing)
         self.on_end(len(group.messages) - not_stored, not_stored, took)
         group.end(why)
@@ -313,6 +320,7 @@ class Groups:
         for group in waiting:
             self._longest_wait = max(self._longest_wait, time.perf_counter() - group.since)
             self._count -= len(group.messages)
+            self._size -= group.size
             self.on_end(0, len(group.messages), None)
             group.end(reason)
 

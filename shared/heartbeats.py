@@ -33,11 +33,14 @@ METADATA_DEPTH = 64
 """Objects and lists within each other."""
 RUN_MAX = 64
 """Characters."""
+WARNINGS_MAX = 20
+WARNING_MAX = 300
+"""Characters."""
 QUOTED = 40
 """Characters of a value that a warning repeats."""
 
 FIELDS = ("message", "every", "schedule", "time_zone", "run", "metadata")
-_TEXTS = {"schedule": 2000, "time_zone": 64, "run": RUN_MAX}
+TEXT_FIELDS = {"schedule": 2000, "time_zone": 64, "run": RUN_MAX}
 """Fields that are known, and of which nothing is kept yet; characters each may have."""
 
 EXIT_RULE = "an integer of up to 10 digits, or an upper-case word such as KILL"
@@ -77,10 +80,16 @@ def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None
         kept = said.get(SOURCE_HEADER.lower()) == "http"
         body, found = read_body(payload, said.get("content-type", ""), kept=kept)
         warnings += found
-    if signal is Signal.LOG and body and body.every:
-        warnings.append("every: a log declares nothing")
-        body = body.model_copy(update={"every": None})
+    if body:
+        body = fit_for(signal, body, warnings)
     return Heartbeat(signal, body, exit_code, sampled(said.get(TRACEPARENT_HEADER)), tuple(warnings))
+
+
+def fit_for(signal: Signal, body: HeartbeatBody, warnings: list[str]) -> HeartbeatBody:
+    if signal is Signal.LOG and body.every:
+        warnings.append("every: a log declares nothing")
+        return body.model_copy(update={"every": None})
+    return body
 
 
 def _signal(word: str, warnings: list[str]) -> Signal:
@@ -136,7 +145,7 @@ def read_body(
             return _used(fields, warnings, kept), warnings
         if why and (called_json or why is _TOO_DEEP):
             warnings.append(f"body: {why}, so all of it is the message")
-    return HeartbeatBody(message=shortened(_clean(text))), warnings
+    return HeartbeatBody(message=cut_message(text)), warnings
 
 
 def _decoded(raw: bytes, content_type: str) -> str:
@@ -173,24 +182,28 @@ def _used(fields: dict[str, Any], warnings: list[str], kept: bool) -> HeartbeatB
     if message:
         message = _clean(message)
         if not kept or len(message) > FIRST_KEPT + LAST_KEPT + 100:
-            message = shortened(message)
+            message = cut_message(message)
     body = HeartbeatBody(
         message=message,
         every=read_every(fields.get("every"), warnings),
         metadata=_metadata(fields.get("metadata"), warnings),
     )
-    for field, most in _TEXTS.items():
-        given = fields.get(field)
-        if given is not None and not (isinstance(given, str) and len(given) <= most):
-            warnings.append(f"{field}: {quoted(given)} is not a text of at most {most} characters")
+    for field in TEXT_FIELDS:
+        check_text(field, fields.get(field), warnings)
     if kept:
         given = fields.get("warnings")
         if isinstance(given, list):
-            warnings += (_clean(each)[:300] for each in given[:20] if isinstance(each, str))
+            warnings += (_clean(each)[:WARNING_MAX] for each in given[:WARNINGS_MAX] if isinstance(each, str))
     elif unknown := [key for key in fields if key not in FIELDS]:
         names = ", ".join(_clean(key[:QUOTED]) for key in unknown[:5]) + (" …" if len(unknown) > 5 else "")
         warnings.append(f"{names}: not used; a heartbeat has {', '.join(FIELDS)}")
     return body
+
+
+def check_text(field: str, given: Any, warnings: list[str]) -> None:
+    most = TEXT_FIELDS[field]
+    if given is not None and not (isinstance(given, str) and len(given) <= most):
+        warnings.append(f"{field}: {quoted(given)} is not a text of at most {most} characters")
 
 
 def read_every(given: Any, warnings: list[str]) -> timedelta | None:
@@ -244,12 +257,17 @@ def _is_deeper(value: Any, most: int) -> bool:
 
 def write_body(body: HeartbeatBody | None, warnings: list[str]) -> bytes:
     """What is stored of a heartbeat that came over HTTP; `parse_heartbeat` reads the same from it."""
-    if body is None and not warnings:
-        return b""
     content = body.model_dump(mode="json", exclude_none=True) if body else {}
     if warnings:
-        content["warnings"] = [each[:300] for each in warnings[:20]]
+        content["warnings"] = [each[:WARNING_MAX] for each in warnings[:WARNINGS_MAX]]
+    if not content:
+        return b""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def cut_message(text: str) -> str:
+    """A message as it is kept."""
+    return shortened(_clean(text))
 
 
 def shortened(text: str, first: int = FIRST_KEPT, last: int = LAST_KEPT) -> str:

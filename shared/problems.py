@@ -94,7 +94,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         404: "No such service",
         409: "It exists already",
         412: "Stale version",
-        413: "Body over 64 KiB",
+        413: "Body over 1 MiB",
         422: "A name or a body breaks a rule; the detail says which",
         429: "Too many; see Retry-After",
         503: "Not stored; see Retry-After",

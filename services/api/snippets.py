@@ -26,14 +26,16 @@ def snippets(ingest_url: str, name: str, token: bool) -> list[Snippet]:
         Snippet(
             "cron",
             "cron",
-            "The exit code decides: 0 is alive, else down at once. The start makes its duration known.",
-            f"0 3 * * *  {curl}{url}/start; /usr/local/bin/backup; {curl}{url}/$?",
+            "The exit code decides: 0 is alive, else down at once. The start makes its duration known, and "
+            "says that it comes once a day.",
+            f'0 3 * * *  {curl}"{url}/start?every=1d"; /usr/local/bin/backup; {curl}{url}/$?',
         ),
         Snippet(
             "systemd",
             "systemd",
-            "In the [Service] section of a unit that a timer starts.",
-            f"ExecStartPre=-{curl}{url}/start\nExecStopPost=-/bin/sh -c '{_quoted(curl)}{url}/$EXIT_STATUS'",
+            "In the [Service] section of a unit that a timer starts once a day.",
+            f"ExecStartPre=-{curl}{url}/start?every=1d\n"
+            f"ExecStopPost=-/bin/sh -c '{_quoted(curl)}{url}/${{EXIT_STATUS:-fail}}'",
         ),
         Snippet(
             "docker",
@@ -95,11 +97,12 @@ func main() {{
         Snippet(
             "github",
             "GitHub Actions",
-            "The last step of a job; keep the token in a secret.",
+            "The last step of a job that runs once a day; keep the token in a secret.",
             f"""- name: heartbeat
   if: always()
-  run: {curl.replace("YOUR_INGEST_TOKEN", "${{ secrets.REGISTRY_INGEST_TOKEN }}").replace("'", '"')}-X POST \
-{url}${{{{ job.status == 'success' && '/0' || '/fail' }}}}""",
+  run: |
+    {curl.replace("YOUR_INGEST_TOKEN", "${{ secrets.REGISTRY_INGEST_TOKEN }}").replace("'", '"')}-X POST \
+"{url}${{{{ job.status == 'success' && '/0' || '/fail' }}}}?every=1d\"""",
         ),
         Snippet(
             "n8n",

@@ -4,14 +4,18 @@ import json
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ingest.access import Access, bearer
-from services.ingest.gate import Gate, read_body, read_signal
+from services.ingest.content import bad_address, bad_name, read_content, tidy
+from services.ingest.gate import Gate
 from shared import bodies, docs, problems, tracing
 from shared.connections import client_of
 from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, TRACEPARENT_HEADER, HeartbeatBody, sampled
 from shared.head import HeadAsGet
+from shared.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
 from shared.origins import is_foreign
 from shared.problems import Problem, documented
 from shared.service import Health
@@ -25,6 +29,11 @@ NAMES_PER_REQUEST = 100
 
 METHODS = ("POST", "GET", "HEAD", "PUT")
 OK = {"status": "ok"}
+WARNING = "every: 'whenever' is not a duration such as 30s, 15m, 1h"
+
+
+def stored(answer: dict[str, Any]) -> Response:
+    return JSONResponse(answer, headers={"cache-control": "no-store"})
 
 
 def build(gate: Gate, health: Health, access: Access) -> FastAPI:
@@ -36,7 +45,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         routes=health.routes(),
-        middleware=[Middleware(HeadAsGet)],
+        middleware=[Middleware(HeadAsGet), Middleware(TidyAddress)],
     )
     problems.install(app)
     docs.install(app)
@@ -51,24 +60,28 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         access.enter(given, access.knows(given), client_of(request))
         return given
 
-    async def take(request: Request, service_name: str, signal: str = "") -> dict[str, str]:
+    async def take(request: Request, service_name: str, signal: str = "") -> Response:
         check(request)
-        headers = read_signal(signal) if signal else None
-        if "%2f" in request.scope.get("raw_path", b"").decode("latin-1").lower():
-            raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
-        raw = await bodies.read(request)
-        body = read_body(raw, request.headers.get("content-type", ""), request.query_params.get("every"))
+        if b"%2f" in request.scope.get("raw_path", b"").lower():
+            raise bad_name("/")
+        kind = request.headers.get("content-type", "")
+        # The body itself is let go of before the broker is waited for.
+        headers, payload, warnings = read_content(
+            signal, await bodies.read(request), kind, request.query_params
+        )
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeat", parent, kind="SERVER", registry_service=service_name) as span:
-            await gate.store(service_name, {**(headers or {}), **_followed(span)}, body)
-        return OK
+            await gate.store(service_name.rstrip(" "), {**headers, **_followed(span)}, payload)
+        return stored({**OK, "warnings": warnings} if warnings else OK)
 
-    async def heartbeat(request: Request, service_name: str) -> dict[str, str]:
-        """The service is alive. Answers once the broker has stored it; registers an unknown service."""
+    async def heartbeat(request: Request, service_name: str) -> Response:
+        """The service is alive. Answers once the broker has stored it; registers an unknown service. What it
+        says never costs the heartbeat: what cannot be used as it is meant is told in `warnings`."""
         return await take(request, service_name)
 
-    async def heartbeat_signal(request: Request, service_name: str, signal: str) -> dict[str, str]:
-        """`fail`: it failed, and is down at once. `start`: a run has begun. An exit code: 0 is success."""
+    async def heartbeat_signal(request: Request, service_name: str, signal: str) -> Response:
+        """`fail`: it failed, and is down at once. `start`: a run has begun. `log`: kept, and no sign of life.
+        An exit code: 0 is success, any other number a failure, and so is a word in capitals, such as KILL."""
         return await take(request, service_name, signal)
 
     for method in METHODS:
@@ -125,34 +138,54 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
     async def heartbeats(request: Request) -> dict[str, Any]:
         """Up to 10,000 names in one request; a bad name rejects itself alone."""
         given = check(request)
-        names = _read_batch(await bodies.read(request, BATCH_BODY_MAX))
+        names, warnings = _read_batch(await bodies.read(request, BATCH_BODY_MAX))
         access.charge(given, client_of(request), len(names) / NAMES_PER_REQUEST)
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeats", parent, kind="SERVER", registry_services=len(names)) as span:
-            return await gate.store_all(names, _followed(span))
+            answer = await gate.store_all(names, _followed(span))
+        return {**answer, "warnings": warnings} if warnings else answer
 
+    @app.api_route("/heartbeat", methods=list(METHODS), include_in_schema=False)
     @app.api_route("/heartbeat/{rest:path}", methods=list(METHODS), include_in_schema=False)
-    async def bad_name(request: Request, rest: str) -> Response:
+    async def nowhere(request: Request, rest: str = "") -> Response:
         check(request)
-        raise Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
+        raise bad_address(rest)
 
     return app
+
+
+class TidyAddress:
+    """Lets a slash or a blank too many go by."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (path := tidy(scope["path"])).startswith("/heartbeat"):
+            scope = {**scope, "path": path}
+        await self._app(scope, receive, send)
 
 
 def _followed(span: tracing.Span) -> dict[str, str]:
     return {TRACEPARENT_HEADER: span.traceparent} if span.traceparent else {}
 
 
-def _read_batch(raw: bytes) -> list[Any]:
+def _read_batch(raw: bytes) -> tuple[list[Any], list[str]]:
+    """The names, and what else was given and is not used."""
     try:
-        services = json.loads(raw)["services"]
+        given = json.loads(raw)
+        services = given["services"]
     except (ValueError, KeyError, TypeError, RecursionError):
         services = None
     if not isinstance(services, list):
         raise Problem(422, 'body: JSON like {"services": ["a", "b"]} is needed')
     if len(services) > BATCH_MAX:
         raise Problem(422, f"services: at most {BATCH_MAX} names")
-    return services
+    return services, [
+        f"{quoted(key)[1:-1]}: not used, as a batch says that its services are alive and nothing else"
+        for key in list(given)[:10]
+        if key != "services"
+    ]
 
 
 _BATCH_ANSWER = {
@@ -161,7 +194,25 @@ _BATCH_ANSWER = {
 }
 
 _RESPONSES: dict[int | str, dict[str, Any]] = documented(401, 413, 422, 429, 503) | {
-    200: {"description": "Stored", "content": {"application/json": {"example": OK}}}
+    200: {
+        "description": "Stored",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["status"],
+                    "properties": {
+                        "status": {"const": "ok"},
+                        "warnings": {"type": "array", "items": {"type": "string"}},
+                    },
+                },
+                "examples": {
+                    "plain": {"value": OK},
+                    "warned": {"value": {**OK, "warnings": [WARNING]}},
+                },
+            }
+        },
+    }
 }
 
 
@@ -169,6 +220,8 @@ def _documentation(method: str) -> dict[str, Any]:
     """The parts of the OpenAPI operation that FastAPI cannot see in the handler."""
     query = (
         ("every", "The interval this service beats at, such as 5m"),
+        ("message", "What it says, if there is no body"),
+        ("status", "`down` makes it a failure, as for Uptime Kuma's clients"),
         ("token", "The ingest token, where a header cannot be set"),
     )
     name = {"type": "string", "pattern": NAME_RULE, "maxLength": 128}
@@ -189,6 +242,9 @@ def _documentation(method: str) -> dict[str, Any]:
                     "example": {"message": "backup done", "every": "5m"},
                 },
                 "text/plain": {"schema": {"type": "string"}, "example": "backup done"},
-            }
+            },
+            "description": "A JSON object with any of these fields; any other body is the message. "
+            f"Up to 1 MiB; of a message longer than {FIRST_KEPT + LAST_KEPT:,} bytes (UTF-8) the first "
+            f"{FIRST_KEPT:,} and the last {LAST_KEPT:,} are kept.",
         }
     return documentation

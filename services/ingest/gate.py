@@ -5,23 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
-from pydantic import ValidationError
 
+from services.ingest.content import bad_name
 from services.ingest.names import Names
-from shared import durations, streams
+from shared import streams
 from shared.broker import OVER_HTTP, BrokerError
-from shared.events import (
-    EXIT_CODE_HEADER,
-    HEARTBEAT_MAX,
-    MESSAGE_MAX,
-    NAME_RULE_IN_WORDS,
-    SIGNAL_HEADER,
-    HeartbeatBody,
-    Signal,
-    valid_name,
-)
+from shared.events import valid_name
 from shared.groups import GROUP_MAX, Done, Groups, Message, block
-from shared.problems import Problem, explain
+from shared.problems import Problem
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
 _STORED, REFUSED, _NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
@@ -57,14 +48,12 @@ class Gate:
         WAITING.set_function(lambda: groups.waiting)
         self.names = names
 
-    async def store(
-        self, name: str, headers: dict[str, str] | None = None, body: HeartbeatBody | None = None
-    ) -> None:
-        """Return once the broker has stored it. Raises Problem 413, 422, 429, 503. `headers`: its signal."""
+    async def store(self, name: str, headers: dict[str, str], payload: bytes) -> None:
+        """Return once the broker has stored it. Raises Problem 422, 429, 503. `headers`: its signal."""
         if not valid_name(name):
             REFUSED.inc()
-            raise _bad_name()
-        message = _message(name, headers, body)
+            raise bad_name(name)
+        message = _message(name, headers, payload)
         known = self._admit(name)
         try:
             await self._groups.store((message,))
@@ -106,7 +95,8 @@ class Gate:
         new: set[str] = set()
         for name in names:
             if not isinstance(name, str) or not valid_name(name):
-                rejected.append({"service": _echo(name), "reason": _bad_name().detail})
+                why = bad_name(name if isinstance(name, str) else "").detail
+                rejected.append({"service": _echo(name), "reason": why})
                 continue
             if name not in self.names:
                 new.add(name)
@@ -133,18 +123,11 @@ class Gate:
         return {"accepted": accepted, "rejected": rejected}
 
 
-def _bad_name() -> Problem:
-    return Problem(422, f"service_name: {NAME_RULE_IN_WORDS}")
-
-
 def _limit_reached() -> Problem:
     return Problem(429, "the registry's limit of services is reached", retry_after=LIMIT_RETRY_AFTER)
 
 
-def _message(name: str, headers: dict[str, str] | None, body: HeartbeatBody | None) -> Message:
-    payload = body.model_dump_json(exclude_none=True).encode() if body else b""
-    if len(payload) > HEARTBEAT_MAX:  # 1e15 has four characters, and seventeen when it is written out
-        raise Problem(413, f"the body is larger than {HEARTBEAT_MAX} bytes when its numbers are written out")
+def _message(name: str, headers: dict[str, str], payload: bytes) -> Message:
     return Message(streams.heartbeat(name), block(OVER_HTTP | headers) if headers else _PLAIN, payload)
 
 
@@ -152,39 +135,3 @@ def _echo(name: Any) -> str:
     """What the client sent, in a form and a length that can be sent back."""
     text = name if isinstance(name, str) else repr(name)
     return text[:200].encode(errors="replace").decode()
-
-
-def read_signal(word: str) -> dict[str, str] | None:
-    """`fail`, `start` or an exit code, as the headers that say so; success needs none. Raises Problem 422."""
-    if word in (Signal.FAIL, Signal.START):
-        return {SIGNAL_HEADER: word}
-    if word.isascii() and word.isdigit() and len(word) <= 3 and (code := int(word)) <= 255:
-        return {SIGNAL_HEADER: Signal.FAIL, EXIT_CODE_HEADER: str(code)} if code else None
-    raise Problem(422, "after the service name comes nothing, fail, start, or an exit code from 0 to 255")
-
-
-def read_body(raw: bytes, content_type: str, every: str | None) -> HeartbeatBody | None:
-    """A JSON body, or plain text as its message. `every` is the query's. Raises Problem 422."""
-    body = _read_json(raw, content_type) if raw.strip() else None
-    if body is None and raw.strip():
-        body = HeartbeatBody(message=raw.decode(errors="replace")[:MESSAGE_MAX])
-    if every is None:
-        return body
-    try:
-        return (body or HeartbeatBody()).model_copy(update={"every": durations.parse(every)})
-    except ValueError as error:
-        raise Problem(422, f"every: {error}") from None
-
-
-def _read_json(raw: bytes, content_type: str) -> HeartbeatBody | None:
-    """None if it is plain text: not called JSON, and not readable as a JSON object either."""
-    called_json = content_type.partition(";")[0].strip().endswith("json")
-    if not called_json and not raw.lstrip().startswith(b"{"):
-        return None
-    try:
-        return HeartbeatBody.model_validate_json(raw)
-    except ValidationError as error:
-        errors = error.errors()
-        if not called_json and errors[0]["type"] == "json_invalid":
-            return None
-        raise Problem(422, explain(errors)) from None

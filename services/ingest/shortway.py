@@ -5,9 +5,8 @@ a task and messages per request, for it costs several times as much as storing t
 not plain goes to the app.
 """
 
-from starlette.responses import Response
-
 from services.ingest.access import Access, bearer
+from services.ingest.app import OK, stored
 from services.ingest.gate import Gate
 from shared import problems, tracing
 from shared.broker import BrokerError
@@ -20,7 +19,6 @@ METHODS = (b"POST", b"GET", b"PUT")
 """HEAD is answered without a body: by the app."""
 NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-site", b"origin"))
 LOOKED_AT = NOT_PLAIN | {b"content-length", b"authorization", b"host", b"x-forwarded-for"}
-OK = Response(b'{"status":"ok"}', media_type="application/json", headers={"cache-control": "no-store"})
 
 
 class _Unheard:
@@ -112,12 +110,12 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
             if beat.disconnected or self.transport.is_closing():
                 return
             if problem or not beat.keep_alive:
-                response = problems.response(problem) if problem else OK
+                response = problems.response(problem) if problem else stored(OK)
                 self.transport.write(self.written(response, close=not beat.keep_alive))
             else:
                 nonlocal dated, ok
                 if dated is not self.server_state.default_headers:  # uvicorn makes them anew each second
-                    dated, ok = self.server_state.default_headers, self.written(OK, close=False)
+                    dated, ok = self.server_state.default_headers, self.written(stored(OK), close=False)
                 self.transport.write(ok)
             beat.response_complete = True
             if self.flow.write_paused:

@@ -27,7 +27,8 @@ from services.cli.supervisor import RunSettings
 from services.ingest.__main__ import IngestSettings
 from services.ingest.access import bearer
 from services.ingest.app import _read_batch
-from services.ingest.gate import Gate, _echo, _message, read_body, read_signal
+from services.ingest.content import bad_address, bad_name, read_content, read_signal, tidy
+from services.ingest.gate import Gate, _echo, _message
 from services.monitor import record
 from services.monitor.__main__ import MonitorSettings
 from services.monitor.lifecycle import Patience, Watched
@@ -42,8 +43,8 @@ from shared import broker, durations, streams
 from shared.broker import Reader, Stored
 from shared.coverage import Coverage
 from shared.events import (
-    HEARTBEAT_MAX,
     ConfigData,
+    HeartbeatBody,
     ServiceConfig,
     ServiceRegistered,
     Status,
@@ -52,7 +53,7 @@ from shared.events import (
     valid_name,
 )
 from shared.groups import Groups
-from shared.heartbeats import parse_heartbeat
+from shared.heartbeats import parse_heartbeat, write_body
 from shared.limits import Proxies
 from shared.maintenance import Window
 from shared.problems import Problem
@@ -175,44 +176,63 @@ BODIES = (
 )
 
 
+STORED_MAX = 150_000
+"""Bytes that the broker is given at most of one heartbeat."""
+
+
 @fuzzed
 @given(
     NAMES,
     BODIES,
-    st.sampled_from(["", "application/json", "text/plain", "a/b+json; charset=x", ";;"]) | st.text(),
-    st.none() | st.text(max_size=12) | DURATIONS.map(durations.write),
-    st.sampled_from(["", "fail", "start", "0", "00", "3", "255"]),
+    st.sampled_from(["", "application/json", "text/plain; charset=latin-1", "a/b+json; charset=x", ";;"])
+    | st.text(),
+    st.dictionaries(
+        st.sampled_from(["every", "message", "msg", "status", "run", "intervall", "x"]) | st.text(max_size=9),
+        st.sampled_from(["down", "up", ""]) | st.text(max_size=12) | DURATIONS.map(durations.write),
+    ),
+    st.sampled_from(["", "fail", "start", "log", "0", "00", "-3", "255", "KILL"]),
 )
-@example("a", b'{"metadata": {"x": [' + b",".join([b"1e15"] * 12_000) + b"]}}", "", None, "")
-@example("a", b"\x00" * 60_000, "", None, "")
-def test_what_ingest_takes_the_monitor_can_read(
-    name: str, raw: bytes, kind: str, every: str | None, signal: str
+@example("a", b'{"metadata": {"x": [' + b",".join([b"1e15"] * 12_000) + b"]}}", "", {}, "")
+@example("a", b"\x00" * 60_000, "", {}, "")
+@example("a", b"\x01" * 1_000_000, "", {str(n) + "every": "" for n in range(1000)}, "log")
+def test_what_ingest_takes_is_read_as_it_said(
+    name: str, raw: bytes, kind: str, query: dict[str, str], signal: str
 ) -> None:
-    try:
-        body = read_body(raw, kind, every)
-        headers = read_signal(signal) if signal else None
-        message = _message(name, headers, body)
-    except Problem as problem:
-        assert problem.status in (413, 422)
-        assert len(problem.detail) < 1000
-        return
-    assert len(message.payload) <= HEARTBEAT_MAX
+    headers, payload, warnings = read_content(signal, raw, kind, query)
+    message = _message(name, headers, payload)
+    assert len(message.payload) <= STORED_MAX
+    assert all(len(each) <= 300 for each in warnings)
     found = parse_heartbeat(name, message.payload, broker._headers(b"NATS/1.0\r\n" + message.headers))
-    again = _message(name, headers, found.body)
-    assert again.payload == message.payload, "written again it stays as it is"
-    assert (found.signal == "fail") == (signal in ("fail", "3", "255"))
-    assert found.exit_code == ({"3": 3, "255": 255}.get(signal))
+    assert list(found.warnings) == warnings
+    assert write_body(found.body or HeartbeatBody(), warnings) == payload, "written again it stays as it is"
+    if "status" not in query:
+        assert (found.signal == "fail") == (signal in ("fail", "-3", "255", "KILL"))
+    assert found.exit_code == ({"-3": -3, "255": 255, "KILL": "KILL"}.get(signal))
     hear(None, Stored(message.subject, message.payload, headers, 1, 1, 0))
 
 
 @fuzzed
-@given(st.text(max_size=20))
+@given(st.text(max_size=20) | st.from_regex(r"[+-]?[0-9]{1,11}|[A-Z]{1,4}", fullmatch=True))
 @example("²")
 @example("1_0")
 def test_signals(word: str) -> None:
     with suppress(Problem):
-        read_signal(word)
-        assert word in ("fail", "start") or (word.isascii() and 0 <= int(word) <= 255)
+        found = read_signal(word)
+        ends_well = bool(re.fullmatch(r"[+-]?0+|", word))
+        assert ends_well == (found == {})
+        assert word in ("", "fail", "start", "log") or word[0] in "+-" or word[0].isalnum()
+
+
+@fuzzed
+@given(st.text(max_size=30) | st.text("/ a", max_size=12))
+def test_addresses(path: str) -> None:
+    tidied = tidy(path)
+    assert tidied.startswith("/")
+    assert not tidied.startswith("//")
+    assert tidied.strip("/ ").split("/") == path.strip("/ ").split("/")
+    for name in (path, tidied[1:]):
+        assert (bad_name(name).status, bad_address(name).status) == (422, 422)
+        dumped(bad_name(name).detail)
 
 
 @fuzzed
@@ -221,8 +241,9 @@ def test_signals(word: str) -> None:
 @example(b'{"services": ' + b"[" * 100_000)
 def test_batches(raw: bytes) -> None:
     try:
-        for name in _read_batch(raw):
-            dumped(_echo(name))
+        names, warnings = _read_batch(raw)
+        dumped([_echo(name) for name in names])
+        assert all(len(each) < 200 for each in warnings)
     except Problem as problem:
         assert problem.status == 422
 

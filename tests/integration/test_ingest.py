@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from shared import streams
 from tests.broker import connect, eventually
@@ -67,13 +70,16 @@ async def test_bodies_and_signals(nats_url: str, start: Start) -> None:
         client.post("/heartbeat/a", content="plain text", headers={"Content-Type": "text/plain"}),
         client.post("/heartbeat/a", content='{"message": "curl -d"}'),
         client.post("/heartbeat/a", content="{not json, so text"),
-        client.post("/heartbeat/a", content=b"\xff\xfe text"),
+        client.post("/heartbeat/a", content=b"\xff text"),
         client.get("/heartbeat/a?every=1h30m"),
         client.post("/heartbeat/a/fail", content="it broke"),
         client.get("/heartbeat/a/start"),
         client.get("/heartbeat/a/0"),
         client.get("/heartbeat/a/255"),
         client.post("/heartbeat/a", content="x" * 20_000),
+        client.post("/heartbeat/a/log", content="still at it"),
+        client.get("/heartbeat/a?status=down&msg=disk%20full&ping="),
+        client.get("/heartbeat/a?status=up&msg=OK&ping="),
     ]
     assert {response.status_code for response in sent} == {200}
     got = [
@@ -84,14 +90,18 @@ async def test_bodies_and_signals(nats_url: str, start: Start) -> None:
         ({"message": "plain text"}, ""),
         ({"message": "curl -d"}, ""),
         ({"message": "{not json, so text"}, ""),
-        ({"message": "\N{REPLACEMENT CHARACTER}" * 2 + " text"}, ""),
+        ({"message": "\N{REPLACEMENT CHARACTER} text"}, ""),
         ({"every": "1h30m"}, ""),
         ({"message": "it broke"}, "fail"),
         (None, "start"),
         (None, ""),
         (None, "fail"),
-        ({"message": "x" * 10_000}, ""),
+        ({"message": "x" * 2_000 + "\n[… 10000 bytes left out …]\n" + "x" * 8_000}, ""),
+        ({"message": "still at it"}, "log"),
+        ({"message": "disk full"}, "fail"),
+        ({"message": "OK"}, ""),
     ]
+    assert all(response.json() == {"status": "ok"} for response in sent)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
@@ -99,13 +109,13 @@ async def test_every_signal_keeps_its_message_and_its_exit_code(
     method: str, nats_url: str, start: Start
 ) -> None:
     client = start()
-    for signal in ("", "/fail", "/start", "/0", "/00", "/3", "/255"):
+    for signal in ("", "/fail", "/start", "/0", "/00", "/-0/", "/3", "/255", "/-1", "/3221225786", "/KILL"):
         for body in ({"content": "disk full"}, {"json": {"message": "disk full"}}):
             assert client.request(method, f"/heartbeat/a{signal}", **body).status_code == 200
     signals = [signal for _, payload, signal in await stored(nats_url)]
-    assert signals[::2] == signals[1::2] == ["", "fail", "start", "", "", "fail", "fail"]
+    assert signals[::2] == signals[1::2] == ["", "fail", "start", "", "", "", *["fail"] * 5]
     codes = await stored(nats_url, "Registry-Exit-Code")
-    assert [code for _, _, code in codes][::2] == ["", "", "", "", "", "3", "255"]
+    assert [code for _, _, code in codes][::2] == [*[""] * 6, "3", "255", "-1", "3221225786", "KILL"]
     assert {payload for _, payload, _ in codes} == {b'{"message":"disk full"}'}
 
 
@@ -122,27 +132,15 @@ BAD = [
     ("POST", "/heartbeat/%ff", None, 422),
     ("POST", "/heartbeat/", None, 422),
     ("POST", "/heartbeat/" + "x" * 129, None, 422),
-    ("POST", "/heartbeat/a/256", None, 422),
-    ("POST", "/heartbeat/a/-1", None, 422),
+    ("POST", "/heartbeat/a//", None, 422),
+    ("POST", "/heartbeat/a/12345678901", None, 422),
+    ("POST", "/heartbeat/a/1.0", None, 422),
+    ("POST", "/heartbeat/a/kill", None, 422),
     ("POST", "/heartbeat/a/%C2%B2", None, 422),
     ("POST", "/heartbeat/a/stop", None, 422),
     ("POST", "/heartbeat/a/fail/now", None, 422),
-    ("POST", "/heartbeat/a?every=soon", None, 422),
-    ("POST", "/heartbeat/a?every=0s", None, 422),
-    ("POST", "/heartbeat/a", b"{", 422),
-    ("POST", "/heartbeat/a", b"[]", 422),
-    ("POST", "/heartbeat/a", b'"text"', 422),
-    ("POST", "/heartbeat/a", b'{"message": 1}', 422),
-    ("POST", "/heartbeat/a", b'{"message": "\\ud800"}', 422),
-    ("POST", "/heartbeat/a", b'{"every": "5 minutes"}', 422),
-    ("POST", "/heartbeat/a", b'{"every": 99999999999999999999}', 422),
-    ("POST", "/heartbeat/a", b'{"every": 0}', 422),
-    ("POST", "/heartbeat/a", b'{"every": 1e12}', 422),
-    ("POST", "/heartbeat/a", b'{"every": true}', 422),
-    ("POST", "/heartbeat/a", b'{"metadata": []}', 422),
-    ("POST", "/heartbeat/a", b"[" * 60_000, 422),
-    ("POST", "/heartbeat/a", json.dumps({"message": "x" * 10_001}).encode(), 422),
-    ("POST", "/heartbeat/a", b'{"message": "' + b"x" * 70_000 + b'"}', 413),
+    ("POST", "/heartbeat/a%2Ffail", None, 422),
+    ("POST", "/heartbeat/a", b'{"message": "' + b"x" * 1_048_576 + b'"}', 413),
     ("DELETE", "/heartbeat/a", None, 405),
     ("PATCH", "/heartbeat/a/fail", None, 405),
     ("GET", "/heartbeats", None, 405),
@@ -169,11 +167,172 @@ async def test_bad_input_is_refused_with_the_reason_and_never_stored(nats_url: s
         assert problem["detail"]
 
     def endless() -> Iterator[bytes]:
-        for _ in range(100):
-            yield b"x" * 1000
+        for _ in range(17):
+            yield b"x" * 65_536
 
     assert client.post("/heartbeat/a", content=endless()).status_code == 413
     assert await stored(nats_url) == []
+
+
+ODD = [
+    (b"{", "body: it cannot be read as JSON, so all of it is the message"),
+    (b"all good", "body: it cannot be read as JSON"),
+    (b"[]", ""),
+    (b'"text"', ""),
+    (b'{"message": 1}', "message: 1 is not a text"),
+    (b'{"message": {"err": "disk full"}}', 'message: {"err": "disk full"} is not a text'),
+    (b'{"message": "\\ud800"}', ""),
+    (b'{"every": "5 minutes"}', "every: '5 minutes' is not a duration such as 30s, 15m, 1h"),
+    (b'{"every": 99999999999999999999}', "every: 99999999999999999999 is not a duration"),
+    (b'{"every": 0}', "every: 0 is not a duration"),
+    (b'{"every": 1e12}', "every: 1000000000000.0 is not a duration"),
+    (b'{"every": true}', "every: true is not a duration"),
+    (b'{"metadata": []}', "metadata: [] is not an object"),
+    (b"[" * 60_000, "body: it is too deeply nested"),
+    (json.dumps({"message": "x" * 10_001}).encode(), ""),
+    (b"\xef\xbb\xbf" + json.dumps({"message": "m"}).encode(), ""),
+    (json.dumps({"message": "m"}).encode("utf-16"), ""),
+    (b"x" * 1_048_576, "body: it cannot be read as JSON"),
+]
+
+
+async def test_no_heartbeat_is_lost_for_what_it_says(nats_url: str, start: Start) -> None:
+    client = start()
+    for content, warning in ODD:
+        kind = {"Content-Type": "application/json"}
+        response = client.post("/heartbeat/a/1", content=content, headers=kind)
+        assert response.status_code == 200, (content[:40], response.text)
+        answer = response.json()
+        assert answer["status"] == "ok"
+        assert len(answer.get("warnings", [])) == bool(warning), (content[:40], answer)
+        assert answer.get("warnings", [""])[0].startswith(warning)
+    for query, warning in (
+        ("every=", "every: '' is not a duration such as 30s, 15m, 1h"),
+        ("every=soon", "every: 'soon' is not a duration such as 30s, 15m, 1h"),
+        ("every=0s", "every: '0s' must be longer than zero and at most 3650d"),
+        ("status=sideways", "status: 'sideways' is not up or down"),
+        ("intervall=5m", "intervall: not used; an address takes every"),
+        ("run=" + "x" * 65, "run: 'xxxx"),
+    ):
+        (found,) = client.get(f"/heartbeat/a/1?{query}").json()["warnings"]
+        assert found.startswith(warning)
+    assert "warnings" not in client.get("/heartbeat/a/1?schedule=0+3+*+*+*&run=7&_=1").json()
+    kept = await stored(nats_url)
+    assert len(kept) == len(ODD) + 7
+    assert {signal for _, _, signal in kept} == {"fail"}
+    assert max(len(payload) for _, payload, _ in kept) < 150_000
+
+
+async def test_a_slash_or_a_blank_too_many_is_let_go_by(nats_url: str, start: Start) -> None:
+    client = start()
+    paths = [
+        "/heartbeat/s/",
+        "/heartbeat/s%20",
+        "/heartbeat/s/fail/",
+        "/heartbeat/s%20/fail",
+        "//heartbeat/s",
+    ]
+    for path in paths:
+        assert client.get(str(client.base_url).rstrip("/") + path).status_code == 200, path
+    assert client.post("/heartbeats/", json={"services": ["s"]}).json() == {"accepted": 1, "rejected": []}
+    assert [signal for _, _, signal in await stored(nats_url)] == ["", "", "fail", "fail", "", ""]
+    assert {subject for subject, _, _ in await stored(nats_url)} == {"heartbeat.s"}
+    for path, why in (
+        ("/heartbeat/a//", "more than one slash"),
+        ("/heartbeat/a%20b", "' ' is none of these"),
+        ("/heartbeat/" + "x" * 129, "it has 129 characters"),
+        ("/heartbeat/a..b", "a dot stands"),
+        ("/heartbeat/", "it is missing"),
+        ("/heartbeat/a/kill", "'kill' is none of them"),
+        ("/heartbeat/a/1/2", "more parts than one"),
+    ):
+        assert why in client.post(path).json()["detail"]
+
+
+def test_what_a_batch_does_not_use_is_told(start: Start) -> None:
+    answer = start().post("/heartbeats", json={"services": ["a"], "every": "5m", "message": "m"}).json()
+    assert (answer["accepted"], answer["rejected"]) == (1, [])
+    assert [each.partition(":")[0] for each in answer["warnings"]] == ["every", "message"]
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 5, 1000])
+async def test_an_upgrade_that_is_offered_is_declined_and_the_body_read(
+    pieces: int, nats_url: str, start: Start
+) -> None:
+    """As Java's HttpClient and `curl --http2` do, on a connection that goes on."""
+    head = b"Host: localhost\r\n" + UPGRADE
+    sent = [
+        b"POST /heartbeat/a HTTP/1.1\r\n%bContent-Length: 9\r\n\r\ndisk full" % head,
+        b"PUT /heartbeat/b/3 HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" % head,
+        b"GET /heartbeat/c HTTP/1.1\r\n%b\r\n" % head,
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"POST /heartbeat/d HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n"
+        b"Content-Length: 30000\r\n\r\n" + b"x" * 30_000,
+    ]
+    base = start().base_url
+    reader, writer = await asyncio.open_connection(base.host, base.port)
+    data = b"".join(sent)
+    step = max(1, 1200 // pieces)
+    for i in range(0, 1200, step):
+        writer.write(data[i : min(i + step, 1200)])
+        await writer.drain()
+        await asyncio.sleep(0)
+    writer.write(data[1200:])
+    answers = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200"] * 3 + [b"404", b"200"]
+    kept = [(subject, payload[:23], signal) for subject, payload, signal in await stored(nats_url)]
+    assert kept == [
+        ("heartbeat.a", b'{"message":"disk full"}', ""),
+        ("heartbeat.b", b'{"message":"abc"}', "fail"),
+        ("heartbeat.c", b"", ""),
+        ("heartbeat.d", b'{"message":"xxxxxxxxxxx', ""),
+    ]
+
+
+NAME_PARTS = st.text("ab._- %/2F\xe9", max_size=6) | st.sampled_from(["a", "a/fail", "a/0", "a/KILL", "%61"])
+
+
+def test_the_short_way_and_the_long_one_give_the_same_answers(start: Start) -> None:
+    """A header that means nothing sends a request the long way."""
+    base = start(ingest_token="right").base_url
+
+    def answer(request: bytes) -> tuple[bytes, list[bytes], bytes]:
+        got = b""
+        with socket.create_connection((base.host, base.port), timeout=10) as connection:
+            connection.sendall(request)
+            while b"\r\n\r\n" not in got:
+                got += connection.recv(65_536) or pytest.fail(f"no answer to {request!r}")
+            head, _, rest = got.partition(b"\r\n\r\n")
+            length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
+            while len(rest) < length and not request.startswith(b"HEAD"):
+                rest += connection.recv(65_536) or pytest.fail(f"half an answer to {request!r}")
+        first, *lines = head.split(b"\r\n")
+        return first, sorted(line for line in lines if not line.startswith(b"date:")), rest
+
+    @settings(max_examples=80, deadline=None, database=None)
+    @given(
+        st.sampled_from([b"GET", b"POST", b"PUT", b"HEAD", b"DELETE"]),
+        st.sampled_from(["/heartbeat/", "/heartbeat/", "//heartbeat/", "/heartbeats/", "/heartbeat"]),
+        NAME_PARTS,
+        st.sampled_from(["", "", "?", "?every=5m", "?every=x", "?token=right"]),
+        st.sampled_from([b"", b"Bearer right", b"Bearer  right ", b"bearer right", b"Basic right"]),
+        st.sampled_from([b"", b"0", b"00"]),
+    )
+    @example(b"POST", "/heartbeat/", "a", "", b"Bearer right", b"")
+    @example(b"GET", "/heartbeat/", "x" * 128, "", b"Bearer right", b"0")
+    def same(method: bytes, prefix: str, name: str, query: str, token: bytes, length: bytes) -> None:
+        path = (prefix + name + query).replace(" ", "%20").encode("latin-1")
+        lines = [b"%b %b HTTP/1.1" % (method, path), b"Host: %b:%d" % (base.host.encode(), base.port or 0)]
+        lines += [b"Authorization: " + token] if token else []
+        lines += [b"Content-Length: " + length] if length else []
+        short, long = (b"\r\n".join([*lines, *more, b"", b""]) for more in ((), (b"Upgrade: nothing",)))
+        assert answer(short) == answer(long)
+
+    same()
 
 
 async def test_many_in_one_request(nats_url: str, start: Start) -> None:
@@ -360,7 +519,7 @@ async def exchange(client: httpx.Client, sent: bytes, seconds: float = 3) -> byt
 
 
 def request(method: str, path: str, *headers: str, version: str = "1.1", body: str = "") -> bytes:
-    lines = [f"{method} {path} HTTP/{version}", "Host: registry", *headers, "", body]
+    lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers, "", body]
     return "\r\n".join(lines).encode()
 
 

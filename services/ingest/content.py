@@ -1,0 +1,134 @@
+"""What a request says about a heartbeat, beside the name: its address, its query and its body. Pure."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from shared.events import (
+    EXIT_CODE_HEADER,
+    NAME_MAX,
+    NAME_RULE_IN_WORDS,
+    SIGNAL_HEADER,
+    HeartbeatBody,
+    Signal,
+)
+from shared.heartbeats import (
+    EXIT_RULE,
+    TEXT_FIELDS,
+    WARNINGS_MAX,
+    check_text,
+    cut_message,
+    fit_for,
+    quoted,
+    read_body,
+    read_every,
+    read_exit_code,
+    write_body,
+)
+from shared.problems import Problem
+
+SIGNAL_RULE = f"after the service name comes nothing, fail, start, log, or an exit code: {EXIT_RULE}"
+
+MESSAGES = ("message", "msg")
+"""Parameters of the query that are the message where the body has none; `msg` is Uptime Kuma's."""
+WELL = ("up", "ok", "success", "alive")
+FAILED = ("down", "fail", "failed", "failure", "error")
+"""What `?status=` may say, as Uptime Kuma's clients do."""
+_TAKEN = ("every", *TEXT_FIELDS, "message", "status")
+_READ = (*_TAKEN, *MESSAGES, "token")
+_MEANT = (*_READ, "metadata", "signal", "exit_code", "interval", "timezone", "cron", "duration", "ping")
+_MOST_LOOKED_AT = 50
+
+
+class Content(NamedTuple):
+    """`headers`: the signal and its exit code; none for a success. `payload`: what is stored."""
+
+    headers: dict[str, str]
+    payload: bytes
+    warnings: list[str]
+
+
+def read_content(signal: str, raw: bytes, content_type: str, query: Mapping[str, str]) -> Content:
+    """`signal`: what follows the name in the address, or nothing. Raises Problem 422 for that alone."""
+    headers = read_signal(signal)
+    body, warnings = read_body(raw, content_type)
+    body = body or HeartbeatBody()
+    if "every" in query:
+        body = body.model_copy(update={"every": read_every(query["every"], warnings) or body.every})
+    for key in MESSAGES:
+        if not query.get(key):
+            continue
+        if body.message:
+            warnings.append(f"{key}: not used, as there is another message")
+        else:
+            body = body.model_copy(update={"message": cut_message(query[key])})
+    if "status" in query:
+        headers = _with_status(query["status"], signal, headers, warnings)
+    for key in TEXT_FIELDS:
+        check_text(key, query.get(key), warnings)
+    warnings += (
+        f"{quoted(key)[1:-1]}: not used; an address takes {', '.join(_TAKEN)}"
+        for key in list(query)[:_MOST_LOOKED_AT]
+        if key not in _READ and query[key] and get_close_matches(key[:40].lower(), _MEANT, 1, 0.8)
+    )
+    body = fit_for(Signal(headers.get(SIGNAL_HEADER, Signal.SUCCESS)), body, warnings)
+    warnings = warnings[:WARNINGS_MAX]
+    return Content(headers, write_body(body, warnings), warnings)
+
+
+def read_signal(word: str) -> dict[str, str]:
+    """`fail`, `start`, `log` or an exit code, as the headers that say so; success needs none. Raises Problem
+    422."""
+    if not word:
+        return {}
+    if word in (Signal.FAIL, Signal.START, Signal.LOG):
+        return {SIGNAL_HEADER: word}
+    try:
+        code = read_exit_code(word)
+    except ValueError:
+        raise Problem(422, f"{SIGNAL_RULE}; {quoted(word)} is none of them") from None
+    return {SIGNAL_HEADER: Signal.FAIL, EXIT_CODE_HEADER: str(code)} if code else {}
+
+
+def _with_status(status: str, signal: str, headers: dict[str, str], warnings: list[str]) -> dict[str, str]:
+    """What the address says goes first; without it, `?status=down` is a failure."""
+    word, failed = status.strip().lower(), headers.get(SIGNAL_HEADER) == Signal.FAIL
+    if not word or word in (FAILED if failed else WELL):
+        return headers
+    if word in FAILED and not signal:
+        return {SIGNAL_HEADER: Signal.FAIL}
+    if word in WELL + FAILED:
+        warnings.append(f"status: {quoted(status)} is not used, as the address says {quoted(signal)}")
+    else:
+        warnings.append(f"status: {quoted(status)} is not up or down")
+    return headers
+
+
+def tidy(path: str) -> str:
+    """Without what is easily one too many: slashes at the beginning, and one, or blanks, at the end."""
+    path = "/" + path.lstrip("/").rstrip(" ")
+    return path[:-1].rstrip(" ") if len(path) > 1 and path.endswith("/") else path
+
+
+def bad_name(name: str) -> Problem:
+    """Says which part of the rule it breaks."""
+    odd = next((c for c in name if not (c.isascii() and c.isalnum()) and c not in "_-."), "")
+    if not name:
+        why = "it is missing"
+    elif odd:
+        why = f"{quoted(odd)} is none of these"
+    elif len(name) > NAME_MAX:
+        why = f"it has {len(name)} characters"
+    else:
+        why = "a dot stands at its beginning, at its end, or beside another"
+    return Problem(422, f"service_name: {NAME_RULE_IN_WORDS}; {why}")
+
+
+def bad_address(path: str) -> Problem:
+    """For what follows `/heartbeat/` in an address that leads nowhere."""
+    name, _, rest = path.partition("/")
+    if not name:
+        return bad_name("")
+    if not rest.strip("/"):
+        return Problem(422, "the address ends in more than one slash")
+    return Problem(422, f"{SIGNAL_RULE}; there are more parts than one")
