@@ -51,6 +51,12 @@ class Bucket:
             raise KeyNotFoundError
         return self.entries[key]
 
+    async def put(self, key: str, value: bytes) -> int:
+        return await self.update(key, value, self.entries[key].revision if key in self.entries else 0)
+
+    async def purge(self, key: str) -> None:
+        self.entries.pop(key, None)
+
     async def update(self, key: str, value: bytes, last: int) -> int:
         if last != (self.entries[key].revision if key in self.entries else 0):
             raise KeyWrongLastSequenceError

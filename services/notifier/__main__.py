@@ -222,6 +222,7 @@ class Notifier:
             fleet=self._fleet,
             hushed_until=self._hushed_until,
             remind_after=settings.remind_after,
+            is_taken=self._is_taken,
             deafness=lambda after: self._listener.deafness(after, now()),
             on_token=self._on_token,
             on_record=self._on_record,
@@ -289,8 +290,13 @@ class Notifier:
         await self._windows.load()
         self._bucket, self._subscribers = bucket, Subscribers(bucket)
         await self._subscribers.load()
-        chats = [await Chat.open(target, bucket, end, self._around) for target in self._targets()]
-        self._chats += chats
+        for target in self._targets():
+            chat = await Chat.open(target, bucket, end, self._around)
+            if self._is_taken(target, chat.address):
+                log.warning("two chats are one, which is told once", left_out=chat.key, address=chat.address)
+            else:
+                self._chats.append(chat)
+        chats = self._chats
         self._measure()
         self.delivery.offers += [chat.offer for chat in chats]
         after = min(chat.cursor.done for chat in chats)
@@ -362,7 +368,13 @@ class Notifier:
 
     async def _migrate(self, old: str, new: str) -> None:
         for chat in [chat for chat in self._chats if chat.address == old]:
-            await chat.migrate(new)
+            if not self._is_taken(chat.target, new):
+                await chat.migrate(new)
+
+    def _is_taken(self, target: Target, address: str) -> bool:
+        topic = getattr(target, "topic", None)
+        others = (chat for chat in self._chats if chat.target is not target and chat.address == address)
+        return any(getattr(chat.target, "topic", None) == topic for chat in others)
 
     def _leave(self, chat: Chat) -> "asyncio.Task[None]":
         self._chats.remove(chat)

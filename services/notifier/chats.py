@@ -100,6 +100,8 @@ class Surroundings:
     hushed_until: Callable[[str, datetime], datetime | None] = lambda name, at: None
     """When the maintenance of a service ends that there is at a moment, if there is any."""
     remind_after: tuple[timedelta, ...] = ()
+    is_taken: Callable[[Target, str], bool] = lambda target, address: False
+    """Whether another chat has an address that a chat's target has come to."""
     deafness: Callable[[datetime], list[Deafness] | None] = lambda _: []
     """What is worth telling of the registry's deafness that did not end by a moment, oldest first; None: that
     is not known now."""
@@ -680,6 +682,8 @@ class Chat:
             case Refused(reason):
                 return await self._put_aside(reason, message, sending)
             case Migrated(chat):
+                if self._around.is_taken(self.target, chat):  # or each message would come there twice
+                    return await self._switch_off(f"it is {chat} now, which is a chat here already")
                 await self.migrate(chat)
                 self._not_delivered()
                 return 0

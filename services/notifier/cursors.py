@@ -1,15 +1,19 @@
 """How far each chat has come, in the broker's KV. Each record has one writer, and the broker sees to it."""
 
 import asyncio
+from collections import ChainMap
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, datetime
 from enum import StrEnum
+from functools import partial
 from hashlib import blake2b
+from zlib import crc32
 
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from services.notifier.ledger import Owed, Turns
 from services.notifier.messages import Deafness, Notice
@@ -19,6 +23,10 @@ MOST_THREADS = 200
 """Open falls whose message is remembered per chat, to be replied to."""
 MOST_TURNS = 500
 """Services that do not flap yet, and whose turns are remembered per chat across a restart."""
+
+
+MOST_WITHIN, PARTS = 2_000, 64
+"""Of what is owed so much stands in the cursor itself; more is divided into so many parts."""
 
 
 class Superseded(Exception):
@@ -82,9 +90,10 @@ class Cursor(BaseModel):
     `off`, `off_since`: why it refuses messages for good, as it seems, and since when. `chat`: its address, if
     that has changed. `threads`: the message that told of each open fall. `doubted`: since when the newest
     change holds that the chat was told of and that the registry doubted. `mutes`: the services that it does
-    not want to hear of, and until when. `owed`: what was withheld, by service. `turns`: of the services that
-    flap or are about to. `deaf_since`: since when the registry is deaf, if the chat was told that it is;
-    `heard_until`: of deafness that ended by then it was told, or need not be."""
+    not want to hear of, and until when. `owed`: what was withheld, by service; `owed_parts`: where it stands
+    if it is much. `turns`: of the services that flap or are about to. `deaf_since`: since when the registry
+    is deaf, if the chat was told that it is; `heard_until`: of deafness that ended by then it was told, or
+    need not be."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -100,18 +109,25 @@ class Cursor(BaseModel):
     doubted: datetime | None = None
     mutes: dict[str, datetime] = {}
     owed: dict[str, Owed] = {}
+    owed_parts: tuple[str, ...] = ()
     turns: dict[str, Turns] = {}
     deaf_since: datetime | None = None
     heard_until: datetime | None = None
 
 
 class Record:
-    """One cursor as it stands in the broker. `write` returns when it is stored."""
+    """One cursor as it stands in the broker. `write` returns when it is stored.
+
+    What is owed may be more than one message of the broker holds. Then it stands in parts beside the cursor,
+    which names them: each under a key of its own that follows from its content, so none is ever changed, and
+    the cursor alone says what counts.
+    """
 
     def __init__(self, bucket: KeyValue, key: str, cursor: Cursor, revision: int) -> None:
         self._bucket = bucket
         self._key = key
         self._revision = revision
+        self._parts = cursor.owed_parts
         self._writing = asyncio.Lock()
         self.cursor = cursor
         self.on_write: Callable[[Exception | None], None] = lambda _: None
@@ -124,12 +140,21 @@ class Record:
 
     async def forget(self) -> None:
         async with self._writing:
+            for key in self._parts:
+                await until_done(f"forget {key}", partial(self._bucket.purge, key))
             await until_done(f"forget the record {self._key}", lambda: self._bucket.delete(self._key))
 
     async def write(self, cursor: Cursor) -> None:
-        payload = cursor.model_dump_json().encode()
+        stored, parts = _divided(self._key, cursor)
+        for key in parts.keys() - set(self._parts):
+            await until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
+        payload = stored.model_dump_json().encode()
         self._revision = await until_done(f"record {self._key}", lambda: self._store(payload))
         self.cursor = cursor
+        old, self._parts = set(self._parts) - parts.keys(), tuple(parts)
+        for key in old:
+            with suppress(NatsError, OSError, TimeoutError):  # what is left lying is in nobody's way
+                await self._bucket.purge(key)
 
     async def _store(self, payload: bytes) -> int:
         try:
@@ -147,6 +172,21 @@ class Record:
         return revision
 
 
+_PART = TypeAdapter(dict[str, Owed])
+
+
+def _divided(key: str, cursor: Cursor) -> tuple[Cursor, dict[str, bytes]]:
+    """The cursor as it is stored, and what stands beside it, by key."""
+    if len(cursor.owed) <= MOST_WITHIN:
+        return (cursor.model_copy(update={"owed_parts": ()}) if cursor.owed_parts else cursor), {}
+    shares: list[dict[str, Owed]] = [{} for _ in range(PARTS)]
+    for name in sorted(cursor.owed):
+        shares[crc32(name.encode()) % PARTS][name] = cursor.owed[name]
+    contents = [_PART.dump_json(share) for share in shares]
+    parts = {f"owed.{key}.{blake2b(it, digest_size=12).hexdigest()}": it for it in contents}
+    return cursor.model_copy(update={"owed": {}, "owed_parts": tuple(parts)}), parts
+
+
 async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
     """The stored record, or a new one that starts as `fresh`."""
 
@@ -156,7 +196,10 @@ async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
         except KeyNotFoundError as gone:
             forgotten = gone.entry.revision if gone.entry else None  # it is written after its own deletion
             return Record(bucket, key, fresh, forgotten or 0)
-        return Record(bucket, key, Cursor.model_validate_json(found.value or b""), found.revision or 0)
+        cursor = Cursor.model_validate_json(found.value or b"")
+        parts = [_PART.validate_json((await bucket.get(part)).value or b"") for part in cursor.owed_parts]
+        owed = dict(ChainMap(cursor.owed, *parts))
+        return Record(bucket, key, cursor.model_copy(update={"owed": owed}), found.revision or 0)
 
     record: Record = await until_done(f"read the record {key}", attempt)
     if record.cursor is fresh:

@@ -191,7 +191,7 @@ class TelegramChat:
     def __init__(self, bot: Bot, configured: str) -> None:
         self._bot = bot
         self.chat, _, topic = configured.partition(":")
-        self._topic = int(topic) if topic else None
+        self.topic = int(topic) if topic else None
         self.key = "telegram." + "".join(c if c.isalnum() or c == "-" else f"={ord(c):x}" for c in configured)
 
     async def turn(self, chat: str) -> None:
@@ -221,8 +221,8 @@ class TelegramChat:
             "link_preview_options": {"is_disabled": True},
             "disable_notification": message.silent,
         }
-        if self._topic is not None:
-            body["message_thread_id"] = self._topic
+        if self.topic is not None:
+            body["message_thread_id"] = self.topic
         if message.buttons:
             body["reply_markup"] = keyboard(message.buttons)
         if reply_to is not None:

@@ -20,9 +20,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from nats.js.api import KeyValueConfig
 
-from services.notifier import chats
+from services.notifier import chats, cursors
 from services.notifier.chats import Chat, Daily, Surroundings
-from services.notifier.cursors import Sending
+from services.notifier.cursors import Cursor, Sending
+from services.notifier.ledger import Owed
 from services.notifier.messages import REPEAT, Change, Look, Message
 from services.notifier.target import Outcome, Sent
 from shared import streams
@@ -800,6 +801,26 @@ async def test_the_digest_comes_when_it_is_due_and_old_changes_not_at_all(record
     again = await open_chat(record, inbox, clock, 2)
     assert (again.cursor.done, again.cursor.digest) == (2, clock().date())
     assert len(inbox.texts) == 2
+
+
+async def test_a_cursor_that_owes_more_than_one_message_holds_is_read_as_it_was_written(
+    record: Record,
+) -> None:
+    bucket = await record.link.js.create_key_value(config=KeyValueConfig(bucket=streams.NOTIFIER_BUCKET))
+    fresh = Cursor(done=1)
+    stored = await cursors.load(bucket, "inbox", fresh)
+    much = {f"{'n' * 110}-{n:05}": Owed(n, ALIVE) for n in range(12_000)}
+    assert len(fresh.model_copy(update={"owed": much}).model_dump_json()) > 1_500_000
+    for owed in (much, much | {"web": Owed(7, DOWN)}, {"web": Owed(7, DOWN)}):
+        await stored.update(owed=owed)
+        again = await cursors.load(bucket, "inbox", fresh)
+        assert again.cursor.owed == owed
+        stored = again
+    assert await bucket.keys() == ["inbox"]
+    await stored.update(owed=much)
+    await stored.forget()
+    again = await cursors.load(bucket, "inbox", fresh)
+    assert again.cursor == fresh
 
 
 async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(record: Record) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.notifier import cursors
 from services.notifier.cursors import Cursor, Sending
 from services.notifier.messages import REPEAT, Deafness, Kind, Notice
 from services.notifier.target import Failed, Permanent, Refused
@@ -286,6 +287,29 @@ async def test_what_is_owed_and_more_than_a_day_old_is_told_if_it_holds() -> Non
     await it.settle()
     assert it.told() == OWED_DOWN
     assert it.told(name="job") == []
+
+
+async def test_much_that_is_owed_stands_in_parts_beside_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursors, "MOST_WITHIN", 10)
+    names = [f"s{n}" for n in range(100)]
+    it = await world(*names)
+    it.window("w", -HOUR, HOUR, services=tuple(names[:90]))
+    it.window("v", -HOUR, 2 * HOUR, services=tuple(names[90:]))
+    for name in names:
+        it.change(DOWN, name)
+    await it.restart()
+    assert len(it.chats[0].cursor.owed) == 100
+    assert b"s77" not in it.bucket.entries["inbox.0"].value
+    it.change(ALIVE, "s7")
+    await it.settle()
+    await it.restart()
+    await it.passes(HOUR)
+    await it.restart()
+    told = [name for name in names if it.told(name=name)]
+    assert told == [name for name in names[:90] if name != "s7"]
+    assert set(it.bucket.entries) == {"inbox.0"}, "few are owed again, and no part is left lying"
+    await it.passes(HOUR)
+    assert all(it.told(name=name) == OWED_DOWN for name in names if name != "s7")
 
 
 # --- a crash between a message and its record
