@@ -136,9 +136,9 @@ def run(
     on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve `app` on host:port beside `work` until SIGTERM or SIGINT; then `on_stop` ends what clients wait
-    for. Ends the process: code 0 after a
-    signal, 1 if the work failed, 2 if the port (set by `variable`) cannot be had. With `any_port` a port
-    that is taken is replaced by a free one. `http`: the protocol, with the limits of connections."""
+    for. Ends the process: code 0 after a signal, 1 if the work or the server failed, 2 if the port (set by
+    `variable`) cannot be had. With `any_port` a port that is taken is replaced by a free one. `http`: the
+    protocol, with the limits of connections."""
     http.limits.fit(_files())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop has its own handlers
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -218,7 +218,10 @@ async def _serve(
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait({serving, working, told}, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping")
-    failed = working.done() and not stopping.is_set()
+    failed = (working.done() or serving.done()) and not stopping.is_set()
+    if serving.done() and not stopping.is_set():
+        error = serving.exception() if not serving.cancelled() else None
+        log.error("the HTTP server ended; ending so that it is started afresh", exc_info=error)
     server.end()
     on_stop()
     await asyncio.wait({serving}, timeout=STOP_WITHIN / 2 + 1)

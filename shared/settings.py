@@ -21,6 +21,7 @@ from shared import urls, zones
 from shared.credentials import Credentials
 from shared.durations import Duration
 from shared.limits import PRIVATE, Network
+from shared.visible import visible_lines
 from shared.zones import ZoneName
 
 PREFIX = "REGISTRY_"
@@ -309,5 +310,9 @@ def concealed(kind: type[Settings], field: str) -> str | None:
 
 def stop(message: str) -> NoReturn:
     """End with code 2: wrong use or wrong configuration."""
-    sys.stderr.write(message + "\n")
+    if structlog.is_configured():  # a service whose log is up
+        for line in message.split("\n"):
+            log.critical(line)
+    else:
+        sys.stderr.write(visible_lines(message) + "\n")
     raise SystemExit(2)

@@ -103,7 +103,7 @@ def _made(service: str, exporter: str) -> _Tracing:
 
     out: SpanExporter
     if exporter == "console":
-        out = ConsoleSpanExporter()
+        out = ConsoleSpanExporter(formatter=lambda span: span.to_json(indent=None) + "\n")
     else:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 

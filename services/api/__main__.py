@@ -51,6 +51,7 @@ class ApiSettings(Settings):
 
 
 def main() -> None:
+    logs.begin("api")
     settings = load(ApiSettings)
     settings.refuse_open_address(
         "the API",

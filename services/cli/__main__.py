@@ -26,9 +26,13 @@ from shared.broker import access
 from shared.events import NAME_RULE_IN_WORDS, valid_name
 from shared.settings import Tokens, load, near, stop
 from shared.urls import without_secrets
+from shared.visible import visible
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="The services registry: who is alive, and who is not."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they show local variables, and those hold secrets
+    help="The services registry: who is alive, and who is not.",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
@@ -59,7 +63,7 @@ def beat(
     url = f"http://{near(settings.host)}:{settings.ingest_port}/heartbeat/{quote(name, safe='')}"
     url += "/fail" if fail else ""
     answer = _request("POST", url, settings.ingest_token, json=body or None)
-    typer.echo(json.dumps(answer) if as_json else f"{name}: stored")
+    _say(json.dumps(answer) if as_json else f"{name}: stored")
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True})
@@ -86,7 +90,7 @@ def _run(command: list[str]) -> tuple[int, str | None]:
         process = subprocess.Popen(command)  # what our own user gave  # nosec B603
     except OSError as error:
         message = f"{command[0]}: {error.strerror}"
-        typer.echo(message, err=True)
+        _warn(message)
         return (127 if isinstance(error, FileNotFoundError) else 126), message
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: process.send_signal(received))
@@ -122,10 +126,10 @@ def services(
         if cursor is None:
             break
     if as_json:
-        typer.echo(json.dumps(items))
+        _say(json.dumps(items))
         return
     for item in items:
-        typer.echo(
+        _say(
             f"{item['status']:8} {item['name']}  last heartbeat {item['last_heartbeat'] or 'never'}"
             + ("  (paused)" if item["paused"] else "")
         )
@@ -136,10 +140,10 @@ def status(name: Annotated[str, typer.Argument(help="The service's name.")], as_
     """Show one service."""
     service = _api(f"/service/{quote(name, safe='')}")
     if as_json:
-        typer.echo(json.dumps(service))
+        _say(json.dumps(service))
         return
     for key, value in service.items():
-        typer.echo(f"{key:18} {value if not isinstance(value, dict | list) else json.dumps(value)}")
+        _say(f"{key:18} {value if not isinstance(value, dict | list) else json.dumps(value)}")
 
 
 @app.command()
@@ -148,9 +152,7 @@ def rebuild(as_json: AsJson = False) -> None:
     answer = asyncio.run(_rebuild(load(ClientSettings)))
     if "error" in answer:
         _fail(answer["error"])
-    typer.echo(
-        json.dumps(answer) if as_json else f"{answer['services']} services from {answer['events']} events"
-    )
+    _say(json.dumps(answer) if as_json else f"{answer['services']} services from {answer['events']} events")
 
 
 @app.command()
@@ -162,9 +164,9 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = asyncio.run(examined())
     if as_json:
-        typer.echo(json.dumps([{**asdict(it), "ok": not it.mend} for it in findings]))
+        _say(json.dumps([{**asdict(it), "ok": not it.mend} for it in findings]))
     else:
-        report(findings, typer.echo)
+        report(findings, _say)
     if any(it.part.startswith("settings") and it.mend for it in findings):
         raise typer.Exit(2)
     if any(it.mend for it in findings):
@@ -219,11 +221,11 @@ def _with_broker(
 def _say_copied(copied: list[copies.Copied], as_json: bool, done: str, *, err: bool = False) -> None:
     if as_json:
         found = [{"stream": it.name, "messages": it.messages, "last_seq": it.last_seq} for it in copied]
-        typer.echo(json.dumps(found), err=err)
+        _say(json.dumps(found), err=err)
         return
     for it in copied:
-        typer.echo(f"{it.messages:>10} messages, up to {it.last_seq:>10}  {it.name}", err=err)
-    typer.echo(done, err=err)
+        _say(f"{it.messages:>10} messages, up to {it.last_seq:>10}  {it.name}", err=err)
+    _say(done, err=err)
 
 
 async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
@@ -265,12 +267,17 @@ def _request(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) 
     return response.json()
 
 
+def _say(line: str, *, err: bool = False) -> None:
+    """Print one line, in which nothing that others wrote acts on the terminal."""
+    typer.echo(visible(line), err=err)
+
+
 def _warn(message: str) -> None:
-    typer.echo(message, err=True)
+    _say(message, err=True)
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
+    _say(message, err=True)
     raise typer.Exit(1)
 
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -15,10 +16,15 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 import httpx
+import structlog
 import typer
 
 from services.cli import embedded
+from shared import logs
 from shared.settings import PREFIX, DatabaseUrl, Port, Settings, Tokens, near, stop
+from shared.visible import visible
+
+log = structlog.get_logger()
 
 READY_WITHIN = 60.0
 STOP_WITHIN = 3.0
@@ -49,9 +55,11 @@ class Child:
     keeper: asyncio.Task[None] | None = None
     misconfigured: bool = False
 
-    async def start(self) -> None:
-        out = self.log.open("ab") if self.log else None
+    async def start(self) -> str:
+        """Why it cannot be started; empty if it was."""
+        out = None
         try:
+            out = self.log.open("ab") if self.log else None
             self.process = await asyncio.create_subprocess_exec(
                 *self.command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -61,9 +69,12 @@ class Child:
                 start_new_session=True,
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"cannot be started ({getattr(error, 'strerror', None) or error})"
         finally:
             if out:
                 out.close()
+        return ""
 
     async def keep(self) -> None:
         """Watch it, and start it again, until cancelled or it says that its configuration is wrong."""
@@ -75,10 +86,14 @@ class Child:
             if code == WRONG_CONFIGURATION:
                 self.misconfigured = True
                 return
-            wait = 0.2 if loop.time() - started > STEADY_AFTER else min(wait * 2, LONGEST_BACKOFF)
-            say(f"{self.name} ended ({_ending(code)}); starting it again in {wait:.1f} s")
-            await asyncio.sleep(wait)
-            await self.start()
+            if loop.time() - started > STEADY_AFTER:
+                wait = 0.2
+            why = f"ended ({_ending(code)})"
+            while why:
+                say(f"{self.name} {why}; starting it again in {wait:.1f} s")
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, LONGEST_BACKOFF)
+                why = await self.start()
 
     async def stop(self) -> None:
         if self.keeper:
@@ -106,11 +121,18 @@ def _ending(code: int) -> str:
 
 
 def say(text: str) -> None:
-    typer.echo(text, err=True)
+    """Tell what happens: as a line of log if that is to be JSON."""
+    if structlog.is_configured():
+        log.warning(text)
+    else:
+        typer.echo(visible(text), err=True)
 
 
 def run(settings: RunSettings) -> int:
-    """Run everything until SIGTERM or Ctrl-C. The exit code: 0 after a stop, 1 failed, 2 misconfigured."""
+    """Run everything until SIGTERM or Ctrl-C. The exit code: 0 after a stop, 1 if something could not be
+    started, 2 if something is configured wrongly."""
+    if settings.log_format == "json":
+        logs.configure("run", settings.log_level, settings.log_format)
     data = settings.data_dir.resolve()
     lock = _lock(data)
     try:
@@ -141,7 +163,9 @@ async def _run(settings: RunSettings, data: Path) -> int:
         asyncio.get_running_loop().add_signal_handler(sig, stopping.set)
     try:
         for child in servers + services:
-            await child.start()
+            if why := await child.start():
+                say(f"{child.name} {why}")
+                return 1
             child.keeper = asyncio.create_task(child.keep())
         keepers = [child.keeper for child in servers + services if child.keeper]
         told = asyncio.create_task(stopping.wait())
@@ -200,7 +224,8 @@ async def broker(settings: RunSettings) -> AsyncIterator[None]:
     say(f"no broker is running; starting the embedded one of {data} for this")
     child = Child(server.name, server.command, server.log)
     try:
-        await child.start()
+        if why := await child.start():
+            raise OSError(f"the broker {why}")
         async with asyncio.timeout(READY_WITHIN):
             while _is_free(server.host, server.port):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
@@ -263,7 +288,11 @@ async def _announce(settings: RunSettings, ports: dict[str, int]) -> bool:
                         await asyncio.sleep(0.1)
         except TimeoutError:
             return False
-    typer.echo(_welcome(settings, ports))
+    if structlog.is_configured():
+        for line in filter(None, _welcome(settings, ports).splitlines()):
+            log.info(line.strip())
+    else:
+        typer.echo(_welcome(settings, ports))
     return True
 
 

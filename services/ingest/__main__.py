@@ -25,6 +25,7 @@ class IngestSettings(Settings):
 
 
 def main() -> None:
+    logs.begin("ingest")
     settings = load(IngestSettings)
     anonymous = "ingest" in settings.anonymous
     settings.refuse_open_address(

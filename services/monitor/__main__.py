@@ -25,6 +25,7 @@ class MonitorSettings(Settings):
 
 
 def main() -> None:
+    logs.begin("monitor")
     settings = load(MonitorSettings)
     logs.configure("monitor", settings.log_level, settings.log_format)
     tracing.start("monitor")

@@ -456,6 +456,7 @@ class Notifier:
 
 
 def main() -> None:
+    logs.begin("notifier")
     settings = load(NotifierSettings)
     logs.configure("notifier", settings.log_level, settings.log_format)
     tracing.start("notifier")

@@ -93,13 +93,14 @@ def test_one_command_then_the_printed_curl_line_then_the_story_in_the_log(run: R
     assert json.loads(answer.stdout) == {"status": "ok"}
     run.until("my-service: alive → silent")
     run.until("my-service: silent → down")
-    sent = run.command("beat", "my-service", "--message", "back")
+    sent = run.command("beat", "my-service", "--message", "back\x1b[2J")
     assert (sent.returncode, sent.stdout) == (0, "my-service: stored\n")
     run.until("my-service: down → alive")
 
     listed = run.command("services", "--json")
     assert [item["name"] for item in json.loads(listed.stdout)] == ["my-service"]
-    assert "my-service" in run.command("services").stdout
+    shown = [run.command("services").stdout, run.command("status", "my-service").stdout, run.output]
+    assert all("my-service" in it and "\x1b" not in it for it in shown)
     assert json.loads(run.command("status", "my-service", "--json").stdout)["name"] == "my-service"
     missing = run.command("status", "nobody")
     assert missing.returncode == 1
