@@ -49,6 +49,7 @@ from services.notifier.target import (
 )
 from shared import tracing
 from shared.digest import digest_due, next_digest_at
+from shared.events import Status
 from shared.maintenance import Window
 
 log = structlog.get_logger()
@@ -202,8 +203,9 @@ class Chat:
             cursor = cursor.model_copy(update={"done": end, "sending": sending, "owed": owed})
         if cursor.notices is None:  # an older version wrote it
             cursor = cursor.model_copy(update={"notices": now, "weekly": today})
-        if cursor.heard_until is None:
-            cursor = cursor.model_copy(update={"heard_until": now})
+        if cursor.heard_until is None:  # so is this; what it would have told at the end of a window is owed
+            owed = _owed_by_windows(around, cursor)
+            cursor = cursor.model_copy(update={"heard_until": now, "owed": owed})
         if cursor != record.cursor:
             await record.write(cursor)
         return cls(target, record, around)
@@ -312,9 +314,8 @@ class Chat:
     def _begin(self) -> None:
         for name in [*self._owed, *(name for name, it in self._turns.items() if it.flapping_since)]:
             self.look_at(name)
-        for name in self._around.fleet:
-            if self._around.fleet.known(name).paused:
-                self.configured(name)
+        for name in self._around.fleet.paused:
+            self.configured(name)
 
     def tick(self) -> None:
         """Look at what has come due."""
@@ -820,6 +821,17 @@ class Chat:
 
     async def _write(self, **changed: object) -> None:
         await self._record.update(**changed)
+
+
+def _owed_by_windows(around: Surroundings, cursor: Cursor) -> dict[str, Owed]:
+    """What fell within maintenance that was not over when reminders had been told last."""
+    owed = {}
+    for name in around.fleet:
+        it = around.fleet.known(name)
+        end = around.hushed_until(name, it.since) if it.is_down else None
+        if end and it.status_seq <= cursor.done and (cursor.notices is None or end > cursor.notices):
+            owed[name] = Owed(it.status_seq, Status.ALIVE)
+    return owed
 
 
 def _traces(message: Message) -> list[str]:

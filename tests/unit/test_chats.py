@@ -528,6 +528,21 @@ async def test_an_older_versions_chat_that_is_off_begins_at_the_end_and_is_tried
     assert it.chats[0].cursor.off is None
 
 
+@pytest.mark.parametrize("ends", [HOUR, -MINUTE])
+async def test_what_an_older_version_would_have_told_at_the_end_of_a_window_is_told(ends: timedelta) -> None:
+    it = World(reminders=())
+    it.register()
+    it.change(DOWN, since=NOW - 5 * MINUTE)
+    it.window("w", -HOUR, ends)
+    notices = (NOW - 2 * MINUTE).isoformat().encode()
+    await it.bucket.update("inbox.0", b'{"done": 2, "notices": "' + notices + b'"}', 0)
+    await it.restart()
+    await it.restart()
+    assert it.told() == ([] if ends == HOUR else OWED_DOWN)
+    await it.passes(HOUR)
+    assert it.told() == OWED_DOWN
+
+
 # --- ids
 
 
