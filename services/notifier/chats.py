@@ -567,14 +567,13 @@ class Chat:
     async def _compose_changes(self, open_: Sending | None) -> tuple[Message, Sending] | None:
         waiting = [it for it in self.pending.changes if open_ is None or it.seq <= open_.through]
         self._verdicts = self._judged(waiting, self._hold_of)
-        if open_:  # what is withheld now may have been told by the attempt before
-            self._verdicts = [
-                replace(it, owed=replace(it.owed, maybe=True)) if it.owed else it for it in self._verdicts
-            ]
+        if open_:
+            self._verdicts = [_maybe_told(it, open_) for it in self._verdicts]
         if told := [it.change for it in self._verdicts if it.is_told]:
             notes = self._notes(open_, waiting[0].stored_at)
             message = pack(told, self._around.look, doubted=self.cursor.doubted, **notes)
-            return message, open_ or Sending(through=message.through_seq)
+            names = tuple(dict.fromkeys(it.name for it in message.changes))
+            return message, open_ or Sending(through=message.through_seq, names=names)
         if waiting or open_:
             await self._done_with(waiting, open_)
         return None
@@ -821,6 +820,13 @@ class Chat:
 
     async def _write(self, **changed: object) -> None:
         await self._record.update(**changed)
+
+
+def _maybe_told(it: Verdict, open_: Sending) -> Verdict:
+    """What is withheld now may have been told by an attempt before: then so is its recovery."""
+    if it.owed is None or it.change.name not in open_.names:
+        return it
+    return replace(it, owed=replace(it.owed, told=it.change.to, maybe=True))
 
 
 def _owed_by_windows(around: Surroundings, cursor: Cursor) -> dict[str, Owed]:

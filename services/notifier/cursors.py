@@ -44,12 +44,13 @@ class Of(StrEnum):
 
 
 class Sending(BaseModel):
-    """What is being sent: the changes up to `through`, the digest of a date, reminders up to a moment, what
-    was owed, or that the registry is deaf or has been."""
+    """What is being sent: the changes up to `through` (of the services `names`), the digest of a date,
+    reminders up to a moment, what was owed, or that the registry is deaf or has been."""
 
     model_config = ConfigDict(frozen=True)
 
     through: int
+    names: tuple[str, ...] = ()
     digest: date | None = None
     weekly: bool = False
     notices: datetime | None = None
