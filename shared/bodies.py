@@ -1,10 +1,14 @@
 """Reading a request's body, bounded in size and time."""
 
 import asyncio
+from collections import Counter
 
 from starlette.requests import ClientDisconnect, Request
 
+from shared.connections import client_of
 from shared.problems import Problem
+
+_CLOSE = {"Connection": "close"}
 
 BODY_MAX = 1024 * 1024
 """Bytes of a body, unless a route needs more."""
@@ -14,14 +18,22 @@ BODY_WITHIN = 10.0
 
 ALL_MAX = 32 * 1024 * 1024
 """Bytes of all bodies that are on their way at the same time."""
-_on_their_way = 0
+OF_ADDRESS_MAX = ALL_MAX // 4
+"""The same of one address from which no right token is shown."""
+OF_STRANGERS_MAX = ALL_MAX // 2
+"""The same of all such addresses."""
+
+_on_their_way: Counter[str | None] = Counter()
+"""Bytes by a stranger's address; None: of all together."""
+_of_strangers = 0
 
 
 async def read(request: Request, most: int = BODY_MAX) -> bytes:
-    """The body. Raises Problem 413 if it is larger than `most` bytes, 408 if it does not come in time, 503 if
-    too much comes at once."""
-    global _on_their_way
-    too_large = Problem(413, f"the body is larger than {most} bytes", headers={"Connection": "close"})
+    """The body. Raises Problem 413 if it is larger than `most` bytes, 408 if it does not come in time, 429 or
+    503 if too much comes at once."""
+    global _of_strangers
+    stranger = None if request.scope.get("known") else client_of(request)
+    too_large = Problem(413, f"the body is larger than {most} bytes", headers=_CLOSE)
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length[:20]) > most:
         raise too_large
@@ -30,17 +42,26 @@ async def read(request: Request, most: int = BODY_MAX) -> bytes:
         async with asyncio.timeout(BODY_WITHIN):
             async for chunk in request.stream():
                 body += chunk
-                _on_their_way += len(chunk)
+                _on_their_way[None] += len(chunk)
+                if stranger:
+                    _on_their_way[stranger] += len(chunk)
+                    _of_strangers += len(chunk)
                 if len(body) > most:
                     raise too_large
-                if _on_their_way > ALL_MAX:
-                    close = {"Connection": "close"}
-                    raise Problem(503, "too much is sent at the same time", retry_after=2, headers=close)
+                if stranger and _on_their_way[stranger] > OF_ADDRESS_MAX:
+                    raise Problem(429, "too much is sent from this address", retry_after=2, headers=_CLOSE)
+                if _on_their_way[None] > ALL_MAX or (stranger and _of_strangers > OF_STRANGERS_MAX):
+                    raise Problem(503, "too much is sent at the same time", retry_after=2, headers=_CLOSE)
     except TimeoutError:
         late = f"the body did not come within {BODY_WITHIN:g} s"
-        raise Problem(408, late, headers={"Connection": "close"}) from None
+        raise Problem(408, late, headers=_CLOSE) from None
     except ClientDisconnect:
         raise Problem(400, "the body broke off") from None
     finally:
-        _on_their_way -= len(body)
+        _on_their_way[None] -= len(body)
+        if stranger:
+            _of_strangers -= len(body)
+            _on_their_way[stranger] -= len(body)
+            if not _on_their_way[stranger]:
+                del _on_their_way[stranger]
     return bytes(body)

@@ -5,6 +5,7 @@ One look per second at all connections takes the place of a timer for each.
 
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,8 @@ PIPELINED_MAX = 16
 """Requests that may wait in a connection for the answer to the one before."""
 PIPELINED_BODY_MAX = 64 * 1024
 OTHER_FILES = 50
+_TOO_MANY = Problem(503, "there are too many connections", retry_after=10)
+_TOO_SLOW = Problem(408, "the request was not there yet when its place was needed for others")
 _TOO_MANY_HEADERS = Problem(431, f"there are more than {HEADERS_MAX} headers")
 
 log = structlog.get_logger()
@@ -59,7 +62,15 @@ class Limits:
     now: float = 0.0
     """Seconds, renewed once a second."""
     open: Counter[str] = field(default_factory=Counter)
-    """Connections by address; none of this machine or of a proxy."""
+    """Strangers' connections by address; none of this machine or of a proxy."""
+    recognises: Callable[[Request], bool] = lambda _: False
+    """Whether a request shows a right token. Whoever did is no stranger on that connection any more."""
+    known: int = 0
+    """Connections on which a right token was shown."""
+    turn: int = 0
+    """Counts connections and answers: who has waited for longest has the lowest of its own."""
+    on_full: Callable[[str], None] = lambda _: None
+    """Is told why a connection was refused though its client did not have too many."""
 
     def fit(self, files: int) -> None:
         """Leave some of so many open files to the broker's connection and the like."""
@@ -69,7 +80,13 @@ class Limits:
 
     @property
     def connections_per_address(self) -> int:
+        """Of a stranger."""
         return max(1, self.connections // 4)
+
+    @property
+    def connections_known(self) -> int:
+        """The rest is for those who have not shown their token yet."""
+        return self.connections - self.connections // 8
 
     def knows(self, host: str) -> bool:
         """Whether this `Host` may lead here, whatever its port: by a name of this machine's own loopback, or
@@ -98,6 +115,10 @@ class Connection(Protocol):
     """When it began, or when the last answer was given."""
     deaf = refused = False
     """Nothing is read any more; for it was said why."""
+    known = False
+    """A right token was shown."""
+    turn = 0
+    """Of the limits' turns, the one since which it waits."""
     stalled_since: float | None = None
     offers_upgrade = False
     """The request offers another protocol, and was not given to the app yet."""
@@ -108,21 +129,84 @@ class Connection(Protocol):
         super().connection_made(transport)
         limits = self.limits
         self.since = limits.now
+        self._queue_up()
         self.client_key = limits.proxies.client(self.client[0] if self.client else "")
         self.behind_proxy = self.client_key is None
         if self.client_key:
             limits.open[self.client_key] += 1
-        if len(self.connections) > limits.connections or (
-            self.client_key and limits.open[self.client_key] > limits.connections_per_address
-        ):
-            self._refuse(Problem(503, "there are too many connections", retry_after=10))
-            self.transport.close()  # without waiting until it is read
+        if self.client_key and limits.open[self.client_key] > limits.connections_per_address:
+            if not self._make_room(self.client_key):
+                self._turn_away()
+        elif len(self.connections) > limits.connections and not self._make_room():
+            self._turn_away()
+            limits.on_full(_TOO_MANY.detail)
+
+    def _queue_up(self) -> None:
+        self.limits.turn += 1
+        self.turn = self.limits.turn
+
+    def _turn_away(self) -> None:
+        self._refuse(_TOO_MANY)
+        self.transport.close()  # without waiting until it is read
+
+    def _make_room(self, of: str | None = None) -> bool:
+        """Whether others made way for this connection: strangers whose request is not there yet, those of the
+        address with the most connections first, and who has waited for longest; some at once, for looking
+        through all takes its time. `of`: of this address only. If there are none, somebody known who has
+        nothing to say."""
+        waiting = [it for it in self._others() if not it.known and of in (None, it._counted)]
+        count = self.limits.open
+        waiting.sort(key=lambda it: (-count[it._counted or ""], it.turn))
+        if not waiting and of is None:
+            waiting = sorted((it for it in self._others() if it.known), key=lambda it: it.turn)[:1]
+        for it in waiting[: 1 + len(waiting) // 50]:
+            it._make_way()
+        return bool(waiting)
+
+    def _others(self) -> "Iterator[Connection]":
+        for it in self.connections:
+            if it is not self and isinstance(it, Connection) and not it._in_our_hands():
+                yield it
+
+    def _in_our_hands(self) -> bool:
+        """A request of it is all there, and not answered."""
+        return self.size == NONE and not self.in_head and self.owes_answer()
+
+    @property
+    def _counted(self) -> str | None:
+        """The address that `limits.open` counts this connection for."""
+        return None if self.behind_proxy or self.known else self.client_key
+
+    def _make_way(self) -> None:
+        if self.deaf or self.transport.is_closing():
+            self.transport.abort()
+        elif self.size > 0:
+            self._refuse(_TOO_SLOW)
+            self.transport.close()
+        else:
+            self.transport.close()
+
+    def meet(self) -> None:
+        """A right token was shown: this is no stranger, and has its place beside all strangers."""
+        limits = self.limits
+        self._uncount()
+        self.known = True
+        limits.known += 1
+        if limits.known > limits.connections_known:
+            idle = [it for it in self._others() if it.known]
+            if idle:
+                min(idle, key=lambda it: it.turn)._make_way()
+
+    def _uncount(self) -> None:
+        count = self.limits.open
+        if key := self._counted:
+            count[key] -= 1
+            if not count[key]:
+                del count[key]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.behind_proxy and self.client_key:
-            self.limits.open[self.client_key] -= 1
-            if not self.limits.open[self.client_key]:
-                del self.limits.open[self.client_key]
+        self._uncount()
+        self.limits.known -= self.known
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -152,6 +236,7 @@ class Connection(Protocol):
 
     def on_response_complete(self) -> None:
         self.since = self.limits.now
+        self._queue_up()
         super().on_response_complete()
 
     def _refuse(self, problem: Problem) -> None:
@@ -300,7 +385,13 @@ class Connection(Protocol):
         if self.behind_proxy:
             self.client_key = self.forwarded_for(forwarded)
         self.scope["client"] = (self.client_key, 0) if self.client_key else None
-        return self.too_many()
+        self.scope["query_string"] = self.url.partition(b"?")[2]
+        if not self.limits.recognises(Request(self.scope)):  # type: ignore[arg-type]
+            return self.too_many()
+        self.scope["known"] = True  # type: ignore[typeddict-unknown-key]
+        if not self.known:
+            self.meet()
+        return None
 
     def forwarded_for(self, forwarded: bytes) -> str | None:
         """Whom a request that came from a proxy, or from this machine, is counted as."""

@@ -141,7 +141,7 @@ class Groups:
     async def store(self, messages: Sequence[Message]) -> None:
         """Return when all of them are stored: at most GROUP_MAX. Raises NotStored (some may be stored all the
         same), or Busy or TooLarge (none is)."""
-        stored: asyncio.Future[None] = self._loop.create_future()
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(error: BrokerError | None) -> None:
             if stored.done():

@@ -5,6 +5,7 @@ import math
 from collections import OrderedDict
 from functools import lru_cache
 
+import structlog
 from prometheus_client import Counter
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -23,10 +24,12 @@ REFUSED = Counter("registry_requests_refused_total", "Requests that a limit has 
 for _status in (400, 408, 413, 414, 421, 429, 431, 503):
     REFUSED.labels(_status)
 
-LONG = 20
-"""Characters of a token from which on trying out is hopeless, so that right ones need not wait."""
 WRONG_TOKENS = 10
 """Wrong tokens of one address at once; then as many per minute."""
+SAY_AGAIN = 60.0
+"""Seconds between two lines in the log about wrong tokens."""
+
+log = structlog.get_logger()
 
 
 class Proxies:
@@ -104,22 +107,19 @@ class Rate:
 
 
 class Guesses:
-    """Slows those down who try out tokens. An address that gave too many wrong ones is not heard with right
-    ones either, so it cannot tell them; but long ones are, and what was right there before."""
+    """Slows those down who try out tokens. A right one is always heard, whoever else is at the same address:
+    that a token cannot be guessed is its length's to see to."""
 
     def __init__(self) -> None:
         self._wrong = Rate(WRONG_TOKENS / 60, WRONG_TOKENS)
-        self._good: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._said_at = float("-inf")
 
     def weigh(self, client: str | None, given: str, good: bool, now: float) -> int:
-        """0, or for how many seconds nothing that `client` gives is looked at."""
-        if client is None or not given or (good and len(given) >= LONG) or (client, given) in self._good:
+        """0, or for how many seconds `client` has given too many wrong ones."""
+        if good or client is None or not given:
             return 0
-        if not good:
-            return self._wrong.take(client, now)
-        if wait := self._wrong.wait(client, now):
-            return wait
-        self._good[client, given] = None
-        if len(self._good) > REMEMBERED:
-            self._good.popitem(last=False)
-        return 0
+        wait = self._wrong.take(client, now)
+        if wait and now > self._said_at + SAY_AGAIN:
+            self._said_at = now
+            log.warning("somebody tries tokens out; short ones can be guessed", address=client)
+        return wait

@@ -111,6 +111,7 @@ def main() -> None:
         deaf_after=int(max(10.0, 3 * settings.tick.total_seconds()) * 1e6),
     )
     limits = limits_of(settings, at_home=access.at_home)
+    limits.recognises = access.recognises
     past = Past(store, board, _now)
     app = build(Parts(link, store, board, commands, access, health, defaults, look, _now, maintenance, past))
     service.run(

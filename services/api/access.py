@@ -66,6 +66,11 @@ class Access:
         if self.role(request) is Role.NOBODY:
             raise Problem(401, "a read token or the API token is needed", headers=_CHALLENGE)
 
+    def recognises(self, request: Request) -> bool:
+        """Whether whoever asks has shown a right token, now or when logging in."""
+        known = (self._of_token(_given(request)), self._session(request).role) if self.guarded else ()
+        return any(role is not Role.NOBODY for role in known)
+
     def may_write(self, request: Request) -> None:
         """A cookie does not count here, so no page can make a browser write with it."""
         if self._write_is_open:

@@ -6,6 +6,7 @@ import time
 
 from services.ingest.access import Access
 from services.ingest.app import build
+from services.ingest.door import Door
 from services.ingest.gate import Gate
 from services.ingest.names import Names
 from services.ingest.shortway import short_way
@@ -41,7 +42,7 @@ def main() -> None:
     link = Link(settings, "ingest")
     health.follow(link)
     publisher, groups = Publisher(link), Groups(link)
-    names = Names(settings.max_services)
+    names, door = Names(settings.max_services), Door(groups.longest_wait)
 
     async def work() -> None:
         try:
@@ -49,7 +50,7 @@ def main() -> None:
             await publisher.start()
             await groups.start()
             health.good("broker")
-            ticker = Ticker(link, publisher, health, settings.tick, _seconds, groups.longest_wait)
+            ticker = Ticker(link, publisher, health, settings.tick, _seconds, door.obstacle)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(ticker.run())
                 tasks.create_task(names.follow(link))
@@ -62,13 +63,27 @@ def main() -> None:
     at_home = not (tokens or anonymous)
     limits = limits_of(settings, at_home=at_home)
     access = Access(tokens, limits.per_address, Rate(settings.rate_limit_per_token), at_home=at_home)
-    gate = Gate(groups, names)
-    app, http = build(gate, health, access), short_way(gate, access, limits, settings.ingest_port)
+    gate = Gate(groups, names, door)
+    limits.on_full = door.refused
+    if tokens:
+        limits.recognises = lambda request: access.knows(access.given(request))
+    app, http = (
+        door.watched(build(gate, health, access)),
+        short_way(gate, access, limits, settings.ingest_port),
+    )
     # Much is made and thrown away per request, little stays: looking through it seldom takes p99 at 256
     # connections from 47 to 18 ms.
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
-    service.run(app, work, http=http, host=settings.host, port=settings.ingest_port, variable="INGEST_PORT")
+    service.run(
+        app,
+        work,
+        http=http,
+        host=settings.host,
+        port=settings.ingest_port,
+        variable="INGEST_PORT",
+        on_stop=lambda: door.shut("ingest is stopping"),
+    )
 
 
 def _seconds() -> float:

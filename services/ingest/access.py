@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from pydantic import SecretStr
+from starlette.requests import Request
 
 from shared.limits import REFUSED, Guesses, Rate
 from shared.problems import Problem
@@ -38,6 +39,11 @@ class Access:
     def knows(self, given: str) -> bool:
         return matches(given, *self.tokens)
 
+    def given(self, request: Request) -> str:
+        """The token of a request: in its header, or where that is not right, in its query."""
+        given = bearer(request.headers.get("authorization", ""))
+        return given if self.knows(given) else request.query_params.get("token", "") or given
+
     def enter(self, given: str, good: bool, client: str | None) -> None:
         """Raises Problem 401, or 429 for too many of this token, or too many wrong ones of this client."""
         if not self.tokens:
@@ -52,7 +58,6 @@ class Access:
                 "this registry needs its ingest token: Authorization: Bearer …, or ?token=…",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        self._per_address.charge(client, now, -1)  # a fleet behind one address is not held up by its size
         if wait := self._per_token.take(given, now):
             REFUSED.labels(429).inc()
             raise Problem(429, "too many requests with this token", retry_after=wait)

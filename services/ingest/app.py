@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.ingest.access import Access, bearer
+from services.ingest.access import Access
 from services.ingest.content import bad_address, bad_name, read_content, tidy
 from services.ingest.gate import Gate
 from shared import bodies, docs, problems, tracing
@@ -54,9 +54,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         """The token that was given. Raises Problem 401, 403 or 429 if whoever asks may not."""
         if access.at_home and is_foreign(request.headers):
             raise Problem(403, "not from another site's page; with a token it may be")
-        given = bearer(request.headers.get("authorization", ""))
-        if not access.knows(given):
-            given = request.query_params.get("token", "") or given
+        given = access.given(request)
         access.enter(given, access.knows(given), client_of(request))
         return given
 

@@ -7,9 +7,10 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.ingest.content import bad_name
+from services.ingest.door import Door
 from services.ingest.names import Names
 from shared import streams
-from shared.broker import OVER_HTTP, BrokerError
+from shared.broker import OVER_HTTP, BrokerError, TooLarge
 from shared.events import valid_name
 from shared.groups import GROUP_MAX, Done, Groups, Message, block
 from shared.problems import Problem
@@ -42,8 +43,9 @@ LIMIT_RETRY_AFTER = 60
 class Gate:
     """Lets heartbeats through to the broker, or says why not."""
 
-    def __init__(self, groups: Groups, names: Names) -> None:
+    def __init__(self, groups: Groups, names: Names, door: Door) -> None:
         self._groups = groups
+        self._door = door
         groups.on_end = _count
         WAITING.set_function(lambda: groups.waiting)
         self.names = names
@@ -83,8 +85,10 @@ class Gate:
             raise _limit_reached()
         return False
 
-    @staticmethod
-    def not_stored(error: BrokerError) -> Problem:
+    def not_stored(self, error: BrokerError) -> Problem:
+        if isinstance(error, TooLarge):
+            return Problem(413, str(error))
+        self._door.refused(f"a heartbeat was not stored: {error}")
         return Problem(503, f"not stored: {error}", retry_after=RETRY_AFTER)
 
     async def store_all(self, names: Sequence[Any], headers: dict[str, str] | None = None) -> dict[str, Any]:

@@ -68,10 +68,12 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
                 self._answer(beat, gate.not_stored(error) if error else None)
 
             try:
-                if self.client_key and (problem := self.too_many()):
-                    raise problem
                 if tokens:
+                    if not self.known:
+                        self.meet()
                     access.enter(self.given, True, self.client_key)
+                elif self.client_key and (problem := self.too_many()):
+                    raise problem
                 gate.add(name, done)
             except Problem as problem:
                 self._answer(beat, problem)

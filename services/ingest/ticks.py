@@ -36,15 +36,16 @@ class Ticker:
         health: Health,
         interval: timedelta,
         clock: Callable[[], float],
-        longest_wait: Callable[[], float],
+        obstacle: Callable[[], str],
     ) -> None:
-        """`longest_wait`: seconds that heartbeats waited for the broker, at most, since it was asked last."""
-        self._longest_wait = longest_wait
+        """`obstacle`: why not all heartbeats were taken since it was asked last; empty if they were."""
+        self._obstacle = obstacle
         self._link = link
         self._publisher = publisher
         self._health = health
         self._interval = interval.total_seconds()
-        self._longest = publisher.timeout + self._interval
+        self._longest = self._interval + LATE / 1e6
+        """Seconds before itself that a tick proves, at most: whoever stood still for longer heard nobody."""
         self._clock = clock
         self._ahead: float | None = None
         """By how many seconds the broker's clock is ahead of ours: at least so many."""
@@ -66,6 +67,8 @@ class Ticker:
                 self._health.good("ticks")
             except NotStored as error:
                 _FAILED.inc()
+                if "ticks" not in self._health.missing:
+                    log.warning("heartbeats may have been missed; nobody is blamed for it", why=str(error))
                 self._health.bad("ticks", str(error))
                 self._begin()
             await asyncio.sleep(max(0.0, began + self._interval - self._clock()))
@@ -75,8 +78,8 @@ class Ticker:
             log.warning("ticks were interrupted; heartbeats may have been missed", instance=self._instance)
             self._begin()
         sent = self._clock()
-        if (waited := self._longest_wait()) > LATE / 1e6:
-            raise NotStored(f"heartbeats have waited for the broker for {waited:.1f} s")
+        if why := self._obstacle():
+            raise NotStored(why)
         tick = Tick(
             open_since=self._open_since,
             open_until=self._by_the_broker(self._stored_at) if self._open_since else None,

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from services.ingest.door import Door
 from services.ingest.ticks import Ticker
 from shared import streams
 from shared.batching import Batch
@@ -153,7 +154,9 @@ async def test_while_an_answer_is_missing_that_others_wait_for_ticks_prove_nothi
     health, publisher, groups = Health("ticks"), Publisher(link), Groups(link, timeout=3)
     await publisher.start()
     await groups.start()
-    ticker = Ticker(link, publisher, health, timedelta(seconds=0.2), time.monotonic, groups.longest_wait)
+    ticker = Ticker(
+        link, publisher, health, timedelta(seconds=0.2), time.monotonic, Door(groups.longest_wait).obstacle
+    )
     ticking = asyncio.create_task(ticker.run())
     await eventually(lambda: _stretches(link, 1))
     sid = next(sid for sid, taker in link._takers.items() if taker == groups._answered)

@@ -1,0 +1,70 @@
+"""The room for bodies that are on their way: strangers leave half of it to who is known."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from shared import bodies
+from shared.bodies import ALL_MAX, OF_ADDRESS_MAX, OF_STRANGERS_MAX
+from shared.problems import Problem
+
+MIB = 1024 * 1024
+
+
+class Sender:
+    """Sends a part of a body, and the rest when it is told to."""
+
+    def __init__(self, client: str | None, *, known: bool = False) -> None:
+        self.rest = asyncio.Event()
+        self._parts = [b"x" * (MIB - 1), b"x"]
+        scope: dict[str, Any] = {"type": "http", "headers": [], "client": (client, 0) if client else None}
+        self.task = asyncio.create_task(bodies.read(Request(scope | {"known": known}, self._receive)))
+
+    async def _receive(self) -> dict[str, Any]:
+        part = self._parts.pop(0)
+        if not self._parts:
+            await self.rest.wait()
+        return {"type": "http.request", "body": part, "more_body": bool(self._parts)}
+
+
+async def send(count: int, client: str | None, *, known: bool = False) -> list[Sender]:
+    senders = [Sender(client, known=known) for _ in range(count)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return senders
+
+
+def status(sender: Sender) -> int | None:
+    """What it was refused with, if it was."""
+    error = sender.task.exception() if sender.task.done() else None
+    return error.status if isinstance(error, Problem) else None
+
+
+async def test_a_stranger_fills_its_own_share_strangers_theirs_and_who_is_known_has_the_rest() -> None:
+    share = OF_ADDRESS_MAX // MIB
+    one = await send(share + 2, "198.51.100.1")
+    assert {status(it) for it in one[: share - 1]} == {None}
+    assert status(one[-1]) == 429
+    others = [it for n in range(2, 5) for it in await send(share, f"198.51.100.{n}")]
+    assert {status(it) for it in others} == {None, 503}
+    assert bodies._of_strangers <= OF_STRANGERS_MAX
+    known = await send((ALL_MAX - OF_STRANGERS_MAX) // MIB - 1, "198.51.100.1", known=True)
+    assert {status(it) for it in known} == {None}
+    for it in one + others + known:
+        it.rest.set()
+    await asyncio.gather(*(it.task for it in one + others + known), return_exceptions=True)
+    assert all(len(it.task.result()) == MIB for it in known)
+    assert bodies._of_strangers == 0
+    assert +bodies._on_their_way == {}
+
+
+@pytest.mark.parametrize("client", [None, "198.51.100.1"])
+async def test_all_together_are_bounded_as_well(client: str | None) -> None:
+    senders = await send(ALL_MAX // MIB + 2, client, known=True)
+    assert status(senders[-1]) == 503
+    for it in senders:
+        it.rest.set()
+    await asyncio.gather(*(it.task for it in senders), return_exceptions=True)
+    assert +bodies._on_their_way == {}

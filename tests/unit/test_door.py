@@ -1,0 +1,80 @@
+"""What closes the door, as the ticks are told."""
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from services.ingest.door import Door
+from services.ingest.gate import Gate
+from services.ingest.names import Names
+from shared.broker import Link, TooLarge
+from shared.groups import Groups
+from shared.problems import Problem
+from shared.settings import Settings
+
+
+def test_what_was_refused_is_an_obstacle_until_it_was_asked_for() -> None:
+    door = Door(lambda: 0.0)
+    assert door.obstacle() == ""
+    door.refused("first")
+    door.refused("second")
+    assert [door.obstacle(), door.obstacle()] == ["first", ""]
+
+
+@pytest.mark.parametrize(("waited", "closed"), [(0.9, False), (1.1, True)])
+def test_heartbeats_that_wait_for_longer_than_a_second_are_an_obstacle(waited: float, closed: bool) -> None:
+    assert bool(Door(lambda: waited).obstacle()) is closed
+
+
+def test_who_stops_takes_nothing_more() -> None:
+    door = Door(lambda: 0.0)
+    door.shut("stopping")
+    assert [door.obstacle(), door.obstacle()] == ["stopping", "stopping"]
+
+
+async def test_errors_of_ours_are_an_obstacle_and_those_of_clients_are_not() -> None:
+    async def answer(request: Request) -> PlainTextResponse:
+        status = int(request.path_params["status"])
+        if status == 500:
+            raise RuntimeError("as it must be")
+        return PlainTextResponse("", status)
+
+    door = Door(lambda: 0.0)
+    routes = [Route("/heartbeat/{status}", answer), Route("/readyz/{status}", answer)]
+    transport = httpx.ASGITransport(door.watched(Starlette(routes=routes)), raise_app_exceptions=False)
+    client = httpx.AsyncClient(transport=transport, base_url="http://ingest")
+    for status in (200, 400, 401, 403, 404, 405, 408, 413, 414, 421, 422, 429, 431):
+        assert (await client.get(f"/heartbeat/{status}")).status_code == status
+        assert door.obstacle() == "", status
+    for status in (500, 503):
+        assert (await client.get(f"/heartbeat/{status}")).status_code == status
+        assert str(status) in door.obstacle()
+        await client.get(f"/readyz/{status}")
+        assert door.obstacle() == ""
+
+
+async def test_a_heartbeat_that_is_not_stored_is_an_obstacle_whichever_way_it_came() -> None:
+    door = Door(lambda: 0.0)
+    gate = Gate(Groups(Link(Settings(), "test")), Names(2), door)
+    with pytest.raises(Problem, match="cannot be reached"):
+        await gate.store("a", {}, b"")
+    assert "cannot be reached" in door.obstacle()
+    with pytest.raises(Problem, match="cannot be reached"):
+        await gate.store_all(["a", "b"])
+    assert "cannot be reached" in door.obstacle()
+    gate.add("a", lambda error: error and gate.not_stored(error) and None)
+    assert "cannot be reached" in door.obstacle()
+
+
+async def test_what_is_too_large_for_the_broker_and_names_beyond_the_limit_are_no_obstacle() -> None:
+    door = Door(lambda: 0.0)
+    gate = Gate(Groups(Link(Settings(), "test")), Names(0), door)
+    assert gate.not_stored(TooLarge("too large")).status == 413
+    with pytest.raises(Problem) as refused:
+        await gate.store("a", {}, b"")
+    assert refused.value.status == 429
+    assert (await gate.store_all(["a"]))["accepted"] == 0
+    assert door.obstacle() == ""
