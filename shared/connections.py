@@ -154,30 +154,30 @@ class Connection(Protocol):
         address with the most connections first, and who has waited for longest; some at once, for looking
         through all takes its time. `of`: of this address only. If there are none, somebody known who has
         nothing to say."""
-        waiting = [it for it in self._others() if not it.known and of in (None, it._counted)]
+        waiting = [it for it in self._others() if not it.known and of in (None, it.counted_for)]
         count = self.limits.open
-        waiting.sort(key=lambda it: (-count[it._counted or ""], it.turn))
+        waiting.sort(key=lambda it: (-count[it.counted_for or ""], it.turn))
         if not waiting and of is None:
             waiting = sorted((it for it in self._others() if it.known), key=lambda it: it.turn)[:1]
         for it in waiting[: 1 + len(waiting) // 50]:
-            it._make_way()
+            it.make_way()
         return bool(waiting)
 
     def _others(self) -> "Iterator[Connection]":
         for it in self.connections:
-            if it is not self and isinstance(it, Connection) and not it._in_our_hands():
+            if it is not self and isinstance(it, Connection) and not it.in_our_hands():
                 yield it
 
-    def _in_our_hands(self) -> bool:
+    def in_our_hands(self) -> bool:
         """A request of it is all there, and not answered."""
         return self.size == NONE and not self.in_head and self.owes_answer()
 
     @property
-    def _counted(self) -> str | None:
+    def counted_for(self) -> str | None:
         """The address that `limits.open` counts this connection for."""
         return None if self.behind_proxy or self.known else self.client_key
 
-    def _make_way(self) -> None:
+    def make_way(self) -> None:
         if self.deaf or self.transport.is_closing():
             self.transport.abort()
         elif self.size > 0:
@@ -195,11 +195,11 @@ class Connection(Protocol):
         if limits.known > limits.connections_known:
             idle = [it for it in self._others() if it.known]
             if idle:
-                min(idle, key=lambda it: it.turn)._make_way()
+                min(idle, key=lambda it: it.turn).make_way()
 
     def _uncount(self) -> None:
         count = self.limits.open
-        if key := self._counted:
+        if key := self.counted_for:
             count[key] -= 1
             if not count[key]:
                 del count[key]

@@ -13,6 +13,11 @@ from starlette.responses import JSONResponse, Response
 log = structlog.get_logger()
 
 
+LIMIT_REACHED = "the registry's limit of services is reached (REGISTRY_MAX_SERVICES)"
+LIMIT_RETRY_AFTER = 60
+"""Seconds after which a service may have been deleted."""
+
+
 class Problem(Exception):
     """Raise it anywhere below a route. `retry_after` is in seconds."""
 

@@ -100,7 +100,7 @@ def main() -> None:
         secure=settings.public_url.startswith("https:"),
         keyring=keyring,
     )
-    commands = Commands(link, publisher, store, board, defaults, _now)
+    commands = Commands(link, publisher, store, board, defaults, _now, settings.max_services)
     look = Look(
         settings.public_url,
         settings.ingest_url,

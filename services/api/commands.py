@@ -29,7 +29,7 @@ from shared.events import (
     ServiceUpdated,
     event_id,
 )
-from shared.problems import Problem
+from shared.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
@@ -56,6 +56,7 @@ class Commands:
         board: Board,
         defaults: Defaults,
         now: Callable[[], datetime],
+        max_services: int,
     ) -> None:
         self._link = link
         self._publisher = publisher
@@ -63,6 +64,8 @@ class Commands:
         self._board = board
         self._defaults = defaults
         self._now = now
+        self._max_services = max_services
+        self._creating = 0
 
     async def create(self, wanted: NewService) -> Document:
         name, config = wanted.name, wanted.whole()
@@ -125,6 +128,8 @@ class Commands:
 
     def _registered(self, name: str, config: ServiceConfig) -> ServiceRegistered:
         tags.check(config.tags)
+        if len(self._board.roster) + self._creating >= self._max_services:
+            raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
         return ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
 
     def _updated(
@@ -167,10 +172,14 @@ class Commands:
                     return document
                 (document, after), of_the_record = await self._refreshed(name), True
                 continue
+            creates = isinstance(event, ServiceRegistered)
+            self._creating += creates
             try:
                 return await self._append(event, after)
             except WrongSequence:
                 (document, after), of_the_record = await self._refreshed(name), True
+            finally:
+                self._creating -= creates
         raise Problem(503, f"too many writers change {name} at once", retry_after=1)
 
     async def _append(self, event: ConfigEvent, after: int) -> Document:

@@ -108,7 +108,7 @@ def routers(parts: Parts) -> list[APIRouter]:
         status_code=201,
         operation_id="create_service",
         tags=["services"],
-        responses=answers(Service, 409, 413, 422, status=201),
+        responses=answers(Service, 409, 413, 422, 429, status=201),
         openapi_extra=documented_body(NewService, _EXAMPLE),
     )
     async def create(wanted: Annotated[NewService, Depends(body(NewService))], response: Response) -> Service:
@@ -121,7 +121,7 @@ def routers(parts: Parts) -> list[APIRouter]:
         "/service/{name}",
         operation_id="replace_service",
         tags=["services"],
-        responses=answers(Service, 412, 413, 422) | answers(Service, status=201),
+        responses=answers(Service, 412, 413, 422, 429) | answers(Service, status=201),
         openapi_extra=documented_body(Wanted, _EXAMPLE),
     )
     async def replace(

@@ -13,7 +13,7 @@ from shared import streams
 from shared.broker import OVER_HTTP, BrokerError, TooLarge
 from shared.events import valid_name
 from shared.groups import GROUP_MAX, Done, Groups, Message, block
-from shared.problems import Problem
+from shared.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
 _STORED, REFUSED, _NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
@@ -36,8 +36,6 @@ def _count(stored: int, not_stored: int, took: float | None) -> None:
 
 RETRY_AFTER = 2
 """Seconds a client should wait after a 503."""
-
-LIMIT_RETRY_AFTER = 60
 
 
 class Gate:
@@ -128,7 +126,7 @@ class Gate:
 
 
 def _limit_reached() -> Problem:
-    return Problem(429, "the registry's limit of services is reached", retry_after=LIMIT_RETRY_AFTER)
+    return Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
 
 
 def _message(name: str, headers: dict[str, str], payload: bytes) -> Message:

@@ -9,27 +9,38 @@ _DELETED = ServiceDeleted.model_fields["type"].default
 
 
 class Names:
-    """Follows the configuration events. Names let in count at once, before the monitor registers them."""
+    """Follows the configuration events. Names let in count before the monitor registers them. It does
+    so also when others have taken the last places meanwhile: what was answered with 200 is registered."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._names: set[str] = set()
+        self._registered: set[str] = set()
+        self._let_in: set[str] = set()
+        """Those that are not registered yet."""
 
     def __contains__(self, name: str) -> bool:
-        return name in self._names
+        return name in self._registered or name in self._let_in
 
     def forget(self, name: str) -> None:
         """A name that was let in, but whose heartbeat the broker did not store. (If it did after all, the
         registration brings the name back.)"""
-        self._names.discard(name)
+        self._let_in.discard(name)
 
     def admit(self, name: str) -> bool:
         """Whether a heartbeat of `name` may be stored: it is known, or there is room for one more."""
-        if name not in self._names:
-            if len(self._names) >= self._limit:
+        if name not in self:
+            if len(self._registered) + len(self._let_in) >= self._limit:
                 return False
-            self._names.add(name)
+            self._let_in.add(name)
         return True
+
+    def registered(self, name: str) -> None:
+        self._let_in.discard(name)
+        self._registered.add(name)
+
+    def deleted(self, name: str) -> None:
+        self._let_in.discard(name)
+        self._registered.discard(name)
 
     async def follow(self, link: Link) -> None:
         """Keep up with the events, for ever."""
@@ -41,6 +52,6 @@ class Names:
             for message in batch:
                 name = streams.name_in(message.subject)
                 if (message.headers or {}).get(streams.TYPE_HEADER) == _DELETED:
-                    self._names.discard(name)
+                    self.deleted(name)
                 else:
-                    self._names.add(name)
+                    self.registered(name)

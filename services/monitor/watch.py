@@ -44,6 +44,7 @@ from shared import streams, tracing
 from shared.broker import OVER_HTTP, PENDING, Reader, Stored, WrongSequence, until_done
 from shared.coverage import Coverage
 from shared.events import (
+    SOURCE_HEADER,
     ConfigEvent,
     Event,
     Signal,
@@ -84,6 +85,11 @@ MOST_BEHIND = 5000
 """Messages behind the stream's end beyond which no snapshot is written: it would be old at once."""
 MOST_AT_ONCE = 1000
 """Services that are dealt with at once, each waiting for the broker, however many there are to deal with."""
+
+ADMITTED = 2
+"""So many times REGISTRY_MAX_SERVICES are registered of those that ingest let in and answered with 200. It
+counts by itself, so beyond the limit is only what several ingests, the API, and senders over NATS add at the
+same time, and who forges ingest's header."""
 
 MANY = 10_000
 """Services from which on the collector of garbage is kept away from them."""
@@ -236,7 +242,7 @@ class Monitor:
             if beat is None:
                 await self._pass_over(name, message)
                 continue
-            it = self.services.get(name) or await self._register(name, beat)
+            it = self.services.get(name) or await self._register(name, beat, admitted=_over_http(message))
             if beat.signal is Signal.LOG:  # no sign of life
                 await self._pass_over(name, message)
                 continue
@@ -327,14 +333,16 @@ class Monitor:
         )
         return found
 
-    async def _register(self, name: str, beat: Beat) -> Watched | None:
-        """The service that a first heartbeat makes; None if there is none to make."""
+    async def _register(self, name: str, beat: Beat, *, admitted: bool) -> Watched | None:
+        """The service that a first heartbeat makes; None if there is none to make. `admitted`: ingest has let
+        it in, so others may have taken the last places since."""
         after = 0
         while True:
             if ahead := self._ahead.get(name):
                 coming = ahead[0]
                 return None if coming.deletes or coming.registered_at > beat.at else self._known(coming)
-            if len(self.services) + self._registering >= self._rules.max_services:
+            limit = self._rules.max_services
+            if len(self.services) + self._registering >= (limit * ADMITTED if admitted else limit):
                 REFUSED.inc()
                 return None
             event = record.registration(name, beat)
@@ -606,6 +614,12 @@ class Monitor:
 
 
 _HEARTBEAT = len(streams.heartbeat(""))
+
+
+def _over_http(message: Stored) -> bool:
+    return bool(message.headers) and (message.headers or {}).get(SOURCE_HEADER) == "http"
+
+
 _SETTLED = (Signal.FAIL, Signal.LOG)
 """Signals that are never a plain sign of life."""
 

@@ -256,7 +256,7 @@ async def test_nothing_to_do_is_decided_on_the_record(
     defaults = Defaults(
         silent_after=timedelta(minutes=15), down_after=timedelta(hours=1), dead_after=timedelta(days=7)
     )
-    commands = Commands(link, publisher, store, Board(), defaults, now)
+    commands = Commands(link, publisher, store, Board(), defaults, now, max_services=100)
     made = await commands.create(NewService(name="a", description="one"))
     seq = made["config"]["seq"]
 
@@ -737,6 +737,24 @@ async def test_head_answers_wherever_get_does(bad_input: httpx.AsyncClient) -> N
     events = await bad_input.head("/events", timeout=5)
     assert events.headers["content-type"].startswith("text/event-stream")
     assert (await bad_input.head("/service")).status_code == 405
+
+
+async def test_nothing_is_created_beyond_the_limit(tmp_path: Any, nats_url: str, mongo_url: str) -> None:
+    api = _api(tmp_path, nats_url, mongo_url, MAX_SERVICES="3").start()
+    try:
+        async with client_of(api) as client:
+            made = await asyncio.gather(*(client.post("/service", json={"name": f"s{n}"}) for n in range(5)))
+            assert sorted(it.status_code for it in made) == [201, 201, 201, 429, 429]
+            answer = await client.put("/service/new", json={})
+            refused(answer, 429)
+            assert int(answer.headers["retry-after"]) > 0
+            name = next(it.json()["name"] for it in made if it.status_code == 201)
+            assert (await client.put(f"/service/{name}", json={"tags": ["x"]})).status_code == 200
+            refused(await client.post("/service", json={"name": name}), 409)
+            assert (await client.delete(f"/service/{name}")).status_code == 204
+            assert (await client.put("/service/new", json={})).status_code == 201
+    finally:
+        api.kill()
 
 
 async def test_put_creates_what_is_not_there(client: httpx.AsyncClient) -> None:

@@ -17,7 +17,7 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 from services.monitor import record
 from services.monitor.lifecycle import Patience
 from shared import streams
-from shared.broker import Publisher
+from shared.broker import OVER_HTTP, Publisher
 from shared.events import (
     ConfigData,
     ServiceConfig,
@@ -467,6 +467,13 @@ async def test_registration_stops_at_the_limit(nats_url: str, start: Start) -> N
         await nc.publish(streams.heartbeat(name), b"")
     await asyncio.sleep(1)
     assert {event.subject for event in await events(js)} == {"a", "b"}
+    for name in ("d", "e", "f"):  # ingest has let them in, before it knew of those
+        await nc.publish(streams.heartbeat(name), b"", headers=OVER_HTTP)
+
+    async def registered() -> bool:
+        return {event.subject for event in await events(js)} == {"a", "b", "d", "e"}
+
+    await eventually(registered)
     await nc.close()
 
 
