@@ -160,6 +160,8 @@ class Chat:
         self._turns = dict(record.cursor.turns)
         self._looks: list[tuple[datetime, str]] = []
         """When to look again at what is owed of which service; the first is next."""
+        self._next_look: dict[str, datetime] = {}
+        """Of each service the entry that counts."""
         self._due: dict[str, Notice] = {}
         """What is owed, and nothing holds it back any more."""
         self._reminders: deque[Notice] = deque(maxlen=MOST_PENDING)
@@ -321,7 +323,10 @@ class Chat:
         """Look at what has come due."""
         now = self._around.now()
         while self._looks and self._looks[0][0] <= now:
-            self.look_at(heapq.heappop(self._looks)[1])
+            at, name = heapq.heappop(self._looks)
+            if self._next_look.get(name) == at:
+                del self._next_look[name]
+                self.look_at(name)
         if self._deafness_due():
             self._wake.set()
 
@@ -352,7 +357,9 @@ class Chat:
             self._due[name] = found
             self._wake.set()
         elif isinstance(found, datetime):
-            heapq.heappush(self._looks, (found, name))
+            if self._next_look.get(name) != found:
+                self._next_look[name] = found
+                heapq.heappush(self._looks, (found, name))
         elif found is Then.FORGET:
             self._owed.pop(name, None)
             if turns and turns.flapping_since:

@@ -419,11 +419,13 @@ async def test_what_flaps_for_good_is_told_again_and_again() -> None:
     at = it.now
     for n in range(20 * 49):
         it.change(ALIVE if n % 2 else DOWN)
+        await it.settle()
         await it.passes(3 * MINUTE)
         if n % 100 == 0:
             await it.restart()
     assert all(said.startswith("flaps: ") for said in it.told())
     assert len(it.told()) == 4, "after 1 h, 6 h, 24 h, 48 h"
+    assert len(it.chats[0]._looks) < 20, "what is looked at later does not pile up"
     assert "web is still flapping: 24 changes in 1 h" in it.texts[0]
     assert it.now - at > 2 * DAY
 
