@@ -110,10 +110,11 @@ async def test_many_come_and_go_at_once(record: Record, telegram: Standin, start
         for chat in groups:
             telegram.update(chat, f"/start {INVITE}")
 
-    async def all_in() -> bool:
-        return all("Subscribed" in "".join(texts(telegram, chat)[-1:]) for chat in groups)
+    async def all_answered() -> bool:
+        return all(len(texts(telegram, chat)) == 6 for chat in groups)
 
-    await eventually(all_in, 40)
+    await eventually(all_answered, 40)
+    assert all("Subscribed" in texts(telegram, chat)[-1] for chat in groups)
     process.kill()
     start(telegram_invite=INVITE)
     await record.change("web", ALIVE, DOWN)
