@@ -29,8 +29,8 @@ lint: setup  ## Style, types, and who may import whom
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive services shared
 
-simulate: setup  ## The monitor against made-up disasters: SEEDS=100000, or SEED=17 with all that happened in it
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
+simulate: setup  ## Monitor and notifier (OF=notifier: it alone) against made-up disasters: SEEDS=100000; SEED=17 tells all of one
+	$(BIN)/python -m tests.simulation $(if $(OF),--of $(OF)) $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0))
 
 faults: setup  ## Every fault under load, then everything that always holds: 10 minutes (FAULTS_SEED=17)
 	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal --timeout 600

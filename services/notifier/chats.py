@@ -830,10 +830,12 @@ class Chat:
 
 
 def _maybe_told(it: Verdict, open_: Sending) -> Verdict:
-    """What is withheld now may have been told by an attempt before: then so is its recovery."""
+    """What is withheld now may have been told by an attempt before: then so is its recovery. (Of a recovery
+    that may have been told the fall counts, which was.)"""
     if it.owed is None or it.change.name not in open_.names:
         return it
-    return replace(it, owed=replace(it.owed, told=it.change.to, maybe=True))
+    told = max(it.owed.told, it.change.to, key=lambda status: status.badness)
+    return replace(it, owed=replace(it.owed, told=told, maybe=True))
 
 
 def _owed_by_windows(around: Surroundings, cursor: Cursor) -> dict[str, Owed]:

@@ -1,6 +1,7 @@
 """How far each chat has come, in the broker's KV. Each record has one writer, and the broker sees to it."""
 
 import asyncio
+import secrets
 from collections import ChainMap
 from collections.abc import Callable
 from contextlib import suppress
@@ -94,7 +95,7 @@ class Cursor(BaseModel):
     not want to hear of, and until when. `owed`: what was withheld, by service; `owed_parts`: where it stands
     if it is much. `turns`: of the services that flap or are about to. `deaf_since`: since when the registry
     is deaf, if the chat was told that it is; `heard_until`: of deafness that ended by then it was told, or
-    need not be."""
+    need not be. `by`: who wrote it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -114,6 +115,7 @@ class Cursor(BaseModel):
     turns: dict[str, Turns] = {}
     deaf_since: datetime | None = None
     heard_until: datetime | None = None
+    by: str = ""
 
 
 class Record:
@@ -130,6 +132,8 @@ class Record:
         self._revision = revision
         self._parts = cursor.owed_parts
         self._writing = asyncio.Lock()
+        self._by = secrets.token_hex(8)
+        """So that no two write the same, and each would take it for its own."""
         self.cursor = cursor
         self.on_write: Callable[[Exception | None], None] = lambda _: None
         """Is told why an attempt to store it failed; None: it is stored."""
@@ -146,14 +150,15 @@ class Record:
             await until_done(f"forget the record {self._key}", lambda: self._bucket.delete(self._key))
 
     async def write(self, cursor: Cursor) -> None:
+        cursor = cursor.model_copy(update={"by": self._by})
         stored, parts = _divided(self._key, cursor)
-        for key in parts.keys() - set(self._parts):
+        for key in sorted(parts.keys() - set(self._parts)):
             await until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
         payload = stored.model_dump_json().encode()
         self._revision = await until_done(f"record {self._key}", lambda: self._store(payload))
         self.cursor = cursor
         old, self._parts = set(self._parts) - parts.keys(), tuple(parts)
-        for key in old:
+        for key in sorted(old):
             with suppress(NatsError, OSError, TimeoutError):  # what is left lying is in nobody's way
                 await self._bucket.purge(key)
 

@@ -114,7 +114,14 @@ class Broker:
         now = self.loop.time()
         return next((end for start, end in self.outages if start <= now < end), 0.0)
 
-    def append(self, subject: str, data: bytes, after: int | None = None, event_id: str = "") -> Ack:
+    def append(
+        self,
+        subject: str,
+        data: bytes,
+        after: int | None = None,
+        event_id: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> Ack:
         now, last = self.now(), self._last.get(subject)
         if after is not None and after != (last.seq if last else 0):
             raise WrongSequence(f"wrong last sequence: {last.seq if last else 0}")
@@ -122,7 +129,7 @@ class Broker:
         if event_id and known and now - known.at < DUPLICATES:
             return Ack(known.seq, True)
         self._seq += 1
-        stored = Stored(subject, data, None, self._seq, now, 0)
+        stored = Stored(subject, data, headers, self._seq, now, 0)
         self.events.append(stored)
         self._last[subject] = self._ids[event_id] = stored
         for future in self._waiting:

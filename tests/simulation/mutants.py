@@ -14,6 +14,7 @@ from services.monitor.watch import Monitor, Rules
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
 from shared.events import ConfigEvent, StatusChanged
+from tests.simulation.catching import first_caught
 from tests.simulation.model import NEVER, ModelReader
 from tests.simulation.run import Process
 from tests.simulation.simulate import simulate
@@ -164,9 +165,4 @@ def is_sound(seed: int) -> bool:
 
 
 def caught_by(mutant: type[Process], seeds: int) -> tuple[int, str] | None:
-    """The first seed that tells the mutant from the monitor as it is, and how; None if no seed does."""
-    for seed in range(seeds):
-        problems = simulate(seed, mutant)
-        if problems and is_sound(seed):
-            return seed, problems[0]
-    return None
+    return first_caught(mutant, seeds, simulate, is_sound)

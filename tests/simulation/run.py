@@ -236,7 +236,7 @@ def _decide(command: Command, newest: Stored | None, event_id: str, now: int) ->
 # --- around it
 
 
-class _Silent:
+class Silent:
     """In place of a logger."""
 
     def __getattr__(self, level: str) -> Any:
@@ -250,10 +250,10 @@ def surroundings() -> Iterator[None]:
     started = time.time()
     with (
         patch.object(record, "BUCKETS", BUCKETS),
-        patch.object(watch, "log", _Silent()),
-        patch.object(snapshots, "log", _Silent()),
-        patch.object(complaints, "log", _Silent()),
-        patch.object(shared.broker, "log", _Silent()),
+        patch.object(watch, "log", Silent()),
+        patch.object(snapshots, "log", Silent()),
+        patch.object(complaints, "log", Silent()),
+        patch.object(shared.broker, "log", Silent()),
         patch.object(shared.broker, "_said_at", float("inf")),
         patch.object(time, "time", lambda: started + wild.uniform(-1e7, 1e7)),
     ):

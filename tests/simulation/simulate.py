@@ -52,7 +52,6 @@ def tell(seed: int, process: type[Process] = Process) -> bool:
             wrong = problems(scenario, broker, process)
         except (Failed, Stuck) as error:
             wrong = [(str(error), None)]
-    say = _say
     say(f"seed {seed}: thresholds {', '.join(f'{p / 1e6:g}' for p in scenario.patience)} s")
     say(f"keeps {scenario.kept or 'everything'}; calm at {scenario.calm_at:g}, ends at {scenario.end:g}")
     for title, spans in (("broker away", scenario.outages), *_suspensions(scenario)):
@@ -81,7 +80,7 @@ def tell(seed: int, process: type[Process] = Process) -> bool:
     return not wrong
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
@@ -103,7 +102,7 @@ def _suspensions(scenario: Scenario) -> list[tuple[str, list[tuple[float, float]
 def _tell_history(broker: Broker) -> None:
     for name, changes in sorted(history(broker).items()):
         for change in changes:
-            _say(f"{name}: {checks.told(change)}")
+            say(f"{name}: {checks.told(change)}")
 
 
 def tidy(count: int) -> None:

@@ -19,12 +19,13 @@ FEW = 20
 def test_history_is_the_same_whatever_happens(capsys: pytest.CaptureFixture[str]) -> None:
     began, seed, failures = time.monotonic(), FIRST, list[tuple[int, str]]()
     while not failures and time.monotonic() - began < SECONDS:
-        failures = chunk(range(seed, seed + FEW))[1]
+        failures = chunk("monitor", range(seed, seed + FEW))[1]
         seed += FEW
     with capsys.disabled():
         sys.stdout.write(f"\n{seed - FIRST} simulations in {time.monotonic() - began:.1f} s\n")
     assert not failures, "".join(
-        f"\nseed {seed}: {problem}\nreplay with: make simulate SEED={seed}" for seed, problem in failures
+        f"\nseed {seed}: {problem}\nreplay with: make simulate OF=monitor SEED={seed}"
+        for seed, problem in failures
     )
 
 

@@ -359,6 +359,45 @@ async def test_a_fall_that_may_have_been_told_before_the_pause_is_told_or_its_re
     assert it.told(name="job") == []
 
 
+async def test_a_fall_that_may_have_been_told_and_is_withheld_then_has_its_recovery_told() -> None:
+    it = await world()
+    it.inboxes[0].answers = [Failed("no answer", maybe_delivered=True)]
+    it.change(DOWN)
+    await it.settle()
+    it.stop()
+    it.window("w", -HOUR, HOUR)
+    await it.restart()
+    assert it.told() == []
+    await it.then(ALIVE)
+    assert it.told() == ["alive"]
+
+
+async def test_a_recovery_that_may_have_been_told_and_is_withheld_then_is_told() -> None:
+    it = await world()
+    await it.then(DOWN)
+    it.inboxes[0].always = Failed("no answer", maybe_delivered=True)
+    it.change(ALIVE)
+    await it.settle()
+    it.stop()
+    it.inboxes[0].always = None
+    it.register(paused=True)
+    await it.restart()
+    it.register()
+    await it.settle()
+    assert it.told() == ["down", "owed: alive"]
+    assert it.texts[1].startswith(REPEAT)
+
+
+async def test_no_two_notifiers_take_what_the_other_has_written_for_their_own() -> None:
+    it = await world()
+    bucket: Any = it.bucket
+    fresh = it.chats[0].cursor
+    one, other = [await cursors.load(bucket, "inbox.0", fresh) for _ in range(2)]
+    await one.update(digest=NOW.date())
+    with pytest.raises(cursors.Superseded):
+        await other.update(digest=NOW.date())
+
+
 # --- flapping
 
 

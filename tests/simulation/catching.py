@@ -1,0 +1,17 @@
+"""Which seed tells a program with a bug put into it from the program as it is."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+P = TypeVar("P")
+
+
+def first_caught(
+    mutant: P, seeds: int, simulate: Callable[[int, P], list[str]], is_sound: Callable[[int], bool]
+) -> tuple[int, str] | None:
+    """The first seed that tells the mutant from the program as it is, and how; None if no seed does."""
+    for seed in range(seeds):
+        problems = simulate(seed, mutant)
+        if problems and is_sound(seed):
+            return seed, problems[0]
+    return None

@@ -1,0 +1,518 @@
+"""What each chat must have been told, worked out from the scenario and what the broker stored, not from the
+notifier.
+
+Much depends on what the notifier knew at a moment, which nobody can say to the second. So each check looks at
+what is sure: it demands what nothing may have withheld, and forbids what something must have.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from shared.events import ServiceDeleted, Status, StatusChanged, parse_event
+from tests.simulation.model import BASE
+from tests.simulation.notifier.run import Played
+from tests.simulation.notifier.scenario import DAY, HOUR, MINUTE, when
+from tests.simulation.notifier.telegram import Phone, Shown
+from tests.simulation.run import seconds
+
+Span = tuple[float, float]
+NEVER = float("inf")
+
+FALLEN = (Status.DOWN, Status.DEAD)
+TURNS, CALMS_DOWN, CALMS_SOON = 4, 30 * MINUTE, 5 * MINUTE
+KEPT = DAY - HOUR
+"""A chat that is off for longer misses what is older (with an hour for what is on its way)."""
+LONGEST_PROBE = HOUR
+"""Seconds until a chat that was off is tried again, at most."""
+
+_NOTICE = re.compile(
+    r"^\S+ (\S+) (?:still (silent|down|dead) for|has calmed down: (\w+)|stays (\w+):"
+    r"|(alive) again|is still flapping).*",
+    re.MULTILINE,
+)
+_DIGEST = re.compile(r"(Daily|Weekly) digest, \w+ (\S+) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of status as it is stored. `began`: when the status before it had."""
+
+    seq: int
+    at: float
+    since: float
+    from_: Status
+    to: Status
+    began: float
+
+    @property
+    def is_turn(self) -> bool:
+        return self.from_ is not Status.UNKNOWN and Status.ALIVE in (self.from_, self.to)
+
+    def __str__(self) -> str:
+        return f"#{self.seq} ({self.from_} -> {self.to} at {self.since:.3f})"
+
+
+@dataclass
+class Service:
+    """One service as the record tells of it; spans of time in which nobody is to be told of it."""
+
+    name: str
+    changes: list[Change] = field(default_factory=list)
+    paused: list[Span] = field(default_factory=list)
+    muzzled: list[Span] = field(default_factory=list)
+    """With `notify: false`."""
+    absent: list[Span] = field(default_factory=list)
+    tagged: list[Span] = field(default_factory=list)
+
+    def until(self, n: int) -> float:
+        """When the status that a change began is no more."""
+        at = self.changes[n].at
+        gone = min((start for start, _ in self.absent if start > at), default=NEVER)
+        return min(gone, self.changes[n + 1].at if n + 1 < len(self.changes) else NEVER)
+
+    def status(self, at: float) -> Status:
+        return next((it.to for it in reversed(self.changes) if it.at <= at), Status.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Maintenance as it was written down from `known` until `dropped`."""
+
+    known: float
+    dropped: float
+    start: float
+    end: float
+    services: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    def may_be_about(self, it: Service) -> bool:
+        return it.name in self.services or bool(self.tags and it.tagged)
+
+    def is_about(self, it: Service, start: float, end: float) -> bool:
+        """Whether it certainly is, all that time."""
+        return it.name in self.services or bool(self.tags and covered(it.tagged, start, end))
+
+
+def covered(spans: list[Span], start: float, end: float) -> bool:
+    return any(a <= start and end < b for a, b in spans)
+
+
+def touched(spans: list[Span], start: float, end: float) -> bool:
+    return any(a <= end and start < b for a, b in spans)
+
+
+def without(span: Span, spans: list[Span]) -> list[Span]:
+    """What is left of a span."""
+    left, at = [], span[0]
+    for start, end in sorted(spans):
+        if at < min(start, span[1]):
+            left.append((at, min(start, span[1])))
+        at = max(at, end)
+    return [*left, (at, span[1])] if at < span[1] else left
+
+
+def problems(played: Played) -> list[str]:
+    """Everything that is wrong with what the chats were told."""
+    facts = _Facts(played)
+    found = []
+    for phone in played.scenario.phones:
+        mine = [it for it in played.telegram.shown if it.phone is phone and not it.is_answer]
+        chat = _Chat(facts, phone, mine)
+        found += [f"chat {phone.address}: {problem}" for problem in chat.problems()]
+    return found
+
+
+class _Facts:
+    """What happened, without regard to who was told."""
+
+    def __init__(self, played: Played) -> None:
+        self.played = played
+        self.scenario = scenario = played.scenario
+        self.services = {name: Service(name) for name in scenario.names}
+        self._read_events()
+        self.windows = self._read_windows()
+        pace = 2 * scenario.paces.reminders
+        self.settled = 150 + pace if scenario.calm_at <= scenario.start else 750 + pace
+        """Seconds after which everything is told, once nothing is broken."""
+
+    def margin(self, at: float) -> float:
+        """Seconds after which the notifier knows what is stored."""
+        well = self.scenario.calm_at <= self.scenario.start or at > self.scenario.calm_at + 750
+        return 30 + self.scenario.paces.reminders if well else 750
+
+    def _read_events(self) -> None:
+        open_: dict[tuple[str, str], float] = {}
+        for stored in self.played.world.events:
+            try:
+                event = parse_event(stored.data)
+            except ValueError:
+                continue
+            at, it = (stored.at - BASE) / 1e6, self.services[event.name]
+            if isinstance(event, StatusChanged):
+                since, before = float(seconds(event.data.since)), it.changes[-1:]
+                began = before[0].since if before else since
+                it.changes.append(Change(stored.seq, at, since, event.data.from_, event.data.to, began))
+                continue
+            gone = isinstance(event, ServiceDeleted)
+            config = None if gone else event.data.config  # type: ignore[union-attr]
+            for kind, spans, holds in (
+                ("absent", it.absent, gone),
+                ("paused", it.paused, bool(config and config.paused)),
+                ("muzzled", it.muzzled, bool(config and not config.notify)),
+                ("tagged", it.tagged, bool(config and config.tags)),
+            ):
+                key = event.name, kind
+                if holds:
+                    open_.setdefault(key, at)
+                elif key in open_:
+                    spans.append((open_.pop(key), at))
+        for (name, kind), start in open_.items():
+            getattr(self.services[name], kind).append((start, NEVER))
+
+    def _read_windows(self) -> list[Window]:
+        found: dict[str, list[Window]] = {}
+        for stored in self.played.world.windows.events:
+            at, its = (stored.at - BASE) / 1e6, found.setdefault(stored.subject, [])
+            if its:
+                its[-1] = Window(its[-1].known, at, *_rest(its[-1]))
+            if stored.data:
+                its.append(_window(at, stored.data))
+        return [window for its in found.values() for window in its]
+
+    # --- maintenance
+
+    def is_hushed(self, it: Service, change: Change, at: float) -> bool:
+        """Whether a fall certainly is not to be told at a moment, as a window covers all of it."""
+        early = change.at - self.margin(change.at)
+        return change.to.badness > change.from_.badness and any(
+            w.known <= early
+            and at < min(w.dropped, w.end)
+            and w.start <= change.since <= change.at < w.end
+            and w.is_about(it, early, at)
+            for w in self.windows
+        )
+
+    def hushed_spans(self, it: Service) -> list[Span]:
+        return [(w.start, w.end) for w in self.windows if w.may_be_about(it)]
+
+
+def _window(at: float, data: bytes) -> Window:
+    content = json.loads(data)
+    start, end = (float(seconds(datetime.fromisoformat(content[key]))) for key in ("starts_at", "ends_at"))
+    services, tags = tuple(content.get("services", ())), tuple(content.get("tags", ()))
+    return Window(at, NEVER, start, end, services, tags)
+
+
+def _rest(window: Window) -> tuple[Any, ...]:
+    return window.start, window.end, window.services, window.tags
+
+
+class _Chat:
+    """One chat: what it was told, held against what it had to be told."""
+
+    def __init__(self, facts: _Facts, phone: Phone, shown: list[Shown]) -> None:
+        self.facts = facts
+        self.scenario = facts.scenario
+        self.phone = phone
+        self.shown = shown
+        self.sure: list[Span] = []
+        """When it certainly was one of those that are told."""
+        self.perhaps: list[Span] = []
+        self._find_membership()
+        self.muted: dict[str, list[Span]] = {}
+        """When it may have muted a service; `silenced`: when it certainly had."""
+        self.silenced: dict[str, list[Span]] = {}
+        self._find_mutes()
+        self.well_from = self._well_from()
+        self.told: dict[str, list[tuple[float, Change]]] = {name: [] for name in facts.services}
+        """Each service's changes, with when it was told of each."""
+        self.beliefs: dict[str, list[tuple[float, Status]]] = {name: [] for name in facts.services}
+        self.digests: dict[tuple[str, str], float] = {}
+        self.notices: list[tuple[float, str, str]] = []
+
+    def problems(self) -> Iterator[str]:
+        yield from self._read()
+        for it in self.facts.services.values():
+            for problem in (*self._missing(it), *self._believed(it), *self._reminded(it), *self._spared(it)):
+                yield f"{it.name}: {problem}"
+        yield from self._digested()
+
+    # --- who is told
+
+    def _find_membership(self) -> None:
+        played, scenario = self.facts.played, self.scenario
+        if self.phone.address in scenario.configured:
+            born = played.world.born.get(f"telegram.{self.phone.address}", NEVER)
+            self.sure, self.perhaps = [(born, NEVER)], [(scenario.start - 120, NEVER)]
+            return
+        asked = sure = NEVER
+        for command in [it for it in scenario.commands if it.phone is self.phone]:
+            answered = played.answers[command].at if command in played.answers else NEVER
+            if command.text.startswith("/start"):
+                asked, sure = min(asked, command.at), min(sure, answered)
+            elif command.text == "/stop":
+                self.sure.append((sure, command.at))
+                self.perhaps.append((asked, answered))
+                asked = sure = NEVER
+        self.sure.append((sure, NEVER))
+        self.perhaps.append((asked, NEVER))
+
+    def _find_mutes(self) -> None:
+        played, scenario = self.facts.played, self.scenario
+        for command in [it for it in scenario.commands if it.phone is self.phone]:
+            kind, name, *length = [*command.text.split(" "), ""]
+            answered = played.answers[command].at if command in played.answers else NEVER
+            if kind in ("/mute", "/unmute"):  # the newest counts
+                its = self.silenced.get(name, [])
+                self.silenced[name] = [(a, min(b, command.at)) for a, b in its]
+            if kind == "/mute":
+                minutes = int(length[0][:-1]) * MINUTE
+                latest = answered if answered < NEVER else scenario.end
+                self.muted.setdefault(name, []).append((command.at, latest + minutes))
+                if answered < NEVER and "is muted" in played.answers[command].text:
+                    self.silenced.setdefault(name, []).append((answered, command.at + minutes))
+
+    def _well_from(self) -> float:
+        """From when on it gets everything."""
+        well = self.scenario.calm_at
+        kinds = {it.kind for it in self.phone.troubles}
+        if self.scenario.calm_at > self.scenario.start:
+            well += self.facts.settled
+            well += LONGEST_PROBE if kinds & {"kicked", "odd"} else 0
+        return well
+
+    # --- what it saw
+
+    def _read(self) -> Iterator[str]:
+        """Nothing twice without saying so, nothing out of order, nothing that is not so, nothing withheld."""
+        seen, repeats = set[Any](), 0
+        by_seq = {change.seq: (it, change) for it in self.facts.services.values() for change in it.changes}
+        for shown in self.shown:
+            items = [*self._items(shown)]
+            old = [item for item in items if item in seen]
+            if not items:
+                yield f"at {shown.at:.3f} it saw something odd: {shown.text[:100]!r}"
+            if old and not shown.is_marked:
+                yield f"at {shown.at:.3f} it was told again, without a word of it: {old[0]}"
+            repeats += bool(old)
+            seen.update(items)
+            for change in shown.message.changes:
+                it, fact = by_seq[change.seq]
+                if f" {it.name}: " not in shown.text:
+                    yield f"at {shown.at:.3f} the text does not name {it.name}"
+                if ("change", change.seq) in old:
+                    continue
+                if self.told[it.name] and fact.seq < self.told[it.name][-1][1].seq:
+                    yield f"at {shown.at:.3f} it was told {fact} after {self.told[it.name][-1][1]}"
+                self.told[it.name].append((shown.at, fact))
+                self.beliefs[it.name].append((shown.at, fact.to))
+                yield from self._forbidden(it, fact, shown.at)
+            yield from self._read_notices(shown)
+            if found := _DIGEST.match(shown.text):
+                self.digests.setdefault((found[1], found[2]), shown.at)
+            if not touched(self.perhaps, shown.at, shown.at) and not shown.is_marked:
+                yield f"at {shown.at:.3f} it was told something though it was no subscriber"
+        doubtful = sum(phone is self.phone for _, phone in self.facts.played.telegram.doubtful)
+        ends = len(self.facts.played.ends)
+        if repeats > doubtful + ends:
+            yield f"{repeats} messages were repeated for {doubtful} lost answers and {ends} ends"
+
+    def _items(self, shown: Shown) -> Iterator[Any]:
+        yield from (("change", change.seq) for change in shown.message.changes)
+        if found := _DIGEST.match(shown.text):
+            yield ("digest", found[1], found[2])
+        elif not shown.message.changes:
+            for found in _NOTICE.finditer(shown.text):
+                ends = [*self.facts.services[found[1]].paused, *self.muted.get(found[1], ())]
+                soon = any(end <= shown.at <= end + self.facts.settled for _, end in ends)
+                yield "notice", found[0], shown.at if soon and not shown.is_marked else ""
+
+    def _read_notices(self, shown: Shown) -> Iterator[str]:
+        if shown.message.changes or _DIGEST.match(shown.text):
+            return
+        for found in _NOTICE.finditer(shown.text):
+            name, said = found[1], next(filter(None, found.groups()[1:]), None)
+            it = self.facts.services[name]
+            self.notices.append((shown.at, name, found[0]))
+            if said:
+                early = shown.at - self.facts.margin(shown.at) - 20
+                so = {it.status(early), *(c.to for c in it.changes if early <= c.at <= shown.at)}
+                if said not in so:
+                    yield f"at {shown.at:.3f} it was told that {name} is {said}, which it was not"
+                self.beliefs[name].append((shown.at, Status(said)))
+            yield from self._forbidden(it, None, shown.at)
+
+    def _forbidden(self, it: Service, change: Change | None, at: float) -> Iterator[str]:
+        what = str(change or "a notice")
+        early = at - self.facts.margin(at)
+        for why, spans in (
+            ("paused", it.paused),
+            ("not to be told of", it.muzzled),
+            ("muted", self.silenced.get(it.name, [])),
+        ):
+            if covered(spans, early, at):
+                yield f"{it.name}: {what} was told at {at:.3f}, though it is {why}"
+        if change and self.facts.is_hushed(it, change, at):
+            yield f"{it.name}: {change} was told at {at:.3f}, within maintenance"
+
+    # --- what it had to see
+
+    def _withheld(self, it: Service) -> list[Span]:
+        """When it may be that nothing is told of a service, whatever happens to it, but for maintenance."""
+        return [*self._silenced(it), *self._flapping(it)]
+
+    def _silenced(self, it: Service) -> list[Span]:
+        return [*it.paused, *it.muzzled, *it.absent, *self.muted.get(it.name, ())]
+
+    def _flapping(self, it: Service) -> list[Span]:
+        """When it may count as flapping: of what may have been told, so many turns within an hour."""
+        turns: list[tuple[float, float]] = []
+        """When each was, at the earliest and at the latest."""
+        spans, withheld = [], False
+        for n, change in enumerate(it.changes):
+            latest = change.since
+            if change.from_ is Status.ALIVE and change.to is not Status.ALIVE:
+                back = next((c.at for c in it.changes[n:] if c.to is Status.ALIVE), NEVER)
+                later = [at for at, name, _ in self.notices if name == it.name and change.at <= at <= back]
+                withheld = not later and self._is_withheld(it, change)
+                latest = max([latest, *later])
+            if change.is_turn and not withheld:
+                turns.append((change.since, latest))
+        for n in range(TURNS - 1, len(turns)):
+            if turns[n][0] - turns[n - TURNS + 1][1] <= HOUR + 1:
+                until = turns[n][1]
+                for change in it.changes:
+                    if change.since >= until and change.since - until <= CALMS_DOWN + 1:
+                        until = change.since
+                spans.append((turns[n][0], until + CALMS_DOWN + 1))
+        return spans
+
+    def _is_withheld(self, it: Service, change: Change) -> bool:
+        """Whether a fall certainly is told to nobody here, when it is recorded."""
+        early, late = change.at - self.facts.margin(change.at), change.at + self.facts.margin(change.at)
+        return (
+            covered(it.muzzled, early, late)
+            or covered(it.paused, early, late)
+            or covered(self.silenced.get(it.name, []), early, late)
+            or self.facts.is_hushed(it, change, late)
+        )
+
+    def _missing(self, it: Service) -> Iterator[str]:
+        """Changes that nothing withheld, and that it was not told of."""
+        told = {change.seq for _, change in self.told[it.name]}
+        withheld = [*self._withheld(it), *self.facts.hushed_spans(it)]
+        for n, change in enumerate(it.changes):
+            by = max(change.at, self.well_from) + self.facts.settled
+            if (
+                change.seq in told
+                or by > self.scenario.end
+                or by - change.at > KEPT
+                or not covered(self.sure, change.at - 0.001, by)
+                or touched(withheld, min(change.since, change.began) - 1, by)
+            ):
+                continue
+            if self._came_to_nothing(it, n, told):
+                continue
+            yield f"{change} was never told"
+
+    def _came_to_nothing(self, it: Service, n: int, told: set[int]) -> bool:
+        """Whether it fell silent and came back before it could be told."""
+        change = it.changes[n]
+        first = n if change.to is Status.SILENT else n - 1
+        if first < 0 or first + 1 >= len(it.changes):
+            return False
+        fell, rose = it.changes[first], it.changes[first + 1]
+        if (fell.to, rose.to) != (Status.SILENT, Status.ALIVE) or {fell.seq, rose.seq} & told:
+            return False
+        return rose.at < max(fell.at, self.well_from) + self.facts.settled
+
+    def _believed(self, it: Service) -> Iterator[str]:
+        """Whenever nothing has happened for a while, the chat knows how the service is."""
+        withheld = [*self._withheld(it), *self.facts.hushed_spans(it)]
+        silenced = self._silenced(it)
+        for n, change in enumerate(it.changes):
+            # That it is back is told of each told fall, in maintenance too, and while it flaps.
+            spans = [*(silenced if change.to is Status.ALIVE else withheld), (0.0, self.well_from)]
+            unsettled = [(start, end + self.facts.settled) for start, end in spans]
+            within = change.at + self.facts.settled, min(it.until(n), self.scenario.end)
+            for start, end in without(within, unsettled):
+                sure = next((a for a, b in self.sure if a <= change.at and end <= b), None)
+                if sure is None or end - max(change.at, 0) > KEPT:
+                    continue
+                for at in {start, end - 0.001}:
+                    believed = next((s for t, s in reversed(self.beliefs[it.name]) if sure <= t <= at), None)
+                    right = {
+                        Status.ALIVE: (None, Status.ALIVE),
+                        Status.SILENT: (None, Status.ALIVE, Status.SILENT),
+                    }.get(change.to, (change.to,))
+                    if change.to is Status.ALIVE and touched(withheld, change.at - 750, change.at + 750):
+                        right = (
+                            None,
+                            Status.ALIVE,
+                            Status.SILENT,
+                        )  # that a silence has ended is owed to nobody
+                    if believed not in right:
+                        yield f"at {at:.3f} it believes that it is {believed}, long after {change}"
+                        return
+
+    def _reminded(self, it: Service) -> Iterator[str]:
+        """Of what stays down it is reminded in time."""
+        spans = [*self._withheld(it), *self.facts.hushed_spans(it)]
+        unsettled = [(start, end + self.facts.settled) for start, end in spans]
+        offsets = [offset.total_seconds() for offset in self.scenario.reminders]
+        for n, change in enumerate(it.changes):
+            if change.to is not Status.DOWN:
+                continue
+            for offset in offsets:
+                due = change.since + offset
+                by = due + self.facts.settled
+                if (
+                    due < max(self.well_from, change.at) + self.facts.settled
+                    or by > min(it.until(n), self.scenario.end)
+                    or not covered(self.sure, change.at, by)
+                    or touched(unsettled, change.since - 1, by)
+                ):
+                    continue
+                if not any(
+                    due - 1 <= at <= by and name == it.name and "still down" in said
+                    for at, name, said in self.notices
+                ):
+                    yield f"it was not reminded at {due:.3f} of {change}"
+
+    def _spared(self, it: Service) -> Iterator[str]:
+        """Of what flaps not each fall is told. (That it is back is told of each told fall.)"""
+        falls = sorted((c.since, c.seq) for _, c in self.told[it.name] if c.from_ is Status.ALIVE)
+        for n in range(TURNS - 1, len(falls)):
+            four = falls[n - TURNS + 1 : n + 1]
+            soon = all(b[0] - a[0] < CALMS_SOON for a, b in pairwise(four))
+            if soon and four[-1][0] - four[0][0] <= HOUR:
+                yield f"it flaps, and its fall #{four[-1][1]} was told all the same"
+                return
+
+    # --- digests
+
+    def _digested(self) -> Iterator[str]:
+        scenario = self.scenario
+        if scenario.digest is None:
+            return
+        day = when(scenario.start).astimezone(scenario.zone).date() - timedelta(days=1)
+        while True:
+            day += timedelta(days=1)
+            due_at = datetime.combine(day, scenario.digest, tzinfo=scenario.zone)
+            due = float(seconds(due_at))
+            if due > scenario.end:
+                return
+            by = max(due, self.well_from) + self.facts.settled + scenario.paces.idle
+            if by > scenario.end or not covered(self.sure, due - 1, by):
+                continue
+            if when(by).astimezone(scenario.zone).date() != day:
+                continue
+            kinds = ["Daily"] + (["Weekly"] if day.weekday() == scenario.weekly else [])
+            for kind in kinds:
+                if (kind, day.isoformat()) not in self.digests:
+                    yield f"no {kind} digest of {day}, due at {due:.3f}"

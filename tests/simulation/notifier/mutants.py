@@ -1,0 +1,226 @@
+"""Bugs put into the notifier on purpose, at the seams where that is possible: each must be found soon."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from services.notifier import chats, ledger
+from services.notifier.chats import Chat
+from services.notifier.ledger import Hold, Verdict
+from tests.simulation.catching import first_caught
+from tests.simulation.notifier.run import Process
+from tests.simulation.notifier.simulate import simulate
+from tests.simulation.notifier.telegram import SimulatedBot
+from tests.simulation.notifier.world import Bucket
+
+Cursor = dict[str, Any]
+
+
+class _Rewrites(Process):
+    """Stores its records otherwise than it means to, or forgets parts of them between two lives."""
+
+    @staticmethod
+    def stores(record: Cursor) -> Cursor:
+        return record
+
+    @staticmethod
+    def remembers(record: Cursor) -> Cursor:
+        return record
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        update, get = Bucket.update, Bucket.get
+        meant: dict[tuple[Bucket, str], bytes] = {}
+        """What each process believes to have stored."""
+
+        async def stores(bucket: Bucket, key: str, value: bytes, last: int | None = None) -> int:
+            meant[bucket, key] = value
+            return await update(bucket, key, _changed(key, value, cls.stores), last)
+
+        async def remembers(bucket: Bucket, key: str) -> Any:
+            entry, own = await get(bucket, key), meant.get((bucket, key))
+            is_own = own and entry.value == _changed(key, own, cls.stores)
+            entry.value = own if is_own else _changed(key, entry.value, cls.remembers)
+            return entry
+
+        return {(Bucket, "update"): stores, (Bucket, "get"): remembers}
+
+
+def _changed(key: str, value: bytes, change: Callable[[Cursor], Cursor]) -> bytes:
+    if not key.startswith("telegram."):
+        return value
+    return json.dumps(change(json.loads(value)), separators=(",", ":")).encode()
+
+
+class SendsBeforeTheIntent(_Rewrites):
+    """Does not note what it is about to send."""
+
+    @staticmethod
+    def stores(record: Cursor) -> Cursor:
+        return {**record, "sending": None}
+
+
+class DoneBeforeItIsSent(_Rewrites):
+    """Notes that changes are told as soon as they are on their way."""
+
+    @staticmethod
+    def stores(record: Cursor) -> Cursor:
+        sending = record["sending"]
+        return {**record, "sending": None, "done": sending["through"]} if sending else record
+
+
+class ForgetsWhatIsOwed(_Rewrites):
+    """Does not know after a restart what it has withheld."""
+
+    @staticmethod
+    def remembers(record: Cursor) -> Cursor:
+        return {**record, "owed": {}, "owed_parts": []}
+
+
+class ForgetsDigests(_Rewrites):
+    """Does not know after a restart of which day it has sent the digest."""
+
+    @staticmethod
+    def remembers(record: Cursor) -> Cursor:
+        return {**record, "digest": None}
+
+
+class WritesWithoutLooking(Process):
+    """Writes over what another notifier has written."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(Bucket, "update"): lambda bucket, key, value, last=None: bucket.put(key, value)}
+
+
+class BelievesSilence(Process):
+    """Takes a message that nobody answered for one that has arrived."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        call = SimulatedBot._call
+
+        async def answered(bot: SimulatedBot, *given: Any) -> Any:
+            status, answer, failed = await call(bot, *given)
+            return (
+                (200, {"ok": True}, None) if failed and failed.maybe_delivered else (status, answer, failed)
+            )
+
+        return {(SimulatedBot, "_call"): answered}
+
+
+class DropsTheQueueOfWhoIsOff(Process):
+    """A chat that refuses messages loses what waits for it."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        switch_off = Chat._switch_off
+
+        async def drops(chat: Chat, reason: str) -> float:
+            chat.pending.changes.clear()
+            return await switch_off(chat, reason)
+
+        return {(Chat, "_switch_off"): drops}
+
+
+class NotesByTime(Process):
+    """Once any notice is told, takes all that was owed by then for told."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        sent = Chat._record_sent
+
+        async def marks(chat: Chat, message: Any, sending: Any, *given: Any) -> None:
+            if sending.owed:
+                chat._owed.clear()
+            await sent(chat, message, sending, *given)
+
+        return {(Chat, "_record_sent"): marks}
+
+
+class _Judges(Process):
+    """Decides otherwise what is told."""
+
+    @staticmethod
+    def judge(*given: Any) -> list[Verdict]:
+        raise NotImplementedError
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(chats, "judge"): cls.judge}
+
+
+class WithholdsRecoveries(Process):
+    """Tells no recovery within maintenance, though the fall was told."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Verdict]:
+            return ledger.judge(changes, owed, turns, lambda change: _all_or_nothing(hold(change)))
+
+        def review(name: str, it: Any, owed: Any, turns: Any, now: Any, hold: Hold, *more: Any) -> Any:
+            return ledger.review(name, it, owed, turns, now, _all_or_nothing(hold), *more)
+
+        return {(chats, "judge"): judge, (chats, "review"): review}
+
+
+def _all_or_nothing(hold: Hold) -> Hold:
+    return Hold.NOTHING if hold is Hold.NOTHING else Hold.EVERYTHING
+
+
+class CountsWhatNobodyWasTold(_Judges):
+    """Counts every turn towards flapping."""
+
+    @staticmethod
+    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Verdict]:
+        verdicts = ledger.judge(changes, owed, turns, hold)
+        counted = ledger.judge(changes, None, turns, lambda _: Hold.NOTHING)
+        return [replace(it, turns=other.turns) for it, other in zip(verdicts, counted, strict=True)]
+
+
+class TellsInMaintenance(_Judges):
+    """Does not care for windows or mutes."""
+
+    @staticmethod
+    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Verdict]:
+        return ledger.judge(changes, owed, turns, lambda _: Hold.NOTHING)
+
+
+class NeverFlaps(_Judges):
+    """Tells every turn, however many there are."""
+
+    @staticmethod
+    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Verdict]:
+        return ledger.judge(changes, owed, None, hold)
+
+
+MUTANTS: list[type[Process]] = [
+    SendsBeforeTheIntent,
+    DoneBeforeItIsSent,
+    ForgetsWhatIsOwed,
+    ForgetsDigests,
+    WritesWithoutLooking,
+    BelievesSilence,
+    DropsTheQueueOfWhoIsOff,
+    NotesByTime,
+    WithholdsRecoveries,
+    CountsWhatNobodyWasTold,
+    TellsInMaintenance,
+    NeverFlaps,
+]
+
+
+SLOW = {WritesWithoutLooking, DropsTheQueueOfWhoIsOff, NotesByTime, WithholdsRecoveries}
+"""Found within some hundred seeds, which is too long for the suite: `--mutants` of the command tries them."""
+
+
+@cache
+def is_sound(seed: int) -> bool:
+    """Whether the notifier as it is passes this seed."""
+    return not simulate(seed)
+
+
+def caught_by(mutant: type[Process], seeds: int) -> tuple[int, str] | None:
+    return first_caught(mutant, seeds, simulate, is_sound)

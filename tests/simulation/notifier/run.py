@@ -1,0 +1,265 @@
+"""Plays a scenario with the real notifier between a made-up broker and a made-up Telegram."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import shared.broker
+from services.notifier import __main__ as notifier
+from services.notifier import chats, cursors, delivery, lease
+from services.notifier.cursors import Superseded
+from tests.simulation.clock import OWNER, VirtualLoop, play
+from tests.simulation.notifier import world as worlds
+from tests.simulation.notifier.scenario import INVITE, Command, Scenario, Seat, when
+from tests.simulation.notifier.telegram import Shown, SimulatedBot, SimulatedChat, Telegram
+from tests.simulation.notifier.world import WINDOWS, EventFeed, Host, SimulatedLink, World
+from tests.simulation.run import Failed, Silent
+
+ASKS_AGAIN = 60.0
+"""Seconds after which somebody who got no answer writes the same again."""
+
+
+def now() -> datetime:
+    return when(asyncio.get_running_loop().time())
+
+
+class Unhurried:
+    """In place of `asyncio` where something is looked at each second: virtual time is not free either."""
+
+    pace = 1.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(self.pace if seconds == 1 else seconds)
+
+
+class Process(Host):
+    """What runs one notifier. Tests put broken ones in its place."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        """What is put in the place of which attribute."""
+        return {}
+
+    def notifier(self, settings: notifier.NotifierSettings) -> notifier.Notifier:
+        return notifier.Notifier(settings)
+
+
+@dataclass
+class Played:
+    """What came of a scenario. `ends`: when a notifier ended, and which. `answers`: those to each command."""
+
+    scenario: Scenario
+    world: World
+    telegram: Telegram
+    ends: list[tuple[float, str]] = field(default_factory=list)
+    answers: dict[Command, Shown] = field(default_factory=dict)
+
+
+def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[str] | None = None) -> Played:
+    """Everything that the scenario has in store."""
+    made: list[Played] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        world = World(loop, scenario.outages, trace)
+        telegram = Telegram(loop, scenario.phones, scenario.troubles, Random(scenario.seed + 2))
+        world.telegram = telegram
+        played = Played(scenario, world, telegram)
+        made.append(played)
+        _plan(played)
+        running = [loop.create_task(_sit(played, process, n, seat)) for n, seat in enumerate(scenario.seats)]
+        for phone in scenario.phones:
+            mine = [it for it in scenario.commands if it.phone is phone]
+            running.append(loop.create_task(_write(played, mine)))
+        await asyncio.wait(running, timeout=scenario.end - loop.time(), return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.sleep(scenario.end - loop.time())
+        world.close()
+        await asyncio.sleep(30)  # what has ended takes its leave
+        for task in running:
+            if task.done():
+                task.result()
+
+    with _paced(scenario), ExitStack() as stack:
+        for (where, name), what in process.patches().items():
+            stack.enter_context(patch.object(where, name, what))
+        play(main, scenario.start - 120)
+    return made[0]
+
+
+def _plan(played: Played) -> None:
+    loop, world, telegram = played.world.loop, played.world, played.telegram
+    for fact in played.scenario.facts:
+        loop.call_at(fact.at, _append, world, fact.subject, fact.data)
+    for change in played.scenario.windows:
+        headers = {"KV-Operation": "DEL"} if change.data is None else None
+        loop.call_at(change.at, _put_window, world, change.id, change.data or b"", headers)
+    for phone in telegram.phones:
+        if phone.moves_at < float("inf"):
+            loop.call_at(phone.moves_at, telegram.move, phone)
+
+
+def _append(world: World, subject: str, data: bytes) -> None:
+    world.append(subject, data)
+    if world.trace is not None:
+        world.say("record", f"#{world.end('')[0]} {subject} {_told(data)}")
+
+
+def _told(data: bytes) -> str:
+    try:
+        event = worlds.parse_event(data)
+    except ValueError:
+        return "(malformed)"
+    content = getattr(event.data, "config", event.data)
+    return f"{event.type} {content.model_dump_json(exclude_unset=True)}"
+
+
+def _put_window(world: World, id_: str, data: bytes, headers: dict[str, str] | None) -> None:
+    world.windows.append(WINDOWS.replace("KV_", "$KV.") + f".{id_}", data, headers=headers)
+    world.say("windows", f"{id_} {data.decode() or 'deleted'}")
+
+
+async def _sit(played: Played, process: type[Process], n: int, seat: Seat) -> None:
+    """One seat's notifiers, one after the other."""
+    loop, scenario = played.world.loop, played.scenario
+    lives, count = list(seat.lives), 0
+    while lives:
+        life, is_last = lives.pop(0), not lives
+        await asyncio.sleep(max(0.0, min(life.delay, scenario.calm_at - loop.time())))
+        host = process(
+            played.world,
+            f"n{n}.{count}",
+            Random(scenario.seed * 1000 + n * 100 + count),
+            seat.faults,
+            calm_at=scenario.calm_at,
+            kill_at=0 if is_last else life.kill_at,
+            suspended=seat.suspended,
+        )
+        played.world.say(host.name, "--- starts")
+        count += 1
+        token = OWNER.set(host)
+        try:
+            work = host.notifier(_settings(scenario)).work()
+        finally:
+            OWNER.reset(token)
+        task = host.run(work)
+        dead = loop.create_task(host.dead.wait())
+        timer = None
+        if not is_last:
+            left = max(0.0, min(life.lasts, scenario.calm_at - loop.time()))
+            timer = loop.call_later(left, task.cancel if life.kindly else host.kill)
+        await asyncio.wait((task, dead), return_when=asyncio.FIRST_COMPLETED)
+        played.ends.append((loop.time(), host.name))
+        if timer:
+            timer.cancel()
+        if not host.dead.is_set():
+            if not task.cancelled() and not _was_superseded(played, task.exception()):
+                raise Failed(f"{host.name} ended by itself: {task.exception()!r}") from task.exception()
+            if not task.cancelled() and is_last:
+                lives.append(life)
+            host.kill("has ended")
+
+
+def _was_superseded(played: Played, error: BaseException | None) -> bool:
+    """Which is rightly so where there are two."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Superseded)[1] is None and len(played.scenario.seats) > 1
+    return isinstance(error, Superseded) and len(played.scenario.seats) > 1
+
+
+async def _write(played: Played, commands: list[Command]) -> None:
+    """Somebody's commands, each until it is answered."""
+    loop, telegram = played.world.loop, played.telegram
+    for command in commands:
+        await asyncio.sleep(max(0.0, command.at - loop.time()))
+        seen, patience = len(telegram.shown), ASKS_AGAIN
+        while command not in played.answers:
+            if not command.phone.is_kicked(loop.time()):
+                telegram.write(command.phone, command.text)
+                played.world.say(command.phone.address, f"writes: {command.text}")
+            await asyncio.sleep(patience)
+            patience = min(2 * patience, 8 * ASKS_AGAIN)
+            for it in telegram.shown[seen:]:
+                if it.phone is command.phone and it.message.plain_text.startswith(command.answer):
+                    played.answers[command] = it
+                    break
+
+
+def _settings(scenario: Scenario) -> notifier.NotifierSettings:
+    return _SETTINGS.model_copy(
+        update={
+            "timezone": str(scenario.zone),
+            "telegram_chat_id": tuple(scenario.configured),
+            "digest_time": scenario.digest,
+            "weekly_digest": scenario.weekly,
+            "remind_after": scenario.reminders,
+        }
+    )
+
+
+_SETTINGS = notifier.NotifierSettings(
+    _env_file=None,
+    telegram_bot_token="1:test",
+    telegram_invite=INVITE,  # type: ignore[call-arg]
+)
+
+
+@contextmanager
+def _paced(scenario: Scenario) -> Iterator[None]:
+    """What is set anew for each simulation."""
+    with (
+        patch.object(Unhurried, "pace", scenario.paces.reminders),
+        patch.object(chats, "LOOK_AGAIN", scenario.paces.idle),
+        patch.object(delivery, "STANDS_STILL", 3600.0),
+        patch.object(lease, "LOOK_AGAIN", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
+        patch.object(cursors, "MOST_WITHIN", scenario.most_owed_within),
+        patch.object(cursors, "PARTS", 2),
+        patch.object(chats, "random", Random(scenario.seed + 3)),
+    ):
+        yield
+
+
+def _token(_: int = 0) -> str:
+    host = OWNER.get()
+    assert isinstance(host, Host)
+    return host.name
+
+
+@contextmanager
+def surroundings() -> Iterator[None]:
+    """The seams between the notifier and the world, and no logs."""
+    with ExitStack() as stack:
+
+        def put(where: Any, name: str, what: Any) -> None:
+            stack.enter_context(patch.object(where, name, what))
+
+        put(notifier, "Link", SimulatedLink)
+        put(notifier, "Bot", SimulatedBot)
+        put(notifier, "now", now)
+        put(notifier, "asyncio", Unhurried())
+        put(delivery, "NatsBroker", EventFeed)
+        put(lease, "secrets", SimpleNamespace(token_hex=_token))
+        put(cursors, "secrets", SimpleNamespace(token_hex=_token))
+        put(asyncio, "to_thread", _at_once)
+        put(shared.broker, "_said_at", float("inf"))
+        for name, module in list(sys.modules.items()):
+            if name.startswith(("services.notifier.", "shared.")):
+                if getattr(module, "Reader", None) is shared.broker.Reader and module is not shared.broker:
+                    put(module, "Reader", worlds.reader)
+                if hasattr(module, "TelegramChat") and name != "services.notifier.telegram":
+                    put(module, "TelegramChat", SimulatedChat)
+                if hasattr(module, "log"):
+                    put(module, "log", Silent())
+        yield
+
+
+async def _at_once(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)

@@ -1,0 +1,235 @@
+"""Telegram made up: chats that see what is sent to them, and all the ways in which it answers, or not."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from services.notifier.messages import REPEAT, Message
+from services.notifier.target import Failed
+from services.notifier.telegram import Bot, Pace, TelegramChat
+from tests.simulation.clock import OWNER, VirtualLoop
+from tests.simulation.notifier.world import Host
+
+_NOTES = re.compile(rf"\A(?:{re.escape(REPEAT)}\n|\(late: [^)]*\)\n)*")
+MOST_PER_MINUTE = 20
+"""Messages in a group."""
+ANSWERS = re.compile(
+    r"Subscribed|This chat|No more messages|🔕|🔔|There |Too many|/mute|/unmute|Commands|A service|I do "
+)
+"""How answers to commands begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What goes wrong in one chat, or in all of them, for a while, and how often."""
+
+    start: float
+    end: float
+    kind: str
+    chance: float = 1.0
+
+
+@dataclass(eq=False)
+class Phone:
+    """A chat. `moves_at`: when the group becomes a supergroup."""
+
+    address: str
+    moves_at: float = float("inf")
+    troubles: Sequence[Trouble] = ()
+
+    def now_at(self, at: float) -> str:
+        return self.address if at < self.moves_at else f"-100{self.address[1:]}"
+
+    def is_kicked(self, at: float) -> bool:
+        return any(it.start <= at < it.end and it.kind == "kicked" for it in self.troubles)
+
+
+@dataclass(slots=True)
+class Shown:
+    """What somebody has seen. `confirmed`: the notifier was told so."""
+
+    at: float
+    phone: Phone
+    message: Message
+    by: str
+    confirmed: bool = False
+
+    @property
+    def is_marked(self) -> bool:
+        return self.message.plain_text.startswith(REPEAT)
+
+    @property
+    def text(self) -> str:
+        """What it says below its notes."""
+        return _NOTES.sub("", self.message.plain_text)
+
+    @property
+    def is_answer(self) -> bool:
+        return ANSWERS.match(self.message.plain_text) is not None
+
+
+@dataclass
+class Telegram:
+    """All chats and what they were sent, in order."""
+
+    loop: VirtualLoop
+    phones: list[Phone]
+    troubles: Sequence[Trouble]
+    rng: Random
+    shown: list[Shown] = field(default_factory=list)
+    doubtful: list[tuple[float, Phone]] = field(default_factory=list)
+    """When a send to whom ended so that it may have been delivered."""
+    updates: list[dict[str, Any]] = field(default_factory=list)
+    _count: int = 0
+    _waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def phone(self, address: str) -> Phone | None:
+        return next((it for it in self.phones if address in (it.address, it.now_at(float("inf")))), None)
+
+    def trouble(self, phone: Phone) -> str:
+        now = self.loop.time()
+        for it in (*self.troubles, *phone.troubles):
+            if it.start <= now < it.end and self.rng.random() < it.chance:
+                return it.kind
+        return ""
+
+    # --- what people do
+
+    def write(self, phone: Phone, text: str) -> None:
+        self._update({"message_id": 1, "chat": {"id": int(phone.now_at(self.loop.time()))}, "text": text})
+
+    def move(self, phone: Phone) -> None:
+        """The group becomes a supergroup: it says so in both."""
+        old, new = int(phone.address), int(phone.now_at(float("inf")))
+        self._update({"message_id": 1, "chat": {"id": old}, "migrate_to_chat_id": new})
+        self._update({"message_id": 2, "chat": {"id": new}, "migrate_from_chat_id": old})
+
+    def _update(self, message: dict[str, Any]) -> None:
+        self._count += 1
+        self.updates.append({"update_id": self._count, "message": message})
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    async def poll(self, offset: int) -> list[dict[str, Any]]:
+        self.updates = [it for it in self.updates if it["update_id"] >= offset]
+        while not self.updates:
+            future: asyncio.Future[None] = self.loop.create_future()
+            self._waiting.append(future)
+            await future
+        return list(self.updates)
+
+    # --- what the bot does
+
+    async def call(
+        self, host: Host, method: str, body: dict[str, Any]
+    ) -> tuple[int, dict[str, Any], Failed | None]:
+        if method == "getMe":
+            return 200, {"ok": True, "result": {"username": "bot"}}, None
+        dies = host.count()
+        if method == "getUpdates":
+            found = await self.poll(body["offset"])
+            await host.while_suspended()
+            return 200, {"ok": True, "result": found}, None
+        phone = self.phone(str(body["chat_id"]))
+        assert phone, f"there is no chat {body['chat_id']}"
+        await asyncio.sleep(0.05 + self.rng.random() * 0.2)
+        await host.while_suspended()
+        if dies and self.rng.random() < 0.5:
+            host.die(f"killed before it sends to {phone.address}")
+        status, answer, failed = await self._send(host, phone, str(body["chat_id"]), body["message"], dies)
+        host.broker.say(host.name, f"to {phone.address}: {answer or failed}")
+        return status, answer, failed
+
+    async def _send(
+        self, host: Host, phone: Phone, address: str, message: Message, dies: bool
+    ) -> tuple[int, dict[str, Any], Failed | None]:
+        now = self.loop.time()
+        if address != phone.now_at(now):
+            parameters = {"migrate_to_chat_id": int(phone.now_at(now))}
+            return 400, _refusal("group chat was upgraded to a supergroup chat", parameters), None
+        kind = self.trouble(phone)
+        match kind:
+            case "token":
+                return 401, _refusal("Unauthorized"), None
+            case "kicked":
+                return 403, _refusal("Forbidden: bot was kicked from the group chat"), None
+            case "odd":
+                return 400, _refusal("Bad Request: nobody has seen this before"), None
+            case "limit":
+                return (
+                    429,
+                    _refusal("Too Many Requests", {"retry_after": self.rng.choice((1, 40, 300))}),
+                    None,
+                )
+            case "error":
+                return 502, _refusal("Bad Gateway"), None
+            case "refused":
+                return 0, {}, Failed("cannot be reached (ConnectError)", maybe_delivered=False)
+            case "hang":
+                self.doubtful.append((now, phone))
+                await asyncio.sleep(15)
+                return 0, {}, Failed("no answer (TimeoutError)", maybe_delivered=True)
+            case "slow":
+                await asyncio.sleep(self.rng.random() * 14)
+        recent = [it for it in self.shown if it.phone is phone and it.at > now - 60]
+        if phone.address.startswith("-") and len(recent) >= MOST_PER_MINUTE:
+            return 429, _refusal("Too Many Requests", {"retry_after": 5}), None
+        if host.dead.is_set():
+            raise asyncio.CancelledError
+        shown = Shown(self.loop.time(), phone, message, host.name)
+        self.shown.append(shown)
+        if host.broker.trace is not None:
+            host.broker.say(phone.address, "sees: " + message.plain_text.replace("\n", " | "))
+        if dies:
+            host.die(f"killed after it has sent to {phone.address}")
+        match kind:
+            case "lost":
+                self.doubtful.append((self.loop.time(), phone))
+                await asyncio.sleep(self.rng.choice((1, 15)))
+                return 0, {}, Failed("no answer (ReadError)", maybe_delivered=True)
+            case "garbled":
+                self.doubtful.append((self.loop.time(), phone))
+                return 200, {}, None
+            case "error after":
+                self.doubtful.append((self.loop.time(), phone))
+                return 504, _refusal("Gateway Timeout"), None
+        await asyncio.sleep(self.rng.random() * 0.2)
+        await host.while_suspended()
+        shown.confirmed = True
+        return 200, {"ok": True, "result": {"message_id": len(self.shown)}}, None
+
+
+def _refusal(description: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+    more = {"parameters": parameters} if parameters else {}
+    return {"ok": False, "description": description, **more}
+
+
+class SimulatedBot(Bot):
+    """Calls Telegram as it is made up."""
+
+    def __init__(self, *_: Any) -> None:
+        host = OWNER.get()
+        assert isinstance(host, Host)
+        self._host = host
+        self.pace = Pace()
+        self.username = ""
+
+    async def close(self) -> None: ...
+
+    async def _call(
+        self, method: str, body: dict[str, Any], within: float = 0
+    ) -> tuple[int, dict[str, Any], Failed | None]:
+        telegram: Telegram = self._host.broker.telegram
+        return await telegram.call(self._host, method, body)
+
+
+class SimulatedChat(TelegramChat):
+    """Lets the message be seen that a text was made of."""
+
+    def _body(self, chat: str, message: Message, reply_to: int | None) -> dict[str, Any]:
+        return {**super()._body(chat, message, reply_to), "message": message}

@@ -1,0 +1,56 @@
+"""A few seconds of the notifier's simulation. `make simulate SEEDS=100000` runs as many as wanted."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.command import chunk
+from tests.simulation.notifier.mutants import MUTANTS, SLOW, caught_by
+from tests.simulation.notifier.run import Process, surroundings
+
+SECONDS = 2.5
+FEW = 5
+
+
+def test_each_chat_is_told_what_it_has_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    began, seed, failures = time.monotonic(), 0, list[tuple[int, str]]()
+    while not failures and time.monotonic() - began < SECONDS:
+        failures = chunk("notifier", range(seed, seed + FEW))[1]
+        seed += FEW
+    with capsys.disabled():
+        sys.stdout.write(f"\n{seed} simulations of the notifier in {time.monotonic() - began:.1f} s\n")
+    assert not failures, "".join(
+        f"\nseed {seed}: {problem}\nreplay with: make simulate OF=notifier SEED={seed}"
+        for seed, problem in failures
+    )
+
+
+def test_a_seed_means_the_same_in_every_process() -> None:
+    program = (
+        "from tests.simulation.notifier.simulate import fingerprint; import sys;"
+        "sys.stdout.write(fingerprint(4))"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parents[3],
+            env={"PYTHONHASHSEED": hash_seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for hash_seed in ("1", "2")
+    ]
+    told = {process.communicate()[0] for process in running}
+    assert all(process.returncode == 0 for process in running)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "mutant", [it for it in MUTANTS if it not in SLOW], ids=lambda mutant: mutant.__name__
+)
+def test_a_bug_put_in_on_purpose_is_found(mutant: type[Process]) -> None:
+    with surroundings():
+        assert caught_by(mutant, 100)
