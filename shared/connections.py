@@ -264,6 +264,8 @@ class Connection(Protocol):
 
     def finish(self) -> None:
         """Close after an answer; if its request still comes, not before the client could read the answer."""
+        if self.transport.is_closing():
+            return
         if self.size > NONE and not self.in_head and self.transport.can_write_eof():
             self.deaf = self.refused = True
             self.since = self.limits.now
@@ -412,9 +414,14 @@ class _Transport:
     """What uvicorn does with a connection to answer a request."""
 
     def __init__(self, connection: Connection) -> None:
-        self.write = connection.transport.write
+        self._write = connection.transport.write
         self.is_closing = connection.transport.is_closing
         self.close = connection.finish
+
+    def write(self, data: bytes) -> None:
+        """Nothing, to who was let go while its answer was made."""
+        if not self.is_closing():
+            self._write(data)
 
 
 def limits_of(settings: Settings, *, at_home: bool) -> Limits:

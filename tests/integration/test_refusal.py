@@ -363,7 +363,10 @@ BODIES = {
     "endless trailer": [BEAT + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", *MUCH],
     "more than was said": [BEAT + b"Content-Length: 2\r\n\r\n{}", *MUCH],
     "a bad part": [BEAT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"],
-    "upgrade": [BEAT + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"],
+    "upgrade": [
+        BEAT + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        BEAT + b"Connection: close\r\n\r\n",
+    ],
     "connect": [b"CONNECT a:1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", *MUCH],
     "pipelined": [(BEAT + b"Content-Length: 0\r\n\r\n") * 5000],
     "pipelined bodies": [(BEAT + b"Content-Length: 500000\r\n\r\n" + b"x" * 500_000) * 20],
