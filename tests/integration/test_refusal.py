@@ -250,10 +250,11 @@ async def test_one_address_has_so_many_connections_and_closes_no_door(
         await eventually(none_left)
 
 
+@pytest.mark.parametrize("counted", [True, False])
 async def test_who_is_known_has_room_beside_all_connections_of_the_same_address(
-    monkeypatch: pytest.MonkeyPatch,
+    counted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits, full = eight(monkeypatch, counted=True)
+    limits, full = eight(monkeypatch, counted=counted)
     async with serving(limits) as port:
         known = [await begin(port, KNOWN) for _ in range(5)]
         assert (limits.known, dict(limits.open)) == (5, {})
