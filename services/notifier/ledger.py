@@ -158,7 +158,7 @@ def review(
         if quiet >= CALM:
             return Then.FORGET if fallen and not owed else notice(Kind.CALM)
         if fallen and owed and quiet >= STAYS_DOWN:
-            return notice(Kind.STAYS)
+            return notice(Kind.OWED if owed.told is it.status else Kind.STAYS)
         looks = [turns.last + CALM] + ([turns.last + STAYS_DOWN] if fallen and owed else [])
         if at := next_reminder(reminders, turns.flapping_since, turns.reminded or turns.flapping_since):
             if at <= now:

@@ -444,6 +444,17 @@ async def test_what_flaps_and_stays_down_is_told_after_five_minutes_and_its_reco
     assert it.told() == ["stays: down", "alive", "calm: alive"]
 
 
+async def test_what_flaps_and_was_told_to_be_down_is_still_down_after_a_mute() -> None:
+    it = await flapping()
+    await it.then(DOWN)
+    await it.passes(6 * MINUTE, 12)
+    await it.chats[0].mute("web", it.now + HOUR)
+    await it.passes(MINUTE)
+    await it.chats[0].unmute("web")
+    await it.settle()
+    assert it.told() == ["stays: down", "owed: down"]
+
+
 async def test_what_stays_down_for_half_an_hour_flaps_no_more() -> None:
     it = await flapping()
     await it.then(DOWN)
