@@ -223,6 +223,20 @@ async def test_a_window_set_anew_tells_when_it_is_over_and_once(
     assert it.told() == OWED_DOWN
 
 
+async def test_a_recovery_that_waits_while_somebody_looks_at_what_is_owed() -> None:
+    it = await world()
+    it.window("w", -HOUR, HOUR)
+    it.change(DOWN)
+    await it.settle()
+    it.inboxes[0].always = Failed("away", maybe_delivered=False)
+    await free(it, "window")
+    it.change(ALIVE)
+    it.chats[0].look_at("web")
+    it.inboxes[0].always = None
+    await it.settle()
+    assert it.told() == []
+
+
 async def test_overlapping_windows_and_one_that_follows() -> None:
     it = await world()
     it.window("a", -HOUR, 20 * MINUTE)
