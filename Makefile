@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 help:  ## Show this help
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 .venv/installed: requirements/all.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,8 +16,25 @@ setup: .venv/installed  ## Create .venv with the locked dependencies
 run: setup  ## Start everything: embedded servers and the four services
 	@exec $(BIN)/registry run
 
-test: setup  ## Run the whole test suite, with real servers on free ports
+test: setup  ## Run the whole test suite, with real servers on free ports; the short one on Python 3.13 too
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
+	@$(MAKE) --no-print-directory testshort
+
+# The images' Python, wherever it is. What pyenv has on PATH may be no more than the hint that it is not chosen.
+PYTHON313 ?= $(shell for it in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13; do \
+	$$it -c 'import venv' 2>/dev/null && { echo $$it; break; }; done)
+SHORT := tests/unit tests/contract/test_events.py tests/e2e/test_ack_v2.py
+
+testshort: setup  ## Unit tests and one of the whole system, on Python 3.13 if it is here
+	@if [ -z "$(PYTHON313)" ]; then echo "There is no Python 3.13 here: its short tests are skipped."; else \
+	$(MAKE) --no-print-directory .venv/313/installed && \
+	.venv/313/bin/python -m pytest --numprocesses 4 --dist worksteal $(SHORT); fi
+
+.venv/313/installed: requirements/all.txt pyproject.toml
+	$(PYTHON313) -m venv .venv/313
+	.venv/313/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/all.txt
+	.venv/313/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
 
 testack: setup  ## The whole suite with a broker that replies as NATS 2.16 does
 	NATS_ACK_V2=1 $(BIN)/python -m pytest --numprocesses 4 --dist worksteal
@@ -56,4 +73,4 @@ lock:  ## Renew the locked requirements (needs uv)
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
 	echo pip-audit | uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade - -o requirements/audit.txt
 
-.PHONY: help setup run test testack lint simulate faults fuzz audit bench lock
+.PHONY: help setup run test testack testshort lint simulate faults fuzz audit bench lock

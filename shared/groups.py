@@ -239,7 +239,7 @@ class Groups:
     def _answered(self, subject: bytes, _: bytes, data: bytes, __: bytes | None) -> None:
         group = self._on_its_way
         sent, _, more = subject[len(self._inbox) + 1 :].partition(b".")
-        if group is None or sent.decode() != f"{self._batch_id}{self._sent}":
+        if group is None or sent != f"{self._batch_id}{self._sent}".encode():
             return
         if not data:
             self._end(group, "no stream takes this subject yet")

@@ -36,20 +36,25 @@ def nats(urls: tuple[str, ...], data: Path, sync: str = "always") -> Server | No
     config.touch()
     config.chmod(0o600)
     lines = [
-        f"listen: {json.dumps(f'{host}:{port}')}",
+        f"listen: {_quoted(f'{host}:{port}')}",
         'server_name: "registry"',
         # Every acknowledged write is on the disk: a power failure loses nothing that was answered with 200.
-        f"jetstream {{ store_dir: {json.dumps(str(data / 'nats'))}, sync_interval: {sync} }}",
-        f"log_file: {json.dumps(str(data / 'nats.log'))}",
+        f"jetstream {{ store_dir: {_quoted(str(data / 'nats'))}, sync_interval: {sync} }}",
+        f"log_file: {_quoted(str(data / 'nats.log'))}",
         "log_size_limit: 10MB",
     ]
     if url.username and url.password:
         user, password = unquote(url.username), unquote(url.password)
-        lines.append(f"authorization {{ user: {json.dumps(user)}, password: {json.dumps(password)} }}")
-    config.write_text("\n".join(lines) + "\n")
+        lines.append(f"authorization {{ user: {_quoted(user)}, password: {_quoted(password)} }}")
+    config.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return Server(
         "nats", [_program("nats-server"), "-c", str(config)], host, port, "NATS_URL", data / "nats.out"
     )
+
+
+def _quoted(text: str) -> str:
+    """As a string of nats-server's configuration, which knows no \\u."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def mongodb(url: str, data: Path) -> Server | None:

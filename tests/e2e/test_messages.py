@@ -36,10 +36,19 @@ async def test_every_message_has_its_second(tmp_path: Path, telegram: Standin) -
         telegram.messages.clear()
         began = time.time()
         assert system.beat("web") == 200
-        await asyncio.sleep(9)
+
+        async def reminded() -> bool:
+            return len(telegram.messages) >= 4
+
+        await eventually(reminded)
         back = time.time()
         assert system.beat("web") == 200
-        await asyncio.sleep(2)
+
+        async def recovered() -> bool:
+            return len(telegram.messages) >= 5
+
+        await eventually(recovered)
+        await asyncio.sleep(1)  # in which nothing more comes
         found = [
             (it["chat"], it["text"].splitlines()[0].split(",")[0], it["silent"], it["time"] - began)
             for it in telegram.messages

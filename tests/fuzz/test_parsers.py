@@ -37,9 +37,10 @@ from services.notifier.__main__ import NotifierSettings
 from services.notifier.commands import Commands, Doors
 from services.notifier.fleet import Fleet
 from services.notifier.messages import Look
+from services.notifier.target import Limited, Migrated, Sent
 from services.notifier.telegram import outcome
 from services.notifier.updates import Update, Updates
-from shared import broker, durations, streams
+from shared import ack_subjects, broker, durations, streams
 from shared.broker import Reader, Stored
 from shared.coverage import Coverage
 from shared.events import (
@@ -263,7 +264,8 @@ def test_heartbeats_as_they_stand_in_the_stream(name: str, payload: bytes, heade
                 found = parse_heartbeat(name, payload, headers | given_)
                 assert all(len(each) < 400 for each in found.warnings)
     with suppress(ValueError):
-        Tick.model_validate_json(payload)
+        since = Tick.model_validate_json(payload).open_since
+        assert since is None or since.tzinfo
 
 
 @fuzzed
@@ -293,6 +295,18 @@ REPLIES = st.binary(max_size=60) | st.lists(st.text(max_size=8), max_size=14).ma
 def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
     reader = Reader(broker.Link(Settings(), "fuzz"), "S", "s.>")
     reader._received(subject, reply, data, headers)
+    try:
+        place = ack_subjects.parse(reply)
+    except ValueError:
+        place = None
+        assert reader._broken, "what is not from the broker makes a new consumer"
+    if place is None:
+        assert reader._buffer == []
+    elif place.consumer_sequence != 1:
+        assert (reader._buffer, reader._broken) == ([], True)
+    else:
+        (stored,) = reader._buffer
+        assert (stored.seq, stored.data, stored.at) == (place.sequence, data, place.stored_at)
 
 
 @fuzzed
@@ -302,10 +316,16 @@ def test_what_the_broker_answers(tail: bytes, data: bytes) -> None:
     from shared.groups import _Group
 
     loop = asyncio.new_event_loop()
-    groups._loop, groups._inbox, groups._sent = loop, "_INBOX.x", 1
-    groups._on_its_way = _Group()
+    groups._loop, groups._inbox, groups._batch_id, groups._sent = loop, "_INBOX.x", "id", 1
+    groups._on_its_way = _Group(0.0)
     groups._deadline = loop.call_later(60, lambda: None)
-    groups._answered(b"_INBOX.x." + (b"1" if len(tail) % 2 else tail), b"", data, None)
+    ours = len(tail) % 2 == 1
+    groups._answered(b"_INBOX.x." + (b"id1" if ours else tail), b"", data, None)
+    ended = groups._on_its_way is None
+    if not ours and tail.partition(b".")[0] != b"id1":
+        assert not ended, "an answer to another group"
+    elif not data or not data.lstrip().startswith(b"{"):
+        assert ended, "what cannot be read ends the wait for it"
     loop.close()
 
 
@@ -585,7 +605,17 @@ async def test_updates(raw: bytes) -> None:
 @example(429, b'{"parameters": 7}')
 def test_answers_of_telegram(status: int, raw: bytes) -> None:
     answer = json.loads(raw)
-    outcome(status, answer if isinstance(answer, dict) else {})
+    found = outcome(status, answer if isinstance(answer, dict) else {})
+    if isinstance(found, Sent):
+        assert status == 200
+        assert answer["ok"]
+    elif isinstance(found, Limited):
+        assert 0 < found.retry_after <= 24 * 3600
+    elif isinstance(found, Migrated):
+        assert found.chat
+    else:
+        assert found.reason.encode()
+        assert len(found.reason) <= 200
 
 
 class _Said:

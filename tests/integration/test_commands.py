@@ -36,7 +36,12 @@ async def silence(telegram: Standin, chat: str, *said: str) -> None:
     before = len(texts(telegram, chat))
     for text in said:
         telegram.update(chat, text)
-    await asyncio.sleep(1.5)
+
+    async def handled() -> bool:
+        return not telegram.updates  # the bot has asked for what comes after them
+
+    await eventually(handled)
+    await asyncio.sleep(0.3)
     assert len(texts(telegram, chat)) == before
 
 

@@ -1,0 +1,133 @@
+"""What notifiers and APIs keep in a real broker, and read out of it, without their processes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.api import recall
+from services.notifier import lease as leases
+from services.notifier.cursors import Superseded
+from services.notifier.lease import Lease
+from services.notifier.subscribers import KEY, MOST, Subscribers
+from shared import streams
+from shared.broker import Link
+from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
+from shared.maintenance import Window
+from shared.windows import Windows
+from tests.broker import eventually, provisioned
+
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+async def link(nats_url: str) -> AsyncIterator[Link]:
+    link = await provisioned(nats_url)
+    yield link
+    await link.close()
+
+
+async def test_subscribers_who_come_at_once_are_all_there_after_a_restart(link: Link) -> None:
+    bucket = await link.bucket(streams.NOTIFIER_BUCKET)
+    subscribers = Subscribers(bucket)
+    await subscribers.load()
+    assert await asyncio.gather(*(subscribers.add(str(n), NOW) for n in range(20))) == [True] * 20
+    await asyncio.gather(subscribers.remove("3"), subscribers.add("4", NOW + timedelta(1)))
+    again = Subscribers(bucket)
+    await again.load()
+    assert again.since == subscribers.since
+    assert again.since.keys() == {str(n) for n in range(20)} - {"3"}
+    assert again.since["4"] == NOW + timedelta(1)
+
+
+async def test_there_are_only_so_many_subscribers_and_one_who_writes(link: Link) -> None:
+    bucket = await link.bucket(streams.NOTIFIER_BUCKET)
+    subscribers = Subscribers(bucket)
+    await subscribers.load()
+    subscribers.since = {str(n): NOW for n in range(MOST)}
+    assert await subscribers.add("7", NOW), "who is one already"
+    assert not await subscribers.add("new", NOW)
+    await bucket.put(KEY, b"{}")
+    with pytest.raises(Superseded):
+        await subscribers.remove("7")
+
+
+async def test_one_holds_the_lease_and_the_next_takes_it_when_it_is_let_go(
+    link: Link, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LOOK_AGAIN", 0.05)
+    other = await provisioned(nats_url)
+    bucket, waits = await link.bucket(streams.NOTIFIER_BUCKET), asyncio.Event()
+    first, second = Lease(link, bucket), Lease(other, await other.bucket(streams.NOTIFIER_BUCKET))
+    await asyncio.wait_for(first.acquire(lambda: None), 5)
+    waiting = asyncio.create_task(second.acquire(waits.set))
+    await asyncio.wait_for(waits.wait(), 5)
+    assert not waiting.done()
+    await first.release()
+    await asyncio.wait_for(waiting, 5)
+    with pytest.raises(Superseded):
+        await asyncio.wait_for(first.watch(), 5)
+    third = asyncio.create_task(first.acquire(lambda: None))
+    await other.close()  # as if it were killed: the broker knows that nobody answers
+    await asyncio.wait_for(third, 5)
+
+
+async def test_windows_are_followed_and_who_is_freed_is_told(link: Link) -> None:
+    gone: list[Window] = []
+    bucket = await link.bucket(streams.MAINTENANCE_BUCKET)
+    window = Window(services=("web",), starts_at=NOW, ends_at=NOW + timedelta(hours=1))
+    await bucket.put("kept", window.model_dump_json().encode())
+    await bucket.put("odd", b"{not a window")
+    windows = Windows(link, gone.append)
+    await windows.load()
+    assert windows.by_id == {"kept": window}
+    following = asyncio.create_task(windows.follow())
+    longer = window.model_copy(update={"ends_at": NOW + timedelta(hours=2)})
+    await bucket.put("kept", longer.model_dump_json().encode())
+
+    async def taken_in() -> bool:
+        return windows.by_id.get("kept") == longer
+
+    await eventually(taken_in)
+    assert gone == [window]
+    windows.put("kept", windows.revision("kept") - 1, None)  # word of something older
+    assert windows.by_id == {"kept": longer}
+    await bucket.delete("kept")
+
+    async def taken_back() -> bool:
+        return not windows.by_id
+
+    await eventually(taken_back)
+    assert gone == [window, longer]
+    following.cancel()
+
+
+async def test_the_streams_tell_the_last_heartbeats_and_what_a_service_was(link: Link) -> None:
+    config = ConfigData(config=ServiceConfig(tags=("db",)), registered_at=NOW)
+    event = ServiceRegistered(id="1", source="/test", subject="web", time=NOW, data=config)
+    await link.js.publish(streams.config("web"), event.to_bytes())
+    for signal, body in (("start", b""), ("success", b'{"message": "done"}'), ("fail", b"disk full")):
+        await link.js.publish(streams.heartbeat("web"), body, headers={"Registry-Signal": signal})
+    between = datetime.now(UTC)
+    fell = StatusData(
+        from_=Status.ALIVE,
+        to=Status.DOWN,
+        since=between + timedelta(hours=1),
+        last_heartbeat=between,
+        reason="x",
+    )
+    await link.js.publish(streams.status("web"), status_changed("web", fell).to_bytes())
+    found = await recall.heartbeats(link, "web", 0, 2)
+    assert [(it.signal, it.message) for it in found] == [("fail", "disk full"), ("success", "done")]
+    assert found[1].duration is not None
+    assert await recall.heartbeats(link, "other", 0, 9) == []
+    assert await recall.as_of(link, "web", between - timedelta(hours=1)) is None, "not registered yet"
+    then = await recall.as_of(link, "web", between)
+    assert then
+    assert "status" not in then, "the fall is later"
+    assert then["heartbeat"]["signal"] == "fail"
+    later = await recall.as_of(link, "web", between + timedelta(hours=2))
+    assert later
+    assert later["status"]["status"] == "down"
