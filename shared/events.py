@@ -201,7 +201,8 @@ class StatusData(_Contract):
     last_heartbeat: AwareDatetime | None
     reason: str
     message: str | None = Field(
-        default=None, description="What the heartbeat that changed it had to say, or its first part."
+        default=None,
+        description="What the heartbeat that changed it had to say, or its beginning and its end.",
     )
     duration: float | None = Field(
         default=None,

@@ -30,10 +30,11 @@ from shared.events import (
     moment,
     status_changed,
 )
+from shared.heartbeats import shortened
 
 BUCKETS = 256
-MESSAGE_KEPT = 1000
-"""Characters of a heartbeat's message that go into the change it makes."""
+MESSAGE_KEPT = 200, 800
+"""Bytes of the beginning and of the end of a heartbeat's message that go into the change it makes."""
 
 
 def bucket_of(name: str) -> int:
@@ -91,7 +92,7 @@ def in_force(own: tuple[int | None, int | None, int | None], every: int, default
 def beat(at: int, heartbeat: Heartbeat) -> Beat:
     body = heartbeat.body
     every = body.every // MICRO if body and body.every else 0
-    message = body.message[:MESSAGE_KEPT] if body and body.message else None
+    message = shortened(body.message, *MESSAGE_KEPT) if body and body.message else None
     return Beat(at, heartbeat.signal, every, message, heartbeat.exit_code, trace=heartbeat.traceparent)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from services.ingest.door import Door
 from services.ingest.ticks import Ticker
+from shared import groups as groups_module
 from shared import streams
 from shared.batching import Batch
 from shared.broker import OVER_HTTP, BrokerError, Busy, Link, NotStored, Publisher, Reader, Stored, TooLarge
@@ -132,6 +133,17 @@ async def test_groups_are_bounded_and_so_is_what_waits(link: Link) -> None:
     payload = b"x" * (SIZE_MAX // 10)
     await asyncio.gather(*(groups.store((beat("large", payload),)) for _ in range(40)))
     assert groups.waiting == 0
+    await groups.stop()
+
+
+async def test_what_waits_is_bounded_in_bytes_too(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups_module, "WAITING_SIZE_MAX", 1_000_000)
+    groups = Groups(link)
+    await groups.start()
+    for _ in range(2):  # what was stored makes room
+        large = [groups.store((beat("large", b"x" * 300_000),)) for _ in range(5)]
+        answers = await asyncio.gather(*large, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [type(None)] * 3 + [Busy] * 2
     await groups.stop()
 
 
