@@ -33,6 +33,10 @@ class Coverage:
         self.until = max(self.until, end)
         return taken_back
 
+    def gaps_until(self, now: int, patience: int) -> list[tuple[int, int]]:
+        """When the registry was deaf; also since its last tick, if that is longer ago than `patience`."""
+        return [*self.gaps, (self.until, now)] if now - self.until > patience else self.gaps
+
 
 def _less(gap: tuple[int, int], start: int, end: int) -> Iterator[tuple[int, int]]:
     """What is left of a gap when [start, end] turns out to have been covered after all."""

@@ -10,7 +10,9 @@ from zoneinfo import ZoneInfo
 
 from shared import zones
 from shared.durations import spoken
-from shared.events import Status
+from shared.events import Status, micros
+from shared.timeline import STATES, Mark, Now, segments, uptime
+from shared.timeline import spent as spent_in
 
 WINDOW = timedelta(hours=24)
 WEEK = timedelta(days=7)
@@ -25,9 +27,6 @@ MARKS = {
     Status.DEAD: "💀",
 }
 """One shape per status: they differ by more than their colour."""
-
-_UP = {Status.ALIVE, Status.SILENT}
-_MEASURED = {Status.ALIVE, Status.SILENT, Status.DOWN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,15 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """That a service was paused, or resumed."""
+
+    name: str
+    paused: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Digest:
     """`down` and `silent` are newest last; of them and of `active` only the first need be there, `counts` has
     them all. Paused services stand in `paused` alone."""
@@ -64,28 +72,41 @@ class Digest:
     silent: tuple[Service, ...]
     active: tuple[str, ...]
     uptime: float | None
-    """Share of the window in which the fleet was alive or silent; None: nothing to measure."""
+    """Of all services that are judged and not dead, together; None: nothing to measure."""
     flappers: tuple[tuple[str, int], ...]
     uptimes: tuple[tuple[str, float, int], ...]
-    """Of each service that can be measured, and how often it fell down; worst first."""
+    """Of each of them that can be measured, and how often it fell down; worst first."""
 
 
 def digest(
-    services: Iterable[Service], transitions: Iterable[Transition], now: datetime, window: timedelta = WINDOW
+    services: Iterable[Service],
+    changes: Iterable[Transition | Pause],
+    now: datetime,
+    window: timedelta = WINDOW,
+    gaps: Sequence[tuple[int, int]] = (),
 ) -> Digest:
-    """Sum up the fleet. `transitions`: those of the window, in order. What a deleted service, or one
-    before its newest registration, did does not count."""
+    """Sum up the fleet. `changes`: those of the window, in order; `gaps`: when the registry was deaf, in
+    microseconds. What a deleted service, or one before its newest registration, did does not count."""
     everyone = list(services)
     judged = [it for it in everyone if not it.paused]
-    history: dict[str, list[Transition]] = {it.name: [] for it in everyone}
-    registered = {it.name: it.registered_at for it in everyone}
-    for change in transitions:
-        if change.name in registered and change.since >= registered[change.name]:
-            history[change.name].append(change)
-    changes = [(name, len(its)) for name, its in history.items()]
-    spent = {it.name: seconds_in(it, history[it.name], now, window) for it in judged}
-    falls = {name: sum(change.to is Status.DOWN for change in its) for name, its in history.items()}
-    uptimes = [(name, up, falls[name]) for name, its in spent.items() if (up := uptime_of(its)) is not None]
+    measured = Measured(micros(now - window), micros(now), gaps)
+    marks: dict[str, list[Mark]] = {it.name: [] for it in everyone}
+    for seq, change in enumerate(changes):
+        if change.name in marks:
+            marks[change.name].append(_mark(seq, change))
+    falls, flappers = dict.fromkeys(marks, 0), []
+    for it in everyone:
+        begin = max(measured.start, micros(it.registered_at))
+        moves = [mark for mark in marks[it.name] if mark.to and mark.at >= begin]
+        falls[it.name] = sum(mark.to is Status.DOWN for mark in moves)
+        if len(moves) >= FLAPPING:
+            flappers.append((it.name, len(moves)))
+    living = [it for it in judged if it.status is not Status.DEAD]
+    spent = {
+        it.name: measured.seconds(it.status, it.paused, micros(it.registered_at), marks[it.name])
+        for it in living
+    }
+    uptimes = [(name, up, falls[name]) for name, its in spent.items() if (up := uptime(its)) is not None]
     return Digest(
         at=now,
         counts={status: sum(it.status is status for it in judged) for status in Status},
@@ -93,36 +114,46 @@ def digest(
         down=_oldest_first(it for it in judged if it.status is Status.DOWN),
         silent=_oldest_first(it for it in judged if it.status is Status.SILENT),
         active=tuple(sorted(it.name for it in judged if it.status is Status.ALIVE)),
-        uptime=uptime_of({status: sum(its[status] for its in spent.values()) for status in Status}),
-        flappers=tuple(sorted(((n, c) for n, c in changes if c >= FLAPPING), key=lambda it: (-it[1], it[0]))),
+        uptime=uptime(added(spent.values())),
+        flappers=tuple(sorted(flappers, key=lambda it: (-it[1], it[0]))),
         uptimes=tuple(sorted(uptimes, key=lambda it: (it[1], it[0]))),
     )
 
 
+def _mark(seq: int, change: Transition | Pause) -> Mark:
+    if isinstance(change, Pause):
+        return Mark(seq, micros(change.at), paused=change.paused)
+    return Mark(seq, micros(change.since), change.to, change.from_)
+
+
+def added(spent: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds in each state, of all of them together."""
+    total = dict.fromkeys(STATES, 0.0)
+    for its in spent:
+        for state, seconds in its.items():
+            total[state] += seconds
+    return total
+
+
+class Measured:
+    """A window of time, less when the registry was deaf. Times in microseconds."""
+
+    def __init__(self, start: int, end: int, gaps: Sequence[tuple[int, int]]) -> None:
+        self.start, self.end = start, end
+        self.gaps = [gap for gap in gaps if gap[1] > start and gap[0] < end]
+
+    def seconds(
+        self, status: Status, paused: bool, registered_at: int, marks: Sequence[Mark]
+    ) -> dict[str, float]:
+        """How many seconds a service was in each state. As it is now, if nothing marks it."""
+        if not (marks or self.gaps or paused):
+            observed = max(0, self.end - max(self.start, registered_at)) / 1e6
+            return dict.fromkeys(STATES, 0.0) | {status.value: observed}
+        return spent_in(segments(marks, Now(status, paused, registered_at, self.end), self.start, self.gaps))
+
+
 def _oldest_first(services: Iterable[Service]) -> tuple[Service, ...]:
     return tuple(sorted(services, key=lambda it: (it.since, it.name)))
-
-
-def uptime_of(seconds: Mapping[Status, float]) -> float | None:
-    """The share of the time alive, silent or down in which it was alive or silent; None if there was none."""
-    measured = sum(seconds[status] for status in _MEASURED)
-    return sum(seconds[status] for status in _UP) / measured if measured else None
-
-
-def seconds_in(
-    it: Service, changes: Sequence[Transition], now: datetime, window: timedelta = WINDOW
-) -> dict[Status, float]:
-    """How many seconds the service was in each status within the window."""
-    seconds = dict.fromkeys(Status, 0.0)
-    start = max(now - window, it.registered_at)
-    status = changes[0].from_ if changes else it.status
-    for change in changes:
-        if change.since > start:
-            seconds[status] += (change.since - start).total_seconds()
-            start = change.since
-        status = change.to
-    seconds[status] += max(0.0, (now - start).total_seconds())
-    return seconds
 
 
 def local(moment: datetime, zone: ZoneInfo) -> str:

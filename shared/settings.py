@@ -203,6 +203,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def deaf_after(self) -> timedelta:
+        """Without a tick for so long, the registry counts as deaf since the last one."""
+        return max(timedelta(seconds=10), 3 * self.tick)
+
+    @property
     def zone(self) -> ZoneInfo:
         return zones.zone(self.timezone)
 

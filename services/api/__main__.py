@@ -20,6 +20,7 @@ from services.api.store import Store, check_url
 from shared import logs, service
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
+from shared.events import MICRO
 from shared.settings import (
     CommaSeparated,
     DatabaseUrl,
@@ -108,7 +109,7 @@ def main() -> None:
         settings.digest_time,
         ingest_token=bool(settings.ingest_token) and "ingest" not in settings.anonymous,
         status_tags=settings.status_page,
-        deaf_after=int(max(10.0, 3 * settings.tick.total_seconds()) * 1e6),
+        deaf_after=settings.deaf_after // MICRO,
     )
     limits = limits_of(settings, at_home=access.at_home)
     limits.recognises = access.recognises

@@ -151,11 +151,6 @@ class Board:
         """The services that changed within the last day."""
         return self._lately.keys()
 
-    def gaps(self, now: int, patience: int) -> list[tuple[int, int]]:
-        """When the registry was deaf; also since its last tick, if that is longer ago than `patience`."""
-        until = self.coverage.until
-        return [*self.coverage.gaps, (until, now)] if now - until > patience else self.coverage.gaps
-
     @property
     def kept_from(self) -> int:
         """Whoever saw this sequence or a later one can be told the rest from memory."""

@@ -258,7 +258,7 @@ def routers(parts: Parts) -> list[APIRouter]:
             counts=counts,
             total=len(board.roster),
             worst=[present(document) for document in await store.live.named(names)],
-            next_digest=next_digest(board, now(), look.zone, look.digest_time),
+            next_digest=next_digest(board, now(), look.zone, look.digest_time, look.deaf_after),
         )
 
     @reads.get(
@@ -366,7 +366,7 @@ def segments(
     at = parts.now()
     looks, config = shown(document), document["config"]
     now = timeline.Now(looks.status, config["paused"], config["registered_at"], micros(at))
-    gaps = parts.board.gaps(now.at, parts.look.deaf_after)
+    gaps = parts.board.coverage.gaps_until(now.at, parts.look.deaf_after)
     return timeline.segments(marks, now, micros(at - timeline.WINDOWS[window]), gaps)
 
 

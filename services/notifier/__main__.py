@@ -420,8 +420,9 @@ class Notifier:
 
     async def _digest(self, at: datetime, weekly: bool) -> list[str]:
         window = digest.WEEK if weekly else digest.WINDOW
-        transitions = await self._history.transitions(at - window)
-        found = digest.digest(self._fleet.services(), transitions, at, window)
+        changes = await self._history.changes(at - window)
+        gaps = await self._listener.gaps(at, self._settings.deaf_after)
+        found = digest.digest(self._fleet.services(), changes, at, window, gaps)
         return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)
 
     def _hindered(self) -> str | None:

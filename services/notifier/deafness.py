@@ -1,20 +1,23 @@
 """When the registry could take no heartbeats, as the ticks in the stream prove it."""
 
+import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 
 from services.notifier.messages import Deafness
 from shared import streams
 from shared.broker import Link, Reader, Stored, last_sequence, until_done
 from shared.coverage import Coverage
-from shared.events import Tick, moment
+from shared.events import MICRO, Tick, micros, moment
 
 WORTH_TELLING = timedelta(minutes=5)
 """Deafness up to this long is told nobody."""
 PATIENCE = timedelta(seconds=60)
 """After the start, or a lost connection, ingest has this long for its first tick before deafness counts as
 lasting. (With the tick it is over, and told as that.)"""
+READ_WITHIN = 5.0
+"""Seconds that a digest waits for the ticks to be read after a start."""
 COMPARED_EVERY = timedelta(minutes=1)
 
 
@@ -59,6 +62,11 @@ class Heard:
             found.append(Deafness(until))
         return found
 
+    def gaps(self, now: datetime, patience: timedelta) -> list[tuple[int, int]]:
+        """All of them, however short, in microseconds; the last one lasts if there was no tick within
+        `patience`."""
+        return self._coverage.gaps_until(micros(now), patience // MICRO)
+
     def _long_gaps(self) -> list[Deafness]:
         """Asked for by each chat every second; they seldom change."""
         if self._gaps_of is not self._coverage.gaps:
@@ -77,6 +85,7 @@ class Listener:
         self._ahead = timedelta()
         """By how much the broker's clock is ahead of ours."""
         self._compared_at: datetime | None = None
+        self._read_once = asyncio.Event()
         link.on_lost.append(self._heard.lost)
 
     @property
@@ -85,6 +94,13 @@ class Listener:
 
     def deafness(self, after: datetime, now: datetime) -> list[Deafness] | None:
         return self._heard.deafness(after, now + self._ahead)
+
+    async def gaps(self, now: datetime, patience: timedelta) -> list[tuple[int, int]]:
+        """As in `Heard`; right after a start once the ticks are read, or as well as it is known by then."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READ_WITHIN):
+                await self._read_once.wait()
+        return self._heard.gaps(now + self._ahead, patience)
 
     async def follow(self, now: Callable[[], datetime]) -> None:
         reader = Reader(self._link, streams.HEARTBEATS, streams.ALL_TICKS, newest_per_subject=True)
@@ -96,6 +112,7 @@ class Listener:
                     if self._compared_at is None or now() - self._compared_at > COMPARED_EVERY:
                         await self._compare(now)
                     self._heard.caught_up(now() + self._ahead)
+                    self._read_once.set()
 
     async def _compare(self, now: Callable[[], datetime]) -> None:
         _, at = await until_done(

@@ -1,7 +1,6 @@
 """Reading in the record of events what is not in memory: pages for a chat that fell behind, the last day."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 
@@ -13,7 +12,7 @@ from services.notifier.fleet import Fleet
 from services.notifier.messages import Change
 from shared import digest, streams, tracing
 from shared.broker import Link, NotStored, Reader, Stored, newest, until_done
-from shared.events import Event, ServiceDeleted, StatusChanged, parse_event
+from shared.events import Event, ServiceDeleted, ServicePaused, ServiceResumed, StatusChanged, parse_event
 from shared.events import moment as moment
 
 log = structlog.get_logger()
@@ -132,22 +131,24 @@ class History:
         found = await until_done(f"read the newest heartbeat of {name}", ask)
         return moment(found.at) if found else None
 
-    async def transitions(self, since: datetime) -> list[digest.Transition]:
-        """The changes of status since then, in order."""
-        return [change async for batch in self._status_since(since) for change in _transitions(batch)]
-
-    async def _status_since(self, since: datetime) -> AsyncIterator[list[Stored]]:
-        begin = since.astimezone(UTC).isoformat().replace("+00:00", "Z")
-        reader = Reader(self._link, streams.SERVICES, streams.ALL_STATUS, since=begin)
+    async def changes(self, since: datetime) -> list[digest.Transition | digest.Pause]:
+        """The changes of status since then, and who was paused and resumed, in order."""
+        begin, found = since.astimezone(UTC).isoformat().replace("+00:00", "Z"), []
+        reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=begin)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
-                yield batch
+                found += [change for stored in batch if (change := _change(stored))]
                 if reader.pending == 0:
-                    return
+                    break
+        return found
 
 
-def _transitions(batch: list[Stored]) -> Iterator[digest.Transition]:
-    for stored in batch:
-        event = parse(stored)
-        if isinstance(event, StatusChanged):
-            yield digest.Transition(event.name, event.data.from_, event.data.to, event.data.since)
+def _change(stored: Stored) -> digest.Transition | digest.Pause | None:
+    match parse(stored):
+        case StatusChanged(name=name, data=data):
+            return digest.Transition(name, data.from_, data.to, data.since)
+        case ServicePaused(name=name):
+            return digest.Pause(name, True, moment(stored.at))
+        case ServiceResumed(name=name):
+            return digest.Pause(name, False, moment(stored.at))
+    return None

@@ -35,6 +35,7 @@ from shared.events import (
     ServiceRegistered,
     Status,
     StatusData,
+    Tick,
     status_changed,
 )
 from tests import killed_notifier
@@ -594,6 +595,8 @@ async def test_the_digest_of_the_week_has_the_uptime_of_each_service(
     await record.change("web", UNKNOWN, ALIVE, ago=8 * 86400)
     await record.change("job", UNKNOWN, ALIVE, ago=8 * 86400)
     await record.change("web", ALIVE, DOWN, ago=7 * 8640)
+    since = datetime.now(UTC) - timedelta(days=9)
+    await record.link.js.publish("tick.one", Tick(open_since=since).model_dump_json().encode())
     weekday = f"{datetime.now(UTC):%a}".lower()
     process = start(digest_time="00:00", weekly_digest=weekday)
     process.stop()

@@ -2,12 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.api import board, charts
@@ -263,12 +264,14 @@ def test_events_may_come_twice_and_in_any_order(
         ]
 
 
-@given(steps)
+@given(steps, spans)
 def test_the_digest_from_memory_is_that_of_the_whole_fleet(
-    taken: list[tuple[str, Status | str, int]],
+    taken: list[tuple[str, Status | str, int]], holes: list[tuple[int, int]]
 ) -> None:
     fleet, now = lived(taken), moment(NOW)
-    services, transitions = [], []
+    gaps = [(NOW - at * 100 * SECOND, NOW - (at - length) * 100 * SECOND) for at, length in holes]
+    services = []
+    changes: list[digest.Transition | digest.Pause] = []
     for name, it in fleet.documents.items():
         if it["config"]["deleted"]:
             continue
@@ -284,15 +287,84 @@ def test_the_digest_from_memory_is_that_of_the_whole_fleet(
             )
         )
     for news in fleet.board.kept_after(0):
-        data = news.row["data"]
-        if "to" in data and datetime.fromisoformat(data["since"]) >= now - timedelta(days=1):
-            since = datetime.fromisoformat(data["since"])
-            transitions.append(
-                digest.Transition(news.row["name"], Status(data["from"]), Status(data["to"]), since)
-            )
-    whole = digest.digest(services, transitions, now)
-    zone = ZoneInfo("UTC")
-    assert digest.lines(digest_of(fleet.board, now), zone) == digest.lines(whole, zone)
+        name, data, at = news.row["name"], news.row["data"], moment(news.row["at"])
+        if at < now - timedelta(days=1):
+            continue
+        if "to" in data:
+            changes.append(digest.Transition(name, Status(data["from"]), Status(data["to"]), at))
+        elif news.row["type"] in ("service.paused.v1", "service.resumed.v1"):
+            changes.append(digest.Pause(name, news.row["type"] == "service.paused.v1", at))
+    whole = digest.digest(services, changes, now, gaps=gaps)
+    mine, zone = digest_of(fleet.board, now, gaps), ZoneInfo("UTC")
+    assert (mine.uptime is None) is (whole.uptime is None)
+    assert mine.uptime == pytest.approx(whole.uptime)
+    assert digest.lines(replace(mine, uptime=None), zone) == digest.lines(replace(whole, uptime=None), zone)
+
+
+def possible(moved: Sequence[tuple[int, Status | bool]]) -> list[tuple[int, Status | bool]]:
+    """In order, and without a resume of what is not paused, or the reverse."""
+    found: list[tuple[int, Status | bool]] = []
+    paused = False
+    for at, to in sorted(moved, key=lambda it: it[0]):
+        if to is not paused:
+            found.append((at, to))
+            paused = to if isinstance(to, bool) else paused
+    return found
+
+
+def of_each_second(
+    moved: Sequence[tuple[int, Status | bool]], registered: int, holes: Sequence[tuple[int, int]], window: int
+) -> tuple[int, int]:
+    """Seconds that were measured, and those of them in which it was up, looked at one by one until 1300."""
+    up = measured = 0
+    for second in range(max(1300 - window, registered), 1300):
+        status, paused = UNKNOWN, False
+        for at, to in sorted(moved, key=lambda it: it[0]):
+            if registered <= at <= second:
+                status, paused = (status, to) if isinstance(to, bool) else (to, paused)
+        deaf = any(begin <= second < begin + length for begin, length in holes)
+        if not paused and not deaf and status is not UNKNOWN:
+            measured += 1
+            up += status in (ALIVE, SILENT)
+    return measured, up
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(moves, st.integers(0, 1200)), min_size=1, max_size=3), spans, st.integers(1, 1300))
+@example([([(10, ALIVE), (600, DOWN)], 0)], [(700, 200)], 900)
+def test_digest_and_api_and_a_clock_agree_on_uptime(
+    lives: list[tuple[list[tuple[int, Status | bool]], int]], holes: list[tuple[int, int]], window: int
+) -> None:
+    """The digests leave dead services out, and paused ones. A life begins with its registration."""
+    begin, now = NOW - 1300 * SECOND, moment(NOW)
+    gaps = [(begin + at * SECOND, begin + (at + length) * SECOND) for at, length in holes]
+    services, changes = [], []
+    measured = up = 0
+    alone: dict[str, float] = {}
+    for n, (moved, registered) in enumerate(lives):
+        moved = possible([(at, to) for at, to in moved if at >= registered])
+        marks, status, paused = told(moved)
+        name, since = f"s{n}", moment(begin + registered * SECOND)
+        services.append(digest.Service(name, status, since, None, paused, since))
+        for mark in marks:
+            at = moment(begin + mark.at * SECOND)
+            if mark.to and mark.was:
+                changes.append((mark.at, n, digest.Transition(name, mark.was, mark.to, at)))
+            else:
+                changes.append((mark.at, n, digest.Pause(name, bool(mark.paused), at)))
+        marks = [mark._replace(at=begin + mark.at * SECOND) for mark in marks]
+        as_now = Now(status, paused, begin + registered * SECOND, NOW)
+        share = uptime(spent(segments(marks, as_now, NOW - window * SECOND, gaps)))
+        counted = of_each_second(moved, registered, holes, window)
+        assert share == (pytest.approx(counted[1] / counted[0]) if counted[0] else None)
+        if not paused and status is not DEAD:
+            measured, up = measured + counted[0], up + counted[1]
+            if share is not None:
+                alone[name] = share
+    ordered = [change for *_, change in sorted(changes, key=lambda it: it[:2])]
+    found = digest.digest(services, ordered, now, timedelta(seconds=window), gaps)
+    assert found.uptime == (pytest.approx(up / measured) if measured else None)
+    assert {name: share for name, share, _ in found.uptimes} == pytest.approx(alone)
 
 
 class Counted(Mark):
