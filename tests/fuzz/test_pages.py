@@ -8,7 +8,9 @@ import asyncio
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -390,6 +392,37 @@ def test_whatever_is_set_every_page_is_there(stack: Stack, name: str, steps: lis
     for step in steps:
         do(stack, name, step)
     look_at_everything(stack, name)
+
+
+LONG = dict.fromkeys(("silent_after", "down_after", "dead_after"), "3650d")
+
+
+@pytest.mark.timeout(600)
+def test_the_longest_times_are_shown(stack: Stack) -> None:
+    """Of each status, with thresholds that follow from an interval: longer than any that is read."""
+    for n, status in enumerate(["unknown", "alive", "silent", "down", "dead"]):
+        for config in ({"every": "3650d"}, LONG, {"every": "3650d", "tags": ["a,b"]}):
+            name, then = f"long{n}.{len(config)}", datetime.now(UTC).isoformat()
+            do(stack, name, ("registered", {"config": config, "registered_at": then}))
+            change = {"from": "unknown", "to": status, "since": then, "last_heartbeat": then, "reason": MARK}
+            do(stack, name, ("publish", "", body({"message": MARK, "every": "3650d"})))
+            do(stack, name, ("changed", change))
+            do(
+                stack,
+                name,
+                ("window", {"services": [name], "starts_at": then, "ends_at": "9999-12-31T23:59:59Z"}),
+            )
+
+    def shown() -> bool:
+        page = stack.client.get(f"{stack.open}/services?limit=500").json()["items"]
+        return sum(it["name"].startswith("long") and it["status"] != "unknown" for it in page) == 12
+
+    deadline = time.monotonic() + 20
+    while not shown():
+        assert time.monotonic() < deadline
+    for n in range(5):
+        for fields in (1, 2, 3):
+            look_at_everything(stack, f"long{n}.{fields}")
 
 
 QUERIES = st.dictionaries(
