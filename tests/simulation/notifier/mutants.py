@@ -212,7 +212,14 @@ MUTANTS: list[type[Process]] = [
 ]
 
 
-SLOW = {WritesWithoutLooking, DropsTheQueueOfWhoIsOff, NotesByTime, WithholdsRecoveries}
+SLOW = {
+    WritesWithoutLooking,
+    DropsTheQueueOfWhoIsOff,
+    NotesByTime,
+    WithholdsRecoveries,
+    TellsInMaintenance,
+    NeverFlaps,
+}
 """Found within some hundred seeds, which is too long for the suite: `--mutants` of the command tries them."""
 
 

@@ -185,8 +185,8 @@ class _Maker:
     def paces(self) -> Paces:
         rng = self.rng
         if self.long:
-            return Paces(300.0, 1800.0, 300.0)
-        return Paces(rng.choice((10.0, 60.0)), rng.choice((120.0, 600.0)), 60.0)
+            return Paces(600.0, 1800.0, 300.0)
+        return Paces(rng.choice((30.0, 120.0)), rng.choice((120.0, 600.0)), 60.0)
 
     def reminders(self) -> tuple[timedelta, ...]:
         hours = self.rng.choice(((1, 6, 24), (1, 6, 24), (1, 3), (2,), ()))
