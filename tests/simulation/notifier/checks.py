@@ -330,6 +330,7 @@ class _Chat:
             for found in _NOTICE.finditer(shown.text):
                 ends = [*self.facts.services[found[1]].paused, *self.muted.get(found[1], ())]
                 soon = any(end <= shown.at <= end + self.facts.settled for _, end in ends)
+                soon |= "flapping:" in found[0]  # it may flap again as it did before
                 yield "notice", found[0], shown.at if soon and not shown.is_marked else ""
 
     def _read_notices(self, shown: Shown) -> Iterator[str]:
@@ -378,7 +379,9 @@ class _Chat:
             latest = change.since
             if change.from_ is Status.ALIVE and change.to is not Status.ALIVE:
                 back = next((c.at for c in it.changes[n:] if c.to is Status.ALIVE), NEVER)
-                later = [at for at, name, _ in self.notices if name == it.name and change.at <= at <= back]
+                told = [at for at, name, _ in self.notices if name == it.name]
+                told += [at for at, fact in self.told[it.name] if fact.to is not Status.ALIVE]
+                later = [at for at in told if change.at <= at <= back]
                 withheld = not later and self._is_withheld(it, change)
                 latest = max([latest, *later])
             if change.is_turn and not withheld:
