@@ -64,7 +64,7 @@ async def fill(link: Link, count: int) -> list[str]:
     await publisher.start()
     journal = Journal(link, publisher, await link.bucket(streams.MONITOR_BUCKET))
     for bucket, services in enumerate(buckets):
-        await journal.save(f"bucket.{bucket}", record.dump(Bucket(reach, Coverage(now), events, services)))
+        await journal.save(f"bucket.{bucket}", record.dump(Bucket(reach, Coverage(now), events, 0, services)))
     position = Position(
         await journal.identity(), reach, Coverage(now), [beats] * record.BUCKETS, [events] * record.BUCKETS
     )

@@ -39,14 +39,13 @@ def in_force(own: Own[T], every: T | None, default: tuple[T, T, T]) -> tuple[T, 
     silent, down, dead = default
     if every:
         silent, down = of_interval(every)
-        dead = max(dead, 2 * down)
     own_silent, own_down, own_dead = own
     if own_silent:
         silent = own_silent
         down = max(down, 2 * silent)
     if own_down:
         down = own_down
-    if own_silent or own_down:
+    if every or own_silent or own_down:
         dead = max(dead, 2 * down)
     if own_dead:
         dead = own_dead

@@ -38,14 +38,16 @@ class Agenda:
             self._now = min(now, min(self._due, default=now))
         span = range(self._now, now + 1)
         seconds = span if len(span) < len(self._due) else sorted(s for s in self._due if s <= now)
-        looked = [it for second in seconds for it in self._due.pop(second, ()) if it.scheduled == second]
+        looked = [(second, it) for second in seconds for it in self._due.pop(second, ())]
         self._now = max(self._now, now)
         fallen, due = [], self._due
-        for it in looked:
+        for second, it in looked:
+            if it.scheduled != second:  # noted for another second since, or looked at a moment ago
+                continue
             soonest = it.last_beat + it.patience.silent
             if soonest > at and it.status is ALIVE and not it.paused:  # nearly always
-                second = soonest // SECOND
-                it.scheduled = second - _spread(second - now, it.bucket)
+                later = soonest // SECOND
+                it.scheduled = later - _spread(later - now, it.bucket)
                 due[it.scheduled].append(it)
                 continue
             it.scheduled = 0

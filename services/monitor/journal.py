@@ -1,6 +1,6 @@
 """The streams as the monitor uses them: every way in which it touches the broker, and nothing else."""
 
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from shared import streams
@@ -51,6 +51,22 @@ class Journal:
 
     async def save(self, key: str, part: bytes) -> None:
         await self._snapshots.put(key, part)
+
+    async def load_versioned(self, key: str) -> tuple[bytes | None, int]:
+        """The same with its version, for `replace`; 0: there is none."""
+        try:
+            entry = await self._snapshots.get(key)
+        except KeyNotFoundError:
+            return None, 0
+        return entry.value, entry.revision or 0
+
+    async def replace(self, key: str, part: bytes, version: int) -> bool:
+        """Save it unless somebody else has written since that version; whether it was saved."""
+        try:
+            await self._snapshots.update(key, part, last=version)
+        except KeyWrongLastSequenceError:
+            return False
+        return True
 
     async def set_aside(self, message: Stored, why: str) -> None:
         """Keep what cannot be read where an operator can look at it."""

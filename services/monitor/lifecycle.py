@@ -6,7 +6,7 @@ stored the facts; nothing here reads a clock. `decide` says what follows from a 
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -50,6 +50,21 @@ class Doubt(NamedTuple):
     within: int
 
 
+class Said(NamedTuple):
+    """What the heartbeats of a pause come to; it counts as of the resume, at `resumed_at` (0: not yet).
+
+    The newest success or failure decides, or a start where there is neither.
+    """
+
+    signal: Signal
+    message: str | None = None
+    exit_code: int | str | None = None
+    duration: int | None = None
+    """Of the run that ended with it, in microseconds."""
+    trace: str | None = None
+    resumed_at: int = 0
+
+
 class Change(NamedTuple):
     from_: Status
     to: Status
@@ -71,8 +86,9 @@ class Watched:
     name: str
     registered_at: int
     patience: Patience
-    patience_at: int = 0
-    """From when falls may be dated: since when it holds, if it was another one before."""
+    counted_from: tuple[int, int, int] = (0, 0, 0)
+    """From when the silence counts that makes it silent, down and dead, where that is later than its last
+    beat: since it was resumed, or since other thresholds hold (`change_patience`)."""
     own: tuple[int | None, int | None, int | None] = (None, None, None)
     """The thresholds of its own configuration; None where the registry's default holds."""
     every: int = 0
@@ -80,7 +96,8 @@ class Watched:
     every_at: int = 0
     """When the beat was that declared it."""
     paused: bool = False
-    resumed_at: int = 0
+    said: Said | None = None
+    """By what came in while it is paused, or until that is taken in after the resume."""
     config_seq: int = 0
     status: Status = UNKNOWN
     since: int = 0
@@ -112,21 +129,46 @@ class Watched:
         return max(self.last_beat, self.recorded_beat)
 
 
-def due(it: Watched, patience: int, gaps: list[tuple[int, int]]) -> int:
+def due(it: Watched, patience: int, counted_from: int, gaps: list[tuple[int, int]]) -> int:
     """When a fall is due that comes `patience` after the last beat, or the last that there may have been.
 
     Each gap since then is credited in full. A beat that was tried in a gap was lost by our fault, so
     after a gap a service has also time for its next one: twice its rhythm, at most its patience.
-    No change of the thresholds makes anything fall before that change, or before the fall it follows.
+    No fall is dated before the one it follows.
     """
-    heard = max(it.heard, it.unproved)
-    at = heard + patience
-    for start, end in gaps[_first_after(gaps, heard) :]:
-        if start >= at:
+    return max(_expiry(max(it.heard, it.unproved, counted_from), patience, it.rhythm, gaps), it.since)
+
+
+def _expiry(start: int, patience: int, rhythm: int, gaps: list[tuple[int, int]]) -> int:
+    """When `patience` is over that began at `start`."""
+    at = start + patience
+    for begin, end in gaps[_first_after(gaps, start) :]:
+        if begin >= at:
             break
-        grace = min(patience, 2 * it.rhythm) if it.rhythm else patience
-        at = max(at + end - max(start, heard), end + grace)
-    return max(at, it.patience_at, it.since)
+        grace = min(patience, 2 * rhythm) if rhythm else patience
+        at = max(at + end - max(begin, start), end + grace)
+    return at
+
+
+def change_patience(it: Watched, patience: Patience, at: int, gaps: list[tuple[int, int]]) -> None:
+    """Other thresholds hold from `at` on, and make nothing fall for the past.
+
+    A fall that they bring forward comes when the new threshold has passed since `at`, or when it was due by
+    the old one, whichever is sooner. So none comes at once, and none is put off by being brought forward.
+    """
+    heard = max(it.heard, it.unproved, *(beat.at for beat in it.held[-1:]))
+    silent, down, dead = (
+        max(0, min(at, _expiry(max(heard, start), old, it.rhythm, gaps) - new))
+        for old, new, start in zip(it.patience, patience, it.counted_from, strict=True)
+    )
+    it.patience, it.counted_from = patience, (silent, down, dead)
+
+
+def resume(it: Watched, at: int, counted_from: int) -> None:
+    """It is paused no more, and expected again. What came in meanwhile is for `decide`, as `it.said`."""
+    it.counted_from = (counted_from, counted_from, counted_from)
+    if it.said and not it.said.resumed_at:
+        it.said = it.said._replace(resumed_at=at)
 
 
 def _first_after(gaps: list[tuple[int, int]], at: int) -> int:
@@ -138,17 +180,18 @@ def _first_after(gaps: list[tuple[int, int]], at: int) -> int:
 
 
 def next_due(it: Watched, coverage: Coverage) -> int | None:
-    """When the next fall is due if nothing is heard. None: it is not judged (paused, unheard or dead)."""
-    for to, patience in _rungs(it):
+    """When the next fall is due if nothing is heard. None: none is (paused, unheard or dead)."""
+    for to, patience, counted_from in _rungs(it):
         if _BADNESS[to] > _BADNESS[it.status]:
-            return due(it, patience, coverage.gaps)
+            return due(it, patience, counted_from, coverage.gaps)
     return None
 
 
-def _rungs(it: Watched) -> tuple[tuple[Status, int], ...]:
-    if it.paused or it.unsure or not it.heard or it.heard < it.resumed_at:
+def _rungs(it: Watched) -> Iterable[tuple[Status, int, int]]:
+    """Each fall there may be, after how long, and counted from when at least."""
+    if it.paused or it.unsure or not it.heard:
         return ()
-    return (SILENT, it.patience.silent), (DOWN, it.patience.down), (DEAD, it.patience.dead)
+    return zip((SILENT, DOWN, DEAD), it.patience, it.counted_from, strict=True)
 
 
 def decidable(it: Watched, beat: Beat, coverage: Coverage) -> bool:
@@ -156,8 +199,8 @@ def decidable(it: Watched, beat: Beat, coverage: Coverage) -> bool:
     if beat.at <= coverage.until or beat.after_hole:
         return True
     return not any(
-        coverage.until < due(it, patience, coverage.gaps) <= beat.at
-        for to, patience in _rungs(it)
+        coverage.until < due(it, patience, counted_from, coverage.gaps) <= beat.at
+        for to, patience, counted_from in _rungs(it)
         if _BADNESS[to] > _BADNESS[it.status]
     )
 
@@ -223,11 +266,11 @@ class Crowd:
 
 def falls(it: Watched, upto: int, coverage: Coverage, crowd: Crowd | None = None) -> Iterator[Change]:
     """The falls due up to `upto`, in order, each dated when it fell due."""
-    status = it.status
-    for to, patience in _rungs(it):
+    status, since = it.status, 0
+    for to, patience, counted_from in _rungs(it):
         if _BADNESS[to] <= _BADNESS[status]:
             continue
-        at = due(it, patience, coverage.gaps)
+        since = at = max(since, due(it, patience, counted_from, coverage.gaps))
         if at > upto:
             return
         doubt = crowd.doubt(it) if crowd and to is not DEAD else None
@@ -245,30 +288,52 @@ def _why(it: Watched, patience: int, doubt: Doubt | None) -> str:
     return reason
 
 
-def decide(it: Watched, fact: Beat | int, coverage: Coverage, crowd: Crowd | None = None) -> Iterator[Change]:
-    """What follows from a beat, or from a tick (its time: nothing more was heard up to then).
+def decide(
+    it: Watched, fact: Beat | Said | int, coverage: Coverage, crowd: Crowd | None = None
+) -> Iterator[Change]:
+    """What follows from a beat, from what was said in a pause, or from a tick (its time: nothing more was
+    heard up to then).
 
-    A beat that is not newer than the last one changes nothing: it was delivered before.
+    A beat that is not newer than the last one changes nothing: it was delivered before. While it is paused,
+    nothing does.
     """
     if isinstance(fact, int):
         yield from falls(it, fact, coverage, crowd)
         return
-    if fact.at <= it.heard or fact.at < it.registered_at or fact.signal is Signal.LOG:
-        return
-    status = it.status
-    if not fact.after_hole:
-        for fall in falls(it, min(fact.at, coverage.until), coverage, crowd):
-            yield fall
-            status = fall.to
-    if fact.signal is Signal.FAIL and status is not DOWN:
-        to, reason = DOWN, f"reported failure{_coded(fact.exit_code)}"
-    elif fact.signal is not Signal.FAIL and status is not ALIVE:
-        to, reason = ALIVE, "heartbeat"
+    if isinstance(fact, Said):
+        at, status, meanwhile = fact.resumed_at, it.status, " while it was paused"
+        if at <= it.since or at < it.heard:  # what came after it is known already
+            return
     else:
+        at, status, meanwhile = fact.at, it.status, ""
+        if at <= it.heard or at < it.registered_at or it.paused or fact.signal is Signal.LOG:
+            return
+        if not fact.after_hole:
+            for fall in falls(it, min(at, coverage.until), coverage, crowd):
+                yield fall
+                status = fall.to
+    to = _lifted(status, fact.signal)
+    if to is status:
         return
-    ran = it.signal is Signal.START and fact.signal is not Signal.START
-    duration = fact.at - it.last_beat if ran else None
-    yield Change(status, to, fact.at, fact.at, reason, fact.message, duration, trace=fact.trace)
+    reason = f"reported failure{_coded(fact.exit_code)}" if fact.signal is Signal.FAIL else "heartbeat"
+    last = it.heard if isinstance(fact, Said) else at
+    duration = fact.duration if isinstance(fact, Said) else _ran(it, fact)
+    yield Change(status, to, at, last, reason + meanwhile, fact.message, duration, trace=fact.trace)
+
+
+def _lifted(status: Status, signal: Signal) -> Status:
+    """What a heartbeat makes of a status. A start is a sign of life, but what is down needs a success."""
+    if signal is Signal.FAIL:
+        return DOWN
+    if signal is Signal.START and status in (DOWN, DEAD):
+        return status
+    return ALIVE
+
+
+def _ran(it: Watched, beat: Beat) -> int | None:
+    """How long the run took that ends with this beat, if one does."""
+    ended = it.signal is Signal.START and beat.signal is not Signal.START
+    return beat.at - it.last_beat if ended else None
 
 
 def _coded(exit_code: int | str | None) -> str:
@@ -291,6 +356,14 @@ def hear(it: Watched, at: int, signal: Signal = Signal.SUCCESS) -> None:
             it.rhythm = at - it.last_beat if it.last_beat else 0
         it.last_beat = at
         it.signal = signal
+
+
+def hear_paused(it: Watched, beat: Beat) -> None:
+    """Take in a beat while it is paused: nothing follows before the resume."""
+    known = beat.at <= it.recorded_beat
+    if not known and (beat.signal is not Signal.START or it.said is None):
+        it.said = Said(beat.signal, beat.message, beat.exit_code, _ran(it, beat), beat.trace)
+    hear(it, beat.at, beat.signal)
 
 
 def _spoken(micros: int) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from services.monitor.lifecycle import Beat, Change, Patience, Watched
+from services.monitor.epochs import Epoch, bounded_since
+from services.monitor.epochs import at as epoch_at
+from services.monitor.lifecycle import Beat, Change, Patience, Said, Watched
 from shared import events, thresholds
 from shared.coverage import Coverage
 from shared.events import (
@@ -85,8 +87,9 @@ def setting(event: ConfigEvent, seq: int, at: int) -> Setting:
 
 
 @lru_cache(maxsize=10_000)
-def in_force(own: tuple[int | None, int | None, int | None], every: int, default: Patience) -> Patience:
-    return Patience(*thresholds.in_force(own, every, default))
+def in_force(own: tuple[int | None, int | None, int | None], every: int, epoch: Epoch) -> Patience:
+    reckon = thresholds.in_force if epoch.bounded else thresholds.in_force_before
+    return Patience(*reckon(own, every, epoch.default))
 
 
 def beat(at: int, heartbeat: Heartbeat) -> Beat:
@@ -162,14 +165,16 @@ def declaration(name: str, beat: Beat, newest: ConfigEvent, stored_at: int) -> S
 
 # --- snapshots
 
-FORMAT = 3
-_SIGNALS, _STATUSES = list(Signal), list(Status)
+FORMAT = 4
+FORMAT_BEFORE = 3
+"""Can be read, and tells that its monitor wrote down no epochs."""
+_SIGNALS = [Signal.SUCCESS, Signal.START, Signal.FAIL]
+"""Those that a service can have been heard with last."""
+_STATUSES = list(Status)
 _NUMBERS = (
     "registered_at",
-    "patience_at",
     "every",
     "every_at",
-    "resumed_at",
     "config_seq",
     "since",
     "status_seq",
@@ -178,6 +183,7 @@ _NUMBERS = (
     "unproved",
     "rhythm",
 )
+_NUMBERS_BEFORE = (*_NUMBERS[:1], "patience_at", *_NUMBERS[1:3], "resumed_at", *_NUMBERS[3:])
 """The columns of a bucket, 64 bits each; what is no number in a service is made one in `_coded`."""
 
 
@@ -220,12 +226,23 @@ class Position:
         """ValueError: it is damaged, or another version wrote it."""
         try:
             data = json.loads(payload)
-            if data["format"] != FORMAT or not len(data["beats"]) == len(data["events"]) == BUCKETS:
+            if (
+                data["format"] not in (FORMAT, FORMAT_BEFORE)
+                or not len(data["beats"]) == len(data["events"]) == BUCKETS
+            ):
                 raise ValueError("it is of another format")
             coverage = _load_coverage(data["coverage"])
             return Position(data["streams"], Reach(**data["reach"]), coverage, data["beats"], data["events"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error!r}") from None
+
+
+def is_before_epochs(position: bytes | None) -> bool:
+    """Whether the version before wrote it."""
+    try:
+        return position is not None and bool(json.loads(position)["format"] == FORMAT_BEFORE)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _dump_coverage(coverage: Coverage) -> dict[str, Any]:
@@ -242,11 +259,13 @@ class Bucket:
 
     `coverage`: as it was known then. What is read again is judged by it, not by what came to be known later.
     `configured`: up to this event its services are there, or deleted, as the configuration says.
+    `epoch`: since when the defaults hold that its services go by.
     """
 
     reach: Reach = Reach()
     coverage: Coverage = field(default_factory=Coverage)
     configured: int = 0
+    epoch: int = 0
     services: Collection[Watched] = ()
 
 
@@ -258,12 +277,15 @@ def dump(bucket: Bucket) -> bytes:
         "reach": vars(bucket.reach),
         "coverage": _dump_coverage(bucket.coverage),
         "configured": bucket.configured,
+        "epoch": bucket.epoch,
         "names": [it.name for it in services],
+        "said": {it.name: it.said for it in services if it.said},
     }
     columns = [array("q", [getattr(it, column) for it in services]) for column in _NUMBERS]
     columns += [
         array("q", [own or 0 for own in owns]) for owns in zip(*(it.own for it in services), strict=True)
     ]
+    columns += [array("q", [it.counted_from[rung] for it in services]) for rung in range(3)]
     columns.append(array("q", [_coded(it) for it in services]))
     line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
     return zlib.compress(line + b"".join(column.tobytes() for column in columns), level=1)
@@ -273,36 +295,71 @@ def _coded(it: Watched) -> int:
     return (_STATUSES.index(it.status) * len(_SIGNALS) + _SIGNALS.index(it.signal)) * 2 + it.paused
 
 
-def load(payload: bytes, default: Patience) -> Bucket:
+def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
     """What was dumped. ValueError: it is damaged, or of another version."""
     try:
         line, _, data = zlib.decompress(payload).partition(b"\n")
         head = json.loads(line)
-        if head["format"] != FORMAT:
+        if head["format"] not in (FORMAT, FORMAT_BEFORE):
             raise ValueError("it is of another format")
         names, numbers = head["names"], array("q", data)
         columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
-        services = [_watched(name, values, default) for name, *values in zip(names, *columns, strict=True)]
+        rows = zip(names, *columns, strict=True)
+        if head["format"] == FORMAT_BEFORE:
+            epoch = epochs[0]
+            services = [_watched_before(name, values, epoch, epochs) for name, *values in rows]
+        else:
+            epoch = epoch_at(epochs, head["epoch"])
+            services = [_watched(name, values, epoch) for name, *values in rows]
+            _add_said(services, head["said"])
         reach, coverage = Reach(**head["reach"]), _load_coverage(head["coverage"])
-        return Bucket(reach, coverage, head["configured"], services)
-    except (KeyError, TypeError, IndexError, zlib.error) as error:
+        return Bucket(reach, coverage, head["configured"], epoch.since, services)
+    except (KeyError, TypeError, IndexError, AttributeError, zlib.error) as error:
         raise ValueError(f"it is damaged: {error!r}") from None
 
 
-def _watched(name: str, values: list[int], default: Patience) -> Watched:
-    silent, down, dead, code = values[len(_NUMBERS) :]
-    own = _own(silent, down, dead)
-    rest: dict[str, Any] = dict(zip(_NUMBERS, values, strict=False))
+def _watched(name: str, values: list[int], epoch: Epoch) -> Watched:
+    *own, silent, down, dead, code = values[len(_NUMBERS) :]
+    it = _basic(name, dict(zip(_NUMBERS, values, strict=False)), own, code, epoch)
+    if silent or down or dead:
+        it.counted_from = silent, down, dead
+    return it
+
+
+def _watched_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epoch]) -> Watched:
+    """Of the format before. What was resumed and not heard since was not expected then."""
+    numbers = dict(zip(_NUMBERS_BEFORE, values, strict=False))
+    patience_at, resumed_at = numbers.pop("patience_at"), numbers.pop("resumed_at")
+    *own, code = values[len(_NUMBERS_BEFORE) :]
+    it = _basic(name, numbers, own, code, epoch)
+    silent, down, dead = (max(0, patience_at - patience) for patience in it.patience)
+    it.counted_from = silent, down, dead
+    if resumed_at > it.heard:
+        it.counted_from = (max(resumed_at, bounded_since(epochs)),) * 3
+    return it
+
+
+def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch: Epoch) -> Watched:
+    silent, down, dead = own
     status, signal = divmod(code // 2, len(_SIGNALS))
+    owned = _own(silent, down, dead)
     return Watched(
         name=name,
-        patience=in_force(own, rest["every"], default),
-        own=own,
+        patience=in_force(owned, numbers["every"], epoch),
+        own=owned,
         paused=bool(code % 2),
         status=_STATUSES[status],
         signal=_SIGNALS[signal],
-        **rest,
+        **numbers,
     )
+
+
+def _add_said(services: list[Watched], said: dict[str, list[Any]]) -> None:
+    if said:
+        for it in services:
+            if it.name in said:
+                signal, *rest = said[it.name]
+                it.said = Said(Signal(signal), *rest)
 
 
 @lru_cache(maxsize=10_000)

@@ -13,8 +13,9 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter
 
 from services.monitor import record
+from services.monitor.epochs import Epoch
 from services.monitor.journal import Journal
-from services.monitor.lifecycle import Patience, Watched
+from services.monitor.lifecycle import Watched
 from services.monitor.record import Bucket, Position, Reach
 from shared.coverage import Coverage
 
@@ -37,17 +38,21 @@ NOTHING = Reach(-1, -1)
 @dataclass(frozen=True)
 class Found:
     """A snapshot as it was read. `reach`: from where both streams are to be read on; `furthest`: how far
-    any part of it goes."""
+    any part of it goes. `epochs`: the moment of the epoch that each bucket's services go by."""
 
     reach: Reach
     furthest: Reach
     coverage: Coverage
     services: list[Watched]
+    epochs: list[int]
 
 
 class Snapshots:
-    def __init__(self, journal: Journal, state: Callable[[int], tuple[int, Collection[Watched]]]) -> None:
-        """`state`: up to which event the configuration is taken in, and a bucket's services, right now."""
+    def __init__(
+        self, journal: Journal, state: Callable[[int], tuple[int, int, Collection[Watched]]]
+    ) -> None:
+        """`state`: up to which event the configuration is taken in, and of a bucket the epoch it goes by and
+        its services, right now."""
         self._journal = journal
         self._state = state
         self.discard()
@@ -67,7 +72,17 @@ class Snapshots:
         """Up to which event the configuration was taken in already where a bucket was loaded from."""
         self._saved = [NOTHING] * record.BUCKETS
 
-    async def load(self, default: Patience) -> Found | None:
+    def save_everything(self) -> None:
+        """What was written is gone: all is to be written anew, and a round that is under way counts for
+        nothing."""
+        self._saved = [NOTHING] * record.BUCKETS
+        self._position = None
+
+    async def are_before_epochs(self) -> bool:
+        """Whether the version before wrote the newest snapshot. Raises nats' errors."""
+        return record.is_before_epochs(await self._journal.load("position"))
+
+    async def load(self, epochs: list[Epoch]) -> Found | None:
         """None: there is none of these streams that can be read. Raises NotStored, or nats' errors."""
         self._streams = await self._journal.identity()
         payload = await self._journal.load("position")
@@ -81,25 +96,27 @@ class Snapshots:
             log.warning("the snapshot is not used; reading everything again", why=str(error))
             return None
         reaches, furthest, services = [position.reach], [position.reach], list[Watched]()
+        bucket_epochs = list[int]()
         oldest = position.reach, position.coverage
         self.beats, self.events = position.beats, position.events
         for bucket in range(record.BUCKETS):
-            found = await self._load_bucket(bucket, default)
+            found = await self._load_bucket(bucket, epochs)
             reaches.append(position.holds(bucket, found.reach))
             if reaches[-1].heartbeats < oldest[0].heartbeats:
                 oldest = found.reach, found.coverage
             furthest.append(found.reach)
             self.configured[bucket] = found.configured
+            bucket_epochs.append(found.epoch)
             for it in found.services:
                 it.bucket = bucket
             services += found.services
-        return Found(record.oldest(reaches), record.newest(furthest), oldest[1], services)
+        return Found(record.oldest(reaches), record.newest(furthest), oldest[1], services, bucket_epochs)
 
-    async def _load_bucket(self, bucket: int, default: Patience) -> Bucket:
+    async def _load_bucket(self, bucket: int, epochs: list[Epoch]) -> Bucket:
         part = await self._journal.load(f"bucket.{bucket}")
         try:
             if part:
-                found = record.load(part, default)
+                found = record.load(part, epochs)
                 self._saved[bucket] = found.reach
                 return found
         except ValueError as error:
@@ -134,14 +151,17 @@ class Snapshots:
         try:
             while self._round and size < BYTES_AT_ONCE and count < BUCKETS_AT_ONCE:
                 bucket = self._round[0]
-                configured, services = self._state(bucket)
-                part = record.dump(Bucket(reach, coverage, configured, services))
+                configured, epoch, services = self._state(bucket)
+                part = record.dump(Bucket(reach, coverage, configured, epoch, services))
+                saved = self._saved
                 await self._journal.save(f"bucket.{bucket}", part)
+                if saved is not self._saved:
+                    return  # everything is to be saved anew
                 _STORED.inc()
                 self._saved[bucket] = reach
                 del self._round[0]
                 size, count = size + len(part), count + bool(services)
-            if not self._round:
+            if not self._round and self._position:
                 await self._journal.save("position", self._position.dump())
                 self._position = None
         except (NatsError, OSError, TimeoutError) as error:

@@ -8,7 +8,7 @@ is taken over, and the lifecycle is asked again.
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +18,10 @@ from typing import TypeVar
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.monitor import record
+from services.monitor import epochs, record
 from services.monitor.agenda import Agenda
 from services.monitor.complaints import Complaints
+from services.monitor.epochs import Epoch
 from services.monitor.journal import Journal
 from services.monitor.lifecycle import (
     ALIVE,
@@ -31,12 +32,16 @@ from services.monitor.lifecycle import (
     Crowd,
     Patience,
     Pulse,
+    Said,
     Watched,
+    change_patience,
     decidable,
     decide,
     evolve,
     hear,
+    hear_paused,
     next_due,
+    resume,
 )
 from services.monitor.record import Reach, Setting
 from services.monitor.snapshots import Snapshots
@@ -116,7 +121,7 @@ class Monitor:
         self._rules = rules
         self.services: dict[str, Watched] = {}
         self._buckets: list[dict[str, Watched]] = [{} for _ in range(record.BUCKETS)]
-        self._snapshots = Snapshots(journal, lambda n: (self._configured, self._buckets[n].values()))
+        self._snapshots = Snapshots(journal, self._state)
         self._complaints = Complaints(journal)
         self.coverage = Coverage()
         self.judged = 0
@@ -135,6 +140,15 @@ class Monitor:
         """Configuration that was read, and is newer than the heartbeats that were."""
         self._ahead: dict[str, deque[Setting]] = {}
         """The same by service."""
+        self._epochs = epochs.first(rules.patience)
+        self._epoch_of = self._epochs * record.BUCKETS
+        """By which epoch the services of each bucket go."""
+        self._next_epochs: deque[Epoch] = deque()
+        """Those that begin behind the messages that were read."""
+        self._resumed: list[Watched] = []
+        """Those whose pause is over, and what was said in it to be taken in."""
+        self._undeclared: list[tuple[Watched, Beat]] = []
+        """Beats whose interval is to be taken into the configuration."""
         self._unclaimed: dict[str, tuple[int, Change]] = {}
         self._appending: set[str] = set()
         self._registering = 0
@@ -172,13 +186,16 @@ class Monitor:
         await self._events_up_to(batch[-1].at)
         slow: dict[str, list[Heard]] = {}
         newest, services, upcoming, count = self._snapshots.beats, self.services, self._upcoming, 0
+        coming = self._next_epochs
+        await self._settle_resumed(batch[0])
         for message in batch:
             if message.seq <= self._beats_read:
                 continue
-            if upcoming and upcoming[0].at < message.at:
+            if (upcoming and upcoming[0].at < message.at) or (coming and coming[0].since < message.at):
                 await self._settle_all(slow)
                 slow = {}
                 self._configure(message.at)
+                await self._settle_resumed(message)
             if message.subject.startswith("tick."):
                 await self._settle_all(slow)
                 slow = {}
@@ -218,9 +235,9 @@ class Monitor:
 
     def _is_plain(self, it: Watched, at: int) -> bool:
         """Alive and not late: a sign of life moves nothing but the last beat."""
-        if it.status is not ALIVE or it.held or it.unsure:
+        if it.status is not ALIVE or it.held or it.unsure or it.paused:
             return False
-        return (it.paused or at < it.heard + it.patience.silent) and at >= it.registered_at
+        return at < it.heard + it.patience.silent and at >= it.registered_at
 
     def _parse(self, name: str, message: Stored) -> Beat | None:
         try:
@@ -249,6 +266,9 @@ class Monitor:
             if it is None or beat.at < it.registered_at:
                 continue
             self._snapshots.beats[it.bucket] = max(self._snapshots.beats[it.bucket], message.seq)
+            if it.paused:
+                await self._take_paused(it, beat)
+                continue
             if it.unsure or await self._is_unproved(it, beat.at, message):
                 it.unsure = False
                 beat = beat._replace(after_hole=True)
@@ -266,20 +286,43 @@ class Monitor:
 
     async def _judge_beat(self, it: Watched, beat: Beat, read: Stored, crowd: Crowd | None = None) -> None:
         await self._follow(it, beat, read, crowd)
+        await self._take_interval(it, beat)
+        self._hear(it, beat.at, beat.signal)
+        self._agenda.note(it, self.coverage)
+
+    async def _take_interval(self, it: Watched, beat: Beat) -> None:
         if beat.every not in (0, it.every) and beat.at > it.last_beat:
             await self._declare(it, beat)
             it.every, it.every_at = beat.every, beat.at
-            it.patience = record.in_force(it.own, it.every, self._rules.patience)
-        self._hear(it, beat.at, beat.signal)
-        self._agenda.note(it, self.coverage)
+            it.patience = self._in_force(it)
+
+    async def _take_paused(self, it: Watched, beat: Beat) -> None:
+        it.unsure = False
+        if beat.at > it.last_beat:
+            await self._take_interval(it, beat)
+            hear_paused(it, beat)
+
+    async def _settle_resumed(self, read: Stored) -> None:
+        """What came in while services were paused counts as of their resume."""
+        while self._undeclared:
+            await self._declare(*self._undeclared.pop())
+        if self._resumed:
+            resumed, self._resumed = self._resumed, []
+            await _each(partial(self._settle_one_resumed, read), resumed)
+
+    async def _settle_one_resumed(self, read: Stored, it: Watched) -> None:
+        if it.said and self.services.get(it.name) is it:
+            await self._follow(it, it.said, read, None)
+            it.said = None
+            self._agenda.note(it, self.coverage)
 
     def _hear(self, it: Watched, at: int, signal: Signal) -> None:
         hear(it, at, signal)
         self._pulse.take(it)
-        if not it.scheduled:  # the first beat after a pause
+        if not it.scheduled:  # its first beat
             self._agenda.note(it, self.coverage)
 
-    async def _follow(self, it: Watched, fact: Beat | int, read: Stored, crowd: Crowd | None) -> None:
+    async def _follow(self, it: Watched, fact: Beat | Said | int, read: Stored, crowd: Crowd | None) -> None:
         """Record what follows, one change after the other. `read`: the message that is taken in."""
         while (change := next(decide(it, fact, self.coverage, crowd), None)) is not None:
             event = record.to_event(it.name, change)
@@ -302,6 +345,8 @@ class Monitor:
                 it.status_seq = message.seq if message else 0  # the record is not the one we knew
             else:
                 self._take_status(message)
+            if isinstance(fact, Said):
+                continue
             if await self._is_unproved(it, fact if isinstance(fact, int) else fact.at, read):
                 if isinstance(fact, int):
                     it.unsure = True
@@ -526,9 +571,10 @@ class Monitor:
         return self._upcoming[0].seq - 1 if self._upcoming else self._events_read
 
     def _configure(self, at: int) -> None:
-        """Take in the configuration that was stored before `at`."""
+        """Take in the configuration that was stored before `at`, and what defaults had changed by then."""
         while self._upcoming and self._upcoming[0].at < at:
             setting = self._upcoming.popleft()
+            self._begin_epochs(setting.at)
             ahead = self._ahead[setting.name]
             ahead.popleft()
             if not ahead:
@@ -540,6 +586,29 @@ class Monitor:
                 self._known(setting)
             elif it is not None:
                 self._forget(it, setting)
+        self._begin_epochs(at)
+
+    def _begin_epochs(self, at: int) -> None:
+        """Other defaults hold for all services, if they do so before `at`."""
+        while self._next_epochs and self._next_epochs[0].since < at:
+            epoch = self._next_epochs.popleft()
+            for n, bucket in enumerate(self._buckets):
+                if self._epoch_of[n].since < epoch.since:
+                    self._epoch_of[n] = epoch
+                    for it in bucket.values():
+                        self._reckon(it, epoch.since)
+            self._snapshots.save_everything()
+
+    def _in_force(self, it: Watched) -> Patience:
+        return record.in_force(it.own, it.every, self._epoch_of[it.bucket])
+
+    def _reckon(self, it: Watched, at: int) -> None:
+        """The thresholds of a service may be others from `at` on."""
+        patience = self._in_force(it)
+        if patience != it.patience:
+            change_patience(it, patience, at, self.coverage.gaps)
+            self._pulse.take(it)
+            self._agenda.note(it, self.coverage)
 
     def _forget(self, it: Watched, setting: Setting) -> None:
         del self.services[it.name]
@@ -560,8 +629,8 @@ class Monitor:
         if it is None or not known:
             if it:
                 self._forget(it, setting)
-            it = Watched(setting.name, setting.registered_at, self._rules.patience)
-            it.bucket = record.bucket_of(it.name)
+            bucket = record.bucket_of(setting.name)
+            it = Watched(setting.name, setting.registered_at, self._epoch_of[bucket].default, bucket=bucket)
             self._keep(it)
             if claim := self._unclaimed.pop(it.name, None):
                 it.status_seq = claim[0]
@@ -570,16 +639,32 @@ class Monitor:
         it.own = setting.own
         if setting.declared_at > it.every_at:
             it.every, it.every_at = setting.every, setting.declared_at
-        patience = record.in_force(it.own, it.every, self._rules.patience)
-        if patience != it.patience:
-            it.patience, it.patience_at = patience, setting.at if known else 0
+        if known:
+            self._reckon(it, setting.at)
+        else:
+            it.patience = self._in_force(it)
+        if setting.resumes or (it.paused and not setting.paused):
+            resume(it, setting.at, max(setting.at, epochs.bounded_since(self._epochs)))
+            if it.said:
+                self._resumed.append(it)
         it.paused = setting.paused
-        if setting.resumes:
-            it.resumed_at = setting.at
+        if it.paused and it.held:
+            self._take_held_paused(it)
         self._pulse.take(it)
         self._snapshots.touch(it.bucket, it.config_seq)
         self._agenda.note(it, self.coverage)
         return it
+
+    def _take_held_paused(self, it: Watched) -> None:
+        """Beats that waited for a tick when it was paused: they are not evaluated any more."""
+        beats, it.held = it.held, ()
+        for beat in beats:
+            if beat.at > it.last_beat:
+                if beat.every not in (0, it.every):
+                    it.every, it.every_at = beat.every, beat.at
+                    it.patience = self._in_force(it)
+                    self._undeclared.append((it, beat))
+                hear_paused(it, beat)
 
     def _keep(self, it: Watched) -> None:
         self.services[it.name] = it
@@ -588,8 +673,10 @@ class Monitor:
 
     async def _load(self) -> Reach:
         """Take in the newest snapshot, if there is one of these streams; how far it goes."""
-        found = await self._snapshots.load(self._rules.patience)
+        self._epochs = await self._load_epochs()
+        found = await self._snapshots.load(self._epochs)
         if found is None:
+            self._go_by([self._epochs[0].since] * record.BUCKETS)
             return Reach()
         for stream, seq in (
             (streams.HEARTBEATS, found.furthest.heartbeats),
@@ -601,16 +688,53 @@ class Monitor:
                     "the stream is shorter than the snapshot; reading everything again", stream=stream
                 )
                 self._snapshots.discard()
+                self._go_by([self._epochs[0].since] * record.BUCKETS)
                 return Reach()
+        self._go_by(found.epochs)
         self.coverage = found.coverage
         self._agenda = Agenda(self.coverage.until)
         for it in found.services:
             self._keep(it)
             self._pulse.take(it)
             self._agenda.note(it, self.coverage)
+            if it.said and it.said.resumed_at:
+                self._resumed.append(it)
         if len(self.services) > MANY:
             gc.freeze()  # they are here to stay: going through them again and again takes seconds
         return found.reach
+
+    async def _load_epochs(self) -> list[Epoch]:
+        """Which defaults hold since when, with ours from now on if they are others. Whoever writes down the
+        same at the same time decides for both."""
+        default = self._rules.patience
+        while True:
+            payload, version = await self._journal.load_versioned(epochs.KEY)
+            known = None
+            try:
+                known = epochs.load(payload) if payload else None
+            except ValueError as error:
+                log.warning("which defaults held before cannot be read", why=str(error))
+            events, now = await self._journal.end(streams.SERVICES)
+            if known and not await self._snapshots.are_before_epochs():
+                found = epochs.continued(known, default, now)
+            elif events:
+                found = epochs.upgraded(default, now)
+            else:
+                found = epochs.first(default)
+            if found == known:
+                return found
+            if await self._journal.replace(epochs.KEY, epochs.dump(found), version):
+                return found
+
+    def _go_by(self, since: list[int]) -> None:
+        """Each bucket's services go by the epoch that began then, until the next begins."""
+        self._epoch_of = [epochs.at(self._epochs, moment) for moment in since]
+        oldest = min(epoch.since for epoch in self._epoch_of)
+        self._next_epochs.clear()
+        self._next_epochs.extend(epoch for epoch in self._epochs if epoch.since > oldest)
+
+    def _state(self, bucket: int) -> tuple[int, int, Collection[Watched]]:
+        return self._configured, self._epoch_of[bucket].since, self._buckets[bucket].values()
 
 
 _HEARTBEAT = len(streams.heartbeat(""))

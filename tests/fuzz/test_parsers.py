@@ -31,6 +31,7 @@ from services.ingest.content import bad_address, bad_name, read_content, read_si
 from services.ingest.gate import Gate, _echo, _message
 from services.monitor import record
 from services.monitor.__main__ import MonitorSettings
+from services.monitor.epochs import Epoch
 from services.monitor.lifecycle import Patience, Watched
 from services.monitor.record import Bucket, Position, Reach
 from services.notifier.__main__ import NotifierSettings
@@ -401,7 +402,7 @@ def _bucket() -> bytes:
         Watched(f"s{n}", n, Patience(1, 2, 3), own=(None, 2, None), status=status)
         for n, status in enumerate(Status)
     ]
-    return record.dump(Bucket(Reach(3, 4), Coverage(9, [(1, 2)]), 4, services))
+    return record.dump(Bucket(Reach(3, 4), Coverage(9, [(1, 2)]), 4, 0, services))
 
 
 BUCKET = _bucket()
@@ -435,8 +436,8 @@ def test_buckets(at: int, byte: int, tail: bytes, odd: Any) -> None:
         *(zlib.compress(dumped(json.loads(head) | {key: odd}) + b"\n" + columns) for key in json.loads(head)),
     ):
         with suppress(ValueError):
-            record.load(payload, Patience(1, 2, 3))
-    assert record.dump(record.load(BUCKET, Patience(1, 2, 3))) == BUCKET
+            record.load(payload, [Epoch(0, Patience(1, 2, 3))])
+    assert record.dump(record.load(BUCKET, [Epoch(0, Patience(1, 2, 3))])) == BUCKET
 
 
 # --- what the API is asked

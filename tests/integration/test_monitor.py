@@ -15,6 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
 from services.monitor import record
+from services.monitor.epochs import Epoch
 from services.monitor.lifecycle import Patience
 from shared import streams
 from shared.broker import OVER_HTTP, Publisher
@@ -430,7 +431,9 @@ async def test_a_service_has_its_own_thresholds_and_can_be_deleted(nats_url: str
     await nc.close()
 
 
-async def test_a_paused_service_is_not_judged_and_starts_afresh(nats_url: str, start: Start) -> None:
+async def test_what_a_paused_service_says_counts_as_of_the_resume_from_when_it_is_expected(
+    nats_url: str, start: Start
+) -> None:
     start()
     nc, js = await connect(nats_url)
     publisher = Publisher(await provisioned(nats_url))
@@ -449,12 +452,14 @@ async def test_a_paused_service_is_not_judged_and_starts_afresh(nats_url: str, s
         await eventually(lambda: has(js, "web", "alive"))
         registered_at = (await changes(js, "web"))[0].data.since
         seq = await configure(ServicePaused, 1)
-        await asyncio.sleep(3)
+        await nc.publish("heartbeat.web", b"disk full", headers={"Registry-Signal": "fail"})
+        await asyncio.sleep(1)
+        assert await statuses(js, "web") == ["alive"], "nothing is recorded while it is paused"
         await configure(ServiceResumed, seq)
-        await asyncio.sleep(2)
-        assert await statuses(js, "web") == ["alive"], "not judged before its first heartbeat"
-        await nc.publish("heartbeat.web", b"")
-        await eventually(lambda: has(js, "web", "alive", "silent", "down"))
+        await eventually(lambda: has(js, "web", "alive", "down", "dead"))
+    _, down, dead = await changes(js, "web")
+    assert (down.data.reason, down.data.message) == ("reported failure while it was paused", "disk full")
+    assert (dead.data.since - down.data.since).total_seconds() == pytest.approx(4, abs=1e-5), "expected again"
     await publisher.stop()
     await nc.close()
 
@@ -537,6 +542,29 @@ async def test_configured_thresholds_win_over_a_declared_interval(nats_url: str,
     newest = (await js.get_last_msg(streams.SERVICES, streams.config("web"))).data or b""
     config = json.loads(newest)["data"]["config"]
     assert (config["silent_after"], config["every"]) == ("0.5s", "0.1s"), "both are kept"
+    await nc.close()
+
+
+async def test_other_defaults_make_nothing_fall_for_the_past(nats_url: str, start: Start) -> None:
+    """Neither at the restart, nor where all is read again without a snapshot."""
+    slow, quick = ({"silent_after": f"{n}s", "down_after": "60s", "dead_after": "90s"} for n in (30, 1))
+    monitor = start(**slow)
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    async with Ticks(js):
+        for _ in range(2):
+            await js.publish("heartbeat.web", b"")
+            await asyncio.sleep(1)  # longer than the new threshold
+        await eventually(lambda: has(js, "web", "alive"))
+        monitor.kill()
+        await js.publish("heartbeat.web", b"")
+        await put_back(js, "position", b"lost")
+        start(**quick)
+        await eventually(lambda: has(js, "web", "alive", "silent"))
+    kept = json.loads(await saved(js, "epochs"))
+    _, silent = await changes(js, "web")
+    assert [defaults[0] for defaults in kept] == [30_000_000, 1_000_000]
+    assert silent.data.since.timestamp() == pytest.approx(kept[1][3] / 1e6 + 1, abs=1e-5)
     await nc.close()
 
 
@@ -628,7 +656,7 @@ async def test_a_part_of_the_snapshot_that_a_monitor_behind_put_back_changes_not
 
     async def alive_in_snapshot(beat_after: int = 0) -> bytes:
         value = await saved(js, bucket)
-        found = record.load(value, Patience(1, 2, 3)).services if value else ()
+        found = record.load(value, [Epoch(0, Patience(1, 2, 3))]).services if value else ()
         good = any(it.status is Status.ALIVE and it.last_beat > beat_after for it in found)
         return value if good else b""
 

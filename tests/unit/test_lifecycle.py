@@ -18,11 +18,14 @@ from services.monitor.lifecycle import (
     Patience,
     Pulse,
     Watched,
+    change_patience,
     decidable,
     decide,
     evolve,
     hear,
+    hear_paused,
     next_due,
+    resume,
 )
 from shared.coverage import Coverage
 from shared.events import Signal, Status
@@ -55,13 +58,31 @@ class Watcher:
                 for beat in held:
                     self._beat(beat)
                 self._record(decide(self.it, fact.at, self.coverage))
-            elif fact.at <= self.it.last_beat:
+            elif fact.at <= self.it.last_beat or fact.signal is Signal.LOG:
                 continue
+            elif self.it.paused:
+                hear_paused(self.it, fact)
             elif self.it.held or not decidable(self.it, fact, self.coverage):
                 if fact not in self.it.held:
                     self.it.held += (fact,)
             else:
                 self._beat(fact)
+        return self
+
+    def pause(self) -> "Watcher":
+        self.it.paused = True
+        return self
+
+    def resume(self, at: int) -> "Watcher":
+        self.it.paused = False
+        resume(self.it, at, at)
+        if self.it.said:
+            self._record(decide(self.it, self.it.said, self.coverage))
+            self.it.said = None
+        return self
+
+    def change(self, patience: Patience, at: int) -> "Watcher":
+        change_patience(self.it, patience, at, self.coverage.gaps)
         return self
 
     def _beat(self, beat: Beat) -> None:
@@ -98,7 +119,7 @@ def test_both_deadlines_missed_between_two_looks_are_passed_in_order() -> None:
     assert history(Beat(5), Tick(1000)) == [(ALIVE, 5), (SILENT, 20), (DOWN, 65), (DEAD, 305)]
 
 
-def test_any_heartbeat_revives() -> None:
+def test_a_success_revives() -> None:
     assert history(Beat(5), Tick(1000), Beat(1001)) == [
         (ALIVE, 5),
         (SILENT, 20),
@@ -167,13 +188,74 @@ def test_another_ingest_that_stayed_open_leaves_nothing_to_credit() -> None:
     assert history(*facts) == [(ALIVE, 5), (SILENT, 20), (DOWN, 65), (DEAD, 305)]
 
 
-def test_a_paused_service_is_not_judged_and_starts_afresh() -> None:
-    watcher = Watcher().take([Tick(1), Beat(5), Tick(6)])
-    watcher.it.paused = True
+# --- pause
+
+
+def test_a_paused_service_is_not_evaluated_and_expected_from_the_resume_on() -> None:
+    watcher = Watcher().take([Tick(1), Beat(5), Tick(6)]).pause()
     assert watcher.take([Tick(1000)]).short == [(ALIVE, 5)]
-    watcher.it.paused, watcher.it.resumed_at = False, 1001
-    assert watcher.take([Tick(2000)]).short == [(ALIVE, 5)], "not judged before its first beat"
-    assert watcher.take([Beat(2001), Tick(2016)]).short == [(ALIVE, 5), (SILENT, 2016)]
+    watcher.resume(1001)
+    assert watcher.take([Tick(1015)]).short == [(ALIVE, 5)]
+    due = [(SILENT, 1016), (DOWN, 1061), (DEAD, 1301)]
+    assert watcher.take([Tick(1500)]).short[1:] == due, "also if it never beats again"
+
+
+def test_who_was_never_heard_is_not_expected_after_a_pause() -> None:
+    watcher = Watcher().take([Tick(1)]).pause().take([Tick(50)]).resume(60)
+    assert watcher.take([Tick(5000)]).short == []
+
+
+SUCCESS, START, FAIL, LOG = Signal
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "after"),
+    [
+        ([Beat(5)], [Beat(10)], None),
+        ([Beat(5)], [Beat(10, FAIL)], DOWN),
+        ([Beat(5)], [Beat(10, FAIL), Beat(11)], None),
+        ([Beat(5)], [Beat(11), Beat(12, FAIL)], DOWN),
+        ([Beat(5)], [Beat(11, FAIL), Beat(12, START)], DOWN),
+        ([Beat(5)], [Beat(10, LOG)], None),
+        ([Beat(5, FAIL)], [Beat(10)], ALIVE),
+        ([Beat(5, FAIL)], [Beat(10, START)], None),
+        ([Beat(5, FAIL)], [Beat(10), Beat(11, START)], ALIVE),
+        ([Beat(5, FAIL)], [Beat(10, FAIL)], None),
+        ([Beat(5), Tick(25)], [Beat(30, START)], ALIVE),
+        ([Beat(5), Tick(25)], [Beat(30, LOG)], None),
+        ([Beat(5), Tick(500)], [Beat(510, START)], None),
+        ([Beat(5), Tick(500)], [Beat(510)], ALIVE),
+        ([], [Beat(10)], ALIVE),
+        ([], [Beat(10, START)], ALIVE),
+        ([], [Beat(10, FAIL)], DOWN),
+    ],
+)
+def test_what_came_in_while_it_was_paused_counts_as_of_the_resume(
+    before: list[Fact], meanwhile: list[Fact], after: Status | None
+) -> None:
+    watcher = Watcher().take([Tick(1), *before]).pause()
+    known = len(watcher.history)
+    watcher.take([*meanwhile, Tick(800)])
+    assert len(watcher.history) == known, "nothing is recorded while it is paused"
+    watcher.resume(900)
+    assert watcher.short[known:] == ([(after, 900)] if after else [])
+    watcher.resume(900)
+    assert len(watcher.history) == known + bool(after), "and it counts once"
+
+
+def test_the_change_of_a_resume_says_what_the_heartbeat_said() -> None:
+    watcher = Watcher().take([Beat(5, START)]).pause()
+    watcher.take([Beat(12, FAIL, message="disk full", exit_code=3)]).resume(20)
+    change = watcher.history[-1]
+    assert change == Change(
+        ALIVE, DOWN, 20, 12, "reported failure (exit code 3) while it was paused", "disk full", 7
+    )
+
+
+def test_the_resume_is_not_taken_in_again_once_later_changes_are_known() -> None:
+    watcher = Watcher().take([Beat(5)]).pause().take([Beat(12, FAIL)])
+    adopt(watcher, Change(DOWN, ALIVE, 30, 30, "heartbeat"))
+    assert watcher.resume(20).short[1:] == [(ALIVE, 30)]
 
 
 def test_beats_that_the_broker_let_go_raise_no_alarm() -> None:
@@ -252,7 +334,8 @@ def test_what_was_never_started_took_no_time() -> None:
     assert [change.duration for change in watcher.history] == [None] * 4
     done = Watcher().take([Beat(5, Signal.START), Beat(7), Beat(9, Signal.FAIL)])
     assert done.history[-1].duration is None, "that run has ended before"
-    starts = Watcher().take([Beat(5, Signal.FAIL), Beat(7, Signal.START)])
+    starts = Watcher().take([Tick(1), Beat(5), Tick(21), Beat(22, Signal.START)])
+    assert starts.history[-1].to is ALIVE
     assert starts.history[-1].duration is None, "a start ends nothing"
     again = Watcher().take([Tick(1), Beat(5, Signal.START), Tick(30), Beat(31, Signal.START)])
     assert [(c.to, c.duration) for c in again.history[1:]] == [(SILENT, None), (ALIVE, None)]
@@ -285,11 +368,42 @@ def test_a_fall_repeats_no_message() -> None:
 # --- thresholds that change
 
 
-def test_new_thresholds_never_date_a_fall_before_they_were_there() -> None:
-    watcher = Watcher(Patience(500, 600, 700)).take([Tick(1), Beat(5), Tick(100)])
-    watcher.it.patience, watcher.it.patience_at = PATIENCE, 101
-    assert watcher.take([Tick(102)]).short == [(ALIVE, 5), (SILENT, 101), (DOWN, 101)]
-    assert watcher.take([Tick(400)]).short[3:] == [(DEAD, 305)]
+LONG = Patience(500, 600, 700)
+
+
+def test_shorter_thresholds_count_from_when_they_hold() -> None:
+    watcher = Watcher(LONG).take([Tick(1), Beat(5), Tick(100)]).change(PATIENCE, 101)
+    assert watcher.take([Tick(115)]).short == [(ALIVE, 5)], "nothing falls at once"
+    assert watcher.take([Tick(1000)]).short[1:] == [(SILENT, 116), (DOWN, 161), (DEAD, 401)]
+
+
+def test_a_shorter_threshold_puts_no_fall_off() -> None:
+    watcher = Watcher(Patience(20, 70, 400)).take([Tick(1), Beat(5), Tick(10)]).change(PATIENCE, 24)
+    assert watcher.take([Tick(1000)]).short[1:] == [(SILENT, 25), (DOWN, 75), (DEAD, 324)], (
+        "as was due before"
+    )
+    for at in range(25, 400, 10):  # again and again to and fro
+        watcher = Watcher(Patience(20, 70, 400)).take([Tick(1), Beat(5), Tick(6)])
+        for n, then in enumerate(range(6, at, 7)):
+            watcher.change((PATIENCE, Patience(20, 70, 400))[n % 2], then)
+        assert watcher.take([Tick(1000)]).short[1][1] <= 25
+
+
+def test_longer_thresholds_hold_for_the_silence_that_there_is() -> None:
+    watcher = Watcher().take([Tick(1), Beat(5), Tick(10)]).change(LONG, 12)
+    assert watcher.take([Tick(1000)]).short[1:] == [(SILENT, 505), (DOWN, 605), (DEAD, 705)]
+
+
+def test_a_service_that_is_down_is_dead_by_what_holds_now() -> None:
+    watcher = Watcher(LONG).take([Tick(1), Beat(5, Signal.FAIL), Tick(100)]).change(PATIENCE, 101)
+    assert watcher.take([Tick(1000)]).short[1:] == [(DEAD, 401)]
+
+
+def test_what_waits_for_its_tick_is_not_charged_for_new_thresholds_either() -> None:
+    watcher = Watcher(Patience(20, 70, 400)).take([Tick(1), Beat(5), Beat(26)])
+    assert watcher.it.held
+    watcher.change(Patience(3, 70, 400), 30).take([Tick(31), Tick(60)])
+    assert watcher.short == [(ALIVE, 5), (SILENT, 33)]
 
 
 def test_no_fall_is_dated_before_the_one_it_follows() -> None:
@@ -525,3 +639,81 @@ def test_an_outage_never_brings_a_fall_forward(facts: list[Fact], data: st.DataO
 @pytest.mark.parametrize("signal", [Signal.SUCCESS, Signal.START])
 def test_any_sign_of_life_counts(signal: Signal) -> None:
     assert history(Beat(5, signal)) == [(ALIVE, 5)]
+    assert history(Tick(1), Beat(5), Tick(21), Beat(22, signal))[-1] == (ALIVE, 22)
+
+
+def test_a_log_is_no_sign_of_life() -> None:
+    it = Watched("web", 0, PATIENCE)
+    assert list(decide(it, Beat(5, Signal.LOG), Coverage())) == []
+
+
+def test_a_start_lifts_nothing_from_down_and_dead() -> None:
+    assert history(Beat(5, Signal.FAIL), Beat(7, Signal.START), Beat(9, Signal.FAIL)) == [(DOWN, 5)]
+    watcher = Watcher().take([Tick(1), Beat(5), Tick(400), Beat(401, Signal.START), Tick(5000)])
+    assert watcher.short[-1] == (DEAD, 305), "nor is it evaluated again"
+    (*_, back) = watcher.take([Beat(5001)]).history
+    assert (back.from_, back.to, back.since, back.duration) == (DEAD, ALIVE, 5001, 4600)
+
+
+def test_a_run_that_hangs_after_a_failure_is_dead_by_its_start() -> None:
+    facts = [Tick(1), Beat(5, Signal.FAIL), Beat(100, Signal.START), Tick(1000)]
+    assert history(*facts) == [(DOWN, 5), (DEAD, 400)]
+
+
+def test_a_start_after_both_deadlines_lifts_nothing() -> None:
+    """They were missed before it, though nobody had looked."""
+    assert history(Tick(1), Beat(5), Beat(70, Signal.START), Tick(71))[1:] == [(SILENT, 20), (DOWN, 65)]
+
+
+# --- changes of thresholds, whatever came before
+
+patiences = st.lists(st.integers(1, 400), min_size=3, max_size=3, unique=True).map(
+    lambda found: Patience(*sorted(found))
+)
+
+
+def promised(heard: int, changes: list[tuple[int, Patience]], rung: int) -> int:
+    """When a fall is due, reckoned from the thresholds in the order in which they held."""
+    at = heard + changes[0][1][rung]
+    for since, patience in changes[1:]:
+        at = max(heard + patience[rung], min(at, since + patience[rung]))
+    return at
+
+
+@given(st.integers(1, 50), patiences, st.lists(st.tuples(st.integers(1, 100), patiences), max_size=6))
+def test_no_change_of_thresholds_makes_anything_fall_for_the_past(
+    heard: int, first: Patience, steps: list[tuple[int, Patience]]
+) -> None:
+    watcher, at = Watcher(first).take([Tick(0), Beat(heard)]), heard
+    changes = [(heard, first)]
+    for wait, patience in steps:
+        at += wait
+        watcher.take([Tick(at - 1)]) if at - 1 > heard else None
+        fallen = len(watcher.history)
+        watcher.change(patience, at)
+        changes.append((at, patience))
+        watcher.take([Tick(at)])
+        due = [promised(heard, changes[:-1], rung) for rung in range(3)]
+        assert all(due[change.to.badness - 2] <= at for change in watcher.history[fallen:])
+    watcher.take([Tick(5000)])
+    for change in watcher.history[1:]:
+        rung = change.to.badness - 2
+        known = [(since, patience) for since, patience in changes if since <= change.since]
+        assert change.since >= min(promised(heard, changes[: n + 1], rung) for n in range(len(changes)))
+        assert change.since >= heard + min(patience[rung] for _, patience in known)
+    assert [change.to for change in watcher.history] == [ALIVE, SILENT, DOWN, DEAD]
+    latest = max(max(since, heard) + max(patience) for since, patience in changes)
+    assert watcher.history[-1].since <= latest
+
+
+@given(st.integers(1, 50), patiences, st.integers(1, 600), patiences)
+def test_one_change_of_thresholds_is_dated_exactly_as_promised(
+    heard: int, first: Patience, at: int, second: Patience
+) -> None:
+    """No tick in between: then all falls come by the thresholds that hold in the end."""
+    at += heard
+    watcher = Watcher(first).take([Tick(0), Beat(heard)]).change(second, at).take([Tick(5000)])
+    changes = [(heard, first), (at, second)]
+    assert watcher.short[1:] == [
+        (status, promised(heard, changes, rung)) for rung, status in enumerate((SILENT, DOWN, DEAD))
+    ]

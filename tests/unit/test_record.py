@@ -1,5 +1,6 @@
 """From events to the monitor's state and back, and its snapshots."""
 
+import base64
 import json
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.monitor import record
-from services.monitor.lifecycle import Beat, Change, Doubt, Patience, Watched
+from services.monitor.epochs import Epoch
+from services.monitor.lifecycle import Beat, Change, Doubt, Patience, Said, Watched
 from services.monitor.record import BUCKETS, FORMAT, Bucket, Position, Reach, Setting, in_force, moment
 from shared.coverage import Coverage
 from shared.events import (
@@ -33,6 +35,7 @@ from shared.events import (
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 DEFAULT = Patience(15 * MINUTE, 60 * MINUTE, 7 * 24 * 60 * MINUTE)
+EPOCHS = [Epoch(0, DEFAULT)]
 THEN = 1_800_000_000 * SECOND
 """A moment in which things happen; what comes before and after is counted from it."""
 
@@ -50,12 +53,21 @@ services = st.builds(
     name=names,
     registered_at=times,
     patience=st.just(DEFAULT),
-    patience_at=times,
+    counted_from=st.tuples(times, times, times),
     own=st.tuples(thresholds, thresholds, thresholds),
     every=st.just(0) | st.integers(1, 3650 * 24 * 60 * MINUTE),
     every_at=times,
     paused=st.booleans(),
-    resumed_at=times,
+    said=st.none()
+    | st.builds(
+        Said,
+        st.sampled_from([Signal.SUCCESS, Signal.START, Signal.FAIL]),
+        st.none() | st.text(),
+        st.none() | st.integers(0, 255) | st.just("KILL"),
+        st.none() | times,
+        st.none() | st.just("00-"),
+        times,
+    ),
     config_seq=times,
     status=st.sampled_from(Status),
     since=times,
@@ -64,17 +76,17 @@ services = st.builds(
     recorded_beat=times,
     unproved=times,
     rhythm=times,
-    signal=st.sampled_from(Signal),
+    signal=st.sampled_from([Signal.SUCCESS, Signal.START, Signal.FAIL]),
 )
 reaches = st.builds(Reach, times, times)
 
 
-@given(reaches, st.lists(services, max_size=5))
+@given(reaches, st.lists(services, max_size=5, unique_by=lambda it: it.name))
 def test_a_bucket_is_read_as_it_was_written(reach: Reach, services: list[Watched]) -> None:
     for it in services:
-        it.patience = in_force(it.own, it.every, DEFAULT)
-    bucket = Bucket(reach, Coverage(7, [(1, 2), (4, 5)]), 9, services)
-    assert record.load(record.dump(bucket), DEFAULT) == bucket
+        it.patience = in_force(it.own, it.every, EPOCHS[0])
+    bucket = Bucket(reach, Coverage(7, [(1, 2), (4, 5)]), 9, 0, services)
+    assert record.load(record.dump(bucket), EPOCHS) == bucket
 
 
 def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
@@ -82,7 +94,7 @@ def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
     own = Watched("own", THEN, DEFAULT, own=(5 * SECOND, None, None))
     declared = Watched("declared", THEN, DEFAULT, every=10 * SECOND)
     new = Patience(1 * MINUTE, 2 * MINUTE, 3 * MINUTE)
-    found = record.load(record.dump(Bucket(services=[plain, own, declared])), new).services
+    found = record.load(record.dump(Bucket(services=[plain, own, declared])), [Epoch(0, new)]).services
     assert [it.patience for it in found] == [
         new,
         Patience(5 * SECOND, 2 * MINUTE, 4 * MINUTE),
@@ -92,7 +104,7 @@ def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
 
 def test_a_beat_that_waits_for_its_proof_is_read_again_not_kept() -> None:
     it = Watched("web", THEN, DEFAULT, held=(Beat(THEN + 1),), unsure=True, scheduled=7, quiet=8)
-    (found,) = record.load(record.dump(Bucket(services=[it])), DEFAULT).services
+    (found,) = record.load(record.dump(Bucket(services=[it])), EPOCHS).services
     assert found == Watched("web", THEN, DEFAULT)
 
 
@@ -106,6 +118,29 @@ def test_a_position_is_read_as_it_was_written(
 ) -> None:
     position = Position(["a", "b"], reach, coverage, beats, events)
     assert Position.load(position.dump()) == position
+
+
+BEFORE = base64.b64decode(
+    "eAGrVkrLL8pNLFGyMtZRKkpNTM5QsqpWykhNLCpJSk0sKQaLp5al5oGYJrU6Ssn5ZalFiempIGWleSWZOUpWljpK6YkFQPnoaEMdo9hYsKq8tM"
+    "z00qLUFKAuHaW8xNxUkLxSQU5iZp4SUCAzPaMkpxLIKkotLs0FKtNRKkgsLQYyYmu5GOYvUhJPZWPASTNAAHvDDA2wOigfg0q4LiuCIYgQ+F5P"
+    "QD9UaUPBZG1ke5gRRmBnwdyFg2bBrgshikMfA7o4QgdJLAdvH5qqJ2Q4MGbBABY3PFC+LJQGAIMpUl0="
+)
+"""A bucket as the version before wrote it."""
+
+
+def test_a_snapshot_of_the_version_before_is_read_and_nothing_falls_for_the_past_by_it() -> None:
+    """Its services go by its graces until the epoch of the upgrade."""
+    upgrade = THEN + 100 * SECOND
+    bucket = record.load(BEFORE, [Epoch(0, DEFAULT, bounded=False), Epoch(upgrade, DEFAULT)])
+    plain, nightly, resumed, paused = bucket.services
+    assert (bucket.reach, bucket.configured, bucket.epoch) == (Reach(3, 4), 4, 0)
+    assert (plain.status, plain.last_beat, plain.rhythm) == (Status.ALIVE, THEN, 5 * SECOND)
+    assert (plain.config_seq, plain.status_seq, plain.counted_from) == (3, 4, (0, 0, 0))
+    assert (nightly.status, nightly.signal) == (Status.DOWN, Signal.START)
+    assert nightly.patience.silent == 3 * 24 * 60 * MINUTE
+    assert nightly.counted_from[0] == THEN + 7 - nightly.patience.silent, "no fall was dated before then"
+    assert (resumed.own, resumed.counted_from) == ((5 * SECOND, None, None), (upgrade,) * 3)
+    assert (paused.paused, paused.status, paused.signal) == (True, Status.DEAD, Signal.FAIL)
 
 
 FULL = [0] * BUCKETS
@@ -132,7 +167,7 @@ def test_a_position_that_is_damaged_or_of_another_version_is_refused(content: ob
         Position.load(json.dumps(GOOD).encode()[:-5])
 
 
-BUCKET = record.dump(Bucket(Reach(3, 4), Coverage(), 4, [Watched("web", 1, DEFAULT)]))
+BUCKET = record.dump(Bucket(Reach(3, 4), Coverage(), 4, 0, [Watched("web", 1, DEFAULT)]))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +193,7 @@ BUCKET = record.dump(Bucket(Reach(3, 4), Coverage(), 4, [Watched("web", 1, DEFAU
 )
 def test_a_bucket_that_is_damaged_or_of_another_version_is_refused(part: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        record.load(part, DEFAULT)
+        record.load(part, EPOCHS)
 
 
 def test_a_bucket_goes_as_far_as_the_position_if_it_holds_what_that_knew_of_it() -> None:
@@ -266,7 +301,7 @@ def test_a_deletion_carries_nothing_but_itself() -> None:
 def test_thresholds_in_force(
     own: tuple[int | None, int | None, int | None], every: int, expected: Patience
 ) -> None:
-    assert in_force(own, every, DEFAULT) == expected
+    assert in_force(own, every, EPOCHS[0]) == expected
 
 
 # --- what a beat declares

@@ -49,6 +49,7 @@ def test_an_interval_gives_a_grace_of_twice_itself_and_at_most_an_hour(every: st
         ("30h - -", "1d", "1d6h 2d12h 7d"),
         ("10m 20m 30m", "1d", "10m 20m 30m"),
         ("- 20h -", "1d", "10h 20h 7d"),
+        ("- 3d -", "30d", "1d12h 3d 7d"),
         ("8d 9d -", "", "8d 9d 18d"),
         ("40m - -", "", "40m 1h20m 7d"),
         ("10m - -", "", "10m 1h 7d"),

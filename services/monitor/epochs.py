@@ -1,0 +1,69 @@
+"""Since when which default thresholds hold, as the monitors write it down. Pure.
+
+The history of a service follows from the streams and from what configuration held when. The registry's
+defaults stand in no stream, so each change of them is kept, with its moment: what is read again is evaluated
+as it was, and nothing falls for the past by a change.
+"""
+
+import json
+from itertools import pairwise
+from typing import NamedTuple
+
+from services.monitor.lifecycle import Patience
+
+MOST = 50
+"""Epochs that are kept; of what was before, the oldest of them holds."""
+KEY = "epochs"
+"""In the monitors' bucket."""
+
+
+class Epoch(NamedTuple):
+    """`since`: microseconds since 1970 by the broker's clock. `bounded`: whether the grace that an interval
+    gives is bounded, which it was not before."""
+
+    since: int
+    default: Patience
+    bounded: bool = True
+
+
+def first(default: Patience) -> list[Epoch]:
+    """Of a registry in which nothing has happened yet."""
+    return [Epoch(0, default)]
+
+
+def continued(known: list[Epoch], default: Patience, now: int) -> list[Epoch]:
+    """With another epoch from now on if these defaults are not those of the newest."""
+    if known[-1][1:] == (default, True):
+        return known
+    kept = [*known, Epoch(max(now, known[-1].since + 1), default)][-MOST:]
+    return [kept[0]._replace(since=0), *kept[1:]]
+
+
+def upgraded(default: Patience, now: int) -> list[Epoch]:
+    """Of a registry whose monitors wrote down none until now."""
+    return [Epoch(0, default, bounded=False), Epoch(now, default)]
+
+
+def bounded_since(epochs: list[Epoch]) -> int:
+    """The first moment of bounded graces. What was resumed before is expected from then on only."""
+    return next((epoch.since for epoch in epochs if epoch.bounded), 0)
+
+
+def at(epochs: list[Epoch], since: int) -> Epoch:
+    """The newest that had begun by then."""
+    return next((epoch for epoch in reversed(epochs) if epoch.since <= since), epochs[0])
+
+
+def dump(epochs: list[Epoch]) -> bytes:
+    return json.dumps([[*epoch.default, epoch.since, epoch.bounded] for epoch in epochs]).encode()
+
+
+def load(payload: bytes) -> list[Epoch]:
+    """ValueError: it is damaged."""
+    try:
+        found = [Epoch(int(s), Patience(*map(int, of)), bool(b)) for *of, s, b in json.loads(payload)]
+    except TypeError as error:
+        raise ValueError(f"it is damaged: {error!r}") from None
+    if not found or any(a.since >= b.since for a, b in pairwise(found)):
+        raise ValueError("it is damaged: its moments are not in order")
+    return found
