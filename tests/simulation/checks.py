@@ -1,24 +1,31 @@
 """What must hold of a history, whatever happened: worked out from the scenario, not from the monitor."""
 
+import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from services.monitor.lifecycle import Patience
 from shared import streams
 from shared.events import (
+    MICRO,
     ServiceDeleted,
     ServiceRegistered,
     ServiceResumed,
     StatusChanged,
     parse_event,
 )
-from shared.thresholds import in_force
+from shared.thresholds import in_force_before
 from tests.simulation.model import BASE, NEVER, Broker
-from tests.simulation.run import history, micros, seconds
+from tests.simulation.run import LONGEST_GRACE, history, micros, seconds
 from tests.simulation.scenario import SECOND, Scenario
 
+T = TypeVar("T")
+Own = tuple[int | None, ...]
+Defaults = list[tuple[int, Patience, bool]]
+"""From when which defaults held, and whether an interval gave a bounded grace then."""
 BY_FALLING = {"silent": 0, "down": 1, "dead": 2}
 
 
@@ -30,6 +37,12 @@ class Incarnation:
     end: int = NEVER
     thresholds: list[tuple[int, Patience]] = field(default_factory=list)
     """Which were in force from when."""
+    owned: list[tuple[int, Own]] = field(default_factory=list)
+    """From when it was configured with which thresholds."""
+    intervals: list[tuple[int, int]] = field(default_factory=list)
+    """From when which interval was known to the record."""
+    undeclared: bool = False
+    """A heartbeat declares an interval that the record does not know, or knows later."""
     paused: list[tuple[int, int]] = field(default_factory=list)
     """From a pause to the resuming after it."""
     unreadable: bool = False
@@ -65,27 +78,57 @@ def config_added(before: Broker, after: Broker) -> str | None:
     return f"undisturbed, configuration was added: {extra.subject} {extra.data[:300]!r}"
 
 
+@dataclass(frozen=True)
+class Heard:
+    """The heartbeats of one service that say anything of its life, by their times."""
+
+    good: list[int]
+    failed: set[int]
+    started: set[int]
+
+    def verdict(self, after: int, upto: int) -> str | None:
+        """What the heartbeats of a stretch say in the end: `alive`, `down`, or `started` if there are but
+        starts; None if there are none."""
+        mine = [at for at in self.good if after < at <= upto]
+        ended = [at for at in mine if at not in self.started]
+        if ended:
+            return "down" if ended[-1] in self.failed else "alive"
+        return "started" if mine else None
+
+
+def lifted(status: str, verdict: str | None) -> str:
+    """What a status becomes by what heartbeats say."""
+    if verdict == "started":
+        return status if status in ("down", "dead") else "alive"
+    return verdict or status
+
+
 def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
     """Every way in which the history breaks what the contract promises."""
     recorded = history(broker)
     yield from (f"{name}: there is no such service" for name in recorded if name not in scenario.names)
     covered = Covered(scenario.stretches)
+    epochs = defaults(broker)
     for name in scenario.names:
-        lives = incarnations(broker, name, scenario.patience)
+        lives = incarnations(broker, name, epochs)
         facts = scenario.heartbeats.facts
         beats = [facts[i] for i in scenario.heartbeats.of.get(streams.heartbeat(name), ())]
-        good = [beat.at for beat in beats if beat.good]
-        failed = {
-            beat.at for beat in beats if beat.good and (beat.headers or {}).get("Registry-Signal") == "fail"
-        }
+        signals = {beat.at: (beat.headers or {}).get("Registry-Signal") for beat in beats if beat.good}
+        heard = Heard(
+            [beat.at for beat in beats if beat.good],
+            {at for at, signal in signals.items() if signal == "fail"},
+            {at for at, signal in signals.items() if signal == "start"},
+        )
         for beat in beats:
             every = re.search(rb'"every": "(\d+)s"', beat.data)
             for life in lives:
-                if every and life.start <= beat.at <= life.end:
-                    gives = in_force((None,) * 3, int(every[1]) * SECOND, scenario.patience)  # type: ignore[arg-type]
-                    life.declared.append(Patience(*gives))
-                    if scenario.kept is not None:  # the beat that declares it may be gone
-                        life.declared.append(scenario.patience)
+                if every and beat.good and life.start <= beat.at <= life.end:
+                    for _, default, bounded in epochs:
+                        gives = reckoned((None,) * 3, int(every[1]) * SECOND, default, bounded)
+                        life.declared.append(gives)
+                        if scenario.kept is not None:  # the beat that declares it may be gone
+                            life.declared.append(default)
+                    life.undeclared |= (newest_of(life.intervals, beat.at) or 0) != int(every[1]) * SECOND
         changes = recorded.get(name, [])
         newest = [beat.at for beat in beats]
 
@@ -93,21 +136,24 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
             """Whether the broker may have let go of a heartbeat, so that nobody can know of it."""
             return scenario.kept is not None and len(newest) - bisect_right(newest, at) >= scenario.kept
 
-        for problem in _of_service(changes, lives, good, failed, covered, gone):
+        for problem in _of_service(changes, lives, heard, covered, gone, scenario.kept is None):
             yield f"{name}: {problem}"
         if scenario.kept is None and lives and lives[-1].end == NEVER:
-            problem = _in_the_end(changes, lives[-1], good, failed, covered)
+            problem = _in_the_end(changes, lives[-1], heard, covered)
             if problem:
+                yield f"{name}: {problem}"
+        if scenario.kept is None:
+            for problem in _of_resumes(changes, lives, heard, scenario.heartbeats.ats):
                 yield f"{name}: {problem}"
 
 
 def _of_service(
     changes: list[StatusChanged],
     lives: list[Incarnation],
-    good: list[int],
-    failed: set[int],
+    heard: Heard,
     covered: "Covered",
     gone: Callable[[int], bool],
+    all_known: bool,
 ) -> Iterator[str]:
     status, since, life = "unknown", 0, None
     if len({change.id for change in changes}) < len(changes):
@@ -130,15 +176,52 @@ def _of_service(
             yield f"was {status} before {told(change)}"
         if at < since:
             yield f"goes back in time, from {(since - BASE) / 1e6}: {told(change)}"
-        status, since = data.to.value, at
+        if any(start < at < end for start, end in now.paused):
+            yield f"changes while it is paused: {told(change)}"
+        before, status, since = since, data.to.value, at
         last = micros(data.last_heartbeat) if data.last_heartbeat else 0
-        if last not in good or last < now.start:
+        if last not in heard.good or last < now.start:
             yield f"there is no such heartbeat: {told(change)}"
         elif last == at:
-            if (data.to == "down") != (at in failed) or data.to not in ("alive", "down"):
+            said = heard.verdict(at - 1, at)
+            if lifted(data.from_.value, said) != data.to or data.to == data.from_:
                 yield f"not what the heartbeat says: {told(change)}"
+        elif data.reason.endswith("while it was paused"):
+            if all_known:
+                yield from _of_resume(change, at, last, now, heard, before)
         else:
-            yield from _of_fall(change, at, last, now, good, covered, gone)
+            yield from _of_fall(change, at, last, now, heard.good, covered, gone, before, all_known)
+
+
+def _of_resume(
+    change: StatusChanged, at: int, last: int, life: Incarnation, heard: Heard, before: int
+) -> Iterator[str]:
+    begun = next((start for start, end in life.paused if end == at), None)
+    if begun is None:
+        yield f"there is no resume: {told(change)}"
+        return
+    says = heard.verdict(begun, at) or heard.verdict(max(before, life.start - 1), at)
+    if lifted(change.data.from_.value, says) != change.data.to:
+        yield f"not what came in while it was paused: {told(change)}"
+    if last != heard.good[bisect_right(heard.good, at) - 1]:
+        yield f"not the newest heartbeat of the pause: {told(change)}"
+
+
+def _of_resumes(
+    changes: list[StatusChanged], lives: list[Incarnation], heard: Heard, facts: list[int]
+) -> Iterator[str]:
+    """What was heard in a pause counts as of its resume."""
+    for life in lives:
+        for begun, at in life.paused:
+            known = bisect_right(facts, at)
+            if at == NEVER or life.unreadable or known == len(facts) or facts[known] > life.end:
+                continue  # nobody has come to look
+            mine = [c.data for c in changes if life.start <= micros(c.data.since) <= life.end]
+            before = [data for data in mine if micros(data.since) < at]
+            status = before[-1].to.value if before else "unknown"
+            to = lifted(status, heard.verdict(max(begun, life.start - 1), at))
+            if to != status and not any(micros(data.since) == at and data.to == to for data in mine):
+                yield f"was {status} when it was resumed at {(at - BASE) / 1e6}, and should be {to}"
 
 
 def _of_fall(
@@ -149,6 +232,8 @@ def _of_fall(
     good: list[int],
     covered: "Covered",
     gone: Callable[[int], bool],
+    before: int,
+    all_known: bool,
 ) -> Iterator[str]:
     to = change.data.to.value
     if to not in BY_FALLING:
@@ -165,11 +250,26 @@ def _of_fall(
     least = min([least, *(patience[BY_FALLING[to]] for patience in life.declared)])
     if at - last - deaf < least:
         yield f"falls early, {deaf / 1e6} s deaf, {least / 1e6} s allowed: {told(change)}"
-    for start, end in life.paused:
-        back = bisect_left(good, end)
-        until = good[back] if back < len(good) else NEVER
-        if start < at < until and last < end:
-            yield f"falls while it is paused: {told(change)}"
+    if not all_known or life.undeclared:
+        return
+    counted_from = max([last, *(end for _, end in life.paused if end <= at)])
+    promises = list(promised(life, counted_from, BY_FALLING[to], after))
+    if at < min(promises):
+        yield f"falls for the past, {(min(promises) - BASE) / 1e6} was promised: {told(change)}"
+    if not deaf and covered.is_known_at_once and at > max(before, *promises):
+        yield f"falls late, {(max(promises) - BASE) / 1e6} was promised: {told(change)}"
+
+
+def promised(life: Incarnation, counted_from: int, rung: int, upto: int) -> Iterator[int]:
+    """When a fall is due, reckoned by the thresholds as they were put in force, one after the other; each of
+    them may have been there when somebody looked."""
+    first = [patience for since, patience in life.thresholds if since <= counted_from]
+    due = counted_from + (first[-1] if first else life.thresholds[0][1])[rung]
+    yield due
+    for since, patience in life.thresholds:
+        if counted_from < since <= upto:
+            due = max(counted_from + patience[rung], min(due, since + patience[rung]))
+            yield due
 
 
 def life_thresholds(life: Incarnation, start: int, end: int) -> Iterator[Patience]:
@@ -181,32 +281,35 @@ def life_thresholds(life: Incarnation, start: int, end: int) -> Iterator[Patienc
 
 
 def _in_the_end(
-    changes: list[StatusChanged], life: Incarnation, good: list[int], failed: set[int], covered: "Covered"
+    changes: list[StatusChanged], life: Incarnation, heard: Heard, covered: "Covered"
 ) -> str | None:
     """After the quiet time a service is as bad as the silence that was observed, no better and no worse."""
-    heard = [at for at in good if at >= life.start]
-    if heard and covered.spans and heard[-1] > covered.spans[-1][1]:
-        return None  # no tick has proved yet what came before it
-    if life.unreadable and life.declared:
-        return None
+    beats = [at for at in heard.good if at >= life.start]
+    resumed = life.paused[-1][1] if life.paused else 0
     mine = [change for change in changes if micros(change.data.since) >= life.start]
     status = mine[-1].data.to.value if mine else "unknown"
-    if not heard:
-        return None if status == "unknown" else f"{status} without a heartbeat"
-    if life.paused and (life.paused[-1][1] == NEVER or heard[-1] < life.paused[-1][1]):
+    if resumed == NEVER or (life.unreadable and life.declared):
         return None
-    last = heard[-1]
-    least, most = covered.since(last)
+    if not beats:
+        return None if status == "unknown" else f"{status} without a heartbeat"
+    last = max(beats[-1], resumed)
+    if covered.spans and last > covered.spans[-1][1]:
+        return None  # no tick has proved yet what came before it
+    others = [since for since, _ in life.thresholds[1:] if since > last]
+    least, most = covered.since(max([last, *others]))[0], covered.since(last)[1]
     patience = life.thresholds[-1][1]
-    floor = sum(observed >= threshold for observed in (least,) for threshold in patience)
+    floor = sum(least >= threshold for threshold in patience)
     ceiling = sum(most >= threshold for threshold in patience)
     ladder = ["alive", "silent", "down", "dead"]
-    if last in failed:
+    if heard.verdict(life.start - 1, NEVER) == "down":
         floor, ceiling = max(floor, 2), max(ceiling, 2)
+    if beats[-1] in heard.started or resumed > beats[-1]:  # which lift nothing from down
+        was = [change.data.to.value for change in mine if micros(change.data.since) <= last]
+        if was and (was[-1] in ("down", "dead") or resumed > beats[-1]):
+            floor, ceiling = (max(bound, ladder.index(was[-1])) for bound in (floor, ceiling))
     # A threshold that grew since takes nothing back.
-    grown = any(at > last for at, _ in life.thresholds[1:])
     where = ladder.index(status) if status in ladder else -1
-    if floor <= where and (where <= ceiling or grown):
+    if floor <= where and (where <= ceiling or others):
         return None
     return (
         f"is {status} in the end, not {ladder[floor]} to {ladder[ceiling]}; last heard {(last - BASE) / 1e6}"
@@ -218,8 +321,11 @@ class Covered:
 
     def __init__(self, stretches: list[tuple[int, int]]) -> None:
         self.spans: list[tuple[int, int]] = []
+        self.is_known_at_once = True
+        """No instance proves afterwards that the registry was open where another one had just begun."""
         for start, end in sorted(stretches):
             if self.spans and start <= self.spans[-1][1]:
+                self.is_known_at_once = False
                 self.spans[-1] = self.spans[-1][0], max(end, self.spans[-1][1])
             else:
                 self.spans.append((start, end))
@@ -236,7 +342,7 @@ class Covered:
         return max(0, last[1] - max(last[0], at)), max(0, last[1] - at - self.deaf(at, last[1]))
 
 
-def incarnations(broker: Broker, name: str, default: Patience) -> list[Incarnation]:
+def incarnations(broker: Broker, name: str, epochs: Defaults) -> list[Incarnation]:
     found: list[Incarnation] = []
     declared = None
     for message in broker.events:
@@ -270,12 +376,62 @@ def incarnations(broker: Broker, name: str, default: Patience) -> list[Incarnati
             declared = data.declared_at
         if isinstance(event, ServiceRegistered):
             at = min(at, life.start)
-        life.thresholds.append((at, Patience(*in_force(own, every, default))))  # type: ignore[arg-type]
+        life.owned.append((life.start if isinstance(event, ServiceRegistered) else message.at, own))
+        life.intervals.append((at, every or 0))
         if data.config.paused and not (life.paused and life.paused[-1][1] == NEVER):
             life.paused.append((message.at, NEVER))
         if isinstance(event, ServiceResumed):
             _resume(life, message.at)
+    for life in found:
+        life.thresholds = in_turn(life, epochs)
     return found
+
+
+def defaults(broker: Broker) -> Defaults:
+    """As the monitors wrote them down."""
+    found = json.loads(broker.kv.get("epochs", b"[]"))
+    return [(since, Patience(*patience), bounded) for *patience, since, bounded in found]
+
+
+def in_turn(life: Incarnation, epochs: Defaults) -> list[tuple[int, Patience]]:
+    """The thresholds from when on they were in force, by configuration and defaults."""
+    moments = {at for at, _ in life.owned} | {at for at, _ in life.intervals} | {at for at, *_ in epochs}
+    found: list[tuple[int, Patience]] = []
+    for moment in sorted(at for at in moments if life.start <= at <= life.end):
+        _, default, bounded = [each for each in epochs if each[0] <= moment][-1]
+        own, every = newest_of(life.owned, moment), newest_of(life.intervals, moment)
+        patience = reckoned(own or (None,) * 3, every or 0, default, bounded)
+        if not found or patience != found[-1][1]:
+            found.append((moment, patience))
+    return found
+
+
+def newest_of(timeline: list[tuple[int, T]], moment: int) -> T | None:
+    """What the newest entry of a timeline says that had begun by then."""
+    return next((value for at, value in reversed(timeline) if at <= moment), None)
+
+
+def reckoned(own: Own, every: int, default: Patience, bounded: bool) -> Patience:
+    """The thresholds as the contract has them, by who is more specific: the service, its interval, the
+    registry."""
+    if not bounded:
+        return Patience(*in_force_before(own, every, default))  # type: ignore[arg-type]
+    grace = min(2 * every, LONGEST_GRACE // MICRO)
+    by_interval = (every + grace, every + 5 * grace, None) if every else (None, None, None)
+    ranked = [
+        next((rank, value) for rank, value in enumerate(levels) if value)
+        for levels in zip(own, by_interval, default, strict=True)
+    ]
+    for n in (1, 2):  # what is more specific pushes up what is inherited
+        (before, shorter), (rank, value) = ranked[n - 1 : n + 1]
+        if before < rank:
+            ranked[n] = before, max(value, 2 * shorter)
+    if own[2] and not own[1] and ranked[1][1] >= own[2]:
+        fits = not own[0] or 2 * own[0] < own[2]
+        ranked[1] = 0, own[2] // 2 if fits else ((own[0] or 0) + own[2]) // 2
+    if not own[0] and ranked[0][1] >= ranked[1][1]:
+        ranked[0] = 0, ranked[1][1] // 2
+    return Patience(*(value for _, value in ranked))
 
 
 def _resume(life: Incarnation, at: int) -> None:

@@ -93,6 +93,7 @@ class Broker:
         self.events = list(events)
         self.outages = outages
         self.kv: dict[str, bytes] = {}
+        self.versions: dict[str, int] = {}
         self.aside: list[Stored] = []
         self.trace = trace
         self.sessions: list[Session] = []
@@ -137,6 +138,12 @@ class Broker:
                 future.set_result(None)
         self._waiting.clear()
         return Ack(self._seq, False)
+
+    def replace(self, key: str, part: bytes, version: int) -> bool:
+        if self.versions.get(key, 0) != version:
+            return False
+        self.kv[key], self.versions[key] = part, version + 1
+        return True
 
     def newest(self, subject: str) -> Stored | None:
         return self._last.get(subject)
@@ -275,6 +282,17 @@ class Session(Owner):
 
     async def load(self, key: str) -> bytes | None:
         return await self.operation("load", key, lambda: self.broker.kv.get(key), NatsError)
+
+    async def load_versioned(self, key: str) -> tuple[bytes | None, int]:
+        broker = self.broker
+        return await self.operation(
+            "load", key, lambda: (broker.kv.get(key), broker.versions.get(key, 0)), NatsError
+        )
+
+    async def replace(self, key: str, part: bytes, version: int) -> bool:
+        return await self.operation(
+            "replace", key, lambda: self.broker.replace(key, part, version), NatsError
+        )
 
     async def save(self, key: str, part: bytes) -> None:
         await self.operation("save", key, lambda: self.broker.kv.__setitem__(key, part), NatsError)

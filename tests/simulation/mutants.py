@@ -10,6 +10,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from services.monitor.lifecycle import Watched
+from services.monitor.record import Setting
 from services.monitor.watch import Monitor, Rules
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
@@ -146,6 +148,75 @@ class DeafToTheWinner(Process):
         return found
 
 
+class _Reworded(Process):
+    """Reads heartbeats with a certain signal as if they were successes."""
+
+    signal = ""
+
+    def reader(self, stream: str, *subjects: str, **options: Any) -> Any:
+        def lie(message: Stored) -> Stored:
+            if (message.headers or {}).get("Registry-Signal") == self.signal:
+                return replace(message, headers=None)
+            return message
+
+        return _Reader(super().reader(stream, *subjects, **options), lie)
+
+
+class StartLiftsDown(_Reworded):
+    """Takes the start of a run for a success, also of a service that is down."""
+
+    signal = "start"
+
+
+class LogIsLife(_Reworded):
+    """Takes a log for a sign of life."""
+
+    signal = "log"
+
+
+class ForgetsTheResumed(Process):
+    """Does not expect a service after its resume before it is heard again."""
+
+    def monitor(self, rules: Rules) -> Monitor:
+        class Forgetful(Monitor):
+            def _known(self, setting: Setting) -> Watched:
+                it = super()._known(setting)
+                it.unsure = it.unsure or setting.resumes
+                return it
+
+        return Forgetful(self, rules)  # type: ignore[arg-type]
+
+
+class DeafInPauses(Process):
+    """Knows nothing at the resume of what came in while the service was paused."""
+
+    def monitor(self, rules: Rules) -> Monitor:
+        class Deaf(Monitor):
+            async def _settle_one_resumed(self, read: Stored, it: Watched) -> None:
+                it.said = None
+
+        return Deaf(self, rules)  # type: ignore[arg-type]
+
+
+class ChargesThePast(Process):
+    """Goes by new thresholds as if they had always held."""
+
+    def monitor(self, rules: Rules) -> Monitor:
+        class Charging(Monitor):
+            def _reckon(self, it: Watched, at: int) -> None:
+                super()._reckon(it, at)
+                it.counted_from = (0, 0, 0)
+
+        return Charging(self, rules)  # type: ignore[arg-type]
+
+
+class ForgetsOldDefaults(Process):
+    """Evaluates what it reads again by the defaults of today."""
+
+    async def load_versioned(self, key: str) -> tuple[bytes | None, int]:
+        return None, (await super().load_versioned(key))[1]
+
+
 MUTANTS: list[type[Process]] = [
     WallClock,
     EvolvesFirst,
@@ -155,6 +226,12 @@ MUTANTS: list[type[Process]] = [
     TakesConfigurationAtOnce,
     TrustsAnyBucket,
     DeafToTheWinner,
+    StartLiftsDown,
+    LogIsLife,
+    ForgetsTheResumed,
+    DeafInPauses,
+    ChargesThePast,
+    ForgetsOldDefaults,
 ]
 
 

@@ -4,16 +4,16 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 from unittest.mock import patch
 
 import shared.broker
-from services.monitor import complaints, record, snapshots, watch
+from services.monitor import complaints, epochs, record, snapshots, watch
+from services.monitor.lifecycle import Patience
 from services.monitor.watch import Monitor, Rules
-from shared import streams
+from shared import streams, thresholds
 from shared.broker import NotStored, Stored, WrongSequence
 from shared.events import (
     ConfigData,
@@ -32,6 +32,8 @@ from tests.simulation.model import BASE, Broker, Heartbeats, Session
 from tests.simulation.scenario import Command, Scenario, Seat
 
 BUCKETS = 3
+LONGEST_GRACE = timedelta(seconds=2)
+"""So that intervals of seconds are long ones."""
 SETTLES = 30.0
 """Seconds without a fact at the end, for what is still on its way."""
 
@@ -47,9 +49,8 @@ class Process(Session):
         return Monitor(self, rules)  # type: ignore[arg-type]
 
 
-def rules(scenario: Scenario, kept: int | None) -> Rules:
-    more: dict[str, Any] = {"buckets": BUCKETS} if "buckets" in {f.name for f in fields(Rules)} else {}
-    return Rules(scenario.patience, kept or 1_000_000, 1000, **more)
+def rules(patience: Patience, kept: int | None) -> Rules:
+    return Rules(patience, kept or 1_000_000, 1000)
 
 
 def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[str] | None = None) -> Broker:
@@ -59,6 +60,9 @@ def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[
     async def main(loop: VirtualLoop) -> None:
         broker = Broker(loop, scenario.heartbeats, (), scenario.outages, trace)
         made.append(broker)
+        if scenario.upgraded:
+            before = [epochs.Epoch(0, scenario.seats[0].lives[0].patience, bounded=False)]
+            broker.replace(epochs.KEY, epochs.dump(before), 0)
         running: list[asyncio.Task[None]] = []
         up: set[int] = set()
         for n, seat in enumerate(scenario.seats):
@@ -83,8 +87,8 @@ async def _sit(
         is_last = count == len(seat.lives) - 1
         await asyncio.sleep(max(0.0, min(life.delay, scenario.calm_at - loop.time())))
         if life.loses_snapshot and not up:
-            broker.say("kv", "--- everything in it is lost")
-            broker.kv.clear()
+            broker.say("kv", "--- all snapshots in it are lost")
+            broker.kv = {key: part for key, part in broker.kv.items() if key == epochs.KEY}
         session = process(
             broker,
             f"monitor{n}.{count}",
@@ -96,7 +100,7 @@ async def _sit(
         )
         broker.say(session.name, "--- starts")
         up.add(n)
-        task = session.run(session.monitor(rules(scenario, scenario.kept)).run())
+        task = session.run(session.monitor(rules(life.patience, scenario.kept)).run())
         dead = loop.create_task(session.dead.wait())
         timer = None
         if not is_last:
@@ -116,26 +120,24 @@ def _broke(session: Session, task: asyncio.Task[Any]) -> None:
 
 
 def undisturbed(
-    scenario: Scenario, events: Sequence[Stored], process: type[Process] = Process, trace: Any = None
+    scenario: Scenario, past: Broker, process: type[Process] = Process, trace: Any = None
 ) -> Broker:
-    """One monitor that comes when all is over and meets no fault: reads all facts and all configuration."""
-    config = [event for event in events if not event.subject.startswith("service.status.")]
-    heartbeats = Heartbeats(scenario.heartbeats.facts)
-    return _alone(
-        scenario, heartbeats, config, scenario.end + SETTLES, scenario.end + 2 * SETTLES, process, trace
-    )
+    """One monitor that comes when all is over and meets no fault: reads all facts, all configuration, and
+    which defaults held since when."""
+    config = [event for event in past.events if not event.subject.startswith("service.status.")]
+    start = scenario.end + SETTLES
+    return _alone(scenario, config, past.kv.get(epochs.KEY), start, start + SETTLES, process, trace)
 
 
 def live(scenario: Scenario, process: type[Process] = Process, trace: Any = None) -> Broker:
     """One monitor that is there from the start and meets no fault."""
-    heartbeats = Heartbeats(scenario.heartbeats.facts)
-    return _alone(scenario, heartbeats, (), 0.0, scenario.end + SETTLES, process, trace)
+    return _alone(scenario, (), None, 0.0, scenario.end + SETTLES, process, trace)
 
 
 def _alone(
     scenario: Scenario,
-    heartbeats: Heartbeats,
     events: Sequence[Stored],
+    defaults: bytes | None,
     start: float,
     end: float,
     process: type[Process],
@@ -144,10 +146,12 @@ def _alone(
     made: list[Broker] = []
 
     async def main(loop: VirtualLoop) -> None:
-        broker = Broker(loop, heartbeats, events, (), trace)
+        broker = Broker(loop, Heartbeats(scenario.heartbeats.facts), events, (), trace)
         made.append(broker)
+        if defaults:
+            broker.replace(epochs.KEY, defaults, 0)
         session = process(broker, "alone", Random(0), at_once=start > 0)
-        task = session.run(session.monitor(rules(scenario, None)).run())
+        task = session.run(session.monitor(rules(scenario.seats[0].lives[-1].patience, None)).run())
         await asyncio.sleep(end - start)
         if task.done():
             _broke(session, task)
@@ -256,8 +260,11 @@ def surroundings() -> Iterator[None]:
         patch.object(shared.broker, "log", Silent()),
         patch.object(shared.broker, "_said_at", float("inf")),
         patch.object(time, "time", lambda: started + wild.uniform(-1e7, 1e7)),
+        patch.object(thresholds, "LONGEST_GRACE", LONGEST_GRACE),
     ):
+        record.in_force.cache_clear()
         yield
+    record.in_force.cache_clear()
 
 
 def micros(time: datetime) -> int:

@@ -26,10 +26,11 @@ class Command:
 @dataclass(frozen=True)
 class Life:
     """One process: it starts `delay` seconds after the one before died, and is killed after `lasts` seconds
-    or in its `kill_at`th operation (0: in none), whichever is first."""
+    or in its `kill_at`th operation (0: in none), whichever is first. `patience`: the defaults it is given."""
 
     delay: float
     lasts: float
+    patience: Patience
     kill_at: int = 0
     loses_snapshot: bool = False
 
@@ -46,7 +47,8 @@ class Seat:
 @dataclass(frozen=True)
 class Scenario:
     seed: int
-    patience: Patience
+    upgraded: bool
+    """The first monitor finds defaults by which an interval gave an unbounded grace."""
     kept: int | None
     names: list[str]
     heartbeats: Heartbeats
@@ -76,6 +78,10 @@ class _Maker:
         silent = rng.randint(2, 6)
         down = silent + rng.randint(1, 6)
         self.patience = Patience(silent * SECOND, down * SECOND, (down + rng.randint(1, 8)) * SECOND)
+        more = Random(seed + 1_000_000_007)
+        self.upgraded = more.random() < 0.15
+        self.defaults_change = more.random() < 0.3
+        self.more = more
         self.facts: list[Fact] = []
         self.stretches: list[tuple[int, int]] = []
 
@@ -92,15 +98,16 @@ class _Maker:
         self.facts.sort(key=lambda fact: fact.at)
         heartbeats = Heartbeats(self.once_each(), self.kept)
         commands = sorted(self.commands(names), key=lambda command: command.at)
+        alone = self.defaults_change or self.upgraded
         return Scenario(
             self.seed,
-            self.patience,
+            self.upgraded,
             self.kept,
             names,
             heartbeats,
             sorted(self.stretches),
             commands,
-            [self.seat() for _ in range(rng.choice((1, 1, 2)))],
+            [self.seat() for _ in range(1 if alone else rng.choice((1, 1, 2)))],
             outages,
             self.faults() if rng.random() < 0.5 else CALM,
             self.calm_at,
@@ -240,7 +247,11 @@ class _Maker:
             at = rng.uniform(0, self.calm_at)
             at = round(at * 2) / 2 if self.coarse else at
             kind = "garbage" if rng.random() < 0.03 else rng.choice(kinds)
-            yield Command(at, kind, rng.choice(names), self.thresholds())
+            name = rng.choice(names)
+            yield Command(at, kind, name, self.thresholds())
+            if kind == "pause" and self.more.random() < 0.5:
+                over = min(at + self.more.random() * self.more.choice((1, 10)), self.calm_at)
+                yield Command(round(over * 2) / 2 if self.coarse else over, "resume", name)
 
     def thresholds(self) -> dict[str, str]:
         """All three, or some of them."""
@@ -249,7 +260,7 @@ class _Maker:
         down = silent + rng.randint(1, 6)
         dead = down + rng.randint(1, 8)
         all_ = {"silent_after": f"{silent}s", "down_after": f"{down}s", "dead_after": f"{dead}s"}
-        chosen = rng.sample(sorted(all_), rng.choice((0, 1, 3, 3, 3)))
+        chosen = rng.sample(sorted(all_), rng.choice((0, 1, 2, 3, 3, 3)))
         return {key: all_[key] for key in sorted(chosen)}
 
     # --- the monitors
@@ -263,12 +274,20 @@ class _Maker:
                 Life(
                     delay=rng.random() * rng.choice((0.0, 1.0, 5.0, 30.0)),
                     lasts=self.calm_at if by_count else rng.random() * rng.choice((3.0, 30.0)),
+                    patience=self.defaults(),
                     kill_at=rng.randint(1, rng.choice((5, 30, 100, 300))) if by_count else 0,
                     loses_snapshot=rng.random() < 0.1,
                 )
             )
         suspended = self.spans(rng.choice((0, 0, 0, 1, 2)), rng.choice((3, 20)))
         return Seat(lives, suspended, self.faults() if rng.random() < 0.8 else CALM)
+
+    def defaults(self) -> Patience:
+        """Of the next monitor: others now and then, if they change at all."""
+        if self.defaults_change and self.more.random() < 0.5:
+            found = sorted(self.more.sample(range(1, 20), 3))
+            self.patience = Patience(*(seconds * SECOND for seconds in found))
+        return self.patience
 
     def faults(self) -> Faults:
         rng = self.rng

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import sys
 
+from services.monitor.lifecycle import Patience
 from tests.simulation import checks
 from tests.simulation.clock import Stuck
 from tests.simulation.model import BASE, Broker
@@ -30,15 +31,20 @@ def problems(
     ]
     if scenario.kept is not None:
         return found
-    others = [("undisturbed", undisturbed(scenario, broker.events, process))]
+    others = [("undisturbed", undisturbed(scenario, broker, process))]
     if added := checks.config_added(broker, others[0][1]):
         found.append((added, others[0]))
-    if not scenario.commands:
+    if not scenario.commands and not scenario.upgraded and len(_defaults(scenario)) == 1:
         others.append(("live", live(scenario, process)))
     for title, other in others:
         if difference := checks.first_difference(title, broker, other):
             found.append((difference, (title, other)))
     return found
+
+
+def _defaults(scenario: Scenario) -> list[Patience]:
+    """Those that its monitors are given, one after the other."""
+    return list(dict.fromkeys(life.patience for seat in scenario.seats for life in seat.lives))
 
 
 def tell(seed: int, process: type[Process] = Process) -> bool:
@@ -52,7 +58,8 @@ def tell(seed: int, process: type[Process] = Process) -> bool:
             wrong = problems(scenario, broker, process)
         except (Failed, Stuck) as error:
             wrong = [(str(error), None)]
-    say(f"seed {seed}: thresholds {', '.join(f'{p / 1e6:g}' for p in scenario.patience)} s")
+    defaults = "; ".join(", ".join(f"{p / 1e6:g}" for p in patience) for patience in _defaults(scenario))
+    say(f"seed {seed}: thresholds {defaults} s{', upgraded' if scenario.upgraded else ''}")
     say(f"keeps {scenario.kept or 'everything'}; calm at {scenario.calm_at:g}, ends at {scenario.end:g}")
     for title, spans in (("broker away", scenario.outages), *_suspensions(scenario)):
         if spans:
