@@ -167,7 +167,7 @@ class ServiceConfig(Thresholds):
     paused: bool = False
     every: Duration | None = Field(
         default=None,
-        description="The interval its heartbeats declare; it gives those of silent and down that are not configured.",
+        description="The interval its heartbeats declare; it gives the thresholds that are not configured.",
     )
 
 
