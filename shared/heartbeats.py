@@ -283,6 +283,11 @@ def shortened(text: str, first: int = FIRST_KEPT, last: int = LAST_KEPT) -> str:
     return f"{head}\n[… {left_out} bytes left out …]\n{tail}"
 
 
+def excerpt(message: str) -> str:
+    """What events and read models keep of a message: its beginning, and its end, where the reason stands."""
+    return shortened(message, 200, 800)
+
+
 def quoted(value: Any) -> str:
     """A value as it was given, or its beginning."""
     if isinstance(value, str):

@@ -27,6 +27,7 @@ from services.api.timeline import Mark
 from shared import bodies, digest, durations, problems, zones
 from shared.broker import BrokerError
 from shared.events import NAME_RULE_IN_WORDS, Status, valid_name
+from shared.heartbeats import shortened
 from shared.maintenance import Window
 from shared.problems import Problem, explain
 
@@ -548,7 +549,7 @@ def told(row: Document) -> str:
             if data.get("duration") is not None:
                 said += f", after {charts.in_words(data['duration'])}"
             if data.get("message"):
-                said += f" - {data['message'][:300]}"
+                said += f" - {shortened(data['message'], 100, 200)}"
             return said
         case "service.registered.v1":
             by = "its first heartbeat" if data["registered_by"] == "heartbeat" else "the API"

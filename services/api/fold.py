@@ -22,14 +22,11 @@ from shared.events import (
 )
 from shared.events import micros as micros
 from shared.events import moment as moment
-from shared.heartbeats import parse_heartbeat
+from shared.heartbeats import excerpt, parse_heartbeat
 
 Document = dict[str, Any]
 
 _LONGEST = timedelta(days=36500)
-
-SAID_MOST = 1000
-"""Characters of a heartbeat's message that its service shows."""
 
 PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Status.ALIVE)
 """The order of lists and pages: what wants a hand now, what may soon, what nobody expects back."""
@@ -217,7 +214,7 @@ def hear(before: Heard | None, message: Stored) -> Heard | None:
     beat = parse_heartbeat(streams.name_in(message.subject), message.data, message.headers)
     if beat.signal is Signal.LOG:
         return before
-    said = beat.body.message[:SAID_MOST] if beat.body and beat.body.message else None
+    said = excerpt(beat.body.message) if beat.body and beat.body.message else None
     first_end, run = (before.first_end, before.run) if before else (None, None)
     if beat.signal is not Signal.START:
         if before is None:

@@ -32,11 +32,9 @@ from shared.events import (
     moment,
     status_changed,
 )
-from shared.heartbeats import shortened
+from shared.heartbeats import excerpt
 
 BUCKETS = 256
-MESSAGE_KEPT = 200, 800
-"""Bytes of the beginning and of the end of a heartbeat's message that go into the change it makes."""
 
 
 def bucket_of(name: str) -> int:
@@ -95,7 +93,7 @@ def in_force(own: tuple[int | None, int | None, int | None], every: int, epoch: 
 def beat(at: int, heartbeat: Heartbeat) -> Beat:
     body = heartbeat.body
     every = body.every // MICRO if body and body.every else 0
-    message = shortened(body.message, *MESSAGE_KEPT) if body and body.message else None
+    message = excerpt(body.message) if body and body.message else None
     return Beat(at, heartbeat.signal, every, message, heartbeat.exit_code, trace=heartbeat.traceparent)
 
 

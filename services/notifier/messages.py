@@ -409,6 +409,14 @@ def cut(text: str, most: int) -> str:
     return text.encode("utf-16-le")[: (most - 1) * 2].decode("utf-16-le", errors="ignore") + "…"
 
 
+def cut_middle(text: str, most: int) -> str:
+    """The same, but of a longer text the end is kept as well: that is where a log says what went wrong."""
+    if units(text) <= most:
+        return text
+    tail = text.encode("utf-16-le")[-(most * 2 // 3) * 2 :].decode("utf-16-le", errors="ignore")
+    return cut(text, most - units(tail)) + tail
+
+
 def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -500,7 +508,7 @@ def _said(story: Story) -> str:
     """What its newest heartbeat with a message had to say, in one line."""
     message = next((change.message for change in reversed(story.changes) if change.message), None)
     text = " ".join((message or "").split())
-    return f"“{cut(text, MOST_SAID)}”" if text else ""
+    return f"“{cut_middle(text, MOST_SAID)}”" if text else ""
 
 
 def _how_long(change: Change) -> str:

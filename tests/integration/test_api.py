@@ -917,6 +917,29 @@ async def test_a_rebuild_keeps_the_last_run_beyond_the_kept_heartbeats(
     assert [(await client.get(f"/service/{it['name']}")).json() for it in shown] == shown
 
 
+async def test_warnings_and_the_end_of_a_message_are_shown(
+    client: httpx.AsyncClient, publisher: Publisher, link: Link
+) -> None:
+    """Of the newest heartbeat, until one comes without; a log is none. The same after a rebuild."""
+    await register(publisher, "a")
+    long = b"begin " + b"x" * 9000 + b" the reason"
+    await publisher.publish("heartbeat.a", json.dumps({"message": long.decode(), "every": "soon"}).encode())
+    await publisher.publish("heartbeat.a", b"by the way", {"registry-signal": "LOG"})
+    for rebuilt in (False, True):
+        if rebuilt:
+            await link.nc.request("registry.rebuild", timeout=30)
+        await shows(client, "a", warnings=["every: 'soon' is not a duration such as 30s, 15m, 1h"])
+        shown = (await client.get("/service/a")).json()
+        assert shown["message"].startswith("begin xx")
+        assert shown["message"].endswith("xx the reason")
+        assert "soon" in (await client.get("/ui/service/a")).text
+        log, beat = (await client.get("/service/a/heartbeats")).json()["items"]
+        assert (log["signal"], log["message"], log["warnings"]) == ("log", "by the way", [])
+        assert (beat["message"], beat["warnings"]) == (long.decode(), shown["warnings"])
+    await publisher.publish("heartbeat.a")
+    await shows(client, "a", warnings=[])
+
+
 async def test_heartbeats_are_those_of_this_life(
     client: httpx.AsyncClient, publisher: Publisher, link: Link
 ) -> None:

@@ -1,6 +1,7 @@
 """What people read: nothing in it can break the markup, nothing is too long, every service is named."""
 
 import itertools
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -161,7 +162,11 @@ def test_what_the_heartbeat_said_is_in_its_change_in_one_line() -> None:
         assert parsed(text.text).count("“disk <full> on /var”") == count
         assert text.plain_text.count("“disk <full> on /var”") == count
         assert "“" not in pack(storm(count, message=" \n"), LOOK).text
-        assert "“" + "x" * 199 + "…”" in pack(storm(count, message="x" * 201), LOOK).text
+        long = "begin " + "x" * 300 + " the reason 😀"
+        said = re.findall("“(.*)”", pack(storm(count, message=long), LOOK).text)
+        assert len(said) == count
+        assert all(units(it) <= 200 for it in said)
+        assert all(it.startswith("begin xx") and it.endswith("xx the reason 😀") for it in said)
 
 
 def test_lines_leave_out_what_was_said_before_they_leave_out_when() -> None:
