@@ -731,7 +731,7 @@ async def test_the_digest_comes_late_after_an_outage_and_never_twice(
         ("digest_time", "25:00", "HH:MM"),
         ("digest_time", "nine", "HH:MM"),
         ("weekly_digest", "someday", "mon"),
-        ("remind_after", "1h,often", "1h30m"),
+        ("remind_after", "1h,often", "30s, 15m, 1h"),
         ("telegram_chat_id", "42,my chat", "@channel"),
         ("notifier_port", "0", "1"),
     ],

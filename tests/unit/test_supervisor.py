@@ -48,6 +48,8 @@ async def test_what_cannot_be_started_again_is_said_and_tried_again(
 ) -> None:
     monkeypatch.setattr(supervisor, "LONGEST_BACKOFF", 0.05)
     assert await child.start() == ""
+    assert child.process
+    await child.process.wait()  # the shell has read it
     (tmp_path / "web").unlink()
     child.keeper = asyncio.create_task(child.keep())
     await until(lambda: len(lines) >= 3)
