@@ -184,7 +184,8 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         "/maintenance",
         operation_id="list_maintenance",
         tags=group,
-        responses={200: {"content": {"application/json": {"example": {"items": [_SHOWN]}}}}},
+        responses=documented(422)
+        | {200: {"content": {"application/json": {"example": {"items": [_SHOWN]}}}}},
     )
     async def list_all(at: At = None) -> ShownPage:
         """All windows: what is now first, then what is next, then what is over; now, or as of a moment."""

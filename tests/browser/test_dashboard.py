@@ -205,6 +205,7 @@ async def test_search_edit_pause_and_delete(system: System, page: Page) -> None:
 
     await page.click("#edit summary")
     await page.fill("[name=silent_after]", "3h")
+    await page.fill("[name=down_after]", "2h")
     await page.click("#edit button")
     await expect(page.locator("[role=alert]")).to_contain_text("silent_after < down_after")
     await page.goto(system.url("api", "/ui/service/web.shop"))

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.system import SERVICES, System
 from tests.servers import Process, free_port, program
 from tests.telegram_standin import Standin
@@ -25,6 +27,7 @@ def doctor(folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
     }
 
 
+@pytest.mark.timeout(300)  # asked four times, each time with a process per service
 def test_a_system_that_runs_and_one_part_after_the_other_that_does_not(tmp_path: Path) -> None:
     with Standin(chats=("42", "-1001")) as telegram:
         system = System(tmp_path, telegram)

@@ -658,6 +658,10 @@ class _Chat:
     @staticmethod
     async def unmute(name: str) -> None: ...
 
+    @staticmethod
+    async def switch_on() -> str | None:
+        return "kicked"
+
 
 def _fleet() -> Fleet:
     fleet = Fleet()
@@ -707,8 +711,11 @@ async def test_commands(text: str, data: str) -> None:
     async def never(_: str) -> datetime | None:
         return None
 
+    async def migrate(_: str, __: str) -> None: ...
+
     said = _Said()
-    doors = Doors(lambda: [_Chat()], yes, yes, digest, never, lambda: datetime(2026, 2, 1, tzinfo=UTC))  # type: ignore[list-item]
+    at = datetime(2026, 2, 1, tzinfo=UTC)
+    doors = Doors(lambda: [_Chat()], yes, yes, migrate, digest, never, lambda: at)  # type: ignore[list-item]
     commands = Commands(
         said, _fleet(), Look("https://registry.example.com", Settings().zone), doors, "secret"
     )  # type: ignore[arg-type]
