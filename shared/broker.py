@@ -594,6 +594,13 @@ async def newest(link: Link, stream: str, subject: str) -> Stored | None:
     return await _get(link, stream, {"last_by_subj": subject})
 
 
+async def newest_before(link: Link, stream: str, subject: str, seq: int) -> Stored | None:
+    """The newest message of one subject with a sequence smaller than `seq`."""
+    if seq <= 1:  # or the broker would take it for no bound at all
+        return None
+    return await _get(link, stream, {"multi_last": [subject], "up_to_seq": seq - 1})
+
+
 async def first(link: Link, stream: str, subject: str) -> Stored | None:
     """The oldest message of one subject that is still kept."""
     return await _get(link, stream, {"seq": 1, "next_by_subj": subject})

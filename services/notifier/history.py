@@ -1,17 +1,15 @@
 """Reading in the record of events what is not in memory: pages for a chat that fell behind, the last day."""
 
-import json
 from contextlib import aclosing
 from datetime import UTC, datetime
 
 import structlog
-from nats.errors import Error as NatsError
 from prometheus_client import Counter
 
 from services.notifier.fleet import Fleet
 from services.notifier.messages import Change
 from shared import digest, streams, tracing
-from shared.broker import Link, NotStored, Reader, Stored, newest, until_done
+from shared.broker import Link, Reader, Stored, newest, newest_before, until_done
 from shared.events import Event, ServiceDeleted, ServicePaused, ServiceResumed, StatusChanged, parse_event
 from shared.events import moment as moment
 
@@ -42,13 +40,16 @@ class History:
         self._fleet = fleet
 
     async def fold(self) -> None:
-        """Take the newest state of every service into the fleet."""
+        """Take the newest state of every service into the fleet: of events that can be read, for whoever is
+        reading all along passes over the others too."""
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, newest_per_subject=True)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 for stored in batch:
                     if event := parse(stored):
                         self._fleet.take(event, stored.seq, moment(stored.at))
+                    elif before := await self._read_before(stored.subject, stored.seq):
+                        self._fleet.take(before[0], before[1].seq, moment(before[1].at))
                 if reader.pending == 0:
                     return
 
@@ -92,21 +93,21 @@ class History:
         return None
 
     async def _newest_before(self, subject: str, seq: int) -> Event | None:
-        """The newest event of a subject before a sequence; None if there is none, or it cannot be read."""
-        question = {"multi_last": [subject], "up_to_seq": seq - 1}
+        """The newest event of a subject before a sequence that can be read; None if there is none."""
+        return (found := await self._read_before(subject, seq)) and found[0]
 
-        async def ask() -> bytes:
-            request = f"$JS.API.DIRECT.GET.{streams.SERVICES}"
-            try:
-                answer = await self._link.nc.request(request, json.dumps(question).encode(), timeout=3)
-            except NatsError as error:
-                raise NotStored(str(error) or repr(error)) from None
-            return answer.data
+    async def _read_before(self, subject: str, seq: int) -> tuple[Event, Stored] | None:
+        while True:
 
-        try:
-            return parse_event(await until_done(f"read what {subject} was before {seq}", ask))
-        except ValueError:  # nothing stands there, or nothing that can be read
-            return None
+            async def ask(before: int = seq) -> Stored | None:
+                return await newest_before(self._link, streams.SERVICES, subject, before)
+
+            stored = await until_done(f"read what {subject} was before {seq}", ask)
+            if stored is None:
+                return None
+            if event := parse(stored):
+                return event, stored
+            seq = stored.seq
 
     async def page(self, after: int, most: int) -> tuple[list[Change], int, bool]:
         """About `most` changes after a sequence, the sequence read last, and whether that was the end."""

@@ -3,14 +3,29 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from services.notifier.__main__ import Notifier, NotifierSettings
+from services.notifier.fleet import Fleet
+from services.notifier.history import History
 from shared import streams
-from shared.broker import Busy, Link, NotStored, Publisher, Reader, WrongSequence, first, newest, until_done
+from shared.broker import (
+    Busy,
+    Link,
+    NotStored,
+    Publisher,
+    Reader,
+    WrongSequence,
+    first,
+    newest,
+    newest_before,
+    until_done,
+)
+from shared.events import Status, StatusData, status_changed
 from tests.broker import eventually, provisioned
 from tests.servers import Process, free_port, program
 
@@ -116,6 +131,32 @@ async def test_the_newest_of_each_subject_first_then_all_that_follows(
         if len(got) == 4:
             break
     assert got == ["c", "a", "b", "a"]
+
+
+async def test_of_an_event_that_cannot_be_read_the_one_before_counts(
+    link: Link, publisher: Publisher
+) -> None:
+    """Else a notifier that is started anew believes that what was down has never been."""
+    data = StatusData.model_validate(
+        {
+            "from": "alive",
+            "to": "down",
+            "since": datetime.now(UTC),
+            "last_heartbeat": None,
+            "reason": "failed",
+        }
+    )
+    stored = [b"{}", status_changed("web", data).to_bytes(), b'{"type": 1}', b"{"]
+    for after, event in enumerate(stored):
+        ack = await publisher.append(
+            streams.status("web"), event, after=after, event_id=str(after), kind="status"
+        )
+    fleet = Fleet()
+    await History(link, fleet).fold()
+    assert (fleet.known("web").status, fleet.known("web").status_seq) == (Status.DOWN, 2)
+    assert ack.seq == 4
+    assert await newest_before(link, streams.SERVICES, streams.status("web"), 1) is None
+    assert await newest_before(link, streams.SERVICES, streams.status("other"), 3) is None
 
 
 async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: Link) -> None:

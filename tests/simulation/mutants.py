@@ -6,7 +6,6 @@ they are when the monitor is written anew.
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -50,7 +49,7 @@ class WallClock(Process):
 
     def reader(self, stream: str, *subjects: str, **options: Any) -> Any:
         def lie(message: Stored) -> Stored:
-            return replace(message, at=self.broker.now()) if message.subject[:5] == "tick." else message
+            return message._replace(at=self.broker.now()) if message.subject[:5] == "tick." else message
 
         return _Reader(super().reader(stream, *subjects, **options), lie)
 
@@ -105,7 +104,7 @@ class BelievesRepetition(Process):
                 newest, self._beats_read = self._beats_read, 0
                 await super()._take(
                     [
-                        replace(m, at=now()) if m.seq <= newest and m.subject.startswith("heartbeat.") else m
+                        m._replace(at=now()) if m.seq <= newest and m.subject.startswith("heartbeat.") else m
                         for m in batch
                     ]
                 )
@@ -144,7 +143,7 @@ class DeafToTheWinner(Process):
     async def newest_event(self, subject: str) -> Stored | None:
         found = await super().newest_event(subject)
         if found is not None and subject.startswith("service.status."):
-            return replace(found, data=b"{}")
+            return found._replace(data=b"{}")
         return found
 
 
@@ -156,7 +155,7 @@ class _Reworded(Process):
     def reader(self, stream: str, *subjects: str, **options: Any) -> Any:
         def lie(message: Stored) -> Stored:
             if (message.headers or {}).get("Registry-Signal") == self.signal:
-                return replace(message, headers=None)
+                return message._replace(headers=None)
             return message
 
         return _Reader(super().reader(stream, *subjects, **options), lie)

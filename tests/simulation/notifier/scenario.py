@@ -150,7 +150,7 @@ class _Maker:
             self.service(name)
         if rng.random() < 0.15:
             bad = self.stored(rng.uniform(self.start, self.busy_until))
-            self.facts.append(Fact(bad, streams.status("odd"), b'{"type": 1}'))
+            self.facts.append(Fact(bad, streams.status(rng.choice(names)), b'{"type": 1}'))
         self.facts.sort(key=lambda fact: fact.at)
         windows = sorted(self.windows(names), key=lambda it: it.at) if rng.random() < 0.6 else []
         phones, configured, commands = self.people(names)
