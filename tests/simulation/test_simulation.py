@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.command import chunk
-from tests.simulation.mutants import MUTANTS, caught_by
+from tests.simulation.mutants import CAUGHT_BY, MUTANTS, caught_by
 from tests.simulation.run import Process, surroundings
 
 FIRST = 0
@@ -52,4 +52,4 @@ def test_a_seed_means_the_same_in_every_process() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_bug_put_in_on_purpose_is_found(mutant: type[Process]) -> None:
     with surroundings():
-        assert caught_by(mutant, 1000)
+        assert caught_by(mutant, 20, CAUGHT_BY.get(mutant.__name__, 0))

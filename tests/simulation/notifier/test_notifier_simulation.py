@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.command import chunk
-from tests.simulation.notifier.mutants import MUTANTS, SLOW, caught_by
+from tests.simulation.notifier.mutants import CAUGHT_BY, MUTANTS, SLOW, caught_by
 from tests.simulation.notifier.run import Process, surroundings
 
 SECONDS = 2.5
@@ -53,4 +53,4 @@ def test_a_seed_means_the_same_in_every_process() -> None:
 )
 def test_a_bug_put_in_on_purpose_is_found(mutant: type[Process]) -> None:
     with surroundings():
-        assert caught_by(mutant, 100)
+        assert caught_by(mutant, 20, CAUGHT_BY.get(mutant.__name__, 0))
