@@ -195,7 +195,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         "/maintenance/{id}",
         operation_id="get_maintenance",
         tags=group,
-        responses=documented(404) | {200: example},
+        responses=documented(404, 422) | {200: example},
     )
     async def get(id: str, response: Response, at: At = None) -> Shown:
         """One window, now or as of a moment."""

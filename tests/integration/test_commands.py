@@ -233,8 +233,8 @@ async def test_a_mute_holds_for_its_chat_and_time_also_across_a_crash(
     for name in ("web", "job", "other"):
         await record.register(name)
     process = start(telegram_chat_id="42,-1001")
-    assert "is muted until" in await answer(telegram, "42", "/mute web 8s")
     muted = time.monotonic()
+    assert "is muted until" in await answer(telegram, "42", "/mute web 8s")
     assert "is muted until" in await answer(telegram, "42", "/mute job 1d")
     process.kill()
     start(telegram_chat_id="42,-1001")
