@@ -51,6 +51,10 @@ class NotStored(BrokerError):
     """The broker has not confirmed that it stored the message; it may have."""
 
 
+class Unreadable(NotStored):
+    """The broker has answered with a message whose own headers hide what stands beside it."""
+
+
 class NoAnswer(NotStored):
     """The broker is connected, and has not answered in time."""
 
@@ -619,8 +623,10 @@ async def _get(link: Link, stream: str, what: dict[str, Any]) -> Stored | None:
     headers = msg.headers or {}
     if headers.get("Status") == "404":
         return None
-    if "Nats-Sequence" not in headers:
+    if "Status" in headers:
         raise NotStored(headers.get("Description", "the broker cannot read its stream"))
+    if "Nats-Sequence" not in headers:
+        raise Unreadable("the message has headers that cannot be read")
     return Stored(
         headers["Nats-Subject"],
         msg.data,

@@ -9,7 +9,7 @@ from prometheus_client import Counter
 from services.notifier.fleet import Fleet
 from services.notifier.messages import Change
 from shared import digest, streams, tracing
-from shared.broker import Link, Reader, Stored, newest, newest_before, until_done
+from shared.broker import Link, Reader, Stored, Unreadable, newest, newest_before, until_done
 from shared.events import Event, ServiceDeleted, ServicePaused, ServiceResumed, StatusChanged, parse_event
 from shared.events import moment as moment
 
@@ -100,7 +100,10 @@ class History:
         while True:
 
             async def ask(before: int = seq) -> Stored | None:
-                return await newest_before(self._link, streams.SERVICES, subject, before)
+                try:
+                    return await newest_before(self._link, streams.SERVICES, subject, before)
+                except Unreadable:  # nobody can say what was before it
+                    return None
 
             stored = await until_done(f"read what {subject} was before {seq}", ask)
             if stored is None:

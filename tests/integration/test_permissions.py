@@ -210,7 +210,7 @@ async def _ways_in(system: Guarded, mqtt: int) -> None:
         assert refused == []
     warm = b'{"message": "21 C"}'
     assert mqtt_publish(mqtt, "heartbeat/over/mqtt", warm, "sender", password("sender"))
-    await until(lambda: system.api("/services?limit=1")["total"] == 5)
+    await until(lambda: system.api("/services?limit=1")["total"] == 6)
     assert system.api("/service/over.mqtt/heartbeats")["items"][0]["message"] == "21 C"
 
 
@@ -237,7 +237,7 @@ async def _command_line(system: Guarded) -> None:
     for user in ("operator", "api"):
         rebuilt = system.cli(user, "rebuild", "--json")
         assert rebuilt.returncode == 0, rebuilt.stderr
-        assert json.loads(rebuilt.stdout)["services"] == 5
+        assert json.loads(rebuilt.stdout)["services"] == 6
     copied = system.cli("operator", "backup", "copy")
     assert copied.returncode == 0, copied.stderr
     said = system.cli("operator", "doctor")
@@ -274,7 +274,7 @@ def _restored(system: Guarded) -> None:
     assert restored.returncode == 0, restored.stderr
     assert "read everything again" not in restored.stderr  # the monitor's snapshot was told
     system.start(*SERVICES)
-    assert system.api("/services?limit=1")["total"] == 5
+    assert system.api("/services?limit=1")["total"] == 6
 
 
 REQUEST = "$JS.API."
