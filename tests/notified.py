@@ -3,6 +3,7 @@
 The chats, their cursors and all that decides are the real ones; only time, broker and network are made up.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -15,7 +16,7 @@ from services.notifier.chats import Chat, Daily, Surroundings
 from services.notifier.fleet import Fleet
 from services.notifier.incidents import Incidents
 from services.notifier.messages import Change, Deafness, Look, Message
-from services.notifier.target import Outcome, Sent
+from services.notifier.target import Outcome, Refused, Sent
 from shared.events import (
     ConfigData,
     ServiceConfig,
@@ -73,12 +74,15 @@ class Inbox:
         self.messages: list[Message] = []
         self.answers: list[Outcome] = []
         self.always: Outcome | None = None
+        self.refuses: Callable[[Message], bool] = lambda _: False
         self.attempts = 0
 
     async def turn(self, chat: str) -> None: ...
 
     async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
         self.attempts += 1
+        if self.refuses(message):
+            return Refused("Bad Request: odd")
         answer = self.answers.pop(0) if self.answers else self.always or Sent(len(self.messages) + 1)
         if isinstance(answer, Sent):
             self.messages.append(message)

@@ -169,8 +169,8 @@ class Chat:
         """Of the changes that are being sent, and those among them that are not told."""
         self._wake, self._hurry = asyncio.Event(), asyncio.Event()
         self._backoff, self._probe = FIRST_BACKOFF, FIRST_PROBE
-        self._refused: dict[Of, datetime] = {}
-        """Since when a kind of message has been refused for a reason that is not known."""
+        self._refused: dict[Of, tuple[object, datetime]] = {}
+        """Of each kind of message what was refused for a reason that is not known, and since when."""
         self._aside: dict[Of, datetime] = {}
         """Until when it is not tried."""
         self._late: tuple[datetime, datetime] | None = None
@@ -545,8 +545,8 @@ class Chat:
         }
         if open_:
             return await parts[open_.of](open_)
-        for of, part in parts.items():
-            if self._is_free(of) and (found := await part(None)):
+        for of in sorted(parts, key=lambda of: of is Of.CHANGES and of in self._refused):
+            if self._is_free(of) and (found := await parts[of](None)):
                 return found
         return None
 
@@ -792,13 +792,15 @@ class Chat:
 
     async def _put_aside(self, reason: str, message: Message, sending: Sending) -> float:
         """It is refused for a reason that nobody knows: that says nothing of the chat. It is tried again for
-        as long as it is worth sending; nothing else waits for it, but changes for changes."""
-        now = self._around.now()
-        since = self._refused.setdefault(sending.of, now)
+        as long as it is worth sending; nothing else waits for it, but changes for changes. (How long those
+        are worth sending is seen to by `_let_go_of_old`, one by one.)"""
+        now, what = self._around.now(), _what(message, sending)
+        before, since = self._refused.get(sending.of, (what, now))
+        since = since if before == what else now
+        self._refused[sending.of] = what, since
         log.warning("message refused; will be tried again", chat=self.key, of=sending.of, reason=reason)
-        if now - since > WORTH_SENDING:
+        if now - since > WORTH_SENDING and sending.of is not Of.CHANGES:
             log.error("message given up after a day of refusals", chat=self.key, of=sending.of, reason=reason)
-            MESSAGES.labels("expired").inc(len(message.changes))
             del self._refused[sending.of]
             await self._record_sent(message, sending, None, {})
             return 0
@@ -827,6 +829,12 @@ class Chat:
 
     async def _write(self, **changed: object) -> None:
         await self._record.update(**changed)
+
+
+def _what(message: Message, sending: Sending) -> object:
+    """What a message is about, whenever it is sent; changes as a whole."""
+    notices = sorted((it.name, it.seq, it.kind) for it in message.notices)
+    return sending.digest, sending.weekly, sending.deaf, notices
 
 
 def _maybe_told(it: Verdict, open_: Sending) -> Verdict:

@@ -604,6 +604,37 @@ async def test_a_message_that_is_refused_for_an_unknown_reason_switches_nothing_
     assert it.told() == ["down", "alive", "silent"]
 
 
+async def test_a_change_is_tried_for_a_day_however_long_others_were_refused() -> None:
+    it = await world("web", "job", "db")
+    it.inboxes[0].always = Refused("Bad Request: odd")
+    it.change(DOWN)
+    await it.passes(23 * HOUR, 23)
+    await it.then(DOWN, name="job")
+    await it.passes(2 * HOUR, 20)
+    it.inboxes[0].always = None
+    await it.passes(HOUR)
+    assert it.told() == OWED_DOWN, "too old to be sent as a change, but it still holds"
+    assert it.told(name="job") == ["down"]
+    it.inboxes[0].always = Refused("Bad Request: odd")
+    await it.then(DOWN, name="db")
+    await it.passes(25 * HOUR, 25)
+    it.inboxes[0].always = None
+    it.inboxes[0].answers = [Refused("Bad Request: odd")]
+    await it.then(ALIVE, name="job")
+    await it.passes(MINUTE)
+    assert it.told(name="job") == ["down", "alive"]
+
+
+async def test_what_is_owed_does_not_wait_for_changes_that_are_refused() -> None:
+    it = await world("web", "job")
+    it.window("w", -HOUR, HOUR)
+    await it.then(DOWN)
+    it.inboxes[0].refuses = lambda message: bool(message.changes)
+    await it.then(DOWN, name="job")
+    await it.passes(2 * HOUR, 20)
+    assert it.told() == OWED_DOWN
+
+
 async def test_an_older_versions_chat_that_is_off_begins_at_the_end_and_is_tried() -> None:
     it = World()
     it.register()
