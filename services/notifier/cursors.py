@@ -14,7 +14,7 @@ from zlib import crc32
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from services.notifier.ledger import Owed, Turns
 from services.notifier.messages import Deafness, Notice
@@ -26,8 +26,8 @@ MOST_TURNS = 500
 """Services that do not flap yet, and whose turns are remembered per chat across a restart."""
 
 
-MOST_WITHIN, PARTS = 2_000, 64
-"""Of what is owed so much stands in the cursor itself; more is divided into so many parts."""
+MOST_WITHIN, PARTS = 1_000, 64
+"""So many services stand in the cursor itself, owed and turning together; more are divided into parts."""
 
 
 class Superseded(Exception):
@@ -92,10 +92,10 @@ class Cursor(BaseModel):
     `off`, `off_since`: why it refuses messages for good, as it seems, and since when. `chat`: its address, if
     that has changed. `threads`: the message that told of each open fall. `doubted`: since when the newest
     change holds that the chat was told of and that the registry doubted. `mutes`: the services that it does
-    not want to hear of, and until when. `owed`: what was withheld, by service; `owed_parts`: where it stands
-    if it is much. `turns`: of the services that flap or are about to. `deaf_since`: since when the registry
-    is deaf, if the chat was told that it is; `heard_until`: of deafness that ended by then it was told, or
-    need not be. `by`: who wrote it."""
+    not want to hear of, and until when. `owed`: what was withheld, by service. `turns`: of the services that
+    flap or are about to. `owed_parts`: where both stand if they are much. `deaf_since`: since when the
+    registry is deaf, if the chat was told that it is; `heard_until`: of deafness that ended by then it was
+    told, or need not be. `by`: who wrote it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -121,9 +121,9 @@ class Cursor(BaseModel):
 class Record:
     """One cursor as it stands in the broker. `write` returns when it is stored.
 
-    What is owed may be more than one message of the broker holds. Then it stands in parts beside the cursor,
-    which names them: each under a key of its own that follows from its content, so none is ever changed, and
-    the cursor alone says what counts.
+    What is owed, and who flaps, may be more than one message of the broker holds. Then both stand in parts
+    beside the cursor, which names them: each under a key of its own that follows from its content, so none is
+    ever changed, and the cursor alone says what counts.
     """
 
     def __init__(self, bucket: KeyValue, key: str, cursor: Cursor, revision: int) -> None:
@@ -178,19 +178,42 @@ class Record:
         return revision
 
 
-_PART = TypeAdapter(dict[str, Owed])
+class _Part(BaseModel):
+    """Of some services what is owed, and how they turned."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    owed: dict[str, Owed] = {}
+    turns: dict[str, Turns] = {}
+
+
+_OWED_ALONE = TypeAdapter(dict[str, Owed])
+"""A part as it was written before turns stood in it."""
 
 
 def _divided(key: str, cursor: Cursor) -> tuple[Cursor, dict[str, bytes]]:
     """The cursor as it is stored, and what stands beside it, by key."""
-    if len(cursor.owed) <= MOST_WITHIN:
+    if len(cursor.owed) + len(cursor.turns) <= MOST_WITHIN:
         return (cursor.model_copy(update={"owed_parts": ()}) if cursor.owed_parts else cursor), {}
-    shares: list[dict[str, Owed]] = [{} for _ in range(PARTS)]
+    shares = [_Part(owed={}, turns={}) for _ in range(PARTS)]
     for name in sorted(cursor.owed):
-        shares[crc32(name.encode()) % PARTS][name] = cursor.owed[name]
-    contents = [_PART.dump_json(share) for share in shares]
+        shares[_share(name)].owed[name] = cursor.owed[name]
+    for name in sorted(cursor.turns):
+        shares[_share(name)].turns[name] = cursor.turns[name]
+    contents = [share.model_dump_json().encode() for share in shares]
     parts = {f"owed.{key}.{blake2b(it, digest_size=12).hexdigest()}": it for it in contents}
-    return cursor.model_copy(update={"owed": {}, "owed_parts": tuple(parts)}), parts
+    return cursor.model_copy(update={"owed": {}, "turns": {}, "owed_parts": tuple(parts)}), parts
+
+
+def _share(name: str) -> int:
+    return crc32(name.encode()) % PARTS
+
+
+def _read_part(payload: bytes) -> _Part:
+    try:
+        return _Part.model_validate_json(payload)
+    except ValidationError:
+        return _Part(owed=_OWED_ALONE.validate_json(payload))
 
 
 async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
@@ -203,9 +226,11 @@ async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
             forgotten = gone.entry.revision if gone.entry else None  # it is written after its own deletion
             return Record(bucket, key, fresh, forgotten or 0)
         cursor = Cursor.model_validate_json(found.value or b"")
-        parts = [_PART.validate_json((await bucket.get(part)).value or b"") for part in cursor.owed_parts]
-        owed = dict(ChainMap(cursor.owed, *parts))
-        return Record(bucket, key, cursor.model_copy(update={"owed": owed}), found.revision or 0)
+        parts = [_read_part((await bucket.get(part)).value or b"") for part in cursor.owed_parts]
+        owed = dict(ChainMap(cursor.owed, *(part.owed for part in parts)))
+        turns = dict(ChainMap(cursor.turns, *(part.turns for part in parts)))
+        whole = cursor.model_copy(update={"owed": owed, "turns": turns})
+        return Record(bucket, key, whole, found.revision or 0)
 
     record: Record = await until_done(f"read the record {key}", attempt)
     if record.cursor is fresh:

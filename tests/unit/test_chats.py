@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nats.js.kv import KeyValue
 
 from services.notifier import cursors
 from services.notifier.cursors import Cursor, Sending
@@ -324,6 +325,37 @@ async def test_much_that_is_owed_stands_in_parts_beside_the_cursor(monkeypatch: 
     assert set(it.bucket.entries) == {"inbox.0"}, "few are owed again, and no part is left lying"
     await it.passes(HOUR)
     assert all(it.told(name=name) == OWED_DOWN for name in names if name != "s7")
+
+
+async def test_many_that_flap_stand_in_parts_beside_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the record outgrows what the broker takes, and the chat is told nothing ever again."""
+    monkeypatch.setattr(cursors, "MOST_WITHIN", 10)
+    names = [f"s{n}" for n in range(100)]
+    it = await world(*names)
+    for to in (DOWN, ALIVE, DOWN, ALIVE):
+        for name in names:
+            it.change(to, name)
+        await it.passes(MINUTE)
+    assert it.told(name="s7")[-1] == "alive flaps"
+    assert b"s77" not in it.bucket.entries["inbox.0"].value
+    await it.restart()
+    await it.then(DOWN, name="s7")
+    await it.passes(6 * MINUTE)
+    assert it.told(name="s7")[4:] == ["stays: down"]
+    await it.passes(HOUR)
+    await it.restart()
+    assert it.told(name="s77")[4:] == ["calm: alive"]
+    assert set(it.bucket.entries) == {"inbox.0"}, "no part is left lying"
+
+
+async def test_parts_of_before_turns_stood_in_them_are_read() -> None:
+    part = b'{"owed": {"seq": 2, "told": "alive", "maybe": false}, "web": {"seq": 3, "told": "alive"}}'
+    for content, names in ((part, {"owed", "web"}), (b'{"owed": {"seq": 2, "told": "alive"}}', {"owed"})):
+        it = World()
+        await it.bucket.put("owed.inbox.0.a", content)
+        await it.bucket.put("inbox.0", b'{"done": 5, "owed_parts": ["owed.inbox.0.a"]}')
+        record = await cursors.load(cast(KeyValue, it.bucket), "inbox.0", Cursor(done=0))
+        assert set(record.cursor.owed) == names
 
 
 # --- a crash between a message and its record
