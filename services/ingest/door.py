@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.ingest.content import tidy
 from shared.events import LATE
 
 HEARTBEATS = "/heartbeat"
@@ -46,7 +47,7 @@ class Door:
                     self.refused(f"a heartbeat was answered with {message['status']}")
                 await send(message)
 
-            heartbeat = scope["type"] == "http" and scope["path"].startswith(HEARTBEATS)
+            heartbeat = scope["type"] == "http" and tidy(scope["path"]).startswith(HEARTBEATS)
             await app(scope, receive, sent if heartbeat else send)
 
         return watching

@@ -6,6 +6,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.types import Message
 
 from services.ingest.door import Door
 from services.ingest.gate import Gate
@@ -54,6 +55,18 @@ async def test_errors_of_ours_are_an_obstacle_and_those_of_clients_are_not() -> 
         assert str(status) in door.obstacle()
         await client.get(f"/readyz/{status}")
         assert door.obstacle() == ""
+
+
+@pytest.mark.parametrize("path", ["//heartbeat/a", "/heartbeat/a ", "/heartbeats/"])
+async def test_an_address_that_is_let_go_by_counts_as_what_it_is_read_as(path: str) -> None:
+    door = Door(lambda: 0.0)
+
+    async def receive() -> Message: ...
+
+    async def send(_: Message) -> None: ...
+
+    await door.watched(PlainTextResponse("", 503))({"type": "http", "path": path}, receive, send)
+    assert "503" in door.obstacle()
 
 
 async def test_a_heartbeat_that_is_not_stored_is_an_obstacle_whichever_way_it_came() -> None:
