@@ -146,7 +146,8 @@ class Snapshots:
         self._saving = asyncio.create_task(self._save(reach, _copy(coverage)))
 
     async def _save(self, reach: Reach, coverage: Coverage) -> None:
-        assert self._position
+        if self._position is None:
+            return  # everything is to be saved anew, since this was begun
         size = count = 0
         try:
             while self._round and size < BYTES_AT_ONCE and count < BUCKETS_AT_ONCE:

@@ -1,0 +1,34 @@
+"""When a round of snapshots is begun, given up, and begun anew."""
+
+import asyncio
+from typing import cast
+
+from services.monitor.journal import Journal
+from services.monitor.record import BUCKETS, Reach
+from services.monitor.snapshots import Snapshots
+from shared.coverage import Coverage
+
+
+class Kept:
+    """A journal that keeps the parts."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, bytes] = {}
+
+    async def save(self, key: str, part: bytes) -> None:
+        self.parts[key] = part
+
+
+async def test_a_round_that_is_overtaken_before_it_runs_is_let_go_and_begun_anew() -> None:
+    """As when other defaults begin behind a tick of the same batch."""
+    kept = Kept()
+    snapshots = Snapshots(cast(Journal, kept), lambda bucket: (0, 0, ()))
+    snapshots.save_some(Reach(5, 5), Coverage())
+    snapshots.save_everything()
+    assert snapshots._saving
+    await asyncio.wait({snapshots._saving})
+    assert snapshots._saving.exception() is None
+    assert kept.parts == {}
+    snapshots.save_some(Reach(6, 6), Coverage())
+    await snapshots._saving
+    assert len(kept.parts) == BUCKETS + 1
