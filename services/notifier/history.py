@@ -10,8 +10,17 @@ from services.notifier.fleet import Fleet
 from services.notifier.messages import Change
 from shared import digest, streams, tracing
 from shared.broker import Link, Reader, Stored, Unreadable, newest, newest_before, until_done
-from shared.events import Event, ServiceDeleted, ServicePaused, ServiceResumed, StatusChanged, parse_event
+from shared.events import (
+    Event,
+    ServiceDeleted,
+    ServicePaused,
+    ServiceResumed,
+    Signal,
+    StatusChanged,
+    parse_event,
+)
 from shared.events import moment as moment
+from shared.heartbeats import parse_heartbeat
 
 log = structlog.get_logger()
 
@@ -127,13 +136,20 @@ class History:
         return changes, reader.position, reader.pending == 0
 
     async def last_heartbeat(self, name: str) -> datetime | None:
-        """The newest that the broker has, whether it is well formed or not; None: none."""
+        """The newest sign of this life that the broker has; None: none."""
+        subject, seq = streams.heartbeat(name), 0
 
         async def ask() -> Stored | None:
-            return await newest(self._link, streams.HEARTBEATS, streams.heartbeat(name))
+            if seq:
+                return await newest_before(self._link, streams.HEARTBEATS, subject, seq)
+            return await newest(self._link, streams.HEARTBEATS, subject)
 
-        found = await until_done(f"read the newest heartbeat of {name}", ask)
-        return moment(found.at) if found else None
+        while found := await until_done(f"read the newest heartbeat of {name}", ask):
+            if parse_heartbeat(name, found.data, found.headers).signal is not Signal.LOG:
+                at: datetime = moment(found.at)
+                return at if at >= self._fleet.known(name).registered_at else None
+            seq = found.seq
+        return None
 
     async def changes(self, since: datetime) -> list[digest.Transition | digest.Pause]:
         """The changes of status since then, and who was paused and resumed, in order."""
