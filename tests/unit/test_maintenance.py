@@ -1,12 +1,14 @@
 """When a maintenance window is open: once, or by cron in its own time zone, also when clocks are moved."""
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from shared import maintenance
 from shared.maintenance import Window, hushed_until
 
 
@@ -99,3 +101,25 @@ def test_the_last_end_counts_and_only_of_those_that_are_about_it() -> None:
 def test_what_no_window_is(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Window.model_validate(wrong)
+
+
+def test_a_window_by_cron_is_looked_for_once_a_second_however_many_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A storm asks three times for each change that waits, and again for each message made of them."""
+    looks: list[datetime] = []
+    look = maintenance.latest
+
+    def counted(cron: str, zone: ZoneInfo, moment: datetime, within: timedelta) -> datetime | None:
+        looks.append(moment)
+        return look(cron, zone, moment, within)
+
+    monkeypatch.setattr(maintenance, "latest", counted)
+    maintenance._latest.cache_clear()
+    start = at("2026-11-01T02:00")
+    for n in range(1000):
+        moment = start + timedelta(milliseconds=n)
+        assert SUNDAYS.current(moment) == (start, start + timedelta(hours=2))
+    assert looks == [start]
+    assert SUNDAYS.current(start - timedelta(microseconds=1)) is None
+    assert SUNDAYS.current(start + timedelta(hours=2)) is None
