@@ -56,8 +56,8 @@ class Journal:
         """The same with its version, for `replace`; 0: there is none."""
         try:
             entry = await self._snapshots.get(key)
-        except KeyNotFoundError:
-            return None, 0
+        except KeyNotFoundError as missing:  # one that was deleted is written after its deletion
+            return None, (missing.entry.revision or 0) if missing.entry else 0
         return entry.value, entry.revision or 0
 
     async def replace(self, key: str, part: bytes, version: int) -> bool:

@@ -84,8 +84,8 @@ class Lease:
     async def _read(self) -> tuple[str, int]:
         try:
             found = await self._bucket.get(KEY)
-        except KeyNotFoundError:
-            return "", 0
+        except KeyNotFoundError as missing:  # one that was deleted is taken after its deletion
+            return "", (missing.entry.revision or 0) if missing.entry else 0
         return (found.value or b"").decode(), found.revision or 0
 
     async def _ask(self, holder: str, unanswered: int) -> int:

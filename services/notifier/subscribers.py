@@ -29,7 +29,8 @@ class Subscribers:
         async def attempt() -> None:
             try:
                 found = await self._bucket.get(KEY)
-            except KeyNotFoundError:
+            except KeyNotFoundError as missing:  # one that was deleted is written after its deletion
+                self._revision = (missing.entry.revision or 0) if missing.entry else 0
                 return
             self.since, self._revision = _RECORD.validate_json(found.value or b"{}"), found.revision or 0
 

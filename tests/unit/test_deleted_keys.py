@@ -1,0 +1,37 @@
+"""Records in the broker's buckets that somebody has deleted, as with `nats kv del`: written after their
+deletion, or whoever needs them would try for ever."""
+
+from typing import cast
+
+import pytest
+from nats.js.errors import KeyNotFoundError
+from nats.js.kv import KeyValue
+
+from services.monitor.journal import Journal
+from services.notifier.lease import Lease
+from services.notifier.subscribers import Subscribers
+from shared.broker import Link
+
+
+class Bucket:
+    def __init__(self, deleted_at: int | None) -> None:
+        self.deleted_at = deleted_at
+
+    async def get(self, key: str) -> KeyValue.Entry:
+        if self.deleted_at is None:
+            raise KeyNotFoundError
+        raise KeyNotFoundError(KeyValue.Entry("bucket", key, None, self.deleted_at, None, None, "DEL"), "DEL")
+
+
+@pytest.mark.parametrize(("deleted_at", "version"), [(None, 0), (7, 7)])
+async def test_a_key_that_was_deleted_is_written_after_its_deletion(
+    deleted_at: int | None, version: int
+) -> None:
+    bucket = cast(KeyValue, Bucket(deleted_at))
+    journal = Journal.__new__(Journal)
+    journal._snapshots = bucket
+    assert await journal.load_versioned("epochs") == (None, version)
+    assert await Lease(cast(Link, None), bucket)._read() == ("", version)
+    subscribers = Subscribers(bucket)
+    await subscribers.load()
+    assert (subscribers.since, subscribers._revision) == ({}, version)
