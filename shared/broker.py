@@ -22,7 +22,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, KeyValueConfig
-from nats.js.errors import BucketNotFoundError, NotFoundError
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
@@ -60,6 +60,10 @@ class NoAnswer(NotStored):
 
     def __str__(self) -> str:
         return f"{super().__str__()}; {READ_ONLY}"
+
+
+STORE_TIMEOUT = 5.0
+"""Seconds that the broker may take to store a change in a bucket for somebody who waits for it."""
 
 
 READ_ONLY = "a stream that met a full disk stays read-only: make room, then restart the broker"
@@ -302,6 +306,11 @@ async def until_done(what: str, action: Callable[[], Any], *, longest: float = 5
                 log.warning("will be tried again", what=what, error=str(error) or repr(error))
             await asyncio.sleep(wait)
             wait = min(wait * 2, longest)
+
+
+def version_to_follow(missing: KeyNotFoundError) -> int:
+    """The version after which a key that is not there is written: that of its deletion; 0: it never was."""
+    return (missing.entry.revision or 0) if missing.entry else 0
 
 
 class Publisher:

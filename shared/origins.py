@@ -48,10 +48,7 @@ def is_foreign(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return False
-    try:
-        page = (urlsplit(origin).hostname or "").rstrip(".")
-    except ValueError:
-        return True
+    page = host_of(origin.partition("://")[2])
     return not (is_loopback(page) or (page and page == host_of(headers.get("host", ""))))
 
 

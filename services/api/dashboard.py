@@ -347,8 +347,8 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             wanted: dict[str, Any] = {
                 key: given[key] for key in ("title", "cron", "time_zone", "duration") if key in given
             }
-            for key in ("services", "tags"):
-                wanted[key] = (tags.read if key == "tags" else _names)(given.get(key, ""))
+            wanted["services"] = listed([given.get("services", "")])
+            wanted["tags"] = tags.read(given.get("tags", ""))
             for key in ("starts_at", "ends_at"):
                 if key in given:
                     zone = zones.zone(given["time_zone"]) if "time_zone" in given else look.zone
@@ -489,10 +489,6 @@ def _ours(target: str) -> str:
 def _one_line(text: str) -> str:
     """As a browser sends back what it was given to show in one line."""
     return text.replace("\r", "").replace("\n", "").strip()
-
-
-def _names(text: str) -> list[str]:
-    return listed([text])
 
 
 def _link(**query: Any) -> str:

@@ -12,15 +12,20 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared import streams
-from shared.broker import Link, NotStored, Reader, Stored, until_done
+from shared.broker import (
+    STORE_TIMEOUT,
+    Link,
+    NotStored,
+    Reader,
+    Stored,
+    until_done,
+    version_to_follow,
+)
 
 log = structlog.get_logger()
 
 MAX_ENDED = 5_000
 """Ended sessions that are remembered until they would have run out; one more ends them all."""
-
-STORE_TIMEOUT = 5.0
-"""Seconds that the broker may take to store a change."""
 
 _KEY = "keys"
 
@@ -101,7 +106,7 @@ class Keyring:
             revision = found.revision or 0
             return revision, Keys.model_validate_json(found.value or b"")
         except KeyNotFoundError as missing:
-            revision = (missing.entry.revision or 0) if missing.entry else 0
+            revision = version_to_follow(missing)
         except ValidationError:
             log.warning("the keys of sessions cannot be read; making new ones")
         keys = Keys()

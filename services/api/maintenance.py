@@ -15,14 +15,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from services.api import tags
 from services.api.requests import IfMatch, body, documented_body, is_stale
 from shared import streams
-from shared.broker import Link, NotStored
+from shared.broker import STORE_TIMEOUT, Link, NotStored
 from shared.maintenance import Span, Window, check_new
 from shared.problems import Problem, documented
 from shared.windows import Windows
 
 MOST = 1000
-STORE_TIMEOUT = 5.0
-"""Seconds that the broker may take to store a change."""
 FORGOTTEN_AFTER = timedelta(days=30)
 """How long a window that is over is shown."""
 

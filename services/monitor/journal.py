@@ -4,7 +4,18 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from shared import streams
-from shared.broker import Ack, Link, Publisher, Reader, Stored, created, first, last_sequence, newest
+from shared.broker import (
+    Ack,
+    Link,
+    Publisher,
+    Reader,
+    Stored,
+    created,
+    first,
+    last_sequence,
+    newest,
+    version_to_follow,
+)
 from shared.events import ConfigEvent, StatusChanged
 
 
@@ -56,8 +67,8 @@ class Journal:
         """The same with its version, for `replace`; 0: there is none."""
         try:
             entry = await self._snapshots.get(key)
-        except KeyNotFoundError as missing:  # one that was deleted is written after its deletion
-            return None, (missing.entry.revision or 0) if missing.entry else 0
+        except KeyNotFoundError as missing:
+            return None, version_to_follow(missing)
         return entry.value, entry.revision or 0
 
     async def replace(self, key: str, part: bytes, version: int) -> bool:

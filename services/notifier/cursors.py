@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from services.notifier.ledger import Owed, Turns
 from services.notifier.messages import Deafness, Notice
-from shared.broker import until_done
+from shared.broker import until_done, version_to_follow
 
 MOST_THREADS = 200
 """Open falls whose message is remembered per chat, to be replied to."""
@@ -222,9 +222,8 @@ async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
     async def attempt() -> Record:
         try:
             found = await bucket.get(key)
-        except KeyNotFoundError as gone:
-            forgotten = gone.entry.revision if gone.entry else None  # it is written after its own deletion
-            return Record(bucket, key, fresh, forgotten or 0)
+        except KeyNotFoundError as missing:
+            return Record(bucket, key, fresh, version_to_follow(missing))
         cursor = Cursor.model_validate_json(found.value or b"")
         parts = [_read_part((await bucket.get(part)).value or b"") for part in cursor.owed_parts]
         owed = dict(ChainMap(cursor.owed, *(part.owed for part in parts)))

@@ -18,7 +18,7 @@ from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
 from services.notifier.cursors import Superseded
-from shared.broker import Link, until_done
+from shared.broker import Link, until_done, version_to_follow
 
 log = structlog.get_logger()
 
@@ -84,8 +84,8 @@ class Lease:
     async def _read(self) -> tuple[str, int]:
         try:
             found = await self._bucket.get(KEY)
-        except KeyNotFoundError as missing:  # one that was deleted is taken after its deletion
-            return "", (missing.entry.revision or 0) if missing.entry else 0
+        except KeyNotFoundError as missing:
+            return "", version_to_follow(missing)
         return (found.value or b"").decode(), found.revision or 0
 
     async def _ask(self, holder: str, unanswered: int) -> int:

@@ -8,7 +8,7 @@ from nats.js.kv import KeyValue
 from pydantic import TypeAdapter
 
 from services.notifier.cursors import Superseded
-from shared.broker import until_done
+from shared.broker import until_done, version_to_follow
 
 KEY = "subscribers"
 MOST = 1000
@@ -29,8 +29,8 @@ class Subscribers:
         async def attempt() -> None:
             try:
                 found = await self._bucket.get(KEY)
-            except KeyNotFoundError as missing:  # one that was deleted is written after its deletion
-                self._revision = (missing.entry.revision or 0) if missing.entry else 0
+            except KeyNotFoundError as missing:
+                self._revision = version_to_follow(missing)
                 return
             self.since, self._revision = _RECORD.validate_json(found.value or b"{}"), found.revision or 0
 
