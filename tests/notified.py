@@ -183,10 +183,14 @@ class World:
     def delete(self, name: str = "web") -> None:
         self._append(ServiceDeleted(id="d", source="/test", subject=name, time=self.now))
 
-    def change(self, to: Status, name: str = "web", since: datetime | None = None) -> None:
+    def change(
+        self, to: Status, name: str = "web", since: datetime | None = None, message: str | None = None
+    ) -> None:
         from_ = self.status.get(name, ALIVE)
         self.status[name] = to
-        data = StatusData(from_=from_, to=to, since=since or self.now, last_heartbeat=None, reason="test")
+        data = StatusData(
+            from_=from_, to=to, since=since or self.now, last_heartbeat=None, reason="test", message=message
+        )
         self._append(status_changed(name, data))
 
     async def then(self, to: Status, after: timedelta = MINUTE, name: str = "web") -> None:
@@ -235,10 +239,14 @@ class World:
     # --- what was told
 
     def told(self, chat: int = 0, name: str = "web") -> list[str]:
-        """Of one service: `down`, `alive flaps`, or `owed: down`, in order."""
+        """Of one service: `down`, `alive flaps`, `alive still flaps`, or `owed: down`, in order."""
         found = []
         for message in self.inboxes[chat].messages:
-            found += [f"{it.to}{' flaps' * bool(it.flaps)}" for it in message.changes if it.name == name]
+            found += [
+                f"{it.to}{' still' * it.still_flaps}{' flaps' * (bool(it.flaps) or it.still_flaps)}"
+                for it in message.changes
+                if it.name == name
+            ]
             found += [f"{it.kind}: {it.status}" for it in message.notices if it.name == name]
         return found
 

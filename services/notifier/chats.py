@@ -316,8 +316,6 @@ class Chat:
     def _begin(self) -> None:
         for name in [*self._owed, *(name for name, it in self._turns.items() if it.flapping_since)]:
             self.look_at(name)
-        for name in self._around.fleet.paused:
-            self.configured(name)
 
     def tick(self) -> None:
         """Look at what has come due."""
@@ -331,10 +329,7 @@ class Chat:
             self._wake.set()
 
     def configured(self, name: str) -> None:
-        """The service's configuration has changed. What is down when it is paused is told again when it is
-        resumed and still down."""
-        if self._around.fleet.known(name).paused:
-            self._owe_fallen(name)
+        """The service's configuration has changed."""
         self.look_at(name)
 
     def freed(self, window: Window) -> None:
@@ -391,7 +386,7 @@ class Chat:
         it = self._around.fleet.known(name)
         if name in self._owed or not it.is_down or it.status_seq > self.cursor.done:
             return
-        self._owed[name] = Owed(it.status_seq, it.status)
+        self._owed[name] = Owed(it.status_seq, it.status, told_since=it.since)
 
     def _owed_with(self, name: str) -> dict[str, Owed]:
         """What is recorded to be owed, and this."""
@@ -592,7 +587,7 @@ class Chat:
             for it in open_.owed:  # may have been told, but holds no more
                 owed = self._owed.get(it.name)
                 if owed and owed.seq == it.seq and not self._is_still_due(it):
-                    self._owed[it.name] = replace(owed, told=it.status, maybe=True)
+                    self._owed[it.name] = replace(owed, told=it.status, maybe=True, told_since=it.since)
             notices = [it for it in open_.owed if self._is_still_due(it)]
             if not notices:
                 await self._write(sending=None, **self._standing())
@@ -601,8 +596,30 @@ class Chat:
             notices = sorted(self._due.values(), key=lambda it: (it.since, it.name))
         if not notices:
             return None
-        message = notice_message(notices, self._around.look, self.cursor.done, **self._notes(open_))
+        withheld = {it.name: change for it in notices if (change := self._withheld(it))}
+        message = notice_message(notices, self._around.look, self.cursor.done, withheld, **self._notes(open_))
         return message, open_ or Sending(through=self.cursor.done, owed=message.notices)
+
+    def _withheld(self, notice: Notice) -> Change | None:
+        """The change that a notice makes up for, as if it were stored now; None if the chat believes already
+        that it is so."""
+        owed, it = self._owed.get(notice.name), self._around.fleet.known(notice.name)
+        if notice.kind is not Kind.OWED or owed is None or owed.told is notice.status:
+            return None
+        fall = it.fall
+        return Change(
+            notice.seq,
+            notice.at,
+            notice.name,
+            owed.told,
+            notice.status,
+            notice.since,
+            it.last_heartbeat,
+            fall.reason if fall else "",
+            owed.told_since,
+            fall.message if fall else None,
+            fall.duration if fall else None,
+        )
 
     def _is_still_due(self, notice: Notice) -> bool:
         now = self._due.get(notice.name)
@@ -843,7 +860,8 @@ def _maybe_told(it: Verdict, open_: Sending) -> Verdict:
     if it.owed is None or it.change.name not in open_.names:
         return it
     told = max(it.owed.told, it.change.to, key=lambda status: status.badness)
-    return replace(it, owed=replace(it.owed, told=told, maybe=True))
+    since = it.owed.told_since if told is it.owed.told else it.change.since
+    return replace(it, owed=replace(it.owed, told=told, maybe=True, told_since=since))
 
 
 def _owed_by_windows(around: Surroundings, cursor: Cursor) -> dict[str, Owed]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shared import digest
-from shared.events import Event, ServiceDeleted, ServiceRegistered, Status, StatusChanged
+from shared.events import Event, ServiceDeleted, ServiceRegistered, Status, StatusChanged, StatusData
 
 _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
@@ -24,6 +24,8 @@ class Known:
     status: Status = Status.UNKNOWN
     since: datetime = _BEFORE_ALL
     last_heartbeat: datetime | None = None
+    fall: StatusData | None = None
+    """The change that made it silent, down or dead; None while it is none of them."""
 
     @property
     def is_down(self) -> bool:
@@ -34,11 +36,10 @@ class Known:
 
 class Fleet:
     """Takes events in any order, also twice: per service, the newest configuration and status count.
-    `on_config` is told of whom it is, when a configuration is newer. `paused`: those that are."""
+    `on_config` is told of whom it is, when a configuration is newer."""
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
-        self.paused: set[str] = set()
         self.on_config: Callable[[str], None] = lambda _: None
 
     def take(self, event: Event, seq: int, stored_at: datetime) -> None:
@@ -48,6 +49,7 @@ class Fleet:
                 it.status_seq = seq
                 it.status, it.since = event.data.to, event.data.since
                 it.last_heartbeat = event.data.last_heartbeat
+                it.fall = event.data if it.status.badness > Status.ALIVE.badness else None
         elif seq > it.config_seq:
             it.config_seq = seq
             it.exists = not isinstance(event, ServiceDeleted)
@@ -56,7 +58,6 @@ class Fleet:
                 it.tags = event.data.config.tags
                 if event.data.registered_at or isinstance(event, ServiceRegistered):
                     it.registered_at = event.data.registered_at or stored_at
-            (self.paused.add if it.paused and it.exists else self.paused.discard)(event.name)
             self.on_config(event.name)
 
     def __iter__(self) -> Iterator[str]:

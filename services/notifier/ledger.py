@@ -41,11 +41,13 @@ class Hold(Enum):
 @dataclass(frozen=True, slots=True)
 class Owed:
     """Changes of one service that were withheld. `seq`: the newest. `told`: what the chat believes it to be.
-    `maybe`: an attempt that nobody knows the end of may have told it."""
+    `maybe`: an attempt that nobody knows the end of may have told it. `told_since`: since when it was as it
+    is believed to be, if that is known."""
 
     seq: int
     told: Status
     maybe: bool = False
+    told_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +102,17 @@ def _judge(
         is_told = (is_back and held is not Hold.EVERYTHING) or (held is Hold.NOTHING and not flaps)
         if turns and flaps:
             turns = replace(turns, last=change.since, changes=turns.changes + 1)
+            change = replace(change, still_flaps=True)
         elif is_told and change.from_ is not Status.UNKNOWN:
             turns = _turned(turns, believed is Status.ALIVE, change.to is Status.ALIVE, change.since)
             if turns and turns.flapping_since:
                 change = replace(change, flaps=TURNS)
-        maybe = owed is not None and owed.maybe
-        owed = None if is_told or is_settled else Owed(change.seq, believed, maybe)
+        if is_told or is_settled:
+            owed = None
+        elif owed:
+            owed = replace(owed, seq=change.seq)
+        else:
+            owed = Owed(change.seq, believed, told_since=change.began)
         yield Verdict(change, is_told, owed, turns)
 
 

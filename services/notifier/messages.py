@@ -4,7 +4,7 @@ Every text is made twice from the same pieces, with markup and without: the plai
 and to Telegram should it refuse the markup. Lengths are those of the plain one, in UTF-16 units.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -36,6 +36,9 @@ MOST_STEPS = 4
 Form = Callable[["Story", "Look"], tuple[str, str]]
 """Makes a story's text, with markup and without."""
 
+_NOTICE_LINE = 260
+"""UTF-16 units of a notice in one line, at most."""
+
 REPEAT = "(possible repeat: an earlier attempt may have reached you)"
 
 _FALLEN = {Status.DOWN, Status.DEAD}
@@ -60,6 +63,8 @@ class Change:
     doubt: Doubt | None = None
     flaps: int = 0
     """With this change it is flapping: its turns within the hour."""
+    still_flaps: bool = False
+    """It has been flapping since an earlier change."""
     trace: str | None = None
     """The `traceparent` it belongs to."""
     quiet: bool = False
@@ -133,6 +138,10 @@ class Story:
     @property
     def flaps(self) -> int:
         return max(change.flaps for change in self.changes)
+
+    @property
+    def is_flapping(self) -> bool:
+        return bool(self.flaps) or self.last.still_flaps
 
     @property
     def came_to_nothing(self) -> bool:
@@ -272,16 +281,30 @@ def digest_message(
 
 
 def notice_message(
-    notices: Sequence[Notice], look: Look, through_seq: int, *, repeat: bool = False, late: str = ""
+    notices: Sequence[Notice],
+    look: Look,
+    through_seq: int,
+    withheld: Mapping[str, Change] = {},
+    *,
+    repeat: bool = False,
+    late: str = "",
 ) -> Message:
     """Reminders, or what was owed. Of reminders those that do not fit are counted; of what was owed as many
-    of the first are told as fit by name (`notices` of the message)."""
+    of the first are told as fit by name (`notices` of the message). `withheld`: by service, the change that
+    its notice makes up for, which reads as the change itself would have, where there are few."""
     reminders = all(it.kind is Kind.REMINDER for it in notices)
+    blocks = _blocks(withheld.values(), look) if len(notices) <= MOST_BLOCKS else {}
     html: list[str] = []
     plain: list[str] = []
     room = ROOM
     for told, notice in enumerate(notices):
+        change = withheld.get(notice.name)
+        if notice.name in blocks:
+            html.append(blocks[notice.name][0])
+            plain.append(blocks[notice.name][1])
+            continue
         name, rest = cut(notice.name, MOST_NAME), _notice(notice, look)
+        rest += f", {cut(' '.join(change.reason.split()), MOST_SAID)}" if change and change.reason else ""
         room -= units(f"{name}{rest}") + 6
         if room < 0 or (told >= MOST_LINES and not reminders):
             if not reminders:
@@ -295,15 +318,18 @@ def notice_message(
         html.append(f"{mark} <b>{anchor(service_url(name, look), name)}</b>{escape(rest)}")
         plain.append(f"{mark} {name}{rest}")
     heads = _heads(repeat or any(it.maybe for it in notices), late)
+    between = "\n\n" if blocks else "\n"
     states = [it for it in notices if it.kind not in (Kind.REMINDER, Kind.FLAPS)]
+    about = notices[0].name if len(notices) == 1 else None
     return Message(
-        text="\n".join([*map(escape, heads), *html]),
-        plain_text="\n".join([*heads, *plain]),
+        text="\n".join([*map(escape, heads), between.join(html)]),
+        plain_text="\n".join([*heads, between.join(plain)]),
         silent=all(it.status is Status.SILENT for it in notices),
         through_seq=through_seq,
         fallen=tuple(it.name for it in states if it.status is not Status.ALIVE),
         risen=tuple(it.name for it in states if it.status is Status.ALIVE),
-        about=notices[0].name if len(notices) == 1 else None,
+        about=about,
+        buttons=_buttons(about) if about and withheld and notices[0].status in _FALLEN else (),
         notices=tuple(notices),
     )
 
@@ -443,13 +469,14 @@ def _one_by_one(
     return between.join(html for html, _ in forms), plain
 
 
-def _block(story: Story, look: Look) -> tuple[str, str]:
+def _block(story: Story, look: Look, now: datetime | None = None) -> tuple[str, str]:
+    """`now`: when it is told, if that is later than usual."""
     change, name = story.last, cut(story.name, MOST_NAME)
     url = service_url(name, look)
     told = (
         _what_happened(change),
         _said(story),
-        f"since {local(change.since, look.zone)}",
+        f"since {local(change.since, look.zone)}" + (f", for {spoken(now - change.since)}" if now else ""),
         _last_heartbeat(change, look),
         _flapping(story),
     )
@@ -460,11 +487,23 @@ def _block(story: Story, look: Look) -> tuple[str, str]:
     return "\n".join(html), "\n".join(plain)
 
 
+def _blocks(changes: Iterable[Change], look: Look) -> dict[str, tuple[str, str]]:
+    """By service; empty if they may not all fit into one message, with lines of other notices."""
+    found = {it.name: _block(Story((it,)), look, it.stored_at) for it in changes}
+    taken = sum(units(plain) for _, plain in found.values())
+    return found if taken + MOST_BLOCKS * _NOTICE_LINE <= ROOM else {}
+
+
 def _flapping(story: Story) -> str:
-    if not story.flaps:
+    """That it flaps, and what of it is told next: always that it is back from what was told."""
+    if not story.is_flapping:
         return ""
-    then = "next you hear when it is down for 5 min or calm for 30 min"
-    return f"🔁 flapping: {story.flaps} turns within an hour; {then}"
+    how = f"flapping: {story.flaps} turns within an hour" if story.flaps else "still flapping"
+    then = {
+        Status.ALIVE: "down for 5 min or calm for 30 min",
+        Status.SILENT: "back, down for 5 min or calm for 30 min",
+    }.get(story.last.to, "back")
+    return f"🔁 {how}; next you hear when it is {then}"
 
 
 def _line(story: Story, look: Look) -> tuple[str, str]:
@@ -478,7 +517,7 @@ def _short_line(story: Story, look: Look) -> tuple[str, str]:
     change, name = story.last, cut(story.name, MOST_NAME)
     rest = f" {story.path} since {local(change.since, look.zone)}"
     rest += f", {length}" if (length := _how_long(change)) else f", {_last_heartbeat(change, look)}"
-    rest += ", flapping 🔁" if story.flaps else ""
+    rest += ", flapping 🔁" if story.is_flapping else ""
     mark = MARKS[change.to]
     return f"{mark} {anchor(service_url(name, look), name)}{escape(rest)}", f"{mark} {name}{rest}"
 
@@ -541,7 +580,7 @@ def _storm(pending: Sequence[Change], look: Look, room: int) -> tuple[Sequence[C
     html, plain = [f"<b>{title}</b>"], [title]
     for path, alike in groups.items():
         mark, rest = MARKS[alike[0].last.to], f" ({len(alike)}), {_when(alike, look)}:\n"
-        names = ", ".join(cut(it.name, MOST_NAME) + (" 🔁" if it.flaps else "") for it in alike)
+        names = ", ".join(cut(it.name, MOST_NAME) + (" 🔁" if it.is_flapping else "") for it in alike)
         html.append(f"{mark} <b>{path}</b>{rest}{escape(names)}")
         plain.append(f"{mark} {path}{rest}{names}")
     return taken, ("\n".join([*html, anchor(home, "All services")]), "\n".join([*plain, home]))
@@ -553,7 +592,8 @@ def _that_fit(pending: Sequence[Change], room: int) -> Sequence[Change]:
     paths: set[str] = set()
     for count, change in enumerate(pending):
         if change.name not in known:
-            room -= units(cut(change.name, MOST_NAME)) + 2 + _MORE * bool(change.flaps)
+            flaps = bool(change.flaps) or change.still_flaps
+            room -= units(cut(change.name, MOST_NAME)) + 2 + _MORE * flaps
         known[change.name] = (*known.get(change.name, ()), change)
         path = Story(known[change.name]).path
         room -= 0 if path in paths else _HEADING

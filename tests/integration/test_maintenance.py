@@ -46,7 +46,7 @@ async def test_a_fall_within_is_not_told_until_the_end(
     await asyncio.sleep(1)
     assert not [text for text in texts(telegram) if "web" in text], "told within the window"
     await window(record, "w", -60, 1, services=["web"])
-    await told(telegram, "web still down")
+    await told(telegram, "web: alive → down")
     await record.settled()
     process.kill()
     start()
@@ -107,7 +107,7 @@ async def test_a_window_taken_back_tells_at_once(
     await record.change("other", ALIVE, DOWN)
     await told(telegram, "other")
     await bucket.delete("w")
-    await told(telegram, "web still down", within=15)
+    await told(telegram, "web: silent → down", within=15)
 
 
 async def test_again_and_again_by_cron(

@@ -497,7 +497,7 @@ async def test_what_came_in_during_a_pause_is_not_told_but_what_is_down_after_it
             await record.register(name)
         if off:
             process = start()
-        await told(telegram, f"{job} still down")
+        await told(telegram, f"{job}: alive → down")
         assert not any(web in text for text in texts(telegram))
         await record.change(job, DOWN, ALIVE)
         await told(telegram, f"{job}: down → alive")

@@ -261,17 +261,58 @@ async def test_what_is_deleted_or_registered_anew_is_owed_nothing() -> None:
     assert it.told() == []
 
 
-async def test_what_is_down_when_it_is_paused_or_muted_is_told_again_after_it() -> None:
-    for what in ("pause", "mute"):
-        it = await world()
-        it.change(DOWN)
-        await it.settle()
-        await hold(it, what)
-        await it.restart()
-        await free(it, what)
-        assert it.told() == ["down", "owed: down"]
-        await it.passes(5 * HOUR, 5)
-        assert it.told() == ["down", "owed: down"]
+@HOLDS
+async def test_a_fall_that_was_told_is_told_again_at_the_end_of_a_mute_alone(what: str) -> None:
+    """Nothing was withheld meanwhile; but whoever mutes what is down wants to hear if it still is."""
+    it = await world()
+    it.change(DOWN)
+    await it.settle()
+    await hold(it, what)
+    await it.restart()
+    await free(it, what)
+    expected = ["down", "owed: down"] if what == "mute" else ["down"]
+    assert it.told() == expected
+    await it.passes(5 * HOUR, 5)
+    assert it.told() == expected
+    await it.then(ALIVE)
+    assert it.told() == [*expected, "alive"]
+
+
+@HOLDS
+async def test_what_was_withheld_reads_at_the_end_as_it_would_have(what: str) -> None:
+    it = await world()
+    await hold(it, what)
+    await it.passes(MINUTE)
+    it.change(DOWN, message="no space left on device")
+    await it.passes(4 * MINUTE)
+    await it.restart()
+    await free(it, what)
+    assert it.told() == OWED_DOWN
+    message = it.inboxes[0].messages[-1]
+    assert message.plain_text.split("\n") == [
+        "🔻 web: alive → down",
+        "test",
+        "“no space left on device”",
+        "since 2026-11-24 12:01:00 UTC, for 59 min",
+        "never heard",
+        "http://x/ui/service/web",
+    ]
+    assert message.buttons
+    assert not message.silent
+
+
+async def test_a_recovery_that_was_withheld_says_how_long_it_lasted() -> None:
+    it = await world()
+    it.change(DOWN)
+    await it.settle()
+    await hold(it, "mute")
+    await it.passes(10 * MINUTE)
+    it.change(ALIVE)
+    await it.settle()
+    await it.restart()
+    await free(it, "mute")
+    assert it.told() == ["down", "owed: alive"]
+    assert it.texts[-1].startswith("✅ web: down → alive\nwas down for 10 min\nsince ")
 
 
 async def test_a_reminder_within_a_window_waits_for_its_end_whatever_else_is_told() -> None:
@@ -485,9 +526,21 @@ async def test_what_flaps_and_stays_down_is_told_after_five_minutes_and_its_reco
     await it.passes(20 * MINUTE, 20)
     assert it.told() == ["stays: down"]
     await it.then(ALIVE)
-    assert it.told() == ["stays: down", "alive"]
+    assert it.told() == ["stays: down", "alive still flaps"]
     await it.passes(30 * MINUTE)
-    assert it.told() == ["stays: down", "alive", "calm: alive"]
+    assert it.told() == ["stays: down", "alive still flaps", "calm: alive"]
+
+
+async def test_what_begins_to_flap_with_a_fall_has_its_recovery_told_and_says_so() -> None:
+    it = await world()
+    it.change(DOWN)
+    await it.passes(2 * HOUR)
+    for to in (ALIVE, DOWN, ALIVE, DOWN, ALIVE, DOWN):
+        await it.then(to, SECOND)
+    assert it.told() == ["down", "alive", "down", "alive", "down flaps", "alive still flaps"]
+    fall, recovery = (text.rpartition("🔁")[2].split("\n")[0] for text in it.texts[-2:])
+    assert fall == " flapping: 4 turns within an hour; next you hear when it is back"
+    assert recovery == " still flapping; next you hear when it is down for 5 min or calm for 30 min"
 
 
 async def test_what_flaps_and_was_told_to_be_down_is_still_down_after_a_mute() -> None:

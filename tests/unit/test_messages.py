@@ -298,6 +298,18 @@ def test_notices_of_a_large_fleet_fit_and_the_rest_is_counted() -> None:
     assert f"+{3000 - named} more: " in message.plain_text
 
 
+@pytest.mark.parametrize("count", range(1, 7))
+def test_what_was_withheld_fits_however_much_it_has_to_say(count: int) -> None:
+    names = [f"{n}" + "n" * 127 for n in range(count)]
+    notices = [Notice(NOW, name, 1, DOWN, NOW, kind=Kind.OWED) for name in names]
+    falls = {
+        name: change(name, ALIVE, DOWN, reason="r" * 900, message="m" * 1_000, duration=9.5) for name in names
+    }
+    message = notice_message(notices, LOOK, 1, falls)
+    assert units(parsed(message.text)) <= 4096
+    assert all(name in message.plain_text for name in names)
+
+
 def test_what_was_owed_of_a_large_fleet_is_named_in_several_messages() -> None:
     names = [f"{'n' * 30}-{i:04}" for i in range(1000)]
     waiting = [

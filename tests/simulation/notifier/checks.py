@@ -31,8 +31,8 @@ LONGEST_PROBE = HOUR
 """Seconds until a chat that was off is tried again, at most."""
 
 _NOTICE = re.compile(
-    r"^\S+ (\S+) (?:still (silent|down|dead) for|has calmed down: (\w+)|stays (\w+):"
-    r"|(alive) again|is still flapping).*",
+    r"^\S+ (\S+?)(?: still (silent|down|dead) for| has calmed down: (\w+)| stays (\w+):"
+    r"| (alive) again| is still flapping|: \w+ → (\w+)(?:\n.+)*?\nsince).*",
     re.MULTILINE,
 )
 _DIGEST = re.compile(r"(Daily|Weekly) digest, \w+ (\S+) ")
