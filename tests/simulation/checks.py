@@ -252,7 +252,8 @@ def _of_fall(
         yield f"falls early, {deaf / 1e6} s deaf, {least / 1e6} s allowed: {told(change)}"
     if not all_known or life.undeclared:
         return
-    counted_from = max([last, *(end for _, end in life.paused if end <= at)])
+    # Who is paused in the very moment in which a fall is due, and resumed in it, has fallen before.
+    counted_from = max([last, *(end for start, end in life.paused if start < at and end <= at)])
     promises = list(promised(life, counted_from, BY_FALLING[to], after))
     if at < min(promises):
         yield f"falls for the past, {(min(promises) - BASE) / 1e6} was promised: {told(change)}"
