@@ -270,16 +270,22 @@ def cut_message(text: str) -> str:
     return shortened(_clean(text))
 
 
+_LEFT_OUT = re.compile(r"\n\[… ([0-9]{1,9}) bytes left out …\]\n")
+
+
 def shortened(text: str, first: int = FIRST_KEPT, last: int = LAST_KEPT) -> str:
     """The same if it has at most `first` + `last` bytes in UTF-8; else so many of its beginning and of its
-    end, less what would be parts of a character, and between them how many bytes are left out."""
+    end, less what would be parts of a character, and between them how many bytes are left out. Of what was
+    shortened before, those that were left out then count too."""
     if 4 * len(text) <= first + last:
         return text
     raw = text.encode()
     if len(raw) <= first + last:
         return text
     head, tail = raw[:first].decode(errors="ignore"), raw[-last:].decode(errors="ignore")
-    left_out = len(raw) - len(head.encode()) - len(tail.encode())
+    dropped = raw[len(head.encode()) : len(raw) - len(tail.encode())].decode(errors="replace")
+    before = sum(int(found[1]) - len(found[0].encode()) for found in _LEFT_OUT.finditer(dropped))
+    left_out = len(raw) - len(head.encode()) - len(tail.encode()) + before
     return f"{head}\n[… {left_out} bytes left out …]\n{tail}"
 
 

@@ -5,6 +5,7 @@ Silent, down and dead, in this order, in any unit of time: microseconds in the m
 
 from collections.abc import Sequence
 from datetime import timedelta
+from enum import StrEnum
 from itertools import pairwise
 from typing import TypeVar
 
@@ -33,27 +34,64 @@ def in_force(own: Own[T], every: T | None, default: tuple[T, T, T]) -> tuple[T, 
     """The thresholds after which a service is silent, down and dead.
 
     Each is the service's own, else what its declared interval gives, else the default. What is inherited
-    makes way for what is more specific: down is at least twice silent, dead at least twice down. One that
-    would not be shorter than the next is half of it.
+    makes way for what is more specific: down is at least twice silent, dead at least twice down, and what
+    would not be shorter than the next is (`_shorter`). No inherited one is below the interval, unless an own
+    one above it is.
     """
     silent, down, dead = default
     if every:
         silent, down = of_interval(every)
+        dead = max(dead, 2 * down)
     own_silent, own_down, own_dead = own
     if own_silent:
         silent = own_silent
         down = max(down, 2 * silent)
     if own_down:
         down = own_down
-    if every or own_silent or own_down:
+    if own_silent or own_down:
         dead = max(dead, 2 * down)
     if own_dead:
         dead = own_dead
         if down >= dead and not own_down:
-            down = (silent + dead) // 2 if own_silent and 2 * own_silent >= dead else dead // 2
+            down = _shorter(dead, every, own_silent)
     if silent >= down and not own_silent:
-        silent = down // 2
+        silent = _shorter(down, every)
     return silent, down, dead
+
+
+def _shorter(than: T, *floors: T | None) -> T:
+    """Half of it, or the middle between it and the longest of the `floors` below it, if half is not above."""
+    floor = max((it for it in floors if it and it < than), default=None)
+    return than // 2 if floor is None or than // 2 > floor else floor + (than - floor) // 2
+
+
+class Source(StrEnum):
+    """Where a threshold comes from."""
+
+    DEFAULT = "default"
+    HEARTBEAT = "heartbeat"
+    """The interval that the service's heartbeats declare."""
+    SERVICE = "service"
+    """Its own configuration."""
+    DERIVED = "derived"
+    """It made way for one of its own configuration."""
+
+
+def sources(own: Own[T], every: T | None, default: tuple[T, T, T]) -> list[Source]:
+    """Where each of those in force comes from."""
+    inherited = in_force((None, None, None), every, default)
+    return [
+        Source.SERVICE
+        if mine
+        else Source.DERIVED
+        if value != before
+        else Source.HEARTBEAT
+        if value != fallback or (every and which < 2)
+        else Source.DEFAULT
+        for which, (mine, value, before, fallback) in enumerate(
+            zip(own, in_force(own, every, default), inherited, default, strict=True)
+        )
+    ]
 
 
 def out_of_order(given: Sequence[T]) -> bool:

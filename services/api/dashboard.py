@@ -24,7 +24,7 @@ from services.api.resources import Parts, marks_of, segments, selection
 from services.api.roster import Selection
 from services.api.snippets import snippets
 from services.api.timeline import Mark
-from shared import bodies, digest, durations, problems, zones
+from shared import bodies, digest, durations, problems, thresholds, zones
 from shared.broker import BrokerError
 from shared.events import NAME_RULE_IN_WORDS, Status, valid_name
 from shared.heartbeats import shortened
@@ -66,7 +66,11 @@ _templates = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_templates.filters |= {"duration": durations.write, "tags": tags.written}
+_templates.filters |= {
+    "duration": durations.write,
+    "tags": tags.written,
+    "excerpt": lambda text: shortened(text, 100, 200),
+}
 _templates.globals["duration_pattern"] = durations.FORM_PATTERN
 
 
@@ -381,6 +385,8 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             name=name,
             refused="" if good else NAME_RULE_IN_WORDS,
             snippets=snippets(look.ingest_url, chosen, look.ingest_token),
+            five_minutes=thresholds.of_interval(timedelta(minutes=5)),
+            longest_grace=thresholds.LONGEST_GRACE,
             token=look.ingest_token,
         )
 

@@ -21,6 +21,7 @@ from shared import durations, thresholds
 from shared.durations import Duration
 from shared.events import NAME_RULE_IN_WORDS, ServiceConfig, Signal, Status, valid_name
 from shared.problems import Problem, documented
+from shared.thresholds import Source
 
 THRESHOLDS = ("silent_after", "down_after", "dead_after")
 
@@ -88,20 +89,15 @@ class Defaults(BaseModel):
     dead_after: timedelta
 
     def in_force(self, config: ServiceConfig) -> tuple[timedelta, timedelta, timedelta]:
-        own = config.silent_after, config.down_after, config.dead_after
-        default = self.silent_after, self.down_after, self.dead_after
-        return thresholds.in_force(own, config.every, default)
+        return thresholds.in_force(_own(config), config.every, self._all)
 
     def sources(self, config: ServiceConfig) -> "ThresholdSources":
-        """Where each of those in force comes from."""
-        own = {field: getattr(config, field) for field in THRESHOLDS}
-        found: dict[str, Source] = {field: "service" if own[field] else "default" for field in THRESHOLDS}
-        if config.every:
-            given = {"silent_after", "down_after"}
-            if self.in_force(config)[2] != self.dead_after and not (own["silent_after"] or own["down_after"]):
-                given.add("dead_after")
-            found |= {field: "heartbeat" for field in given if not own[field]}
-        return ThresholdSources(**found)
+        found = thresholds.sources(_own(config), config.every, self._all)
+        return ThresholdSources(**dict(zip(THRESHOLDS, found, strict=True)))
+
+    @property
+    def _all(self) -> tuple[timedelta, timedelta, timedelta]:
+        return self.silent_after, self.down_after, self.dead_after
 
     @staticmethod
     def check(config: ServiceConfig) -> None:
@@ -112,16 +108,20 @@ class Defaults(BaseModel):
             raise Problem(422, f"silent_after < down_after < dead_after is needed; this would be {found}")
 
 
+def _own(config: ServiceConfig) -> thresholds.Own[timedelta]:
+    return config.silent_after, config.down_after, config.dead_after
+
+
 class ThresholdsInForce(BaseModel):
     silent_after: durations.Written
     down_after: durations.Written
     dead_after: durations.Written
 
 
-Source = Literal["default", "heartbeat", "service"]
-
-
 class ThresholdSources(BaseModel):
+    """`default`, `heartbeat` (the interval it declares), `service` (its own), or `derived`: it made way for
+    one of its own."""
+
     silent_after: Source
     down_after: Source
     dead_after: Source

@@ -39,8 +39,8 @@ def mark(row: Document) -> Mark | None:
 
 
 class Slice(NamedTuple):
-    """A piece of a bar. `state`: the worst that happened in it, or else what it was for the longest;
-    `spent`: microseconds in each state."""
+    """A piece of a bar. `state`: the worst that happened in it, or else what it was for the longest of its
+    time there; `spent`: microseconds in each state."""
 
     start: int
     end: int
@@ -63,5 +63,5 @@ def slices(found: Sequence[Segment], count: int) -> Iterator[Slice]:
             if it.end > closes:
                 break
             i += 1
-        longest = max(held, key=lambda it: held[it], default=NOTHING)
+        longest = max(held, key=lambda it: (it != NOTHING, held[it]), default=NOTHING)
         yield Slice(opens, closes, next((it for it in _PROBLEMS if it in held), longest), held)

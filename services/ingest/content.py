@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shared.events import (
     EXIT_CODE_HEADER,
@@ -110,8 +110,10 @@ def tidy(path: str) -> str:
     return path[:-1].rstrip(" ") if len(path) > 1 and path.endswith("/") else path
 
 
-def bad_name(name: str) -> Problem:
+def bad_name(name: Any) -> Problem:
     """Says which part of the rule it breaks."""
+    if not isinstance(name, str):
+        return Problem(422, f"service_name: {NAME_RULE_IN_WORDS}; {quoted(name)} is no string")
     odd = next((c for c in name if not (c.isascii() and c.isalnum()) and c not in "_-."), "")
     if not name:
         why = "it is missing"

@@ -97,7 +97,7 @@ class Gate:
         new: set[str] = set()
         for name in names:
             if not isinstance(name, str) or not valid_name(name):
-                why = bad_name(name if isinstance(name, str) else "").detail
+                why = bad_name(name).detail
                 rejected.append({"service": _echo(name), "reason": why})
                 continue
             if name not in self.names:

@@ -375,7 +375,7 @@ async def test_only_thresholds_that_are_set_together_must_be_in_order(client: ht
     body = {"name": "a", "silent_after": "8d", "down_after": "9d"}
     made = (await client.post("/service", json=body)).json()
     assert made["thresholds"] == {"silent_after": "8d", "down_after": "9d", "dead_after": "18d"}
-    assert made["threshold_sources"]["dead_after"] == "default"
+    assert made["threshold_sources"]["dead_after"] == "derived"
     body = {"silent_after": "40m", "down_after": None}
     answer = await client.patch("/service/a", json=body)
     assert answer.json()["thresholds"] == {"silent_after": "40m", "down_after": "1h20m", "dead_after": "7d"}

@@ -343,6 +343,8 @@ async def test_many_in_one_request(nats_url: str, start: Start) -> None:
     answer = response.json()
     assert answer["accepted"] == 9_997
     assert [entry["service"] for entry in answer["rejected"]] == ["a b", "7", ""]
+    whys = [entry["reason"].rpartition("; ")[2] for entry in answer["rejected"]]
+    assert whys == ["' ' is none of these", "7 is no string", "it is missing"]
     odd = client.post("/heartbeats", content=b'{"services": ["\\ud800"]}')
     assert (odd.status_code, odd.json()["accepted"]) == (200, 0)
     nc, js = await connect(nats_url)

@@ -13,6 +13,8 @@ from shared.events import HeartbeatBody, Signal
 from shared.heartbeats import (
     METADATA_DEPTH,
     METADATA_MAX,
+    cut_message,
+    excerpt,
     parse_heartbeat,
     read_body,
     read_exit_code,
@@ -194,6 +196,13 @@ def test_no_character_is_ever_split(text: str) -> None:
     assert 2_000 - 3 <= len(head.encode()) <= 2_000
     assert 8_000 - 3 <= len(tail.encode()) <= 8_000
     assert middle == f"[… {len(raw) - len(head.encode()) - len(tail.encode())} bytes left out …]"
+
+
+@given(st.text("aé日😀\n", min_size=1, max_size=40), st.integers(1_000, 30_000))
+def test_an_excerpt_of_what_was_cut_says_how_much_is_left_out_of_the_whole(text: str, times: int) -> None:
+    whole = (text * times)[:30_000]
+    assert excerpt(cut_message(whole)) == excerpt(whole)
+    assert shortened(excerpt(whole), 100, 200) == shortened(whole, 100, 200)
 
 
 BODIES = (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.durations import parse, write
 from shared.events import MICRO
-from shared.thresholds import in_force, in_force_before, out_of_order
+from shared.thresholds import Source, in_force, in_force_before, out_of_order, sources
 
 DEFAULT = parse("15m"), parse("1h"), parse("7d")
 LONGEST = timedelta(days=3650)
@@ -49,7 +49,7 @@ def test_an_interval_gives_a_grace_of_twice_itself_and_at_most_an_hour(every: st
         ("30h - -", "1d", "1d6h 2d12h 7d"),
         ("10m 20m 30m", "1d", "10m 20m 30m"),
         ("- 20h -", "1d", "10h 20h 7d"),
-        ("- 3d -", "30d", "1d12h 3d 7d"),
+        ("- 3d -", "30d", "1d12h 3d 60d10h"),
         ("8d 9d -", "", "8d 9d 18d"),
         ("40m - -", "", "40m 1h20m 7d"),
         ("10m - -", "", "10m 1h 7d"),
@@ -61,6 +61,11 @@ def test_an_interval_gives_a_grace_of_twice_itself_and_at_most_an_hour(every: st
         ("20m - 30m", "", "20m 25m 30m"),
         ("- - 8d", "7d", "7d1h 7d5h 8d"),
         ("- - 6d", "7d", "1d12h 3d 6d"),
+        ("- - 26h", "1d", "1d30m 1d1h 1d2h"),
+        ("10m - 26h", "1d", "10m 1d1h 1d2h"),
+        ("25h - 40h", "1d", "1d1h 1d8h30m 1d16h"),
+        ("- 24h30m -", "1d", "1d15m 1d30m 7d"),
+        ("- 1h -", "1d", "30m 1h 7d"),
     ],
 )
 def test_what_is_not_configured_comes_from_elsewhere_and_makes_way(
@@ -103,6 +108,54 @@ def test_they_are_in_order_keep_what_is_configured_and_stay_representable(
         assert down >= 2 * silent
     if own[1] and not own[2]:
         assert dead >= 2 * down
+
+
+@given(owns, lengths, ordered)
+def test_no_inherited_one_is_below_the_interval_unless_an_own_one_above_it_is(
+    own: Own, every: timedelta, default: tuple[timedelta, timedelta, timedelta]
+) -> None:
+    found = in_force(own, every, default)
+    for place, value in enumerate(found):
+        if own[place] is None:
+            assert value >= every or any(above and above <= every for above in own[place + 1 :])
+
+
+@given(owns, intervals, ordered)
+def test_where_each_comes_from_is_so(
+    own: Own, every: timedelta | None, default: tuple[timedelta, timedelta, timedelta]
+) -> None:
+    gives = {
+        Source.DEFAULT: default,
+        Source.HEARTBEAT: in_force((None, None, None), every, default),
+        Source.SERVICE: own,
+    }
+    found = in_force(own, every, default)
+    for place, source in enumerate(sources(own, every, default)):
+        if source is Source.DERIVED:
+            assert own[place] is None
+            assert any(own)
+            assert found[place] != gives[Source.HEARTBEAT][place]
+        else:
+            assert found[place] == gives[source][place]
+        assert source is not Source.HEARTBEAT or every
+
+
+@pytest.mark.parametrize(
+    ("own", "every", "expected"),
+    [
+        ("- - -", "", "default default default"),
+        ("- - -", "5m", "heartbeat heartbeat default"),
+        ("- - -", "30d", "heartbeat heartbeat heartbeat"),
+        ("- 10m -", "", "derived service default"),
+        ("- 2h -", "", "default service default"),
+        ("8d - -", "", "service derived derived"),
+        ("- 20h -", "1d", "derived service default"),
+        ("- - 26h", "1d", "derived derived service"),
+    ],
+)
+def test_what_made_way_is_called_derived(own: str, every: str, expected: str) -> None:
+    silent, down, dead = (None if word == "-" else parse(word) for word in own.split())
+    assert " ".join(sources((silent, down, dead), parse(every) if every else None, DEFAULT)) == expected
 
 
 @given(owns, intervals, ordered)

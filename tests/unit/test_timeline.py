@@ -16,7 +16,7 @@ from services.api.board import Board
 from services.api.fold import Change, Document, micros, moment, shown
 from services.api.roster import SORTS, Roster, Selection, Sort
 from services.api.summary import digest_of
-from services.api.timeline import Mark, Now, Segment, segments, slices, spent, uptime
+from services.api.timeline import NOTHING, Mark, Now, Segment, segments, slices, spent, uptime
 from shared import digest
 from shared.events import Status
 
@@ -120,6 +120,12 @@ def test_segments_cover_the_window_without_gap_or_overlap(
             assert state == "unobserved"
         else:
             assert state not in ("nothing", "paused", "unobserved")
+
+
+def test_a_slice_in_which_it_was_there_for_a_while_shows_what_it_was_then() -> None:
+    found = [Segment(0, 95, NOTHING), Segment(95, 100, "alive")]
+    assert [it.state for it in slices(found, 10)] == [NOTHING] * 9 + ["alive"]
+    assert [it.state for it in slices(found, 1)] == ["alive"]
 
 
 @given(moves, st.integers(1, 50))
