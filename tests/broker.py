@@ -11,6 +11,7 @@ import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 
 from shared import streams
 from shared.broker import Link
@@ -53,6 +54,31 @@ async def changes(js: JetStreamContext, name: str | None = None) -> list[StatusC
 
 async def statuses(js: JetStreamContext, name: str) -> list[str]:
     return [change.data.to.value for change in await changes(js, name)]
+
+
+async def unearned(js: JetStreamContext, silent_after: float) -> list[StatusChanged]:
+    """Falls of services that were heard within `silent_after` seconds before, by the record itself.
+
+    On a loaded machine a client may be late with its beats; whoever falls then falls rightly.
+    """
+    found = []
+    for change in await changes(js):
+        if change.data.to != "silent":
+            continue
+        last, after = None, 0
+        while True:
+            try:
+                message = await js.get_msg(
+                    streams.HEARTBEATS, after + 1, subject=f"heartbeat.{change.subject}", next=True
+                )
+            except NotFoundError:
+                break
+            if message.time is None or message.time >= change.data.since:
+                break
+            last, after = message.time, message.seq or 0
+        if last and (change.data.since - last).total_seconds() < silent_after - 0.001:
+            found.append(change)
+    return found
 
 
 async def eventually(check: Callable[[], Awaitable[Any]], within: float = 20.0) -> Any:

