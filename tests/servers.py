@@ -55,7 +55,7 @@ def listening(port: int, host: str = "127.0.0.1") -> bool:
 
 
 LIBRARIES = [
-    *("fastapi", "httpx", "jinja2", "motor.motor_asyncio", "nats", "prometheus_client"),
+    *("fastapi", "faststream.nats", "httpx", "jinja2", "motor.motor_asyncio", "nats", "prometheus_client"),
     *("pydantic_settings", "structlog", "uvicorn", "uvicorn.protocols.http.httptools_impl"),
 ]
 """Whatever takes long to import, and nothing of the project's own."""

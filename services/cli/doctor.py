@@ -1,11 +1,13 @@
 """What is wrong with an installation, and how to mend it: asked from outside, changing nothing."""
 
 import asyncio
+import contextlib
+import io
 import socket
 import ssl
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -19,7 +21,7 @@ from pydantic import SecretStr
 from services.cli.supervisor import RunSettings, bound_to
 from shared import streams
 from shared.broker import READ_ONLY, access
-from shared.settings import CommaSeparated, HttpUrl, SecretHttpUrl, near
+from shared.settings import CommaSeparated, HttpUrl, SecretHttpUrl, load, near
 from shared.urls import without_secrets
 
 SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
@@ -47,7 +49,7 @@ class Finding:
 
 async def examine(settings: DoctorSettings) -> AsyncIterator[Finding]:
     for name, kind in SERVICES.items():
-        async for finding in _configuration(name, kind):
+        for finding in _configuration(name, kind):
             yield finding
     yield await _broker(settings)
     yield await _reachable("database", settings.mongodb_url, 27017, "REGISTRY_MONGODB_URL")
@@ -62,15 +64,14 @@ async def examine(settings: DoctorSettings) -> AsyncIterator[Finding]:
         yield await _reachable("deadman", url, port, "REGISTRY_DEADMAN_URL")
 
 
-async def _configuration(name: str, kind: str) -> AsyncIterator[Finding]:
-    """As the service itself reads it, in a process of its own."""
-    code = f"from services.{name}.__main__ import {kind} as S; from shared.settings import load; load(S)"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", code), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    _, said = await process.communicate()
-    if process.returncode:
-        for line in said.decode(errors="replace").strip().splitlines()[-5:]:
+def _configuration(name: str, kind: str) -> Iterator[Finding]:
+    """As the service itself reads it."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            load(getattr(import_module(f"services.{name}.__main__"), kind))
+    except SystemExit:
+        for line in said.getvalue().splitlines():
             yield Finding(
                 f"settings of {name}", line, "Correct the variable, in the environment or in `.env`."
             )
