@@ -58,7 +58,7 @@ async def test_a_copy_of_a_live_system_goes_on_in_a_new_one(tmp_path: Path) -> N
             assert old.http.post(old.url("api", "/service"), json={"name": "made", "tags": ["x"]}).is_success
             window = {"tags": ["x"], "starts_at": "2031-01-01T00:00:00Z", "ends_at": "2031-01-02T00:00:00Z"}
             assert old.http.post(old.url("api", "/maintenance"), json=window).is_success
-            load = beats_by_http(old, [*STEADY, "late"], 0.05, [])
+            load = beats_by_http(old, [*STEADY, "late"], 0.2, [])
             await until(lambda: old.status("gone") == "down" and old.told("gone") and old.told(STEADY[-1]))
             await until(lambda: all(old.told(name) for name in STEADY))
             done = await asyncio.to_thread(registry, tmp_path, old.nats_url, "backup", str(file), "--json")
@@ -129,7 +129,7 @@ async def lives_on(system: System) -> tuple[datetime, asyncio.Task[None]]:
     found = await js.get_last_msg(streams.HEARTBEATS, streams.heartbeat(STEADY[0]))
     await nc.close()
     assert found.time
-    load = beats_by_http(system, STEADY, 0.05, [])
+    load = beats_by_http(system, STEADY, 0.2, [])
     await asyncio.to_thread(system.start, "monitor", "notifier", "api")
     log = system.parts["monitor"].log.read_text()
     assert "reading everything again" not in log, "the snapshot is as good as it was"
