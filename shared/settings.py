@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import urls, zones
 from shared.credentials import Credentials
-from shared.durations import Duration
+from shared.durations import Duration, write
 from shared.limits import PRIVATE, Network
 from shared.visible import visible_lines
 from shared.zones import ZoneName
@@ -196,9 +196,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> "Settings":
         if not self.silent_after < self.down_after < self.dead_after:
+            found = " < ".join(map(write, (self.silent_after, self.down_after, self.dead_after)))
             raise ValueError(
-                "REGISTRY_SILENT_AFTER < REGISTRY_DOWN_AFTER < REGISTRY_DEAD_AFTER is needed, not "
-                f"{self.silent_after} < {self.down_after} < {self.dead_after}"
+                f"REGISTRY_SILENT_AFTER < REGISTRY_DOWN_AFTER < REGISTRY_DEAD_AFTER is needed, not {found}"
             )
         return self
 
@@ -285,10 +285,15 @@ def load(kind: type[S], **given: Any) -> S:
     try:
         return kind(**given)
     except ValidationError as error:
-        stop("\n".join(dict.fromkeys(_explain(kind, e) for e in error.errors())))
+        wrong = [it for it in error.errors() if it["type"] != _FOLLOWS_FROM_OTHERS]
+        stop("\n".join(dict.fromkeys(_explain(kind, it) for it in wrong)))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         stop(f"the file .env cannot be read: {why}")
+
+
+_FOLLOWS_FROM_OTHERS = "default_factory_not_called"
+"""Pydantic's error for a field that nobody set, and whose default needs values that were refused."""
 
 
 def _explain(kind: type[Settings], error: Any) -> str:
@@ -299,7 +304,8 @@ def _explain(kind: type[Settings], error: Any) -> str:
     variable, accepted = PREFIX + field.upper(), concealed(kind, field)
     if accepted is not None:
         return f"{variable}: its value is not accepted, and not shown; accepted: {accepted}"
-    return f"{variable}={error['input']!r} is not accepted: {reason}"
+    given = f"{variable}={error['input']!r}"
+    return f"{given} is not accepted{'; ' if reason.startswith('accepted') else ': '}{reason}"
 
 
 def concealed(kind: type[Settings], field: str) -> str | None:

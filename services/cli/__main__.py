@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 import nats
@@ -77,9 +77,13 @@ def execute(
     if not valid_name(name):
         stop(f"{name!r} is no service's name: {NAME_RULE_IN_WORDS}")
     url = f"http://{near(settings.host)}:{settings.ingest_port}/heartbeat/{name}"
-    _report(f"{url}/start", settings.ingest_token, tries=1)
+    warned = _report(f"{url}/start", settings.ingest_token, tries=1)
+    if warned:
+        _warn(warned)
     code, message = _run(command)
-    _report(f"{url}/{code}", settings.ingest_token, tries=3, message=message)
+    why = _report(f"{url}/{code}", settings.ingest_token, tries=3, message=message)
+    if why not in ("", warned):
+        _warn(why)
     raise typer.Exit(code)
 
 
@@ -99,15 +103,19 @@ def _run(command: list[str]) -> tuple[int, str | None]:
     return (128 - code, f"ended by signal {-code}") if code < 0 else (code, None)
 
 
-def _report(url: str, tokens: tuple[SecretStr, ...], *, tries: int, message: str | None = None) -> None:
-    """Tell the registry; a run that worked must not fail because that did not."""
+def _report(url: str, tokens: tuple[SecretStr, ...], *, tries: int, message: str | None = None) -> str:
+    """Tell the registry; a run that worked must not fail because that did not. Why it was not told; empty if
+    it was."""
+    why = ""
     for left in reversed(range(tries)):
         try:
-            _request("POST", url, tokens, json={"message": message} if message else None)
-            return
-        except typer.Exit:
+            _ask("POST", url, tokens, json={"message": message} if message else None)
+            return ""
+        except NoAnswer as error:
+            why = f"the registry was not told: {error}"
             if left:
                 time.sleep(1)
+    return why
 
 
 @app.command()
@@ -249,7 +257,19 @@ def _api(path: str, query: dict[str, Any] | None = None) -> Any:
     return _request("GET", f"http://{near(settings.host)}:{settings.api_port}{path}", tokens, params=query)
 
 
+class NoAnswer(Exception):
+    """A request was refused, or nobody answered; says why."""
+
+
 def _request(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) -> Any:
+    try:
+        return _ask(method, url, tokens, **rest)
+    except NoAnswer as error:
+        _fail(str(error))
+
+
+def _ask(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) -> Any:
+    """The answer as JSON. Raises NoAnswer."""
     secret = tokens[0].get_secret_value() if tokens else ""
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
@@ -257,13 +277,15 @@ def _request(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) 
     except (httpx.HTTPError, UnicodeError) as error:
         # What is said of a header that cannot be sent holds the token.
         sent = not isinstance(error, httpx.LocalProtocolError | UnicodeError)
-        _fail(f"{url}: {error}" if sent else f"{url}: the token cannot be sent in a header")
+        at = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
+        why = f"{at}: {error}" if sent else f"{at}: the token cannot be sent in a header"
+        raise NoAnswer(why) from None
     if response.is_error:
         try:
             reason = response.json().get("detail", response.text)
         except ValueError:
             reason = response.text
-        _fail(f"{response.status_code}: {reason}")
+        raise NoAnswer(f"{response.status_code}: {reason}")
     return response.json()
 
 

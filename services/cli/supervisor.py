@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import time
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ import typer
 
 from services.cli import embedded
 from shared import logs
-from shared.settings import PREFIX, DatabaseUrl, Port, Settings, Tokens, near, stop
+from shared.settings import PREFIX, DatabaseUrl, Port, Settings, TimeOfDay, Tokens, near, stop
 from shared.visible import visible
 
 log = structlog.get_logger()
@@ -35,12 +36,15 @@ WRONG_CONFIGURATION = 2
 
 
 class RunSettings(Settings):
+    """With what two services have: a wrong value is told once, before anything is started."""
+
     data_dir: Path = Path("./data")
     mongodb_url: DatabaseUrl = "mongodb://127.0.0.1:27017"
     ingest_port: Port = 8001
     monitor_port: Port = 8003
     notifier_port: Port = 8004
     ingest_token: Tokens = ()
+    digest_time: TimeOfDay = time(9)
 
 
 @dataclass
@@ -156,8 +160,10 @@ def _lock(data: Path) -> TextIO:
 
 
 async def _run(settings: RunSettings, data: Path) -> int:
-    ports = _ports(settings)
-    servers, services = _servers(settings, data), _services(ports)
+    embedded_ = [embedded.nats(settings.nats_url, data), embedded.mongodb(settings.mongodb_url, data)]
+    found = [server for server in embedded_ if server]
+    ports = _ports(settings, [(it.variable, it.host, it.port) for it in found])
+    servers, services = _children(found), _services(ports)
     stopping = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, stopping.set)
@@ -188,15 +194,10 @@ async def _stop(servers: list[Child], services: list[Child]) -> None:
         await asyncio.gather(*(child.stop() for child in step))
 
 
-def _servers(settings: RunSettings, data: Path) -> list[Child]:
-    found = [embedded.nats(settings.nats_url, data), embedded.mongodb(settings.mongodb_url, data)]
-    children = []
-    for server in found:
-        if server:
-            _need_free(server.host, server.port, server.variable)
-            server.log.unlink(missing_ok=True)
-            children.append(Child(server.name, server.command, server.log))
-    return children
+def _children(servers: list[embedded.Server]) -> list[Child]:
+    for server in servers:
+        server.log.unlink(missing_ok=True)
+    return [Child(server.name, server.command, server.log) for server in servers]
 
 
 def _services(ports: dict[str, int]) -> list[Child]:
@@ -236,28 +237,46 @@ async def broker(settings: RunSettings) -> AsyncIterator[None]:
         lock.close()
 
 
-def _ports(settings: RunSettings) -> dict[str, int]:
-    """Where the services listen. Ports that nobody asked for give way when they are taken."""
+Place = tuple[str, str, int]
+"""Where something listens: its variable, without the prefix, host and port."""
+
+
+def _ports(settings: RunSettings, servers: Sequence[Place] = ()) -> dict[str, int]:
+    """Where the services listen. Ports that nobody asked for give way when they are taken. Ends with code 2
+    if another one cannot be had, or is to be that of two; `servers` listen too."""
     ports = {
         "ingest": settings.ingest_port,
         "monitor": settings.monitor_port,
         "notifier": settings.notifier_port,
         "api": settings.api_port,
     }
-    for name in ("ingest", "api"):
-        _need_free(settings.host, ports[name], f"{name.upper()}_PORT")
-    for name in ("monitor", "notifier"):
-        if f"{name}_port" not in settings.model_fields_set and not _is_free(
-            settings.metrics_host, ports[name]
-        ):
+    ours = list(servers)
+    gives_way = {it for it in ("monitor", "notifier") if f"{it}_port" not in settings.model_fields_set}
+    for name in sorted(ports, key=gives_way.__contains__):
+        place = f"{name.upper()}_PORT", bound_to(name, settings), ports[name]
+        if name in gives_way and (_holder(place, ours) or not _is_free(*place[1:])):
             ports[name] = free_port()
-        _need_free(settings.metrics_host, ports[name], f"{name.upper()}_PORT")
+            place = *place[:2], ports[name]
+        ours.append(place)
+    for n, place in enumerate(ours):
+        variable, host, port = place
+        if other := _holder(place, ours[:n]):
+            stop(f"{PREFIX}{variable}: port {port} is that of {PREFIX}{other} already; accepted: another one")
+        if not _is_free(host, port):
+            stop(f"port {port} on {host} is taken (or not ours to use): set {PREFIX}{variable} to a free one")
     return ports
 
 
-def _need_free(host: str, port: int, variable: str) -> None:
-    if not _is_free(host, port):
-        stop(f"port {port} on {host} is taken (or not ours to use): set {PREFIX}{variable} to a free one")
+def _holder(place: Place, others: Iterable[Place]) -> str:
+    """The variable of the one among others that listens at the same place; empty: none does."""
+    _, host, port = place
+    for variable, its_host, its_port in others:
+        if port == its_port and (host == its_host or {host, its_host} & _EVERYWHERE):
+            return variable
+    return ""
+
+
+_EVERYWHERE = {"0.0.0.0", "::"}  # no address to bind to, but to compare with  # nosec B104
 
 
 def _is_free(host: str, port: int) -> bool:

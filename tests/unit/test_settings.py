@@ -132,6 +132,24 @@ def test_of_what_is_no_secret_the_value_is_shown(kind: type[Settings], field: st
     assert "\x07" not in said
 
 
+@pytest.mark.parametrize(("kind", "field"), [*FIELDS, *((RunSettings, it) for it in Settings.model_fields)])
+def test_one_wrong_value_is_one_message(kind: type[Settings], field: str) -> None:
+    for value in ("\x07 no such thing", "-1", "0"):
+        assert said_of(kind, f"REGISTRY_{field.upper()}", value).count("\n") <= 1
+
+
+def test_what_two_services_have_is_checked_before_they_are_started() -> None:
+    """Or each of them would say that it is wrong."""
+    services = (IngestSettings, MonitorSettings, NotifierSettings, ApiSettings)
+    fields = [field for kind in services for field in kind.model_fields]
+    tokens = {"api_token", "read_token"}  # nothing of them can be wrong in one service alone
+    assert {it for it in fields if fields.count(it) > 1} - tokens <= RunSettings.model_fields.keys()
+
+
+def test_thresholds_are_told_as_they_are_written() -> None:
+    assert said_of(MonitorSettings, "REGISTRY_SILENT_AFTER", "90m").endswith("not 1h30m < 1h < 7d\n")
+
+
 @pytest.mark.parametrize(
     ("kind", "variable", "accepted", "refused"),
     [

@@ -71,10 +71,38 @@ def test_run_ends_with_1_when_something_cannot_be_started(
     tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = {name: free_port() for name in ("ingest_port", "monitor_port", "notifier_port", "api_port")}
-    settings = RunSettings(data_dir=tmp_path, **ports)
-    monkeypatch.setattr(supervisor, "_servers", lambda *_: [Child("nats", [str(tmp_path / "none")])])
+    elsewhere = {"nats_url": ("nats://broker",), "mongodb_url": "mongodb://database"}
+    settings = RunSettings(data_dir=tmp_path, **ports, **elsewhere)
+    monkeypatch.setattr(supervisor, "_children", lambda *_: [Child("nats", [str(tmp_path / "none")])])
     assert supervisor.run(settings) == 1
     assert lines[0] == "nats cannot be started (No such file or directory)"
+
+
+def test_no_two_listen_at_one_port(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ports that nobody asked for give way."""
+    one, other, broker = free_port(), free_port(), free_port()
+    places = [("NATS_URL", "127.0.0.1", broker)]
+    given = {"ingest_port": one, "api_port": other}
+
+    def ports(**more: Any) -> dict[str, int]:
+        return supervisor._ports(RunSettings(_env_file=None, **{**given, **more}), places)  # type: ignore[call-arg]
+
+    assert len(set(ports().values())) == 4
+    default = RunSettings.model_fields["monitor_port"].default
+    if supervisor._is_free("127.0.0.1", default):
+        assert ports(api_port=default)["monitor"] != default
+    for wrong in (
+        {"api_port": one},
+        {"monitor_port": one},
+        {"monitor_port": other, "metrics_host": "0.0.0.0"},
+        {"notifier_port": broker},
+        {"ingest_port": broker},
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            ports(**wrong)
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "already; accepted: another one" in said
 
 
 def test_a_folder_that_cannot_be_had_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
