@@ -110,6 +110,8 @@ class Watched:
     """Up to here there may have been beats that the broker has let go of: silence counts from here."""
     rhythm: int = 0
     """Between the last two beats that did not end a run; 0 when fewer are known."""
+    in_a_row: int = 0
+    """How many beats came within its patience of the one before, without a longer break; at most REGULAR."""
     signal: Signal = Signal.SUCCESS
     """What the last beat said."""
     held: tuple[Beat, ...] = ()
@@ -205,6 +207,10 @@ def decidable(it: Watched, beat: Beat, coverage: Coverage) -> bool:
     )
 
 
+REGULAR = 5
+"""Beats in a row from which on a service counts as one that beats regularly: a few made by hand are none."""
+
+
 @dataclass(slots=True)
 class Pulse:
     """How many services beat regularly, by the second from which on each is quiet unless it beats again.
@@ -216,7 +222,7 @@ class Pulse:
 
     def take(self, it: Watched) -> None:
         """Count a service anew, after a beat or a change of its configuration."""
-        regular = 0 < it.rhythm <= it.patience.silent and not it.paused
+        regular = 0 < it.rhythm <= it.patience.silent and it.in_a_row >= REGULAR and not it.paused
         until = it.last_beat + min(max(2 * it.rhythm, it.rhythm + SECOND), it.patience.silent)
         self._move(it, until // SECOND if regular else 0)
 
@@ -352,6 +358,8 @@ def evolve(it: Watched, change: Change) -> None:
 def hear(it: Watched, at: int, signal: Signal = Signal.SUCCESS) -> None:
     """Take in that something was heard at `at`."""
     if at > it.last_beat:
+        late = not it.last_beat or at - it.last_beat > it.patience.silent
+        it.in_a_row = 0 if late else min(it.in_a_row + 1, REGULAR)
         if it.signal is not Signal.START or signal is Signal.START:  # the length of a run is no rhythm
             it.rhythm = at - it.last_beat if it.last_beat else 0
         it.last_beat = at

@@ -290,7 +290,8 @@ def dump(bucket: Bucket) -> bytes:
 
 
 def _coded(it: Watched) -> int:
-    return (_STATUSES.index(it.status) * len(_SIGNALS) + _SIGNALS.index(it.signal)) * 2 + it.paused
+    status_and_signal = _STATUSES.index(it.status) * len(_SIGNALS) + _SIGNALS.index(it.signal)
+    return it.in_a_row << 8 | status_and_signal << 1 | it.paused
 
 
 def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
@@ -339,6 +340,7 @@ def _watched_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epo
 
 def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch: Epoch) -> Watched:
     silent, down, dead = own
+    in_a_row, code = divmod(code, 1 << 8)
     status, signal = divmod(code // 2, len(_SIGNALS))
     owned = _own(silent, down, dead)
     return Watched(
@@ -348,6 +350,7 @@ def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch:
         paused=bool(code % 2),
         status=_STATUSES[status],
         signal=_SIGNALS[signal],
+        in_a_row=in_a_row,
         **numbers,
     )
 

@@ -612,7 +612,7 @@ async def test_when_most_stop_at_once_their_falls_say_that_the_registry_may_be_c
         async with Beats(nc, ["web"], every=0.2):
             async with Beats(nc, together, every=0.2):
                 await eventually(lambda: _count(js, 12))
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1.5)
             await asyncio.sleep(7.5)
         await eventually(lambda: has(js, "web", "alive", "silent"))
         await eventually(lambda: _count(js, 12 + 11))

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.monitor.lifecycle import (
+    REGULAR,
     SECOND,
     Beat,
     Change,
@@ -419,8 +420,8 @@ def test_no_fall_is_dated_before_the_one_it_follows() -> None:
 def regular(stopped_at: int, rhythm: int = 10, silent: int = 30) -> Watched:
     """Beat every `rhythm` seconds until `stopped_at`."""
     it = Watched("web", 0, Patience(silent * SECOND, 2 * silent * SECOND, 9 * silent * SECOND), status=ALIVE)
-    for at in (stopped_at - rhythm, stopped_at):
-        hear(it, at * SECOND)
+    for n in range(REGULAR, -1, -1):
+        hear(it, (stopped_at - n * rhythm) * SECOND)
     return it
 
 
@@ -474,19 +475,23 @@ def test_those_that_go_on_are_not_doubted_by_one_that_beats_seldom() -> None:
     """A nightly job is late; the others of its long rhythm's window beat every minute, and will again."""
 
     def nightly() -> Watched:
-        return regular(100_000, rhythm=86_400, silent=90_000)
+        return regular(1_000_000, rhythm=86_400, silent=90_000)
 
-    assert doubt(nightly(), *many(20, 189_990)) is None
-    assert doubt(nightly(), *many(20, 150_000)) == Doubt(21, 21, 39_980)
+    assert doubt(nightly(), *many(20, 1_089_990)) is None
+    assert doubt(nightly(), *many(20, 1_050_000)) == Doubt(21, 21, 39_980)
 
 
-@pytest.mark.parametrize("kind", ["paused", "irregular", "heard once"])
+@pytest.mark.parametrize("kind", ["paused", "irregular", "heard once", "tried by hand", "after a break"])
 def test_who_is_paused_or_beats_irregularly_is_not_counted(kind: str) -> None:
     def others() -> list[Watched]:
         found = many(5, 100, rhythm=31 if kind == "irregular" else 10)
         for it in found:
             it.paused = kind == "paused"
             it.rhythm = 0 if kind == "heard once" else it.rhythm
+            it.in_a_row -= kind == "tried by hand"
+            if kind == "after a break":
+                hear(it, 200 * SECOND)
+                hear(it, 201 * SECOND)
         return found
 
     assert doubt(*many(4, 100), *others()) is None, "not among those that stopped"
@@ -526,7 +531,7 @@ steps = st.tuples(
 
 @given(st.lists(steps, min_size=5, max_size=40))
 def test_the_pulse_equals_a_recount_from_scratch(steps: list[tuple[int, str, int, int]]) -> None:
-    pulse, services = Pulse(), many(3, 1)
+    pulse, services = Pulse(), many(3, 1_000)
     quiet: dict[int, int] = {}
     for n, step, last_beat, rhythm in steps:
         it = services[n]

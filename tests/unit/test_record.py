@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.monitor import record
 from services.monitor.epochs import Epoch
-from services.monitor.lifecycle import Beat, Change, Doubt, Patience, Said, Watched
+from services.monitor.lifecycle import REGULAR, Beat, Change, Doubt, Patience, Said, Watched
 from services.monitor.record import BUCKETS, FORMAT, Bucket, Position, Reach, Setting, in_force, moment
 from shared.coverage import Coverage
 from shared.events import (
@@ -76,6 +76,7 @@ services = st.builds(
     recorded_beat=times,
     unproved=times,
     rhythm=times,
+    in_a_row=st.integers(0, REGULAR),
     signal=st.sampled_from([Signal.SUCCESS, Signal.START, Signal.FAIL]),
 )
 reaches = st.builds(Reach, times, times)
