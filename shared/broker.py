@@ -73,6 +73,10 @@ class Busy(NotStored):
     """Too many messages wait for the broker already; this one was not sent."""
 
 
+class ShareTaken(NotStored):
+    """As many of one sender's messages wait as one may have there; this one was not sent, others' are."""
+
+
 class TooLarge(NotStored):
     """The message is larger than the broker takes; it was not sent."""
 

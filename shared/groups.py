@@ -16,14 +16,14 @@ import json
 import secrets
 import time
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import structlog
 
 from shared.batching import Batch, Batching
-from shared.broker import BrokerError, Busy, Link, NotStored, TooLarge
+from shared.broker import BrokerError, Busy, Link, NotStored, ShareTaken, TooLarge
 from shared.nats_internals import hpub_cmd
 
 log = structlog.get_logger()
@@ -36,6 +36,8 @@ SIZE_MAX = 512 * 1024
 """Bytes of payload in one group."""
 WAITING_SIZE_MAX = 32 * 1024 * 1024
 """Bytes of payload that may wait in all."""
+SHARE = 10
+"""One sender's messages may take the tenth part of what may wait, so that it cannot fill it for all."""
 
 
 class Message(NamedTuple):
@@ -61,11 +63,24 @@ class _Group:
     was refused with stands in `refused`; the rest is `alone` then, each message for itself.
     """
 
-    __slots__ = ("alone", "batch", "messages", "refused", "sent_at", "since", "size", "stored", "waiters")
+    __slots__ = (
+        "alone",
+        "batch",
+        "messages",
+        "refused",
+        "senders",
+        "sent_at",
+        "since",
+        "size",
+        "stored",
+        "waiters",
+    )
 
     def __init__(self, since: float) -> None:
         self.messages: list[Message] = []
         self.waiters: list[tuple[int, Done]] = []
+        self.senders: list[tuple[str, int, int]] = []
+        """Who has a share, with how many messages and bytes of it are in here."""
         self.size = 0
         self.since = since
         self.sent_at = 0.0
@@ -103,6 +118,9 @@ class Groups:
         self._waiting: deque[_Group] = deque()
         self._count = 0
         self._size = 0
+        self._count_of: Counter[str] = Counter()
+        self._size_of: Counter[str] = Counter()
+        """Of who has a share, how many messages wait, and how many bytes."""
         self._on_its_way: _Group | None = None
         self._sent = 0
         self._longest_wait = 0.0
@@ -138,9 +156,10 @@ class Groups:
     async def stop(self) -> None:
         self._fail_all("shutting down")
 
-    async def store(self, messages: Sequence[Message]) -> None:
+    async def store(self, messages: Sequence[Message], sender: str | None = None) -> None:
         """Return when all of them are stored: at most GROUP_MAX. Raises NotStored (some may be stored all the
-        same), or Busy or TooLarge (none is)."""
+        same), or Busy, ShareTaken or TooLarge (none is). `sender`: who has no more than a share of what may
+        wait; None: nobody."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(error: BrokerError | None) -> None:
@@ -151,16 +170,19 @@ class Groups:
             else:
                 stored.set_result(None)
 
-        self.add(messages, done)
+        self.add(messages, done, sender)
         await stored
 
-    def add(self, messages: Sequence[Message], done: Done) -> None:
+    def add(self, messages: Sequence[Message], done: Done, sender: str | None = None) -> None:
         """The same, telling `done`; at once if they cannot be sent."""
         size = 0
         for message in messages:
             size += len(message[2])
         if not (self._inbox and self._link.up):
             error: BrokerError | None = NotStored("the broker cannot be reached")
+        elif sender and self._has_share_taken(sender, len(messages), size):
+            done(ShareTaken("too many heartbeats of this address wait for the broker"))
+            return
         elif self._count and (
             self._count + len(messages) > self._max_waiting or self._size + size > WAITING_SIZE_MAX
         ):
@@ -188,6 +210,27 @@ class Groups:
         group.waiters.append((len(group.messages), done))
         self._count += len(messages)
         self._size += size
+        if sender:
+            group.senders.append((sender, len(messages), size))
+            self._count_of[sender] += len(messages)
+            self._size_of[sender] += size
+
+    def _has_share_taken(self, sender: str, count: int, size: int) -> bool:
+        """Whether so much more is too much for it. Something it may always have there."""
+        waiting, bytes_waiting = self._count_of[sender], self._size_of[sender]
+        return waiting > 0 and (
+            (waiting + count) * SHARE > self._max_waiting or (bytes_waiting + size) * SHARE > WAITING_SIZE_MAX
+        )
+
+    def _leaves(self, group: _Group) -> None:
+        """It does not wait any more."""
+        self._count -= len(group.messages)
+        self._size -= group.size
+        for sender, count, size in group.senders:
+            self._count_of[sender] -= count
+            self._size_of[sender] -= size
+            if not self._count_of[sender]:
+                del self._count_of[sender], self._size_of[sender]
 
     def _send_next(self) -> None:
         if self._on_its_way is None and self._waiting:
@@ -300,8 +343,7 @@ class Groups:
         self._on_its_way = None
         self._longest_wait = max(self._longest_wait, time.perf_counter() - group.since)
         self._deadline.cancel()
-        self._count -= len(group.messages)
-        self._size -= group.size
+        self._leaves(group)
         not_stored = len(group.missing)
         self.on_end(len(group.messages) - not_stored, not_stored, took)
         group.end(why)
@@ -319,8 +361,7 @@ class Groups:
             self._end(self._on_its_way, reason)
         for group in waiting:
             self._longest_wait = max(self._longest_wait, time.perf_counter() - group.since)
-            self._count -= len(group.messages)
-            self._size -= group.size
+            self._leaves(group)
             self.on_end(0, len(group.messages), None)
             group.end(reason)
 

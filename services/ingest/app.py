@@ -69,7 +69,8 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         )
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeat", parent, kind="SERVER", registry_service=service_name) as span:
-            await gate.store(service_name.rstrip(" "), {**headers, **_followed(span)}, payload)
+            sender = access.counted(request)
+            await gate.store(service_name.rstrip(" "), {**headers, **_followed(span)}, payload, sender)
         return stored({**OK, "warnings": warnings} if warnings else OK)
 
     async def heartbeat(request: Request, service_name: str) -> Response:
@@ -140,7 +141,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         access.charge(given, client_of(request), len(names) / NAMES_PER_REQUEST)
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeats", parent, kind="SERVER", registry_services=len(names)) as span:
-            answer = await gate.store_all(names, _followed(span))
+            answer = await gate.store_all(names, _followed(span), access.counted(request))
         return {**answer, "warnings": warnings} if warnings else answer
 
     @app.api_route("/heartbeat", methods=list(METHODS), include_in_schema=False)

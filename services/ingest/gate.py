@@ -1,6 +1,5 @@
 """What a heartbeat must be, and the one way it takes into the stream."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from services.ingest.content import bad_name
 from services.ingest.door import Door
 from services.ingest.names import Names
 from shared import streams
-from shared.broker import OVER_HTTP, BrokerError, TooLarge
+from shared.broker import OVER_HTTP, BrokerError, ShareTaken, TooLarge
 from shared.events import valid_name
 from shared.groups import GROUP_MAX, Done, Groups, Message, block
 from shared.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
@@ -35,7 +34,7 @@ def _count(stored: int, not_stored: int, took: float | None) -> None:
 
 
 RETRY_AFTER = 2
-"""Seconds a client should wait after a 503."""
+"""Seconds a client should wait after a 503, or until the broker has taken what waits of it."""
 
 
 class Gate:
@@ -48,22 +47,27 @@ class Gate:
         WAITING.set_function(lambda: groups.waiting)
         self.names = names
 
-    async def store(self, name: str, headers: dict[str, str], payload: bytes) -> None:
-        """Return once the broker has stored it. Raises Problem 422, 429, 503. `headers`: its signal."""
+    async def store(
+        self, name: str, headers: dict[str, str], payload: bytes, sender: str | None = None
+    ) -> None:
+        """Return once the broker has stored it. Raises Problem 422, 429, 503. `headers`: its signal.
+        `sender`: the stranger who sends it, and has no more than a share of what may wait; None: nobody is
+        counted."""
         if not valid_name(name):
             REFUSED.inc()
             raise bad_name(name)
         message = _message(name, headers, payload)
         known = self._admit(name)
         try:
-            await self._groups.store((message,))
+            await self._groups.store((message,), sender)
         except BrokerError as error:
             if not known:
                 self.names.forget(name)
             raise self.not_stored(error) from None
 
-    def add(self, name: str, done: Done) -> None:
-        """Store a plain heartbeat of a valid name, and tell `done`. Raises Problem 429, untold."""
+    def add(self, name: str, done: Done, sender: str | None = None) -> None:
+        """Store a plain heartbeat of a valid name, and tell `done`. Raises Problem 429, untold. `sender`: as
+        for `store`."""
         if not self._admit(name):
             tell = done
 
@@ -72,7 +76,7 @@ class Gate:
                     self.names.forget(name)
                 tell(error)
 
-        self._groups.add((Message(streams.heartbeat(name), _PLAIN, b""),), done)
+        self._groups.add((Message(streams.heartbeat(name), _PLAIN, b""),), done, sender)
 
     def _admit(self, name: str) -> bool:
         """Whether it was known before. Raises Problem 429 if there is no room for it."""
@@ -83,16 +87,24 @@ class Gate:
             raise _limit_reached()
         return False
 
-    def not_stored(self, error: BrokerError) -> Problem:
+    def not_stored(self, error: BrokerError, count: int = 1) -> Problem:
+        """What is said of so many heartbeats that `error` has cost."""
         if isinstance(error, TooLarge):
             return Problem(413, str(error))
+        if isinstance(error, ShareTaken):
+            REFUSED.inc(count)
+            return Problem(429, str(error), retry_after=RETRY_AFTER)
         self._door.refused(f"a heartbeat was not stored: {error}")
         return Problem(503, f"not stored: {error}", retry_after=RETRY_AFTER)
 
-    async def store_all(self, names: Sequence[Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
-        """Store one heartbeat per name. Raises Problem 503 if the broker took none of those it was given."""
+    async def store_all(
+        self, names: Sequence[Any], headers: dict[str, str] | None = None, sender: str | None = None
+    ) -> dict[str, Any]:
+        """Store one heartbeat per name, a group after the other: no batch takes more room than that, and what
+        came meanwhile goes in between. Raises Problem 429 or 503 if none of them was stored. `sender`: as for
+        `store`."""
         said = block(OVER_HTTP | headers) if headers else _PLAIN
-        accepted, rejected, problem = 0, [], None
+        rejected: list[dict[str, Any]] = []
         good: list[str] = []
         new: set[str] = set()
         for name in names:
@@ -107,22 +119,24 @@ class Gate:
             else:
                 rejected.append({"service": name, "reason": _limit_reached().detail})
         REFUSED.inc(len(rejected))
-        parts = [good[n : n + GROUP_MAX] for n in range(0, len(good), GROUP_MAX)]
-        groups = ([Message(streams.heartbeat(name), said, b"") for name in part] for part in parts)
-        answers = await asyncio.gather(*map(self._groups.store, groups), return_exceptions=True)
-        for part, answer in zip(parts, answers, strict=True):
-            if isinstance(answer, BrokerError):
-                problem = self.not_stored(answer)
-                rejected += ({"service": name, "reason": problem.detail} for name in part)
-                for name in new.intersection(part):
+        for start in range(0, len(good), GROUP_MAX):
+            part = good[start : start + GROUP_MAX]
+            try:
+                await self._groups.store(
+                    [Message(streams.heartbeat(name), said, b"") for name in part], sender
+                )
+            except BrokerError as error:
+                left = good[start:]
+                problem = self.not_stored(error, len(left))
+                if not isinstance(error, ShareTaken):
+                    _NOT_STORED.inc(len(left) - len(part))
+                for name in new.intersection(left):
                     self.names.forget(name)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                accepted += len(part)
-        if problem and not accepted:
-            raise problem
-        return {"accepted": accepted, "rejected": rejected}
+                if not start:
+                    raise problem from None
+                rejected += ({"service": name, "reason": problem.detail} for name in left)
+                return {"accepted": start, "rejected": rejected}
+        return {"accepted": len(good), "rejected": rejected}
 
 
 def _limit_reached() -> Problem:

@@ -74,7 +74,7 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
                     access.enter(self.given, True, self.client_key)
                 elif self.client_key and (problem := self.too_many()):
                     raise problem
-                gate.add(name, done)
+                gate.add(name, done, None if tokens else self.client_key)
             except Problem as problem:
                 self._answer(beat, problem)
 

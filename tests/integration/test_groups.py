@@ -6,10 +6,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from services.ingest.door import Door
+from services.ingest.gate import Gate
+from services.ingest.names import Names
 from services.ingest.ticks import Ticker
 from shared import groups as groups_module
 from shared import streams
@@ -17,6 +20,7 @@ from shared.batching import Batch
 from shared.broker import OVER_HTTP, BrokerError, Busy, Link, NotStored, Publisher, Reader, Stored, TooLarge
 from shared.events import Tick
 from shared.groups import GROUP_MAX, SIZE_MAX, Groups, Message, block
+from shared.problems import Problem
 from shared.service import Health
 from tests.broker import eventually, provisioned
 from tests.servers import Process
@@ -178,6 +182,44 @@ async def test_while_an_answer_is_missing_that_others_wait_for_ticks_prove_nothi
     link._takers[sid] = taker
     first, second = await eventually(lambda: _stretches(link, 2))
     assert second[0] - first[1] > 1.5, "proved, though no heartbeat could be stored"
+    ticking.cancel()
+    await groups.stop()
+    await publisher.stop()
+
+
+async def test_a_stranger_fills_its_share_and_closes_nothing_and_a_full_queue_closes_the_door(
+    nats: Process, link: Link
+) -> None:
+    health, publisher, groups = Health("ticks"), Publisher(link), Groups(link, max_waiting=2000)
+    door = Door(groups.longest_wait)
+    gate = Gate(groups, Names(100_000), door)
+    await publisher.start()
+    await groups.start()
+    ticker = Ticker(link, publisher, health, timedelta(seconds=0.1), time.monotonic, door.obstacle)
+    ticking = asyncio.create_task(ticker.run())
+    await eventually(lambda: _stretches(link, 1))
+
+    async def batches(sender: str | None, count: int) -> list[dict[str, Any] | int]:
+        """Sent at once while the broker stands still: the answer of each, or the status of its refusal."""
+        nats.signal(signal.SIGSTOP)
+        names = [[f"s{n}-{m}" for m in range(200)] for n in range(count)]
+        sent = [asyncio.create_task(gate.store_all(each, None, sender)) for each in names]
+        neighbour = asyncio.create_task(gate.store("neighbour", {}, b"", "203.0.113.8"))
+        await asyncio.sleep(0.2)
+        nats.signal(signal.SIGCONT)
+        found = await asyncio.gather(*sent, return_exceptions=True)
+        await asyncio.wait([neighbour])
+        assert (neighbour.exception() is None) == bool(sender)
+        return [it.status if isinstance(it, Problem) else it for it in found]  # type: ignore[misc]
+
+    stored_ = {"accepted": 200, "rejected": []}
+    assert await batches("203.0.113.7", 20) == [stored_] + [429] * 19
+    assert await batches("203.0.113.7", 1) == [stored_], "what was stored makes room"
+    await asyncio.sleep(0.3)
+    assert await _stretches(link, 1), "a stranger has closed the door"
+    assert await batches(None, 20) == [stored_] * 10 + [503] * 10
+    await eventually(lambda: _stretches(link, 2))
+    assert not groups._count_of
     ticking.cancel()
     await groups.stop()
     await publisher.stop()

@@ -4,11 +4,13 @@ import codecs
 import json
 import time
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from services.ingest.content import read_content
 from shared.events import HeartbeatBody, Signal
 from shared.heartbeats import (
     METADATA_DEPTH,
@@ -75,6 +77,14 @@ def test_an_object_of_ours_is_read_whatever_it_is_called(kind: str) -> None:
     assert read_body(json.dumps(later).encode(), kind) == (HeartbeatBody(), [])
     nothing = {"message": None, "every": None, "metadata": None, "run": None}
     assert read_body(json.dumps(nothing).encode(), kind) == (HeartbeatBody(), [])
+
+
+def test_odd_parameters_are_told_by_the_first_few_and_cost_little() -> None:
+    query = {f"mesage{n}": "x" for n in range(1000)} | {"messsage": "late"}
+    assert len(read_content("", b"", "", {"every": "5m", "token": "t", "empty": ""} | query).warnings) == 5
+    with patch("services.ingest.content.get_close_matches", return_value=[]) as looked:
+        read_content("", b"", "", query)
+    assert looked.call_count == 5
 
 
 BAD = [
