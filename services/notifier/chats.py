@@ -709,20 +709,20 @@ class Chat:
                 if self._around.is_taken(self.target, chat):  # or each message would come there twice
                     return await self._switch_off(f"it is {chat} now, which is a chat here already")
                 await self.migrate(chat)
-                self._not_delivered()
+                await self._not_delivered()
                 return 0
             case Limited(retry_after):
-                self._not_delivered()
+                await self._not_delivered()
                 return retry_after
             case BadToken(reason):
                 self._around.on_token(reason)
-                self._not_delivered()
+                await self._not_delivered()
                 return WITH_BAD_TOKEN
             case Failed(reason, maybe_delivered):
                 log.warning("message not sent; will be tried again", chat=self.key, reason=reason)
                 if maybe_delivered:
                     self._repeat = True
-                self._not_delivered()
+                await self._not_delivered()
                 return self._next_backoff()
 
     def _next_backoff(self) -> float:
@@ -730,11 +730,11 @@ class Chat:
         self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
         return pause
 
-    def _not_delivered(self) -> None:
+    async def _not_delivered(self) -> None:
         """Unless an attempt may have reached the chat, the next one may tell more, and is no repeat. (The
         record keeps the intent until then.)"""
         if not self._repeat:
-            self._record.cursor = self.cursor.model_copy(update={"sending": None})
+            await self._record.amend(sending=None)
 
     async def _sent(self, message: Message, sending: Sending, message_id: int | None) -> None:
         self._backoff, self._probe = FIRST_BACKOFF, FIRST_PROBE
@@ -821,7 +821,7 @@ class Chat:
             del self._refused[sending.of]
             await self._record_sent(message, sending, None, {})
             return 0
-        self._not_delivered()
+        await self._not_delivered()
         pause = self._next_backoff()
         if sending.of is not Of.CHANGES and not self._repeat:
             self._aside[sending.of] = now + timedelta(seconds=max(pause, SET_ASIDE))

@@ -11,6 +11,7 @@ from functools import partial
 from hashlib import blake2b
 from zlib import crc32
 
+import structlog
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from services.notifier.ledger import Owed, Turns
 from services.notifier.messages import Deafness, Notice
 from shared.broker import until_done, version_to_follow
+
+log = structlog.get_logger()
 
 MOST_THREADS = 200
 """Open falls whose message is remembered per chat, to be replied to."""
@@ -143,6 +146,11 @@ class Record:
         async with self._writing:
             await self.write(self.cursor.model_copy(update=changed))
 
+    async def amend(self, **changed: object) -> None:
+        """The same here only; the broker has it with the next update."""
+        async with self._writing:
+            self.cursor = self.cursor.model_copy(update=changed)
+
     async def forget(self) -> None:
         async with self._writing:
             for key in self._parts:
@@ -209,11 +217,23 @@ def _share(name: str) -> int:
     return crc32(name.encode()) % PARTS
 
 
-def _read_part(payload: bytes) -> _Part:
+async def _read_part(bucket: KeyValue, key: str) -> _Part:
+    """What is lost of it, as when a backup was put back of a moment in which the cursor was written, or
+    cannot be read, is owed no more: or the chat would never be told anything again."""
+    try:
+        payload = (await bucket.get(key)).value or b""
+    except KeyNotFoundError:
+        log.error("a part of what a chat is owed is lost; what stood in it is not told", part=key)
+        return _Part()
     try:
         return _Part.model_validate_json(payload)
     except ValidationError:
+        pass
+    try:
         return _Part(owed=_OWED_ALONE.validate_json(payload))
+    except ValidationError as error:
+        log.error("a part of what a chat is owed cannot be read", part=key, why=str(error)[:300])
+        return _Part()
 
 
 async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
@@ -225,7 +245,7 @@ async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
         except KeyNotFoundError as missing:
             return Record(bucket, key, fresh, version_to_follow(missing))
         cursor = Cursor.model_validate_json(found.value or b"")
-        parts = [_read_part((await bucket.get(part)).value or b"") for part in cursor.owed_parts]
+        parts = [await _read_part(bucket, part) for part in cursor.owed_parts]
         owed = dict(ChainMap(cursor.owed, *(part.owed for part in parts)))
         turns = dict(ChainMap(cursor.turns, *(part.turns for part in parts)))
         whole = cursor.model_copy(update={"owed": owed, "turns": turns})

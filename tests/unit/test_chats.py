@@ -1,5 +1,6 @@
 """What a chat is told, and what it is owed: maintenance, mutes, pauses, flapping, refusals, restarts."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -399,7 +400,91 @@ async def test_parts_of_before_turns_stood_in_them_are_read() -> None:
         assert set(record.cursor.owed) == names
 
 
+@pytest.mark.parametrize("lost", ["gone", "unreadable"])
+async def test_a_part_that_is_lost_costs_what_stood_in_it_and_not_the_chat(
+    lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a restore of a moment in which the cursor was written."""
+    names = [f"s{n}" for n in range(cursors.MOST_WITHIN + 1)]
+    it = await world("job", *names)
+    it.window("w", -HOUR, HOUR, tags=("all",))
+    for name in names:
+        it.register(name, tags=("all",))
+        it.change(DOWN, name)
+    await it.settle()
+    it.stop()
+    key = sorted(it.bucket.entries)[1]
+    if lost == "gone":
+        await it.bucket.purge(key)
+    else:
+        await it.bucket.put(key, b"x")
+    await it.restart()
+    assert key in capsys.readouterr().out
+    await it.then(DOWN, name="job")
+    assert it.told(name="job") == ["down"]
+    await it.passes(2 * HOUR, 2)
+    told = {notice.name for message in it.inboxes[0].messages for notice in message.notices}
+    assert 0.9 * len(names) < len(told) < len(names)
+
+
 # --- a crash between a message and its record
+
+
+async def test_a_mute_while_an_attempt_fails_makes_the_next_one_no_repeat() -> None:
+    it = await world("web", "job")
+    inbox, (chat,), stored = it.inboxes[0], it.chats, it.bucket.update
+    muting: list[asyncio.Task[bool]] = []
+
+    async def late(key: str, value: bytes, last: int) -> int:
+        await asyncio.sleep(0.01)
+        return await stored(key, value, last)
+
+    async def refuses(*_: Any) -> Failed:
+        it.bucket.update = late  # type: ignore[method-assign]
+        muting.append(asyncio.create_task(chat.mute("job", NOW + DAY)))
+        await asyncio.sleep(0)
+        return Failed("no route to host", maybe_delivered=False)
+
+    sends, inbox.send = inbox.send, refuses  # type: ignore[method-assign, assignment]
+    it.change(DOWN)
+    await it.settle()
+    await muting[0]
+    inbox.send = sends  # type: ignore[method-assign]
+    await it.settle()
+    assert it.told() == ["down"]
+    assert not it.texts[0].startswith(REPEAT)
+
+
+async def test_what_was_told_to_be_down_is_not_told_again_after_a_pause_that_nobody_saw() -> None:
+    """While the notifier was off; nothing is owed of it. A fall that was not told before the pause is."""
+    it = await world("web", "job")
+    it.change(DOWN)
+    await it.settle()
+    it.stop()
+    it.change(DOWN, "job")
+    await it.passes(MINUTE)
+    for name in ("web", "job"):
+        it.register(name, paused=True)
+        it.register(name)
+    await it.start()
+    await it.passes(3 * HOUR, 10)
+    assert it.told() == ["down"]
+    assert it.told(name="job") == ["down"]
+    await it.then(ALIVE)
+    assert it.told() == ["down", "alive"]
+
+
+async def test_a_fall_within_a_pause_of_which_nobody_saw_the_end_is_told_once() -> None:
+    it = await world()
+    it.register(paused=True)
+    await it.passes(MINUTE)
+    it.stop()
+    it.change(DOWN)
+    await it.passes(MINUTE)
+    it.register()
+    await it.start()
+    await it.passes(3 * HOUR, 10)
+    assert it.told() == OWED_DOWN
 
 
 async def test_what_may_have_been_told_is_marked_and_its_recovery_told() -> None:
