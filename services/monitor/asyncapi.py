@@ -15,7 +15,11 @@ def document(nats_url: str) -> AsyncAPI:
 
     @broker.subscriber(streams.ALL_HEARTBEATS, stream=heartbeats, title="Heartbeats")
     async def on_heartbeat(body: HeartbeatBody) -> None:
-        """A sign of life in `heartbeat.<service_name>`. Empty, or this body."""
+        """A sign of life in `heartbeat.<service_name>`, or what the header `Registry-Signal` says: `fail`,
+        with `Registry-Exit-Code` if there is one; `start`; or `log`, which is kept and is no sign of life.
+        Empty, this body, or any other, which is the message then. What of it cannot be used costs nothing
+        but a warning, which the service shows; those that ingest has answered with stand in the body, as
+        `warnings`."""
 
     @broker.subscriber(streams.ALL_TICKS, stream=heartbeats, title="Ticks")
     async def on_tick(tick: Tick) -> None:

@@ -10,10 +10,12 @@ from shared.broker import (
     Publisher,
     Reader,
     Stored,
+    Unreadable,
     created,
     first,
     last_sequence,
     newest,
+    newest_before,
     version_to_follow,
 )
 from shared.events import ConfigEvent, StatusChanged
@@ -42,6 +44,13 @@ class Journal:
 
     async def newest_event(self, subject: str) -> Stored | None:
         return await newest(self._link, streams.SERVICES, subject)
+
+    async def event_before(self, subject: str, seq: int) -> Stored | None:
+        """The newest before a sequence; None also where nobody can say what it was."""
+        try:
+            return await newest_before(self._link, streams.SERVICES, subject, seq)
+        except Unreadable:
+            return None
 
     async def oldest_heartbeat(self, name: str) -> Stored | None:
         """The oldest that the broker still keeps of this service."""

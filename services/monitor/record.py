@@ -32,7 +32,7 @@ from shared.events import (
     moment,
     status_changed,
 )
-from shared.heartbeats import excerpt
+from shared.heartbeats import excerpt, shortened
 
 BUCKETS = 256
 
@@ -166,6 +166,9 @@ def declaration(name: str, beat: Beat, newest: ConfigEvent, stored_at: int) -> S
 FORMAT = 4
 FORMAT_BEFORE = 3
 """Can be read, and tells that its monitor wrote down no epochs."""
+SAID_MAX = 256 * 1024
+"""Bytes of messages in one bucket that paused services have said last. A bucket is one message of the broker,
+of mostly 1 MiB; where there are more of them, each is cut to its share."""
 _SIGNALS = [Signal.SUCCESS, Signal.START, Signal.FAIL]
 """Those that a service can have been heard with last."""
 _STATUSES = list(Status)
@@ -277,7 +280,7 @@ def dump(bucket: Bucket) -> bytes:
         "configured": bucket.configured,
         "epoch": bucket.epoch,
         "names": [it.name for it in services],
-        "said": {it.name: it.said for it in services if it.said},
+        "said": _said(services),
     }
     columns = [array("q", [getattr(it, column) for it in services]) for column in _NUMBERS]
     columns += [
@@ -287,6 +290,17 @@ def dump(bucket: Bucket) -> bytes:
     columns.append(array("q", [_coded(it) for it in services]))
     line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
     return zlib.compress(line + b"".join(column.tobytes() for column in columns), level=1)
+
+
+def _said(services: Collection[Watched]) -> dict[str, Said]:
+    said = {it.name: it.said for it in services if it.said}
+    if sum(len((it.message or "").encode()) for it in said.values()) <= SAID_MAX:
+        return said
+    room = SAID_MAX // len(said)
+    return {
+        name: it._replace(message=it.message and shortened(it.message, room // 5, room - room // 5))
+        for name, it in said.items()
+    }
 
 
 def _coded(it: Watched) -> int:

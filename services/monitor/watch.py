@@ -8,7 +8,7 @@ is taken over, and the lifecycle is asked again.
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -481,9 +481,11 @@ class Monitor:
             end, _ = await until_done(
                 "ask for the newest event", partial(self._journal.end, streams.SERVICES)
             )
-            await self._read_once(self._journal.reader(streams.SERVICES, streams.ALL_CONFIG), end)
+            async for message in _once(self._journal.reader(streams.SERVICES, streams.ALL_CONFIG), end):
+                self._take_event(message)
             newest = self._journal.reader(streams.SERVICES, streams.ALL_STATUS, newest_per_subject=True)
-            await self._read_once(newest, end)
+            async for message in _once(newest, end):
+                self._take_status(await self._readable(message))
             self._events_read = end
             self._events_moved.set()
         read = self._journal.reader(streams.SERVICES, streams.ALL_EVENTS, after=self._events_read)
@@ -494,13 +496,17 @@ class Monitor:
             PENDING.labels(streams.SERVICES).set(read.pending or 0)
             self._events_moved.set()
 
-    async def _read_once(self, reader: Reader, end: int) -> None:
-        async with aclosing(reader.batches()) as batches:
-            async for batch in batches:
-                for message in batch:
-                    self._take_event(message)
-                if not reader.pending or reader.position >= end:
-                    return
+    async def _readable(self, newest: Stored) -> Stored:
+        """The newest change of a service; one that cannot be read says what the newest before it says that
+        can, as for a monitor that has read all along."""
+        message = newest
+        while self._event(message) is None:
+            ask = partial(self._journal.event_before, message.subject, message.seq)
+            before: Stored | None = await until_done(f"read what {message.subject} was before", ask)
+            if before is None:
+                return newest
+            message = before
+        return newest._replace(data=message.data)
 
     def _take_event(self, message: Stored) -> None:
         if message.subject.startswith("service.status."):
@@ -746,6 +752,16 @@ def _over_http(message: Stored) -> bool:
 
 _SETTLED = (Signal.FAIL, Signal.LOG)
 """Signals that are never a plain sign of life."""
+
+
+async def _once(reader: Reader, end: int) -> AsyncIterator[Stored]:
+    """What there is to read now, at least up to a sequence."""
+    async with aclosing(reader.batches()) as batches:
+        async for batch in batches:
+            for message in batch:
+                yield message
+            if not reader.pending or reader.position >= end:
+                return
 
 
 async def _each(do: Callable[[T], Coroutine[None, None, None]], items: Iterable[T]) -> None:

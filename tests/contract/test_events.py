@@ -22,7 +22,7 @@ from shared.events import (
     parse_event,
     valid_name,
 )
-from shared.heartbeats import parse_heartbeat
+from shared.heartbeats import parse_heartbeat, read_body, write_body
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("**/service.*.json"))
@@ -84,6 +84,20 @@ def test_golden_heartbeat_and_tick() -> None:
     tick = Tick.model_validate_json((GOLDEN / "tick.json").read_bytes())
     assert tick.open_since
     assert tick.open_since.isoformat() == "2026-11-01T12:00:00.123456+00:00"
+
+
+def test_golden_heartbeat_with_warnings_as_ingest_stores_it() -> None:
+    stored = (GOLDEN / "heartbeat-with-warnings.json").read_bytes().rstrip(b"\n")
+    heartbeat = parse_heartbeat("web", stored, {"Registry-Signal": "fail", "Registry-Source": "http"})
+    assert heartbeat.body == HeartbeatBody.model_validate(
+        {"message": "disk full", "metadata": {"host": "a1"}}
+    )
+    assert heartbeat.warnings == (
+        "every: 'whenever' is not a duration such as 30s, 15m, 1h",
+        "colour: not used; a heartbeat has message, every, schedule, time_zone, run, metadata",
+    )
+    given = b'{"message": "disk full", "metadata": {"host": "a1"}, "every": "whenever", "colour": "red"}'
+    assert write_body(*read_body(given)) == stored
 
 
 def test_the_content_of_a_status_change() -> None:

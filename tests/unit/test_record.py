@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import zlib
 from datetime import UTC, datetime, timedelta
 
@@ -31,6 +32,7 @@ from shared.events import (
     parse_event,
     valid_name,
 )
+from shared.heartbeats import excerpt
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -88,6 +90,20 @@ def test_a_bucket_is_read_as_it_was_written(reach: Reach, services: list[Watched
         it.patience = in_force(it.own, it.every, EPOCHS[0])
     bucket = Bucket(reach, Coverage(7, [(1, 2), (4, 5)]), 9, 0, services)
     assert record.load(record.dump(bucket), EPOCHS) == bucket
+
+
+def test_a_bucket_fits_the_broker_however_much_paused_services_have_said() -> None:
+    said = [Said(Signal.FAIL, excerpt(random.Random(n).randbytes(600).hex()), 1) for n in range(4000)]
+    paused = [Watched(f"s{n}", THEN, DEFAULT, paused=True, said=it) for n, it in enumerate(said)]
+    part = record.dump(Bucket(services=paused))
+    assert len(part) < 1024 * 1024 * 0.9
+    for before, after in zip(said, record.load(part, EPOCHS).services, strict=True):
+        assert after.said
+        assert before.message
+        assert after.said.message
+        assert (after.said.signal, after.said.message[-30:]) == (Signal.FAIL, before.message[-30:])
+    few = record.dump(Bucket(services=paused[:200]))
+    assert [it.said for it in record.load(few, EPOCHS).services] == said[:200]
 
 
 def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
