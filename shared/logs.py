@@ -2,7 +2,6 @@
 libraries log, warnings, and exceptions that nobody caught."""
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import MutableMapping
@@ -11,14 +10,15 @@ from typing import Any
 
 import structlog
 
+from shared.settings import wanted_log_format
 from shared.visible import visible, visible_lines
 
 INDENT = " " * 4
 
 
 def begin(service: str) -> None:
-    """Before the settings are read: if the environment asks for JSON, a wrong setting is told in it too."""
-    if os.environ.get("REGISTRY_LOG_FORMAT") == "json":
+    """Before the settings are read: if they ask for JSON, a wrong one among them is told in it too."""
+    if wanted_log_format() == "json":
         configure(service, "info", "json")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -71,7 +71,13 @@ class Window(BaseModel):
         return self
 
     def is_about(self, name: str, tags: Iterable[str]) -> bool:
-        return name in self.services or not set(self.tags).isdisjoint(tags)
+        names, any_of = self._asked_for
+        return name in names or not any_of.isdisjoint(tags)
+
+    @cached_property
+    def _asked_for(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Services and tags, as they are looked for in a storm."""
+        return frozenset(self.services), frozenset(self.tags)
 
     def current(self, at: datetime) -> Span | None:
         """When the occurrence that `at` falls into begins and ends."""

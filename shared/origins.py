@@ -42,7 +42,8 @@ def same_origin(origin: str, host: str) -> bool:
 
 
 def is_foreign(headers: Headers) -> bool:
-    """Whether the page that sends this is of another machine than the one that is asked."""
+    """Whether the page that sends this is of another machine than the one that is asked: ingest's rule where
+    no token is needed. (The API's is stricter, see `SameOrigin`: its pages are a site, at one address.)"""
     if headers.get("sec-fetch-site") == "cross-site":
         return True
     origin = headers.get("origin")
@@ -53,20 +54,21 @@ def is_foreign(headers: Headers) -> bool:
 
 
 class SameOrigin:
-    """ASGI middleware: 403 for what a page of another site sends. Links from elsewhere still lead here."""
+    """ASGI middleware, the API's rule: 403 for what a page of another site writes, and for whatever a page of
+    another origin asks. Links from elsewhere still lead here."""
 
     def __init__(self, app: ASGIApp, public_url: str) -> None:
         self._app = app
         self._public = urlsplit(public_url).netloc
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._is_foreign(scope["method"], Headers(scope=scope)):
+        if scope["type"] == "http" and self._refuses(scope["method"], Headers(scope=scope)):
             refusal = problems.response(Problem(403, "not from another site's page"))
             await refusal(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _is_foreign(self, method: str, headers: Headers) -> bool:
+    def _refuses(self, method: str, headers: Headers) -> bool:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site in ("cross-site", "same-site") and method not in READING:
             return True

@@ -232,6 +232,22 @@ class Settings(BaseSettings):
             )
 
 
+class _LogFormat(BaseSettings):
+    """That one setting, whatever the others are."""
+
+    model_config = Settings.model_config
+
+    log_format: str = ""
+
+
+def wanted_log_format() -> str:
+    """What REGISTRY_LOG_FORMAT says, in the environment or in `.env`, before anything is checked."""
+    try:
+        return _LogFormat().log_format
+    except (OSError, UnicodeDecodeError):  # `load` says that `.env` cannot be read
+        return _LogFormat(_env_file=None).log_format
+
+
 def base_url(host: str, port: int) -> str:
     return f"http://{near(host)}:{port}"
 

@@ -21,7 +21,7 @@ from services.cli import backup as copies
 from services.cli.doctor import DoctorSettings, Finding, examine, report
 from services.cli.supervisor import RunSettings, broker
 from services.cli.supervisor import run as supervise
-from shared import streams
+from shared import logs, streams
 from shared.broker import access
 from shared.events import NAME_RULE_IN_WORDS, valid_name
 from shared.settings import Tokens, load, near, stop
@@ -46,6 +46,7 @@ class ClientSettings(RunSettings):
 @app.command()
 def run() -> None:
     """Start the embedded servers and the four services, and keep them running."""
+    logs.begin("run")
     raise typer.Exit(supervise(load(RunSettings)))
 
 

@@ -1,8 +1,10 @@
 """What a process says, whatever happens to it: as a process of its own, for it is about its very end."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,22 @@ def test_every_line_is_json(what: str) -> None:
         assert {"event", "level", "timestamp", "service"} <= line.keys()
     wanted = {"a warning": "DeprecationWarning", "a wrong setting": "REGISTRY_Y"}.get(what, "Traceback")
     assert wanted in json.dumps(lines)
+
+
+@pytest.mark.parametrize("where", ["environment", ".env", "neither"])
+def test_a_setting_that_is_refused_is_told_in_json_wherever_that_is_asked_for(
+    where: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("REGISTRY_TICK=never\n" + "registry_log_format=json\n" * (where == ".env"))
+    asked = {"REGISTRY_LOG_FORMAT": "json"} if where == "environment" else {}
+    start = [sys.executable, "-m", "services.monitor"]
+    done = subprocess.run(
+        start, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=os.environ | asked
+    )
+    assert done.returncode == 2
+    if where != "neither":
+        assert "REGISTRY_TICK" in json.loads(done.stderr)["event"]
+    assert "REGISTRY_TICK" in done.stderr
 
 
 def test_on_a_terminal_no_line_of_others_passes_for_one_of_ours() -> None:

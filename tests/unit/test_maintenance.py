@@ -49,6 +49,16 @@ def test_current(window: Window, moment: str, span: tuple[str, str] | None) -> N
     assert window.current(at(moment)) == (span and (at(span[0]), at(span[1])))
 
 
+def test_a_window_of_many_services_is_asked_as_quickly_as_one_of_few() -> None:
+    many = ONCE.model_copy(update={"services": tuple(f"s{n}" for n in range(1000))})
+    assert many.is_about("s999", ())
+    assert not many.is_about("web", ("db",))
+    assert isinstance(many._asked_for[0], frozenset)
+    same = Window.model_validate_json(many.model_dump_json())
+    assert same == many, "what it remembers is no part of it"
+    assert hash(same) == hash(many)
+
+
 def test_upcoming() -> None:
     assert SUNDAYS.upcoming(at("2026-11-01T02:00")) == (at("2026-11-08T02:00"), at("2026-11-08T04:00"))
     assert ONCE.upcoming(at("2026-10-01T00:00")) == (ONCE.starts_at, ONCE.ends_at)
