@@ -157,7 +157,14 @@ class Access:
             raise Problem(403, "this form is not of your session any more; go back and load the page again")
 
     def _session(self, request: Request) -> "_Session":
-        """The session of the request's cookie; nobody's if it is not ours, has ended, or is too old."""
+        """The session of the request's cookie; nobody's if it is not ours, has ended, or is too old. It is
+        verified once a request."""
+        if not hasattr(request.state, "session"):
+            request.state.session = self._read_session(request)
+        found: _Session = request.state.session
+        return found
+
+    def _read_session(self, request: Request) -> "_Session":
         cookie, keys = request.cookies.get(COOKIE), self._keyring.keys
         if not (cookie and keys):
             return _NO_SESSION

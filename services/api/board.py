@@ -11,8 +11,9 @@ from prometheus_client import Gauge
 
 from services.api.fold import Change, Document, Heard
 from services.api.roster import Roster
-from services.api.timeline import Mark, mark
+from services.api.timeline import mark
 from shared.coverage import Coverage
+from shared.timeline import Mark
 
 LISTENERS = Gauge("registry_event_listeners", "Clients that follow the events live")
 
@@ -146,10 +147,6 @@ class Board:
     def lately(self, name: str) -> Sequence[Mark]:
         """What marks the service's last day, and perhaps a bit of the time before."""
         return self._lately.get(name, ())
-
-    def restless(self) -> Iterable[str]:
-        """The services that changed within the last day."""
-        return self._lately.keys()
 
     @property
     def kept_from(self) -> int:

@@ -9,9 +9,10 @@ from zoneinfo import ZoneInfo
 
 from services.api.fold import moment
 from services.api.models import HeardItem
-from services.api.timeline import NOTHING, Segment, slices
+from services.api.timeline import slices
 from shared.durations import spoken
 from shared.events import Signal
+from shared.timeline import NOTHING, Segment
 from shared.zones import local
 
 COLUMNS = 100

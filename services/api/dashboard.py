@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
-from services.api import charts, cursors, recall, tags, timeline
+from services.api import charts, cursors, recall, tags
 from services.api.access import Role
 from services.api.commands import existing
 from services.api.fold import Document, micros, moment
@@ -23,13 +23,13 @@ from services.api.requests import NameInPath, listed
 from services.api.resources import Parts, marks_of, segments, selection
 from services.api.roster import Selection
 from services.api.snippets import snippets
-from services.api.timeline import Mark
-from shared import bodies, digest, durations, problems, thresholds, zones
+from shared import bodies, digest, durations, problems, thresholds, timeline, zones
 from shared.broker import BrokerError
 from shared.events import NAME_RULE_IN_WORDS, Status, valid_name
 from shared.heartbeats import shortened
 from shared.maintenance import Window
 from shared.problems import Problem, explain
+from shared.timeline import Mark
 
 PAGE_ROWS = 100
 DEAD_ROWS = 50

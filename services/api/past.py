@@ -10,7 +10,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from services.api.board import Board
 from services.api.fold import micros
 from services.api.store import Store
-from services.api.timeline import LONGEST, Mark, mark
+from services.api.timeline import LONGEST, mark
+from shared.timeline import Mark
 
 MOST_MARKS = 200_000
 """Marks that are kept, of all services together; those of services that nobody has asked for go first."""

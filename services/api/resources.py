@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from pydantic import AwareDatetime
 from starlette.responses import StreamingResponse
 
-from services.api import badge, cursors, live, maintenance, recall, tags, timeline
+from services.api import badge, cursors, live, maintenance, recall, tags
 from services.api.access import Access
 from services.api.board import Board
 from services.api.commands import Commands, existing
@@ -36,6 +36,8 @@ from services.api.requests import IfMatch, NameInPath, body, documented_body, li
 from services.api.roster import SORTS, Place, Selection, Sort
 from services.api.store import Store
 from services.api.summary import next_digest
+from services.api.timeline import WINDOWS
+from shared import timeline
 from shared.broker import Link
 from shared.connections import client_of
 from shared.events import Status
@@ -346,7 +348,7 @@ def routers(parts: Parts) -> list[APIRouter]:
 
 
 async def marks_of(parts: Parts, names: Collection[str], window: str) -> dict[str, Sequence[timeline.Mark]]:
-    """What marks each service in a window of `timeline.WINDOWS`, and perhaps before it. The last day is in
+    """What marks each service in a window of `WINDOWS`, and perhaps before it. The last day is in
     memory."""
     if window == "24h":
         return {name: parts.board.lately(name) for name in names}
@@ -362,12 +364,12 @@ async def segments_of(parts: Parts, document: Document, window: str) -> list[tim
 def segments(
     parts: Parts, document: Document, window: str, marks: Sequence[timeline.Mark]
 ) -> list[timeline.Segment]:
-    """What a service was in a window of `timeline.WINDOWS`."""
+    """What a service was in a window of `WINDOWS`."""
     at = parts.now()
     looks, config = shown(document), document["config"]
     now = timeline.Now(looks.status, config["paused"], config["registered_at"], micros(at))
     gaps = parts.board.coverage.gaps_until(now.at, parts.look.deaf_after)
-    return timeline.segments(marks, now, micros(at - timeline.WINDOWS[window]), gaps)
+    return timeline.segments(marks, now, micros(at - WINDOWS[window]), gaps)
 
 
 _MOMENT = "2026-11-01T12:00:00Z"

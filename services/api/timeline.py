@@ -7,13 +7,7 @@ from typing import NamedTuple
 
 from services.api.fold import Document, micros
 from shared.events import Status
-from shared.timeline import NOTHING as NOTHING
-from shared.timeline import Mark as Mark
-from shared.timeline import Now as Now
-from shared.timeline import Segment as Segment
-from shared.timeline import segments as segments
-from shared.timeline import spent as spent
-from shared.timeline import uptime as uptime
+from shared.timeline import NOTHING, Mark, Segment
 
 _PROBLEMS = ("dead", "down", "silent")
 

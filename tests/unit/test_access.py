@@ -1,0 +1,43 @@
+"""Who is let in, by a session."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import patch
+
+from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.api import access as access_module
+from services.api.access import COOKIE, Access, Role
+from services.api.keyring import Keyring, Keys
+
+
+def request_with(cookie: str) -> Request:
+    headers = [(b"cookie", f"{COOKIE}={cookie}".encode())] if cookie else []
+    scope: dict[str, Any] = {"type": "http", "headers": headers, "client": None}
+    return Request(scope)
+
+
+def test_a_session_is_verified_once_a_request_and_anew_for_the_next() -> None:
+    keyring = SimpleNamespace(keys=Keys())
+    access = Access(
+        (SecretStr("token"),),
+        (),
+        anonymous_read=False,
+        strangers=True,
+        secure=False,
+        keyring=cast(Keyring, keyring),
+    )
+    response = Response()
+    assert access.log_in(request_with(""), "token", response)
+    cookie = response.headers["set-cookie"].partition(";")[0].partition("=")[2]
+    with patch.object(access_module, "_signer", wraps=access_module._signer) as signer:
+        request = request_with(cookie)
+        assert access.recognises(Request(request.scope))
+        assert access.role(request) is Role.ADMIN
+        access.may_submit(request, access.form_key(request))
+        assert signer.call_count == 1
+        (session_id,) = {access._session(request).id}
+        keyring.keys = keyring.keys.without(session_id, until=2**40, now=0)
+        assert access.role(request_with(cookie)) is Role.NOBODY
