@@ -263,13 +263,17 @@ async def test_what_is_deleted_or_registered_anew_is_owed_nothing() -> None:
 
 
 @HOLDS
-async def test_a_fall_that_was_told_is_told_again_at_the_end_of_a_mute_alone(what: str) -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_fall_that_was_told_is_told_again_at_the_end_of_a_mute_alone(
+    what: str, restarts: bool
+) -> None:
     """Nothing was withheld meanwhile; but whoever mutes what is down wants to hear if it still is."""
     it = await world()
     it.change(DOWN)
     await it.settle()
     await hold(it, what)
-    await it.restart()
+    if restarts:
+        await it.restart()
     await free(it, what)
     expected = ["down", "owed: down"] if what == "mute" else ["down"]
     assert it.told() == expected

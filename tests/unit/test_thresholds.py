@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.durations import parse, write
@@ -111,6 +111,8 @@ def test_they_are_in_order_keep_what_is_configured_and_stay_representable(
 
 
 @given(owns, lengths, ordered)
+@example((None, None, timedelta(hours=26)), timedelta(days=1), DEFAULT)
+@example((None, timedelta(hours=24.5), None), timedelta(days=1), DEFAULT)
 def test_no_inherited_one_is_below_the_interval_unless_an_own_one_above_it_is(
     own: Own, every: timedelta, default: tuple[timedelta, timedelta, timedelta]
 ) -> None:
