@@ -1,6 +1,7 @@
 """The connection to the broker: publishing that waits for storage, and reading that survives anything."""
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,7 @@ from prometheus_client import Gauge
 from shared import ack_subjects, nats_internals, streams
 from shared.credentials import Credentials
 from shared.events import SOURCE_HEADER
+from shared.identity import Position
 from shared.settings import Settings
 from shared.urls import without_secrets
 
@@ -149,6 +151,10 @@ class Link:
         self._takers: dict[int, Taker] = {}
         self.on_lost: list[Callable[[], None]] = []
         self.on_back: list[Callable[[], None]] = []
+        self.on_doubt: list[Callable[[], None]] = []
+        """Told when the broker answers as if a stream were not there."""
+        self.newest_read: dict[str, Position] = {}
+        """By stream: the newest message that was read."""
 
     def options(self) -> dict[str, Any]:
         """For `nats.connect`."""
@@ -232,6 +238,19 @@ class Link:
 
         found: KeyValue = await until_done(f"open the bucket {name}", attempt)
         return found
+
+    @property
+    def replicated(self) -> bool:
+        """Whether a stream has replicas, of which some may lag behind the leader."""
+        return self._settings.nats_replicas > 1
+
+    def doubt(self) -> None:
+        for listener in self.on_doubt:
+            listener()
+
+    def was_read(self, stream: str, newest: Position) -> None:
+        if (known := self.newest_read.get(stream)) is None or known.seq < newest.seq:
+            self.newest_read[stream] = newest
 
     @property
     def up(self) -> bool:
@@ -391,6 +410,7 @@ class Publisher:
             return
         if not msg.data:
             entry[0].set_exception(NotStored("no stream takes this subject yet"))
+            self._link.doubt()
             return
         answer = json.loads(msg.data)
         if error := answer.get("error"):
@@ -488,9 +508,12 @@ class Reader:
                         batch, self._buffer = self._buffer, []
                         self.position = batch[-1].seq
                         self.pending = batch[-1].pending
+                        self._link.was_read(self._stream, Position(batch[-1].seq, batch[-1].at))
                         self._newest = self._newest and self.pending > 0
                         yield batch
                 except (NatsError, OSError, TimeoutError) as error:
+                    if isinstance(error, NotFoundError):
+                        self._link.doubt()
                     log.debug("reader starts again", stream=self._stream, error=str(error) or repr(error))
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, 2.0)
@@ -546,7 +569,9 @@ class Reader:
             return
         if place is None:  # word about the request
             status = (headers or b"")[_STATUS]
-            if status == b"100":
+            if status == b"100":  # nothing has come for a while
+                # What was said to be pending is not there any more: it was removed. Ask anew how much is.
+                self._broken = bool(self.pending) and not self._buffer
                 return
             self._outstanding = 0
             if status != b"408":
@@ -607,7 +632,8 @@ def _legible_headers(raw: bytes) -> bytes:
 
 
 async def newest(link: Link, stream: str, subject: str) -> Stored | None:
-    """The newest message of one subject. Raises NotStored when the broker cannot say."""
+    """The newest message of one subject, or of all that a subject with wildcards means. Raises NotStored when
+    the broker cannot say."""
     return await _get(link, stream, {"last_by_subj": subject})
 
 
@@ -623,16 +649,26 @@ async def first(link: Link, stream: str, subject: str) -> Stored | None:
     return await _get(link, stream, {"seq": 1, "next_by_subj": subject})
 
 
+async def first_later(link: Link, stream: str, at: int) -> Stored | None:
+    """The first message that was stored later than `at`, microseconds since 1970 UTC."""
+    return await _get(link, stream, {"start_time": _rfc3339(at + 1)})
+
+
 async def message_at(link: Link, stream: str, seq: int) -> Stored | None:
     return await _get(link, stream, {"seq": seq})
 
 
 async def _get(link: Link, stream: str, what: dict[str, Any]) -> Stored | None:
-    request = f"$JS.API.DIRECT.GET.{stream}"
+    """One message. With replicas the leader is asked: a follower may not have yet what decides."""
+    kind = "STREAM.MSG.GET" if link.replicated else "DIRECT.GET"
     try:
-        msg = await link.nc.request(request, json.dumps(what).encode(), timeout=3)
+        msg = await link.nc.request(f"$JS.API.{kind}.{stream}", json.dumps(what).encode(), timeout=3)
     except (NatsError, OSError, TimeoutError) as error:
         raise NotStored(str(error) or repr(error)) from None
+    return _of_leader(msg.data) if link.replicated else _of_any(msg)
+
+
+def _of_any(msg: Msg) -> Stored | None:
     headers = msg.headers or {}
     if headers.get("Status") == "404":
         return None
@@ -650,24 +686,60 @@ async def _get(link: Link, stream: str, what: dict[str, Any]) -> Stored | None:
     )
 
 
-async def last_sequence(link: Link, stream: str) -> tuple[int, int]:
-    """The stream's last sequence, and the broker's time of that answer in microseconds."""
+def _of_leader(answer: bytes) -> Stored | None:
+    found = json.loads(answer)
+    if error := found.get("error"):
+        if error.get("code") == 404:
+            return None
+        raise NotStored(error.get("description", "the broker cannot read its stream"))
+    message = found["message"]
+    raw = base64.b64decode(message.get("hdrs", ""))
+    return Stored(
+        message["subject"],
+        base64.b64decode(message.get("data", "")),
+        _headers(raw) if raw else None,
+        message["seq"],
+        micros(message["time"]),
+        0,
+    )
+
+
+class StreamMissing(NotStored):
+    """The broker has no stream of that name."""
+
+
+async def stream_info(link: Link, stream: str, question: bytes = b"") -> dict[str, Any]:
+    """What the broker says of a stream. Raises StreamMissing, or NotStored when it cannot say."""
     try:
-        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=3)
-        info = json.loads(answer.data)
-        return info["state"]["last_seq"], micros(info["ts"])
-    except (NatsError, OSError, TimeoutError, KeyError) as error:
+        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", question, timeout=3)
+    except (NatsError, OSError, TimeoutError) as error:
         raise NotStored(str(error) or repr(error)) from None
+    info: dict[str, Any] = json.loads(answer.data)
+    if refused := info.get("error"):
+        kind = StreamMissing if refused.get("code") == 404 else NotStored
+        raise kind(f"{stream}: {refused.get('description', refused)}")
+    return info
+
+
+async def last_sequence(link: Link, stream: str) -> tuple[int, int]:
+    """The stream's last sequence, and the broker's time of that answer in microseconds. A message of that
+    sequence need not be there any more."""
+    info = await stream_info(link, stream)
+    return info["state"]["last_seq"], micros(info["ts"])
+
+
+async def newest_event(link: Link) -> tuple[int, int]:
+    """The sequence of the newest event that is there, 0 if there is none; and the broker's time of an answer
+    before that, in microseconds."""
+    _, at = await last_sequence(link, streams.SERVICES)
+    found = await newest(link, streams.SERVICES, streams.ALL_EVENTS)
+    return found.seq if found else 0, at
 
 
 async def created(link: Link, stream: str) -> str:
     """When the stream was made, which tells it from one of the same name that was there before."""
-    try:
-        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=3)
-        time: str = json.loads(answer.data)["created"]
-        return time
-    except (NatsError, OSError, TimeoutError, KeyError) as error:
-        raise NotStored(str(error) or repr(error)) from None
+    time: str = (await stream_info(link, stream))["created"]
+    return time
 
 
 async def last_judged(link: Link, within: float = 1.0) -> int | None:
@@ -692,3 +764,8 @@ def micros(rfc3339: str) -> int:
     whole, _, fraction = rfc3339.removesuffix("Z").partition(".")
     seconds = int(datetime.fromisoformat(whole + "+00:00").timestamp())
     return seconds * 1_000_000 + int((fraction + "000000")[:6])
+
+
+def _rfc3339(at: int) -> str:
+    seconds, fraction = divmod(at, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:06}Z"

@@ -26,6 +26,7 @@ class Windows:
 
     async def load(self) -> None:
         await self._link.bucket(streams.MAINTENANCE_BUCKET)
+        self._revisions, self.by_id = {}, {}  # what was known before is of another record
         reader = self._new_reader()
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:

@@ -1,6 +1,7 @@
 """Wires the API: settings, broker, database, projector, HTTP front."""
 
 import asyncio
+import secrets
 from datetime import UTC, datetime, time
 from typing import Annotated
 
@@ -17,10 +18,11 @@ from services.api.past import Past
 from services.api.projector import Projector
 from services.api.resources import Look, Parts
 from services.api.store import Store, check_url
-from shared import logs, service
+from shared import logs, service, streams
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
 from shared.events import MICRO
+from shared.record_watch import RecordWatch, told_before
 from shared.settings import (
     CommaSeparated,
     DatabaseUrl,
@@ -70,24 +72,35 @@ def main() -> None:
     store, board = Store(settings.mongodb_url, settings.mongodb_database), Board()
     windows, keyring = Windows(link), Keyring(link)
     maintenance = Maintenance(link, windows)
+    watch = RecordWatch(link, buckets=(streams.MAINTENANCE_BUCKET, streams.API_BUCKET))
+    watch.on_another = lambda why: health.bad("projection", why)
     defaults = Defaults(
         silent_after=settings.silent_after, down_after=settings.down_after, dead_after=settings.dead_after
     )
+
+    async def follow() -> None:
+        if watch.left_at is not None:
+            # Of events that were stored before, somebody who listens was told before.
+            board.begin_anew(await told_before(link, watch.left_at), f"-{secrets.token_hex(3)}")
+        await windows.load()
+        await keyring.load()
+        projector = Projector(link, store, board, health, _now, anew=watch.left_at is not None)
+        watch.on_look = projector.remember
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(projector.run())
+            tasks.create_task(projector.watch_judging())
+            tasks.create_task(windows.follow())
+            tasks.create_task(keyring.follow())
 
     async def work() -> None:
         try:
             await link.connect()
             await publisher.start()
             health.good("broker")
-            await windows.load()
-            await keyring.load()
-            projector = Projector(link, store, board, health, _now)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(projector.run())
-                tasks.create_task(projector.watch_judging())
-                tasks.create_task(windows.follow())
-                tasks.create_task(keyring.follow())
-                tasks.create_task(record.watch())
+                storing = tasks.create_task(record.watch())
+                await watch.keep(follow)
+                storing.cancel()
         finally:
             await publisher.stop()
             await link.close()

@@ -88,10 +88,20 @@ class Board:
         """The sequence of the event that was told last."""
         self.forgotten = 0
         """The newest sequence that may have been a mark and is not remembered any more."""
+        self.new_from = 0
+        self.edition = ""
+        """Empty as long as the record is the one that it was when this process began."""
         self.last_change = 0
         """When the newest change of a status was stored."""
         self.judged: int | None = None
         """When a monitor last judged, as one said; 0: none ever answered; None: none was asked yet."""
+
+    def begin_anew(self, new_from: int, edition: str) -> None:
+        """The record is another one. What it holds up to the sequence `new_from` was told before; `edition`
+        goes behind the ids of its events. Whoever listens is let go, and comes back."""
+        self.clear()
+        self.new_from, self.edition = new_from, edition
+        self.let_go()
 
     def clear(self) -> None:
         """Forget everything: it was of another record."""
@@ -104,8 +114,9 @@ class Board:
 
     # --- taking in
 
-    def tell(self, changes: Iterable[Change]) -> None:
-        """Take in events in the order of the stream, and tell the listeners those that are new."""
+    def tell(self, changes: Iterable[Change], *, aloud: bool = True) -> None:
+        """Take in events in the order of the stream, and tell the listeners, if `aloud`, those that are
+        new."""
         for change in changes:
             self.roster.take(change)
             if change.seq <= self.told:
@@ -116,7 +127,7 @@ class Board:
             self._remember(change)
             news = News(change.seq, change.row)
             self._kept.append(news)
-            for listener in self._listeners:
+            for listener in self._listeners if aloud else ():
                 listener.offer(news)
 
     def hear(self, heard: dict[str, Heard]) -> None:

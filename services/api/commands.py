@@ -197,6 +197,9 @@ class Commands:
         that event's sequence. One that cannot be read counts for nothing, but stands in the way."""
         message = await newest(self._link, streams.SERVICES, streams.config(name))
         if message is None:
+            if document := await self._store.live.get(name):
+                self._link.doubt()
+                raise Problem(503, f"the record has nothing of {document['_id']}; reading it", retry_after=1)
             return None, 0
         try:
             document = await self._projected(message)

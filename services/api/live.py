@@ -1,6 +1,7 @@
 """Server-Sent Events: every change as it happens, and after a pause what happened meanwhile."""
 
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -28,13 +29,19 @@ DOCUMENTED: dict[str, Any] = {
 }
 
 
-def sequence(last_event_id: str | None) -> int | None:
-    """The header as browsers send it, also empty. Problem 422 for an id that was never given out."""
+def sequence(last_event_id: str | None, board: Board) -> int | None:
+    """The header as browsers send it, also empty. One of an earlier record leads to what is new in this one.
+    Problem 422 for an id that was never given out."""
     if not last_event_id:
         return None
-    if not (last_event_id.isascii() and last_event_id.isdigit()):
+    if not (found := _ID.fullmatch(last_event_id)):
         raise Problem(422, "Last-Event-ID: the id of an event, a number")
-    return int(last_event_id[:18])
+    if board.edition and found[2] != board.edition:
+        return board.new_from
+    return int(found[1][:18])
+
+
+_ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
 
 
 def stream(
@@ -57,8 +64,10 @@ async def _messages(
     try:
         with board.listening(client, heartbeats=heartbeats) as listener:
             yield "retry: 2000\n\n"
-            if after is None or after > board.told:
+            if after is None:
                 after = board.told
+            elif after > board.told:  # it is of an earlier record
+                after = min(board.new_from, board.told) if board.edition else board.told
             while after < board.kept_from:
                 for seq, text in await _part_of_record(link, board, after):
                     after = seq
@@ -66,7 +75,7 @@ async def _messages(
                         yield text
             for news in board.kept_after(after):
                 after = news.seq or after
-                yield _written(news)
+                yield _written(news, board.edition)
             while True:
                 try:
                     following = await listener.next(KEEP_ALIVE)
@@ -76,7 +85,7 @@ async def _messages(
                 if following is None:
                     return
                 if following.seq is None or following.seq > after:
-                    yield _written(following)
+                    yield _written(following, board.edition)
     except TooMany:
         return
 
@@ -84,7 +93,7 @@ async def _messages(
 async def _part_of_record(link: Link, board: Board, after: int) -> list[tuple[int, str]]:
     """The next of it, at most AT_ONCE: who reads slowly keeps nobody else from the record."""
     found: list[tuple[int, str]] = []
-    async with board.reading, aclosing(_from_record(link, after, board.kept_from)) as events:
+    async with board.reading, aclosing(_from_record(link, after, board.kept_from, board.edition)) as events:
         async for event in events:
             found.append(event)
             if len(found) >= AT_ONCE:
@@ -92,7 +101,9 @@ async def _part_of_record(link: Link, board: Board, after: int) -> list[tuple[in
     return found
 
 
-async def _from_record(link: Link, after: int, upto: int) -> AsyncGenerator[tuple[int, str], None]:
+async def _from_record(
+    link: Link, after: int, upto: int, edition: str
+) -> AsyncGenerator[tuple[int, str], None]:
     """What memory does not go back to. Ends with the last event up to `upto`, whatever that is."""
     reader = Reader(link, streams.SERVICES, streams.ALL_EVENTS, after=after)
     async with aclosing(reader.batches()) as batches:
@@ -101,7 +112,7 @@ async def _from_record(link: Link, after: int, upto: int) -> AsyncGenerator[tupl
                 if stored.seq > upto:
                     break
                 try:
-                    yield stored.seq, _written(News(stored.seq, fold(stored).row))
+                    yield stored.seq, _written(News(stored.seq, fold(stored).row), edition)
                 except ValueError:
                     continue
             if reader.pending == 0 or reader.position >= upto:
@@ -109,9 +120,9 @@ async def _from_record(link: Link, after: int, upto: int) -> AsyncGenerator[tupl
     yield upto, ""
 
 
-def _written(news: News) -> str:
+def _written(news: News, edition: str) -> str:
     if not news.written:
-        begin = "event: heartbeats" if news.seq is None else f"id: {news.seq}"
+        begin = "event: heartbeats" if news.seq is None else f"id: {news.seq}{edition}"
         row = news.row if news.seq is None else told(news.row)
         news.written = f"{begin}\ndata: {json.dumps(row, separators=(',', ':'))}\n\n"
     return news.written

@@ -20,8 +20,10 @@ from services.api.board import Board
 from services.api.fold import Change, Heard, fold, hear
 from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
-from shared.broker import PENDING, Link, Reader, Stored, created, last_judged, last_sequence, until_done
-from shared.events import Tick
+from shared.broker import PENDING, Link, NotStored, Reader, Stored, last_judged, until_done
+from shared.events import ServiceRegistered, Tick
+from shared.identity import Mark, Verdict
+from shared.record_watch import RECORD, Marks, judge, look
 from shared.service import Health
 
 log = structlog.get_logger()
@@ -38,6 +40,14 @@ for _stream in (streams.SERVICES, streams.HEARTBEATS):
     BEHIND.labels(_stream)
     PENDING.labels(_stream)
 
+_REGISTERED = ServiceRegistered.model_fields["type"].default
+
+MAX_STRANGERS = 10_000
+"""Names that are not registered whose heartbeats wait for it in memory."""
+NAMES_AT_ONCE = 100
+"""Services whose heartbeats are looked up together: the broker compares each message with each of them."""
+SAVE_RECORD = 10.0
+"""Seconds between two notes of what the streams looked like."""
 HELD = 200_000
 """Services whose newest state is held while streams are read from their beginning; about 1 kB each."""
 TICKS_PASSED = 600
@@ -53,7 +63,8 @@ class _Events:
 
     stream, subjects, every = streams.SERVICES, (streams.ALL_EVENTS,), 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeats: "_Heartbeats") -> None:
+        self._heartbeats = heartbeats
         self.changes: list[Change] = []
         self.added = False  # anything since it was written last, even what could not be read
 
@@ -71,14 +82,25 @@ class _Events:
         await view.apply(changes)
         if board:
             board.tell(changes)
+        new = {it.name for it in changes if it.row["type"] == _REGISTERED}
+        heard = await self._heartbeats.of_the_new(
+            [name for name in new if not (board and board.roster.has_heard(name))]
+        )
+        await view.hear(heard)
+        if board:
+            board.hear(heard)
 
 
 class _Heartbeats:
-    """What those of one service come to is folded here, so they can wait a little for each other."""
+    """What those of one service come to is folded here, so they can wait a little for each other. Those of
+    names that are not registered wait for that in memory, as far as there is room."""
 
     stream, subjects, every = streams.HEARTBEATS, (streams.ALL_HEARTBEATS, streams.ALL_TICKS), 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link, knows: Callable[[str], bool]) -> None:
+        self._link = link
+        self._knows = knows
+        self._strangers: dict[str, Heard] = {}
         self.heard: dict[str, Heard] = {}
         self.added = False
 
@@ -86,13 +108,37 @@ class _Heartbeats:
         for message in batch:
             if message.subject.startswith("tick."):
                 continue
-            self.added = True
             name = streams.name_in(message.subject)
+            known = self._knows(name)
             try:
-                if heard := hear(self.heard.get(name), message):
-                    self.heard[name] = heard
+                heard = hear(self._strangers.get(name) or self.heard.get(name), message)
             except ValueError:
                 SKIPPED.labels(self.stream).inc()
+                continue
+            if heard is None:
+                continue
+            self._strangers.pop(name, None)
+            (self.heard if known else self._strangers)[name] = heard
+            self.added = self.added or known
+            if len(self._strangers) > MAX_STRANGERS:
+                del self._strangers[next(iter(self._strangers))]
+
+    async def of_the_new(self, names: list[str]) -> dict[str, Heard]:
+        """What names have sent that are registered by now: as it waits here, or else as the record has it."""
+        found = {name: self._strangers.pop(name) for name in names if name in self._strangers}
+        rest = [streams.heartbeat(name) for name in names if name not in found and name not in self.heard]
+        for n in range(0, len(rest), NAMES_AT_ONCE):
+            reader = Reader(self._link, self.stream, *rest[n : n + NAMES_AT_ONCE])
+            async with aclosing(reader.batches()) as batches:
+                async for batch in batches:
+                    for message in batch:
+                        name = streams.name_in(message.subject)
+                        with suppress(ValueError):
+                            if heard := hear(found.get(name), message):
+                                found[name] = heard
+                    if reader.pending == 0:
+                        break
+        return found
 
     async def write(self, view: View, board: Board | None) -> None:
         heard, self.heard, self.added = self.heard, {}, False
@@ -105,9 +151,20 @@ class Projector:
     """`run` until cancelled."""
 
     def __init__(
-        self, link: Link, store: Store, board: Board, health: Health, now: Callable[[], datetime]
+        self,
+        link: Link,
+        store: Store,
+        board: Board,
+        health: Health,
+        now: Callable[[], datetime],
+        *,
+        anew: bool = False,
     ) -> None:
+        """`anew`: the read models are known to be of another record."""
         self._link = link
+        self._anew = anew
+        self._following: View | None = None
+        self._saved_at = float("-inf")
         self._store = store
         self._board = board
         self._now = now
@@ -125,34 +182,46 @@ class Projector:
         return max(0.0, now - self._behind_since.get(stream, now))
 
     async def run(self) -> None:
-        await self._link.nc.subscribe(streams.REBUILD, queue="api", cb=self._answer)
+        asked = await self._link.nc.subscribe(streams.REBUILD, queue="api", cb=self._answer)
+        try:
+            await self._run()
+        finally:
+            with suppress(NatsError):
+                await asked.unsubscribe()
+
+    async def _run(self) -> None:
         wait = FIRST_WAIT
         while True:
             try:
                 view = await self._store.open()
-                if await self._is_of_another_record(view):
-                    log.warning("the read models are of another record than the broker's; building anew")
-                    await self.rebuild()
+                if self._anew or await self._is_of_another_record(view):
+                    if not self._anew:
+                        log.warning("the read models are of another record than the broker's; building anew")
+                    await self.rebuild(same=False)
                     self._board.clear()
-                    self._filled = False
+                    self._filled = self._anew = False
                     continue
+                marks = await self._look()
                 if await view.is_empty():
                     await self._take_all(view)
-                await view.save_record(await self._record())
+                await view.save_record(_made(marks), marks)
                 if not self._filled:
                     await self._fill(view)
                 self._health.good("database")
+                self._following = view
+                heartbeats = _Heartbeats(self._link, self._board.roster.knows)
                 wait = FIRST_WAIT
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._store.until_moved(view))
-                    group.create_task(self._follow(view, _Events()))
-                    group.create_task(self._follow(view, _Heartbeats()))
+                    group.create_task(self._follow(view, _Events(heartbeats)))
+                    group.create_task(self._follow(view, heartbeats))
                     group.create_task(self._cover())
             except* Moved:
                 log.info("following the new generation")
             except* DatabaseAway as errors:
                 if wait == FIRST_WAIT:
                     log.warning("waiting for the database", error=str(errors.exceptions[0]))
+                self._following = None
                 self._health.bad("database", "away")
                 for stream in (streams.SERVICES, streams.HEARTBEATS):
                     self._behind_since.setdefault(stream, self._now().timestamp())
@@ -162,15 +231,19 @@ class Projector:
     async def _fill(self, view: View) -> None:
         """The board as the read models and the last day's events have it."""
         upto = await view.checkpoint(streams.SERVICES)
+        strangers = False
         async for documents in view.facets():
             self._board.roster.load(documents)
+            strangers = strangers or any("config" not in it for it in documents)
+        if strangers:
+            await view.forget_strangers()
         since = (self._now() - timedelta(days=1)).isoformat()
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=since)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
-                known = _Events()
+                known = _Events(_Heartbeats(self._link, self._board.roster.knows))
                 known.add([message for message in batch if message.seq <= upto])
-                self._board.tell(known.changes)
+                self._board.tell(known.changes, aloud=False)
                 if reader.pending == 0 or (batch and batch[-1].seq >= upto):
                     break
         self._board.told = max(self._board.told, upto)
@@ -195,41 +268,56 @@ class Projector:
             await asyncio.sleep(5)
 
     async def _is_of_another_record(self, view: View) -> bool:
-        """Whether somebody has emptied the broker, or put a backup back: the streams were made anew, or a
-        checkpoint is ahead of its stream."""
-        if (known := await view.record()) and known != await self._record():
+        """Whether somebody has emptied the broker, purged it, or put a backup or an older copy back."""
+        made, marks = await view.record()
+        now = await self._look()
+        if made and made != _made(now):
             return True
-        for stream in (streams.SERVICES, streams.HEARTBEATS):
-            last, _ = await until_done(
-                "ask for the newest message", partial(last_sequence, self._link, stream)
-            )
-            if await view.checkpoint(stream) > last:
+        for stream in RECORD:
+            if await view.checkpoint(stream) > now[stream].last:
                 return True
+            if mark := marks.get(stream):
+                question = partial(judge, self._link, stream, mark)
+                verdict, _ = await until_done("compare the record", question)
+                if verdict is not Verdict.SAME:
+                    return True
         return False
 
-    async def _record(self) -> str:
-        """Tells these streams from others of the same names."""
-        names = (streams.HEARTBEATS, streams.SERVICES)
-        found = [
-            await until_done("ask for the streams", partial(created, self._link, name)) for name in names
-        ]
-        return " ".join(found)
+    async def _look(self) -> Marks:
+        """What the streams look like now."""
 
-    async def rebuild(self) -> dict[str, int]:
+        async def ask(stream: str) -> Mark:
+            if (seen := await look(self._link, stream)) is None:
+                raise NotStored(f"there is no stream {stream}")
+            return seen.mark
+
+        return {name: await until_done("ask for the streams", partial(ask, name)) for name in RECORD}
+
+    async def remember(self, marks: Marks) -> None:
+        """Note in the database what the streams look like, once in a while, for the next start."""
+        now = asyncio.get_running_loop().time()
+        if self._following and now > self._saved_at + SAVE_RECORD:
+            self._saved_at = now
+            kept = {stream: marks[stream] for stream in RECORD}
+            with suppress(DatabaseAway):
+                await self._following.save_record(_made(kept), kept)
+
+    async def rebuild(self, *, same: bool = True) -> dict[str, int]:
         """Fill a new generation from the streams while the old one serves; then swap, and drop the old. One
         thing may stand in no stream any more, the last run of a service that has beaten often since: it is
-        taken from the old generation."""
+        taken from the old generation, if that is of the `same` record."""
         async with self._rebuilding:
             old, new = self._store.live, await self._store.begin()
-            record = await self._record()
+            marks = await self._look()
             try:
-                await self._take_all(new)
-                await self._follow(new, _Events(), to_the_end=True)
-                await self._follow(new, _Heartbeats(), to_the_end=True)
-                if await old.record() == record:
+                known = await self._take_all(new)
+                heartbeats = _Heartbeats(self._link, known.__contains__)
+                await self._follow(new, _Events(heartbeats), to_the_end=True, known=known)
+                await self._follow(new, heartbeats, to_the_end=True)
+                if same and (await old.record())[0] == _made(marks):
                     async for runs in old.last_runs():
                         await new.keep_runs(runs)
-                await new.save_record(record)
+                await new.save_record(_made(marks), marks)
                 await self._store.go_live(new)
             finally:
                 self._store.filling = None
@@ -239,25 +327,29 @@ class Projector:
             log.info("rebuilt", generation=new.generation, events=events, services=services)
             return {"events": events, "services": services}
 
-    async def _take_all(self, view: View) -> None:
-        """All that stands in the streams by now, into a generation that is empty."""
-        heard, facets = _Heartbeats(), Facets()
-        reached = {streams.HEARTBEATS: await self._read_all(heard, _nothing)}
-        events = _Events()
+    async def _take_all(self, view: View) -> set[str]:
+        """All that stands in the streams by now, into a generation that is empty. The names in it."""
+        facets, known = Facets(), set[str]()
+        heard = _Heartbeats(self._link, known.__contains__)
+        events = _Events(heard)
 
         async def tell() -> None:
             changes, events.changes = events.changes, []
             await view.tell(changes)
             for change in changes:
                 gather(facets, change)
+                if change.facet == "config":
+                    known.add(change.name)
             if len(facets) >= HELD:
                 await view.fill(facets, {})
                 facets.clear()
 
-        reached[streams.SERVICES] = await self._read_all(events, tell)
+        reached = {streams.SERVICES: await self._read_all(events, tell)}
+        reached[streams.HEARTBEATS] = await self._read_all(heard, _nothing)
         await view.fill(facets, heard.heard)
         for stream, position in reached.items():
             await view.save_checkpoint(stream, position)
+        return known
 
     async def _read_all(
         self, source: "_Events | _Heartbeats", after_each: Callable[[], Awaitable[None]]
@@ -280,14 +372,24 @@ class Projector:
         if request.reply:
             await request.respond(json.dumps(answer).encode())
 
-    async def _follow(self, view: View, source: "_Events | _Heartbeats", *, to_the_end: bool = False) -> None:
-        """Take in a stream from the checkpoint on: for ever, or until nothing is pending."""
+    async def _follow(
+        self,
+        view: View,
+        source: "_Events | _Heartbeats",
+        *,
+        to_the_end: bool = False,
+        known: set[str] | None = None,
+    ) -> None:
+        """Take in a stream from the checkpoint on: for ever, or until nothing is pending. `known`: gets the
+        names that are registered."""
         written = await view.checkpoint(source.stream)
         reader = Reader(self._link, source.stream, *source.subjects, after=written)
         clock, due = asyncio.get_running_loop().time, 0.0
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 source.add(batch)
+                if known is not None and isinstance(source, _Events):
+                    known.update(it.name for it in source.changes if it.facet == "config")
                 if not to_the_end:
                     self._measure(source.stream, batch, reader.pending or 0)
                 if reader.pending and clock() < due:
@@ -320,3 +422,8 @@ class Projector:
 
 
 async def _nothing() -> None: ...
+
+
+def _made(marks: Marks) -> str:
+    """When the streams were made."""
+    return " ".join(marks[stream].created for stream in RECORD)

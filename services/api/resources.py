@@ -312,8 +312,9 @@ def routers(parts: Parts) -> list[APIRouter]:
             bool, Query(description="Also who was heard, once a second, as events named `heartbeats`.")
         ] = False,
     ) -> StreamingResponse:
-        """Every change as it happens, as Server-Sent Events; the id is its sequence in the record."""
-        seen = live.sequence(last_event_id)
+        """Every change as it happens, as Server-Sent Events; the id is its sequence in the record. (When the
+        record was replaced by another one, something follows it that tells them apart.)"""
+        seen = live.sequence(last_event_id, board)
         return live.stream(link, board, after if seen is None else seen, heartbeats, client_of(request))
 
     badges = APIRouter(

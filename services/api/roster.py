@@ -104,7 +104,9 @@ class Roster:
     def load(self, documents: Sequence[Document]) -> None:
         """Take in documents of services, with as much of each as a `Change` brings."""
         for document in documents:
-            self._config(document["_id"], document.get("config", {"seq": 0, "deleted": True}))
+            if "config" not in document:
+                continue
+            self._config(document["_id"], document["config"])
             if "status" in document:
                 self._status(document["_id"], document["status"])
             if "heartbeat" in document:
@@ -138,9 +140,19 @@ class Roster:
         it.changed_at, it.heard_before = status["since"], status["last_heartbeat"]
         self._join(it)
 
+    def knows(self, name: str) -> bool:
+        """Whether it was ever registered."""
+        it = self._entries.get(name)
+        return it is not None and it.config_seq > 0
+
+    def has_heard(self, name: str) -> bool:
+        it = self._entries.get(name)
+        return it is not None and it.heartbeat_seq > 0
+
     def hear(self, name: str, seq: int, at: int) -> None:
-        it = self._entry(name)
-        if seq <= it.heartbeat_seq:
+        """A heartbeat of a service that was registered; of others nothing is kept."""
+        it = self._entries.get(name)
+        if it is None or seq <= it.heartbeat_seq:
             return
         order, was = self._orders["last_heartbeat"], it.place("last_heartbeat")
         it.heartbeat_seq, it.heartbeat_at = seq, at

@@ -20,6 +20,7 @@ from pymongo.uri_parser import parse_uri
 
 from services.api.fold import Change, Document, Heard
 from shared.events import Signal
+from shared.identity import Mark
 
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
@@ -182,15 +183,23 @@ class View:
         with _reporting():
             await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq}}, upsert=True)
 
-    async def record(self) -> str:
-        """Which streams these documents are of; empty where an older version wrote them."""
+    async def record(self) -> tuple[str, dict[str, Mark]]:
+        """Which streams these documents are of: when they were made, and what they looked like, by name.
+        Empty where an older version wrote them."""
         with _reporting():
-            found = await self._checkpoints.find_one({"_id": "record"})
-        return str(found["made"]) if found else ""
+            found = await self._checkpoints.find_one({"_id": "record"}) or {}
+        marks = {name: Mark(**mark) for name, mark in found.get("marks", {}).items()}
+        return found.get("made", ""), marks
 
-    async def save_record(self, made: str) -> None:
+    async def save_record(self, made: str, marks: dict[str, Mark]) -> None:
         with _reporting():
-            await self._checkpoints.update_one({"_id": "record"}, {"$set": {"made": made}}, upsert=True)
+            new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}}
+            await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
+
+    async def forget_strangers(self) -> None:
+        """Remove what an older version kept of names that were never registered."""
+        with _reporting():
+            await self._services.delete_many({"config": {"$exists": False}})
 
     async def apply(self, changes: Iterable[Change]) -> None:
         """Take in events, in any order and any number of times."""
@@ -227,8 +236,7 @@ class View:
             await self.hear({name: heard[name] for name in there if name in heard})
 
     async def hear(self, heard: dict[str, Heard]) -> None:
-        """Take in heartbeats that follow what was taken in before, or overlap with it. They may come before
-        their registration is known here."""
+        """Take in heartbeats that follow what was taken in before, or overlap with it."""
         await _write(self._services, [_listen(name, it) for name, it in heard.items()])
 
     async def keep_runs(self, runs: dict[str, list[int]]) -> None:

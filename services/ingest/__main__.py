@@ -16,6 +16,7 @@ from shared.broker import Link, Publisher
 from shared.connections import limits_of
 from shared.groups import Groups
 from shared.limits import Rate
+from shared.record_watch import RecordWatch
 from shared.settings import PerSecond, Port, Settings, Tokens, load, warn_of_short_tokens
 
 
@@ -43,6 +44,14 @@ def main() -> None:
     health.follow(link)
     publisher, groups = Publisher(link), Groups(link)
     names, door = Names(settings.max_services), Door(groups.longest_wait)
+    watch = RecordWatch(link)
+    watch.on_another = lambda why: health.bad("ticks", why)
+
+    async def follow() -> None:
+        ticker = Ticker(link, publisher, health, settings.tick, _seconds, door.obstacle)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ticker.run())
+            tasks.create_task(names.follow(link))
 
     async def work() -> None:
         try:
@@ -50,10 +59,7 @@ def main() -> None:
             await publisher.start()
             await groups.start()
             health.good("broker")
-            ticker = Ticker(link, publisher, health, settings.tick, _seconds, door.obstacle)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(ticker.run())
-                tasks.create_task(names.follow(link))
+            await watch.keep(follow)
         finally:
             await groups.stop()
             await publisher.stop()

@@ -43,7 +43,8 @@ class Names:
         self._registered.discard(name)
 
     async def follow(self, link: Link) -> None:
-        """Keep up with the events, for ever."""
+        """Keep up with the events, for ever. What was known before is of another record, if there was any."""
+        self._names.clear()
         reader = Reader(
             link, streams.SERVICES, streams.ALL_CONFIG, newest_per_subject=True, headers_only=True
         )

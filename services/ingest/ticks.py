@@ -59,6 +59,15 @@ class Ticker:
         self._stored_at = self._clock()
 
     async def run(self) -> None:
+        # What is lost with the connection is not known: the broker may come back with an older copy of its
+        # files, and a tick must prove nothing of the time before.
+        self._link.on_lost.append(self._begin)
+        try:
+            await self._run()
+        finally:
+            self._link.on_lost.remove(self._begin)
+
+    async def _run(self) -> None:
         while True:
             began = self._clock()
             try:
@@ -80,6 +89,7 @@ class Ticker:
         sent = self._clock()
         if why := self._obstacle():
             raise NotStored(why)
+        instance = self._instance
         tick = Tick(
             open_since=self._open_since,
             open_until=self._by_the_broker(self._stored_at) if self._open_since else None,
@@ -93,13 +103,16 @@ class Ticker:
         self._stored_at = self._clock()
         if self._stored_at - sent > LATE / 1e6:
             raise NotStored(f"the broker took {self._stored_at - sent:.1f} s to store a tick")
+        if self._instance != instance:
+            return
         if self._open_since is None or self._stored_at > self._compared_at + COMPARED_EVERY:
             await self._compare(ack.seq)
 
     async def _compare(self, seq: int) -> None:
         """Learn from a tick that was just stored what the broker's clock says, and since when it is open."""
+        instance = self._instance
         stored = await message_at(self._link, streams.HEARTBEATS, seq)
-        if stored is None:
+        if stored is None or self._instance != instance:
             return
         before, self._ahead = self._ahead, stored.at / 1e6 - self._stored_at
         self._compared_at = self._stored_at

@@ -14,6 +14,7 @@ from services.monitor.watch import TICK_LAG_SECONDS, Monitor, Rules
 from shared import asyncapi, logs, service, streams, tracing
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
+from shared.record_watch import RecordWatch
 from shared.settings import Port, Settings, is_home, load
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def main() -> None:
     health = service.Health("broker", "history")
     link = Link(settings, "monitor", keeps_streams=True)
     health.follow(link)
+    watch = RecordWatch(link, rewritten=(streams.MONITOR_BUCKET,))
+    watch.on_another = lambda why: health.bad("history", why)
 
     def document() -> "Specification":
         from services.monitor.asyncapi import document  # only who asks for it pays for FastStream
@@ -44,24 +47,34 @@ def main() -> None:
         publisher = Publisher(link)
         record = service.Record(health, link, publisher)
         await publisher.start()
-        snapshots = await link.bucket(streams.MONITOR_BUCKET)
         micro = timedelta(microseconds=1)
         patience = Patience(
             settings.silent_after // micro, settings.down_after // micro, settings.dead_after // micro
         )
         rules = Rules(patience, settings.heartbeats_kept, settings.max_services)
-        monitor = Monitor(Journal(link, publisher, snapshots), rules)
-        monitor.on_caught_up = lambda: health.good("history")
         started = time.time()
-        TICK_LAG_SECONDS.set_function(lambda: max(0.0, time.time() - (monitor.judged / 1e6 or started)))
+        monitor: Monitor | None = None
+
+        def judged() -> int:
+            return monitor.judged if monitor else 0
+
+        TICK_LAG_SECONDS.set_function(lambda: max(0.0, time.time() - (judged() / 1e6 or started)))
+
+        async def watch_services() -> None:
+            nonlocal monitor
+            snapshots = await link.bucket(streams.MONITOR_BUCKET)
+            monitor = Monitor(Journal(link, publisher, snapshots, lambda: watch.marks), rules)
+            monitor.on_caught_up = lambda: health.good("history")
+            watch.on_emptied = monitor.save_everything
+            await monitor.run()
 
         async def answer(question: Msg) -> None:
-            await question.respond(str(monitor.judged).encode())
+            await question.respond(str(judged()).encode())
 
         await link.nc.subscribe(streams.JUDGED, cb=answer)
         watching = asyncio.create_task(record.watch())
         try:
-            await monitor.run()
+            await watch.keep(watch_services)
         finally:
             watching.cancel()
             await publisher.stop()

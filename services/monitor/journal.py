@@ -1,5 +1,7 @@
 """The streams as the monitor uses them: every way in which it touches the broker, and nothing else."""
 
+from collections.abc import Callable
+
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
@@ -14,33 +16,57 @@ from shared.broker import (
     created,
     first,
     last_sequence,
+    message_at,
     newest,
     newest_before,
+    newest_event,
     version_to_follow,
 )
 from shared.events import ConfigEvent, StatusChanged
+from shared.identity import Mark, Verdict
+from shared.record_watch import RECORD, Marks, judge
 
 
 class Journal:
     """Reading, appending, and the snapshots. Methods that wait raise NotStored, or nats' own errors, when
     the broker is away or does not answer; what was asked of it may have been done all the same."""
 
-    def __init__(self, link: Link, publisher: Publisher, snapshots: KeyValue) -> None:
+    def __init__(
+        self, link: Link, publisher: Publisher, snapshots: KeyValue, looked_at: Callable[[], Marks] = dict
+    ) -> None:
+        """`looked_at`: the streams as they were when somebody looked last."""
         self._link = link
         self._publisher = publisher
         self._snapshots = snapshots
+        self._looked_at = looked_at
 
     def reader(self, stream: str, *subjects: str, after: int = 0, newest_per_subject: bool = False) -> Reader:
         """A reader of what comes after a sequence; `batches()` of it never end."""
         return Reader(self._link, stream, *subjects, after=after, newest_per_subject=newest_per_subject)
 
     async def end(self, stream: str) -> tuple[int, int]:
-        """The stream's last sequence, and the broker's time of that answer in microseconds."""
+        """The stream's last sequence, of events that of the newest that is there; and the broker's time of an
+        answer before that in microseconds."""
+        if stream == streams.SERVICES:
+            return await newest_event(self._link)
         return await last_sequence(self._link, stream)
 
     async def identity(self) -> list[str]:
         """Tells these streams from others of the same names."""
-        return [await created(self._link, stream) for stream in (streams.HEARTBEATS, streams.SERVICES)]
+        return [await created(self._link, stream) for stream in RECORD]
+
+    def marks(self) -> list[Mark]:
+        """What else tells them, as it was a moment ago: heartbeats first."""
+        found = self._looked_at()
+        return [found[stream] for stream in RECORD if stream in found]
+
+    async def differs(self, marks: list[Mark]) -> str | None:
+        """Why the streams are not those that were marked, though they were made at the same time."""
+        for stream, mark in zip(RECORD, marks, strict=False):
+            verdict, _ = await judge(self._link, stream, mark)
+            if verdict is not Verdict.SAME:
+                return f"{stream}: {verdict.value}"
+        return None
 
     async def newest_event(self, subject: str) -> Stored | None:
         return await newest(self._link, streams.SERVICES, subject)
@@ -58,9 +84,14 @@ class Journal:
 
     async def append(self, subject: str, event: StatusChanged | ConfigEvent, after: int) -> Ack:
         """Store an event if `after` is still its subject's last sequence (0: none yet), or WrongSequence."""
-        return await self._publisher.append(
-            subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
-        )
+        event_id = event.id
+        while True:
+            ack = await self._publisher.append(
+                subject, event.to_bytes(), after=after, event_id=event_id, kind=event.type
+            )
+            if not ack.duplicate or await message_at(self._link, streams.SERVICES, ack.seq):
+                return ack
+            event_id += f"-{ack.seq}"  # it was removed: the broker remembers ids longer than messages
 
     async def load(self, key: str) -> bytes | None:
         """One of the snapshot's parts; None if there is none."""

@@ -33,6 +33,7 @@ from shared.events import (
     status_changed,
 )
 from shared.heartbeats import excerpt, shortened
+from shared.identity import Mark
 
 BUCKETS = 256
 
@@ -205,7 +206,8 @@ class Position:
 
     `beats`, `events`: for each bucket, the sequence of the newest heartbeat and event of its services. A
     bucket that is found without them was put back by a monitor that is behind, and holds for less.
-    `streams`: tells the streams from others of the same names.
+    `streams`: tells the streams from others of the same names; `marks`: from older copies of the same, and
+    from what is left after a purge. Older versions wrote none.
     """
 
     streams: list[str]
@@ -213,13 +215,19 @@ class Position:
     coverage: Coverage
     beats: list[int]
     events: list[int]
+    marks: list[Mark] = field(default_factory=list)
 
     def holds(self, bucket: int, found: Reach) -> Reach:
         """How far a bucket goes that was found beside this position."""
         return self.reach if found.covers(self.beats[bucket], self.events[bucket]) else found
 
     def dump(self) -> bytes:
-        content = {**vars(self), "reach": vars(self.reach), "coverage": _dump_coverage(self.coverage)}
+        content = {
+            **vars(self),
+            "reach": vars(self.reach),
+            "coverage": _dump_coverage(self.coverage),
+            "marks": [vars(mark) for mark in self.marks],
+        }
         return json.dumps({"format": FORMAT, **content}, separators=(",", ":")).encode()
 
     @staticmethod
@@ -233,7 +241,14 @@ class Position:
             ):
                 raise ValueError("it is of another format")
             coverage = _load_coverage(data["coverage"])
-            return Position(data["streams"], Reach(**data["reach"]), coverage, data["beats"], data["events"])
+            return Position(
+                data["streams"],
+                Reach(**data["reach"]),
+                coverage,
+                data["beats"],
+                data["events"],
+                [Mark(**mark) for mark in data.get("marks", [])],
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error!r}") from None
 

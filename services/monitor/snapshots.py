@@ -92,6 +92,8 @@ class Snapshots:
             position = Position.load(payload)
             if position.streams != self._streams:
                 raise ValueError("it is of other streams")
+            if why := await self._journal.differs(position.marks):
+                raise ValueError(why)
         except ValueError as error:
             log.warning("the snapshot is not used; reading everything again", why=str(error))
             return None
@@ -141,7 +143,12 @@ class Snapshots:
             if not self._round:
                 return
             self._position = Position(
-                self._streams, reach, _copy(coverage), list(self.beats), list(self.events)
+                self._streams,
+                reach,
+                _copy(coverage),
+                list(self.beats),
+                list(self.events),
+                self._journal.marks(),
             )
         self._saving = asyncio.create_task(self._save(reach, _copy(coverage)))
 

@@ -9,7 +9,7 @@ import asyncio
 import gc
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -88,6 +88,8 @@ MOST_HELD = 100
 """Late beats kept per service until a tick comes; without ticks nothing is judged anyway."""
 MOST_BEHIND = 5000
 """Messages behind the stream's end beyond which no snapshot is written: it would be old at once."""
+ASK_AGAIN = 2.0
+"""Seconds after which it is asked anew up to which event to read."""
 MOST_AT_ONCE = 1000
 """Services that are dealt with at once, each waiting for the broker, however many there are to deal with."""
 
@@ -152,7 +154,16 @@ class Monitor:
         self._unclaimed: dict[str, tuple[int, Change]] = {}
         self._appending: set[str] = set()
         self._registering = 0
+        self._hole_at = 0
+        """When the first message was stored after some that were not read, because they were gone."""
+        self._proved_from = 0
+        """The same of messages that the broker itself has not let go of: what ticks say of the time before
+        proves nothing, as heartbeats may have been stored that nobody has read."""
         self.on_caught_up: Callable[[], None] = lambda: None
+
+    def save_everything(self) -> None:
+        """The snapshot that was written is gone."""
+        self._snapshots.save_everything()
 
     # --- reading
 
@@ -191,6 +202,8 @@ class Monitor:
         for message in batch:
             if message.seq <= self._beats_read:
                 continue
+            if message.seq != self._beats_read + 1:
+                self._note_hole(message)
             if (upcoming and upcoming[0].at < message.at) or (coming and coming[0].since < message.at):
                 await self._settle_all(slow)
                 slow = {}
@@ -232,6 +245,12 @@ class Monitor:
                 slow[name] = [(beat, message)]
         HEARTBEATS_READ.inc(count)
         await self._settle_all(slow)
+
+    def _note_hole(self, message: Stored) -> None:
+        """Messages before this one are gone. The broker lets go of them only where we are far behind."""
+        self._hole_at = message.at
+        if message.pending < self._rules.kept - 1:
+            self._proved_from = message.at
 
     def _is_plain(self, it: Watched, at: int) -> bool:
         """Alive and not late: a sign of life moves nothing but the last beat."""
@@ -432,7 +451,10 @@ class Monitor:
         oldest: Stored | None = await until_done(
             "read the oldest heartbeat", lambda: self._journal.oldest_heartbeat(it.name)
         )
-        return oldest is not None and oldest.at > max(it.heard, it.unproved)
+        if oldest is None:  # all of them were removed, and nobody knows when the last one was
+            it.unproved = max(it.unproved, self._hole_at)
+            return False
+        return oldest.at > max(it.heard, it.unproved)
 
     # --- ticks
 
@@ -444,6 +466,7 @@ class Monitor:
             return
         with TICK_SECONDS.time():
             start, upto = tick.proves(message.at)
+            start = min(max(start, self._proved_from), upto)
             if self.coverage.prove(start, upto):
                 for each in self.services.values():
                     self._agenda.note(each, self.coverage)
@@ -527,14 +550,21 @@ class Monitor:
         message that was received already, so what was stored before it is there when the broker is asked."""
         if 0 < at <= self._events_known_until:
             return
-        last, asked = await until_done(
-            "ask for the newest event", lambda: self._journal.end(streams.SERVICES)
-        )
-        while self._events_read < last:
+        loop = asyncio.get_running_loop()
+        asked_at, last, asked = float("-inf"), 0, 0
+        while self._events_read < last or not asked:
+            if loop.time() > asked_at + ASK_AGAIN:  # the newest may have been removed before it was read
+                last, asked = await until_done(
+                    "ask for the newest event", lambda: self._journal.end(streams.SERVICES)
+                )
+                asked_at = loop.time()
+                continue
             if self._reading.done():
                 self._reading.result()
             self._events_moved.clear()
-            await self._events_moved.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ASK_AGAIN):
+                    await self._events_moved.wait()
         self._events_known_until = max(self._events_known_until, at, asked - SECOND)
 
     def _take_status(self, message: Stored) -> None:

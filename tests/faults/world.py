@@ -229,6 +229,12 @@ class Load:
             self.acknowledge(self.steady[0], "")
         return answer.status_code
 
+    async def beat_once(self, name: str) -> int:
+        """What one heartbeat of another service is answered."""
+        ingest = self.world.instances("ingest")[0]
+        url = self.world.url(ingest, f"/heartbeat/{name}")
+        return (await self._http.post(url, timeout=10)).status_code
+
     async def stir(self) -> None:
         """One more service fails with its first sign, so that there is something to tell."""
         ingest = self.world.instances("ingest")[0]

@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
 from shared.events import ConfigEvent, StatusChanged, parse_event
+from shared.identity import Mark
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")
@@ -261,6 +262,12 @@ class Session(Owner):
 
     async def identity(self) -> list[str]:
         return await self.operation("identity", "", lambda: ["these", "streams"])
+
+    def marks(self) -> list[Mark]:
+        return []
+
+    async def differs(self, marks: list[Mark]) -> str | None:
+        return None
 
     async def newest_event(self, subject: str) -> Stored | None:
         return await self.operation("newest", subject, lambda: self.broker.newest(subject))

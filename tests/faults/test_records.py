@@ -1,0 +1,157 @@
+"""The record becomes another one, at any moment, under load; with and without somebody who starts again what
+ended. FAULTS=full plays all ways one after the other."""
+
+import asyncio
+import json
+import random
+import re
+import signal
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.broker import eventually
+from tests.e2e.system import until
+from tests.faults import checks, records
+from tests.faults.records import Change
+from tests.faults.test_faults import FAULTS, SEED, Note, build, only_full, telegram  # noqa: F401
+from tests.faults.world import CHATS, Load, World
+
+READY_WITHIN = 20.0
+SAID = re.compile(r"warning.*the record is another one")
+
+pytestmark = pytest.mark.usefixtures("telegram")
+
+
+def said(world: World) -> dict[str, int]:
+    return {name: len(SAID.findall(world.parts[name].log.read_text())) for name in world.services}
+
+
+class Listener:
+    """Follows the live events as a browser does, with the id it saw last."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.heard: list[tuple[str, str]] = []
+        self._id = ""
+
+    async def __aenter__(self) -> "Listener":
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        async with httpx.AsyncClient(timeout=30) as client:
+            while True:
+                headers = {"Last-Event-ID": self._id} if self._id else {}
+                try:
+                    url = self._world.url("api", "/events")
+                    async with client.stream("GET", url, headers=headers) as answer:
+                        async for line in answer.aiter_lines():
+                            if line.startswith("id: "):
+                                self._id = line[4:]
+                            elif line.startswith("data: "):
+                                event = json.loads(line[6:])
+                                self.heard.append((event["service"], event["type"]))
+                except httpx.HTTPError:
+                    pass
+                await asyncio.sleep(0.2)
+
+
+async def change_the_record(
+    world: World, load: Load, change: Change, listener: Listener, *, supervised: bool
+) -> None:
+    """Have the record become another one, and see that all goes on by itself."""
+    before = said(world)
+    falls = {name: _falls(world, name) for name in load.steady}
+    pids = {name: world.parts[name].pid for name in world.services}
+    if supervised:
+        for name in world.services:
+            await world.kill(name, signal.SIGKILL)
+    await change(world, load)
+    if supervised:
+        for name in world.services:
+            await world.revive(name)
+    await load.until_answered(200)
+    newcomer = f"newcomer.{random.randrange(10**9)}"
+    load.begin(newcomer)
+
+    async def as_if_nothing_had_happened() -> bool:
+        found = await checks.statuses(world)
+        wanted = [newcomer, *load.steady]
+        return all(found.get(name) == "alive" for name in wanted) and all(
+            world.get_ready(name) == 200 for name in world.services
+        )
+
+    await eventually(as_if_nothing_had_happened, READY_WITHIN)
+
+    def shown() -> bool:
+        items = world.api("/services?limit=500").get("items", [])
+        found = {it["name"]: it["status"] for it in items}
+        return all(found.get(name) == "alive" for name in (newcomer, *load.steady))
+
+    await until(shown, READY_WITHIN)
+    await until(lambda: (newcomer, "service.status_changed.v1") in listener.heard, READY_WITHIN)
+    await load.until_told({newcomer: "alive"})
+    assert {name: _falls(world, name) for name in load.steady} == falls, "told down, though all were heard"
+    if not supervised:
+        running = {name: world.parts[name].pid for name in world.services}
+        if change is not records.newest_event_removed:
+            assert running == pids
+        for name, count in said(world).items():
+            assert count <= before[name] + 1, f"{name} said it {count - before[name]} times"
+    assert all(world.parts[name].running for name in world.services)
+
+
+def _falls(world: World, name: str) -> int:
+    return sum(
+        line.endswith(("silent", "down", "dead")) for chat in CHATS for line, _ in world.lines(name, chat)
+    )
+
+
+async def play(world: World, changes: tuple[Change, ...], note: Note, *, supervised: bool) -> None:
+    rng = random.Random(SEED)
+    note("seed", SEED)
+    world.start()
+    async with Load(world, rng, leaving=4) as load, Listener(world) as listener:
+        await load.until_told(dict.fromkeys((*load.steady, *load.leaving), "alive"))
+        await records.keep_a_copy(world)
+        await load.until_answered(200)
+        await load.stir()
+        for change in changes:
+            began = asyncio.get_running_loop().time()
+            await change_the_record(world, load, change, listener, supervised=supervised)
+            note(change.__name__, round(asyncio.get_running_loop().time() - began, 1))
+        await load.leave(*load.leaving)
+        gone = dict.fromkeys(load.leaving, "down")
+
+        async def are_down() -> bool:
+            found = await checks.statuses(world)
+            return all(found.get(name) == "down" for name in gone)
+
+        await eventually(are_down, 40)
+        await load.until_told(gone)
+    for kind in ("ingest", "monitor"):
+        await asyncio.to_thread(world.parts[kind].kill)
+        await asyncio.sleep(0.5)
+    record = await checks.Record.read(world)
+    checks.each_change_is_one_event(record)
+    await checks.read_models_equal_a_rebuild(world, record)
+
+
+SHORT = (records.an_older_copy, records.emptied)
+
+
+async def test_the_record_becomes_another_one(build: Callable[..., World], record_property: Note) -> None:  # noqa: F811
+    await play(build(), records.CHANGES if FAULTS else SHORT, record_property, supervised=False)
+
+
+@only_full
+async def test_the_record_becomes_another_one_while_all_is_restarted(
+    build: Callable[..., World],  # noqa: F811
+    record_property: Note,
+) -> None:
+    await play(build(), records.CHANGES, record_property, supervised=True)
