@@ -91,11 +91,11 @@ async def judge(
         known = position
     found = later = None
     if thoroughly and known.seq and now.created == before.created and now.last >= known.seq:
-        there = await message_at(link, stream, known.seq)
-        if there:
-            found = there.at
-        elif first := await first_later(link, stream, known.at):
-            later = first.seq
+        with suppress(NotStored):  # a broker's configuration of before may not let this service ask
+            if there := await message_at(link, stream, known.seq):
+                found = there.at
+            elif first := await first_later(link, stream, known.at):
+                later = first.seq
     evicts = Eviction.ANY
     if stream == streams.SERVICES and now.removed > before.removed:
         evicts = await (eviction or _eviction)(link)

@@ -317,15 +317,17 @@ MAY_PUBLISH = {
             "MSG.DELETE",
             "SNAPSHOT",
             "RESTORE",
-            "MSG.GET",
             "PEER.REMOVE",
             "LEADER.STEPDOWN",
         )
         for it in ("HEARTBEATS", "SERVICES")
     },
     f"{REQUEST}STREAM.DELETE.HEARTBEATS": "operator",
-    f"{REQUEST}DIRECT.GET.HEARTBEATS": "ingest monitor notifier operator",
-    f"{REQUEST}DIRECT.GET.SERVICES": "monitor notifier api operator",
+    **{
+        f"{REQUEST}{what}.{it}": "ingest monitor notifier api operator"
+        for what in ("DIRECT.GET", "STREAM.MSG.GET")
+        for it in ("HEARTBEATS", "SERVICES")
+    },
     f"{REQUEST}CONSUMER.CREATE.HEARTBEATS": "monitor notifier api operator",
     f"{REQUEST}CONSUMER.MSG.NEXT.HEARTBEATS.x": "monitor notifier api operator",
     f"{REQUEST}CONSUMER.DELETE.HEARTBEATS.x": "monitor notifier api operator",
