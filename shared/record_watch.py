@@ -156,22 +156,30 @@ class RecordWatch:
     async def keep(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work`, and anew whenever the record has become another one. Raises what `work` raises on one
         and the same record."""
+        while True:
+            try:
+                await self.once(work)
+                return
+            except AnotherRecord:
+                continue
+
+    async def once(self, work: Callable[[], Awaitable[None]]) -> None:
+        """The same, but AnotherRecord is raised once it is said."""
         self._link.on_back.append(self._came_back)
         self._link.on_doubt.append(self._doubt.set)
         try:
-            while True:
-                await self._begin()
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        watching = group.create_task(self._watch())
-                        await work()
-                        watching.cancel()
-                    return
-                except Exception as error:
-                    found = _another(error) or await self._found_now()
-                    if found is None:
-                        raise
-                    self._say(found)
+            await self._begin()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    watching = group.create_task(self._watch())
+                    await work()
+                    watching.cancel()
+            except Exception as error:
+                found = _another(error) or await self._found_now()
+                if found is None:
+                    raise
+                self._say(found)
+                raise found from None
         finally:
             self._link.on_back.remove(self._came_back)
             self._link.on_doubt.remove(self._doubt.set)

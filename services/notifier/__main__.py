@@ -16,6 +16,7 @@ from services.notifier import webhook
 from services.notifier.apprise_target import AppriseTarget, NotInstalled
 from services.notifier.chats import LAST_DIGEST, Chat, Daily, Surroundings, oldest_unsent_seconds
 from services.notifier.commands import Commands, Doors
+from services.notifier.cursors import Cursor
 from services.notifier.deadman import Deadman
 from services.notifier.deafness import WORTH_TELLING, Listener
 from services.notifier.delivery import Delivery, document
@@ -32,7 +33,9 @@ from services.notifier.updates import Updates
 from shared import asyncapi, digest, durations, logs, service, streams, tracing, urls
 from shared.broker import READ_ONLY, Link, last_sequence, until_done
 from shared.connections import limits_of, within
+from shared.events import moment
 from shared.maintenance import Window, hushed_until
+from shared.record_watch import AnotherRecord, RecordWatch, told_before
 from shared.settings import (
     CommaSeparated,
     Concealed,
@@ -191,11 +194,16 @@ def now() -> datetime:
 class Notifier:
     """The parts, built once; `work` runs them."""
 
-    def __init__(self, settings: NotifierSettings) -> None:
+    def __init__(self, settings: NotifierSettings, before: "Notifier | None" = None) -> None:
+        """`before`: the one that this one takes the place of, as the record is another one now."""
         self._settings = settings
+        self._before = before
         self._bot = Bot(settings.telegram_api_url, settings.token) if settings.token else None
-        self.health = service.Health("broker", "delivery", *(("telegram",) if self._bot else ()))
+        parts = ("broker", "delivery", *(("telegram",) if self._bot else ()))
+        self.health: service.Health = before.health if before else service.Health(*parts)
         self._link = Link(settings, "notifier")
+        self.watch = RecordWatch(self._link, buckets=(streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET))
+        self.watch.on_another = lambda why: self.health.bad("delivery", why)
         self.health.follow(self._link)
         self.health.good("record")
         self._fleet = Fleet()
@@ -229,28 +237,10 @@ class Notifier:
         )
 
     async def work(self) -> None:
+        """Raises AnotherRecord, alone or in a group, when another Notifier is to begin anew."""
         try:
             bucket = await self._connect()
-            self._lease = Lease(self._link, bucket)
-            await self._lease.acquire(self._stand_by)
-            await self._open(bucket)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._lease.watch())
-                group.create_task(self.delivery.watch())
-                group.create_task(self._keep_reminding())
-                group.create_task(self._windows.follow())
-                group.create_task(self._listener.follow(now))
-                group.create_task(self._keep_telling_cut_off(group))
-                if url := self._settings.deadman_url.get_secret_value():
-                    group.create_task(Deadman(url, self._link, self._hindered).run())
-                if self._bot:
-                    group.create_task(self._check_token(self._bot))
-                    if self._settings.telegram_chat_id or self._settings.telegram_invite.get_secret_value():
-                        updates = Updates(self._bot, self._commands(self._bot).handle)
-                        group.create_task(updates.run())
-                self._group = group
-                for chat in self._chats:
-                    self._running[chat.key] = group.create_task(chat.run())
+            await self.watch.once(lambda: self._speak(bucket))
         finally:
             if self._lease:
                 await self._lease.release()
@@ -258,6 +248,36 @@ class Notifier:
             await self._link.close()
             if self._bot:
                 await self._bot.close()
+
+    async def _speak(self, bucket: KeyValue) -> None:
+        self._lease = Lease(self._link, bucket)
+        await self._lease.acquire(self._stand_by)
+        await self._open(bucket)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lease.watch())
+            group.create_task(self.delivery.watch())
+            group.create_task(self._keep_reminding())
+            group.create_task(self._windows.follow())
+            group.create_task(self._listener.follow(now))
+            group.create_task(self._keep_telling_cut_off(group))
+            if url := self._settings.deadman_url.get_secret_value():
+                group.create_task(Deadman(url, self._link, self._hindered).run())
+            if self._bot:
+                group.create_task(self._check_token(self._bot))
+                if self._settings.telegram_chat_id or self._settings.telegram_invite.get_secret_value():
+                    updates = Updates(self._bot, self._commands(self._bot).handle)
+                    group.create_task(updates.run())
+            self._group = group
+            for chat in self._chats:
+                self._running[chat.key] = group.create_task(chat.run())
+
+    @property
+    def chats(self) -> list[Chat]:
+        return self._chats
+
+    @property
+    def subscribed(self) -> dict[str, datetime]:
+        return self._subscribers.since
 
     async def _connect(self) -> KeyValue:
         """The bucket that the notifier's records are in, when the broker is there."""
@@ -290,8 +310,18 @@ class Notifier:
         await self._windows.load()
         self._bucket, self._subscribers = bucket, Subscribers(bucket)
         await self._subscribers.load()
+        known: dict[str, Cursor] = {}
+        if before := self._before:
+            left_at = before.watch.left_at or 0
+            end = await told_before(self._link, left_at)
+            self.delivery.told_until = moment(left_at)
+            known = {chat.key: chat.cursor for chat in before.chats}
+            if before.chats:  # this very process wrote them last
+                await self._subscribers.replace(before.subscribed)
         for target in self._targets():
-            chat = await Chat.open(target, bucket, end, self._around)
+            chat = await Chat.open(
+                target, bucket, end, self._around, anew=before is not None, known=known.get(target.key)
+            )
             if self._is_taken(target, chat.address):
                 log.warning("two chats are one, which is told once", left_out=chat.key, address=chat.address)
             else:
@@ -463,10 +493,20 @@ def main() -> None:
     tracing.start("notifier")
     notifier = Notifier(settings)
     docs = document(notifier.delivery)
+
+    async def work() -> None:
+        current = notifier
+        while True:
+            try:
+                await current.work()
+                return
+            except AnotherRecord:
+                current = Notifier(settings, current)
+
     app = Starlette(routes=[*notifier.health.routes(), asyncapi.route(docs.to_specification)])
     service.run(
         app,
-        notifier.work,
+        work,
         http=within(limits_of(settings, at_home=is_home(settings.metrics_host))),
         host=settings.metrics_host,
         port=settings.notifier_port,

@@ -186,22 +186,32 @@ class Chat:
         return self.target.key
 
     @classmethod
-    async def open(cls, target: Target, bucket: KeyValue, end: int, around: Surroundings) -> "Chat":
+    async def open(
+        cls,
+        target: Target,
+        bucket: KeyValue,
+        end: int,
+        around: Surroundings,
+        *,
+        anew: bool = False,
+        known: Cursor | None = None,
+    ) -> "Chat":
         """A chat that is new begins at the record's end. So does one that was told more than the record has:
-        a backup was put back, or the broker emptied."""
+        a backup was put back, or the broker emptied. `anew`: the record is known to be another one
+        than that of its cursor, which is `known` if it was in use until now."""
         at, now = around.daily.at, around.now()
         today = digest_due(now, around.look.zone, at, None) if at else None
         fresh = Cursor(done=end, digest=today, weekly=today, notices=now, heard_until=now)
         record = await cursors.load(bucket, target.key, fresh)
-        cursor = record.cursor
+        cursor = known or record.cursor
         if cursor.off and cursor.off_since is None:  # by an older version, which kept nothing for it
             cursor = cursor.model_copy(update={"done": end, "off_since": now})
-        if cursor.done > end:
+        if anew or cursor.done > end:
             sending = cursor.sending
             if sending:
                 other = sending.of is not Of.CHANGES
                 sending = sending.model_copy(update={"through": end}) if other else None
-            owed = {name: it for name, it in cursor.owed.items() if it.seq <= end}
+            owed = {name: it for name, it in cursor.owed.items() if it.seq <= end and not anew}
             cursor = cursor.model_copy(update={"done": end, "sending": sending, "owed": owed})
         if cursor.notices is None:  # an older version wrote it
             cursor = cursor.model_copy(update={"notices": now, "weekly": today})

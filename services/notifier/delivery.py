@@ -7,6 +7,7 @@ a fresh one reads from the oldest cursor on. Only an event that cannot be read i
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from services.notifier.incidents import Incidents
 from services.notifier.messages import Change
 from shared import ack_subjects, streams
 from shared.ack_subjects import Delivered
-from shared.broker import PENDING, Link, last_sequence, until_done
+from shared.broker import PENDING, Link, newest_event, until_done
 from shared.events import Event, StatusChanged
 from shared.urls import without_secrets
 
@@ -54,6 +55,8 @@ class Delivery:
         self._history = history
         self._incidents = incidents
         self.offers: list[Offer] = []
+        self.told_until: datetime | None = None
+        """Changes dated up to then were told, or should have been, from the record that was there before."""
         self.position = 0
         self._count = 0
         self._failure: BaseException | None = None
@@ -108,7 +111,7 @@ class Delivery:
                 raise DeliveryFailed("an event could not be taken in") from self._failure
 
     async def _end(self) -> tuple[int, int]:
-        return await last_sequence(self._link, streams.SERVICES)
+        return await newest_event(self._link)
 
     async def take(self, message: NatsMessage, handle: Callable[[NatsMessage], Awaitable[Any]]) -> None:
         """Let a message through to its handler. After the first failure nothing more is taken."""
@@ -139,7 +142,8 @@ class Delivery:
         place = _place(message)
         seq, stored_at = place.sequence, moment(place.stored_at)
         change = None
-        if isinstance(event, StatusChanged):
+        told = self.told_until
+        if isinstance(event, StatusChanged) and (told is None or event.data.since > told):
             change = await self._history.change(event, seq, stored_at)
         self._fleet.take(event, seq, stored_at)
         if isinstance(event, StatusChanged):

@@ -48,6 +48,11 @@ class Subscribers:
         async with self._writing:
             await self._write({other: since for other, since in self.since.items() if other != chat})
 
+    async def replace(self, since: dict[str, datetime]) -> None:
+        """With those that are known for certain."""
+        if since != self.since:
+            await self._write(since)
+
     async def _write(self, since: dict[str, datetime]) -> None:
         payload = _RECORD.dump_json(since)
 

@@ -145,13 +145,11 @@ async def play(world: World, changes: tuple[Change, ...], note: Note, *, supervi
 SHORT = (records.an_older_copy, records.emptied)
 
 
-@pytest.mark.skip(reason="the notifier follows")
 async def test_the_record_becomes_another_one(build: Callable[..., World], record_property: Note) -> None:  # noqa: F811
     await play(build(), records.CHANGES if FAULTS else SHORT, record_property, supervised=False)
 
 
 @only_full
-@pytest.mark.skip(reason="the notifier follows")
 async def test_the_record_becomes_another_one_while_all_is_restarted(
     build: Callable[..., World],  # noqa: F811
     record_property: Note,
