@@ -109,7 +109,7 @@ class Keyring:
             revision = version_to_follow(missing)
         except ValidationError:
             log.warning("the keys of sessions cannot be read; making new ones")
-        keys = Keys()
+        keys = self.keys or Keys()  # of before the bucket was emptied
         try:
             return await self._store(keys, revision), keys
         except KeyWrongLastSequenceError as error:  # another API was faster

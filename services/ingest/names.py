@@ -45,6 +45,7 @@ class Names:
     async def follow(self, link: Link) -> None:
         """Keep up with the events, for ever. What was known before is of another record, if there was any."""
         self._registered.clear()
+        self._let_in.clear()
         reader = Reader(
             link, streams.SERVICES, streams.ALL_CONFIG, newest_per_subject=True, headers_only=True
         )
