@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 LOOK_AGAIN = 2.0
 """Seconds between two looks: a purge is not told to anybody."""
+LOOK_TIMEOUT = 10.0
+"""Seconds that a look may take which keeps a service from ending."""
 SAY_AGAIN = 10.0
 """Seconds within which it is the same disaster, stream by stream, and is not warned of again."""
 EVICTS_FOR = 60.0
@@ -269,7 +271,8 @@ class RecordWatch:
         """Whether what went wrong went wrong because of another record."""
         self._thoroughly = True
         try:
-            await self._look()
+            async with asyncio.timeout(LOOK_TIMEOUT):  # whoever is to end must not wait for a slow broker
+                await self._look()
         except AnotherRecord as found:
             return found
         except (NatsError, NotStored, OSError, TimeoutError):
