@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from nats.errors import Error as NatsError
@@ -37,6 +37,8 @@ SAY_AGAIN = 10.0
 EVICTS_FOR = 60.0
 """Seconds for which it is taken for granted that the broker lets events go, once it does."""
 RECORD = (streams.HEARTBEATS, streams.SERVICES)
+
+_said_at = float("-inf")
 
 
 class AnotherRecord(Exception):
@@ -145,7 +147,7 @@ class RecordWatch:
         self._rewritten = {f"KV_{name}" for name in rewritten}
         self._doubt = asyncio.Event()
         self._thoroughly = False
-        self._evicts_until = self._said_at = float("-inf")
+        self._evicts_until = float("-inf")
         self.marks: Marks = {}
         self.seen_at = 0
         self.left_at: int | None = None
@@ -187,14 +189,18 @@ class RecordWatch:
             self._link.on_doubt.remove(self._doubt.set)
 
     def _say(self, found: AnotherRecord) -> None:
+        global _said_at
         why = f"the broker's stream {found.stream} is not as it was: {found.verdict.value}"
         now = asyncio.get_running_loop().time()
-        level = logging.WARNING if now > self._said_at + SAY_AGAIN else logging.INFO
+        level = logging.WARNING if now > _said_at + SAY_AGAIN else logging.INFO
         log.log(level, "the record is another one; beginning anew with what it holds", why=why)
-        self._said_at = now
+        _said_at = now
         self.on_another(f"beginning anew, as {why}")
-        read = self._link.newest_read.get(streams.SERVICES)
-        self.left_at = max(self.seen_at, read.at if read else 0)
+        for stream, read in self._link.newest_read.items():
+            if (mark := self.marks.get(stream)) and mark.last < read.seq:
+                more = read.seq - mark.last
+                self.marks[stream] = replace(mark, last=read.seq, at=read.at, messages=mark.messages + more)
+        self.left_at = max(self.seen_at, self.marks[streams.SERVICES].at)
         self._link.newest_read.clear()
 
     def _came_back(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import structlog
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode
 from starlette.applications import Starlette
 
-from services.notifier import webhook
+from services.notifier import seen_record, webhook
 from services.notifier.apprise_target import AppriseTarget, NotInstalled
 from services.notifier.chats import LAST_DIGEST, Chat, Daily, Surroundings, oldest_unsent_seconds
 from services.notifier.commands import Commands, Doors
@@ -26,6 +27,7 @@ from services.notifier.incidents import Incidents
 from services.notifier.lease import Lease
 from services.notifier.log_target import LogTarget
 from services.notifier.messages import Look
+from services.notifier.seen_record import SeenRecord
 from services.notifier.subscribers import Subscribers
 from services.notifier.target import BadToken, Failed, Target
 from services.notifier.telegram import Bot, TelegramChat
@@ -34,8 +36,9 @@ from shared import asyncapi, digest, durations, logs, service, streams, tracing,
 from shared.broker import READ_ONLY, Link, last_sequence, until_done
 from shared.connections import limits_of, within
 from shared.events import moment
+from shared.identity import Verdict
 from shared.maintenance import Window, hushed_until
-from shared.record_watch import AnotherRecord, RecordWatch, told_before
+from shared.record_watch import AnotherRecord, Marks, RecordWatch, judge, told_before
 from shared.settings import (
     CommaSeparated,
     Concealed,
@@ -68,6 +71,11 @@ CUT_OFF = WORTH_TELLING
 """How long the broker may be away before that is told."""
 UNSENT_IS_WRONG = 300.0
 """Seconds that a change may wait for some chat before the deadman's switch is let go."""
+REMEMBER_EVERY = 10.0
+"""Seconds between two notes of which record the cursors are."""
+RECORDED_WITHIN = timedelta(seconds=5)
+"""A change may be recorded so long after its date: what is dated later than that before the end of a record
+may not have been told from it."""
 
 _CHAT = re.compile(r"(-?\d{1,20}|@\w{3,64})(:\d{1,18})?", re.ASCII)
 
@@ -220,6 +228,7 @@ class Notifier:
         self._subscribers: Subscribers
         self._joining = asyncio.Lock()
         self._bucket: KeyValue
+        self._remembered_at = float("-inf")
         self._lease: Lease | None = None
         self._around = Surroundings(
             look=Look(settings.public_url.rstrip("/"), settings.zone),
@@ -276,6 +285,16 @@ class Notifier:
         return self._chats
 
     @property
+    def left(self) -> SeenRecord:
+        """The record that was there before, when it was seen last."""
+        return SeenRecord(events=self.watch.marks[streams.SERVICES], seen_at=self.watch.left_at or 0)
+
+    @property
+    def that_spoke(self) -> "Notifier":
+        """Who knows what chats were told: this one, or if it never came to it the one before."""
+        return self if self._chats or self._before is None else self._before
+
+    @property
     def subscribed(self) -> dict[str, datetime]:
         return self._subscribers.since
 
@@ -310,22 +329,30 @@ class Notifier:
         await self._windows.load()
         self._bucket, self._subscribers = bucket, Subscribers(bucket)
         await self._subscribers.load()
+        seen, before, anew = await seen_record.load(bucket), self._before, False
+        if before and seen and seen.seen_at > before.left.seen_at:
+            before = None  # another notifier has spoken since
+        if before:
+            seen = before.left
+        if seen and (verdict := await self._compare(seen)) is not Verdict.SAME:
+            log.info("the cursors are of another record", why=verdict.value)
+            told = await told_before(self._link, seen.seen_at)
+            self._history.begin_anew(moment(seen.seen_at) - RECORDED_WITHIN, told)
+            if verdict is not Verdict.PURGED:  # else the sequences are what they were
+                end, anew = told, True
         known: dict[str, Cursor] = {}
-        if before := self._before:
-            left_at = before.watch.left_at or 0
-            end = await told_before(self._link, left_at)
-            self.delivery.told_until = moment(left_at)
+        if before and before.chats:  # this very process wrote them last
             known = {chat.key: chat.cursor for chat in before.chats}
-            if before.chats:  # this very process wrote them last
-                await self._subscribers.replace(before.subscribed)
+            await self._subscribers.replace(before.subscribed)
         for target in self._targets():
-            chat = await Chat.open(
-                target, bucket, end, self._around, anew=before is not None, known=known.get(target.key)
-            )
+            chat = await Chat.open(target, bucket, end, self._around, anew=anew, known=known.get(target.key))
             if self._is_taken(target, chat.address):
                 log.warning("two chats are one, which is told once", left_out=chat.key, address=chat.address)
             else:
                 self._chats.append(chat)
+        self._before = None
+        await self._remember(self.watch.marks)
+        self.watch.on_look = self._remember
         chats = self._chats
         self._measure()
         self.delivery.offers += [chat.offer for chat in chats]
@@ -336,6 +363,19 @@ class Notifier:
         await self.delivery.start(after)
         self.health.good("delivery")
         log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
+
+    async def _compare(self, seen: SeenRecord) -> Verdict:
+        question = partial(judge, self._link, streams.SERVICES, seen.events)
+        verdict: Verdict = (await until_done("compare the record", question))[0]
+        return verdict
+
+    async def _remember(self, marks: Marks) -> None:
+        """Note of which record the cursors are, once in a while."""
+        clock = asyncio.get_running_loop().time()
+        if clock > self._remembered_at + REMEMBER_EVERY:
+            self._remembered_at = clock
+            seen = SeenRecord(events=marks[streams.SERVICES], seen_at=self.watch.seen_at)
+            await seen_record.save(self._bucket, seen)
 
     def _measure(self) -> None:
         chats = self._chats
@@ -501,7 +541,7 @@ def main() -> None:
                 await current.work()
                 return
             except AnotherRecord:
-                current = Notifier(settings, current)
+                current = Notifier(settings, current.that_spoke)
 
     app = Starlette(routes=[*notifier.health.routes(), asyncapi.route(docs.to_specification)])
     service.run(

@@ -7,7 +7,6 @@ a fresh one reads from the oldest cursor on. Only an event that cannot be read i
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,7 @@ from shared import ack_subjects, streams
 from shared.ack_subjects import Delivered
 from shared.broker import PENDING, Link, newest_event, until_done
 from shared.events import Event, StatusChanged
+from shared.identity import Position
 from shared.urls import without_secrets
 
 PENDING.labels(streams.SERVICES)
@@ -55,8 +55,6 @@ class Delivery:
         self._history = history
         self._incidents = incidents
         self.offers: list[Offer] = []
-        self.told_until: datetime | None = None
-        """Changes dated up to then were told, or should have been, from the record that was there before."""
         self.position = 0
         self._count = 0
         self._failure: BaseException | None = None
@@ -122,6 +120,7 @@ class Delivery:
             PENDING.labels(streams.SERVICES).set(place.pending)
             if self._admit(place.sequence, place.consumer_sequence):
                 await handle(message)
+                self._link.was_read(streams.SERVICES, Position(place.sequence, place.stored_at))
         except (ValidationError, RecursionError) as error:  # the latter by JSON that is nested too deep
             unreadable(message.raw_message.subject, place.sequence, str(error))
             self._passed(place.sequence, None)
@@ -142,8 +141,7 @@ class Delivery:
         place = _place(message)
         seq, stored_at = place.sequence, moment(place.stored_at)
         change = None
-        told = self.told_until
-        if isinstance(event, StatusChanged) and (told is None or event.data.since > told):
+        if isinstance(event, StatusChanged) and not self._history.was_told(event, seq):
             change = await self._history.change(event, seq, stored_at)
         self._fleet.take(event, seq, stored_at)
         if isinstance(event, StatusChanged):

@@ -47,6 +47,17 @@ class History:
     def __init__(self, link: Link, fleet: Fleet) -> None:
         self._link = link
         self._fleet = fleet
+        self._told_until: datetime | None = None
+        self._told_through = 0
+
+    def begin_anew(self, told_until: datetime, told_through: int) -> None:
+        """The record is another one. Changes dated up to then were told from the one that was there before,
+        or should have been, if they are stored in this one after the sequence `told_through`."""
+        self._told_until, self._told_through = told_until, told_through
+
+    def was_told(self, event: StatusChanged, seq: int) -> bool:
+        until = self._told_until
+        return until is not None and seq > self._told_through and event.data.since <= until
 
     async def fold(self) -> None:
         """Take the newest state of every service into the fleet: of events that can be read, for whoever is
@@ -129,7 +140,7 @@ class History:
             async for batch in batches:
                 for stored in batch:
                     event = parse(stored)
-                    if isinstance(event, StatusChanged):
+                    if isinstance(event, StatusChanged) and not self.was_told(event, stored.seq):
                         changes.append(await self.change(event, stored.seq, moment(stored.at)))
                 if len(changes) >= most or reader.pending == 0:
                     break

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from shared import streams
 from tests.broker import eventually
 from tests.e2e.system import until
 from tests.faults import checks, records
@@ -96,7 +97,10 @@ async def change_the_record(
     await until(shown, READY_WITHIN)
     await until(lambda: (newcomer, "service.status_changed.v1") in listener.heard, READY_WITHIN)
     await load.until_told({newcomer: "alive"})
-    assert {name: _falls(world, name) for name in load.steady} == falls, "told down, though all were heard"
+    late = load.ledger.late
+    assert len(late) < len(load.steady) / 2, f"this machine is too slow: {len(late)} were late"
+    fallen = [name for name in load.steady if name not in late and _falls(world, name) != falls[name]]
+    assert not fallen, f"told down, though heard: {[await _story(world, name) for name in fallen]}"
     if not supervised:
         running = {name: world.parts[name].pid for name in world.services}
         if change is not records.newest_event_removed:
@@ -104,6 +108,13 @@ async def change_the_record(
         for name, count in said(world).items():
             assert count <= before[name] + 1, f"{name} said it {count - before[name]} times"
     assert all(world.parts[name].running for name in world.services)
+
+
+async def _story(world: World, name: str) -> list[str]:
+    """What the record holds of a service, in the order of time."""
+    of = ((streams.HEARTBEATS, streams.heartbeat(name)), (streams.SERVICES, f"service.*.{name}"))
+    found = [it for stream, subject in of for it in await checks.everything(world.nats_url, stream, subject)]
+    return [f"{it.at / 1e6:.3f} {it.seq} {it.data.decode()}" for it in sorted(found, key=lambda it: it.at)]
 
 
 def _falls(world: World, name: str) -> int:

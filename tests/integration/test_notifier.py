@@ -85,6 +85,12 @@ class Record:
 
         await eventually(nothing_on_its_way)
 
+    async def begin_anew(self) -> None:
+        """The stream of events is another one, and empty."""
+        await self.link.js.delete_stream(streams.SERVICES)
+        await self.link.provision()
+        self._last.clear()
+
     async def register(self, name: str, **config: Any) -> None:
         """Or set anew."""
         at = datetime.now(UTC) - timedelta(days=30)
@@ -452,6 +458,40 @@ async def test_a_notifier_that_hangs_is_relieved_and_ends_when_it_comes_back(
     await record.change("job", ALIVE, DOWN)
     await told(telegram, "job")
     assert [text.split(":")[0] for text in texts(telegram)] == ["🔻 web", "🔻 job"]
+
+
+async def test_of_another_record_only_what_is_new_is_told_whoever_ran_when_it_came(
+    record: Record, telegram: Standin, start: Start
+) -> None:
+    first, second = start(), start()
+    await record.change("web", ALIVE, DOWN, ago=60)
+    await told(telegram, "web")
+    await record.settled()
+    await record.begin_anew()
+    await record.change("job", ALIVE, DOWN)
+    await told(telegram, "job")
+    await record.settled()
+    (speaks,) = await active(first, second)
+    stands_by = second if speaks is first else first
+    await eventually(lambda: _has_said(stands_by, "the record is another one"))
+    speaks.kill()
+    await record.change("cron", ALIVE, DOWN)
+    await told(telegram, "cron")
+    await record.settled()
+    stands_by.kill()
+
+    await record.begin_anew()
+    await record.change("lamp", ALIVE, DOWN)  # at a sequence that the cursor is beyond
+    for name in ("cron", "job", "web"):
+        await record.change(name, ALIVE, DOWN, ago=60)
+    start()
+    await told(telegram, "lamp")
+    await record.settled()
+    assert [text.split(":")[0] for text in texts(telegram)] == ["🔻 web", "🔻 job", "🔻 cron", "🔻 lamp"]
+
+
+async def _has_said(process: Process, what: str) -> bool:
+    return what in process.log.read_text()
 
 
 async def test_without_a_token_it_logs(record: Record, telegram: Standin, start: Start) -> None:

@@ -7,6 +7,7 @@ from services.monitor.journal import Journal
 from services.monitor.record import BUCKETS, Reach
 from services.monitor.snapshots import Snapshots
 from shared.coverage import Coverage
+from shared.identity import Mark
 
 
 class Kept:
@@ -17,6 +18,9 @@ class Kept:
 
     async def save(self, key: str, part: bytes) -> None:
         self.parts[key] = part
+
+    def marks(self) -> list[Mark]:
+        return []
 
 
 async def test_a_round_that_is_overtaken_before_it_runs_is_let_go_and_begun_anew() -> None:
