@@ -1,7 +1,6 @@
 """Wires the API: settings, broker, database, projector, HTTP front."""
 
 import asyncio
-import secrets
 from datetime import UTC, datetime, time
 from typing import Annotated
 
@@ -22,7 +21,7 @@ from shared import logs, service, streams
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
 from shared.events import MICRO
-from shared.record_watch import RecordWatch, told_before
+from shared.record_watch import RecordWatch
 from shared.settings import (
     CommaSeparated,
     DatabaseUrl,
@@ -79,12 +78,9 @@ def main() -> None:
     )
 
     async def follow() -> None:
-        if watch.left_at is not None:
-            # Of events that were stored before, somebody who listens was told before.
-            board.begin_anew(await told_before(link, watch.left_at), f"-{secrets.token_hex(3)}")
         await windows.load()
         await keyring.load()
-        projector = Projector(link, store, board, health, _now, anew=watch.left_at is not None)
+        projector = Projector(link, store, board, health, _now, left_at=watch.left_at)
         watch.on_look = projector.remember
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(projector.run())

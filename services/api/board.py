@@ -88,19 +88,20 @@ class Board:
         """The sequence of the event that was told last."""
         self.forgotten = 0
         """The newest sequence that may have been a mark and is not remembered any more."""
-        self.new_from = 0
         self.edition = ""
-        """Empty as long as the record is the one that it was when this process began."""
+        """Goes behind the ids of events, and tells those of an earlier record; empty in the first."""
+        self.new_from = 0
+        """The sequence after which events are new in this record."""
         self.last_change = 0
         """When the newest change of a status was stored."""
         self.judged: int | None = None
         """When a monitor last judged, as one said; 0: none ever answered; None: none was asked yet."""
 
-    def begin_anew(self, new_from: int, edition: str) -> None:
-        """The record is another one. What it holds up to the sequence `new_from` was told before; `edition`
-        goes behind the ids of its events. Whoever listens is let go, and comes back."""
-        self.clear()
-        self.new_from, self.edition = new_from, edition
+    def begin_edition(self, edition: str, new_from: int) -> None:
+        """What is read is another record now. Whoever listens is let go, and comes back for what is new."""
+        self.edition, self.new_from = edition, new_from
+        for news in self._kept:
+            news.written = ""
         self.let_go()
 
     def clear(self) -> None:

@@ -6,6 +6,7 @@ streams again from it, because the database may have lost what it had acknowledg
 
 import asyncio
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
@@ -23,7 +24,7 @@ from shared import streams
 from shared.broker import PENDING, Link, NotStored, Reader, Stored, last_judged, until_done
 from shared.events import ServiceRegistered, Tick
 from shared.identity import Mark, Verdict
-from shared.record_watch import RECORD, Marks, judge, look
+from shared.record_watch import RECORD, Marks, judge, look, told_before
 from shared.service import Health
 
 log = structlog.get_logger()
@@ -158,11 +159,11 @@ class Projector:
         health: Health,
         now: Callable[[], datetime],
         *,
-        anew: bool = False,
+        left_at: int | None = None,
     ) -> None:
-        """`anew`: the read models are known to be of another record."""
+        """`left_at`: when the record was seen last that the read models are of, if that is another one."""
         self._link = link
-        self._anew = anew
+        self._left_at = left_at
         self._following: View | None = None
         self._saved_at = float("-inf")
         self._store = store
@@ -194,12 +195,13 @@ class Projector:
         while True:
             try:
                 view = await self._store.open()
-                if self._anew or await self._is_of_another_record(view):
-                    if not self._anew:
-                        log.warning("the read models are of another record than the broker's; building anew")
-                    await self.rebuild(same=False)
+                if self._left_at is None and (left_at := await self._left_another_record(view)) is not None:
+                    log.warning("the read models are of another record than the broker's; building anew")
+                    self._left_at = left_at
+                if self._left_at is not None:
+                    await self.rebuild(left_at=self._left_at)
                     self._board.clear()
-                    self._filled = self._anew = False
+                    self._filled, self._left_at = False, None
                     continue
                 marks = await self._look()
                 if await view.is_empty():
@@ -207,6 +209,9 @@ class Projector:
                 await view.save_record(_made(marks), marks)
                 if not self._filled:
                     await self._fill(view)
+                kept = await view.record()
+                if kept.edition != self._board.edition:
+                    self._board.begin_edition(kept.edition, kept.new_from)
                 self._health.good("database")
                 self._following = view
                 heartbeats = _Heartbeats(self._link, self._board.roster.knows)
@@ -248,6 +253,7 @@ class Projector:
                     break
         self._board.told = max(self._board.told, upto)
         self._filled = True
+        self._board.let_go()  # who came before all this was known comes back, and is told what it missed
 
     async def _cover(self) -> None:
         """Take in what ticks prove."""
@@ -267,21 +273,22 @@ class Projector:
                 self._board.judged = max(judged or 0, self._board.judged or 0)
             await asyncio.sleep(5)
 
-    async def _is_of_another_record(self, view: View) -> bool:
-        """Whether somebody has emptied the broker, purged it, or put a backup or an older copy back."""
-        made, marks = await view.record()
-        now = await self._look()
-        if made and made != _made(now):
-            return True
+    async def _left_another_record(self, view: View) -> int | None:
+        """When the record was seen last that the read models are of, if somebody has emptied the broker
+        since, purged it, or put a backup or an older copy back; 0: nobody knows. None: it is this one."""
+        known, now = await view.record(), await self._look()
+        left_at = known.marks[streams.SERVICES].at if known.marks else 0
+        if known.made and known.made != _made(now):
+            return left_at
         for stream in RECORD:
             if await view.checkpoint(stream) > now[stream].last:
-                return True
-            if mark := marks.get(stream):
+                return left_at
+            if mark := known.marks.get(stream):
                 question = partial(judge, self._link, stream, mark)
                 verdict, _ = await until_done("compare the record", question)
                 if verdict is not Verdict.SAME:
-                    return True
-        return False
+                    return left_at
+        return None
 
     async def _look(self) -> Marks:
         """What the streams look like now."""
@@ -302,10 +309,11 @@ class Projector:
             with suppress(DatabaseAway):
                 await self._following.save_record(_made(kept), kept)
 
-    async def rebuild(self, *, same: bool = True) -> dict[str, int]:
+    async def rebuild(self, *, left_at: int | None = None) -> dict[str, int]:
         """Fill a new generation from the streams while the old one serves; then swap, and drop the old. One
         thing may stand in no stream any more, the last run of a service that has beaten often since: it is
-        taken from the old generation, if that is of the `same` record."""
+        taken from the old generation, if that is of the same record. `left_at`: when the record was seen last
+        that it is of, if that is another one."""
         async with self._rebuilding:
             old, new = self._store.live, await self._store.begin()
             marks = await self._look()
@@ -314,9 +322,15 @@ class Projector:
                 heartbeats = _Heartbeats(self._link, known.__contains__)
                 await self._follow(new, _Events(heartbeats), to_the_end=True, known=known)
                 await self._follow(new, heartbeats, to_the_end=True)
-                if same and (await old.record())[0] == _made(marks):
-                    async for runs in old.last_runs():
-                        await new.keep_runs(runs)
+                before = await old.record()
+                if left_at is not None:
+                    new_from = await told_before(self._link, left_at)
+                    await new.begin_edition(f"-{secrets.token_hex(3)}", new_from)
+                else:
+                    await new.begin_edition(before.edition, before.new_from)
+                    if before.made == _made(marks):
+                        async for runs in old.last_runs():
+                            await new.keep_runs(runs)
                 await new.save_record(_made(marks), marks)
                 await self._store.go_live(new)
             finally:

@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import DeleteMany, UpdateOne, monitoring
@@ -148,6 +148,17 @@ class Store:
             self._client.close()
 
 
+class ReadRecord(NamedTuple):
+    """Of which record documents are. `made`: when its streams were made; `marks`: what they looked like, by
+    name; both empty where an older version wrote them. `edition`: goes behind the ids of its events, empty in
+    the first; `new_from`: the sequence after which they are new in it."""
+
+    made: str
+    marks: dict[str, Mark]
+    edition: str
+    new_from: int
+
+
 class View:
     """One generation of the read models."""
 
@@ -183,17 +194,21 @@ class View:
         with _reporting():
             await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq}}, upsert=True)
 
-    async def record(self) -> tuple[str, dict[str, Mark]]:
-        """Which streams these documents are of: when they were made, and what they looked like, by name.
-        Empty where an older version wrote them."""
+    async def record(self) -> ReadRecord:
         with _reporting():
             found = await self._checkpoints.find_one({"_id": "record"}) or {}
         marks = {name: Mark(**mark) for name, mark in found.get("marks", {}).items()}
-        return found.get("made", ""), marks
+        return ReadRecord(found.get("made", ""), marks, found.get("edition", ""), found.get("new_from", 0))
 
     async def save_record(self, made: str, marks: dict[str, Mark]) -> None:
+        new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}}
+        await self._save_record(new)
+
+    async def begin_edition(self, edition: str, new_from: int) -> None:
+        await self._save_record({"edition": edition, "new_from": new_from})
+
+    async def _save_record(self, new: Document) -> None:
         with _reporting():
-            new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}}
             await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
 
     async def forget_strangers(self) -> None:

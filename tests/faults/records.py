@@ -91,11 +91,11 @@ async def newest_event_removed(world: World, load: Load) -> None:
     async def remove(js: JetStreamContext) -> None:
         await js.delete_msg(streams.SERVICES, (await js.stream_info(streams.SERVICES)).state.last_seq)
 
-    await load.stir()
-    for name in ("monitor", "notifier"):
+    running = [name for name in ("monitor", "notifier") if world.parts[name].running]
+    for name in running:
         await world.kill(name)
     await _with(world, remove)
-    for name in ("monitor", "notifier"):
+    for name in running:
         await world.revive(name)
 
 

@@ -69,6 +69,7 @@ async def change_the_record(
     before = said(world)
     falls = {name: _falls(world, name) for name in load.steady}
     pids = {name: world.parts[name].pid for name in world.services}
+    await load.stir()
     if supervised:
         for name in world.services:
             await world.kill(name, signal.SIGKILL)
@@ -131,7 +132,6 @@ async def play(world: World, changes: tuple[Change, ...], note: Note, *, supervi
         await load.until_told(dict.fromkeys((*load.steady, *load.leaving), "alive"))
         await records.keep_a_copy(world)
         await load.until_answered(200)
-        await load.stir()
         for change in changes:
             began = asyncio.get_running_loop().time()
             await change_the_record(world, load, change, listener, supervised=supervised)
@@ -146,7 +146,8 @@ async def play(world: World, changes: tuple[Change, ...], note: Note, *, supervi
         await eventually(are_down, 40)
         await load.until_told(gone)
     for kind in ("ingest", "monitor"):
-        await asyncio.to_thread(world.parts[kind].kill)
+        for name in world.instances(kind):
+            await asyncio.to_thread(world.parts[name].kill)
         await asyncio.sleep(0.5)
     record = await checks.Record.read(world)
     checks.each_change_is_one_event(record)
@@ -166,3 +167,14 @@ async def test_the_record_becomes_another_one_while_all_is_restarted(
     record_property: Note,
 ) -> None:
     await play(build(), records.CHANGES, record_property, supervised=True)
+
+
+PAIRED = (records.an_older_copy, records.emptied, records.events_purged, records.buckets_removed)
+
+
+@only_full
+async def test_the_record_becomes_another_one_under_two_of_each(
+    build: Callable[..., World],  # noqa: F811
+    record_property: Note,
+) -> None:
+    await play(build(pairs=True), PAIRED, record_property, supervised=False)
