@@ -5,6 +5,7 @@ nothing that it asked for takes effect any more, and nothing comes back.
 """
 
 import asyncio
+import json
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from nats.errors import Error as NatsError
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
 from shared.events import ConfigEvent, StatusChanged, parse_event
-from shared.identity import Mark
+from shared.identity import Eviction, Mark, Position, Verdict, compare
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")
@@ -70,6 +71,11 @@ class Heartbeats:
             for fact in (self.facts[i],)
         ]
 
+    def mark(self, now: int) -> Mark:
+        """The stream as it is described at a moment. (Nobody asks how many are left.)"""
+        end = self.end(now)
+        return Mark("", end, self.ats[end - 1] if end else 0, end, 0)
+
     def first(self, subject: str, now: int) -> Stored | None:
         for i in self.of.get(subject, ()):
             fact = self.facts[i]
@@ -105,6 +111,19 @@ class Broker:
 
     def now(self) -> int:
         return BASE + round(self.loop.time() * 1e6)
+
+    def put_back(self, at: int) -> None:
+        """A copy of the events takes the place of those that are there, as old as that, and older than the
+        newest snapshot."""
+        if position := self.kv.get("position"):
+            newest = json.loads(position)["marks"][1]["at"]
+            if not newest:  # of a snapshot that was begun before there were events no copy is older
+                return
+            at = min(at, newest - 1)
+        self.events = [event for event in self.events if event.at <= at]
+        self._last = {event.subject: event for event in self.events}
+        self._seq = self.events[-1].seq if self.events else 0
+        self._ids = {id_: event for id_, event in self._ids.items() if event.seq <= self._seq}
 
     def close(self) -> None:
         """The end: nobody does anything any more."""
@@ -152,6 +171,30 @@ class Broker:
     def end(self, stream: str) -> tuple[int, int]:
         now = self.now()
         return (self.heartbeats.end(now) if stream == streams.HEARTBEATS else self._seq), now
+
+    def mark(self, stream: str) -> Mark:
+        """A stream as it is described now."""
+        if stream == streams.HEARTBEATS:
+            return self.heartbeats.mark(self.now())
+        last_at = self.events[-1].at if self.events else 0
+        return Mark("", self._seq, last_at, len(self.events), len(self._last))
+
+    def differs(self, marks: Sequence[Mark]) -> str | None:
+        """Why the streams are not those that were marked."""
+        for stream, before in zip((streams.HEARTBEATS, streams.SERVICES), marks, strict=True):
+            place = before.last - 1
+            evicts, found = Eviction.NONE, None
+            if stream == streams.HEARTBEATS:
+                evicts = Eviction.ANY
+                is_there = before.last and self.heartbeats.gone[place] > self.now()
+                found = self.heartbeats.ats[place] if is_there else None
+            elif 0 < before.last <= len(self.events):
+                found = self.events[place].at
+            known = Position(before.last, before.at)
+            verdict = compare(before, self.mark(stream), known, found, evicts=evicts)
+            if verdict is not Verdict.SAME:
+                return f"{stream}: {verdict.value}"
+        return None
 
     def events_after(self, seq: int, subjects: Sequence[str], newest: bool, most: int) -> list[Stored]:
         prefixes = tuple(subject.removesuffix(">") for subject in subjects)
@@ -264,10 +307,10 @@ class Session(Owner):
         return await self.operation("identity", "", lambda: ["these", "streams"])
 
     def marks(self) -> list[Mark]:
-        return []
+        return [self.broker.mark(stream) for stream in (streams.HEARTBEATS, streams.SERVICES)]
 
     async def differs(self, marks: list[Mark]) -> str | None:
-        return None
+        return await self.operation("differs", "", lambda: self.broker.differs(marks))
 
     async def newest_event(self, subject: str) -> Stored | None:
         return await self.operation("newest", subject, lambda: self.broker.newest(subject))
@@ -423,6 +466,7 @@ class ModelReader:
         self._ended = False
         self.position = after
         self.pending: int | None = None
+        self.on_batch: Callable[[list[Stored]], None] = lambda _: None
 
     def batches(self) -> "ModelReader":
         return self
@@ -472,6 +516,7 @@ class ModelReader:
             await session.lag(faults)
         self.position = max(self.position, batch[-1].seq)
         self.pending = batch[-1].pending
+        self.on_batch(batch)
         if self._broker.trace is not None:
             seqs = f"{batch[0].seq}-{batch[-1].seq}, {self.pending} pending"
             self._broker.say(session.name, f"reads {self._stream} {seqs}")

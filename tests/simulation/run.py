@@ -89,6 +89,9 @@ async def _sit(
         if life.loses_snapshot and not up:
             broker.say("kv", "--- all snapshots in it are lost")
             broker.kv = {key: part for key, part in broker.kv.items() if key == epochs.KEY}
+        if life.puts_back and not up:
+            broker.say("events", "--- an older copy is put back")
+            broker.put_back(broker.now() - round(life.puts_back * 1e6))
         session = process(
             broker,
             f"monitor{n}.{count}",

@@ -26,13 +26,15 @@ class Command:
 @dataclass(frozen=True)
 class Life:
     """One process: it starts `delay` seconds after the one before died, and is killed after `lasts` seconds
-    or in its `kill_at`th operation (0: in none), whichever is first. `patience`: the defaults it is given."""
+    or in its `kill_at`th operation (0: in none), whichever is first. `patience`: the defaults it is given.
+    `puts_back`: how many seconds of events an older copy lacks that is put in their place before it."""
 
     delay: float
     lasts: float
     patience: Patience
     kill_at: int = 0
     loses_snapshot: bool = False
+    puts_back: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class _Maker:
         self.upgraded = more.random() < 0.15
         self.defaults_change = more.random() < 0.3
         self.more = more
+        self.other_records = Random(seed + 2_000_000_011)
         self.facts: list[Fact] = []
         self.stretches: list[tuple[int, int]] = []
 
@@ -277,6 +280,7 @@ class _Maker:
                     patience=self.defaults(),
                     kill_at=rng.randint(1, rng.choice((5, 30, 100, 300))) if by_count else 0,
                     loses_snapshot=rng.random() < 0.1,
+                    puts_back=self.puts_back(),
                 )
             )
         suspended = self.spans(rng.choice((0, 0, 0, 1, 2)), rng.choice((3, 20)))
@@ -288,6 +292,10 @@ class _Maker:
             found = sorted(self.more.sample(range(1, 20), 3))
             self.patience = Patience(*(seconds * SECOND for seconds in found))
         return self.patience
+
+    def puts_back(self) -> float:
+        rng = self.other_records
+        return rng.random() * rng.choice((3.0, 30.0)) if rng.random() < 0.1 else 0.0
 
     def faults(self) -> Faults:
         rng = self.rng

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
@@ -20,11 +20,24 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from shared import streams
 from shared.broker import Stored, WrongSequence
 from shared.events import micros, moment, parse_event
+from shared.identity import Position
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.model import Broker, Heartbeats, ModelReader, Session
 
 WINDOWS = f"KV_{streams.MAINTENANCE_BUCKET}"
+RECORDS = f"KV_{streams.NOTIFIER_BUCKET}"
 CREATED = "2026-09-21T00:00:00Z"
+
+
+class Record(NamedTuple):
+    """What stands under a key of the notifier's bucket. `value`: None when it was deleted."""
+
+    value: bytes | None
+    revision: int
+    at: int = 0
+
+
+NOTHING = Record(None, 0)
 
 
 class World(Broker):
@@ -33,8 +46,7 @@ class World(Broker):
     def __init__(self, loop: VirtualLoop, outages: Sequence[tuple[float, float]], trace: list[str] | None):
         super().__init__(loop, Heartbeats([]), (), outages, trace)
         self.windows = Broker(loop, Heartbeats([]), (), outages, trace)
-        self.records: dict[str, tuple[bytes | None, int]] = {}
-        """Value and revision of each key of the notifier's bucket; None: deleted."""
+        self.records: dict[str, Record] = {}
         self.revision = 0
         self.born: dict[str, float] = {}
         """When each key was first written."""
@@ -46,13 +58,55 @@ class World(Broker):
             self.trace.append(f"{self.loop.time():12.3f}  {who:<9} {what}")
 
     def put_record(self, key: str, value: bytes | None, last: int) -> int:
-        found = self.records.get(key)
-        if last != (found[1] if found else 0):
-            raise WrongSequence(f"wrong last sequence: {found[1] if found else 0}")
+        found = self.records.get(key, NOTHING)
+        if last != found.revision:
+            raise WrongSequence(f"wrong last sequence: {found.revision}")
         self.revision += 1
         self.born.setdefault(key, self.loop.time())
-        self.records[key] = value, self.revision
+        self.records.pop(key, None)  # so that they stand in the order in which they were written
+        self.records[key] = Record(value, self.revision, self.now())
         return self.revision
+
+    def messages(self, stream: str) -> Sequence[Stored]:
+        """What a stream holds, in order."""
+        if stream == RECORDS:
+            return [
+                Stored(f"$KV.{streams.NOTIFIER_BUCKET}.{key}", it.value or b"", None, it.revision, it.at, 0)
+                for key, it in self.records.items()
+            ]
+        held = {streams.SERVICES: self.events, WINDOWS: self.windows.events, streams.HEARTBEATS: []}
+        return held[stream]
+
+    def info(self, stream: str) -> dict[str, Any]:
+        """What the broker says of a stream."""
+        held = self.messages(stream)
+        state = {
+            "last_seq": held[-1].seq if held else 0,
+            "last_ts": rfc3339(held[-1].at) if held else "0001-01-01T00:00:00Z",
+            "messages": len(held),
+            "num_subjects": len({it.subject for it in held}),
+        }
+        return {"config": {}, "created": CREATED, "state": state, "ts": rfc3339(self.now())}
+
+    def message(self, stream: str, question: dict[str, Any]) -> Stored | None:
+        """The one that is asked for in the words of the broker's direct API; None: there is none."""
+        held = self.messages(stream)
+        match question:
+            case {"multi_last": [subject], "up_to_seq": seq}:
+                return self.newest_until(subject, seq)
+            case {"last_by_subj": subject} if subject.endswith(">"):
+                return next((it for it in reversed(held) if it.subject.startswith(subject[:-1])), None)
+            case {"last_by_subj": subject} if stream == streams.SERVICES:
+                return self.newest(subject)
+            case {"last_by_subj": subject}:
+                return next((it for it in reversed(held) if it.subject == subject), None)
+            case {"start_time": since}:
+                start = micros(datetime.fromisoformat(since))
+                return next((it for it in held if it.at >= start), None)
+            case {"seq": seq}:
+                place = bisect_left(held, seq, key=lambda it: it.seq)
+                return held[place] if place < len(held) and held[place].seq == seq else None
+        raise AssertionError(f"the broker made up is asked what it cannot answer: {question}")
 
     def newest_until(self, subject: str, seq: int) -> Stored | None:
         of_subject = (it for it in reversed(self.events) if it.subject == subject and it.seq <= seq)
@@ -94,11 +148,11 @@ class Bucket:
 
     async def get(self, key: str) -> Any:
         found = await self._host.operation(
-            "get", key, lambda: self._world.records.get(key, (None, 0)), NatsError
+            "get", key, lambda: self._world.records.get(key, NOTHING), NatsError
         )
-        entry = SimpleNamespace(value=found[0], revision=found[1])
-        if found[0] is None:
-            raise KeyNotFoundError(entry if found[1] else None)
+        entry = SimpleNamespace(value=found.value, revision=found.revision)
+        if found.value is None:
+            raise KeyNotFoundError(entry if found.revision else None)
         return entry
 
     async def update(self, key: str, value: bytes, last: int | None = None) -> int:
@@ -123,7 +177,7 @@ class Bucket:
     purge = delete
 
     def _put(self, key: str, value: bytes | None) -> int:
-        return self._world.put_record(key, value, self._world.records.get(key, (None, 0))[1])
+        return self._world.put_record(key, value, self._world.records.get(key, NOTHING).revision)
 
 
 class Client:
@@ -136,28 +190,23 @@ class Client:
         self._world = host.broker
 
     async def request(self, subject: str, payload: bytes = b"", timeout: float = 3) -> Any:
-        if subject.startswith("$JS.API.STREAM.INFO."):
-            stream = subject.rpartition(".")[2]
-            end, now = await self._host.operation("info", stream, lambda: self._world.end(stream), NatsError)
-            info = {"state": {"last_seq": end}, "ts": _rfc3339(now), "created": CREATED}
+        kind, _, stream = subject.rpartition(".")
+        if kind == "$JS.API.STREAM.INFO":
+            info = await self._host.operation("info", stream, partial(self._world.info, stream), NatsError)
             return SimpleNamespace(data=json.dumps(info).encode(), headers=None)
-        if subject.startswith("$JS.API.DIRECT.GET."):
-            return await self._host.operation(
-                "read", "", partial(self._stored, json.loads(payload)), NatsError
-            )
+        if kind == "$JS.API.DIRECT.GET":
+            question = json.loads(payload)
+            return await self._host.operation("read", "", partial(self._get, stream, question), NatsError)
         return await self._host.operation("ask", subject, partial(self._ask, subject), NatsError)
 
-    def _stored(self, question: dict[str, Any]) -> Any:
-        if names := question.get("multi_last"):
-            found = self._world.newest_until(names[0], question.get("up_to_seq", 1 << 62))
-        else:
-            found = self._world.newest(question["last_by_subj"])
+    def _get(self, stream: str, question: dict[str, Any]) -> Any:
+        found = self._world.message(stream, question)
         if found is None:
             return SimpleNamespace(data=b"", headers={"Status": "404"})
         headers = {
             "Nats-Sequence": str(found.seq),
             "Nats-Subject": found.subject,
-            "Nats-Time-Stamp": _rfc3339(found.at),
+            "Nats-Time-Stamp": rfc3339(found.at),
         }
         return SimpleNamespace(data=found.data, headers=headers)
 
@@ -176,14 +225,14 @@ class Client:
         await self._host.operation("flush", "", lambda: None, NatsError)
 
 
-def _rfc3339(at: int) -> str:
+def rfc3339(at: int) -> str:
     return moment(at).isoformat().replace("+00:00", "Z")
 
 
 class SimulatedLink:
     """In place of `shared.broker.Link`."""
 
-    up = True
+    replicated = False
 
     def __init__(self, *_: Any, **__: Any) -> None:
         host = OWNER.get()
@@ -191,7 +240,27 @@ class SimulatedLink:
         self.host = host
         self.on_lost: list[Callable[[], None]] = []
         self.on_back: list[Callable[[], None]] = []
+        self.on_doubt: list[Callable[[], None]] = []
+        self.newest_read: dict[str, Position] = {}
         self.nc = Client(host)
+        loop = host.broker.loop
+        for start, end in host.broker.outages:
+            if end > loop.time():
+                loop.call_at(start, self._tell, self.on_lost)
+                loop.call_at(end, self._tell, self.on_back)
+
+    def was_read(self, stream: str, newest: Position) -> None:
+        if newest.seq > self.newest_read.get(stream, Position(0, 0)).seq:
+            self.newest_read[stream] = newest
+
+    @property
+    def up(self) -> bool:
+        return not self.host.broker.away_until()
+
+    def _tell(self, listeners: list[Callable[[], None]]) -> None:
+        if not self.host.dead.is_set():
+            for listener in list(listeners):
+                listener()
 
     def options(self) -> dict[str, Any]:
         return {}
@@ -211,7 +280,9 @@ class SimulatedLink:
 
 def reader(link: SimulatedLink, stream: str, *subjects: str, **options: Any) -> ModelReader:
     """In place of `shared.broker.Reader`."""
-    return link.host.read(stream, subjects, options)
+    found = link.host.read(stream, subjects, options)
+    found.on_batch = lambda batch: link.was_read(stream, Position(batch[-1].seq, batch[-1].at))
+    return found
 
 
 class EventFeed:
