@@ -429,7 +429,10 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         )
         shown = await rows(names[:500], "90d" if len(names) <= 50 else "24h")
         shown.sort(key=lambda row: (ORDER.index(row.service.status), row.service.name))
-        return bytes(page(request, "status.html", rows=shown, long=len(names) <= 50).body).decode()
+        title = status_title([row.service.status for row in shown])
+        return bytes(
+            page(request, "status.html", rows=shown, title=title, long=len(names) <= 50).body
+        ).decode()
 
     @app.get("/favicon.svg", include_in_schema=False)
     async def favicon(down: Annotated[int, Query(ge=0)] = 0) -> Response:
@@ -534,6 +537,19 @@ def headline(counts: Mapping[Status, int], last_change: int, now: datetime) -> s
     if last_change:
         parts.append(f"last change {durations.spoken(now - moment(last_change))} ago")
     return ", ".join(parts)
+
+
+def status_title(statuses: Sequence[Status]) -> str:
+    """What the public page says of all of them. Who was never heard is neither up nor down."""
+    fallen = sum(status in (Status.DOWN, Status.DEAD) for status in statuses)
+    unheard = sum(status is Status.UNKNOWN for status in statuses)
+    if not statuses:
+        return "Nothing to show yet"
+    if fallen:
+        return f"{fallen} of {len(statuses)} down"
+    if unheard == len(statuses):
+        return "Nothing was heard yet"
+    return "Everything that was heard is up" if unheard else "Everything is up"
 
 
 def _when(row: Document) -> datetime:

@@ -1,0 +1,22 @@
+"""What the public status page says above its services."""
+
+import pytest
+
+from services.api.dashboard import status_title
+from shared.events import Status
+
+UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+
+
+@pytest.mark.parametrize(
+    ("statuses", "title"),
+    [
+        ([], "Nothing to show yet"),
+        ([UNKNOWN, UNKNOWN], "Nothing was heard yet"),
+        ([UNKNOWN, ALIVE], "Everything that was heard is up"),
+        ([ALIVE, SILENT], "Everything is up"),
+        ([UNKNOWN, DOWN, DEAD, ALIVE], "2 of 4 down"),
+    ],
+)
+def test_who_was_never_heard_is_not_called_up(statuses: list[Status], title: str) -> None:
+    assert status_title(statuses) == title
