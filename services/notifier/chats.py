@@ -326,6 +326,8 @@ class Chat:
     def _begin(self) -> None:
         for name in [*self._owed, *(name for name, it in self._turns.items() if it.flapping_since)]:
             self.look_at(name)
+        for name in self._around.fleet.paused:
+            self.configured(name)
 
     def tick(self) -> None:
         """Look at what has come due."""
@@ -339,7 +341,10 @@ class Chat:
             self._wake.set()
 
     def configured(self, name: str) -> None:
-        """The service's configuration has changed."""
+        """The service's configuration has changed. What is down when it is paused is told again when it is
+        resumed and still down."""
+        if self._around.fleet.known(name).paused:
+            self._owe_fallen(name)
         self.look_at(name)
 
     def freed(self, window: Window) -> None:

@@ -36,10 +36,11 @@ class Known:
 
 class Fleet:
     """Takes events in any order, also twice: per service, the newest configuration and status count.
-    `on_config` is told of whom it is, when a configuration is newer."""
+    `on_config` is told of whom it is, when a configuration is newer. `paused`: those that are."""
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
+        self.paused: set[str] = set()
         self.on_config: Callable[[str], None] = lambda _: None
 
     def take(self, event: Event, seq: int, stored_at: datetime) -> None:
@@ -58,6 +59,7 @@ class Fleet:
                 it.tags = event.data.config.tags
                 if event.data.registered_at or isinstance(event, ServiceRegistered):
                     it.registered_at = event.data.registered_at or stored_at
+            (self.paused.add if it.paused and it.exists else self.paused.discard)(event.name)
             self.on_config(event.name)
 
     def __iter__(self) -> Iterator[str]:

@@ -264,10 +264,10 @@ async def test_what_is_deleted_or_registered_anew_is_owed_nothing() -> None:
 
 @HOLDS
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_a_fall_that_was_told_is_told_again_at_the_end_of_a_mute_alone(
+async def test_a_fall_that_was_told_is_told_again_at_the_end_of_a_mute_or_a_pause(
     what: str, restarts: bool
 ) -> None:
-    """Nothing was withheld meanwhile; but whoever mutes what is down wants to hear if it still is."""
+    """Nothing was withheld meanwhile; but whoever puts off what is down wants to hear if it still is."""
     it = await world()
     it.change(DOWN)
     await it.settle()
@@ -275,7 +275,7 @@ async def test_a_fall_that_was_told_is_told_again_at_the_end_of_a_mute_alone(
     if restarts:
         await it.restart()
     await free(it, what)
-    expected = ["down", "owed: down"] if what == "mute" else ["down"]
+    expected = ["down", "owed: down"] if what in ("mute", "pause") else ["down"]
     assert it.told() == expected
     await it.passes(5 * HOUR, 5)
     assert it.told() == expected
