@@ -2,8 +2,9 @@
 
 import asyncio
 import heapq
+from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 OWNER: ContextVar["Owner | None"] = ContextVar("OWNER", default=None)
@@ -25,15 +26,35 @@ TURNS = 20_000
 """Of the loop in one moment, at most."""
 
 
+class Call:
+    """What is to be called, unless it is cancelled before; in place of asyncio's handles, which do more."""
+
+    __slots__ = ("args", "callback", "context", "is_cancelled")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None):
+        self.callback = callback
+        self.args = args
+        self.context = copy_context() if context is None else context
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Timers, tasks and callbacks only, in an order that depends on nothing but the program."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._turns = 0
+        self._calls: deque[Call] = deque()
+        self._timers: list[tuple[float, int, Call]] = []
+        """By their time, and of the same time in the order in which they were set."""
+        self._count = 0
         self.set_task_factory(self._make_task)
-        self.set_exception_handler(lambda loop, context: None)
 
     def time(self) -> float:
         return self._now
@@ -45,27 +66,42 @@ class VirtualLoop(asyncio.BaseEventLoop):
             owner.tasks.append(task)
         return task
 
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        call = Call(callback, args, context)
+        self._calls.append(call)
+        return call
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        call = Call(callback, args, context)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, call))
+        return call
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Whoever waits for a task learns what it has raised; nobody else does."""
+
     def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
-            if not scheduled:
-                raise Stuck
-            self._now = max(self._now, scheduled[0]._when)
-            self._turns = 0
-        self._turns += 1
-        if self._turns > TURNS:
-            raise Stuck("time stands still")
-        while scheduled and scheduled[0]._when <= self._now:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            if not handle._cancelled:
-                ready.append(handle)
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+        """Until the loop is to stop."""
+        calls, timers, turns = self._calls, self._timers, 0
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not calls:
+                while timers and timers[0][2].is_cancelled:
+                    heapq.heappop(timers)
+                if not timers:
+                    raise Stuck
+                self._now, turns = max(self._now, timers[0][0]), 0
+            turns += 1
+            if turns > TURNS:
+                raise Stuck("time stands still")
+            while timers and timers[0][0] <= self._now:
+                calls.append(heapq.heappop(timers)[2])
+            for _ in range(len(calls)):
+                call = calls.popleft()
+                if not call.is_cancelled:
+                    call.context.run(call.callback, *call.args)
 
     def _process_events(self, event_list: Any) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Ten seconds of simulations. `make simulate SEEDS=100000` runs as many as wanted."""
+"""A few seconds of simulations. `make simulate SEEDS=100000` runs as many as wanted."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.simulation.mutants import CAUGHT_BY, MUTANTS, caught_by
 from tests.simulation.run import Process, surroundings
 
 FIRST = 0
-SECONDS = 10.0
+SECONDS = 6.0
 FEW = 20
 
 
@@ -32,7 +32,7 @@ def test_history_is_the_same_whatever_happens(capsys: pytest.CaptureFixture[str]
 def test_a_seed_means_the_same_in_every_process() -> None:
     """Else a failing one could not be replayed: no wall clock, and no order of hashes."""
     program = (
-        "from tests.simulation.simulate import fingerprint; import sys; sys.stdout.write(fingerprint(30))"
+        "from tests.simulation.simulate import fingerprint; import sys; sys.stdout.write(fingerprint(10))"
     )
     root = Path(__file__).parents[2]
     told = {

@@ -27,8 +27,16 @@ ASKS_AGAIN = 60.0
 """Seconds after which somebody who got no answer writes the same again."""
 
 
+_now = float("nan"), when(0)
+"""The loop's time when it was asked for last, and the moment that this is."""
+
+
 def now() -> datetime:
-    return when(asyncio.get_running_loop().time())
+    global _now
+    time = asyncio.get_running_loop().time()
+    if time != _now[0]:
+        _now = time, when(time)
+    return _now[1]
 
 
 class Unhurried:

@@ -135,7 +135,7 @@ class _Maker:
         """Nothing breaks: what is told can be held to the minute."""
         self.start = rng.choice((0.0, 0.0, 34 * DAY)) + rng.uniform(0, DAY)
         """The latter is shortly before clocks are set back in Berlin."""
-        length = rng.uniform(20, 50) * HOUR if self.long else rng.uniform(0.7, 6) * HOUR
+        length = rng.uniform(20, 50) * HOUR if self.long else rng.uniform(0.7, rng.choice((3, 6))) * HOUR
         self.busy_until = self.start + length
         self.calm_at = self.start if self.calm else self.start + length * rng.uniform(0.5, 1)
         self.facts: list[Fact] = []
@@ -186,7 +186,7 @@ class _Maker:
         rng = self.rng
         if self.long:
             return Paces(600.0, 1800.0, 300.0)
-        return Paces(rng.choice((30.0, 120.0)), rng.choice((120.0, 600.0)), 60.0)
+        return Paces(rng.choice((60.0, 120.0)), rng.choice((300.0, 900.0)), 120.0)
 
     def reminders(self) -> tuple[timedelta, ...]:
         hours = self.rng.choice(((1, 6, 24), (1, 6, 24), (1, 3), (2,), ()))
