@@ -784,7 +784,8 @@ class Chat:
                     if it.kind is not Kind.FLAPS:
                         self._owed.pop(it.name, None)
                     self._turn(it.name, after(it, self._turns.get(it.name)))
-                await self._write(sending=None, threads=threads, **self._standing(), **more)
+                reminded = self._pass_over_reminders(message)
+                await self._write(sending=None, threads=threads, **self._standing(), **reminded, **more)
                 for it in message.notices:
                     self.look_at(it.name)
             case Of.REMINDERS:
@@ -806,6 +807,17 @@ class Chat:
                     **more,
                 )
                 self._look_at_all(taken)
+
+    def _pass_over_reminders(self, message: Message) -> dict[str, object]:
+        """Those that were due before what is owed was told, which says the same. How far reminders are done
+        with then, for the record."""
+        told = {it.name: it.at for it in message.notices if it.kind is not Kind.FLAPS}
+        rest = [it for it in self._reminders if it.name not in told or it.at > told[it.name]]
+        passed = [it.at for it in self._reminders if it not in rest]
+        self._reminders = deque(rest, MOST_PENDING)
+        if not passed or any(it.at <= max(passed) for it in rest):
+            return {}
+        return {"notices": max(passed)}
 
     async def _switch_off(self, reason: str) -> float:
         """It refuses messages for good, as far as anybody knows: what it is owed is kept, and it is tried

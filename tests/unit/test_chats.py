@@ -170,6 +170,21 @@ async def test_twenty_that_fall_due_at_the_end_of_a_window_and_are_noticed_after
         assert [it.told(chat, name) for name in names] == [OWED_DOWN] * 20
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_reminder_that_is_due_as_the_window_ends_is_not_told_besides(restarts: bool) -> None:
+    it = await world(reminders=(HOUR, DAY))
+    it.window("w", -HOUR, HOUR)
+    it.change(DOWN)
+    await it.settle()
+    await it.passes(HOUR)
+    if restarts:
+        await it.restart()
+    await it.passes(HOUR, 10)
+    assert it.told() == OWED_DOWN
+    await it.passes(DAY, 10)
+    assert it.told() == [*OWED_DOWN, "reminder: down"]
+
+
 async def test_another_notice_meanwhile_and_the_monitor_off_at_the_end() -> None:
     """The fall within the window comes in after what came due later was told."""
     it = await world("web", "job", reminders=(HOUR,))
