@@ -47,13 +47,13 @@ def snippets(ingest_url: str, name: str, token: bool) -> list[Snippet]:
         Snippet(
             "python",
             "Python",
-            "",
+            "Needs httpx: pip install httpx.",
             f'import httpx\n\nhttpx.post("{url}"{python}, timeout=5).raise_for_status()',
         ),
         Snippet(
             "python-async",
             "Python, async",
-            "Beats once a minute beside your work; a failure to say so never disturbs it.",
+            "Beats once a minute beside your work; a failure to say so never disturbs it. Needs httpx.",
             f"""import asyncio
 import contextlib
 import httpx
