@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import fcntl
+import ipaddress
 import os
 import signal
 import socket
@@ -271,12 +272,16 @@ def _holder(place: Place, others: Iterable[Place]) -> str:
     """The variable of the one among others that listens at the same place; empty: none does."""
     _, host, port = place
     for variable, its_host, its_port in others:
-        if port == its_port and (host == its_host or {host, its_host} & _EVERYWHERE):
+        if port == its_port and (host == its_host or any(map(_is_everywhere, (host, its_host)))):
             return variable
     return ""
 
 
-_EVERYWHERE = {"0.0.0.0", "::"}  # no address to bind to, but to compare with  # nosec B104
+def _is_everywhere(host: str) -> bool:
+    """Whether what is bound to it listens at each address of this machine."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_unspecified
+    return False
 
 
 def _is_free(host: str, port: int) -> bool:
