@@ -228,7 +228,7 @@ def _paced(scenario: Scenario) -> Iterator[None]:
         patch.object(Unhurried, "pace", scenario.paces.reminders),
         patch.object(chats, "LOOK_AGAIN", scenario.paces.idle),
         patch.object(delivery, "STANDS_STILL", 3600.0),
-        patch.object(shared.record_watch, "LOOK_AGAIN", scenario.paces.idle),
+        patch.object(shared.record_watch, "LOOK_AGAIN", 3600.0),
         patch.object(lease, "LOOK_AGAIN", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
         patch.object(cursors, "MOST_WITHIN", scenario.most_owed_within),
         patch.object(cursors, "PARTS", 2),
