@@ -17,7 +17,8 @@ run: setup  ## Start everything: embedded servers and the four services
 	@exec $(BIN)/registry run
 
 test: setup  ## Run the whole test suite, with real servers on free ports; the short one on Python 3.13 too
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal || \
+	{ echo "What failed beside other tests is tried once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 	@$(MAKE) --no-print-directory testshort
 
 # The images' Python, wherever it is. What pyenv has on PATH may be no more than the hint that it is not chosen.
