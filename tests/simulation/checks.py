@@ -418,7 +418,8 @@ def reckoned(own: Own, every: int, default: Patience, bounded: bool) -> Patience
     if not bounded:
         return Patience(*in_force_before(own, every, default))  # type: ignore[arg-type]
     grace = min(2 * every, LONGEST_GRACE // MICRO)
-    by_interval = (every + grace, every + 5 * grace, None) if every else (None, None, None)
+    down = every + 5 * grace
+    by_interval = (every + grace, down, max(default.dead, 2 * down)) if every else (None, None, None)
     ranked = [
         next((rank, value) for rank, value in enumerate(levels) if value)
         for levels in zip(own, by_interval, default, strict=True)
@@ -428,11 +429,16 @@ def reckoned(own: Own, every: int, default: Patience, bounded: bool) -> Patience
         if before < rank:
             ranked[n] = before, max(value, 2 * shorter)
     if own[2] and not own[1] and ranked[1][1] >= own[2]:
-        fits = not own[0] or 2 * own[0] < own[2]
-        ranked[1] = 0, own[2] // 2 if fits else ((own[0] or 0) + own[2]) // 2
+        ranked[1] = 0, before_that(own[2], every, own[0] or 0)
     if not own[0] and ranked[0][1] >= ranked[1][1]:
-        ranked[0] = 0, ranked[1][1] // 2
+        ranked[0] = 0, before_that(ranked[1][1], every)
     return Patience(*(value for _, value in ranked))
+
+
+def before_that(longer: int, *floors: int) -> int:
+    """An inherited threshold that makes way: half of the next, but not below what is to be above it."""
+    floor = max((it for it in floors if it < longer), default=0)
+    return longer // 2 if longer // 2 > floor else floor + (longer - floor) // 2
 
 
 def _resume(life: Incarnation, at: int) -> None:
