@@ -32,6 +32,9 @@ LOOK_AGAIN = 2.0
 """Seconds between two looks: a purge is not told to anybody."""
 LOOK_TIMEOUT = 10.0
 """Seconds that a look may take which keeps a service from ending."""
+REMOVED_WITHIN = 1.0
+"""Seconds that the broker may take to remove a stream's files. One of the same name that is made meanwhile
+loses its own with them, and answers no publisher any more (nats-server 2.15.1)."""
 SAY_AGAIN = 10.0
 """Seconds within which it is the same disaster, stream by stream, and is not warned of again."""
 EVICTS_FOR = 60.0
@@ -183,6 +186,8 @@ class RecordWatch:
                 if found is None:
                     raise
                 self._say(found)
+                if found.verdict is Verdict.ANOTHER:
+                    await asyncio.sleep(REMOVED_WITHIN)
                 raise found from None
         finally:
             self._link.on_back.remove(self._came_back)
@@ -248,6 +253,7 @@ class RecordWatch:
                 )
                 if verdict is not Verdict.SAME and stream in self._rewritten:
                     log.warning("the snapshot is not as it was; writing it anew", why=verdict.value)
+                    await asyncio.sleep(REMOVED_WITHIN)
                     await self._link.bucket(self._buckets[stream])
                     seen = await look(self._link, stream)
                     self.on_emptied()
