@@ -472,6 +472,7 @@ class Reader:
         self._since = since
         self._headers_only = headers_only
         self.position = after
+        self.position_at = 0
         self.pending: int | None = None
         """Messages behind `position` when it was read; None before the first contact."""
         self._buffer: list[Stored] = []
@@ -506,7 +507,7 @@ class Reader:
                                 break
                             continue
                         batch, self._buffer = self._buffer, []
-                        self.position = batch[-1].seq
+                        self.position, self.position_at = batch[-1].seq, batch[-1].at
                         self.pending = batch[-1].pending
                         self._link.was_read(self._stream, Position(batch[-1].seq, batch[-1].at))
                         self._newest = self._newest and self.pending > 0

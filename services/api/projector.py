@@ -23,7 +23,7 @@ from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
 from shared.broker import PENDING, Link, NotStored, Reader, Stored, last_judged, until_done
 from shared.events import ServiceRegistered, Tick
-from shared.identity import Mark, Verdict
+from shared.identity import Mark, Position, Verdict
 from shared.record_watch import RECORD, Marks, judge, look, told_before
 from shared.service import Health
 
@@ -277,14 +277,16 @@ class Projector:
         """When the record was seen last that the read models are of, if somebody has emptied the broker
         since, purged it, or put a backup or an older copy back; 0: nobody knows. None: it is this one."""
         known, now = await view.record(), await self._look()
-        left_at = known.marks[streams.SERVICES].at if known.marks else 0
+        taken_in = {stream: await view.position(stream) for stream in RECORD}
+        left_at = max(taken_in[streams.SERVICES].at, known.marks[streams.SERVICES].at if known.marks else 0)
         if known.made and known.made != _made(now):
             return left_at
-        for stream in RECORD:
-            if await view.checkpoint(stream) > now[stream].last:
+        for stream, position in taken_in.items():
+            if position.seq > now[stream].last:
                 return left_at
             if mark := known.marks.get(stream):
-                question = partial(judge, self._link, stream, mark)
+                newest = position if position.at else None
+                question = partial(judge, self._link, stream, mark, newest)
                 verdict, _ = await until_done("compare the record", question)
                 if verdict is not Verdict.SAME:
                     return left_at
@@ -362,13 +364,13 @@ class Projector:
         reached[streams.HEARTBEATS] = await self._read_all(heard, _nothing)
         await view.fill(facets, heard.heard)
         for stream, position in reached.items():
-            await view.save_checkpoint(stream, position)
+            await view.save_checkpoint(stream, position.seq, position.at)
         return known
 
     async def _read_all(
         self, source: "_Events | _Heartbeats", after_each: Callable[[], Awaitable[None]]
-    ) -> int:
-        """Read a stream to its end. Returns the sequence read last."""
+    ) -> Position:
+        """Read a stream to its end. Returns what was read last."""
         reader = Reader(self._link, source.stream, *source.subjects)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
@@ -376,7 +378,7 @@ class Projector:
                 await after_each()
                 if not reader.pending:
                     break
-        return reader.position
+        return Position(reader.position, reader.position_at)
 
     async def _answer(self, request: Msg) -> None:
         try:
@@ -413,7 +415,7 @@ class Projector:
                 if source.added or reader.position - written > TICKS_PASSED:
                     await source.write(view, None if to_the_end else self._board)
                     written = reader.position
-                    await view.save_checkpoint(source.stream, written)
+                    await view.save_checkpoint(source.stream, written, reader.position_at)
                     due = clock() + source.every
                     if batch and not to_the_end:
                         self._behind_since[source.stream] = batch[-1].at / 1e6

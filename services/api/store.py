@@ -20,7 +20,7 @@ from pymongo.uri_parser import parse_uri
 
 from services.api.fold import Change, Document, Heard
 from shared.events import Signal
-from shared.identity import Mark
+from shared.identity import Mark, Position
 
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
@@ -181,18 +181,22 @@ class View:
 
     async def checkpoint(self, stream: str) -> int:
         """The sequence up to which `stream` is in these documents."""
+        return (await self.position(stream)).seq
+
+    async def position(self, stream: str) -> Position:
+        """The message up to which `stream` is in these documents. `at`: 0 where an older version wrote it."""
         with _reporting():
-            found = await self._checkpoints.find_one({"_id": stream})
-        return int(found["seq"]) if found else 0
+            found = await self._checkpoints.find_one({"_id": stream}) or {}
+        return Position(found.get("seq", 0), found.get("at", 0))
 
     async def is_empty(self) -> bool:
         """Whether nothing was ever taken in."""
         with _reporting():
             return await self._checkpoints.find_one({}) is None
 
-    async def save_checkpoint(self, stream: str, seq: int) -> None:
+    async def save_checkpoint(self, stream: str, seq: int, at: int) -> None:
         with _reporting():
-            await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq}}, upsert=True)
+            await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq, "at": at}}, upsert=True)
 
     async def record(self) -> ReadRecord:
         with _reporting():

@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from services.api import recall
+from services.api.board import Board
+from services.api.projector import Projector
+from services.api.store import ReadRecord, Store
 from services.notifier import lease as leases
 from services.notifier.cursors import Superseded
 from services.notifier.lease import Lease
@@ -14,7 +18,9 @@ from services.notifier.subscribers import KEY, MOST, Subscribers
 from shared import streams
 from shared.broker import Link
 from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
+from shared.identity import Mark
 from shared.maintenance import Window
+from shared.service import Health
 from shared.windows import Windows
 from tests.broker import eventually, provisioned
 
@@ -131,3 +137,37 @@ async def test_the_streams_tell_the_last_heartbeats_and_what_a_service_was(link:
     later = await recall.as_of(link, "web", between + timedelta(hours=2))
     assert later
     assert later["status"]["status"] == "down"
+
+
+async def test_read_models_at_whose_position_another_message_stands_are_of_another_record(
+    link: Link, mongo_url: str
+) -> None:
+    """As where an older copy of the streams was put back and went on while the API was off."""
+    config = ConfigData(config=ServiceConfig(), registered_at=NOW)
+    event = ServiceRegistered(id="1", source="/test", subject="web", time=NOW, data=config)
+    await link.js.publish(streams.config("web"), event.to_bytes())
+    await link.js.publish(streams.heartbeat("web"))
+    store, health = Store(mongo_url, "registry"), Health("database", "projection")
+    projector = Projector(link, store, Board(), health, lambda: datetime.now(UTC))
+    running = asyncio.create_task(projector.run())
+
+    async def caught_up() -> bool:
+        return not health.missing
+
+    await eventually(caught_up)
+    running.cancel()
+    view = store.live
+    for stream in (streams.SERVICES, streams.HEARTBEATS):
+        assert await projector._left_another_record(view) is None
+        position = await view.position(stream)
+        assert (position.seq, position.at > 0) == (1, True)
+        await view.save_checkpoint(stream, 1, position.at + 1)
+        await view.save_record(*_of_before(await view.record()))
+        assert await projector._left_another_record(view)
+        await view.save_checkpoint(stream, 1, position.at)
+    store.close()
+
+
+def _of_before(known: ReadRecord) -> tuple[str, dict[str, Mark]]:
+    """As it was noted some messages before."""
+    return known.made, {name: replace(mark, last=0, at=0, messages=0) for name, mark in known.marks.items()}
