@@ -221,7 +221,14 @@ class Link:
             raise NotStored(str(error) or repr(error)) from None
 
     async def provision(self) -> None:
-        plan = streams.Plan(self._settings.nats_replicas, self._settings.heartbeats_kept)
+        its = self._settings
+        plan = streams.Plan(
+            replicas=its.nats_replicas,
+            heartbeats_kept=its.heartbeats_kept,
+            events_kept=its.events_kept,
+            max_services=its.max_services,
+            heartbeats_bytes=its.heartbeats_bytes,
+        )
         await until_done(
             "provision the streams", lambda: streams.provision(self.js, plan, update=self._keeps_streams)
         )

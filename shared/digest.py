@@ -6,6 +6,7 @@ Lines of plain text without markup, so that Telegram, the log and the API's summ
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 from shared import zones
@@ -84,9 +85,11 @@ def digest(
     now: datetime,
     window: timedelta = WINDOW,
     gaps: Sequence[tuple[int, int]] = (),
+    begins: Mapping[str, int] = MappingProxyType({}),
 ) -> Digest:
-    """Sum up the fleet. `changes`: those of the window, in order; `gaps`: when the registry was deaf, in
-    microseconds. What a deleted service, or one before its newest registration, did does not count."""
+    """Sum up the fleet. `changes`: those of the window, in order. `gaps`: when the registry was deaf, and
+    `begins`: since when a service's record is whole, if not of all its life; in microseconds. What a
+    deleted service, or one before its newest registration, did does not count."""
     everyone = list(services)
     judged = [it for it in everyone if not it.paused]
     measured = Measured(micros(now - window), micros(now), gaps)
@@ -103,7 +106,9 @@ def digest(
             flappers.append((it.name, len(moves)))
     living = [it for it in judged if it.status is not Status.DEAD]
     spent = {
-        it.name: measured.seconds(it.status, it.paused, micros(it.registered_at), marks[it.name])
+        it.name: measured.seconds(
+            it.status, it.paused, micros(it.registered_at), marks[it.name], begins.get(it.name, 0)
+        )
         for it in living
     }
     uptimes = [(name, up, falls[name]) for name, its in spent.items() if (up := uptime(its)) is not None]
@@ -143,13 +148,14 @@ class Measured:
         self.gaps = [gap for gap in gaps if gap[1] > start and gap[0] < end]
 
     def seconds(
-        self, status: Status, paused: bool, registered_at: int, marks: Sequence[Mark]
+        self, status: Status, paused: bool, registered_at: int, marks: Sequence[Mark], begins: int = 0
     ) -> dict[str, float]:
         """How many seconds a service was in each state. As it is now, if nothing marks it."""
-        if not (marks or self.gaps or paused):
+        if not (marks or self.gaps or paused or begins > self.start):
             observed = max(0, self.end - max(self.start, registered_at)) / 1e6
             return dict.fromkeys(STATES, 0.0) | {status.value: observed}
-        return spent_in(segments(marks, Now(status, paused, registered_at, self.end), self.start, self.gaps))
+        now = Now(status, paused, registered_at, self.end)
+        return spent_in(segments(marks, now, self.start, self.gaps, begins))
 
 
 def _oldest_first(services: Iterable[Service]) -> tuple[Service, ...]:

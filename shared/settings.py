@@ -25,6 +25,8 @@ from shared.visible import visible_lines
 from shared.zones import ZoneName
 
 PREFIX = "REGISTRY_"
+LEAST_BYTES = 100_000_000
+"""A smaller bound of HEARTBEATS' size is none: a fleet could lose what the monitor has not read yet."""
 
 log = structlog.get_logger()
 
@@ -105,6 +107,19 @@ def _rate(value: Any) -> Any:
     return int(parts[1]) / {"s": 1, "m": 60, "h": 3600}[parts[2]]
 
 
+def _size(value: Any) -> Any:
+    """In bytes."""
+    if not isinstance(value, str):
+        return value
+    if value.strip() in ("", "0"):
+        return 0
+    parts = re.fullmatch(r"([1-9][0-9]{0,5}) ?([MGT])B", value.strip())
+    size = int(parts[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[parts[2]] if parts else 0
+    if size < LEAST_BYTES:
+        raise ValueError("accepted: 100MB or more, such as 500MB, 10GB, 1TB, or nothing for no bound")
+    return size
+
+
 def _creds(path: str) -> str:
     try:
         if path:
@@ -150,6 +165,7 @@ HttpUrls = Annotated[
 Port = Annotated[int, Field(ge=1, le=65535)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 PerSecond = Annotated[float, BeforeValidator(_rate)]
+Size = Annotated[int, BeforeValidator(_size)]
 Anonymous = Annotated[tuple[Literal["ingest", "read"], ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -166,6 +182,10 @@ class Settings(BaseSettings):
     nats_replicas: int = Field(default=1, ge=1, le=5)
     heartbeats_kept: int = Field(
         default=100, ge=1, le=10_000, description="Heartbeats kept per service; 1-5 at a million services."
+    )
+    heartbeats_bytes: Size = 10 * 10**9
+    events_kept: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="Events kept of each service, of either kind."
     )
     host: str = "127.0.0.1"
     metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")

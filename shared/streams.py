@@ -1,12 +1,15 @@
 """Streams and subjects: the only place that names them."""
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
 from nats.js import JetStreamContext
-from nats.js.api import StorageType, StreamConfig
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js.api import StorageType, StreamConfig, StreamInfo
+from nats.js.errors import APIError, NotFoundError
+
+from shared.settings import LEAST_BYTES
 
 HEARTBEATS = "HEARTBEATS"
 SERVICES = "SERVICES"
@@ -37,6 +40,11 @@ ALL_STATUS = "service.status.>"
 
 WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}}
 """The subjects that together are all of a stream."""
+
+SPARE = 1_000_000
+"""Messages of HEARTBEATS beside those of as many services as there may be: ticks, and what names sent that
+were never registered, or are deleted."""
+_MOST = 2**53
 
 TICK_TTL = timedelta(days=93)
 """How long a stretch of ticks stays provable: as long as the longest uptime looks back, and a bit."""
@@ -77,13 +85,20 @@ class Plan:
 
     replicas: int
     heartbeats_kept: int
+    events_kept: int
+    max_services: int
+    heartbeats_bytes: int
+    """0: no bound."""
 
     def streams(self) -> tuple[StreamConfig, ...]:
         return (
+            # Whoever may send can make up any number of names: beyond these bounds the oldest messages go.
             StreamConfig(
                 name=HEARTBEATS,
                 subjects=[ALL_HEARTBEATS, ALL_TICKS],
                 max_msgs_per_subject=self.heartbeats_kept,
+                max_msgs=min(self.heartbeats_kept * self.max_services + SPARE, _MOST),
+                max_bytes=self.heartbeats_bytes or -1,
                 storage=StorageType.FILE,
                 num_replicas=self.replicas,
                 duplicate_window=120,
@@ -95,6 +110,7 @@ class Plan:
             StreamConfig(
                 name=SERVICES,
                 subjects=[ALL_CONFIG, ALL_STATUS],
+                max_msgs_per_subject=self.events_kept,
                 storage=StorageType.FILE,
                 num_replicas=self.replicas,
                 duplicate_window=120,
@@ -115,6 +131,8 @@ class Plan:
 _MANAGED = (
     "subjects",
     "max_msgs_per_subject",
+    "max_msgs",
+    "max_bytes",
     "num_replicas",
     "allow_direct",
     "allow_msg_ttl",
@@ -132,17 +150,50 @@ async def provision(js: JetStreamContext, plan: Plan, *, update: bool) -> None:
             found = (await js.stream_info(wanted.name)).config
         except NotFoundError:
             try:
-                await js.add_stream(wanted)
+                await _fitting(js.add_stream, wanted)
                 log.info("stream created", stream=wanted.name)
-            except BadRequestError as error:
+            except APIError as error:
                 if error.err_code != _EXISTS:
                     raise
             continue
         if update and any(
             getattr(found, field) != getattr(wanted, field) for field in _MANAGED if getattr(wanted, field)
         ):
-            await js.update_stream(wanted)
+            await _fitting(js.update_stream, wanted, at_least=found.max_bytes or -1)
             log.info("stream updated", stream=wanted.name)
 
 
+async def _fitting(
+    store: Callable[[StreamConfig], Awaitable[StreamInfo]], wanted: StreamConfig, at_least: int = -1
+) -> None:
+    """Create or update a stream with the bound of its size that is wanted, or the largest that the broker has
+    room for, which sets so much aside: half of it, half of that. `at_least`: the bound that it has by now."""
+    bound = wanted.max_bytes or -1
+    while True:
+        try:
+            await store(replace(wanted, max_bytes=bound))
+            break
+        except APIError as error:
+            if error.err_code not in _NO_ROOM or bound <= 0 or bound == at_least:
+                raise
+            bound = bound // 2 if bound // 2 >= LEAST_BYTES else -1
+            bound = max(bound, at_least)
+    if bound != (wanted.max_bytes or -1):
+        log.warning(
+            "the broker has no room for a stream of this size; it is bounded otherwise",
+            stream=wanted.name,
+            wanted=wanted.max_bytes,
+            bound=bound if bound > 0 else "none",
+        )
+
+
+async def filled(js: JetStreamContext, stream: str) -> float:
+    """How much of what a stream may hold it does, 0 to 1; 0 if that has no bound. Raises nats' errors."""
+    info = await js.stream_info(stream)
+    most = ((info.state.messages, info.config.max_msgs), (info.state.bytes, info.config.max_bytes))
+    return max((held / bound for held, bound in most if bound and bound > 0), default=0.0)
+
+
 _EXISTS = 10058  # "stream name already in use with a different configuration": somebody was faster
+_NO_ROOM = {10002, 10005, 10023, 10047, 10122}
+"""What the server, the account or the peers of a cluster have is less than the bound."""

@@ -42,11 +42,13 @@ class Now(NamedTuple):
 
 
 def segments(
-    marks: Iterable[Mark], now: Now, start: int, gaps: Sequence[tuple[int, int]] = ()
+    marks: Iterable[Mark], now: Now, start: int, gaps: Sequence[tuple[int, int]] = (), begins: int = 0
 ) -> list[Segment]:
     """From `start` until now without a break, in order. `marks`: all since `start`, also earlier ones;
-    those of a former life do not count. Paused comes before unobserved, unobserved before any status."""
-    lower = max(start, now.registered_at)
+    those of a former life do not count. `begins`: since when the record of the service is whole; before that
+    it is unobserved. Paused comes before unobserved, unobserved before any status."""
+    registered = max(start, now.registered_at)
+    lower = max(registered, min(begins, now.at))
     counting = sorted(
         (it for it in marks if it.at >= now.registered_at), key=lambda it: (max(it.at, lower), it.seq)
     )
@@ -60,7 +62,8 @@ def segments(
     for opens, closes in gaps:
         if closes > lower and opens < now.at:
             turns += [(max(opens, lower), None, None, 1), (min(closes, now.at), None, None, -1)]
-    found = [Segment(start, lower, NOTHING)] if lower > start else []
+    found = [Segment(start, registered, NOTHING)] if registered > start else []
+    _extend(found, registered, lower, UNOBSERVED)
     at, deaf = lower, 0
     for turn, to, pauses_, hole in sorted(turns, key=lambda it: it[0]):
         _extend(found, at, min(turn, now.at), _state(status, paused, deaf))

@@ -92,6 +92,8 @@ class Board:
         """Goes behind the ids of events, and tells those of an earlier record; empty in the first."""
         self.new_from = 0
         """The sequence after which events are new in this record."""
+        self.begins: dict[str, int] = {}
+        """Since when the record of a service is whole, of those of which the broker has let events go."""
         self.last_change = 0
         """When the newest change of a status was stored."""
         self.judged: int | None = None
@@ -111,6 +113,7 @@ class Board:
         self._lately.clear()
         self._order.clear()
         self._kept.clear()
+        self.begins = {}
         self.told = self.forgotten = 0
 
     # --- taking in

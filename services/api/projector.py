@@ -26,6 +26,7 @@ from shared.events import ServiceRegistered, Tick
 from shared.identity import Mark, Position, Verdict
 from shared.record_watch import RECORD, Marks, judge, look, told_before
 from shared.service import Health
+from shared.shortened import shortened
 
 log = structlog.get_logger()
 
@@ -55,6 +56,8 @@ TICKS_PASSED = 600
 """Ticks after which the checkpoint moves on, though no heartbeat came: what a restart reads again at most."""
 MOVED_WITHIN = 3.0
 """Seconds until every API, each looking every two, reads the new generation, and the old one may go."""
+SHORTEN_EVERY = 600.0
+"""Seconds between two looks at how far back the record reaches."""
 FIRST_WAIT = 0.1
 """Seconds before the database is tried again; doubled each time, up to 2."""
 
@@ -221,6 +224,7 @@ class Projector:
                     group.create_task(self._follow(view, _Events(heartbeats)))
                     group.create_task(self._follow(view, heartbeats))
                     group.create_task(self._cover())
+                    group.create_task(self._keep_short(view))
             except* Moved:
                 log.info("following the new generation")
             except* DatabaseAway as errors:
@@ -252,6 +256,7 @@ class Projector:
                 if reader.pending == 0 or (batch and batch[-1].seq >= upto):
                     break
         self._board.told = max(self._board.told, upto)
+        await until_done("look how far the record reaches", partial(self._shorten, None))
         self._filled = True
         self._board.let_go()  # who came before all this was known comes back, and is told what it missed
 
@@ -264,6 +269,19 @@ class Projector:
                     with suppress(ValueError):
                         tick = Tick.model_validate_json(message.data or b"{}")
                         self._board.coverage.prove(*tick.proves(message.at))
+
+    async def _keep_short(self, view: View) -> None:
+        """Let go of what the broker has let go of; for ever."""
+        while True:
+            await until_done("look how far the record reaches", partial(self._shorten, view))
+            await asyncio.sleep(SHORTEN_EVERY)
+
+    async def _shorten(self, view: View | None) -> None:
+        found = await shortened(self._link)
+        if view:
+            for name, it in found.items():
+                await view.shorten(name, it)
+        self._board.begins = {name: it.begins for name, it in found.items()}
 
     async def watch_judging(self) -> None:
         """Know when a monitor judged last; for ever."""

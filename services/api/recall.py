@@ -8,10 +8,11 @@ from itertools import islice
 from services.api.fold import Change, Document, fold, hear, micros, moment
 from services.api.models import HeardItem
 from shared import durations, streams
-from shared.broker import Link, Reader, Stored
+from shared.broker import Link, NotStored, Reader, Stored
 from shared.events import SOURCE_HEADER, Signal
 from shared.heartbeats import parse_heartbeat
 from shared.problems import Problem
+from shared.shortened import Shortened, shortened
 
 PATIENCE = 5.0
 """Seconds that the broker has to answer."""
@@ -58,7 +59,7 @@ def _source(stored: Stored) -> str:
 
 async def as_of(link: Link, name: str, at: datetime) -> Document | None:
     """The service's document as it was then; None if it did not exist. A fall counts from when it was due,
-    though it may have been noticed later."""
+    though it may have been noticed later. Problem 404 if the record does not reach back so far."""
     then = micros(at)
     config: Change | None = None
     status: Change | None = None
@@ -71,7 +72,12 @@ async def as_of(link: Link, name: str, at: datetime) -> Document | None:
             config = change
         elif change.facet == "status" and change.content["since"] <= then:
             status = change
-    if config is None or config.deletes:
+    if config and config.deletes:
+        return None
+    if (left := await _left(link, name)) and then < left.begins and (config or left.config):
+        begins = moment(left.begins).isoformat().replace("+00:00", "Z")
+        raise Problem(404, f"what is kept of {name} begins at {begins}, and does not tell how it was before")
+    if config is None:
         return None
     document = {"_id": name, "config": config.content}
     if status:
@@ -86,6 +92,13 @@ async def as_of(link: Link, name: str, at: datetime) -> Document | None:
     if heard:
         document["heartbeat"] = {**heard._asdict(), "signal": heard.signal.value, "last_run": heard.run}
     return document
+
+
+async def _left(link: Link, name: str) -> Shortened | None:
+    try:
+        return (await shortened(link, name)).get(name)
+    except NotStored:
+        raise Problem(503, "the broker does not answer", retry_after=2) from None
 
 
 async def _read(link: Link, stream: str, *subjects: str) -> list[Stored]:

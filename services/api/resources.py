@@ -370,7 +370,8 @@ def segments(
     looks, config = shown(document), document["config"]
     now = timeline.Now(looks.status, config["paused"], config["registered_at"], micros(at))
     gaps = parts.board.coverage.gaps_until(now.at, parts.look.deaf_after)
-    return timeline.segments(marks, now, micros(at - WINDOWS[window]), gaps)
+    begins = parts.board.begins.get(document["_id"], 0)
+    return timeline.segments(marks, now, micros(at - WINDOWS[window]), gaps, begins)
 
 
 _MOMENT = "2026-11-01T12:00:00Z"

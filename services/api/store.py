@@ -19,8 +19,9 @@ from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from services.api.fold import Change, Document, Heard
-from shared.events import Signal
+from shared.events import Signal, StatusChanged
 from shared.identity import Mark, Position
+from shared.shortened import Shortened
 
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
@@ -261,6 +262,17 @@ class View:
     async def keep_runs(self, runs: dict[str, list[int]]) -> None:
         """Take in last runs that are not known here, as `last_runs` of another generation gives them."""
         await _write(self._services, [_keep_run(name, run) for name, run in runs.items()])
+
+    async def shorten(self, name: str, left: Shortened) -> None:
+        """Remove from a service's history what is not in the record any more: no rebuild has it."""
+        status = StatusChanged.model_fields["type"].default
+        its = {"name": name}
+        gone: list[Document] = [
+            its | {"type": status, "_id": {"$lt": left.status}},
+            its | {"type": {"$ne": status}, "_id": {"$lt": left.config}},
+            its | {"at": {"$lt": left.registered_at}},
+        ]
+        await _write(self._events, [DeleteMany(which) for which in gone])
 
     # --- reading
 

@@ -45,10 +45,12 @@ def digest_of(board: Board, now: datetime, gaps: Sequence[tuple[int, int]] = ())
             flappers.append((it.name, len(changes)))
         if it.paused or it.status is Status.DEAD:
             continue
-        if not marks and it.registered_at <= measured.start:
+        begins = board.begins.get(it.name, 0)
+        if not marks and max(it.registered_at, begins) <= measured.start:
             whole[it.status] += 1
             continue
-        for state, seconds in measured.seconds(it.status, it.paused, it.registered_at, marks).items():
+        spans = measured.seconds(it.status, it.paused, it.registered_at, marks, begins)
+        for state, seconds in spans.items():
             spent[state] += seconds
     for status, count in whole.items():
         for state, seconds in measured.seconds(status, False, 0, ()).items():

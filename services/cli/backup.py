@@ -233,7 +233,8 @@ async def _is_read(client: Client, name: str) -> bool:
 
 async def _put(client: Client, archive: zipfile.ZipFile, it: Copied, replicas: int) -> str:
     """Make one stream; when the broker made it."""
-    config = {**it.config, "num_replicas": replicas}
+    # This broker may have less room than that one; the monitor bounds the stream when it starts.
+    config = {**it.config, "num_replicas": replicas, "max_bytes": -1}
     begun = await _ask(client, f"$JS.API.STREAM.RESTORE.{it.name}", {"config": config, "state": it.state})
     subject = begun["deliver_subject"]
     with archive.open(it.name) as member:

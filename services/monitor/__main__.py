@@ -2,10 +2,13 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from prometheus_client import Gauge
 from starlette.applications import Starlette
 
 from services.monitor.journal import Journal
@@ -19,6 +22,11 @@ from shared.settings import Port, Settings, is_home, load
 
 if TYPE_CHECKING:
     from faststream.specification.base import Specification
+
+
+FILLED = Gauge("registry_heartbeats_stream_filled_ratio", "How much of what HEARTBEATS may hold it does")
+LOOK_EVERY = 30.0
+"""Seconds between two looks at how full the stream is."""
 
 
 class MonitorSettings(Settings):
@@ -72,11 +80,12 @@ def main() -> None:
             await question.respond(str(judged()).encode())
 
         await link.nc.subscribe(streams.JUDGED, cb=answer)
-        watching = asyncio.create_task(record.watch())
+        watching = [asyncio.create_task(it) for it in (record.watch(), _measure(link))]
         try:
             await watch.keep(watch_services)
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             await publisher.stop()
             await link.close()
 
@@ -90,6 +99,13 @@ def main() -> None:
         variable="MONITOR_PORT",
         any_port="monitor_port" not in settings.model_fields_set,
     )
+
+
+async def _measure(link: Link) -> None:
+    while True:
+        with suppress(NatsError, OSError, TimeoutError):
+            FILLED.set(await streams.filled(link.js, streams.HEARTBEATS))
+        await asyncio.sleep(LOOK_EVERY)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ from shared.settings import (
     load,
     stop,
 )
+from shared.shortened import shortened
 from shared.windows import Windows
 
 log = structlog.get_logger()
@@ -492,7 +493,9 @@ class Notifier:
         window = digest.WEEK if weekly else digest.WINDOW
         changes = await self._history.changes(at - window)
         gaps = await self._listener.gaps(at, self._settings.deaf_after)
-        found = digest.digest(self._fleet.services(), changes, at, window, gaps)
+        oldest = await until_done("look how far the record reaches", partial(shortened, self._link))
+        begins = {name: it.begins for name, it in oldest.items()}
+        found = digest.digest(self._fleet.services(), changes, at, window, gaps, begins)
         return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)
 
     def _hindered(self) -> str | None:

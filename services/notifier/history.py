@@ -101,7 +101,9 @@ class History:
         if self._fleet.known(name).config_seq < seq:
             return self._fleet.is_quiet(name)
         config = await self._newest_before(streams.config(name), seq)
-        if config is None or isinstance(config, StatusChanged | ServiceDeleted):
+        if config is None:  # the broker has let it go
+            return self._fleet.is_quiet(name)
+        if isinstance(config, StatusChanged | ServiceDeleted):
             return False
         return config.data.config.paused or not config.data.config.notify
 

@@ -129,6 +129,53 @@ def test_a_slice_in_which_it_was_there_for_a_while_shows_what_it_was_then() -> N
     assert [it.state for it in slices(found, 1)] == ["alive"]
 
 
+def newest(marks: list[Mark], kept: int) -> tuple[list[Mark], int]:
+    """So many of them, and from when on those tell all; 0 if they are all there are."""
+    left = marks[max(0, len(marks) - kept) :]
+    return left, left[0].at if len(left) < len(marks) else 0
+
+
+@given(moves, spans, st.integers(1, 4), st.integers(1, 4), st.integers(0, 900))
+@example([(10, ALIVE), (20, DOWN), (30, ALIVE), (40, DOWN)], [], 2, 1, 0)
+@example([(10, True), (20, False), (30, ALIVE), (40, True)], [], 1, 2, 0)
+def test_what_was_let_go_of_is_unobserved_and_what_is_left_is_as_it_was(
+    moved: list[tuple[int, Status | bool]],
+    holes: list[tuple[int, int]],
+    of_each: int,
+    pauses: int,
+    start: int,
+) -> None:
+    marks, status, paused = told(moved)
+    flips = [it for it in marks if it.paused is not None]
+    flips = [it for n, it in enumerate(flips) if it.paused != (flips[n - 1].paused if n else False)]
+    changes = [it for it in marks if it.to]
+    gaps = sorted((at, at + length) for at, length in holes)
+    now = Now(status, paused, 0, 1300)
+    whole = segments([*changes, *flips], now, start, gaps)
+    (left, one), (left_flips, other) = newest(changes, of_each), newest(flips, pauses)
+    begins = max(one, other)
+    found = segments([*left, *left_flips], now, start, gaps, begins)
+    assert all(a.end == b.start and a.state != b.state for a, b in pairwise(found))
+    for at in range(start, 1300, 7):
+        (state,) = [it.state for it in found if it.start <= at < it.end]
+        (truth,) = [it.state for it in whole if it.start <= at < it.end]
+        assert state == (truth if at >= begins else "unobserved")
+
+
+def test_what_is_before_a_registration_is_nothing_also_where_the_record_begins_later() -> None:
+    now = Now(ALIVE, False, 20, 100)
+    assert segments([Mark(9, 60, ALIVE, DOWN)], now, 0, (), 50) == [
+        Segment(0, 20, "nothing"),
+        Segment(20, 50, "unobserved"),
+        Segment(50, 60, "down"),
+        Segment(60, 100, "alive"),
+    ]
+    assert segments([], now, 0, (), 500) == [Segment(0, 20, "nothing"), Segment(20, 100, "unobserved")]
+    measured = digest.Measured(0, 100 * SECOND, ())
+    seconds = measured.seconds(ALIVE, False, 0, (), 50 * SECOND)
+    assert (seconds["alive"], seconds["unobserved"]) == (50, 50)
+
+
 @given(moves, st.integers(1, 50))
 def test_slices_add_up(moved: list[tuple[int, Status | bool]], count: int) -> None:
     marks, status, paused = told(moved)

@@ -1,0 +1,89 @@
+"""What the streams should look like, and what is done where the broker has no room for that."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from nats.js.api import StreamConfig, StreamInfo
+from nats.js.errors import NotFoundError, ServerError
+
+from shared import streams
+from shared.settings import LEAST_BYTES, Settings, load
+from shared.streams import HEARTBEATS, SERVICES, Plan
+
+PLAN = Plan(
+    replicas=1, heartbeats_kept=100, events_kept=20_000, max_services=100_000, heartbeats_bytes=10**10
+)
+
+
+def config(plan: Plan, name: str) -> StreamConfig:
+    return next(it for it in plan.streams() if it.name == name)
+
+
+def test_every_subject_and_all_of_the_heartbeats_are_bounded() -> None:
+    heartbeats, services = config(PLAN, HEARTBEATS), config(PLAN, SERVICES)
+    assert (heartbeats.max_msgs_per_subject, heartbeats.max_bytes) == (100, 10**10)
+    assert heartbeats.max_msgs == 100 * 100_000 + 1_000_000, "strangers take no room from a whole fleet"
+    assert services.max_msgs_per_subject == 20_000
+    assert (services.max_msgs, services.max_bytes) == (None, None), "nobody pushes out what is of others"
+    assert config(replace(PLAN, heartbeats_bytes=0), HEARTBEATS).max_bytes == -1
+    huge = config(replace(PLAN, max_services=10**18), HEARTBEATS).max_msgs
+    assert huge == 2**53, "a number that the broker can read"
+
+
+def test_the_settings_come_to_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(Settings).heartbeats_bytes == 10**10
+    for given, size in (("", 0), ("0", 0), ("100MB", LEAST_BYTES), ("2 TB", 2 * 10**12)):
+        monkeypatch.setenv("REGISTRY_HEARTBEATS_BYTES", given)
+        assert load(Settings).heartbeats_bytes == size
+    for given in ("99MB", "10", "-1GB", "1.5GB", "10GiB", "MB"):
+        monkeypatch.setenv("REGISTRY_HEARTBEATS_BYTES", given)
+        with pytest.raises(SystemExit):
+            load(Settings)
+
+
+class Broker:
+    """Refuses to set aside more than it has `room` for."""
+
+    def __init__(self, room: int, there: StreamConfig | None = None, code: int = 10047) -> None:
+        self.room = room
+        self.there = {there.name: there} if there else {}
+        self._code = code
+
+    async def stream_info(self, name: str) -> Any:
+        if name not in self.there:
+            raise NotFoundError
+        return StreamInfo(config=self.there[name], state=None)  # type: ignore[call-arg, arg-type]
+
+    async def add_stream(self, wanted: StreamConfig) -> Any:
+        if (wanted.max_bytes or 0) > self.room:
+            raise ServerError(code=500, err_code=self._code, description="no room")
+        self.there[wanted.name] = wanted
+
+    update_stream = add_stream
+
+    async def bound(self, plan: Plan = PLAN) -> int | None:
+        await streams.provision(self, plan, update=True)  # type: ignore[arg-type]
+        return self.there[HEARTBEATS].max_bytes
+
+
+async def test_where_there_is_no_room_the_bound_is_the_largest_that_fits() -> None:
+    assert await Broker(10**11).bound() == 10**10
+    assert await Broker(3 * 10**9).bound() == 10**10 // 4
+    assert await Broker(10**7).bound() == -1, "a small bound would let go of what was not read"
+    assert await Broker(0, code=10122).bound() == -1, "a limit of the account's"
+    broker = Broker(10**9)
+    assert await broker.bound() == 10**10 // 16
+    broker.room = 10**11
+    assert await broker.bound() == 10**10, "when there is room again, at the next start"
+    with pytest.raises(ServerError):
+        await Broker(0, code=10058 + 1).bound()
+
+
+async def test_a_bound_that_there_is_gets_smaller_only_if_that_is_wanted() -> None:
+    there = config(replace(PLAN, heartbeats_bytes=3 * 10**9), HEARTBEATS)
+    assert await Broker(3 * 10**9, there).bound() == 3 * 10**9
+    assert await Broker(10**11, there).bound(replace(PLAN, heartbeats_bytes=10**9)) == 10**9
+    unbounded = config(replace(PLAN, heartbeats_bytes=0), HEARTBEATS)
+    assert await Broker(10**9, unbounded).bound() == 10**10 // 16
+    assert await Broker(10**11, replace(unbounded, max_msgs=-1)).bound() == 10**10
