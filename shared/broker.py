@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -716,10 +716,13 @@ class StreamMissing(NotStored):
     """The broker has no stream of that name."""
 
 
-async def stream_info(link: Link, stream: str, question: bytes = b"") -> dict[str, Any]:
-    """What the broker says of a stream. Raises StreamMissing, or NotStored when it cannot say."""
+async def stream_info(
+    link: Link, stream: str, question: bytes = b"", *, timeout: float = 3
+) -> dict[str, Any]:
+    """What the broker says of a stream, within so many seconds. Raises StreamMissing, or NotStored when it
+    cannot say."""
     try:
-        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", question, timeout=3)
+        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", question, timeout=timeout)
     except (NatsError, OSError, TimeoutError) as error:
         raise NotStored(str(error) or repr(error)) from None
     info: dict[str, Any] = json.loads(answer.data)
@@ -727,6 +730,23 @@ async def stream_info(link: Link, stream: str, question: bytes = b"") -> dict[st
         kind = StreamMissing if refused.get("code") == 404 else NotStored
         raise kind(f"{stream}: {refused.get('description', refused)}")
     return info
+
+
+async def full_subjects(link: Link, stream: str, among: str) -> AsyncIterator[str]:
+    """The subjects of which the broker keeps as many messages as it may. Raises NotStored when it cannot
+    say."""
+    offset = 0
+    while True:
+        question = json.dumps({"subjects_filter": among, "offset": offset}).encode()
+        info = await stream_info(link, stream, question, timeout=10)
+        kept = info["config"].get("max_msgs_per_subject", -1)
+        counts: dict[str, int] = info["state"].get("subjects") or {}
+        for subject, count in counts.items():
+            if 0 < kept <= count:
+                yield subject
+        offset += len(counts)
+        if not counts or offset >= info.get("total", 0):
+            return
 
 
 async def last_sequence(link: Link, stream: str) -> tuple[int, int]:

@@ -22,20 +22,23 @@ class Eviction(Enum):
 
     NONE = 0
     ONE_FOR_ONE = 1
-    """At most one for each that comes, and never the last of a subject."""
+    """At most one for each that comes, or all that are more than it may keep by now; never the last of a
+    subject."""
     ANY = 2
 
 
 @dataclass(frozen=True)
 class Mark:
     """A stream at one moment. `last`: its last sequence; `at`: when that message was stored, microseconds
-    since 1970 UTC; `messages`, `subjects`: how many it holds."""
+    since 1970 UTC; `messages`, `subjects`: how many it holds; `kept`: how many of each subject it may keep,
+    -1 if any number, or not known."""
 
     created: str
     last: int
     at: int
     messages: int
     subjects: int
+    kept: int = -1
 
     @property
     def removed(self) -> int:
@@ -77,6 +80,9 @@ def compare(
     added, removed = now.last - before.last, now.removed - before.removed
     if evicts is Eviction.NONE and removed > 0:
         return Verdict.PURGED
-    if evicts is Eviction.ONE_FOR_ONE and (removed > added or now.subjects < before.subjects):
+    lowered = now.kept > 0 and not 0 < before.kept <= now.kept
+    if evicts is Eviction.ONE_FOR_ONE and (
+        (removed > added and not lowered) or now.subjects < before.subjects
+    ):
         return Verdict.PURGED
     return Verdict.SAME

@@ -2,7 +2,6 @@
 cluster, and has the work of a service begin anew on it."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from shared.broker import (
     NotStored,
     StreamMissing,
     first_later,
+    full_subjects,
     heeding,
     last_sequence,
     message_at,
@@ -73,7 +73,8 @@ async def look(link: Link, stream: str) -> Seen | None:
     state = info["state"]
     last = state["last_seq"]
     at = max(0, micros(state["last_ts"])) if last else 0
-    mark = Mark(info["created"], last, at, state["messages"], state.get("num_subjects", 0))
+    kept = info["config"].get("max_msgs_per_subject", -1)
+    mark = Mark(info["created"], last, at, state["messages"], state.get("num_subjects", 0), kept)
     return Seen(mark, micros(info["ts"]))
 
 
@@ -111,17 +112,9 @@ async def judge(
 
 async def _eviction(link: Link) -> Eviction:
     """Whether the broker lets events go, because some subject has as many as it may have."""
-    offset, most = 0, 0
-    while True:
-        question = json.dumps({"subjects_filter": ">", "offset": offset}).encode()
-        info = await stream_info(link, streams.SERVICES, question)
-        kept = info["config"].get("max_msgs_per_subject", -1)
-        counts: dict[str, int] = info["state"].get("subjects") or {}
-        offset, most = offset + len(counts), max(most, *counts.values(), 0)
-        if 0 < kept <= most:
-            return Eviction.ONE_FOR_ONE
-        if not counts or offset >= info.get("total", 0):
-            return Eviction.NONE
+    async for _ in full_subjects(link, streams.SERVICES, streams.ALL_EVENTS):
+        return Eviction.ONE_FOR_ONE
+    return Eviction.NONE
 
 
 async def told_before(link: Link, at: int) -> int:

@@ -1,13 +1,9 @@
 """Services whose oldest events are not in the record any more: the broker keeps so many of each subject."""
 
-import json
 from dataclasses import dataclass
-from typing import Any
-
-from nats.errors import Error as NatsError
 
 from shared import streams
-from shared.broker import Link, NotStored, Stored, first
+from shared.broker import Link, Stored, first, full_subjects
 from shared.events import ServiceDeleted, ServiceRegistered, Status, StatusChanged, micros, parse_event
 
 
@@ -28,7 +24,8 @@ class Shortened:
 async def shortened(link: Link, name: str | None = None) -> dict[str, Shortened]:
     """All of them, or this one if it is one, by name. Raises NotStored when the broker cannot say."""
     found: dict[str, Shortened] = {}
-    for subject in await _full(link, f"service.*.{name}" if name else streams.ALL_EVENTS):
+    among = f"service.*.{name}" if name else streams.ALL_EVENTS
+    async for subject in full_subjects(link, streams.SERVICES, among):
         oldest = await first(link, streams.SERVICES, subject)
         if oldest is None or _is_beginning(oldest):
             continue
@@ -60,22 +57,3 @@ def _registered_at(config: Stored) -> int:
     if isinstance(event, StatusChanged | ServiceDeleted) or event.data.registered_at is None:
         return 0
     return micros(event.data.registered_at)
-
-
-async def _full(link: Link, among: str) -> list[str]:
-    """The subjects of which the broker keeps as many events as it may."""
-    full: list[str] = []
-    offset = 0
-    while True:
-        question = json.dumps({"subjects_filter": among, "offset": offset}).encode()
-        try:
-            answer = await link.nc.request(f"$JS.API.STREAM.INFO.{streams.SERVICES}", question, timeout=10)
-            info: dict[str, Any] = json.loads(answer.data)
-            most = info["config"].get("max_msgs_per_subject", -1)
-            counts: dict[str, int] = info["state"].get("subjects") or {}
-        except (NatsError, OSError, TimeoutError, KeyError) as error:
-            raise NotStored(str(error) or repr(error)) from None
-        full += [subject for subject, count in counts.items() if 0 < most <= count]
-        offset += len(counts)
-        if not counts or offset >= info.get("total", 0):
-            return full

@@ -54,6 +54,17 @@ def test_what_is_missing_was_removed_unless_the_broker_lets_it_go() -> None:
     assert compare(BEFORE, replace(now, messages=1), READ, evicts=Eviction.ANY) is Verdict.SAME
 
 
+def test_a_bound_that_is_lowered_is_no_purge_unless_a_subject_is_gone() -> None:
+    bounded, fewer = replace(BEFORE, kept=20), replace(BEFORE, messages=20, kept=2)
+    for before in (BEFORE, bounded):
+        assert compare(before, fewer, READ, 5_000, evicts=Eviction.ONE_FOR_ONE) is Verdict.SAME
+        gone = replace(fewer, subjects=9)
+        assert compare(before, gone, READ, 5_000, evicts=Eviction.ONE_FOR_ONE) is Verdict.PURGED
+    for kept in (20, 30, -1):
+        purged = replace(BEFORE, messages=20, kept=kept)
+        assert compare(bounded, purged, READ, 5_000, evicts=Eviction.ONE_FOR_ONE) is Verdict.PURGED
+
+
 def test_an_empty_stream_is_the_same_until_it_is_made_anew() -> None:
     empty = Mark("2026-11-27T05:00:00Z", 0, 0, 0, 0)
     assert compare(empty, empty, Position(0, 0)) is Verdict.SAME
