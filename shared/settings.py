@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     heartbeats_kept: int = Field(
         default=100, ge=1, le=10_000, description="Heartbeats kept per service; 1-5 at a million services."
     )
-    heartbeats_bytes: Size = 10 * 10**9
+    heartbeats_bytes: Size = 0
     events_kept: int = Field(
         default=20_000, ge=1, le=1_000_000, description="Events kept of each service, of either kind."
     )

@@ -167,17 +167,18 @@ async def _fitting(
     store: Callable[[StreamConfig], Awaitable[StreamInfo]], wanted: StreamConfig, at_least: int = -1
 ) -> None:
     """Create or update a stream with the bound of its size that is wanted, or the largest that the broker has
-    room for, which sets so much aside: half of it, half of that. `at_least`: the bound that it has by now."""
+    room for, which sets so much aside: half of it, half of that, or none. `at_least`: the bound that it has
+    by now."""
     bound = wanted.max_bytes or -1
     while True:
         try:
             await store(replace(wanted, max_bytes=bound))
             break
         except APIError as error:
-            if error.err_code not in _NO_ROOM or bound <= 0 or bound == at_least:
+            if error.err_code not in _NO_ROOM or bound <= 0:
                 raise
-            bound = bound // 2 if bound // 2 >= LEAST_BYTES else -1
-            bound = max(bound, at_least)
+            smaller = max(bound // 2, at_least)
+            bound = smaller if LEAST_BYTES <= smaller < bound else -1
     if bound != (wanted.max_bytes or -1):
         log.warning(
             "the broker has no room for a stream of this size; it is bounded otherwise",

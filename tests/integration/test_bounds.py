@@ -162,7 +162,7 @@ async def test_a_broker_that_is_small_has_its_streams_within_its_room(
 ) -> None:
     monkeypatch.setattr(streams, "SPARE", 100)
     url = f"nats://127.0.0.1:{small.port}"
-    settings = Settings(nats_url=(url,), max_services=1, heartbeats_kept=5)
+    settings = Settings(nats_url=(url,), max_services=1, heartbeats_kept=5, heartbeats_bytes=10**10)
     link = Link(settings, "test", keeps_streams=True)
     await asyncio.wait_for(link.connect(), 10)
     info = await link.js.stream_info(streams.HEARTBEATS)

@@ -32,7 +32,7 @@ def test_every_subject_and_all_of_the_heartbeats_are_bounded() -> None:
 
 
 def test_the_settings_come_to_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load(Settings).heartbeats_bytes == 10**10
+    assert load(Settings).heartbeats_bytes == 0
     for given, size in (("", 0), ("0", 0), ("100MB", LEAST_BYTES), ("2 TB", 2 * 10**12)):
         monkeypatch.setenv("REGISTRY_HEARTBEATS_BYTES", given)
         assert load(Settings).heartbeats_bytes == size
@@ -84,6 +84,7 @@ async def test_a_bound_that_there_is_gets_smaller_only_if_that_is_wanted() -> No
     there = config(replace(PLAN, heartbeats_bytes=3 * 10**9), HEARTBEATS)
     assert await Broker(3 * 10**9, there).bound() == 3 * 10**9
     assert await Broker(10**11, there).bound(replace(PLAN, heartbeats_bytes=10**9)) == 10**9
+    assert await Broker(10**9, there).bound() == -1, "so much set aside leaves no room for other streams"
     unbounded = config(replace(PLAN, heartbeats_bytes=0), HEARTBEATS)
     assert await Broker(10**9, unbounded).bound() == 10**10 // 16
     assert await Broker(10**11, replace(unbounded, max_msgs=-1)).bound() == 10**10
