@@ -243,7 +243,7 @@ class Projector:
         strangers = False
         async for documents in view.facets():
             self._board.roster.load(documents)
-            strangers = strangers or any("config" not in it for it in documents)
+            strangers = strangers or any("config" not in it and "status" not in it for it in documents)
         if strangers:
             await view.forget_strangers()
         since = (self._now() - timedelta(days=1)).isoformat()

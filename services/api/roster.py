@@ -104,9 +104,9 @@ class Roster:
     def load(self, documents: Sequence[Document]) -> None:
         """Take in documents of services, with as much of each as a `Change` brings."""
         for document in documents:
-            if "config" not in document:
-                continue
-            self._config(document["_id"], document["config"])
+            if "config" not in document and "status" not in document:
+                continue  # it was never registered
+            self._config(document["_id"], document.get("config", {"seq": 0, "deleted": True}))
             if "status" in document:
                 self._status(document["_id"], document["status"])
             if "heartbeat" in document:

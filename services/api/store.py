@@ -218,8 +218,9 @@ class View:
 
     async def forget_strangers(self) -> None:
         """Remove what an older version kept of names that were never registered."""
+        absent = {"$exists": False}
         with _reporting():
-            await self._services.delete_many({"config": {"$exists": False}})
+            await self._services.delete_many({"config": absent, "status": absent})
 
     async def apply(self, changes: Iterable[Change]) -> None:
         """Take in events, in any order and any number of times."""
