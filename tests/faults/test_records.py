@@ -21,12 +21,15 @@ from tests.faults.world import CHATS, Load, World
 
 READY_WITHIN = 20.0
 SAID = re.compile(r"warning.*the record is another one")
+NOTICED = re.compile("the record is another one")
+UNNOTICED = (records.heartbeats_purged, records.newest_event_removed, records.buckets_removed)
+"""Not by all services: what matters to each is still there."""
 
 pytestmark = pytest.mark.usefixtures("telegram")
 
 
-def said(world: World) -> dict[str, int]:
-    return {name: len(SAID.findall(world.parts[name].log.read_text())) for name in world.services}
+def said(world: World, what: re.Pattern[str] = SAID) -> dict[str, int]:
+    return {name: len(what.findall(world.parts[name].log.read_text())) for name in world.services}
 
 
 class Listener:
@@ -66,7 +69,8 @@ async def change_the_record(
     world: World, load: Load, change: Change, listener: Listener, *, supervised: bool
 ) -> None:
     """Have the record become another one, and see that all goes on by itself."""
-    before, paired = said(world), len(world.instances("notifier")) > 1
+    before, noticed = said(world), said(world, NOTICED)
+    paired = len(world.instances("notifier")) > 1
     falls = {name: _falls(world, name) for name in load.steady}
     pids = {name: world.parts[name].pid for name in world.services}
     load.ledger.late.clear()
@@ -117,6 +121,7 @@ async def change_the_record(
             if paired and name in world.instances("notifier"):
                 continue
             assert count <= before[name] + 1, f"{name} said it {count - before[name]} times"
+            assert change in UNNOTICED or said(world, NOTICED)[name] > noticed[name], f"{name} is unaware"
     assert all(world.parts[name].running for name in world.services)
 
 

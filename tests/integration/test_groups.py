@@ -165,6 +165,21 @@ async def test_without_an_answer_all_are_told_in_time_and_late_answers_harm_nobo
     await groups.stop()
 
 
+async def test_a_connection_that_is_lost_ends_the_stretch_of_ticks(link: Link) -> None:
+    """The broker may come back with an older copy, and no tick is to prove that it took what it has not."""
+    health, publisher = Health("ticks"), Publisher(link)
+    await publisher.start()
+    ticker = Ticker(link, publisher, health, timedelta(seconds=0.1), time.monotonic, str)
+    ticking = asyncio.create_task(ticker.run())
+    await eventually(lambda: _stretches(link, 1))
+    for listener in link.on_lost:
+        listener()
+    first, second = await eventually(lambda: _stretches(link, 2))
+    assert first[1] < second[0]
+    ticking.cancel()
+    await publisher.stop()
+
+
 async def test_while_an_answer_is_missing_that_others_wait_for_ticks_prove_nothing(link: Link) -> None:
     """As in a cluster whose leader is killed: the answer is lost, and ticks are stored by the next leader."""
     health, publisher, groups = Health("ticks"), Publisher(link), Groups(link, timeout=3)

@@ -486,8 +486,10 @@ async def test_of_another_record_only_what_is_new_is_told_whoever_ran_when_it_ca
         await record.change(name, ALIVE, DOWN, ago=60)
     start()
     await told(telegram, "lamp")
-    await record.settled()
-    assert [text.split(":")[0] for text in texts(telegram)] == ["🔻 web", "🔻 job", "🔻 cron", "🔻 lamp"]
+    await record.change("end", ALIVE, DOWN)
+    await told(telegram, "end")
+    fallen = ["🔻 web", "🔻 job", "🔻 cron", "🔻 lamp", "🔻 end"]
+    assert [text.split(":")[0] for text in texts(telegram)] == fallen
 
 
 async def _has_said(process: Process, what: str) -> bool:
