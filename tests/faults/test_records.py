@@ -73,7 +73,6 @@ async def change_the_record(
     paired = len(world.instances("notifier")) > 1
     falls = {name: _falls(world, name) for name in load.steady}
     pids = {name: world.parts[name].pid for name in world.services}
-    load.ledger.late.clear()
     await load.stir()
     if supervised:
         for name in world.services:
