@@ -188,9 +188,9 @@ async def restore(
             for it in copied:
                 created[it.name] = await _put(client, archive, it, settings.nats_replicas)
             try:
-                await _adopt_snapshot(client, {it.name: it.created for it in copied}, created)
+                await _adopt(client, {it.name: it.created for it in copied}, created)
             except (NatsError, TimeoutError) as error:
-                warn(f"the monitor will read everything again, which takes longer ({error})")
+                warn(f"the monitor reads everything again, and some changes may be told twice ({error})")
     return copied
 
 
@@ -255,15 +255,21 @@ async def _put(client: Client, archive: zipfile.ZipFile, it: Copied, replicas: i
     return str(made["created"])
 
 
-async def _adopt_snapshot(client: Client, before: dict[str, str], now: dict[str, str]) -> None:
-    """The monitor's snapshot names the streams that it is of by when they were made, and they were made anew.
-    If it is of those that were copied, it is good for these, which are the same up to their sequences."""
-    bucket = f"KV_{streams.MONITOR_BUCKET}"
-    if bucket not in now:
-        return
-    kv = await client.jetstream(timeout=5).key_value(streams.MONITOR_BUCKET)
-    with suppress(NotFoundError):
-        position = json.loads((await kv.get("position")).value or b"{}")
-        if position.get("streams") == [before[name] for name in NEEDED]:
-            position["streams"] = [now[name] for name in NEEDED]
-            await kv.put("position", json.dumps(position, separators=(",", ":")).encode())
+async def _adopt(client: Client, before: dict[str, str], now: dict[str, str]) -> None:
+    """The monitor's snapshot and the notifier's cursors name the streams that they are of by when they were
+    made, and they were made anew. What is of those that were copied is good for these, which are the same up
+    to their sequences."""
+    renamed = {before[name]: now[name] for name in NEEDED}
+    js = client.jetstream(timeout=5)
+    for bucket, key in ((streams.MONITOR_BUCKET, "position"), (streams.NOTIFIER_BUCKET, "record")):
+        if f"KV_{bucket}" not in now:
+            continue
+        kv = await js.key_value(bucket)
+        with suppress(NotFoundError):
+            found = json.loads((await kv.get(key)).value or b"{}")
+            if isinstance(found.get("streams"), list):
+                found["streams"] = [renamed.get(it, it) for it in found["streams"]]
+            for mark in (*found.get("marks", ()), found.get("events", {})):
+                if isinstance(mark, dict) and mark.get("created") in renamed:
+                    mark["created"] = renamed[mark["created"]]
+            await kv.put(key, json.dumps(found, separators=(",", ":")).encode())

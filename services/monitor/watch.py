@@ -508,7 +508,8 @@ class Monitor:
                 self._take_event(message)
             newest = self._journal.reader(streams.SERVICES, streams.ALL_STATUS, newest_per_subject=True)
             async for message in _once(newest, end):
-                self._take_status(await self._readable(message))
+                if message.seq <= end:  # what has come since is read below
+                    self._take_status(await self._readable(message))
             self._events_read = end
             self._events_moved.set()
         read = self._journal.reader(streams.SERVICES, streams.ALL_EVENTS, after=self._events_read)
@@ -523,12 +524,14 @@ class Monitor:
         """The newest change of a service; one that cannot be read says what the newest before it says that
         can, as for a monitor that has read all along."""
         message = newest
-        while self._event(message) is None:
+        while not _is_readable(message):
             ask = partial(self._journal.event_before, message.subject, message.seq)
             before: Stored | None = await until_done(f"read what {message.subject} was before", ask)
             if before is None:
                 return newest
             message = before
+        if message is not newest:
+            self._event(newest)  # which counts it, and keeps it aside
         return newest._replace(data=message.data)
 
     def _take_event(self, message: Stored) -> None:
@@ -589,14 +592,10 @@ class Monitor:
             self._agenda.note(it, self.coverage)
 
     def _event(self, message: Stored) -> Event | None:
-        name = streams.name_in(message.subject)
         try:
-            event = parse_event(message.data)
-            if event.name != name:
-                raise ValueError(f"it is about {event.name}")
-            return event
+            return _read_event(message)
         except ValueError as error:
-            self._complaints.about("event", name, message, str(error))
+            self._complaints.about("event", streams.name_in(message.subject), message, str(error))
             return None
 
     # --- configuration
@@ -774,6 +773,20 @@ class Monitor:
 
 
 _HEARTBEAT = len(streams.heartbeat(""))
+
+
+def _read_event(message: Stored) -> Event:
+    """Raises ValueError."""
+    event = parse_event(message.data)
+    if event.name != streams.name_in(message.subject):
+        raise ValueError(f"it is about {event.name}")
+    return event
+
+
+def _is_readable(message: Stored) -> bool:
+    with suppress(ValueError):
+        return bool(_read_event(message))
+    return False
 
 
 def _over_http(message: Stored) -> bool:

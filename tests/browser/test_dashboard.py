@@ -243,8 +243,9 @@ async def test_keys_alone(system: System, page: Page) -> None:
     bar = page.locator("[role=slider]").first
     await bar.focus()
     await page.keyboard.press("End")
-    await page.keyboard.press("ArrowLeft")
     assert "alive" in (await bar.get_attribute("aria-valuetext") or "") + (await bar.inner_text())
+    await page.keyboard.press("ArrowLeft")
+    assert "not registered yet" in (await bar.get_attribute("aria-valuetext") or "")
     await page.goto(system.url("api", "/"))
     await page.keyboard.press("/")
     await page.keyboard.type("c")

@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from services.api import access, cursors, live
 from services.api.__main__ import ApiSettings
+from services.api.board import Board
 from services.api.fold import fold, hear
 from services.api.models import NewService, Wanted
 from services.api.requests import is_stale
@@ -466,12 +467,15 @@ def test_cursors_that_are_written_can_be_read(where: list[int | str]) -> None:
 
 
 @fuzzed
-@given(st.text(max_size=40) | st.integers().map(str))
-@example("9" * 5000)
-@example("²")
-def test_ids_of_events_to_go_on_from(text: str) -> None:
+@given(st.text(max_size=40) | st.integers().map(str), st.sampled_from(["", "-c0ffee"]))
+@example("9" * 5000, "")
+@example("²", "")
+@example("5-decade", "-c0ffee")
+def test_ids_of_events_to_go_on_from(text: str, edition: str) -> None:
+    board = Board()
+    board.edition = edition
     try:
-        found = live.sequence(text)
+        found = live.sequence(text, board)
     except Problem as problem:
         assert problem.status == 422
     else:
