@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from tests.servers import Process, mongo_server, nats_server, service
 
-EXAMPLES = int(os.environ.get("FUZZ", "25"))
+EXAMPLES = int(os.environ.get("FUZZ", "15"))
 """Per operation."""
 
 

@@ -128,6 +128,7 @@ async def test_the_database_is_frozen_and_killed(build: Callable[..., World], re
     await endure(build(), faults.database_away, seconds(120, 6), record_property)
 
 
+@only_full
 async def test_telegram_misbehaves(build: Callable[..., World], record_property: Note) -> None:
     await endure(build(), faults.telegram_misbehaves, seconds(60, 12), record_property, chats=("42",), lost=4)
 

@@ -289,6 +289,7 @@ MAY_PUBLISH = {
     "$KV.registry_monitor.position": "monitor operator",
     "$KV.registry_monitor.bucket.1": "monitor",
     "$KV.registry_notifier.lease": "notifier",
+    "$KV.registry_notifier.record": "notifier operator",
     "$KV.registry_maintenance.x": "api",
     "$KV.registry_api.keys": "api",
     "registry.rebuild": "api operator",
