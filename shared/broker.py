@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -29,7 +29,7 @@ from prometheus_client import Gauge
 
 from shared import ack_subjects, nats_internals, streams
 from shared.credentials import Credentials
-from shared.events import SOURCE_HEADER
+from shared.events import SOURCE_HEADER, moment
 from shared.identity import Position
 from shared.settings import Settings
 from shared.urls import without_secrets
@@ -659,7 +659,7 @@ async def first(link: Link, stream: str, subject: str) -> Stored | None:
 
 async def first_later(link: Link, stream: str, at: int) -> Stored | None:
     """The first message that was stored later than `at`, microseconds since 1970 UTC."""
-    return await _get(link, stream, {"start_time": _rfc3339(at + 1)})
+    return await _get(link, stream, {"start_time": f"{moment(at + 1):%Y-%m-%dT%H:%M:%S.%fZ}"})
 
 
 async def message_at(link: Link, stream: str, seq: int) -> Stored | None:
@@ -792,8 +792,3 @@ def micros(rfc3339: str) -> int:
     whole, _, fraction = rfc3339.removesuffix("Z").partition(".")
     seconds = int(datetime.fromisoformat(whole + "+00:00").timestamp())
     return seconds * 1_000_000 + int((fraction + "000000")[:6])
-
-
-def _rfc3339(at: int) -> str:
-    seconds, fraction = divmod(at, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:06}Z"

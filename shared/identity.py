@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Verdict(Enum):
+class Comparison(Enum):
     """What became of a stream; the value says so in words."""
 
     SAME = "it is the same"
@@ -62,7 +62,7 @@ def compare(
     first_later: int | None = None,
     *,
     evicts: Eviction = Eviction.NONE,
-) -> Verdict:
+) -> Comparison:
     """Compare a stream with what was known of it.
 
     `position`: the newest message known of. `found`: when the message was stored that is at its sequence now;
@@ -70,19 +70,19 @@ def compare(
     later than `position`; None: there is none, or nobody has asked.
     """
     if now.created != before.created:
-        return Verdict.ANOTHER
+        return Comparison.ANOTHER
     if now.last < max(before.last, position.seq):
-        return Verdict.OLDER
+        return Comparison.OLDER
     if found is not None and found != position.at:
-        return Verdict.OLDER
+        return Comparison.OLDER
     if found is None and first_later is not None and first_later <= position.seq:
-        return Verdict.OLDER
+        return Comparison.OLDER
     added, removed = now.last - before.last, now.removed - before.removed
     if evicts is Eviction.NONE and removed > 0:
-        return Verdict.PURGED
+        return Comparison.PURGED
     lowered = now.kept > 0 and not 0 < before.kept <= now.kept
     if evicts is Eviction.ONE_FOR_ONE and (
         (removed > added and not lowered) or now.subjects < before.subjects
     ):
-        return Verdict.PURGED
-    return Verdict.SAME
+        return Comparison.PURGED
+    return Comparison.SAME

@@ -24,7 +24,7 @@ from shared.broker import (
     stream_info,
     until_done,
 )
-from shared.identity import Eviction, Mark, Position, Verdict, compare
+from shared.identity import Comparison, Eviction, Mark, Position, compare
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ _said_at = float("-inf")
 class AnotherRecord(Exception):
     """The record is not the one that was read. `stream`, `verdict`: which stream, and what became of it."""
 
-    def __init__(self, stream: str, verdict: Verdict) -> None:
+    def __init__(self, stream: str, verdict: Comparison) -> None:
         super().__init__(f"{stream}: {verdict.value}")
         self.stream = stream
         self.verdict = verdict
@@ -86,13 +86,13 @@ async def judge(
     *,
     thoroughly: bool = True,
     eviction: Callable[[Link], Awaitable[Eviction]] | None = None,
-) -> tuple[Verdict, Seen | None]:
+) -> tuple[Comparison, Seen | None]:
     """Whether a stream is the one of `before`, in which `position` was read. `thoroughly`: also look for an
     older copy in which as much has been stored since. `eviction`: says what the broker lets go of SERVICES.
     Raises NotStored when the broker cannot say."""
     seen = await look(link, stream)
     if seen is None:
-        return Verdict.ANOTHER, None
+        return Comparison.ANOTHER, None
     now = seen.mark
     known = Position(before.last, before.at)
     if position is not None and position.seq > known.seq:
@@ -179,7 +179,7 @@ class RecordWatch:
                 if found is None:
                     raise
                 self._say(found)
-                if found.verdict is Verdict.ANOTHER:
+                if found.verdict is Comparison.ANOTHER:
                     await asyncio.sleep(REMOVED_WITHIN)
                 raise found from None
         finally:
@@ -244,13 +244,13 @@ class RecordWatch:
                 verdict, seen = await judge(
                     self._link, stream, before, read, thoroughly=thoroughly, eviction=self._eviction
                 )
-                if verdict is not Verdict.SAME and stream in self._rewritten:
+                if verdict is not Comparison.SAME and stream in self._rewritten:
                     log.warning("the snapshot is not as it was; writing it anew", why=verdict.value)
                     await asyncio.sleep(REMOVED_WITHIN)
                     await self._link.bucket(self._buckets[stream])
                     seen = await look(self._link, stream)
                     self.on_emptied()
-                elif verdict is not Verdict.SAME:
+                elif verdict is not Comparison.SAME:
                     raise AnotherRecord(stream, verdict)
                 if seen:
                     marks[stream], seen_at = seen.mark, seen_at or seen.asked_at

@@ -23,10 +23,10 @@ from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
 from shared.broker import PENDING, Link, NotStored, Reader, Stored, last_judged, until_done
 from shared.events import ServiceRegistered, Tick
-from shared.identity import Mark, Position, Verdict
+from shared.identity import Comparison, Mark, Position
 from shared.record_watch import RECORD, Marks, judge, look, told_before
 from shared.service import Health
-from shared.shortened import shortened
+from shared.truncated import truncated
 
 log = structlog.get_logger()
 
@@ -277,7 +277,7 @@ class Projector:
             await asyncio.sleep(SHORTEN_EVERY)
 
     async def _shorten(self, view: View | None) -> None:
-        found = await shortened(self._link)
+        found = await truncated(self._link)
         if view:
             for name, it in found.items():
                 await view.shorten(name, it)
@@ -306,7 +306,7 @@ class Projector:
                 newest = position if position.at else None
                 question = partial(judge, self._link, stream, mark, newest)
                 verdict, _ = await until_done("compare the record", question)
-                if verdict is not Verdict.SAME:
+                if verdict is not Comparison.SAME:
                     return left_at
         return None
 

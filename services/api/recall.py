@@ -12,7 +12,7 @@ from shared.broker import Link, NotStored, Reader, Stored
 from shared.events import SOURCE_HEADER, Signal
 from shared.heartbeats import parse_heartbeat
 from shared.problems import Problem
-from shared.shortened import Shortened, shortened
+from shared.truncated import Truncated, truncated
 
 PATIENCE = 5.0
 """Seconds that the broker has to answer."""
@@ -94,9 +94,9 @@ async def as_of(link: Link, name: str, at: datetime) -> Document | None:
     return document
 
 
-async def _left(link: Link, name: str) -> Shortened | None:
+async def _left(link: Link, name: str) -> Truncated | None:
     try:
-        return (await shortened(link, name)).get(name)
+        return (await truncated(link, name)).get(name)
     except NotStored:
         raise Problem(503, "the broker does not answer", retry_after=2) from None
 

@@ -21,7 +21,7 @@ from pymongo.uri_parser import parse_uri
 from services.api.fold import Change, Document, Heard
 from shared.events import Signal, StatusChanged
 from shared.identity import Mark, Position
-from shared.shortened import Shortened
+from shared.truncated import Truncated
 
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
@@ -264,7 +264,7 @@ class View:
         """Take in last runs that are not known here, as `last_runs` of another generation gives them."""
         await _write(self._services, [_keep_run(name, run) for name, run in runs.items()])
 
-    async def shorten(self, name: str, left: Shortened) -> None:
+    async def shorten(self, name: str, left: Truncated) -> None:
         """Remove from a service's history what is not in the record any more: no rebuild has it."""
         status = StatusChanged.model_fields["type"].default
         its = {"name": name}

@@ -23,7 +23,7 @@ from shared.broker import (
     version_to_follow,
 )
 from shared.events import ConfigEvent, StatusChanged
-from shared.identity import Mark, Verdict
+from shared.identity import Comparison, Mark
 from shared.record_watch import RECORD, Marks, judge
 
 
@@ -64,7 +64,7 @@ class Journal:
         """Why the streams are not those that were marked, though they were made at the same time."""
         for stream, mark in zip(RECORD, marks, strict=False):
             verdict, _ = await judge(self._link, stream, mark)
-            if verdict is not Verdict.SAME:
+            if verdict is not Comparison.SAME:
                 return f"{stream}: {verdict.value}"
         return None
 

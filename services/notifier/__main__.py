@@ -36,7 +36,7 @@ from shared import asyncapi, digest, durations, logs, service, streams, tracing,
 from shared.broker import READ_ONLY, Link, last_sequence, until_done
 from shared.connections import limits_of, within
 from shared.events import moment
-from shared.identity import Verdict
+from shared.identity import Comparison
 from shared.maintenance import Window, hushed_until
 from shared.record_watch import AnotherRecord, Marks, RecordWatch, judge, told_before
 from shared.settings import (
@@ -52,7 +52,7 @@ from shared.settings import (
     load,
     stop,
 )
-from shared.shortened import shortened
+from shared.truncated import truncated
 from shared.windows import Windows
 
 log = structlog.get_logger()
@@ -335,11 +335,11 @@ class Notifier:
             before = None  # another notifier has spoken since
         if before:
             seen = before.left
-        if seen and (verdict := await self._compare(seen)) is not Verdict.SAME:
+        if seen and (verdict := await self._compare(seen)) is not Comparison.SAME:
             log.info("the cursors are of another record", why=verdict.value)
             told = await told_before(self._link, seen.seen_at)
             self._history.begin_anew(moment(seen.seen_at) - RECORDED_WITHIN, told)
-            if verdict is not Verdict.PURGED:  # else the sequences are what they were
+            if verdict is not Comparison.PURGED:  # else the sequences are what they were
                 end, anew = told, True
         known: dict[str, Cursor] = {}
         if before and before.chats:  # this very process wrote them last
@@ -365,9 +365,9 @@ class Notifier:
         self.health.good("delivery")
         log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
 
-    async def _compare(self, seen: SeenRecord) -> Verdict:
+    async def _compare(self, seen: SeenRecord) -> Comparison:
         question = partial(judge, self._link, streams.SERVICES, seen.events)
-        verdict: Verdict = (await until_done("compare the record", question))[0]
+        verdict: Comparison = (await until_done("compare the record", question))[0]
         return verdict
 
     async def _remember(self, marks: Marks) -> None:
@@ -493,7 +493,7 @@ class Notifier:
         window = digest.WEEK if weekly else digest.WINDOW
         changes = await self._history.changes(at - window)
         gaps = await self._listener.gaps(at, self._settings.deaf_after)
-        oldest = await until_done("look how far the record reaches", partial(shortened, self._link))
+        oldest = await until_done("look how far the record reaches", partial(truncated, self._link))
         begins = {name: it.begins for name, it in oldest.items()}
         found = digest.digest(self._fleet.services(), changes, at, window, gaps, begins)
         return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)

@@ -28,8 +28,8 @@ from shared.events import (
 from shared.problems import Problem
 from shared.service import Health
 from shared.settings import Settings
-from shared.shortened import shortened
 from shared.timeline import Now, segments
+from shared.truncated import truncated
 from tests.broker import eventually
 from tests.servers import Process, free_port, program
 
@@ -85,7 +85,7 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
     for n in range(KEPT + 2):
         await configure(link, "reborn", ServiceUpdated, reborn, description=str(n))
 
-    left = await shortened(link)
+    left = await truncated(link)
     assert left.keys() == {"flapper", "reborn"}, "what is exactly full has lost nothing"
     assert micros(early) < left["flapper"].begins
     assert left["reborn"].registered_at == micros(reborn)

@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
 from shared.events import ConfigEvent, StatusChanged, parse_event
-from shared.identity import Eviction, Mark, Position, Verdict, compare
+from shared.identity import Comparison, Eviction, Mark, Position, compare
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ class Broker:
                 found = self.events[place].at
             known = Position(before.last, before.at)
             verdict = compare(before, self.mark(stream), known, found, evicts=evicts)
-            if verdict is not Verdict.SAME:
+            if verdict is not Comparison.SAME:
                 return f"{stream}: {verdict.value}"
         return None
 

@@ -8,7 +8,7 @@ from shared.events import ServiceDeleted, ServiceRegistered, Status, StatusChang
 
 
 @dataclass
-class Shortened:
+class Truncated:
     """What is left of a service's events. Times in microseconds.
 
     `begins`: from then on all that happened is there. `config`, `status`: the sequence of the oldest event
@@ -21,15 +21,15 @@ class Shortened:
     registered_at: int = 0
 
 
-async def shortened(link: Link, name: str | None = None) -> dict[str, Shortened]:
+async def truncated(link: Link, name: str | None = None) -> dict[str, Truncated]:
     """All of them, or this one if it is one, by name. Raises NotStored when the broker cannot say."""
-    found: dict[str, Shortened] = {}
+    found: dict[str, Truncated] = {}
     among = f"service.*.{name}" if name else streams.ALL_EVENTS
     async for subject in full_subjects(link, streams.SERVICES, among):
         oldest = await first(link, streams.SERVICES, subject)
         if oldest is None or _is_beginning(oldest):
             continue
-        it = found.setdefault(streams.name_in(subject), Shortened())
+        it = found.setdefault(streams.name_in(subject), Truncated())
         it.begins = max(it.begins, oldest.at)
         if subject.startswith(streams.status("")):
             it.status = oldest.seq
