@@ -1,5 +1,7 @@
 """Fixtures: each test gets servers of its own, so that it may kill them."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +9,10 @@ import hypothesis  # imported late, at the bottom of a deep stack, it fails on P
 import pytest
 
 from tests.servers import Process, mongo_server, nats_server
+
+# Where Python is told not to keep what it compiled, each of a thousand processes would compile it all again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # On a busy machine nothing is wrong with a test whose examples take long to make.
 hypothesis.settings.register_profile(
@@ -42,8 +48,6 @@ def mongo_url(mongo: Process) -> str:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable for the registry and no .env file of the person who runs the tests reaches them."""
-    import os
-
     for variable in [name for name in os.environ if name.startswith(("REGISTRY_", "OTEL_"))]:
         monkeypatch.delenv(variable)
     monkeypatch.chdir(tmp_path)
