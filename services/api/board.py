@@ -23,8 +23,10 @@ MOST_MARKS = 200_000
 KEPT = 10_000
 """Events that a client which comes back can be given from memory."""
 MOST_LISTENERS = 1000
+MOST_OF_STRANGERS = MOST_LISTENERS - MOST_LISTENERS // 8
+"""Of them, without a right token; the rest is for those who have one."""
 MOST_OF_ONE = 100
-"""Of them, with one address."""
+"""Of strangers with one address."""
 MOST_READING = 16
 """Listeners that are told at the same time what memory does not go back to."""
 MOST_WAITING = 1000
@@ -173,9 +175,11 @@ class Board:
         return [news for news in self._kept if news.seq is not None and news.seq > seq]
 
     def full(self, client: str | None = None) -> bool:
-        """Whether nobody may listen any more, or nobody of this address."""
-        of_client = sum(it.client == client for it in self._listeners) if client else 0
-        return len(self._listeners) >= MOST_LISTENERS or of_client >= MOST_OF_ONE
+        """Whether nobody may listen any more, or no stranger of this address. None: it is no stranger."""
+        if len(self._listeners) >= MOST_LISTENERS:
+            return True
+        strangers = [it.client for it in self._listeners if it.client] if client else []
+        return len(strangers) >= MOST_OF_STRANGERS or strangers.count(client) >= MOST_OF_ONE
 
     def let_go(self) -> None:
         """End what every listener waits for: the process is told to stop."""

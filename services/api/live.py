@@ -47,8 +47,8 @@ _ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
 def stream(
     link: Link, board: Board, after: int | None, heartbeats: bool, client: str | None = None
 ) -> StreamingResponse:
-    """What follows `after`, or what comes from now on. Problem 503 when there are too many listeners, or too
-    many of this client's address."""
+    """What follows `after`, or what comes from now on. `client`: the address of a stranger. Problem 503 when
+    there are too many listeners, strangers, or of them of this address."""
     if board.full(client):
         raise Problem(503, "too many listen already", retry_after=30)
     return StreamingResponse(

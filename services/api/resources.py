@@ -315,7 +315,8 @@ def routers(parts: Parts) -> list[APIRouter]:
         """Every change as it happens, as Server-Sent Events; the id is its sequence in the record. (When the
         record was replaced by another one, something follows it that tells them apart.)"""
         seen = live.sequence(last_event_id, board)
-        return live.stream(link, board, after if seen is None else seen, heartbeats, client_of(request))
+        client = None if request.scope.get("known") else client_of(request)
+        return live.stream(link, board, after if seen is None else seen, heartbeats, client)
 
     badges = APIRouter(
         dependencies=[ready, scheme],

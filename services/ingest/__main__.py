@@ -65,10 +65,11 @@ def main() -> None:
             await publisher.stop()
             await link.close()
 
-    tokens = () if anonymous else settings.ingest_token
+    tokens = settings.ingest_token
     at_home = not (tokens or anonymous)
     limits = limits_of(settings, at_home=at_home)
-    access = Access(tokens, limits.per_address, Rate(settings.rate_limit_per_token), at_home=at_home)
+    per_token = Rate(settings.rate_limit_per_token)
+    access = Access(tokens, limits.per_address, per_token, optional=anonymous, at_home=at_home)
     gate = Gate(groups, names, door)
     limits.on_full = door.refused
     if tokens:

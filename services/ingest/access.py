@@ -19,7 +19,8 @@ def bearer(authorization: str) -> str:
 
 
 class Access:
-    """One of `tokens` is needed if there are any. `at_home`: nothing is but being on this machine."""
+    """One of `tokens` is needed if there are any, unless they are `optional`: then whoever shows one is no
+    stranger, and everybody else is. `at_home`: nothing is needed but being on this machine."""
 
     def __init__(
         self,
@@ -27,10 +28,12 @@ class Access:
         per_address: Rate,
         per_token: Rate,
         *,
+        optional: bool = False,
         at_home: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tokens = tokens
+        self.needs_token = bool(tokens) and not optional
         self.at_home = at_home
         self._per_address = per_address
         self._per_token = per_token
@@ -47,7 +50,7 @@ class Access:
 
     def enter(self, given: str, good: bool, client: str | None) -> None:
         """Raises Problem 401, or 429 for too many of this token, or too many wrong ones of this client."""
-        if not self.tokens:
+        if not (good or self.needs_token):
             return
         now = self._clock()
         if wait := self._guesses.weigh(client, given, good, now):
@@ -64,12 +67,12 @@ class Access:
             raise Problem(429, "too many requests with this token", retry_after=wait)
 
     def counted(self, request: Request) -> str | None:
-        """The address that has a share of what may wait; None for whoever had to show a token."""
-        return None if self.tokens else client_of(request)
+        """The address that has a share of what may wait; None for whoever has shown a right token."""
+        return None if request.scope.get("known") else client_of(request)
 
     def charge(self, given: str, client: str | None, count: float) -> None:
-        """Count more requests than the one that came: of the token, or of the address if none is needed."""
-        if self.tokens:
+        """Count more requests than the one that came: of a right token, or else of the address."""
+        if self.knows(given):
             self._per_token.charge(given, self._clock(), count)
         else:
             self._per_address.charge(client, self._clock(), count)

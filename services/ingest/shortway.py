@@ -54,6 +54,7 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
 
     class ShortWay(Connection):
         given = ""
+        """The right token that the request shows."""
 
         def on_headers_complete(self) -> None:
             name = self._plain()
@@ -68,13 +69,13 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
                 self._answer(beat, gate.not_stored(error) if error else None)
 
             try:
-                if tokens:
+                if self.given:
                     if not self.known:
                         self.meet()
                     access.enter(self.given, True, self.client_key)
                 elif self.client_key and (problem := self.too_many()):
                     raise problem
-                gate.add(name, done, None if tokens else self.client_key)
+                gate.add(name, done, None if self.given else self.client_key)
             except Problem as problem:
                 self._answer(beat, problem)
 
@@ -101,8 +102,9 @@ def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Con
                 elif key in not_plain or value != b"0":
                     return ""
             if tokens:
-                self.given = bearer(authorization.decode("latin-1"))
-                if not access.knows(self.given):
+                given = bearer(authorization.decode("latin-1"))
+                self.given = given if access.knows(given) else ""
+                if access.needs_token and not self.given:
                     return ""
             if self.behind_proxy and (forwarded or self.client_key):
                 self.client_key = self.forwarded_for(forwarded)

@@ -460,8 +460,9 @@ def exhaust(client: httpx.Client, path: str) -> None:
         pass
 
 
-async def test_a_hostile_neighbour_takes_no_requests_from_who_is_known(start: Start) -> None:
-    client = start(ingest_token="good", rate_limit_per_address="1/s")
+@pytest.mark.parametrize("anonymous", ["", "ingest"])
+async def test_a_hostile_neighbour_takes_no_requests_from_who_is_known(start: Start, anonymous: str) -> None:
+    client = start(ingest_token="good", anonymous=anonymous, rate_limit_per_address="1/s")
     good = STRANGER | {"Authorization": "Bearer good"}
     for path in ("/heartbeat/a", "/heartbeat/a?every=5m", "/heartbeats"):
         exhaust(client, "/heartbeat/a")
@@ -549,7 +550,7 @@ def test_whom_a_proxy_asks_for(peer: str, forwarded: str, client: str | None) ->
 
 
 async def test_one_address_does_not_take_the_place_of_all_listeners(start_api: StartApi) -> None:
-    port = start_api().base_url.port
+    port = start_api(api_token="good", anonymous="read").base_url.port
 
     async def listen(headers: dict[str, str]) -> tuple[bytes, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -559,8 +560,9 @@ async def test_one_address_does_not_take_the_place_of_all_listeners(start_api: S
 
     listening = [await listen(STRANGER) for _ in range(MOST_OF_ONE)]
     assert {status for status, _ in listening} == {b"200"}
-    more = [await listen(STRANGER), await listen(OTHER), await listen({})]
-    assert [status for status, _ in more] == [b"503", b"200", b"200"]
+    good = STRANGER | {"Authorization": "Bearer good"}
+    more = [await listen(it) for it in (STRANGER, OTHER, {}, good)]
+    assert [status for status, _ in more] == [b"503", b"200", b"200", b"200"]
     listening[0][1].close()
     await asyncio.sleep(0.2)
     more.append(await listen(STRANGER))

@@ -1,0 +1,31 @@
+"""Who may listen to the events, and for whom there is always room."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from services.api.board import MOST_LISTENERS, MOST_OF_ONE, MOST_OF_STRANGERS, Board, TooMany
+
+
+def test_strangers_leave_room_for_those_with_a_token() -> None:
+    board, known = Board(), None
+    with ExitStack() as listening:
+        for n in range(MOST_OF_STRANGERS):
+            assert not board.full(address := f"203.0.113.{n // MOST_OF_ONE}")
+            listening.enter_context(board.listening(address))
+        assert board.full("198.51.100.1")
+        for _ in range(MOST_LISTENERS - MOST_OF_STRANGERS):
+            assert not board.full(known)
+            listening.enter_context(board.listening(known))
+        assert board.full(known)
+        with pytest.raises(TooMany), board.listening(known):
+            pass
+    assert not board.full("198.51.100.1")
+
+
+def test_a_stranger_has_so_many_listeners_and_a_neighbour_with_a_token_its_own() -> None:
+    board = Board()
+    with ExitStack() as listening:
+        for _ in range(MOST_OF_ONE):
+            listening.enter_context(board.listening("203.0.113.1"))
+        assert [board.full(it) for it in ("203.0.113.1", "203.0.113.2", None)] == [True, False, False]
