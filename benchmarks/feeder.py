@@ -1,12 +1,13 @@
 """Heartbeats straight to the broker, as a process of its own: `python -m benchmarks.feeder URL SERVICES RATE
-SECONDS`. Services take turns; RATE 0: as fast as the broker takes them. Prints how many were stored, and how
-many seconds that took."""
+SECONDS [fast|atomic]`. Services take turns; RATE 0: as fast as the broker takes them. Without a kind of batch
+it chooses by itself. Prints how many were stored, in how many seconds, and which share in fast batches."""
 
 import asyncio
 import sys
 import time
 
 from shared import streams
+from shared.batching import Batch, Batching
 from shared.broker import Link
 from shared.groups import GROUP_MAX, Groups, Message
 from shared.settings import Settings
@@ -16,10 +17,27 @@ def name(n: int) -> str:
     return f"fleet.{n % 100:02}.service-{n:07}"
 
 
-async def feed(url: str, services: int, rate: float, seconds: float) -> None:
+class Watched(Batching):
+    """Counts what went how. `kind`: which kind of batch is always sent; empty: as it chooses."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.sent = {True: 0, False: 0}
+
+    def choose(self, count: int, now: float) -> Batch:
+        return Batch(self.kind == "atomic", count) if self.kind else super().choose(count, now)
+
+    def took(self, batch: Batch, seconds: float, now: float) -> None:
+        self.sent[batch.atomic] += batch.size
+        super().took(batch, seconds, now)
+
+
+async def feed(url: str, services: int, rate: float, seconds: float, kind: str = "") -> None:
+    batching = Watched(kind)
     link = Link(Settings(nats_url=(url,)), "bench")
     await link.connect()
-    groups = Groups(link, timeout=20, max_waiting=4 * GROUP_MAX)
+    groups = Groups(link, timeout=20, max_waiting=4 * GROUP_MAX, batching=batching)
     await groups.start()
     beats = [Message(streams.heartbeat(name(n)), b"", b"") for n in range(services)]
     began, sent, going = time.perf_counter(), 0, set[asyncio.Task[None]]()
@@ -37,10 +55,11 @@ async def feed(url: str, services: int, rate: float, seconds: float) -> None:
             for task in done:
                 task.result()
     await asyncio.gather(*going)
-    sys.stdout.write(f"{sent} {time.perf_counter() - began}\n")
+    fast = batching.sent[False] / max(1, sum(batching.sent.values()))
+    sys.stdout.write(f"{sent} {time.perf_counter() - began} {fast}\n")
     await link.close()
 
 
 if __name__ == "__main__":
-    url, services, rate, seconds = sys.argv[1:]
-    asyncio.run(feed(url, int(services), float(rate), float(seconds)))
+    url, services, rate, seconds, *kind = sys.argv[1:]
+    asyncio.run(feed(url, int(services), float(rate), float(seconds), *kind))

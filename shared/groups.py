@@ -110,7 +110,14 @@ class _Group:
 class Groups:
     """Stores messages of one stream (with `allow_batched` and `allow_atomic`), in groups, in order."""
 
-    def __init__(self, link: Link, *, timeout: float = 5.0, max_waiting: int = 20_000) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        timeout: float = 5.0,
+        max_waiting: int = 20_000,
+        batching: Batching | None = None,
+    ) -> None:
         """`timeout`: seconds that the broker has for its answer. `max_waiting`: messages that may wait."""
         self._link = link
         self.timeout = timeout
@@ -129,7 +136,7 @@ class Groups:
         """With a number behind it, the id of a batch: two of the same would be taken for one."""
         self._loop: asyncio.AbstractEventLoop
         self._deadline: asyncio.TimerHandle
-        self._batching = Batching()
+        self._batching = batching or Batching()
         self.on_end: Callable[[int, int, float | None], None] = lambda stored, not_stored, took: None
         """Is told of each group how many of its messages are stored, how many not, and after how many seconds
         the broker answered (None: it did not, or was not asked)."""

@@ -118,6 +118,7 @@ class World:
             Daily(None, self._no_digest),
             lambda: self.now,
             self._page,
+            self._newest,
             holds=self.incidents.holds,
             fleet=self.fleet,
             hushed_until=self.hushed_until,
@@ -222,6 +223,9 @@ class World:
         return Change(
             seq, at, event.name, it.from_, it.to, it.since, it.last_heartbeat, it.reason, None, quiet=quiet
         )
+
+    async def _newest(self) -> int:
+        return len(self.events)
 
     async def _page(self, after: int, most: int) -> tuple[list[Change], int, bool]:
         found = [self._change(n, *it) for n, it in enumerate(self.events[after:], after + 1)]

@@ -236,6 +236,7 @@ class Notifier:
             daily=Daily(settings.digest_time, self._digest, settings.weekly_digest),
             now=now,
             page=self._history.page,
+            newest=self._newest,
             holds=self._incidents.holds,
             fleet=self._fleet,
             hushed_until=self._hushed_until,
@@ -323,9 +324,7 @@ class Notifier:
 
     async def _open(self, bucket: KeyValue) -> None:
         """Learn how things are, and start reading where the chat that is furthest behind stands."""
-        end, _ = await until_done(
-            "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
-        )
+        end = await self._newest()
         await self._history.fold()
         await self._windows.load()
         self._bucket, self._subscribers = bucket, Subscribers(bucket)
@@ -364,6 +363,12 @@ class Notifier:
         await self.delivery.start(after)
         self.health.good("delivery")
         log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
+
+    async def _newest(self) -> int:
+        newest: tuple[int, int] = await until_done(
+            "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
+        )
+        return newest[0]
 
     async def _compare(self, seen: SeenRecord) -> Comparison:
         question = partial(judge, self._link, streams.SERVICES, seen.events)
@@ -408,14 +413,19 @@ class Notifier:
     async def _subscribe(self, address: str) -> bool:
         """Begin with what comes next."""
         assert self._bot
+        target = TelegramChat(self._bot, address)
         async with self._joining:
-            if any(chat.address == address for chat in self._chats):
-                return True
+            if any(address == chat.address or target.key == chat.key for chat in self._chats):
+                return True  # the latter: a group that has a new number, by its old one
             if not await self._subscribers.add(address, now()):
                 return False
-            target = TelegramChat(self._bot, address)
-            chat = await Chat.open(target, self._bucket, self.delivery.position, self._around)
+            chat = await Chat.open(target, self._bucket, await self._newest(), self._around)
+            if self._is_taken(target, chat.address):  # a group that has got its new number meanwhile
+                await chat.forget()
+                await self._subscribers.remove(address)
+                return True
             self._chats.append(chat)
+            chat.missed(self.delivery.position)  # what came while its record was written
             self.delivery.offers.append(chat.offer)
             self._running[chat.key] = self._group.create_task(chat.run())
             log.info("a chat has subscribed", chat=chat.key)

@@ -96,6 +96,8 @@ class Surroundings:
     daily: Daily
     now: Callable[[], datetime]
     page: Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]
+    newest: Callable[[], Awaitable[int]]
+    """The sequence of the record's newest event."""
     holds: Callable[[Notice], bool] = lambda _: True
     fleet: Fleet = field(default_factory=Fleet)
     hushed_until: Callable[[str, datetime], datetime | None] = lambda name, at: None
@@ -134,6 +136,10 @@ class Pending:
         self.tail = seq
         if change:
             self.changes.append(change)
+
+    def missed(self, through: int) -> None:
+        """Whatever was stored up to here may not have been offered."""
+        self._skipped = max(self._skipped, through)
 
     async def refill(self, page: Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]) -> None:
         """Read what was skipped. At the record's end, whatever had been skipped by then has been read."""
@@ -175,6 +181,8 @@ class Chat:
         """Until when it is not tried."""
         self._late: tuple[datetime, datetime] | None = None
         """From when to when the chat refused messages, newest."""
+        self._moved_to: str | None = None
+        """Its address, if it has changed, while that is being recorded too."""
         self._cut_off: datetime | None = None
         """Since when the broker is away, if the chat was told so and it could not be recorded."""
         self._repeat = record.cursor.sending is not None
@@ -204,6 +212,8 @@ class Chat:
         fresh = Cursor(done=end, digest=today, weekly=today, notices=now, heard_until=now)
         record = await cursors.load(bucket, target.key, fresh)
         cursor = known or record.cursor
+        if cursor.done > end and not anew:  # whoever spoke before went on while this one began
+            end = await around.newest()
         if cursor.off and cursor.off_since is None:  # by an older version, which kept nothing for it
             cursor = cursor.model_copy(update={"done": end, "off_since": now})
         if anew or cursor.done > end:
@@ -218,7 +228,8 @@ class Chat:
         if cursor.heard_until is None:  # so is this; what it would have told at the end of a window is owed
             owed = _owed_by_windows(around, cursor)
             cursor = cursor.model_copy(update={"heard_until": now, "owed": owed})
-        if cursor != record.cursor:
+        if cursor != record.cursor or cursor.sending:
+            # What is tried again is intended by this notifier, or one that goes on could overwrite it unseen.
             await record.write(cursor)
         return cls(target, record, around)
 
@@ -228,10 +239,15 @@ class Chat:
 
     @property
     def address(self) -> str:
-        return self.cursor.chat or self.target.chat
+        return self._moved_to or self.cursor.chat or self.target.chat
 
     def offer(self, seq: int, change: Change | None) -> None:
         self.pending.offer(seq, change)
+        self._wake.set()
+
+    def missed(self, through: int) -> None:
+        """Changes up to here may not have been offered to it; it reads them itself."""
+        self.pending.missed(through)
         self._wake.set()
 
     async def forget(self) -> None:
@@ -302,6 +318,7 @@ class Chat:
         """The group has a new number, for good."""
         if chat != self.address:
             log.warning("the chat has a new id", chat=self.key, new=chat)
+            self._moved_to = chat
             await self._write(chat=chat)
 
     async def tell_cut_off(self, since: datetime, is_away: Callable[[], bool]) -> None:
@@ -600,9 +617,13 @@ class Chat:
             self.look_at(name)
         if open_:
             for it in open_.owed:  # may have been told, but holds no more
-                owed = self._owed.get(it.name)
-                if owed and owed.seq == it.seq and not self._is_still_due(it):
+                if self._is_still_due(it):
+                    continue
+                owed, turns = self._owed.get(it.name), self._turns.get(it.name)
+                if owed and owed.seq == it.seq:
                     self._owed[it.name] = replace(owed, told=it.status, maybe=True, told_since=it.since)
+                if turns and turns.flapping_since == it.flapping_since and it.kind is Kind.CALM:
+                    self._turns[it.name] = replace(turns, maybe=True)
             notices = [it for it in open_.owed if self._is_still_due(it)]
             if not notices:
                 await self._write(sending=None, **self._standing())

@@ -54,7 +54,8 @@ class Owed:
 class Turns:
     """Those of one service that were told. `up`: the direction of the newest. `flapping_since`: when it began
     to flap, if it does; `last`: its newest change; `changes`: how many since it flaps, its turns included.
-    `reminded`: until when it was said that it still flaps."""
+    `reminded`: until when it was said that it still flaps. `maybe`: an attempt that nobody knows the end of
+    may have told that it has calmed down."""
 
     moments: tuple[datetime, ...]
     up: bool
@@ -62,6 +63,7 @@ class Turns:
     flapping_since: datetime | None = None
     changes: int = 0
     reminded: datetime | None = None
+    maybe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,12 @@ def _judge(
             turns = None
         believed = owed.told if owed else change.from_
         flaps = turns is not None and turns.flapping_since is not None
-        is_back = believed.badness > Status.ALIVE.badness and change.to.badness < believed.badness
+        is_back = change.to.badness < believed.badness and change.to not in _FALLEN
         is_settled = owed is not None and change.to is believed and change.to not in _FALLEN
         held = Hold.EVERYTHING if is_settled else hold(change)
         is_told = (is_back and held is not Hold.EVERYTHING) or (held is Hold.NOTHING and not flaps)
         if turns and flaps:
-            turns = replace(turns, last=change.since, changes=turns.changes + 1)
+            turns = replace(turns, last=change.since, changes=turns.changes + 1, maybe=False)
             change = replace(change, still_flaps=True)
         elif is_told and change.from_ is not Status.UNKNOWN:
             turns = _turned(turns, believed is Status.ALIVE, change.to is Status.ALIVE, change.since)
@@ -155,7 +157,7 @@ def review(
 
     def notice(kind: Kind) -> Notice:
         changes, since = (turns.changes, turns.flapping_since) if turns else (0, None)
-        maybe = owed is not None and owed.maybe
+        maybe = (owed is not None and owed.maybe) or (kind is Kind.CALM and turns is not None and turns.maybe)
         return Notice(now, name, it.status_seq, it.status, it.since, changes, kind, since, maybe)
 
     if is_back:

@@ -828,7 +828,12 @@ async def open_chat(record: Record, inbox: Inbox, clock: Clock, end: int) -> Cha
     async def page(after: int, most: int) -> tuple[list[Change], int, bool]:
         raise AssertionError("nothing was skipped")
 
-    around = Surroundings(Look("http://x", ZoneInfo("UTC")), Daily(datetime_time(9), lines), clock, page)
+    async def newest() -> int:
+        return end
+
+    around = Surroundings(
+        Look("http://x", ZoneInfo("UTC")), Daily(datetime_time(9), lines), clock, page, newest
+    )
     bucket = await record.link.js.create_key_value(config=KeyValueConfig(bucket=streams.NOTIFIER_BUCKET))
     return await Chat.open(inbox, bucket, end, around)
 

@@ -270,6 +270,8 @@ class _Chat:
             if kind in ("/mute", "/unmute"):  # the newest counts
                 its = self.silenced.get(name, [])
                 self.silenced[name] = [(a, min(b, command.at)) for a, b in its]
+            if kind == "/unmute":
+                self.muted.setdefault(name, []).append((command.at, command.at))
             if kind == "/mute":
                 minutes = int(length[0][:-1]) * MINUTE
                 latest = answered if answered < NEVER else scenario.end
@@ -376,14 +378,14 @@ class _Chat:
         """When each was, at the earliest and at the latest."""
         spans, withheld = [], False
         for n, change in enumerate(it.changes):
-            latest = change.since
-            if change.from_ is Status.ALIVE and change.to is not Status.ALIVE:
-                back = next((c.at for c in it.changes[n:] if c.to is Status.ALIVE), NEVER)
-                told = [at for at, name, _ in self.notices if name == it.name]
-                told += [at for at, fact in self.told[it.name] if fact.to is not Status.ALIVE]
-                later = [at for at in told if change.at <= at <= back]
+            up = change.to is Status.ALIVE
+            turned = next((c.at for c in it.changes[n:] if (c.to is Status.ALIVE) is not up), NEVER)
+            told = [at for at, name, _ in self.notices if name == it.name]
+            told += [at for at, fact in self.told[it.name] if (fact.to is Status.ALIVE) is up]
+            later = [at for at in told if change.at <= at <= turned]
+            latest = max([change.since, *later])
+            if change.from_ is Status.ALIVE and not up:
                 withheld = not later and self._is_withheld(it, change)
-                latest = max([latest, *later])
             if change.is_turn and not withheld:
                 turns.append((change.since, latest))
         for n in range(TURNS - 1, len(turns)):
@@ -424,15 +426,16 @@ class _Chat:
             yield f"{change} was never told"
 
     def _came_to_nothing(self, it: Service, n: int, told: set[int]) -> bool:
-        """Whether it fell silent and came back before it could be told."""
-        change = it.changes[n]
-        first = n if change.to is Status.SILENT else n - 1
-        if first < 0 or first + 1 >= len(it.changes):
+        """Whether it fell silent and came back, or the other way round, before either could be told."""
+        return any(
+            self._is_nothing(*it.changes[i : i + 2], told) for i in (n - 1, n) if 0 <= i < len(it.changes) - 1
+        )
+
+    def _is_nothing(self, first: Change, second: Change, told: set[int]) -> bool:
+        if {first.to, second.to} != {Status.SILENT, Status.ALIVE} or first.from_ is not second.to:
             return False
-        fell, rose = it.changes[first], it.changes[first + 1]
-        if (fell.to, rose.to) != (Status.SILENT, Status.ALIVE) or {fell.seq, rose.seq} & told:
-            return False
-        return rose.at < max(fell.at, self.well_from) + self.facts.settled
+        in_time = second.at < max(first.at, self.well_from) + self.facts.settled
+        return in_time and not {first.seq, second.seq} & told
 
     def _believed(self, it: Service) -> Iterator[str]:
         """Whenever nothing has happened for a while, the chat knows how the service is."""
@@ -447,6 +450,8 @@ class _Chat:
                 sure = next((a for a, b in self.sure if a <= change.at and end <= b), None)
                 if sure is None or end - max(change.at, 0) > KEPT:
                     continue
+                # What was deleted is another service when it comes again.
+                sure = max([sure, *(back for _, back in it.absent if back <= change.at)])
                 for at in {start, end - 0.001}:
                     believed = next((s for t, s in reversed(self.beliefs[it.name]) if sure <= t <= at), None)
                     right = {

@@ -7,8 +7,11 @@ from functools import cache
 from typing import Any
 
 from services.notifier import chats, ledger
+from services.notifier.__main__ import Notifier
 from services.notifier.chats import Chat
+from services.notifier.cursors import Record
 from services.notifier.ledger import Hold, Verdict
+from services.notifier.messages import Kind, Notice
 from tests.simulation.catching import first_caught
 from tests.simulation.notifier.run import Process
 from tests.simulation.notifier.simulate import simulate
@@ -140,6 +143,64 @@ class NotesByTime(Process):
         return {(Chat, "_record_sent"): marks}
 
 
+class MissesWhatComesMeanwhile(Process):
+    """Does not look for what was recorded while a new subscriber was written down."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(Chat, "missed"): lambda chat, through: None}
+
+
+class TellsAGroupTwice(Process):
+    """Does not see that two chats are one since a group has a new number."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(Notifier, "_is_taken"): lambda notifier, target, address: False}
+
+
+class LooksForTheEndOnce(Process):
+    """Takes for another record what the notifier before it was told after this one had looked."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        newest, known = Notifier._newest, dict[Notifier, int]()
+
+        async def once(notifier: Notifier) -> int:
+            if notifier not in known:
+                known[notifier] = await newest(notifier)
+            return known[notifier]
+
+        return {(Notifier, "_newest"): once}
+
+
+class TakesOverWithoutWriting(Process):
+    """Sends again what another notifier meant to send, without a word to it."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        write = Record.write
+
+        async def writes(record: Record, cursor: Any) -> None:
+            if cursor != record.cursor or not cursor.sending:
+                await write(record, cursor)
+
+        return {(Record, "write"): writes}
+
+
+class IsSureOfCalm(Process):
+    """Forgets that it may have told that a service has calmed down."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        def review(*given: Any) -> Any:
+            found = ledger.review(*given)
+            is_calm = isinstance(found, Notice) and found.kind is Kind.CALM
+            return replace(found, maybe=False) if is_calm else found
+
+        return {(chats, "review"): review}
+
+
 class _Judges(Process):
     """Decides otherwise what is told."""
 
@@ -205,6 +266,11 @@ MUTANTS: list[type[Process]] = [
     BelievesSilence,
     DropsTheQueueOfWhoIsOff,
     NotesByTime,
+    MissesWhatComesMeanwhile,
+    TellsAGroupTwice,
+    LooksForTheEndOnce,
+    TakesOverWithoutWriting,
+    IsSureOfCalm,
     WithholdsRecoveries,
     CountsWhatNobodyWasTold,
     TellsInMaintenance,
@@ -221,6 +287,11 @@ CAUGHT_BY = {
     "BelievesSilence": 0,
     "DropsTheQueueOfWhoIsOff": 35,
     "NotesByTime": 449,
+    "MissesWhatComesMeanwhile": 7000570,
+    "TellsAGroupTwice": 7001290,
+    "LooksForTheEndOnce": 7004337,
+    "TakesOverWithoutWriting": 7008134,
+    "IsSureOfCalm": 7005943,
     "WithholdsRecoveries": 48,
     "CountsWhatNobodyWasTold": 114,
     "TellsInMaintenance": 7,
