@@ -167,6 +167,20 @@ async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: Link) -> N
         break
 
 
+async def test_a_reader_waits_for_nothing_that_was_removed_unread(link: Link, publisher: Publisher) -> None:
+    for name in "abcdef":
+        await publisher.publish(streams.heartbeat(name))
+    reader = Reader(link, streams.HEARTBEATS, streams.ALL_HEARTBEATS)
+    reader.BATCH, reader.HEARTBEAT = 2, 0.2
+    async with asyncio.timeout(10), aclosing(reader.batches()) as batches:
+        await anext(batches)
+        await anext(batches)
+        assert reader.pending
+        await link.js.purge_stream(streams.HEARTBEATS)
+        while reader.pending:
+            await anext(batches)
+
+
 async def test_what_is_kept_per_service(link: Link, publisher: Publisher) -> None:
     seqs = [(await publisher.publish(streams.heartbeat("web"))).seq for _ in range(103)]
     oldest = await first(link, streams.HEARTBEATS, streams.heartbeat("web"))
