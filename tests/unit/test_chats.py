@@ -728,6 +728,19 @@ async def test_a_chat_that_is_behind_changes_nothing_for_the_others() -> None:
 # --- refusals
 
 
+async def test_a_chat_that_joins_reads_what_it_was_not_offered() -> None:
+    it = await world()
+    (chat,), it.chats = it.chats, []
+    it.change(DOWN)
+    it.chats = [chat]
+    chat.missed(len(it.events))
+    while chat.pending.behind:
+        await chat.pending.refill(it._page)
+    await it.settle()
+    await it.then(ALIVE)
+    assert it.told() == ["down", "alive"]
+
+
 async def test_a_chat_that_refuses_is_tried_again_and_told_what_was_kept_for_it() -> None:
     it = await world(chats=2)
     it.inboxes[0].always = Permanent("kicked")

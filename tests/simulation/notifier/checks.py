@@ -309,8 +309,10 @@ class _Chat:
                     yield f"at {shown.at:.3f} the text does not name {it.name}"
                 if ("change", change.seq) in old:
                     continue
-                if self.told[it.name] and fact.seq < self.told[it.name][-1][1].seq:
-                    yield f"at {shown.at:.3f} it was told {fact} after {self.told[it.name][-1][1]}"
+                newest = self.told[it.name][-1][1] if self.told[it.name] else fact
+                # What is tried again may tell more than before, if nothing holds that back any more.
+                if fact.seq < newest.seq and ("change", newest.seq) not in old:
+                    yield f"at {shown.at:.3f} it was told {fact} after {newest}"
                 self.told[it.name].append((shown.at, fact))
                 self.beliefs[it.name].append((shown.at, fact.to))
                 yield from self._forbidden(it, fact, shown.at)

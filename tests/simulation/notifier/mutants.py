@@ -143,14 +143,6 @@ class NotesByTime(Process):
         return {(Chat, "_record_sent"): marks}
 
 
-class MissesWhatComesMeanwhile(Process):
-    """Does not look for what was recorded while a new subscriber was written down."""
-
-    @classmethod
-    def patches(cls) -> dict[tuple[Any, str], Any]:
-        return {(Chat, "missed"): lambda chat, through: None}
-
-
 class TellsAGroupTwice(Process):
     """Does not see that two chats are one since a group has a new number."""
 
@@ -266,7 +258,6 @@ MUTANTS: list[type[Process]] = [
     BelievesSilence,
     DropsTheQueueOfWhoIsOff,
     NotesByTime,
-    MissesWhatComesMeanwhile,
     TellsAGroupTwice,
     LooksForTheEndOnce,
     TakesOverWithoutWriting,
@@ -287,7 +278,6 @@ CAUGHT_BY = {
     "BelievesSilence": 0,
     "DropsTheQueueOfWhoIsOff": 35,
     "NotesByTime": 449,
-    "MissesWhatComesMeanwhile": 7000570,
     "TellsAGroupTwice": 7001290,
     "LooksForTheEndOnce": 7004337,
     "TakesOverWithoutWriting": 7008134,
