@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -42,6 +43,18 @@ def moment(micros: int) -> datetime:
     except OverflowError:
         return datetime.max.replace(tzinfo=UTC) if micros > 0 else datetime.min.replace(tzinfo=UTC)
 
+
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def _reckonable(at: datetime) -> datetime:
+    """From which any threshold or reminder can be reckoned, in any zone, within the calendar."""
+    if not _FIRST <= at < _LAST:
+        raise ValueError("a moment from the year 1970 to 8999")
+    return at
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_reckonable)]
 
 ServiceName = Annotated[str, StringConstraints(pattern=NAME_RULE, min_length=1, max_length=NAME_MAX)]
 
@@ -126,7 +139,7 @@ class Tick(_Contract):
     `open_since` is the broker's time of the first tick of an unbroken run; absent in that first one.
     """
 
-    open_since: AwareDatetime | None = None
+    open_since: Moment | None = None
     open_until: AwareDatetime | None = Field(
         default=None, description="When the tick before was stored, by the broker's clock; never too late."
     )
@@ -173,12 +186,12 @@ class ServiceConfig(Thresholds):
 
 class ConfigData(_Contract):
     config: ServiceConfig = ServiceConfig()
-    registered_at: AwareDatetime | None = Field(
+    registered_at: Moment | None = Field(
         default=None,
         description="Broker's time from which heartbeats count. Absent: when this event was stored.",
     )
     registered_by: Literal["heartbeat", "api"] = "api"
-    declared_at: AwareDatetime | None = Field(
+    declared_at: Moment | None = Field(
         default=None, description="Broker's time of the heartbeat that declared `config.every`."
     )
 
@@ -197,8 +210,8 @@ class Doubt(_Contract):
 class StatusData(_Contract):
     from_: Status = Field(alias="from")
     to: Status
-    since: AwareDatetime = Field(description="When it fell due, or the heartbeat that changed it.")
-    last_heartbeat: AwareDatetime | None
+    since: Moment = Field(description="When it fell due, or the heartbeat that changed it.")
+    last_heartbeat: Moment | None
     reason: str
     message: str | None = Field(
         default=None,
@@ -219,7 +232,7 @@ class _CloudEvent(_Contract):
     id: str
     source: str
     subject: ServiceName
-    time: AwareDatetime
+    time: Moment
     datacontenttype: Literal["application/json"] = "application/json"
 
     @property

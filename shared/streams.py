@@ -9,6 +9,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
+from shared.events import Event, StatusChanged, parse_event
 from shared.settings import LEAST_BYTES
 
 HEARTBEATS = "HEARTBEATS"
@@ -66,6 +67,18 @@ def config(name: str) -> str:
 
 def status(name: str) -> str:
     return f"service.status.{name}"
+
+
+def subject_of(event: Event) -> str:
+    return status(event.name) if isinstance(event, StatusChanged) else config(event.name)
+
+
+def read_event(subject: str, payload: bytes) -> Event:
+    """The event in a message of SERVICES. ValueError if it is none, or not one of its subject."""
+    event = parse_event(payload)
+    if subject_of(event) != subject:
+        raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
+    return event
 
 
 def printable(text: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shared import streams
 from shared.broker import Link, Stored, first, full_subjects
-from shared.events import ServiceDeleted, ServiceRegistered, Status, StatusChanged, micros, parse_event
+from shared.events import ServiceDeleted, ServiceRegistered, Status, StatusChanged, micros
 
 
 @dataclass
@@ -41,7 +41,7 @@ async def truncated(link: Link, name: str | None = None) -> dict[str, Truncated]
 def _is_beginning(oldest: Stored) -> bool:
     """Whether nothing was before this event of its subject, at least not in this life of the service."""
     try:
-        event = parse_event(oldest.data)
+        event = streams.read_event(oldest.subject, oldest.data)
     except ValueError:
         return False
     if isinstance(event, StatusChanged):
@@ -51,7 +51,7 @@ def _is_beginning(oldest: Stored) -> bool:
 
 def _registered_at(config: Stored) -> int:
     try:
-        event = parse_event(config.data)
+        event = streams.read_event(config.subject, config.data)
     except ValueError:
         return 0
     if isinstance(event, StatusChanged | ServiceDeleted) or event.data.registered_at is None:

@@ -178,7 +178,9 @@ class Board:
         """Whether nobody may listen any more, or no stranger of this address. None: it is no stranger."""
         if len(self._listeners) >= MOST_LISTENERS:
             return True
-        strangers = [it.client for it in self._listeners if it.client] if client else []
+        if client is None:
+            return False
+        strangers = [it.client for it in self._listeners if it.client]
         return len(strangers) >= MOST_OF_STRANGERS or strangers.count(client) >= MOST_OF_ONE
 
     def let_go(self) -> None:

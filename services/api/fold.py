@@ -10,15 +10,12 @@ from shared import streams
 from shared.broker import OVER_HTTP, Stored
 from shared.events import (
     MICRO,
-    NAME_RULE_IN_WORDS,
     ConfigEvent,
     ServiceConfig,
     ServiceDeleted,
     Signal,
     Status,
     StatusChanged,
-    parse_event,
-    valid_name,
 )
 from shared.events import micros as micros
 from shared.events import moment as moment
@@ -51,13 +48,8 @@ class Change(NamedTuple):
 
 def fold(message: Stored) -> Change:
     """Read a message of SERVICES. ValueError if it is no event, or not one of its subject."""
-    event = parse_event(message.data)
-    name = streams.name_in(message.subject)
-    if not valid_name(name):
-        raise ValueError(f"bad name: {NAME_RULE_IN_WORDS}")
-    expected = streams.status(name) if isinstance(event, StatusChanged) else streams.config(name)
-    if message.subject != expected:
-        raise ValueError(f"{event.type} has no place in {message.subject}")
+    event = streams.read_event(message.subject, message.data)
+    name = event.name
     row = {
         "_id": message.seq,
         "name": name,

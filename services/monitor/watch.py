@@ -56,7 +56,6 @@ from shared.events import (
     Status,
     StatusChanged,
     Tick,
-    parse_event,
 )
 from shared.heartbeats import parse_heartbeat
 
@@ -777,10 +776,7 @@ _HEARTBEAT = len(streams.heartbeat(""))
 
 def _read_event(message: Stored) -> Event:
     """Raises ValueError."""
-    event = parse_event(message.data)
-    if event.name != streams.name_in(message.subject):
-        raise ValueError(f"it is about {event.name}")
-    return event
+    return streams.read_event(message.subject, message.data)
 
 
 def _is_readable(message: Stored) -> bool:

@@ -140,6 +140,10 @@ class Delivery:
         """Registrations, settings and changes of status, in the order of the record."""
         place = _place(message)
         seq, stored_at = place.sequence, moment(place.stored_at)
+        if (subject := message.raw_message.subject) != streams.subject_of(event):
+            unreadable(subject, seq, f"{event.type} of {event.name} has no place there")
+            self._passed(seq, None)
+            return
         change = None
         if isinstance(event, StatusChanged) and not self._history.was_told(event, seq):
             change = await self._history.change(event, seq, stored_at)

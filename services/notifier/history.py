@@ -17,7 +17,6 @@ from shared.events import (
     ServiceResumed,
     Signal,
     StatusChanged,
-    parse_event,
 )
 from shared.events import moment as moment
 from shared.heartbeats import parse_heartbeat
@@ -30,7 +29,7 @@ UNREADABLE = Counter("registry_unreadable_events_total", "Events passed over bec
 def parse(stored: Stored) -> Event | None:
     """The event; None, counted and said, if it is none."""
     try:
-        return parse_event(stored.data)
+        return streams.read_event(stored.subject, stored.data)
     except ValueError as error:
         unreadable(stored.subject, stored.seq, str(error))
         return None

@@ -1,7 +1,9 @@
 """Golden files: every version of every event that was ever written must parse for ever, and stay as it is."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -9,7 +11,8 @@ from pydantic import ValidationError
 from services.api.fold import fold
 from services.monitor import record
 from services.notifier.fleet import Fleet
-from shared import events
+from services.notifier.ledger import next_reminder
+from shared import events, streams
 from shared.broker import Stored
 from shared.events import (
     ConfigData,
@@ -107,6 +110,56 @@ def test_the_content_of_a_status_change() -> None:
     assert event.data.since == event.time
     again = events.status_changed(event.subject, event.data, event.traceparent)
     assert again == event, "the same change always makes the same event, id and all"
+
+
+NEVER = [
+    "0001-01-01T00:00:00+23:59",
+    "1969-12-31T23:59:59Z",
+    "9000-01-01T00:00:00Z",
+    "9999-12-31T23:59:59-23:59",
+]
+
+
+@pytest.mark.parametrize("when", NEVER)
+def test_moments_from_which_nothing_can_be_reckoned_make_it_no_event(when: str) -> None:
+    changed = json.loads((GOLDEN / "service.status_changed.v1.json").read_text())
+    registered = json.loads((GOLDEN / "service.registered.v1.json").read_text())
+    given: list[dict[str, Any]] = [changed | {"time": when}]
+    given += [changed | {"data": changed["data"] | {field: when}} for field in ("since", "last_heartbeat")]
+    given += [
+        registered | {"data": registered["data"] | {field: when}}
+        for field in ("registered_at", "declared_at")
+    ]
+    for each in given:
+        with pytest.raises(ValidationError):
+            parse_event(json.dumps(each).encode())
+
+
+@pytest.mark.parametrize("since", ["1970-01-01T00:00:00Z", "8999-12-31T23:58:59.999999-00:01"])
+def test_from_all_other_moments_reminders_can_be_reckoned(since: str) -> None:
+    written = json.loads((GOLDEN / "service.status_changed.v1.json").read_text())
+    event = parse_event(json.dumps(written | {"data": written["data"] | {"since": since}}).encode())
+    assert isinstance(event, StatusChanged)
+    at = event.data.since
+    assert next_reminder((timedelta(hours=1), timedelta(days=3650)), at, at) == at + timedelta(hours=1)
+    assert next_reminder((timedelta(days=3650),), at, at + timedelta(days=3650)) == at + timedelta(days=7300)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "service.status.other",
+        "service.config.my-service",
+        "service.status.my-service.",
+        "heartbeat.my-service",
+        "",
+    ],
+)
+def test_an_event_counts_in_its_own_subject_alone(subject: str) -> None:
+    payload = (GOLDEN / "service.status_changed.v1.json").read_bytes()
+    assert streams.read_event("service.status.my-service", payload) == parse_event(payload)
+    with pytest.raises(ValueError, match="has no place"):
+        streams.read_event(subject, payload)
 
 
 def test_fields_that_are_added_later_do_not_disturb() -> None:

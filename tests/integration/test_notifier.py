@@ -723,8 +723,15 @@ async def test_what_cannot_be_read_is_passed_over(record: Record, telegram: Stan
     later_version = good.replace(b"registered.v1", b"registered.v2")
     not_valid = good.replace(b'"tags":[]', b'"tags":7')
     assert len({good, later_version, not_valid}) == 3
+    fall = StatusData(from_=ALIVE, to=DOWN, since=datetime.now(UTC), last_heartbeat=None, reason="odd")
+    elsewhere = status_changed("other", fall).to_bytes()
+    fallen = status_changed("odd", fall).to_bytes()
+    never = fallen.replace(b'"since":"2', b'"since":"9')
 
     async def publish() -> None:
+        for payload in (elsewhere, never):
+            await record.link.js.publish("service.status.odd", payload)
+        await record.link.js.publish("service.config.odd", fallen)
         for payload in poison:
             await record.link.js.publish("service.status.odd", payload)
         for payload in (later_version, not_valid):
@@ -734,7 +741,7 @@ async def test_what_cannot_be_read_is_passed_over(record: Record, telegram: Stan
     await publish()
     await record.change("web", ALIVE, DOWN)
     assert len(await told(telegram, "web")) == 1
-    assert "registry_unreadable_events_total 7.0" in get(process, "/metrics")[1]
+    assert "registry_unreadable_events_total 10.0" in get(process, "/metrics")[1]
     process.stop()
     await publish()
     process = start()  # and reads the newest of each subject first

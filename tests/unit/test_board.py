@@ -11,7 +11,8 @@ def test_strangers_leave_room_for_those_with_a_token() -> None:
     board, known = Board(), None
     with ExitStack() as listening:
         for n in range(MOST_OF_STRANGERS):
-            assert not board.full(address := f"203.0.113.{n // MOST_OF_ONE}")
+            address = f"203.0.113.{n // MOST_OF_ONE}"
+            assert not board.full(address)
             listening.enter_context(board.listening(address))
         assert board.full("198.51.100.1")
         for _ in range(MOST_LISTENERS - MOST_OF_STRANGERS):
