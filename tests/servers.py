@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,23 +55,16 @@ def listening(port: int, host: str = "127.0.0.1") -> bool:
         return sock.connect_ex((host, port)) == 0
 
 
-LIBRARIES = [
-    *("fastapi", "faststream.nats", "httpx", "jinja2", "motor.motor_asyncio", "nats", "prometheus_client"),
-    *("pydantic_settings", "structlog", "uvicorn", "uvicorn.protocols.http.httptools_impl"),
-]
-"""Whatever takes long to import, and nothing of the project's own."""
-
-
 class Forked:
-    """`python -m MODULE` as a fork of a process that has the libraries in memory: a start costs a third.
+    """`python ARGUMENTS` as a fork of a process that has the libraries in memory: a start costs a third.
 
     It offers what is used of `subprocess.Popen`.
     """
 
-    def __init__(self, module: str, folder: Path, log: Path, env: dict[str, str]) -> None:
+    def __init__(self, arguments: list[str], folder: Path, env: dict[str, str], out: Path, err: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(LIBRARIES)
-        self._process = context.Process(target=_run, args=(module, folder, log, env), daemon=True)
+        context.set_forkserver_preload(["tests.preloaded", __name__])
+        self._process = context.Process(target=_run, args=(arguments, folder, env, out, err), daemon=True)
         self._process.start()
         assert self._process.pid
         self.pid = self._process.pid
@@ -85,16 +79,35 @@ class Forked:
         return self._process.exitcode
 
 
-def _run(module: str, folder: Path, log: Path, env: dict[str, str]) -> None:
+def _run(arguments: list[str], folder: Path, env: dict[str, str], out: Path, err: Path) -> None:
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
-    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    for descriptor, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
+    is_module = arguments[0] == "-m"
+    sys.argv = arguments[is_module:]
+    if is_module:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def registry(
+    folder: Path, *arguments: str, env: dict[str, str], within: float = 60
+) -> "subprocess.CompletedProcess[str]":
+    """The command `registry` with these arguments, and how it ended. A fork as well."""
+    with tempfile.TemporaryDirectory() as parent:
+        out, err = Path(parent, "out"), Path(parent, "err")
+        fork = Forked(["-m", "services.cli", *arguments], folder, env, out, err)
+        try:
+            code = fork.wait(within)
+        except subprocess.TimeoutExpired:
+            os.kill(fork.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
 
 
 class Process:
@@ -170,15 +183,15 @@ class Process:
 class Service(Process):
     """One of the four, which start so often that it is worth a fork.
 
-    Executed on its own by `make faults`, by `registry run`, and where command or loader is another.
+    Executed on its own by `make faults`, by `registry run`, and where the loader is another.
     """
 
     def _started(self) -> subprocess.Popen[bytes] | Forked:
-        *interpreter, module = self.command
-        plain = interpreter == [sys.executable, "-m"] and "LD_PRELOAD" not in self.env
-        if not plain or "FAULTS" in os.environ:
+        python, *arguments = self.command
+        if python != sys.executable or "LD_PRELOAD" in self.env or "FAULTS" in os.environ:
             return super()._started()
-        return Forked(module, self.log.parent, self.log, self.env)
+        self.log.touch()
+        return Forked(arguments, self.log.parent, self.env, self.log, self.log)
 
 
 ACK_V2 = "feature_flags { js_ack_fc_v2: true }\n"

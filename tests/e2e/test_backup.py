@@ -12,22 +12,17 @@ from typing import Any
 import pytest
 
 from shared import streams
+from tests import servers
 from tests.broker import changes, connect, events, eventually, provisioned
 from tests.e2e.system import System, beats_by_http, until
-from tests.servers import Process, program
+from tests.servers import Process
 from tests.telegram_standin import Standin
 
 STEADY = [f"steady{i}" for i in range(20)]
 
 
-def registry(
-    folder: Path, nats_url: str, *arguments: str, **variables: str
-) -> "subprocess.CompletedProcess[str]":
-    env = {**os.environ, "REGISTRY_NATS_URL": nats_url}
-    env |= {f"REGISTRY_{name.upper()}": value for name, value in variables.items()}
-    return subprocess.run(
-        [program("registry"), *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=60
-    )
+def registry(folder: Path, nats_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return servers.registry(folder, *arguments, env={**os.environ, "REGISTRY_NATS_URL": nats_url})
 
 
 async def record(url: str) -> list[Any]:

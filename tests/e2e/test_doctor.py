@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.system import SERVICES, System
-from tests.servers import Process, free_port, program
+from tests.servers import Process, free_port, program, registry
 from tests.telegram_standin import Standin
 
 TOKEN = "9:VERY-SECRET"
@@ -17,10 +16,8 @@ TOKEN = "9:VERY-SECRET"
 
 def doctor(folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
     env = {**os.environ, **{f"REGISTRY_{name.upper()}": value for name, value in variables.items()}}
-    done = subprocess.run(
-        [program("registry"), "doctor", "--json"], cwd=folder, env=env, capture_output=True, timeout=60
-    )
-    said = done.stdout.decode() + done.stderr.decode()
+    done = registry(folder, "doctor", "--json", env=env)
+    said = done.stdout + done.stderr
     assert "SECRET" not in said
     return done.returncode, {it["part"]: it for it in json.loads(done.stdout)} if done.stdout else {
         "said": said
@@ -111,14 +108,7 @@ def test_no_secret_is_said_even_if_the_broker_refuses_the_password(tmp_path: Pat
         )
         env = {**os.environ, **{f"REGISTRY_{name.upper()}": value for name, value in given.items()}}
         for line in (["rebuild"], ["backup", "copy"]):
-            done = subprocess.run(
-                [program("registry"), *line],
-                cwd=tmp_path,
-                env=env,
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
+            done = registry(tmp_path, *line, env=env)
             assert done.returncode == 1
             assert "SECRET" not in done.stdout + done.stderr
             assert "Traceback" not in done.stderr

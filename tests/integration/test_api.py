@@ -39,7 +39,7 @@ from shared.events import (
 from shared.heartbeats import excerpt
 from shared.problems import Problem
 from shared.settings import Settings
-from tests.servers import Process, free_port, mongo_server, nats_server
+from tests.servers import Process, Service, free_port, mongo_server, nats_server
 
 OPEN_BY_NAME = "LOCALHOST"
 """Resolves to loopback, so nothing is opened here, but is not a name that the settings know as loopback."""
@@ -50,7 +50,7 @@ def _api(tmp_path: Any, nats_url: str, mongo_url: str, **variables: str) -> Proc
     env = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
     env |= {"REGISTRY_NATS_URL": nats_url, "REGISTRY_MONGODB_URL": mongo_url, "REGISTRY_API_PORT": str(port)}
     env |= {f"REGISTRY_{key}": value for key, value in variables.items()}
-    return Process([sys.executable, "-m", "services.api"], port, tmp_path / "api.log", env)
+    return Service([sys.executable, "-m", "services.api"], port, tmp_path / "api.log", env)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from shared.broker import Link
 from shared.settings import Settings
 from tests.broker import eventually, statuses
 from tests.e2e.system import SERVICES, System, until
-from tests.servers import ACK_V2, Process, free_port, program, service
+from tests.servers import ACK_V2, Process, Service, free_port, program, registry, service
 from tests.telegram_standin import Standin
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -153,7 +153,7 @@ class Guarded(System):
     def another_notifier(self) -> Process:
         port, log = free_port(), self.folder / "notifier-2.log"
         env = {**self.env("notifier"), "REGISTRY_NOTIFIER_PORT": str(port)}
-        return Process([sys.executable, "-m", "services.notifier"], port, log, env)
+        return Service([sys.executable, "-m", "services.notifier"], port, log, env)
 
     def logs(self) -> str:
         return "".join(log.read_text() for log in self.folder.glob("*.log"))
@@ -163,8 +163,7 @@ class Guarded(System):
         ports = {f"REGISTRY_{name.upper()}_PORT": str(self.parts[name].port) for name in SERVICES}
         given = {f"REGISTRY_{name.upper()}": value for name, value in variables.items()}
         env = {**self.env("notifier"), **ports, "REGISTRY_NATS_URL": url_of(user, self.port), **given}
-        command = [sys.executable, "-m", "services.cli", *arguments]
-        return subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=60)
+        return registry(self.folder, *arguments, env=env)
 
 
 @pytest.mark.timeout(120)
@@ -572,7 +571,7 @@ def test_tls_with_a_ca_of_ones_own(tmp_path: Path) -> None:
             assert "Set REGISTRY_NATS_CA" in without
             env = {**system.env("ingest"), "REGISTRY_INGEST_PORT": str(free_port())}
             del env["REGISTRY_NATS_CA"]
-            stranger = Process([sys.executable, "-m", "services.ingest"], 0, tmp_path / "stranger.log", env)
+            stranger = Service([sys.executable, "-m", "services.ingest"], 0, tmp_path / "stranger.log", env)
             system.parts["stranger"] = stranger.start(wait=0)
             deadline = time.monotonic() + 20
             while "CERTIFICATE_VERIFY_FAILED" not in stranger.log.read_text():
