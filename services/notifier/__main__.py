@@ -242,6 +242,7 @@ class Notifier:
             hushed_until=self._hushed_until,
             remind_after=settings.remind_after,
             is_taken=self._is_taken,
+            on_taken=self._on_taken,
             deafness=lambda after: self._listener.deafness(after, now()),
             on_token=self._on_token,
             on_record=self._on_record,
@@ -328,7 +329,6 @@ class Notifier:
         await self._history.fold()
         await self._windows.load()
         self._bucket, self._subscribers = bucket, Subscribers(bucket)
-        await self._subscribers.load()
         seen, before, anew = await seen_record.load(bucket), self._before, False
         if before and seen and seen.seen_at > before.left.seen_at:
             before = None  # another notifier has spoken since
@@ -343,11 +343,13 @@ class Notifier:
         known: dict[str, Cursor] = {}
         if before and before.chats:  # this very process wrote them last
             known = {chat.key: chat.cursor for chat in before.chats}
-            await self._subscribers.replace(before.subscribed)
+        await self._subscribers.load()
+        await self._subscribers.claim(before.subscribed if known and before else None)
         for target in self._targets():
             chat = await Chat.open(target, bucket, end, self._around, anew=anew, known=known.get(target.key))
             if self._is_taken(target, chat.address):
                 log.warning("two chats are one, which is told once", left_out=chat.key, address=chat.address)
+                await self._end(chat)
             else:
                 self._chats.append(chat)
         self._before = None
@@ -421,8 +423,7 @@ class Notifier:
                 return False
             chat = await Chat.open(target, self._bucket, await self._newest(), self._around)
             if self._is_taken(target, chat.address):  # a group that has got its new number meanwhile
-                await chat.forget()
-                await self._subscribers.remove(address)
+                await self._end(chat)
                 return True
             self._chats.append(chat)
             chat.missed(self.delivery.position)  # what came while its record was written
@@ -433,24 +434,44 @@ class Notifier:
 
     async def _unsubscribe(self, address: str) -> bool:
         """Not who was configured. A group that has a new number is known here by its old one."""
-        assert self._bot
         async with self._joining:
-            configured = self._settings.telegram_chat_id
-            ours = {
-                TelegramChat(self._bot, it).key: it for it in self._subscribers.since if it not in configured
-            }
-            leaving = [chat for chat in self._chats if chat.address == address and chat.key in ours]
+            leaving = [it for it in self._chats if it.address == address and self._subscribed_as(it)]
             for chat in leaving:
-                await asyncio.wait({self._leave(chat)})
-                await chat.forget()
-                await self._subscribers.remove(ours[chat.key])
+                await self._end(chat)
                 log.info("a chat has unsubscribed", chat=chat.key)
         return bool(leaving)
 
     async def _migrate(self, old: str, new: str) -> None:
         for chat in [chat for chat in self._chats if chat.address == old]:
-            if not self._is_taken(chat.target, new):
+            if self._is_taken(chat.target, new):
+                self._on_taken(chat)
+            else:
                 await chat.migrate(new)
+
+    def _on_taken(self, chat: Chat) -> None:
+        """It is another chat now: who leaves by that one means both."""
+
+        async def end() -> None:
+            async with self._joining:
+                if chat in self._chats:
+                    await self._end(chat)
+
+        self._group.create_task(end())
+
+    async def _end(self, chat: Chat) -> None:
+        """A subscriber is no more; who was configured stays."""
+        if address := self._subscribed_as(chat):
+            if chat in self._chats:
+                await asyncio.wait({self._leave(chat)})
+            await chat.forget()
+            await self._subscribers.remove(address)
+
+    def _subscribed_as(self, chat: Chat) -> str | None:
+        """By which address; None: it was configured."""
+        if self._bot is None:
+            return None
+        subscribers = self._subscribers.since.keys() - set(self._settings.telegram_chat_id)
+        return next((it for it in subscribers if TelegramChat(self._bot, it).key == chat.key), None)
 
     def _is_taken(self, target: Target, address: str) -> bool:
         topic = getattr(target, "topic", None)

@@ -105,6 +105,8 @@ class Surroundings:
     remind_after: tuple[timedelta, ...] = ()
     is_taken: Callable[[Target, str], bool] = lambda target, address: False
     """Whether another chat has an address that a chat's target has come to."""
+    on_taken: "Callable[[Chat], None]" = lambda chat: None
+    """Told of a chat of which that is so."""
     deafness: Callable[[datetime], list[Deafness] | None] = lambda _: []
     """What is worth telling of the registry's deafness that did not end by a moment, oldest first; None: that
     is not known now."""
@@ -743,6 +745,7 @@ class Chat:
                 return await self._put_aside(reason, message, sending)
             case Migrated(chat):
                 if self._around.is_taken(self.target, chat):  # or each message would come there twice
+                    self._around.on_taken(self)
                     return await self._switch_off(f"it is {chat} now, which is a chat here already")
                 await self.migrate(chat)
                 await self._not_delivered()

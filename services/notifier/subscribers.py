@@ -17,7 +17,7 @@ _RECORD = TypeAdapter(dict[str, datetime])
 
 
 class Subscribers:
-    """`load`, then `add` and `remove`. `since`: from when on each chat has been subscribed."""
+    """`load`, `claim`, then `add` and `remove`. `since`: from when on each chat has been subscribed."""
 
     def __init__(self, bucket: KeyValue) -> None:
         self._bucket = bucket
@@ -36,6 +36,12 @@ class Subscribers:
 
         await until_done("read the subscribers", attempt)
 
+    async def claim(self, since: dict[str, datetime] | None = None) -> None:
+        """Write what is known, or `since`, which is certain. Another notifier that goes on writing is refused
+        from then on: neither would know whom the other has added."""
+        async with self._writing:
+            await self._write(self.since if since is None else since)
+
     async def add(self, chat: str, since: datetime) -> bool:
         """False: there are too many already."""
         async with self._writing:
@@ -47,11 +53,6 @@ class Subscribers:
     async def remove(self, chat: str) -> None:
         async with self._writing:
             await self._write({other: since for other, since in self.since.items() if other != chat})
-
-    async def replace(self, since: dict[str, datetime]) -> None:
-        """With those that are known for certain."""
-        if since != self.since:
-            await self._write(since)
 
     async def _write(self, since: dict[str, datetime]) -> None:
         payload = _RECORD.dump_json(since)

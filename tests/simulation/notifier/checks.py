@@ -388,7 +388,7 @@ class _Chat:
             latest = max([change.since, *later])
             if change.from_ is Status.ALIVE and not up:
                 withheld = not later and self._is_withheld(it, change)
-            if change.is_turn and not withheld:
+            if change.is_turn and (later or not withheld):
                 turns.append((change.since, latest))
         for n in range(TURNS - 1, len(turns)):
             if turns[n][0] - turns[n - TURNS + 1][1] <= HOUR + 1:

@@ -278,7 +278,7 @@ CAUGHT_BY = {
     "BelievesSilence": 0,
     "DropsTheQueueOfWhoIsOff": 35,
     "NotesByTime": 449,
-    "TellsAGroupTwice": 7001290,
+    "TellsAGroupTwice": 7101948,
     "LooksForTheEndOnce": 7004337,
     "TakesOverWithoutWriting": 7008134,
     "IsSureOfCalm": 7005943,
