@@ -2,6 +2,9 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -23,14 +26,26 @@ OF_ADDRESS_MAX = ALL_MAX // 4
 OF_STRANGERS_MAX = ALL_MAX // 2
 """The same of all such addresses."""
 
+LONG = 4 * 1024
+"""Bytes of a body above which it is parsed beside the loop: many at once would keep ticks waiting."""
+
+T = TypeVar("T")
+
+_strangers_parser, _parser = (ThreadPoolExecutor(1, f"parse-{whose}") for whose in ("strangers", "known"))
 _on_their_way: Counter[str | None] = Counter()
 """Bytes by a stranger's address; None: of all together."""
 _of_strangers = 0
 
 
 async def read(request: Request, most: int = BODY_MAX) -> bytes:
-    """The body. Raises Problem 413 if it is larger than `most` bytes, 408 if it does not come in time, 429 or
-    503 if too much comes at once."""
+    """The body. Raises Problem as `parsed` does."""
+    return await parsed(lambda raw: raw, request, most)
+
+
+async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY_MAX) -> T:
+    """What `parse`, which may run in a thread, makes of the body; until then it counts as on its way. Raises
+    what `parse` does, and Problem 413 if it is larger than `most` bytes, 408 if it does not come in time, 429
+    or 503 if too much comes at once."""
     global _of_strangers
     stranger = None if request.scope.get("known") else client_of(request)
     too_large = Problem(413, f"the body is larger than {most} bytes", headers=_CLOSE)
@@ -52,6 +67,11 @@ async def read(request: Request, most: int = BODY_MAX) -> bytes:
                     raise Problem(429, "too much is sent from this address", retry_after=2, headers=_CLOSE)
                 if _on_their_way[None] > ALL_MAX or (stranger and _of_strangers > OF_STRANGERS_MAX):
                     raise Problem(503, "too much is sent at the same time", retry_after=2, headers=_CLOSE)
+        raw = bytes(body)
+        if len(raw) <= LONG:
+            return parse(raw)
+        parser = _strangers_parser if stranger else _parser
+        return await asyncio.get_running_loop().run_in_executor(parser, parse, raw)
     except TimeoutError:
         late = f"the body did not come within {BODY_WITHIN:g} s"
         raise Problem(408, late, headers=_CLOSE) from None
@@ -64,4 +84,3 @@ async def read(request: Request, most: int = BODY_MAX) -> bytes:
             _on_their_way[stranger] -= len(body)
             if not _on_their_way[stranger]:
                 del _on_their_way[stranger]
-    return bytes(body)

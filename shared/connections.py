@@ -37,6 +37,8 @@ HEAD_MAX = 16 * 1024
 SLICE = 8 * 1024
 """Bytes that are parsed at once where much comes, so that limits are noticed in time."""
 HEADERS_MAX = 100
+PARAMETERS_MAX = 200
+"""Parameters of an address that are read: thousands take milliseconds, before anything is counted."""
 REQUEST_MAX = 4 * 1024 * 1024
 """Bytes of a request in all, with what chunked transfer adds to its body."""
 NONE = -1
@@ -352,6 +354,8 @@ class Connection(Protocol):
         if len(self.headers) > HEADERS_MAX or len(self.pipeline) >= PIPELINED_MAX:
             raise ValueError("too much")
         self.in_head = False
+        parameters = self.url.split(b"&", PARAMETERS_MAX)
+        self.url = b"&".join(parameters[:PARAMETERS_MAX])
         self.make_scope()
         problem = self._objection()
         if problem:

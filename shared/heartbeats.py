@@ -298,8 +298,12 @@ def quoted(value: Any) -> str:
     """A value as it was given, or its beginning."""
     if isinstance(value, str):
         return repr(value if len(value) <= QUOTED else value[:QUOTED] + "…")
-    text = _written(value)
-    return text if len(text) <= QUOTED else text[:QUOTED] + "…"
+    text = ""
+    for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):  # as far as it is needed
+        text += part[: QUOTED + 1]
+        if len(text) > QUOTED:
+            return _clean(text[:QUOTED]) + "…"
+    return _clean(text)
 
 
 def _written(value: Any) -> str:

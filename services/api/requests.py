@@ -18,7 +18,7 @@ def body(kind: type[B]) -> Callable[[Request], Coroutine[Any, Any, B]]:
 
     async def read(request: Request) -> B:
         try:
-            return kind.model_validate_json(await bodies.read(request))
+            return await bodies.parsed(kind.model_validate_json, request)
         except ValidationError as error:
             raise Problem(422, explain(error.errors(include_input=False, include_url=False))) from None
 

@@ -10,10 +10,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ingest.access import Access
 from services.ingest.content import bad_address, bad_name, read_content, tidy
-from services.ingest.gate import Gate
+from services.ingest.gate import REFUSED, Gate
 from shared import bodies, docs, problems, tracing
 from shared.connections import client_of
-from shared.events import NAME_RULE, NAME_RULE_IN_WORDS, TRACEPARENT_HEADER, HeartbeatBody, sampled
+from shared.events import (
+    NAME_RULE,
+    NAME_RULE_IN_WORDS,
+    TRACEPARENT_HEADER,
+    HeartbeatBody,
+    sampled,
+    valid_name,
+)
 from shared.head import HeadAsGet
 from shared.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
 from shared.origins import is_foreign
@@ -64,8 +71,8 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
             raise bad_name("/")
         kind = request.headers.get("content-type", "")
         # The body itself is let go of before the broker is waited for.
-        headers, payload, warnings = read_content(
-            signal, await bodies.read(request), kind, request.query_params
+        headers, payload, warnings = await bodies.parsed(
+            lambda raw: read_content(signal, raw, kind, request.query_params), request
         )
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeat", parent, kind="SERVER", registry_service=service_name) as span:
@@ -108,6 +115,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
 
     @app.post(
         "/heartbeats",
+        response_model=dict[str, Any],
         operation_id="post_heartbeats",
         summary="Many services are alive",
         tags=["heartbeats"],
@@ -134,15 +142,17 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
             }
         },
     )
-    async def heartbeats(request: Request) -> dict[str, Any]:
+    async def heartbeats(request: Request) -> Response:
         """Up to 10,000 names in one request; a bad name rejects itself alone."""
         given = check(request)
-        names, warnings = _read_batch(await bodies.read(request, BATCH_BODY_MAX))
-        access.charge(given, client_of(request), len(names) / NAMES_PER_REQUEST)
+        names, refused, warnings = await bodies.parsed(_read_batch, request, BATCH_BODY_MAX)
+        REFUSED.inc(len(refused))
+        access.charge(given, client_of(request), (len(names) + len(refused)) / NAMES_PER_REQUEST)
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeats", parent, kind="SERVER", registry_services=len(names)) as span:
             answer = await gate.store_all(names, _followed(span), access.counted(request))
-        return {**answer, "warnings": warnings} if warnings else answer
+        answer["rejected"] = refused + answer["rejected"]
+        return stored({**answer, "warnings": warnings} if warnings else answer)
 
     @app.api_route("/heartbeat", methods=list(METHODS), include_in_schema=False)
     @app.api_route("/heartbeat/{rest:path}", methods=list(METHODS), include_in_schema=False)
@@ -169,8 +179,8 @@ def _followed(span: tracing.Span) -> dict[str, str]:
     return {TRACEPARENT_HEADER: span.traceparent} if span.traceparent else {}
 
 
-def _read_batch(raw: bytes) -> tuple[list[Any], list[str]]:
-    """The names, and what else was given and is not used."""
+def _read_batch(raw: bytes) -> tuple[list[str], list[dict[str, str]], list[str]]:
+    """The good names, what is said of the others, and what else was given and is not used."""
     try:
         given = json.loads(raw)
         services = given["services"]
@@ -180,11 +190,26 @@ def _read_batch(raw: bytes) -> tuple[list[Any], list[str]]:
         raise Problem(422, 'body: JSON like {"services": ["a", "b"]} is needed')
     if len(services) > BATCH_MAX:
         raise Problem(422, f"services: at most {BATCH_MAX} names")
-    return services, [
-        f"{quoted(key)[1:-1]}: not used, as a batch says that its services are alive and nothing else"
-        for key in list(given)[:10]
-        if key != "services"
+    good = [name for name in services if isinstance(name, str) and valid_name(name)]
+    refused = [
+        {"service": _echo(name), "reason": bad_name(name).detail}
+        for name in (services if len(good) < len(services) else ())
+        if not (isinstance(name, str) and valid_name(name))
     ]
+    return (
+        good,
+        refused,
+        [
+            f"{quoted(key)[1:-1]}: not used, as a batch says that its services are alive and nothing else"
+            for key in list(given)[:10]
+            if key != "services"
+        ],
+    )
+
+
+def _echo(name: Any) -> str:
+    """What the client sent, in a form and a length that can be sent back."""
+    return name[:200].encode(errors="replace").decode() if isinstance(name, str) else quoted(name)
 
 
 _BATCH_ANSWER = {

@@ -27,9 +27,9 @@ from services.api.requests import is_stale
 from services.cli.supervisor import RunSettings
 from services.ingest.__main__ import IngestSettings
 from services.ingest.access import bearer
-from services.ingest.app import _read_batch
+from services.ingest.app import _echo, _read_batch
 from services.ingest.content import bad_address, bad_name, read_content, read_signal, tidy
-from services.ingest.gate import Gate, _echo, _message
+from services.ingest.gate import Gate, _message
 from services.monitor import record
 from services.monitor.__main__ import MonitorSettings
 from services.monitor.epochs import Epoch
@@ -244,8 +244,9 @@ def test_addresses(path: str) -> None:
 @example(b'{"services": ' + b"[" * 100_000)
 def test_batches(raw: bytes) -> None:
     try:
-        names, warnings = _read_batch(raw)
-        dumped([_echo(name) for name in names])
+        names, refused, warnings = _read_batch(raw)
+        assert all(map(valid_name, names))
+        dumped(refused)
         assert all(len(each) < 200 for each in warnings)
     except Problem as problem:
         assert problem.status == 422

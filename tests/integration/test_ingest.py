@@ -221,6 +221,9 @@ async def test_no_heartbeat_is_lost_for_what_it_says(nats_url: str, start: Start
     assert len(kept) == len(ODD) + 7
     assert {signal for _, _, signal in kept} == {"fail"}
     assert max(len(payload) for _, payload, _ in kept) < 150_000
+    for count, warned in ((199, True), (200, False)):  # of more parameters than that nobody reads the rest
+        answer = client.post(f"/heartbeat/many?{'a=1&' * count}every=whenever")
+        assert (answer.status_code, "warnings" in answer.json()) == (200, warned)
 
 
 async def test_a_slash_or_a_blank_too_many_is_let_go_by(nats_url: str, start: Start) -> None:

@@ -1,6 +1,7 @@
 """The room for bodies that are on their way: strangers leave half of it to who is known."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -68,3 +69,30 @@ async def test_all_together_are_bounded_as_well(client: str | None) -> None:
         it.rest.set()
     await asyncio.gather(*(it.task for it in senders), return_exceptions=True)
     assert +bodies._on_their_way == {}
+
+
+async def test_what_takes_long_to_parse_keeps_nobody_waiting_and_its_room_until_then() -> None:
+    before = asyncio.get_running_loop().time()
+    longest = 0.0
+
+    def parse(raw: bytes) -> int:
+        time.sleep(0.1)
+        return len(raw)
+
+    def request(address: str) -> Request:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"x" * MIB, "more_body": False}
+
+        return Request({"type": "http", "headers": [], "client": (address, 0)}, receive)
+
+    tasks = [asyncio.create_task(bodies.parsed(parse, request(f"198.51.100.{n}"))) for n in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert bodies._of_strangers == 5 * MIB
+    while not all(it.done() for it in tasks):
+        await asyncio.sleep(0.01)
+        now = asyncio.get_running_loop().time()
+        longest, before = max(longest, now - before), now
+    assert [it.result() for it in tasks] == [MIB] * 5
+    assert longest < 0.3
+    assert bodies._of_strangers == 0

@@ -4,6 +4,7 @@ import codecs
 import json
 import time
 from datetime import timedelta
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -18,6 +19,7 @@ from shared.heartbeats import (
     cut_message,
     excerpt,
     parse_heartbeat,
+    quoted,
     read_body,
     read_exit_code,
     shortened,
@@ -338,3 +340,12 @@ def test_a_large_body_of_the_worst_kind_is_read_at_once() -> None:
         began = time.perf_counter()
         read_body(raw, "application/json; charset=punycode")
         assert time.perf_counter() - began < 1.0
+
+
+def test_what_is_quoted_is_read_no_further_than_it_is_shown() -> None:
+    assert quoted([0] * 100 + [object()]) == "[" + "0, " * 13 + "…"
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    assert quoted(deep) == "[" * 40 + "…"
+    assert [quoted(it) for it in (7, None, {"a": [True]}, "x")] == ["7", "null", '{"a": [true]}', "'x'"]
