@@ -26,7 +26,7 @@ OF_ADDRESS_MAX = ALL_MAX // 4
 OF_STRANGERS_MAX = ALL_MAX // 2
 """The same of all such addresses."""
 
-LONG = 4 * 1024
+LONG = 1024
 """Bytes of a body above which it is parsed beside the loop: many at once would keep ticks waiting."""
 
 T = TypeVar("T")

@@ -26,6 +26,7 @@ from shared.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
 from shared.origins import is_foreign
 from shared.problems import Problem, documented
 from shared.service import Health
+from shared.turns import Turns
 
 BATCH_MAX = 10_000
 BATCH_BODY_MAX = 2 * 1024 * 1024
@@ -52,7 +53,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         routes=health.routes(),
-        middleware=[Middleware(HeadAsGet), Middleware(TidyAddress)],
+        middleware=[Middleware(InTurn), Middleware(HeadAsGet), Middleware(TidyAddress)],
     )
     problems.install(app)
     docs.install(app)
@@ -161,6 +162,20 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         raise bad_address(rest)
 
     return app
+
+
+class InTurn:
+    """So many requests that come at once are not begun at once: ticks and plain heartbeats go in between. Who
+    is known does not wait for strangers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._strangers, self._known = Turns(), Turns()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stranger = scope["type"] == "http" and scope["client"] and not scope.get("known")
+        await (self._strangers if stranger else self._known).take()
+        await self._app(scope, receive, send)
 
 
 class TidyAddress:

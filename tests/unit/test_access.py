@@ -4,19 +4,43 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
+import pytest
 from pydantic import SecretStr
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.api import access as access_module
 from services.api.access import COOKIE, Access, Role
 from services.api.keyring import Keyring, Keys
+from services.ingest.access import token_in
 
 
 def request_with(cookie: str) -> Request:
     headers = [(b"cookie", f"{COOKIE}={cookie}".encode())] if cookie else []
     scope: dict[str, Any] = {"type": "http", "headers": headers, "client": None}
     return Request(scope)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "token=",
+        "token=a",
+        "x=1&token=a%2Bb+c&y",
+        "token=a&token=%C3%A9",
+        "mytoken=b",
+        "a=token=b",
+        "token",
+        "&&token=%ff%zz=&",
+        "every=5m&token=\xe9;x",
+        "token=a%26b&every=1",
+    ],
+)
+def test_the_token_in_a_query_is_what_it_was_when_all_of_it_was_read(query: str) -> None:
+    raw = query.encode("latin-1")
+    assert token_in(raw) == QueryParams(raw).get("token", "")
 
 
 def test_a_session_is_verified_once_a_request_and_anew_for_the_next() -> None:
