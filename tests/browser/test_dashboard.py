@@ -36,7 +36,8 @@ pytestmark = [
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        arguments = ["--no-sandbox", "--disable-gpu"]  # or this machine plays that it has one
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         await browser.close()
 
@@ -76,6 +77,9 @@ def system(tmp_path: Path, telegram: Standin, request: pytest.FixtureRequest) ->
 
 
 async def fill(system: System, fleet: list[fleets.Past]) -> None:
+    """Make up a past, which is not to be judged and told."""
+    for name in ("monitor", "notifier"):
+        system.parts[name].kill()
     link = Link(Settings(nats_url=(system.nats_url,)), "test")
     await link.connect()
     publisher = Publisher(link, timeout=20)
@@ -331,7 +335,9 @@ async def test_nothing_that_is_written_runs(system: System, page: Page, context:
 
 async def violations(page: Page) -> list[str]:
     await page.evaluate(AXE)
-    found: list[dict[str, Any]] = await page.evaluate("async () => (await axe.run()).violations")
+    found: list[dict[str, Any]] = await page.evaluate(
+        "async () => (await axe.run({resultTypes: ['violations']})).violations"
+    )
     return [
         f"{it['id']}: {it['help']} {[node['html'][:200] for node in it['nodes'][:3]]}"
         for it in found
@@ -347,7 +353,6 @@ PATHS = ("/", "/ui/service/bad", "/ui/connect", "/ui/maintenance", "/status", "/
 
 @pytest.mark.parametrize("system", [SHOWN], indirect=True)
 async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
-    system.parts["monitor"].kill()  # it would judge the made-up past
     now = fleets.now()
     await fill(system, [*fleets.forty(now), fleets.a_bad_month("bad", now)])
     system.beat("bad", "/start")
@@ -379,7 +384,6 @@ async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
 
 @pytest.mark.parametrize("system", [SHOWN], indirect=True)
 async def test_without_scripts(system: System, browser: Browser) -> None:
-    system.parts["monitor"].kill()
     await fill(system, fleets.forty(fleets.now()))
     context = await browser.new_context(java_script_enabled=False)
     page = await context.new_page()
@@ -398,7 +402,6 @@ async def test_without_scripts(system: System, browser: Browser) -> None:
 @pytest.mark.parametrize("system", [SHOWN], indirect=True)
 async def test_thousands_of_services(system: System, page: Page) -> None:
     """A page of them loads in under a second and 300 kB, and does not lose its way."""
-    system.parts["monitor"].kill()
     await fill(system, fleets.many(3_000, fleets.now()))
     sizes: list[int] = []
 
