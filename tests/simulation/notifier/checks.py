@@ -329,7 +329,7 @@ class _Chat:
     def _items(self, shown: Shown) -> Iterator[Any]:
         yield from (("change", change.seq) for change in shown.message.changes)
         if found := _DIGEST.match(shown.text):
-            yield ("digest", found[1], found[2])
+            yield ("digest", shown.message.id)  # the date is that of when it was sent
         elif not shown.message.changes:
             for found in _NOTICE.finditer(shown.text):
                 ends = [*self.facts.services[found[1]].paused, *self.muted.get(found[1], ())]
@@ -500,6 +500,7 @@ class _Chat:
         for n in range(TURNS - 1, len(falls)):
             four = falls[n - TURNS + 1 : n + 1]
             soon = all(b[0] - a[0] < CALMS_SOON for a, b in pairwise(four))
+            soon &= covered(self.perhaps, four[0][0], four[-1][0])  # it did not leave and come back
             if soon and four[-1][0] - four[0][0] <= HOUR:
                 yield f"it flaps, and its fall #{four[-1][1]} was told all the same"
                 return
