@@ -29,13 +29,16 @@ SHORT := tests/unit tests/contract/test_events.py tests/e2e/test_ack_v2.py
 testshort: setup  ## Unit tests and one of the whole system, on Python 3.13 if it is here
 	@if [ -z "$(PYTHON313)" ]; then echo "There is no Python 3.13 here: its short tests are skipped."; else \
 	$(MAKE) --no-print-directory .venv/313/installed && \
-	.venv/313/bin/python -m pytest --numprocesses 4 --dist worksteal $(SHORT); fi
+	PYTHONDONTWRITEBYTECODE= .venv/313/bin/python -m pytest --numprocesses 4 --dist worksteal $(SHORT); fi
 
-.venv/313/installed: requirements/all.txt pyproject.toml
-	$(PYTHON313) -m venv .venv/313
-	.venv/313/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/all.txt
-	.venv/313/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# Compiled when it is used, as most of it is not.
+.venv/313/installed: requirements/all.txt pyproject.toml .venv/installed
+	$(PYTHON313) -m venv --clear --without-pip .venv/313
+	$(PIP313) --no-compile --require-hashes -r requirements/all.txt
+	$(PIP313) --no-build-isolation --editable .
 	@touch $@
+
+PIP313 := $(BIN)/python -m pip --python .venv/313/bin/python install --quiet --disable-pip-version-check --no-deps
 
 testack: setup  ## The whole suite with a broker that replies as NATS 2.16 does
 	NATS_ACK_V2=1 $(BIN)/python -m pytest --numprocesses 4 --dist worksteal
