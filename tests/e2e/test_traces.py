@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from shared import streams
 from tests.broker import changes, connect, eventually
-from tests.e2e.system import System, until
+from tests.e2e.system import SERVICES, System, until
 from tests.servers import Process, service
 from tests.telegram_standin import Standin
 
@@ -166,20 +166,27 @@ async def test_a_collector_that_is_away_delays_nothing(
         ingest.kill()
 
 
-@pytest.mark.parametrize("name", ["ingest", "monitor", "notifier", "api"])
-def test_switched_off_nothing_of_it_is_loaded(name: str) -> None:
+SWITCHED_OFF: tuple[dict[str, str], ...] = (
+    {},
+    {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+    {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+    {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
+)
+
+
+@pytest.mark.parametrize(("name", "variables"), list(zip(SERVICES, SWITCHED_OFF, strict=True)))
+def test_switched_off_nothing_of_it_is_loaded(name: str, variables: dict[str, str]) -> None:
+    """A service is imported with these variables, and then each way to switch it off is asked for."""
     code = (
-        f"import sys, services.{name}.__main__; from shared import tracing; assert not tracing.start('x'); "
-        "sdk = 'opentelemetry.sdk', 'opentelemetry.exporter'; "
+        f"import os, sys, services.{name}.__main__; from shared import tracing\n"
+        f"for given in ({variables}, *{SWITCHED_OFF}):\n"
+        "    [os.environ.pop(it) for it in list(os.environ) if it.startswith('OTEL_')]\n"
+        "    os.environ.update(given)\n"
+        "    assert not tracing.start('x')\n"
+        "sdk = 'opentelemetry.sdk', 'opentelemetry.exporter'\n"
         "assert not [it for it in sys.modules if it.startswith(sdk)]"
     )
-    for variables in (
-        {},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
-        {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
-        {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
-    )[: 4 if name == "ingest" else 1]:
-        subprocess.run([sys.executable, "-c", code], env={**os.environ, **variables}, check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **variables}, check=True, timeout=30)
 
 
 @pytest.mark.parametrize(
