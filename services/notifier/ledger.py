@@ -98,7 +98,7 @@ def _judge(
             turns = None
         believed = owed.told if owed else change.from_
         flaps = turns is not None and turns.flapping_since is not None
-        is_back = change.to.badness < believed.badness and change.to not in _FALLEN
+        is_back = change.to is Status.ALIVE and believed.badness > change.to.badness
         is_settled = owed is not None and change.to is believed and change.to not in _FALLEN
         held = Hold.EVERYTHING if is_settled else hold(change)
         is_told = (is_back and held is not Hold.EVERYTHING) or (held is Hold.NOTHING and not flaps)
