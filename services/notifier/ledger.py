@@ -151,7 +151,7 @@ def review(
     if not it.exists or it.since < it.registered_at:
         return Then.FORGET
     fallen = it.status in _FALLEN
-    is_back = owed is not None and owed.told in _FALLEN and not fallen
+    is_back = owed is not None and not fallen and it.status.badness < owed.told.badness
     if hold is Hold.EVERYTHING or (hold is Hold.MAINTENANCE and not is_back):
         return until or Then.KEEP
 

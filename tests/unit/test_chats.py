@@ -321,6 +321,18 @@ async def test_what_was_withheld_reads_at_the_end_as_it_would_have(what: str) ->
     assert not message.silent
 
 
+@pytest.mark.parametrize("what", ["mute", "pause", "notify"])
+async def test_that_a_silence_that_was_told_has_ended_is_told(what: str) -> None:
+    it = await world()
+    await it.then(SILENT)
+    await hold(it, what)
+    await it.then(ALIVE)
+    assert it.told() == ["silent"]
+    await free(it, what)
+    await it.passes(MINUTE)
+    assert it.told() == ["silent", "owed: alive"]
+
+
 async def test_a_recovery_that_was_withheld_says_how_long_it_lasted() -> None:
     it = await world()
     it.change(DOWN)

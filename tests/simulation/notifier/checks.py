@@ -460,12 +460,6 @@ class _Chat:
                         Status.ALIVE: (None, Status.ALIVE),
                         Status.SILENT: (None, Status.ALIVE, Status.SILENT),
                     }.get(change.to, (change.to,))
-                    if change.to is Status.ALIVE and touched(withheld, change.at - 750, change.at + 750):
-                        right = (
-                            None,
-                            Status.ALIVE,
-                            Status.SILENT,
-                        )  # that a silence has ended is owed to nobody
                     if believed not in right:
                         yield f"at {at:.3f} it believes that it is {believed}, long after {change}"
                         return
