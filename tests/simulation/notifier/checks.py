@@ -292,17 +292,20 @@ class _Chat:
 
     def _read(self) -> Iterator[str]:
         """Nothing twice without saying so, nothing out of order, nothing that is not so, nothing withheld."""
-        seen, repeats = set[Any](), 0
+        seen, repeats = dict[Any, Shown](), 0
         by_seq = {change.seq: (it, change) for it in self.facts.services.values() for change in it.changes}
         for shown in self.shown:
             items = [*self._items(shown)]
             old = [item for item in items if item in seen]
             if not items:
                 yield f"at {shown.at:.3f} it saw something odd: {shown.text[:100]!r}"
-            if old and not shown.is_marked:
+            # Another notifier's repeat may overtake what it repeats.
+            before = [seen[item] for item in old]
+            overtaken = all(it.is_marked and it.by != shown.by and shown.at - it.at < 1 for it in before)
+            if old and not shown.is_marked and not overtaken:
                 yield f"at {shown.at:.3f} it was told again, without a word of it: {old[0]}"
             repeats += bool(old)
-            seen.update(items)
+            seen = dict.fromkeys(items, shown) | seen
             for change in shown.message.changes:
                 it, fact = by_seq[change.seq]
                 if f" {it.name}: " not in shown.text:
