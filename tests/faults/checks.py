@@ -103,7 +103,7 @@ def each_change_is_one_event(record: Record) -> int:
         for before, after in pairwise(changes):
             assert before.data.to == after.data.from_, f"{name}: {before.data} then {after.data}"
             assert before.data.since <= after.data.since, f"{name}: out of order"
-        assert not changes or changes[0].data.from_ == "unknown"
+        assert not changes or changes[0].data.from_ == "unknown", f"{name} begins with {changes[:3]}"
     return sum(map(len, record.histories.values()))
 
 

@@ -19,7 +19,7 @@ from tests.faults.records import Change
 from tests.faults.test_faults import FAULTS, SEED, Note, build, only_full, telegram  # noqa: F401
 from tests.faults.world import CHATS, Load, World
 
-READY_WITHIN = 20.0
+READY_WITHIN = 60.0
 SAID = re.compile(r"warning.*the record is another one")
 NOTICED = re.compile("the record is another one")
 UNNOTICED = (

@@ -205,14 +205,15 @@ class Load:
         count = next(self._count)
         mark = f"{name}/{count}"
         body = b'{"message": "%s"}' % mark.encode()
-        for _ in range(2 if count % 3 == 0 else 1):
+        for again in range(2 if count % 3 == 0 else 1):
             try:
                 ack = await self._js.publish(streams.heartbeat(name), body, headers={"Nats-Msg-Id": mark})
             except (NatsError, OSError, TimeoutError):
                 self.ledger.refused += 1
                 return
             finally:
-                self.ledger.ended(name)
+                if not again:  # the second is not stored: it says nothing of when the service was heard
+                    self.ledger.ended(name)
             if not ack.duplicate:
                 self.acknowledge(name, mark)
 
