@@ -169,6 +169,9 @@ class Projector:
         self._left_at = left_at
         self._following: View | None = None
         self._saved_at = float("-inf")
+        self._on_board = dict.fromkeys(RECORD, 0)
+        """The sequence up to which the board has taken in each stream. Another API may be further, and so may
+        the read models that it writes."""
         self._store = store
         self._board = board
         self._now = now
@@ -239,8 +242,8 @@ class Projector:
 
     async def _fill(self, view: View) -> None:
         """The board as the read models and the last day's events have it."""
-        upto = await view.checkpoint(streams.SERVICES)
-        strangers = False
+        begins = {stream: await view.checkpoint(stream) for stream in RECORD}
+        upto, strangers = begins[streams.SERVICES], False
         async for documents in view.facets():
             self._board.roster.load(documents)
             strangers = strangers or any("config" not in it and "status" not in it for it in documents)
@@ -257,7 +260,7 @@ class Projector:
                     break
         self._board.told = max(self._board.told, upto)
         await until_done("look how far the record reaches", partial(self._shorten, None))
-        self._filled = True
+        self._on_board, self._filled = begins, True
         self._board.let_go()  # who came before all this was known comes back, and is told what it missed
 
     async def _cover(self) -> None:
@@ -417,6 +420,8 @@ class Projector:
         """Take in a stream from the checkpoint on: for ever, or until nothing is pending. `known`: gets the
         names that are registered."""
         written = await view.checkpoint(source.stream)
+        if not to_the_end:
+            written = min(written, self._on_board[source.stream])
         reader = Reader(self._link, source.stream, *source.subjects, after=written)
         clock, due = asyncio.get_running_loop().time, 0.0
         async with aclosing(reader.batches()) as batches:
@@ -433,6 +438,8 @@ class Projector:
                 if source.added or reader.position - written > TICKS_PASSED:
                     await source.write(view, None if to_the_end else self._board)
                     written = reader.position
+                    if not to_the_end:
+                        self._on_board[source.stream] = written
                     await view.save_checkpoint(source.stream, written, reader.position_at)
                     due = clock() + source.every
                     if batch and not to_the_end:

@@ -10,7 +10,7 @@ import pytest
 from services.api import recall
 from services.api.board import Board
 from services.api.projector import Projector
-from services.api.store import ReadRecord, Store
+from services.api.store import ReadRecord, Store, View
 from services.notifier import lease as leases
 from services.notifier.cursors import Superseded
 from services.notifier.lease import Lease
@@ -137,6 +137,45 @@ async def test_the_streams_tell_the_last_heartbeats_and_what_a_service_was(link:
     later = await recall.as_of(link, "web", between + timedelta(hours=2))
     assert later
     assert later["status"]["status"] == "down"
+
+
+async def test_an_api_that_starts_learns_what_another_takes_in_meanwhile(
+    link: Link, mongo_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads on where it stands itself, not where the read models do that both write."""
+    stores, boards = [Store(mongo_url, "registry") for _ in range(2)], [Board(), Board()]
+    projectors = [
+        Projector(link, store, board, Health("database", "projection"), lambda: datetime.now(UTC))
+        for store, board in zip(stores, boards, strict=True)
+    ]
+    fill = projectors[1]._fill
+
+    async def register(name: str) -> None:
+        data = ConfigData(config=ServiceConfig(), registered_at=NOW)
+        event = ServiceRegistered(id=name, source="/test", subject=name, time=NOW, data=data)
+        await link.js.publish(streams.config(name), event.to_bytes())
+
+    async def knows(n: int, name: str) -> bool:
+        return boards[n].roster.knows(name)
+
+    async def filled(view: View) -> None:
+        await fill(view)
+        await register("meanwhile")
+        await eventually(lambda: is_written(view))
+
+    async def is_written(view: View) -> bool:
+        return await view.checkpoint(streams.SERVICES) == 2
+
+    monkeypatch.setattr(projectors[1], "_fill", filled)
+    await register("before")
+    running = [asyncio.create_task(projectors[0].run())]
+    await eventually(lambda: knows(0, "before"))
+    running.append(asyncio.create_task(projectors[1].run()))
+    await eventually(lambda: knows(1, "before"))
+    await eventually(lambda: knows(1, "meanwhile"))
+    for task, store in zip(running, stores, strict=True):
+        task.cancel()
+        store.close()
 
 
 async def test_read_models_at_whose_position_another_message_stands_are_of_another_record(
