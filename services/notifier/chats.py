@@ -286,7 +286,7 @@ class Chat:
         if len({*self.muted(), name}) > MOST_MUTES:
             return False
         self._owe_fallen(name)
-        await self._write(mutes={**self._recent_mutes(), name: until}, owed=self._owed_with(name))
+        await self._write(mutes={**self._recent_mutes(), name: until}, owed=dict(self._owed))
         self.look_at(name)
         return True
 
@@ -421,10 +421,6 @@ class Chat:
         if name in self._owed or not it.is_down or it.status_seq > self.cursor.done:
             return
         self._owed[name] = Owed(it.status_seq, it.status, told_since=it.since)
-
-    def _owed_with(self, name: str) -> dict[str, Owed]:
-        """What is recorded to be owed, and this."""
-        return self.cursor.owed | ({name: self._owed[name]} if name in self._owed else {})
 
     def _judged(self, waiting: Sequence[Change], hold: Callable[[Change], Hold]) -> list[Verdict]:
         by_name: dict[str, list[Change]] = {}
@@ -622,8 +618,10 @@ class Chat:
                 if self._is_still_due(it):
                     continue
                 owed, turns = self._owed.get(it.name), self._turns.get(it.name)
-                if owed and owed.seq == it.seq:
-                    self._owed[it.name] = replace(owed, told=it.status, maybe=True, told_since=it.since)
+                if owed and owed.seq == it.seq:  # of a recovery that may have been told the fall counts
+                    is_worse = it.status.badness > owed.told.badness
+                    told, since = (it.status, it.since) if is_worse else (owed.told, owed.told_since)
+                    self._owed[it.name] = replace(owed, told=told, maybe=True, told_since=since)
                 if turns and turns.flapping_since == it.flapping_since and it.kind is Kind.CALM:
                     self._turns[it.name] = replace(turns, maybe=True)
             notices = [it for it in open_.owed if self._is_still_due(it)]

@@ -333,6 +333,8 @@ class _Chat:
         yield from (("change", change.seq) for change in shown.message.changes)
         if found := _DIGEST.match(shown.text):
             yield ("digest", shown.message.id)  # the date is that of when it was sent
+        elif shown.text.startswith("📡"):  # it looks so rarely that it may take two short absences for one
+            yield ("deafness", shown.message.id)
         elif not shown.message.changes:
             for found in _NOTICE.finditer(shown.text):
                 ends = [*self.facts.services[found[1]].paused, *self.muted.get(found[1], ())]
@@ -384,10 +386,10 @@ class _Chat:
         spans, withheld = [], False
         for n, change in enumerate(it.changes):
             up = change.to is Status.ALIVE
-            turned = next((c.at for c in it.changes[n:] if (c.to is Status.ALIVE) is not up), NEVER)
-            told = [at for at, name, _ in self.notices if name == it.name]
-            told += [at for at, fact in self.told[it.name] if (fact.to is Status.ALIVE) is up]
-            later = [at for at in told if change.at <= at <= turned]
+            turned = next((c for c in it.changes[n:] if (c.to is Status.ALIVE) is not up), None)
+            at_last, last = (turned.at, turned.seq) if turned else (NEVER, NEVER)
+            later = [at for at, name, _ in self.notices if name == it.name and change.at <= at <= at_last]
+            later += [at for at, fact in self.told[it.name] if change.seq <= fact.seq < last]
             latest = max([change.since, *later])
             if change.from_ is Status.ALIVE and not up:
                 withheld = not later and self._is_withheld(it, change)
