@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from operator import truediv
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,14 +45,10 @@ def measure(folder: Path) -> dict[str, Any]:
         "fast": rates["fast"],
         "atomic": rates["atomic"],
         "fast_shares": shares,
-        "chosen_of_best": round(median(map(_ratio, rates[""], best)), 3),
+        "chosen_of_best": round(median(map(truediv, rates[""], best)), 3),
         "slowest_of_fastest": _spread(rates[""]),
         "slowest_of_fastest_of_best": _spread(best),
     }
-
-
-def _ratio(one: int, other: int) -> float:
-    return one / other
 
 
 def _spread(rates: list[int]) -> float:

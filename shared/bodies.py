@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from shared.connections import client_of
+from shared.connections import stranger_of
 from shared.problems import Problem
 
 _CLOSE = {"Connection": "close"}
@@ -47,7 +47,7 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
     what `parse` does, and Problem 413 if it is larger than `most` bytes, 408 if it does not come in time, 429
     or 503 if too much comes at once."""
     global _of_strangers
-    stranger = None if request.scope.get("known") else client_of(request)
+    stranger = stranger_of(request)
     too_large = Problem(413, f"the body is larger than {most} bytes", headers=_CLOSE)
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length[:20]) > most:

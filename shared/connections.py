@@ -101,6 +101,11 @@ def client_of(request: Request) -> str | None:
     return request.client.host if request.client else None
 
 
+def stranger_of(request: Request) -> str | None:
+    """Its address, if it is a stranger's; None for whoever has shown a right token."""
+    return None if request.scope.get("known") else client_of(request)
+
+
 class Connection(Protocol):
     """Serves one connection. `limits` are the class's: `within` makes such a class."""
 

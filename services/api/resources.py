@@ -39,7 +39,7 @@ from services.api.summary import next_digest
 from services.api.timeline import WINDOWS
 from shared import timeline
 from shared.broker import Link
-from shared.connections import client_of
+from shared.connections import stranger_of
 from shared.events import Status
 from shared.problems import Problem, documented
 from shared.service import Health
@@ -315,8 +315,7 @@ def routers(parts: Parts) -> list[APIRouter]:
         """Every change as it happens, as Server-Sent Events; the id is its sequence in the record. (When the
         record was replaced by another one, something follows it that tells them apart.)"""
         seen = live.sequence(last_event_id, board)
-        client = None if request.scope.get("known") else client_of(request)
-        return live.stream(link, board, after if seen is None else seen, heartbeats, client)
+        return live.stream(link, board, after if seen is None else seen, heartbeats, stranger_of(request))
 
     badges = APIRouter(
         dependencies=[ready, scheme],

@@ -8,7 +8,6 @@ from urllib.parse import unquote_plus
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from shared.connections import client_of
 from shared.limits import REFUSED, Guesses, Rate
 from shared.problems import Problem
 from shared.settings import matches
@@ -79,10 +78,6 @@ class Access:
         if wait := self._per_token.take(given, now):
             REFUSED.labels(429).inc()
             raise Problem(429, "too many requests with this token", retry_after=wait)
-
-    def counted(self, request: Request) -> str | None:
-        """The address that has a share of what may wait; None for whoever has shown a right token."""
-        return None if request.scope.get("known") else client_of(request)
 
     def charge(self, given: str, client: str | None, count: float) -> None:
         """Count more requests than the one that came: of a right token, or else of the address."""

@@ -12,7 +12,7 @@ from services.ingest.access import Access
 from services.ingest.content import bad_address, bad_name, read_content, tidy
 from services.ingest.gate import REFUSED, Gate
 from shared import bodies, docs, problems, tracing
-from shared.connections import client_of
+from shared.connections import client_of, stranger_of
 from shared.events import (
     NAME_RULE,
     NAME_RULE_IN_WORDS,
@@ -26,7 +26,7 @@ from shared.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
 from shared.origins import is_foreign
 from shared.problems import Problem, documented
 from shared.service import Health
-from shared.turns import Turns
+from shared.throttle import Throttle
 
 BATCH_MAX = 10_000
 BATCH_BODY_MAX = 2 * 1024 * 1024
@@ -77,7 +77,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         )
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeat", parent, kind="SERVER", registry_service=service_name) as span:
-            sender = access.counted(request)
+            sender = stranger_of(request)
             await gate.store(service_name.rstrip(" "), {**headers, **_followed(span)}, payload, sender)
         return stored({**OK, "warnings": warnings} if warnings else OK)
 
@@ -151,7 +151,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         access.charge(given, client_of(request), (len(names) + len(refused)) / NAMES_PER_REQUEST)
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
         with tracing.span("heartbeats", parent, kind="SERVER", registry_services=len(names)) as span:
-            answer = await gate.store_all(names, _followed(span), access.counted(request))
+            answer = await gate.store_all(names, _followed(span), stranger_of(request))
         answer["rejected"] = refused + answer["rejected"]
         return stored({**answer, "warnings": warnings} if warnings else answer)
 
@@ -170,11 +170,11 @@ class InTurn:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._strangers, self._known = Turns(), Turns()
+        self._strangers, self._known = Throttle(), Throttle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stranger = scope["type"] == "http" and scope["client"] and not scope.get("known")
-        await (self._strangers if stranger else self._known).take()
+        await (self._strangers if stranger else self._known).enter()
         await self._app(scope, receive, send)
 
 
@@ -205,21 +205,18 @@ def _read_batch(raw: bytes) -> tuple[list[str], list[dict[str, str]], list[str]]
         raise Problem(422, 'body: JSON like {"services": ["a", "b"]} is needed')
     if len(services) > BATCH_MAX:
         raise Problem(422, f"services: at most {BATCH_MAX} names")
-    good = [name for name in services if isinstance(name, str) and valid_name(name)]
-    refused = [
-        {"service": _echo(name), "reason": bad_name(name).detail}
-        for name in (services if len(good) < len(services) else ())
-        if not (isinstance(name, str) and valid_name(name))
+    good, refused = [], []
+    for name in services:
+        if isinstance(name, str) and valid_name(name):
+            good.append(name)
+        else:
+            refused.append({"service": _echo(name), "reason": bad_name(name).detail})
+    warnings = [
+        f"{quoted(key)[1:-1]}: not used, as a batch says that its services are alive and nothing else"
+        for key in list(given)[:10]
+        if key != "services"
     ]
-    return (
-        good,
-        refused,
-        [
-            f"{quoted(key)[1:-1]}: not used, as a batch says that its services are alive and nothing else"
-            for key in list(given)[:10]
-            if key != "services"
-        ],
-    )
+    return good, refused, warnings
 
 
 def _echo(name: Any) -> str:

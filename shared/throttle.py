@@ -7,15 +7,15 @@ AT_ONCE = 8
 """In one turn of the loop: of what takes some milliseconds, if somebody has made it so."""
 
 
-class Turns:
-    """`take` one before each piece of work that does not wait for anything."""
+class Throttle:
+    """`enter` before each piece of work that does not wait for anything."""
 
     def __init__(self, at_once: int = AT_ONCE) -> None:
         self._at_once = self._left = at_once
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self) -> None:
-        """At once, if not so many had theirs in this turn of the loop; else in the order they came."""
+    async def enter(self) -> None:
+        """At once, unless so many have entered in this turn of the loop; then in the order they came."""
         loop = asyncio.get_running_loop()
         if self._left and not self._waiting:
             if self._left == self._at_once:

@@ -4,14 +4,14 @@ import asyncio
 from typing import Any
 
 from services.ingest.app import InTurn
-from shared.turns import AT_ONCE, Turns
+from shared.throttle import AT_ONCE, Throttle
 
 
 async def test_so_many_begin_in_a_turn_of_the_loop_in_the_order_they_came() -> None:
-    turns, begun = Turns(3), list[int]()
+    throttle, begun = Throttle(3), list[int]()
 
     async def work(n: int) -> None:
-        await turns.take()
+        await throttle.enter()
         begun.append(n)
 
     tasks = [asyncio.create_task(work(n)) for n in range(20)]
@@ -25,9 +25,9 @@ async def test_so_many_begin_in_a_turn_of_the_loop_in_the_order_they_came() -> N
 
 
 async def test_who_comes_alone_does_not_wait() -> None:
-    turns = Turns(1)
+    throttle = Throttle(1)
     for _ in range(3):
-        taking = turns.take()
+        taking = throttle.enter()
         try:
             taking.send(None)
         except StopIteration:
