@@ -309,6 +309,14 @@ class Connection(Protocol):
             else:
                 self._refuse(Problem(400, "this is not HTTP"))
 
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio asks whether to stay open
+        """The client says no more, as `nc -N` does: it still gets its answer. Of a stream that has begun the
+        listener has left."""
+        answers = self.in_our_hands() and not self.cycle.response_started
+        if answers:
+            self.cycle.keep_alive = False
+        return answers
+
     def _decline_upgrade(self, rest: memoryview) -> None:
         """We speak nothing else: the request is read again as if it had not offered it, with its body, which
         the parser would take for the other protocol."""
@@ -384,13 +392,13 @@ class Connection(Protocol):
 
     def _objection(self) -> Problem | None:
         """Why the app is not to see this request."""
-        forwarded = host = b""
+        forwarded, hosts = b"", list[str]()
         for key, value in self.headers:
             if key == b"host":
-                host = value
+                hosts.append(value.decode("latin-1"))
             elif key == b"x-forwarded-for":
                 forwarded = value
-        if host and not self.limits.knows(host.decode("latin-1")):
+        if not all(map(self.limits.knows, filter(None, hosts))):
             REFUSED.labels(421).inc()
             return Problem(421, "this address is not known under that name; see REGISTRY_PUBLIC_URL")
         if self.behind_proxy:

@@ -32,6 +32,7 @@ class _Beat:
 
     __slots__ = ("disconnected", "keep_alive", "more_body", "response_complete")
     message_event = _Unheard()
+    response_started = False
 
     def __init__(self, keep_alive: bool) -> None:
         self.keep_alive = keep_alive

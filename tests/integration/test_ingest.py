@@ -296,6 +296,29 @@ async def test_an_upgrade_that_is_offered_is_declined_and_the_body_read(
     ]
 
 
+HALVES = [
+    (b"POST /heartbeat/a HTTP/1.1\r\nHost: localhost\r\n\r\n", [b"200"]),
+    (b"POST /heartbeat/a HTTP/1.0\r\n\r\n", [b"200"]),
+    (b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 2\r\n\r\nok", [b"200"]),
+    (b"POST /heartbeat/a HTTP/1.1\r\n\r\nGET /heartbeat/b/fail HTTP/1.1\r\n\r\n", [b"200", b"200"]),
+    (b"GET /nothing HTTP/1.1\r\n\r\n", [b"404"]),
+    (b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 3\r\n\r\nok", []),
+    (b"POST /heartbeat/a HTTP/1.1\r\n", []),
+    (b"", []),
+]
+
+
+@pytest.mark.parametrize(("request_", "statuses"), HALVES)
+def test_who_says_no_more_is_still_answered(start: Start, request_: bytes, statuses: list[bytes]) -> None:
+    """As `printf … | nc -N` does it; half a request has no answer, and nobody waits for the rest."""
+    base = start().base_url
+    with socket.create_connection((base.host, base.port), timeout=5) as connection:
+        connection.sendall(request_)
+        connection.shutdown(socket.SHUT_WR)
+        answers = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == statuses
+
+
 NAME_PARTS = st.text("ab._- %/2F\xe9", max_size=6) | st.sampled_from(["a", "a/fail", "a/0", "a/KILL", "%61"])
 
 

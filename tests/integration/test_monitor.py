@@ -293,6 +293,26 @@ async def test_a_monitor_that_was_off_raises_no_alarm_for_services_that_kept_bea
     await nc.close()
 
 
+async def test_what_was_removed_before_a_monitor_read_it_proves_nothing(nats_url: str, start: Start) -> None:
+    """Ticks say that the door was open all the time, but the heartbeats of a part of it were purged."""
+    patient = {"silent_after": "2s", "down_after": "1m", "dead_after": "2m"}
+    monitor = start(**patient)
+    nc, js = await connect(nats_url)
+    await provisioned(nats_url)
+    async with Ticks(js):
+        async with Beats(nc, ["web"], every=0.1):
+            await eventually(lambda: has(js, "web", "alive"))
+            monitor.kill()
+            await asyncio.sleep(3)
+        await js.purge_stream(streams.HEARTBEATS)
+        purged_at = await stored_at(js, (await js.publish("tick.other", b"{}")).seq)
+        await asyncio.to_thread(start, **patient)
+        await eventually(lambda: has(js, "web", "alive", "silent"), within=20)
+    _, silent = await changes(js, "web")
+    assert silent.data.since.timestamp() > purged_at + 1.5
+    await nc.close()
+
+
 async def _count(js: JetStreamContext, at_least: int) -> bool:
     return len(await changes(js)) >= at_least
 

@@ -11,6 +11,7 @@ from services.api import recall
 from services.api.board import Board
 from services.api.projector import Projector
 from services.api.store import ReadRecord, Store, View
+from services.ingest.names import Names
 from services.notifier import lease as leases
 from services.notifier.cursors import Superseded
 from services.notifier.lease import Lease
@@ -107,6 +108,21 @@ async def test_windows_are_followed_and_who_is_freed_is_told(link: Link) -> None
 
     await eventually(taken_back)
     assert gone == [window, longer]
+    following.cancel()
+
+
+async def test_names_of_a_record_that_is_gone_take_no_place_in_the_next(link: Link) -> None:
+    names = Names(2)
+    names.registered("registered")
+    assert names.admit("let.in")
+    assert not names.admit("new")
+    following = asyncio.create_task(names.follow(link))
+
+    async def there_is_room() -> bool:
+        return names.admit("new")
+
+    await eventually(there_is_room)
+    assert "registered" not in names
     following.cancel()
 
 

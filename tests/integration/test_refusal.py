@@ -748,6 +748,12 @@ async def test_by_another_name_nobody_comes_in_without_a_token(start: Start, sta
         ):
             assert client.get(path, headers={"Host": host}).status_code == 200, (path, host)
     assert api.get("/services", headers={"Host": "registry.example.com"}).status_code == 200
+    for hosts in (("evil.example", "localhost"), ("localhost", "evil.example")):
+        twice = "".join(f"Host: {host}\r\n" for host in hosts)
+        for url in (ingest.base_url, api.base_url):
+            with socket.create_connection((url.host, url.port), timeout=5) as connection:
+                connection.sendall(f"GET /metrics HTTP/1.1\r\n{twice}\r\n".encode())
+                assert connection.recv(65_536).startswith(b"HTTP/1.1 421 ")
     assert (
         ingest.post("/heartbeats", json={"services": ["a"]}, headers={"Host": "evil.example"}).status_code
         == 421

@@ -117,6 +117,7 @@ def chunk(name: str, seeds: range) -> tuple[int, list[tuple[int, str]]]:
     """How many were tried, and those that failed with their first problem."""
     failures, simulation = [], SIMULATIONS[name]
     gc.disable()
+    gc.freeze()
     with simulation.surroundings():
         for n, seed in enumerate(seeds):
             if problems := simulation.simulate(seed):
