@@ -263,14 +263,16 @@ def _of_fall(
 
 def promised(life: Incarnation, counted_from: int, rung: int, upto: int) -> Iterator[int]:
     """When a fall is due, reckoned by the thresholds as they were put in force, one after the other; each of
-    them may have been there when somebody looked."""
-    first = [patience for since, patience in life.thresholds if since <= counted_from]
-    due = counted_from + (first[-1] if first else life.thresholds[0][1])[rung]
-    yield due
-    for since, patience in life.thresholds:
-        if counted_from < since <= upto:
-            due = max(counted_from + patience[rung], min(due, since + patience[rung]))
-            yield due
+    them may have been there when somebody looked. Those of the very moment from which it is counted may have
+    come before it or after."""
+    for before in (counted_from, counted_from - 1):
+        first = [patience for since, patience in life.thresholds if since <= before]
+        due = counted_from + (first[-1] if first else life.thresholds[0][1])[rung]
+        yield due
+        for since, patience in life.thresholds:
+            if before < since <= upto:
+                due = max(counted_from + patience[rung], min(due, since + patience[rung]))
+                yield due
 
 
 def life_thresholds(life: Incarnation, start: int, end: int) -> Iterator[Patience]:
