@@ -6,6 +6,6 @@ from services.notifier import __main__ as notifier
 from services.notifier import deafness
 
 if __name__ == "__main__":
-    deafness.WORTH_TELLING = notifier.CUT_OFF = timedelta(seconds=2)
-    deafness.PATIENCE = timedelta(seconds=1)
+    deafness.TOLD_AFTER = notifier.CUT_OFF = timedelta(seconds=2)
+    deafness.STARTUP_GRACE = timedelta(seconds=1)
     notifier.main()

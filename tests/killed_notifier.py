@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from services.notifier import __main__ as notifier
-from services.notifier.cursors import Cursor, Record
-from services.notifier.telegram import Bot
+from services.notifier.channels.telegram import Bot
+from services.notifier.dispatch.notification_log import ReceiverState, NotificationLog
 
 STEPS = (
     "before the intent is recorded",
@@ -43,11 +43,11 @@ def guarded(action: Callable[..., Awaitable[Any]], concerns: Callable[..., bool]
     return wrapped
 
 
-def is_of_a_message(record: Record, cursor: Cursor) -> bool:
+def is_of_a_message(record: NotificationLog, cursor: ReceiverState) -> bool:
     return cursor.sending is not None or record.cursor.sending is not None
 
 
 if __name__ == "__main__":
-    Record.write = guarded(Record.write, is_of_a_message)  # type: ignore[method-assign]
+    NotificationLog.write = guarded(NotificationLog.write, is_of_a_message)  # type: ignore[method-assign]
     Bot.send = guarded(Bot.send, lambda *_: True)  # type: ignore[method-assign]
     notifier.main()

@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from services.notifier.chats import Chat, Daily, Surroundings
-from services.notifier.fleet import Fleet
-from services.notifier.incidents import Incidents
-from services.notifier.messages import Change, Deafness, Look, Message
-from services.notifier.target import Outcome, Refused, Sent
+from services.notifier.alerting.reminders import Reminders
+from services.notifier.alerting.texts import Change, Deafness, LinkContext, Message
+from services.notifier.channels.channel import Outcome, Refused, Sent
+from services.notifier.dispatch.receiver import DigestSchedule, ReceiverDependencies, ReceiverWorker
+from services.notifier.states import ServiceStates
 from shared.events import (
     ConfigData,
     ServiceConfig,
@@ -26,7 +26,7 @@ from shared.events import (
     StatusData,
     status_changed,
 )
-from shared.maintenance import Window, hushed_until
+from shared.maintenance import Window, maintenance_until
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
@@ -105,34 +105,34 @@ class World:
         self.events: list[tuple[Any, datetime]] = []
         self.status: dict[str, Status] = {}
         self.deaf: list[Deafness] | None = []
-        self.chats: list[Chat] = []
+        self.chats: list[ReceiverWorker] = []
         self.is_on = False
 
     async def start(self) -> None:
-        self.fleet = Fleet()
-        self.incidents = Incidents(self.fleet, self.reminders)
+        self.states = ServiceStates()
+        self.reminders = Reminders(self.states, self.reminders)
         for seq, (event, at) in enumerate(self.events, 1):
-            self.fleet.take(event, seq, at)
-        around = Surroundings(
-            Look("http://x", ZoneInfo("UTC")),
-            Daily(None, self._no_digest),
+            self.states.apply(event, seq, at)
+        deps = ReceiverDependencies(
+            LinkContext("http://x", ZoneInfo("UTC")),
+            DigestSchedule(None, self._no_digest),
             lambda: self.now,
             self._page,
             self._newest,
-            holds=self.incidents.holds,
-            fleet=self.fleet,
-            hushed_until=self.hushed_until,
+            holds=self.reminders.is_current,
+            states=self.states,
+            maintenance_until=self.maintenance_until,
             remind_after=self.reminders,
             deafness=self._deafness,
         )
         end = len(self.events)
         self.chats = [
-            await Chat.open(inbox, cast(KeyValue, self.bucket), end, around) for inbox in self.inboxes
+            await ReceiverWorker.open(inbox, cast(KeyValue, self.bucket), end, deps) for inbox in self.inboxes
         ]
-        self.fleet.on_config = lambda name: [chat.configured(name) for chat in self.chats] and None
+        self.states.on_config = lambda name: [chat.configured(name) for chat in self.chats] and None
         after = min(chat.cursor.done for chat in self.chats)
-        for name in self.fleet:
-            self.incidents.watch(name, min(chat.cursor.notices or self.now for chat in self.chats))
+        for name in self.states:
+            self.reminders.watch(name, min(chat.cursor.notices or self.now for chat in self.chats))
         self.is_on = True
         for seq, (event, at) in enumerate(self.events[after:], after + 1):
             self._deliver(seq, event, at)
@@ -147,12 +147,12 @@ class World:
 
     async def settle(self) -> None:
         """Let every chat do all it can do now."""
-        for notice in self.incidents.due(self.now) if self.is_on else ():
+        for notice in self.reminders.due(self.now) if self.is_on else ():
             for chat in self.chats:
                 chat.remind(notice)
         for chat in self.chats:
             chat.tick()
-            while chat._has_something():
+            while chat._has_work():
                 if (found := await chat._compose()) and await chat._attempt(*found) > 0:
                     break
 
@@ -162,8 +162,8 @@ class World:
             if self.is_on:
                 await self.settle()
 
-    def hushed_until(self, name: str, at: datetime) -> datetime | None:
-        return hushed_until(self.windows.values(), name, self.fleet.known(name).tags, at)
+    def maintenance_until(self, name: str, at: datetime) -> datetime | None:
+        return maintenance_until(self.windows.values(), name, self.states.get(name).tags, at)
 
     def window(self, id_: str, starts: timedelta, ends: timedelta | None, **about: Any) -> None:
         """Of `web`, from and to so long after NOW; None: it is deleted."""
@@ -172,7 +172,7 @@ class World:
             about = about or {"services": ("web",)}
             self.windows[id_] = Window(starts_at=NOW + starts, ends_at=NOW + ends, **about)
         for chat in self.chats if before else ():
-            chat.freed(before) if before else None
+            chat.window_removed(before) if before else None
 
     # --- events
 
@@ -207,11 +207,11 @@ class World:
 
     def _deliver(self, seq: int, event: Any, at: datetime) -> None:
         change = self._change(seq, event, at)
-        self.fleet.take(event, seq, at)
+        self.states.apply(event, seq, at)
         if change:
-            self.incidents.watch(event.name, event.data.since)
+            self.reminders.watch(event.name, event.data.since)
         for chat in self.chats:
-            chat.offer(seq, change)
+            chat.enqueue(seq, change)
 
     def _change(self, seq: int, event: Any, at: datetime) -> Change | None:
         if event.type != "service.status_changed.v1":
@@ -221,7 +221,7 @@ class World:
         config = configs[-1].data.config if configs and isinstance(configs[-1], ServiceRegistered) else None
         quiet = config is not None and (config.paused or not config.notify)
         return Change(
-            seq, at, event.name, it.from_, it.to, it.since, it.last_heartbeat, it.reason, None, quiet=quiet
+            seq, at, event.name, it.from_, it.to, it.since, it.last_heartbeat, it.reason, None, silenced=quiet
         )
 
     async def _newest(self) -> int:

@@ -13,31 +13,38 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode
 from starlette.applications import Starlette
 
-from services.notifier import seen_record, webhook
-from services.notifier.apprise_target import AppriseTarget, NotInstalled
-from services.notifier.chats import LAST_DIGEST, Chat, Daily, Surroundings, oldest_unsent_seconds
-from services.notifier.commands import Commands, Doors
-from services.notifier.cursors import Cursor
-from services.notifier.deadman import Deadman
-from services.notifier.deafness import WORTH_TELLING, Listener
-from services.notifier.delivery import Delivery, document
-from services.notifier.fleet import Fleet
-from services.notifier.history import History
-from services.notifier.incidents import Incidents
+from services.notifier.alerting.reminders import Reminders
+from services.notifier.alerting.texts import LinkContext
+from services.notifier.bot.commands import BotActions, BotCommands
+from services.notifier.bot.subscribers import Subscribers
+from services.notifier.bot.updates import Updates
+from services.notifier.channels import webhook
+from services.notifier.channels.apprise import AppriseChannel, NotInstalled
+from services.notifier.channels.channel import BadToken, Channel, Failed
+from services.notifier.channels.log import LogChannel
+from services.notifier.channels.telegram import Bot, TelegramChannel
+from services.notifier.consumer import EventConsumer, asyncapi_document
+from services.notifier.deadman import DeadmanSwitch
+from services.notifier.deafness import TOLD_AFTER, DeafnessWatch
+from services.notifier.dispatch import seen_record
+from services.notifier.dispatch.notification_log import ReceiverState
+from services.notifier.dispatch.receiver import (
+    LAST_DIGEST,
+    DigestSchedule,
+    ReceiverDependencies,
+    ReceiverWorker,
+    oldest_unsent_seconds,
+)
+from services.notifier.dispatch.seen_record import SeenRecord
+from services.notifier.event_log import EventLog
 from services.notifier.lease import Lease
-from services.notifier.log_target import LogTarget
-from services.notifier.messages import Look
-from services.notifier.seen_record import SeenRecord
-from services.notifier.subscribers import Subscribers
-from services.notifier.target import BadToken, Failed, Target
-from services.notifier.telegram import Bot, TelegramChat
-from services.notifier.updates import Updates
+from services.notifier.states import ServiceStates
 from shared import asyncapi, digest, durations, logs, service, streams, tracing, urls
 from shared.broker import READ_ONLY, Link, last_sequence, until_done
 from shared.connections import limits_of, within
 from shared.events import moment
 from shared.identity import Comparison
-from shared.maintenance import Window, hushed_until
+from shared.maintenance import Window, maintenance_until
 from shared.record_watch import AnotherRecord, Marks, RecordWatch, judge, told_before
 from shared.settings import (
     CommaSeparated,
@@ -68,7 +75,7 @@ DIGEST_OVERDUE = Gauge(
 )
 
 CHECK_TOKEN_AGAIN = 30.0
-CUT_OFF = WORTH_TELLING
+CUT_OFF = TOLD_AFTER
 """How long the broker may be away before that is told."""
 UNSENT_IS_WRONG = 300.0
 """Seconds that a change may wait for some chat before the deadman's switch is let go."""
@@ -178,20 +185,20 @@ class NotifierSettings(Settings):
 SHORTEST_KEY = 16
 
 
-def _apprise(url: str) -> AppriseTarget:
+def _apprise(url: str) -> AppriseChannel:
     try:
-        return AppriseTarget(url)
+        return AppriseChannel(url)
     except NotInstalled:
         stop("REGISTRY_APPRISE_URLS needs the extra: pip install 'services-registry[apprise]'")
     except ValueError as error:
         stop(f"REGISTRY_APPRISE_URLS: {error}")
 
 
-def _others(settings: NotifierSettings) -> list[Target]:
+def _others(settings: NotifierSettings) -> list[Channel]:
     """The channels besides Telegram. Each is one line here."""
     secret, private = settings.webhook_secret.get_secret_value(), settings.webhook_private
     return [
-        *(webhook.Webhook(url, secret, private=private) for url in settings.webhook_urls),
+        *(webhook.WebhookChannel(url, secret, private=private) for url in settings.webhook_urls),
         *(_apprise(url) for url in settings.apprise_urls),
     ]
 
@@ -215,15 +222,17 @@ class Notifier:
         self.watch.on_another = lambda why: self.health.bad("delivery", why)
         self.health.follow(self._link)
         self.health.good("record")
-        self._fleet = Fleet()
-        self._fleet.on_config = self._configured
-        self._windows = Windows(self._link, self._freed)
-        self._listener = Listener(self._link)
-        self._incidents = Incidents(self._fleet, settings.remind_after)
-        self._history = History(self._link, self._fleet)
-        self.delivery = Delivery(self._link, settings.nats_url, self._fleet, self._history, self._incidents)
+        self._states = ServiceStates()
+        self._states.on_config = self._configured
+        self._windows = Windows(self._link, self._window_removed)
+        self._listener = DeafnessWatch(self._link)
+        self._reminders = Reminders(self._states, settings.remind_after)
+        self._event_log = EventLog(self._link, self._states)
+        self.consumer = EventConsumer(
+            self._link, settings.nats_url, self._states, self._event_log, self._reminders
+        )
         self._others = _others(settings)
-        self._chats: list[Chat] = []
+        self._chats: list[ReceiverWorker] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup
         self._subscribers: Subscribers
@@ -231,15 +240,15 @@ class Notifier:
         self._bucket: KeyValue
         self._remembered_at = float("-inf")
         self._lease: Lease | None = None
-        self._around = Surroundings(
-            look=Look(settings.public_url.rstrip("/"), settings.zone),
-            daily=Daily(settings.digest_time, self._digest, settings.weekly_digest),
+        self._deps = ReceiverDependencies(
+            links=LinkContext(settings.public_url.rstrip("/"), settings.zone),
+            digests=DigestSchedule(settings.digest_time, self._digest, settings.weekly_digest),
             now=now,
-            page=self._history.page,
+            page=self._event_log.changes_after,
             newest=self._newest,
-            holds=self._incidents.holds,
-            fleet=self._fleet,
-            hushed_until=self._hushed_until,
+            holds=self._reminders.is_current,
+            states=self._states,
+            maintenance_until=self._maintenance_until,
             remind_after=settings.remind_after,
             is_taken=self._is_taken,
             on_taken=self._on_taken,
@@ -256,7 +265,7 @@ class Notifier:
         finally:
             if self._lease:
                 await self._lease.release()
-            await self.delivery.stop()
+            await self.consumer.stop()
             await self._link.close()
             if self._bot:
                 await self._bot.close()
@@ -267,13 +276,13 @@ class Notifier:
         await self._open(bucket)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lease.watch())
-            group.create_task(self.delivery.watch())
+            group.create_task(self.consumer.watch())
             group.create_task(self._keep_reminding())
             group.create_task(self._windows.follow())
             group.create_task(self._listener.follow(now))
             group.create_task(self._keep_telling_cut_off(group))
             if url := self._settings.deadman_url.get_secret_value():
-                group.create_task(Deadman(url, self._link, self._hindered).run())
+                group.create_task(DeadmanSwitch(url, self._link, self._hindered).run())
             if self._bot:
                 group.create_task(self._check_token(self._bot))
                 if self._settings.telegram_chat_id or self._settings.telegram_invite.get_secret_value():
@@ -284,7 +293,7 @@ class Notifier:
                 self._running[chat.key] = group.create_task(chat.run())
 
     @property
-    def chats(self) -> list[Chat]:
+    def chats(self) -> list[ReceiverWorker]:
         return self._chats
 
     @property
@@ -303,17 +312,17 @@ class Notifier:
 
     async def _connect(self) -> KeyValue:
         """The bucket that the notifier's records are in, when the broker is there."""
-        self._link.adopt(await self.delivery.broker.connect())
+        self._link.adopt(await self.consumer.broker.connect())
         await self._link.provision()
         self.health.good("broker")
         return await self._link.bucket(streams.NOTIFIER_BUCKET)
 
-    def _hushed_until(self, name: str, at: datetime) -> datetime | None:
-        return hushed_until(self._windows.by_id.values(), name, self._fleet.known(name).tags, at)
+    def _maintenance_until(self, name: str, at: datetime) -> datetime | None:
+        return maintenance_until(self._windows.by_id.values(), name, self._states.get(name).tags, at)
 
-    def _freed(self, window: Window) -> None:
+    def _window_removed(self, window: Window) -> None:
         for chat in self._chats:
-            chat.freed(window)
+            chat.window_removed(window)
 
     def _configured(self, name: str) -> None:
         for chat in self._chats:
@@ -326,7 +335,7 @@ class Notifier:
     async def _open(self, bucket: KeyValue) -> None:
         """Learn how things are, and start reading where the chat that is furthest behind stands."""
         end = await self._newest()
-        await self._history.fold()
+        await self._event_log.load_states()
         await self._windows.load()
         self._bucket, self._subscribers = bucket, Subscribers(bucket)
         seen, before, anew = await seen_record.load(bucket), self._before, False
@@ -334,20 +343,22 @@ class Notifier:
             before = None  # another notifier has spoken since
         if before:
             seen = before.left
-        if seen and (verdict := await self._compare(seen)) is not Comparison.SAME:
-            log.info("the cursors are of another record", why=verdict.value)
+        if seen and (decision := await self._compare(seen)) is not Comparison.SAME:
+            log.info("the cursors are of another record", why=decision.value)
             told = await told_before(self._link, seen.seen_at)
-            self._history.begin_anew(moment(seen.seen_at) - RECORDED_WITHIN, told)
-            if verdict is not Comparison.PURGED:  # else the sequences are what they were
+            self._event_log.skip_told_before(moment(seen.seen_at) - RECORDED_WITHIN, told)
+            if decision is not Comparison.PURGED:  # else the sequences are what they were
                 end, anew = told, True
-        known: dict[str, Cursor] = {}
+        known: dict[str, ReceiverState] = {}
         if before and before.chats:  # this very process wrote them last
             known = {chat.key: chat.cursor for chat in before.chats}
         await self._subscribers.load()
         await self._subscribers.claim(before.subscribed if known and before else None)
-        for target in self._targets():
-            chat = await Chat.open(target, bucket, end, self._around, anew=anew, known=known.get(target.key))
-            if self._is_taken(target, chat.address):
+        for channel in self._channels():
+            chat = await ReceiverWorker.open(
+                channel, bucket, end, self._deps, anew=anew, known=known.get(channel.key)
+            )
+            if self._is_taken(channel, chat.address):
                 log.warning("two chats are one, which is told once", left_out=chat.key, address=chat.address)
                 await self._end(chat)
             else:
@@ -357,12 +368,12 @@ class Notifier:
         self.watch.on_look = self._remember
         chats = self._chats
         self._measure()
-        self.delivery.offers += [chat.offer for chat in chats]
+        self.consumer.subscribers += [chat.enqueue for chat in chats]
         after = min(chat.cursor.done for chat in chats)
-        for name in self._fleet:
-            self._incidents.watch(name, min(chat.cursor.notices or now() for chat in chats))
+        for name in self._states:
+            self._reminders.watch(name, min(chat.cursor.notices or now() for chat in chats))
         self._remind()
-        await self.delivery.start(after)
+        await self.consumer.start(after)
         self.health.good("delivery")
         log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
 
@@ -374,8 +385,8 @@ class Notifier:
 
     async def _compare(self, seen: SeenRecord) -> Comparison:
         question = partial(judge, self._link, streams.SERVICES, seen.events)
-        verdict: Comparison = (await until_done("compare the record", question))[0]
-        return verdict
+        decision: Comparison = (await until_done("compare the record", question))[0]
+        return decision
 
     async def _remember(self, marks: Marks) -> None:
         """Note of which record the cursors are, once in a while."""
@@ -399,35 +410,35 @@ class Notifier:
 
     # --- those who subscribe themselves
 
-    def _commands(self, bot: Bot) -> Commands:
-        doors = Doors(
+    def _commands(self, bot: Bot) -> BotCommands:
+        doors = BotActions(
             chats=lambda: self._chats,
             subscribe=self._subscribe,
             unsubscribe=self._unsubscribe,
             migrate=self._migrate,
             digest=lambda at: self._digest(at, False),
-            last_heartbeat=self._history.last_heartbeat,
+            last_heartbeat=self._event_log.last_heartbeat,
             now=now,
         )
         invite = self._settings.telegram_invite.get_secret_value()
-        return Commands(bot, self._fleet, self._around.look, doors, invite)
+        return BotCommands(bot, self._states, self._deps.links, doors, invite)
 
     async def _subscribe(self, address: str) -> bool:
         """Begin with what comes next."""
         assert self._bot
-        target = TelegramChat(self._bot, address)
+        channel = TelegramChannel(self._bot, address)
         async with self._joining:
-            if any(address == chat.address or target.key == chat.key for chat in self._chats):
+            if any(address == chat.address or channel.key == chat.key for chat in self._chats):
                 return True  # the latter: a group that has a new number, by its old one
             if not await self._subscribers.add(address, now()):
                 return False
-            chat = await Chat.open(target, self._bucket, await self._newest(), self._around)
-            if self._is_taken(target, chat.address):  # a group that has got its new number meanwhile
+            chat = await ReceiverWorker.open(channel, self._bucket, await self._newest(), self._deps)
+            if self._is_taken(channel, chat.address):  # a group that has got its new number meanwhile
                 await self._end(chat)
                 return True
             self._chats.append(chat)
-            chat.missed(self.delivery.position)  # what came while its record was written
-            self.delivery.offers.append(chat.offer)
+            chat.mark_missed(self.consumer.position)  # what came while its record was written
+            self.consumer.subscribers.append(chat.enqueue)
             self._running[chat.key] = self._group.create_task(chat.run())
             log.info("a chat has subscribed", chat=chat.key)
         return True
@@ -443,12 +454,12 @@ class Notifier:
 
     async def _migrate(self, old: str, new: str) -> None:
         for chat in [chat for chat in self._chats if chat.address == old]:
-            if self._is_taken(chat.target, new):
+            if self._is_taken(chat.channel, new):
                 self._on_taken(chat)
             else:
                 await chat.migrate(new)
 
-    def _on_taken(self, chat: Chat) -> None:
+    def _on_taken(self, chat: ReceiverWorker) -> None:
         """It is another chat now: who leaves by that one means both."""
 
         async def end() -> None:
@@ -458,7 +469,7 @@ class Notifier:
 
         self._group.create_task(end())
 
-    async def _end(self, chat: Chat) -> None:
+    async def _end(self, chat: ReceiverWorker) -> None:
         """A subscriber is no more; who was configured stays."""
         if address := self._subscribed_as(chat):
             if chat in self._chats:
@@ -466,27 +477,27 @@ class Notifier:
             await chat.forget()
             await self._subscribers.remove(address)
 
-    def _subscribed_as(self, chat: Chat) -> str | None:
+    def _subscribed_as(self, chat: ReceiverWorker) -> str | None:
         """By which address; None: it was configured."""
         if self._bot is None:
             return None
         subscribers = self._subscribers.since.keys() - set(self._settings.telegram_chat_id)
-        return next((it for it in subscribers if TelegramChat(self._bot, it).key == chat.key), None)
+        return next((it for it in subscribers if TelegramChannel(self._bot, it).key == chat.key), None)
 
-    def _is_taken(self, target: Target, address: str) -> bool:
-        topic = getattr(target, "topic", None)
-        others = (chat for chat in self._chats if chat.target is not target and chat.address == address)
-        return any(getattr(chat.target, "topic", None) == topic for chat in others)
+    def _is_taken(self, channel: Channel, address: str) -> bool:
+        topic = getattr(channel, "topic", None)
+        others = (chat for chat in self._chats if chat.channel is not channel and chat.address == address)
+        return any(getattr(chat.channel, "topic", None) == topic for chat in others)
 
-    def _leave(self, chat: Chat) -> "asyncio.Task[None]":
+    def _leave(self, chat: ReceiverWorker) -> "asyncio.Task[None]":
         self._chats.remove(chat)
-        self.delivery.offers.remove(chat.offer)
+        self.consumer.subscribers.remove(chat.enqueue)
         running = self._running.pop(chat.key)
         running.cancel()
         return running
 
     def _remind(self) -> None:
-        for notice in self._incidents.due(now()):
+        for notice in self._reminders.due(now()):
             for chat in self._chats:
                 chat.remind(notice)
         for chat in self._chats:
@@ -512,21 +523,21 @@ class Notifier:
                 for chat in self._chats:
                     group.create_task(chat.tell_cut_off(since, lambda: not self._link.up))
 
-    def _targets(self) -> list[Target]:
-        targets: list[Target] = []
+    def _channels(self) -> list[Channel]:
+        channels: list[Channel] = []
         if self._bot:
             configured = self._settings.telegram_chat_id
             addresses = dict.fromkeys((*configured, *self._subscribers.since))
-            targets += [TelegramChat(self._bot, chat) for chat in addresses]
-        return [*targets, *self._others] or [LogTarget()]
+            channels += [TelegramChannel(self._bot, chat) for chat in addresses]
+        return [*channels, *self._others] or [LogChannel()]
 
     async def _digest(self, at: datetime, weekly: bool) -> list[str]:
         window = digest.WEEK if weekly else digest.WINDOW
-        changes = await self._history.changes(at - window)
+        changes = await self._event_log.transitions_since(at - window)
         gaps = await self._listener.gaps(at, self._settings.deaf_after)
         oldest = await until_done("look how far the record reaches", partial(truncated, self._link))
         begins = {name: it.begins for name, it in oldest.items()}
-        found = digest.digest(self._fleet.services(), changes, at, window, gaps, begins)
+        found = digest.digest(self._states.services(), changes, at, window, gaps, begins)
         return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)
 
     def _hindered(self) -> str | None:
@@ -566,7 +577,7 @@ def main() -> None:
     logs.configure("notifier", settings.log_level, settings.log_format)
     tracing.start("notifier")
     notifier = Notifier(settings)
-    docs = document(notifier.delivery)
+    docs = asyncapi_document(notifier.consumer)
 
     async def work() -> None:
         current = notifier

@@ -17,17 +17,17 @@ log = structlog.get_logger()
 
 LAST_SUCCESS = Gauge("registry_deadman_last_success_timestamp_seconds", "When REGISTRY_DEADMAN_URL answered")
 
-EVERY = 60.0
-LOOK_AGAIN = 5.0
+FETCH_INTERVAL = 60.0
+RETRY_INTERVAL = 5.0
 """Seconds until the next try after the start, and while something is wrong."""
-ANSWERS_WITHIN = 0.5
+ANSWER_TIMEOUT = 0.5
 """Seconds in which every monitor that runs has answered."""
-JUDGED_WITHIN = 60_000_000
+MAX_EVALUATION_AGE = 60_000_000
 """Microseconds since the tick that was judged last."""
 TIMEOUT = httpx.Timeout(10, connect=5)
 
 
-class Deadman:
+class DeadmanSwitch:
     """`run` until cancelled."""
 
     def __init__(self, url: str, link: Link, hindered: Callable[[], str | None]) -> None:
@@ -42,9 +42,9 @@ class Deadman:
         first = True
         async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False) as http:
             while True:
-                await asyncio.sleep(LOOK_AGAIN if first or self._said else EVERY)
+                await asyncio.sleep(RETRY_INTERVAL if first or self._said else FETCH_INTERVAL)
                 first = False
-                problem = self._hindered() or await self._not_judging() or await self._fetch(http)
+                problem = self._hindered() or await self._not_evaluating() or await self._fetch(http)
                 if problem != self._said:
                     self._said = problem
                     if problem:
@@ -52,16 +52,16 @@ class Deadman:
                     else:
                         log.info("the deadman's switch is pressed again", host=self._host)
 
-    async def _not_judging(self) -> str | None:
+    async def _not_evaluating(self) -> str | None:
         """Why nobody is judged, if so. Of several monitors one is enough."""
         try:
-            judged = await last_judged(self._link, ANSWERS_WITHIN)
+            judged = await last_judged(self._link, ANSWER_TIMEOUT)
             _, now = await last_sequence(self._link, streams.HEARTBEATS)
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
             return f"the broker does not answer ({type(error).__name__})"
         if judged is None:
             return "no monitor answers"
-        if now - judged > JUDGED_WITHIN:
+        if now - judged > MAX_EVALUATION_AGE:
             return "no tick has been judged for a minute"
         return None
 

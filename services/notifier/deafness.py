@@ -5,23 +5,23 @@ from collections.abc import Callable
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 
-from services.notifier.messages import Deafness
+from services.notifier.alerting.texts import Deafness
 from shared import streams
 from shared.broker import Link, Reader, Stored, last_sequence, until_done
 from shared.coverage import Coverage
 from shared.events import MICRO, Tick, micros, moment
 
-WORTH_TELLING = timedelta(minutes=5)
+TOLD_AFTER = timedelta(minutes=5)
 """Deafness up to this long is told nobody."""
-PATIENCE = timedelta(seconds=60)
+STARTUP_GRACE = timedelta(seconds=60)
 """After the start, or a lost connection, ingest has this long for its first tick before deafness counts as
 lasting. (With the tick it is over, and told as that.)"""
-READ_WITHIN = 5.0
+READ_TIMEOUT = 5.0
 """Seconds that a digest waits for the ticks to be read after a start."""
-COMPARED_EVERY = timedelta(minutes=1)
+CLOCK_CHECK_INTERVAL = timedelta(minutes=1)
 
 
-class Heard:
+class TickCoverage:
     """What ticks prove. Pure; `take` each that is stored, `caught_up` when all were."""
 
     def __init__(self) -> None:
@@ -56,8 +56,8 @@ class Heard:
         if self._known_since is None:
             return None
         found = [it for it in self._long_gaps() if it.until and it.until > after]
-        if until and now - until > WORTH_TELLING:
-            if now - self._known_since < PATIENCE:
+        if until and now - until > TOLD_AFTER:
+            if now - self._known_since < STARTUP_GRACE:
                 return None
             found.append(Deafness(until))
         return found
@@ -72,16 +72,16 @@ class Heard:
         if self._gaps_of is not self._coverage.gaps:
             self._gaps_of = self._coverage.gaps
             gaps = [Deafness(moment(start), moment(end)) for start, end in self._gaps_of if start]
-            self._gaps = [it for it in gaps if it.until and it.until - it.since > WORTH_TELLING]
+            self._gaps = [it for it in gaps if it.until and it.until - it.since > TOLD_AFTER]
         return self._gaps
 
 
-class Listener:
+class DeafnessWatch:
     """`follow` for ever."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._heard = Heard()
+        self._heard = TickCoverage()
         self._ahead = timedelta()
         """By how much the broker's clock is ahead of ours."""
         self._compared_at: datetime | None = None
@@ -96,9 +96,9 @@ class Listener:
         return self._heard.deafness(after, now + self._ahead)
 
     async def gaps(self, now: datetime, patience: timedelta) -> list[tuple[int, int]]:
-        """As in `Heard`; right after a start once the ticks are read, or as well as it is known by then."""
+        """As in `TickCoverage`. Right after a start it waits for the ticks to be read, up to READ_TIMEOUT."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(READ_WITHIN):
+            async with asyncio.timeout(READ_TIMEOUT):
                 await self._read_once.wait()
         return self._heard.gaps(now + self._ahead, patience)
 
@@ -109,7 +109,7 @@ class Listener:
                 for stored in batch:
                     self._heard.take(stored)
                 if reader.pending == 0:
-                    if self._compared_at is None or now() - self._compared_at > COMPARED_EVERY:
+                    if self._compared_at is None or now() - self._compared_at > CLOCK_CHECK_INTERVAL:
                         await self._compare(now)
                     self._heard.caught_up(now() + self._ahead)
                     self._read_once.set()

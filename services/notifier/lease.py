@@ -17,7 +17,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
-from services.notifier.cursors import Superseded
+from services.notifier.dispatch.notification_log import Superseded
 from shared.broker import Link, until_done, version_to_follow
 
 log = structlog.get_logger()
@@ -25,9 +25,9 @@ log = structlog.get_logger()
 ACTIVE = Gauge("registry_notifier_active", "1 if this notifier speaks, 0 if it stands by")
 
 KEY = "lease"
-LOOK_AGAIN = 1.0
-ANSWERS_WITHIN = 2.0
-UNANSWERED = 4
+POLL_INTERVAL = 1.0
+ANSWER_TIMEOUT = 2.0
+MAX_UNANSWERED = 4
 """Questions in a row that a holder may leave unanswered: it hangs, though its connection stands."""
 
 
@@ -46,22 +46,24 @@ class Lease:
         while True:
             holder, revision = await until_done("read the lease", self._read)
             if not holder:
-                unanswered = UNANSWERED
+                unanswered = MAX_UNANSWERED
             elif holder != self._id:
                 unanswered = await self._ask(holder, unanswered)
-            if (unanswered >= UNANSWERED and await self._take(revision)) or holder == self._id:
+            if (unanswered >= MAX_UNANSWERED and await self._claim(revision)) or holder == self._id:
                 ACTIVE.set(1)
                 return
             if not waits:
                 waits = True
                 on_wait()
                 log.info("another notifier speaks; standing by", holder=holder)
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_INTERVAL)
 
     async def watch(self) -> None:
         """Until another notifier has taken it: then Superseded."""
         while True:
-            await asyncio.sleep(3 * LOOK_AGAIN)  # it need not be soon: whoever was superseded cannot record
+            await asyncio.sleep(
+                3 * POLL_INTERVAL
+            )  # it need not be soon: whoever was superseded cannot record
             holder, _ = await until_done("read the lease", self._read)
             if holder != self._id:
                 raise Superseded("another notifier has taken over")
@@ -91,14 +93,14 @@ class Lease:
     async def _ask(self, holder: str, unanswered: int) -> int:
         """How often in a row it has not answered by now."""
         try:
-            await self._link.nc.request(_subject(holder), b"", timeout=ANSWERS_WITHIN)
+            await self._link.nc.request(_subject(holder), b"", timeout=ANSWER_TIMEOUT)
         except NoRespondersError:
-            return UNANSWERED
+            return MAX_UNANSWERED
         except (NatsError, TimeoutError):
             return unanswered + 1 if self._link.up else 0
         return 0
 
-    async def _take(self, revision: int) -> bool:
+    async def _claim(self, revision: int) -> bool:
         try:
             await self._bucket.update(KEY, self._id.encode(), last=revision)
         except (KeyWrongLastSequenceError, NatsError, TimeoutError):

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from services.api.fold import fold
 from services.monitor import record
-from services.notifier.fleet import Fleet
-from services.notifier.ledger import next_reminder
+from services.notifier.alerting.policy import next_reminder
+from services.notifier.states import ServiceStates
 from shared import events, streams
 from shared.broker import Stored
 from shared.events import (
@@ -61,7 +61,7 @@ def test_every_reader_takes_what_older_versions_wrote(file: Path) -> None:
     event = parse_event(file.read_bytes())
     kind = "status" if isinstance(event, StatusChanged) else "config"
     assert fold(Stored(f"service.{kind}.{event.name}", file.read_bytes(), None, 7, 8, 0)).name == event.name
-    Fleet().take(event, 7, event.time)
+    ServiceStates().apply(event, 7, event.time)
     if isinstance(event, StatusChanged):
         assert (
             record.to_event(event.name, record.to_change(event)).id

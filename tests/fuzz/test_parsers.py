@@ -36,12 +36,12 @@ from services.monitor.epochs import Epoch
 from services.monitor.lifecycle import Patience, Watched
 from services.monitor.record import Bucket, Position, Reach
 from services.notifier.__main__ import NotifierSettings
-from services.notifier.commands import Commands, Doors
-from services.notifier.fleet import Fleet
-from services.notifier.messages import Look
-from services.notifier.target import Limited, Migrated, Sent
-from services.notifier.telegram import outcome
-from services.notifier.updates import Update, Updates
+from services.notifier.alerting.texts import LinkContext
+from services.notifier.bot.commands import BotCommands, BotActions
+from services.notifier.bot.updates import Update, Updates
+from services.notifier.channels.channel import Limited, Migrated, Sent
+from services.notifier.channels.telegram import outcome
+from services.notifier.states import ServiceStates
 from shared import ack_subjects, broker, durations, streams
 from shared.broker import Reader, Stored
 from shared.coverage import Coverage
@@ -358,7 +358,7 @@ def test_events(payload: bytes, prefix: str, name: str) -> None:
         event = parse_event(payload)
         assert parse_event(event.to_bytes()) == event
         name = event.name
-        Fleet().take(event, 1, datetime.now(UTC))
+        ServiceStates().apply(event, 1, datetime.now(UTC))
     with suppress(ValueError):
         change = fold(Stored(prefix + name, payload, None, 7, 1_700_000_000_000_000, 0))
         assert change.seq == 7
@@ -668,11 +668,11 @@ class _Chat:
         return "kicked"
 
 
-def _fleet() -> Fleet:
-    fleet = Fleet()
+def _fleet() -> ServiceStates:
+    fleet = ServiceStates()
     for n, name in enumerate(("web", "billing.worker", "x" * 128)):
         time = datetime(2026, 1, 1, tzinfo=UTC)
-        fleet.take(
+        fleet.apply(
             ServiceRegistered(id="1", source="/", subject=name, time=time, data=ConfigData()), n + 1, time
         )
     return fleet
@@ -720,9 +720,9 @@ async def test_commands(text: str, data: str) -> None:
 
     said = _Said()
     at = datetime(2026, 2, 1, tzinfo=UTC)
-    doors = Doors(lambda: [_Chat()], yes, yes, migrate, digest, never, lambda: at)  # type: ignore[list-item]
-    commands = Commands(
-        said, _fleet(), Look("https://registry.example.com", Settings().zone), doors, "secret"
+    doors = BotActions(lambda: [_Chat()], yes, yes, migrate, digest, never, lambda: at)  # type: ignore[list-item]
+    commands = BotCommands(
+        said, _fleet(), LinkContext("https://registry.example.com", Settings().zone), doors, "secret"
     )  # type: ignore[arg-type]
     for raw in (
         {"message": MESSAGE["message"] | {"text": text}},

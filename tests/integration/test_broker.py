@@ -10,8 +10,8 @@ from urllib.parse import quote
 import pytest
 
 from services.notifier.__main__ import Notifier, NotifierSettings
-from services.notifier.fleet import Fleet
-from services.notifier.history import History
+from services.notifier.event_log import EventLog
+from services.notifier.states import ServiceStates
 from shared import streams
 from shared.broker import (
     Busy,
@@ -151,9 +151,9 @@ async def test_of_an_event_that_cannot_be_read_the_one_before_counts(
         ack = await publisher.append(
             streams.status("web"), event, after=after, event_id=str(after), kind="status"
         )
-    fleet = Fleet()
-    await History(link, fleet).fold()
-    assert (fleet.known("web").status, fleet.known("web").status_seq) == (Status.DOWN, 2)
+    fleet = ServiceStates()
+    await EventLog(link, fleet).load_states()
+    assert (fleet.get("web").status, fleet.get("web").status_seq) == (Status.DOWN, 2)
     assert ack.seq == 4
     assert await newest_before(link, streams.SERVICES, streams.status("web"), 1) is None
     assert await newest_before(link, streams.SERVICES, streams.status("other"), 3) is None

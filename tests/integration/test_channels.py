@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from services.notifier import webhook
-from services.notifier.messages import REPEAT, Message
-from services.notifier.target import Failed
+from services.notifier.alerting.texts import REPEAT, Message
+from services.notifier.channels import webhook
+from services.notifier.channels.channel import Failed
 from shared.events import Status
 from tests.broker import eventually
-from tests.integration.test_notifier import Record, Start, get, record, start, telegram, told
+from tests.integration.test_notifier import NotificationLog, Start, get, record, start, telegram, told
 from tests.servers import service
 from tests.telegram_standin import Standin
 
@@ -48,7 +48,7 @@ class Receiver:
             def log_message(self, *_: object) -> None: ...
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(channel=self.server.serve_forever, daemon=True).start()
         self.host = f"127.0.0.1:{self.server.server_address[1]}"
 
     async def received(self, count: int) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def given(receiver: Receiver, **more: str) -> dict[str, str]:
 
 
 async def test_a_webhook_is_signed_and_says_what_changed_beside_telegram(
-    record: Record, telegram: Standin, start: Start, receiver: Receiver
+    record: NotificationLog, telegram: Standin, start: Start, receiver: Receiver
 ) -> None:
     process = start(**given(receiver))
     await record.change("web", ALIVE, DOWN, message="disk full", duration=3.0)
@@ -91,7 +91,7 @@ async def test_a_webhook_is_signed_and_says_what_changed_beside_telegram(
 
 
 async def test_a_webhook_is_tried_again_and_can_tell_a_repeat_by_its_id(
-    record: Record, start: Start, receiver: Receiver
+    record: NotificationLog, start: Start, receiver: Receiver
 ) -> None:
     receiver.answers = [(500, {}), (404, {}), (429, {"retry-after": "1"}), (302, {"location": "/elsewhere"})]
     start(**given(receiver, telegram_bot_token=""))
@@ -108,7 +108,7 @@ async def test_a_webhook_is_tried_again_and_can_tell_a_repeat_by_its_id(
 
 
 async def test_a_private_address_is_refused_unless_it_is_allowed(
-    record: Record, telegram: Standin, start: Start, receiver: Receiver
+    record: NotificationLog, telegram: Standin, start: Start, receiver: Receiver
 ) -> None:
     process = start(**given(receiver, webhook_private="false"))
     await record.change("web", ALIVE, DOWN)
@@ -166,7 +166,7 @@ async def test_a_name_that_leads_to_a_wrapped_private_address_is_refused(
     )
     found = [public, (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 80, 0, 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    hook = webhook.Webhook("http://hook.example/", SECRET, private=False)
+    hook = webhook.WebhookChannel("http://hook.example/", SECRET, private=False)
     outcome = await hook.send("", Message("a", "a", True, 1, id="x"), None)
     assert isinstance(outcome, Failed)
     assert "private address" in outcome.reason
@@ -190,7 +190,7 @@ def test_a_wrong_channel_stops_the_start(
     assert said in process.log.read_text()
 
 
-async def test_apprise_delivers(record: Record, start: Start, receiver: Receiver) -> None:
+async def test_apprise_delivers(record: NotificationLog, start: Start, receiver: Receiver) -> None:
     pytest.importorskip("apprise")
     process = start(telegram_bot_token="", apprise_urls=f"json://user:HIDDEN@{receiver.host}/hook")
     await record.change("web", ALIVE, DOWN)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.notifier.messages import units
+from services.notifier.alerting.texts import units
 from shared import streams
 from shared.events import Status
 from tests.broker import eventually
-from tests.integration.test_notifier import Record, Start, get, record, start, telegram, texts, told
+from tests.integration.test_notifier import NotificationLog, Start, get, record, start, telegram, texts, told
 from tests.telegram_standin import Standin
 
 __all__ = ["record", "start", "telegram"]
@@ -46,7 +46,7 @@ async def silence(telegram: Standin, chat: str, *said: str) -> None:
 
 
 async def test_a_subscriber_comes_hears_survives_and_leaves(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start(telegram_invite=INVITE)
     await silence(telegram, "43", "/start", "/start wrong-secret", "/status", "/help", "/stop", "hello")
@@ -82,7 +82,7 @@ async def test_nobody_can_subscribe_without_an_invite(telegram: Standin, start: 
 
 
 async def test_a_subscriber_that_had_blocked_the_bot_comes_back(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start(telegram_invite=INVITE)
     await answer(telegram, "43", f"/start {INVITE}")
@@ -105,7 +105,7 @@ async def test_a_subscriber_that_had_blocked_the_bot_comes_back(
     assert "registry_chats_off 0.0" in get(process, "/metrics")[1]
 
 
-async def test_many_come_and_go_at_once(record: Record, telegram: Standin, start: Start) -> None:
+async def test_many_come_and_go_at_once(record: NotificationLog, telegram: Standin, start: Start) -> None:
     groups = ("43", "-1001", "-1002")
     process = start(telegram_invite=INVITE)
     for _ in range(2):
@@ -135,7 +135,7 @@ def becomes(telegram: Standin, old: str, new: str) -> None:
 
 
 async def test_a_configured_group_that_became_a_supergroup_is_answered_at_once(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start(telegram_chat_id="-1001")
     becomes(telegram, "-1001", "-1002")
@@ -150,7 +150,7 @@ async def test_a_configured_group_that_became_a_supergroup_is_answered_at_once(
 
 
 async def test_a_subscribed_group_that_became_a_supergroup_can_leave(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start(telegram_invite=INVITE)
     await answer(telegram, "-1001", f"/start {INVITE}")
@@ -173,7 +173,7 @@ async def test_a_subscribed_group_that_became_a_supergroup_can_leave(
 
 
 async def test_a_configured_chat_that_threw_the_bot_out_is_told_why_it_was_off_by_start(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start(telegram_chat_id="-1001,42")
     telegram.control("403", "-1001", times=1)
@@ -196,7 +196,7 @@ async def test_a_configured_chat_that_threw_the_bot_out_is_told_why_it_was_off_b
     assert [sum(name in text for text in texts(telegram, "-1001")) for name in ("web", "job")] == [1, 1]
 
 
-async def test_the_commands_answer(record: Record, telegram: Standin, start: Start) -> None:
+async def test_the_commands_answer(record: NotificationLog, telegram: Standin, start: Start) -> None:
     for name in ("web", "job", "paused"):
         await record.register(name)
     await record.change("web", ALIVE, DOWN, ago=7200)
@@ -220,7 +220,7 @@ async def test_the_commands_answer(record: Record, telegram: Standin, start: Sta
     await silence(telegram, "42", "/status@another_bot", "hello", "status")
 
 
-async def test_in_a_group_it_answers_in_the_topic(record: Record, telegram: Standin, start: Start) -> None:
+async def test_in_a_group_it_answers_in_the_topic(record: NotificationLog, telegram: Standin, start: Start) -> None:
     start(telegram_chat_id="-1001:7")
     await answer(telegram, "-1001", "/status@standin_bot", thread=7)
     await answer(telegram, "-1001", "/status")
@@ -228,7 +228,7 @@ async def test_in_a_group_it_answers_in_the_topic(record: Record, telegram: Stan
 
 
 async def test_a_mute_holds_for_its_chat_and_time_also_across_a_crash(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     for name in ("web", "job", "other"):
         await record.register(name)
@@ -257,7 +257,7 @@ async def test_a_mute_holds_for_its_chat_and_time_also_across_a_crash(
     assert "is not" in await answer(telegram, "42", "/mute web soon")
 
 
-async def test_the_buttons_of_a_fall(record: Record, telegram: Standin, start: Start) -> None:
+async def test_the_buttons_of_a_fall(record: NotificationLog, telegram: Standin, start: Start) -> None:
     await record.register("web")
     start()
     await record.change("web", ALIVE, DOWN)
@@ -281,7 +281,7 @@ async def test_the_buttons_of_a_fall(record: Record, telegram: Standin, start: S
     assert not any("down → alive" in text for text in texts(telegram))
 
 
-async def test_a_long_list_has_pages(record: Record, telegram: Standin, start: Start) -> None:
+async def test_a_long_list_has_pages(record: NotificationLog, telegram: Standin, start: Start) -> None:
     names = [f"{'n' * 120}-{i:04}" for i in range(60)]
     await asyncio.gather(*(record.register(name) for name in names))
     start()

@@ -9,7 +9,7 @@ from shared import streams
 from shared.events import Status
 from tests import impatient_notifier
 from tests.broker import Ticks, eventually, iso
-from tests.integration.test_notifier import Record, Start, record, start, telegram, texts, told
+from tests.integration.test_notifier import NotificationLog, Start, record, start, telegram, texts, told
 from tests.servers import Process
 from tests.telegram_standin import Standin
 

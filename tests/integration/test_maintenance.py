@@ -8,7 +8,7 @@ from shared import streams
 from shared.events import Status
 from shared.maintenance import Window
 from tests.integration.test_notifier import (
-    Record,
+    NotificationLog,
     Start,
     record,
     start,
@@ -21,7 +21,7 @@ from tests.telegram_standin import Standin
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 
 
-async def window(record: Record, id_: str, begins: float, ends: float, **more: Any) -> None:
+async def window(record: NotificationLog, id_: str, begins: float, ends: float, **more: Any) -> None:
     now = datetime.now(UTC)
     span = {"starts_at": now + timedelta(seconds=begins), "ends_at": now + timedelta(seconds=ends)}
     bucket = await record.link.bucket(streams.MAINTENANCE_BUCKET)
@@ -29,7 +29,7 @@ async def window(record: Record, id_: str, begins: float, ends: float, **more: A
 
 
 async def test_a_fall_within_is_not_told_until_the_end(
-    record: Record,
+    record: NotificationLog,
     telegram: Standin,
     start: Start,
 ) -> None:
@@ -58,7 +58,7 @@ async def test_a_fall_within_is_not_told_until_the_end(
 
 
 async def test_what_recovers_within_is_never_mentioned(
-    record: Record,
+    record: NotificationLog,
     telegram: Standin,
     start: Start,
 ) -> None:
@@ -78,7 +78,7 @@ async def test_what_recovers_within_is_never_mentioned(
 
 
 async def test_the_recovery_of_a_fall_that_was_told_is_told(
-    record: Record,
+    record: NotificationLog,
     telegram: Standin,
     start: Start,
 ) -> None:
@@ -94,7 +94,7 @@ async def test_the_recovery_of_a_fall_that_was_told_is_told(
 
 
 async def test_a_window_taken_back_tells_at_once(
-    record: Record,
+    record: NotificationLog,
     telegram: Standin,
     start: Start,
 ) -> None:
@@ -111,7 +111,7 @@ async def test_a_window_taken_back_tells_at_once(
 
 
 async def test_again_and_again_by_cron(
-    record: Record,
+    record: NotificationLog,
     telegram: Standin,
     start: Start,
 ) -> None:

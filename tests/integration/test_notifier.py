@@ -20,12 +20,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from nats.js.api import KeyValueConfig
 
-from services.notifier import chats, cursors
-from services.notifier.chats import Chat, Daily, Surroundings
-from services.notifier.cursors import Cursor, Sending
-from services.notifier.ledger import Owed
-from services.notifier.messages import REPEAT, Change, Look, Message
-from services.notifier.target import Outcome, Sent
+from services.notifier.alerting.policy import Withheld
+from services.notifier.alerting.texts import REPEAT, Change, LinkContext, Message
+from services.notifier.channels.channel import Outcome, Sent
+from services.notifier.dispatch import notification_log, receiver
+from services.notifier.dispatch.notification_log import Intent, ReceiverState
+from services.notifier.dispatch.receiver import DigestSchedule, ReceiverDependencies, ReceiverWorker
 from shared import streams
 from shared.broker import Link, Publisher, until_done
 from shared.events import (
@@ -47,7 +47,7 @@ UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 Start = Callable[..., Process]
 
 
-class Record:
+class NotificationLog:
     """Writes the events that monitor and api would write."""
 
     def __init__(self, link: Link, publisher: Publisher) -> None:
@@ -106,11 +106,11 @@ class Record:
 
 
 @pytest.fixture
-async def record(nats_url: str) -> AsyncIterator[Record]:
+async def record(nats_url: str) -> AsyncIterator[NotificationLog]:
     link = await provisioned(nats_url)
     publisher = Publisher(link, timeout=10)
     await publisher.start()
-    yield Record(link, publisher)
+    yield NotificationLog(link, publisher)
     await publisher.stop()
     await link.close()
 
@@ -177,7 +177,7 @@ async def told(telegram: Standin, *names: str, chat: str = "42", within: float =
 
 
 async def test_each_change_arrives_once_in_order_with_its_sound_and_its_thread(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     await record.change("before", ALIVE, DOWN)
     process = start(timezone="Europe/Berlin", public_url="https://registry.example/")
@@ -213,7 +213,7 @@ async def test_each_change_arrives_once_in_order_with_its_sound_and_its_thread(
 
 
 async def test_a_storm_is_a_handful_of_messages_within_the_limits(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     start(telegram_chat_id="42,-1001")
     names = [f"storm-{i:04}" for i in range(2000)]
@@ -229,7 +229,7 @@ async def test_a_storm_is_a_handful_of_messages_within_the_limits(
 
 
 async def test_limits_errors_silence_and_cut_lines_are_survived(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start()
     for n, (mode, sure) in enumerate([("429", True), ("500", False), ("cut", False), ("lost", False)]):
@@ -251,7 +251,7 @@ async def repeated(telegram: Standin) -> bool:
 
 
 async def test_a_chat_that_hangs_or_is_blocked_delays_no_other(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     telegram.control("403", "42")
     telegram.control("hang", "43")
@@ -276,7 +276,7 @@ async def test_a_chat_that_hangs_or_is_blocked_delays_no_other(
 
 
 async def test_a_group_that_became_a_supergroup_and_a_topic_that_is_gone(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     telegram.control("migrate", "-1001", to=-1002)
     process = start(telegram_chat_id="-1001:8")
@@ -292,7 +292,7 @@ async def test_a_group_that_became_a_supergroup_and_a_topic_that_is_gone(
 
 
 async def test_a_bad_token_makes_it_unready_and_alerts_wait(
-    record: Record, telegram: Standin, start: Start, monkeypatch: pytest.MonkeyPatch
+    record: NotificationLog, telegram: Standin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = start(wait=False, telegram_bot_token="9:SECRET")
 
@@ -310,7 +310,7 @@ async def test_a_bad_token_makes_it_unready_and_alerts_wait(
 
 @pytest.mark.parametrize(("mode", "messages"), [("mute", 2), ("hang", 1)])
 async def test_killed_while_a_message_is_on_its_way(
-    record: Record, telegram: Standin, start: Start, mode: str, messages: int
+    record: NotificationLog, telegram: Standin, start: Start, mode: str, messages: int
 ) -> None:
     """Before or after it arrived: nobody can know, so it comes again, and says so."""
     process = start()
@@ -333,7 +333,7 @@ async def test_killed_while_a_message_is_on_its_way(
 @pytest.mark.parametrize("step", range(len(killed_notifier.STEPS)), ids=killed_notifier.STEPS)
 @pytest.mark.parametrize("kind", ["change", "reminder"])
 async def test_killed_between_any_two_steps_of_a_send(
-    record: Record, telegram: Standin, start: Start, step: int, kind: str
+    record: NotificationLog, telegram: Standin, start: Start, step: int, kind: str
 ) -> None:
     """Never lost, at most once repeated, and then it says so."""
     variables = {"remind_after": "3s,1d"} if kind == "reminder" else {}
@@ -365,7 +365,7 @@ async def test_killed_between_any_two_steps_of_a_send(
 
 
 async def test_killed_again_and_again_nothing_is_lost_and_repeats_are_marked(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     rng, names, kills = random.Random(7), [f"k-{i:04}" for i in range(400)], 6
     process = start()
@@ -388,7 +388,7 @@ async def test_killed_again_and_again_nothing_is_lost_and_repeats_are_marked(
 
 
 async def test_the_broker_killed_and_started_again(
-    record: Record, telegram: Standin, start: Start, nats: Process
+    record: NotificationLog, telegram: Standin, start: Start, nats: Process
 ) -> None:
     await record.change("before", ALIVE, DOWN)
     process = start()
@@ -418,7 +418,7 @@ async def active(*processes: Process) -> list[Process]:
 
 
 async def test_of_two_notifiers_one_speaks_and_the_other_takes_over(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     first, second = start(), start()
     for end in ("kill", "stop"):
@@ -442,7 +442,7 @@ async def test_of_two_notifiers_one_speaks_and_the_other_takes_over(
 
 
 async def test_a_notifier_that_hangs_is_relieved_and_ends_when_it_comes_back(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     first, second = start(), start()
     first.signal(signal.SIGSTOP)
@@ -461,7 +461,7 @@ async def test_a_notifier_that_hangs_is_relieved_and_ends_when_it_comes_back(
 
 
 async def test_of_another_record_only_what_is_new_is_told_whoever_ran_when_it_came(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     first, second = start(), start()
     await record.change("web", ALIVE, DOWN, ago=60)
@@ -496,7 +496,7 @@ async def _has_said(process: Process, what: str) -> bool:
     return what in process.log.read_text()
 
 
-async def test_without_a_token_it_logs(record: Record, telegram: Standin, start: Start) -> None:
+async def test_without_a_token_it_logs(record: NotificationLog, telegram: Standin, start: Start) -> None:
     process = start(telegram_bot_token="", log_format="json")
     await record.change("web", ALIVE, DOWN)
 
@@ -510,7 +510,7 @@ async def test_without_a_token_it_logs(record: Record, telegram: Standin, start:
     assert telegram.messages == []
 
 
-async def test_a_service_nobody_is_to_be_told_of(record: Record, telegram: Standin, start: Start) -> None:
+async def test_a_service_nobody_is_to_be_told_of(record: NotificationLog, telegram: Standin, start: Start) -> None:
     await record.register("quiet", notify=False)
     start()
     await record.register("hushed", notify=False)
@@ -521,7 +521,7 @@ async def test_a_service_nobody_is_to_be_told_of(record: Record, telegram: Stand
 
 
 async def test_what_came_in_during_a_pause_is_not_told_but_what_is_down_after_it_is(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     """Whether the notifier ran then or was off at the resume. An older monitor recorded changes meanwhile."""
     for off in (False, True):
@@ -551,7 +551,7 @@ async def test_what_came_in_during_a_pause_is_not_told_but_what_is_down_after_it
 
 
 async def test_flapping_is_said_once_and_then_what_stays_down(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start()
     await record.register("web")
@@ -581,7 +581,7 @@ async def test_flapping_is_said_once_and_then_what_stays_down(
 
 
 async def test_reminders_come_once_also_across_a_crash_and_stop_with_the_recovery(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start(remind_after="2s,1d")
     for name in ("web", "job"):
@@ -612,7 +612,7 @@ async def test_reminders_come_once_also_across_a_crash_and_stop_with_the_recover
 
 
 async def test_what_came_and_went_while_a_chat_was_unreachable(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     start()
     telegram.control("429", "42", times=1, retry_after=2)
@@ -632,7 +632,7 @@ async def test_what_came_and_went_while_a_chat_was_unreachable(
 
 
 async def test_the_digest_of_the_week_has_the_uptime_of_each_service(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     for name in ("web", "job"):
         await record.register(name)
@@ -654,11 +654,11 @@ async def test_the_digest_of_the_week_has_the_uptime_of_each_service(
         await told(telegram, "Weekly digest", "Daily digest")
         await record.settled()
         process.kill()
-    weekly, daily = texts(telegram)
+    weekly, digests = texts(telegram)
     assert "Uptime over 7 d: 94.99 %" in weekly
     assert "web: 89.99 %, fell 1x" in weekly
     assert "100 % (1)\njob" in weekly
-    assert daily.startswith("Daily digest")
+    assert digests.startswith("Daily digest")
 
 
 DOUBTED = {
@@ -669,7 +669,7 @@ WARNING = "⚠️ 312 of 340 services stopped within 5 s: the registry may be cu
 
 
 async def test_a_change_says_what_was_said_and_how_long_it_ran(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     start()
     await record.change("job", ALIVE, DOWN, message="disk <full>\n", duration=192.4, reason="exit code 3")
@@ -678,7 +678,7 @@ async def test_a_change_says_what_was_said_and_how_long_it_ran(
 
 
 async def test_the_registrys_doubt_is_said_once_per_episode_also_across_a_crash(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     process = start(telegram_chat_id="42,43")
     await record.change("early", SILENT, DOWN)
@@ -716,7 +716,7 @@ async def test_the_registrys_doubt_is_said_once_per_episode_also_across_a_crash(
     assert [text.startswith(REPEAT) for text in texts(telegram)] == [False, True, False, False, False, False]
 
 
-async def test_what_cannot_be_read_is_passed_over(record: Record, telegram: Standin, start: Start) -> None:
+async def test_what_cannot_be_read_is_passed_over(record: NotificationLog, telegram: Standin, start: Start) -> None:
     poison = [b"", b"noise", b'{"type": "service.exploded.v1"}', b"[]", b"\xff" * 100]
     await record.register("odd")
     good = (await record.link.js.get_msg(streams.SERVICES, 1)).data or b""
@@ -751,7 +751,7 @@ async def test_what_cannot_be_read_is_passed_over(record: Record, telegram: Stan
 
 
 async def test_the_digest_comes_late_after_an_outage_and_never_twice(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     await record.register("web")
     await record.register("job")
@@ -828,7 +828,7 @@ class Clock:
         return self.now + timedelta(seconds=time.monotonic() - self._started)
 
 
-async def open_chat(record: Record, inbox: Inbox, clock: Clock, end: int) -> Chat:
+async def open_chat(record: NotificationLog, inbox: Inbox, clock: Clock, end: int) -> ReceiverWorker:
     async def lines(at: datetime, weekly: bool) -> list[str]:
         return ["Weekly digest" if weekly else "Daily digest"]
 
@@ -838,18 +838,18 @@ async def open_chat(record: Record, inbox: Inbox, clock: Clock, end: int) -> Cha
     async def newest() -> int:
         return end
 
-    around = Surroundings(
-        Look("http://x", ZoneInfo("UTC")), Daily(datetime_time(9), lines), clock, page, newest
+    deps = ReceiverDependencies(
+        LinkContext("http://x", ZoneInfo("UTC")), DigestSchedule(datetime_time(9), lines), clock, page, newest
     )
     bucket = await record.link.js.create_key_value(config=KeyValueConfig(bucket=streams.NOTIFIER_BUCKET))
-    return await Chat.open(inbox, bucket, end, around)
+    return await ReceiverWorker.open(inbox, bucket, end, deps)
 
 
-async def test_the_digest_comes_when_it_is_due_and_old_changes_not_at_all(record: Record) -> None:
+async def test_the_digest_comes_when_it_is_due_and_old_changes_not_at_all(record: NotificationLog) -> None:
     inbox, clock = Inbox(), Clock()
     chat = await open_chat(record, inbox, clock, 0)
-    chat.offer(1, change(1, clock() - timedelta(hours=25)))
-    chat.offer(2, change(2, clock() - timedelta(hours=23)))
+    chat.enqueue(1, change(1, clock() - timedelta(hours=25)))
+    chat.enqueue(2, change(2, clock() - timedelta(hours=23)))
     running = asyncio.create_task(chat.run())
     await asyncio.sleep(0.1)
     assert ["s1" in inbox.texts[0], "s2" in inbox.texts[0]] == [False, True]
@@ -863,36 +863,36 @@ async def test_the_digest_comes_when_it_is_due_and_old_changes_not_at_all(record
 
 
 async def test_a_cursor_that_owes_more_than_one_message_holds_is_read_as_it_was_written(
-    record: Record,
+    record: NotificationLog,
 ) -> None:
     bucket = await record.link.js.create_key_value(config=KeyValueConfig(bucket=streams.NOTIFIER_BUCKET))
-    fresh = Cursor(done=1)
-    stored = await cursors.load(bucket, "inbox", fresh)
-    much = {f"{'n' * 110}-{n:05}": Owed(n, ALIVE) for n in range(12_000)}
+    fresh = ReceiverState(done=1)
+    stored = await notification_log.load(bucket, "inbox", fresh)
+    much = {f"{'n' * 110}-{n:05}": Withheld(n, ALIVE) for n in range(12_000)}
     assert len(fresh.model_copy(update={"owed": much}).model_dump_json()) > 1_500_000
-    for owed in (much, much | {"web": Owed(7, DOWN)}, {"web": Owed(7, DOWN)}):
+    for owed in (much, much | {"web": Withheld(7, DOWN)}, {"web": Withheld(7, DOWN)}):
         await stored.update(owed=owed)
-        again = await cursors.load(bucket, "inbox", fresh)
+        again = await notification_log.load(bucket, "inbox", fresh)
         assert again.cursor.owed == owed
         stored = again
     assert await bucket.keys() == ["inbox"]
     await stored.update(owed=much)
     await stored.forget()
-    again = await cursors.load(bucket, "inbox", fresh)
+    again = await notification_log.load(bucket, "inbox", fresh)
     assert again.cursor.model_copy(update={"by": fresh.by}) == fresh
 
 
-async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(record: Record) -> None:
+async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(record: NotificationLog) -> None:
     """A backup was put back: the cursor is of a moment after the events."""
     inbox, clock = Inbox(), Clock()
     chat = await open_chat(record, inbox, clock, 9)
     await chat.mute("s7", clock() + timedelta(hours=1))
-    await chat._write(sending=Sending(through=11), threads={"s1": 12})
+    await chat._write(sending=Intent(through=11), threads={"s1": 12})
     chat = await open_chat(record, inbox, clock, 5)
     cursor = chat.cursor
     assert (cursor.done, cursor.sending, cursor.threads, [*cursor.mutes]) == (5, None, {"s1": 12}, ["s7"])
     for seq in (5, 6, 7):
-        chat.offer(seq, change(seq, clock()))
+        chat.enqueue(seq, change(seq, clock()))
     running = asyncio.create_task(chat.run())
     await asyncio.sleep(0.1)
     running.cancel()
@@ -900,18 +900,18 @@ async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(
 
 
 async def test_what_finds_no_room_is_read_again_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chats, "MOST_PENDING", 10)
+    monkeypatch.setattr(receiver, "MAX_PENDING", 10)
     at = datetime(2026, 11, 23, tzinfo=UTC)
     stored = [change(seq, at) for seq in range(1, 36)]
-    pending, arrived, seen = chats.Pending(0), 25, []
+    pending, arrived, seen = receiver.PendingChanges(0), 25, []
 
     async def page(after: int, most: int) -> tuple[list[Change], int, bool]:
-        pending.offer(26, stored[25])  # goes on meanwhile
+        pending.enqueue(26, stored[25])  # goes on meanwhile
         found = [it for it in stored[:arrived] if it.seq > after][:most]
         return found, found[-1].seq, found[-1].seq == arrived
 
     for it in stored[:arrived]:
-        pending.offer(it.seq, it)
+        pending.enqueue(it.seq, it)
     while pending.changes or pending.behind:
         assert len(pending.changes) <= 10
         seen += [it.seq for it in pending.changes]

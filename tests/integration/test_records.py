@@ -13,9 +13,9 @@ from services.api.projector import Projector
 from services.api.store import ReadRecord, Store, View
 from services.ingest.names import Names
 from services.notifier import lease as leases
-from services.notifier.cursors import Superseded
+from services.notifier.bot.subscribers import KEY, MAX_SUBSCRIBERS, Subscribers
+from services.notifier.dispatch.notification_log import Superseded
 from services.notifier.lease import Lease
-from services.notifier.subscribers import KEY, MOST, Subscribers
 from shared import streams
 from shared.broker import Link
 from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
@@ -53,7 +53,7 @@ async def test_there_are_only_so_many_subscribers_and_one_who_writes(link: Link)
     bucket = await link.bucket(streams.NOTIFIER_BUCKET)
     subscribers = Subscribers(bucket)
     await subscribers.load()
-    subscribers.since = {str(n): NOW for n in range(MOST)}
+    subscribers.since = {str(n): NOW for n in range(MAX_SUBSCRIBERS)}
     assert await subscribers.add("7", NOW), "who is one already"
     assert not await subscribers.add("new", NOW)
     await bucket.put(KEY, b"{}")
@@ -64,7 +64,7 @@ async def test_there_are_only_so_many_subscribers_and_one_who_writes(link: Link)
 async def test_one_holds_the_lease_and_the_next_takes_it_when_it_is_let_go(
     link: Link, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(leases, "POLL_INTERVAL", 0.05)
     other = await provisioned(nats_url)
     bucket, waits = await link.bucket(streams.NOTIFIER_BUCKET), asyncio.Event()
     first, second = Lease(link, bucket), Lease(other, await other.bucket(streams.NOTIFIER_BUCKET))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.js.kv import KeyValue
 
-from services.notifier import cursors
-from services.notifier.cursors import Cursor, Sending
-from services.notifier.messages import REPEAT, Deafness, Kind, Notice
-from services.notifier.target import Failed, Permanent, Refused
+from services.notifier.alerting.texts import REPEAT, Deafness, Notice, NoticeKind
+from services.notifier.channels.channel import Failed, Permanent, Refused
+from services.notifier.dispatch import notification_log
+from services.notifier.dispatch.notification_log import Intent, ReceiverState
 from shared.events import Status
 from tests.notified import (
     ALIVE,
@@ -248,7 +248,7 @@ async def test_a_recovery_that_waits_while_somebody_looks_at_what_is_owed() -> N
     it.inboxes[0].always = Failed("away", maybe_delivered=False)
     await free(it, "window")
     it.change(ALIVE)
-    it.chats[0].look_at("web")
+    it.chats[0].evaluate("web")
     it.inboxes[0].always = None
     await it.settle()
     assert it.told() == []
@@ -378,7 +378,7 @@ async def test_what_is_owed_and_more_than_a_day_old_is_told_if_it_holds() -> Non
 
 
 async def test_much_that_is_owed_stands_in_parts_beside_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cursors, "MOST_WITHIN", 10)
+    monkeypatch.setattr(notification_log, "MAX_INLINE", 10)
     names = [f"s{n}" for n in range(100)]
     it = await world(*names)
     it.window("w", -HOUR, HOUR, services=tuple(names[:90]))
@@ -402,7 +402,7 @@ async def test_much_that_is_owed_stands_in_parts_beside_the_cursor(monkeypatch: 
 
 async def test_many_that_flap_stand_in_parts_beside_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the record outgrows what the broker takes, and the chat is told nothing ever again."""
-    monkeypatch.setattr(cursors, "MOST_WITHIN", 10)
+    monkeypatch.setattr(notification_log, "MAX_INLINE", 10)
     names = [f"s{n}" for n in range(100)]
     it = await world(*names)
     for to in (DOWN, ALIVE, DOWN, ALIVE):
@@ -427,7 +427,7 @@ async def test_parts_of_before_turns_stood_in_them_are_read() -> None:
         it = World()
         await it.bucket.put("owed.inbox.0.a", content)
         await it.bucket.put("inbox.0", b'{"done": 5, "owed_parts": ["owed.inbox.0.a"]}')
-        record = await cursors.load(cast(KeyValue, it.bucket), "inbox.0", Cursor(done=0))
+        record = await notification_log.load(cast(KeyValue, it.bucket), "inbox.0", ReceiverState(done=0))
         assert set(record.cursor.owed) == names
 
 
@@ -436,7 +436,7 @@ async def test_a_part_that_is_lost_costs_what_stood_in_it_and_not_the_chat(
     lost: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As after a restore of a moment in which the cursor was written."""
-    names = [f"s{n}" for n in range(cursors.MOST_WITHIN + 1)]
+    names = [f"s{n}" for n in range(notification_log.MAX_INLINE + 1)]
     it = await world("job", *names)
     it.window("w", -HOUR, HOUR, tags=("all",))
     for name in names:
@@ -595,9 +595,9 @@ async def test_no_two_notifiers_take_what_the_other_has_written_for_their_own() 
     it = await world()
     bucket: Any = it.bucket
     fresh = it.chats[0].cursor
-    one, other = [await cursors.load(bucket, "inbox.0", fresh) for _ in range(2)]
+    one, other = [await notification_log.load(bucket, "inbox.0", fresh) for _ in range(2)]
     await one.update(digest=NOW.date())
-    with pytest.raises(cursors.Superseded):
+    with pytest.raises(notification_log.Superseded):
         await other.update(digest=NOW.date())
 
 
@@ -690,7 +690,7 @@ async def test_what_flaps_for_good_is_told_again_and_again() -> None:
             await it.restart()
     assert all(said.startswith("flaps: ") for said in it.told())
     assert len(it.told()) == 4, "after 1 h, 6 h, 24 h, 48 h"
-    assert len(it.chats[0]._looks) < 20, "what is looked at later does not pile up"
+    assert len(it.chats[0]._timers) < 20, "what is looked at later does not pile up"
     assert "web is still flapping: 24 changes in 1 h" in it.texts[0]
     assert it.now - at > 2 * DAY
 
@@ -713,7 +713,7 @@ async def test_the_state_begins_when_its_notice_is_sent() -> None:
         await it.then(to)
     it.inboxes[1].answers = [Failed("away", maybe_delivered=False)]
     await it.then(ALIVE)
-    assert not it.chats[1]._turns["web"].flapping_since
+    assert not it.chats[1]._flapping["web"].flapping_since
     await it.then(DOWN)
     assert it.told(0) == ["down", "alive", "down", "alive flaps"]
     assert it.told(1) == ["down", "alive", "down", "alive flaps"]
@@ -745,7 +745,7 @@ async def test_a_chat_that_joins_reads_what_it_was_not_offered() -> None:
     (chat,), it.chats = it.chats, []
     it.change(DOWN)
     it.chats = [chat]
-    chat.missed(len(it.events))
+    chat.mark_missed(len(it.events))
     while chat.pending.behind:
         await chat.pending.refill(it._page)
     await it.settle()
@@ -785,7 +785,7 @@ async def test_probes_come_with_growing_pauses_and_start_comes_before_them() -> 
         pauses.append(await it.chats[0]._attempt(*found))
     assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
     assert await it.chats[0].switch_on() == "kicked"
-    assert it.chats[0]._hurry.is_set()
+    assert it.chats[0]._retry_now.is_set()
     await it.settle()
     assert it.told() == ["down"]
     assert it.texts[0].startswith("(late: ")
@@ -889,34 +889,32 @@ NOTICES = st.builds(
     seq=st.integers(1, 3),
     status=st.sampled_from([DOWN, ALIVE]),
     since=MOMENTS,
-    kind=st.sampled_from(Kind),
+    kind=st.sampled_from(NoticeKind),
 )
 SENDINGS = st.one_of(
-    st.builds(Sending, through=st.integers(1, 9)),
-    st.builds(Sending, through=st.just(1), digest=DATES, weekly=st.booleans()),
-    st.builds(Sending, through=st.just(1), notices=MOMENTS),
-    st.builds(Sending, through=st.just(1), owed=st.lists(NOTICES, min_size=1, max_size=3).map(tuple)),
-    st.builds(
-        Sending, through=st.just(1), deaf=st.builds(Deafness, since=MOMENTS, until=st.none() | MOMENTS)
-    ),
+    st.builds(Intent, through=st.integers(1, 9)),
+    st.builds(Intent, through=st.just(1), digest=DATES, weekly=st.booleans()),
+    st.builds(Intent, through=st.just(1), notices=MOMENTS),
+    st.builds(Intent, through=st.just(1), owed=st.lists(NOTICES, min_size=1, max_size=3).map(tuple)),
+    st.builds(Intent, through=st.just(1), deaf=st.builds(Deafness, since=MOMENTS, until=st.none() | MOMENTS)),
 )
 
 
 @given(SENDINGS, SENDINGS)
 @settings(max_examples=300, deadline=None)
-def test_two_messages_never_have_the_same_id(a: Sending, b: Sending) -> None:
-    def content(it: Sending) -> Any:
+def test_two_messages_never_have_the_same_id(a: Intent, b: Intent) -> None:
+    def content(it: Intent) -> Any:
         owed = frozenset((n.name, n.seq, n.kind, n.at) for n in it.owed)
         return it.of, it.digest, it.weekly, it.notices, owed, it.deaf, it.through
 
-    again = Sending.model_validate_json(a.model_dump_json())
+    again = Intent.model_validate_json(a.model_dump_json())
     assert again.message_id(a.through) == a.message_id(a.through)
     if content(a) != content(b):
         assert a.message_id(a.through) != b.message_id(b.through)
 
 
 def test_the_digests_of_one_day_have_different_ids() -> None:
-    day = Sending(through=1, digest=NOW.date())
+    day = Intent(through=1, digest=NOW.date())
     assert day.message_id(1) != day.model_copy(update={"weekly": True}).message_id(1)
 
 
@@ -1044,7 +1042,7 @@ class Story:
                     quiet = self.config[name].get("paused") or not self.config[name].get("notify", True)
                     assert not quiet, f"{name} is not to be told of"
                     assert name not in it.chats[n].muted(), f"{name} is muted"
-                    assert to in (ALIVE, SILENT) or not it.hushed_until(name, it.now), (
+                    assert to in (ALIVE, SILENT) or not it.maintenance_until(name, it.now), (
                         f"{name} is in maintenance"
                     )
 
@@ -1091,9 +1089,9 @@ def test_a_record_of_the_version_before_is_still_read() -> None:
         b'"digest":"2026-11-24","weekly":null,"notices":"2026-11-24T12:00:00Z","off":null,"chat":"-100",'
         b'"threads":{"web":3},"doubted":null,"mutes":{"job":"2026-11-24T13:00:00Z"}}'
     )
-    cursor = Cursor.model_validate_json(old)
+    cursor = ReceiverState.model_validate_json(old)
     assert (cursor.done, cursor.owed, cursor.turns, cursor.threads) == (7, {}, {}, {"web": 3})
     assert cursor.sending
     assert cursor.sending.message_id(7) == "notices.2026-11-24T12:00:00+00:00"
-    assert Cursor.model_validate_json(cursor.model_dump_json()) == cursor
+    assert ReceiverState.model_validate_json(cursor.model_dump_json()) == cursor
     assert replace(Notice(NOW, "a", 1, DOWN, NOW), maybe=True).maybe

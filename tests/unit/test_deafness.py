@@ -3,16 +3,16 @@
 import json
 from datetime import datetime, timedelta
 
-from services.notifier.deafness import PATIENCE, Heard
-from services.notifier.messages import Deafness
+from services.notifier.alerting.texts import Deafness
+from services.notifier.deafness import STARTUP_GRACE, TickCoverage
 from shared.broker import Stored
 from shared.events import micros
 from tests.notified import HOUR, MINUTE, NOW, SECOND
 
 
-def heard(*stretches: tuple[timedelta, timedelta]) -> Heard:
+def heard(*stretches: tuple[timedelta, timedelta]) -> TickCoverage:
     """From and to so long after NOW; each by the last tick of an instance of its own."""
-    found = Heard()
+    found = TickCoverage()
     for n, (start, end) in enumerate(stretches):
         found.take(tick(start, end, n))
     return found
@@ -23,7 +23,7 @@ def tick(start: timedelta, end: timedelta, n: int = 0) -> Stored:
     return Stored(f"tick.{n}", content, None, n + 1, micros(NOW + end), 0)
 
 
-def known(it: Heard, at: datetime, after: datetime = NOW - HOUR) -> list[Deafness] | None:
+def known(it: TickCoverage, at: datetime, after: datetime = NOW - HOUR) -> list[Deafness] | None:
     it.caught_up(NOW)
     return it.deafness(after, at)
 
@@ -34,7 +34,7 @@ def test_what_is_longer_than_five_minutes_is_told_and_nothing_of_before_the_firs
     assert known(it, NOW + 2 * HOUR) == [gap]
     assert known(it, NOW + 2 * HOUR, after=NOW + HOUR + 6 * MINUTE) == []
     assert known(heard((timedelta(), timedelta())), NOW) == []
-    assert known(Heard(), NOW + HOUR) == []
+    assert known(TickCoverage(), NOW + HOUR) == []
 
 
 def test_it_lasts_when_no_tick_comes() -> None:
@@ -51,9 +51,9 @@ def test_after_a_start_or_a_lost_connection_ingest_has_time_for_its_first_tick()
     assert it.deafness(NOW - HOUR, later) is None, "not all was read"
     it.caught_up(later)
     assert it.deafness(NOW - HOUR, later) is None
-    assert it.deafness(NOW - HOUR, later + PATIENCE) == [Deafness(NOW)]
+    assert it.deafness(NOW - HOUR, later + STARTUP_GRACE) == [Deafness(NOW)]
     it.lost()
-    assert it.deafness(NOW - HOUR, later + PATIENCE) is None
+    assert it.deafness(NOW - HOUR, later + STARTUP_GRACE) is None
 
 
 def test_a_second_ingest_that_was_there_all_the_while_takes_a_gap_back() -> None:

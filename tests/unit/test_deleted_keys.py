@@ -8,8 +8,8 @@ from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from services.monitor.journal import Journal
+from services.notifier.bot.subscribers import Subscribers
 from services.notifier.lease import Lease
-from services.notifier.subscribers import Subscribers
 from shared.broker import Link
 
 

@@ -11,12 +11,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.messages import (
+from services.notifier.alerting.texts import (
     Change,
-    Kind,
-    Look,
+    LinkContext,
     Message,
     Notice,
+    NoticeKind,
     digest_message,
     late_note,
     notice_message,
@@ -28,7 +28,7 @@ from tests.telegram_standin import parsed
 
 FOLDER = Path(__file__).parent.parent / "golden"
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-LOOK = Look("https://registry.example", ZoneInfo("Europe/Berlin"))
+LOOK = LinkContext("https://registry.example", ZoneInfo("Europe/Berlin"))
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 
 
@@ -40,7 +40,7 @@ def change(name: str, from_: Status, to: Status, seq: int = 1, ago: float = 0, *
     return Change(seq, NOW, name, from_, to, since, last, began=began, **given)
 
 
-def fleet(count: int) -> tuple[list[Service], list[Transition]]:
+def states(count: int) -> tuple[list[Service], list[Transition]]:
     """Every tenth is down, every fifteenth silent; the fourth flaps."""
     services, transitions = [], []
     for n in range(count):
@@ -55,13 +55,13 @@ def fleet(count: int) -> tuple[list[Service], list[Transition]]:
     return services, transitions
 
 
-def daily(count: int) -> Message:
-    services, transitions = fleet(count)
+def digests(count: int) -> Message:
+    services, transitions = states(count)
     return digest_message(lines(digest(services, transitions, NOW), LOOK.zone), LOOK, 1)
 
 
 def weekly(count: int) -> Message:
-    services, transitions = fleet(count)
+    services, transitions = states(count)
     return digest_message(weekly_lines(digest(services, transitions, NOW, WEEK), LOOK.zone), LOOK, 1)
 
 
@@ -70,7 +70,7 @@ def storm(count: int) -> list[Change]:
     return [*falls, *(change(f"service-{n:04}", DOWN, ALIVE, count + n) for n in range(0, count, 9))]
 
 
-def notice(kind: Kind, status: Status, ago: float, name: str = "web", **more: Any) -> Notice:
+def notice(kind: NoticeKind, status: Status, ago: float, name: str = "web", **more: Any) -> Notice:
     since, began = NOW - timedelta(minutes=ago), NOW - timedelta(hours=6)
     return Notice(NOW, name, 1, status, since, kind=kind, flapping_since=began, **more)
 
@@ -96,12 +96,18 @@ TEXTS: dict[str, Message] = {
     "repeat": pack([change("web", SILENT, DOWN)], LOOK, repeat=True),
     "long-name-and-message": pack([change("n" * 128, ALIVE, DOWN, message="x" * 10_000)], LOOK),
     "reminder": notice_message([Notice(NOW, "web", 1, DOWN, NOW - timedelta(hours=6))], LOOK, 1),
-    "calmed-down": notice_message([notice(Kind.CALM, ALIVE, 30, flapped=9)], LOOK, 1),
-    "stays-down": notice_message([notice(Kind.STAYS, DOWN, 5, flapped=9)], LOOK, 1),
-    "still-flapping": notice_message([notice(Kind.FLAPS, DOWN, 5, flapped=37)], LOOK, 1),
-    "owed": notice_message([notice(Kind.OWED, DOWN, 95), notice(Kind.OWED, ALIVE, 5, "job")], LOOK, 1),
+    "calmed-down": notice_message([notice(NoticeKind.CALM, ALIVE, 30, flapped=9)], LOOK, 1),
+    "stays-down": notice_message([notice(NoticeKind.STAYS, DOWN, 5, flapped=9)], LOOK, 1),
+    "still-flapping": notice_message([notice(NoticeKind.FLAPS, DOWN, 5, flapped=37)], LOOK, 1),
+    "owed": notice_message(
+        [notice(NoticeKind.OWED, DOWN, 95), notice(NoticeKind.OWED, ALIVE, 5, "job")], LOOK, 1
+    ),
     "withheld": notice_message(
-        [notice(Kind.OWED, DOWN, 95), notice(Kind.OWED, ALIVE, 5, "job"), notice(Kind.OWED, DOWN, 9, "told")],
+        [
+            notice(NoticeKind.OWED, DOWN, 95),
+            notice(NoticeKind.OWED, ALIVE, 5, "job"),
+            notice(NoticeKind.OWED, DOWN, 9, "told"),
+        ],
         LOOK,
         1,
         {
@@ -110,15 +116,17 @@ TEXTS: dict[str, Message] = {
         },
     ),
     "withheld-of-six": notice_message(
-        [notice(Kind.OWED, DOWN, 9, f"job-{n}") for n in range(6)],
+        [notice(NoticeKind.OWED, DOWN, 9, f"job-{n}") for n in range(6)],
         LOOK,
         1,
         {f"job-{n}": change(f"job-{n}", ALIVE, DOWN, ago=9) for n in range(6)},
     ),
-    "owed-by-many": notice_message([notice(Kind.OWED, DOWN, 9, f"job-{n}") for n in range(50)], LOOK, 1),
+    "owed-by-many": notice_message(
+        [notice(NoticeKind.OWED, DOWN, 9, f"job-{n}") for n in range(50)], LOOK, 1
+    ),
     "late": pack([change("web", SILENT, DOWN)], LOOK, late=late_note(NOW - timedelta(hours=3), LOOK)),
-    "digest-of-3": daily(3),
-    "digest-of-3000": daily(3000),
+    "digest-of-3": digests(3),
+    "digest-of-3000": digests(3000),
     "digest-of-the-week": weekly(40),
 }
 

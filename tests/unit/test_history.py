@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from services.notifier import history
-from services.notifier.fleet import Fleet
+from services.notifier import event_log
+from services.notifier.states import ServiceStates
 from shared.broker import Link, Stored
 from shared.events import ConfigData, ServiceConfig, ServiceRegistered
 
@@ -38,12 +38,12 @@ async def test_the_last_heartbeat_is_a_sign_of_this_life(
     async def before(_: Any, __: str, ___: str, seq: int) -> Stored | None:
         return stored[seq - 2] if seq > 1 else None
 
-    monkeypatch.setattr(history, "newest", newest)
-    monkeypatch.setattr(history, "newest_before", before)
-    fleet = Fleet()
+    monkeypatch.setattr(event_log, "newest", newest)
+    monkeypatch.setattr(event_log, "newest_before", before)
+    states = ServiceStates()
     data = ConfigData(config=ServiceConfig(), registered_at=REGISTERED)
-    fleet.take(
+    states.apply(
         ServiceRegistered(id="r", source="/test", subject="web", time=REGISTERED, data=data), 1, REGISTERED
     )
-    found = await history.History(cast(Link, None), fleet).last_heartbeat("web")
-    assert found == (None if last is None else history.moment(AT + last))
+    found = await event_log.EventLog(cast(Link, None), states).last_heartbeat("web")
+    assert found == (None if last is None else event_log.moment(AT + last))

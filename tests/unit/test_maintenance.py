@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shared import maintenance
-from shared.maintenance import Window, hushed_until
+from shared.maintenance import Window, maintenance_until
 
 
 def at(text: str) -> datetime:
@@ -83,9 +83,9 @@ def test_what_is_current_contains_the_moment_and_what_is_next_begins_after_it(
 def test_the_last_end_counts_and_only_of_those_that_are_about_it() -> None:
     longer = ONCE.model_copy(update={"ends_at": at("2026-11-01T13:00"), "services": ("web", "job")})
     moment = at("2026-11-01T11:00")
-    assert hushed_until([ONCE, longer], "web", (), moment) == at("2026-11-01T13:00")
-    assert hushed_until([ONCE], "job", ("db",), moment) is None
-    assert hushed_until([SUNDAYS], "any", ("x", "db"), at("2026-11-01T03:00")) == at("2026-11-01T04:00")
+    assert maintenance_until([ONCE, longer], "web", (), moment) == at("2026-11-01T13:00")
+    assert maintenance_until([ONCE], "job", ("db",), moment) is None
+    assert maintenance_until([SUNDAYS], "any", ("x", "db"), at("2026-11-01T03:00")) == at("2026-11-01T04:00")
 
 
 @pytest.mark.parametrize(

@@ -8,27 +8,27 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.messages import (
+from services.notifier.alerting.texts import (
+    MAX_BODY,
     REPEAT,
-    ROOM,
     Change,
-    Kind,
-    Look,
+    LinkContext,
     Message,
     Notice,
+    NoticeKind,
     digest_message,
+    group_by_service,
+    is_loud,
     late_note,
-    loud,
     notice_message,
     pack,
-    stories,
     units,
 )
 from shared.events import Doubt, Status
 from tests.telegram_standin import parsed
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-LOOK = Look("https://registry.example", ZoneInfo("Europe/Berlin"))
+LOOK = LinkContext("https://registry.example", ZoneInfo("Europe/Berlin"))
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 
 NASTY = [
@@ -87,7 +87,7 @@ def test_a_fall_says_everything_that_is_known() -> None:
 def test_a_recovery_says_how_long_it_lasted() -> None:
     message = pack([change(from_=DOWN, to=ALIVE, reason="heartbeat")], LOOK)
     assert "was down for 3 h 12 min" in message.text
-    assert (message.risen, message.fallen, message.about) == (("api",), (), "api")
+    assert (message.recoveries, message.problems, message.about) == (("api",), (), "api")
 
 
 def test_a_failure_and_a_first_heartbeat_say_so() -> None:
@@ -110,7 +110,7 @@ def test_a_failure_and_a_first_heartbeat_say_so() -> None:
     ],
 )
 def test_what_sounds(from_: Status, to: Status, sounds: bool) -> None:
-    assert loud(change(from_=from_, to=to)) is sounds
+    assert is_loud(change(from_=from_, to=to)) is sounds
     assert pack([change(from_=from_, to=to)], LOOK).silent is not sounds
 
 
@@ -217,7 +217,7 @@ def test_the_doubt_is_said_again_more_than_an_hour_after_the_last_change_that_ha
 
 def test_the_doubt_takes_its_room_from_the_changes() -> None:
     for length in range(100):
-        assert units(pack(storm(25, message="x" * length, **DOUBTED), LOOK).plain_text) <= ROOM
+        assert units(pack(storm(25, message="x" * length, **DOUBTED), LOOK).plain_text) <= MAX_BODY
 
 
 def test_the_doubt_told_is_the_newest_of_those_in_the_message() -> None:
@@ -249,12 +249,12 @@ def test_a_service_is_one_line_whatever_happened_to_it_while_it_waited() -> None
 
 def test_what_came_back_before_anybody_was_told_of_its_silence_is_not_told() -> None:
     blip = [change("blip", ALIVE, SILENT, 1), change("blip", SILENT, ALIVE, 2)]
-    assert stories(blip) == []
+    assert group_by_service(blip) == []
     message = pack([*blip, change("web", seq=3)], LOOK)
     assert "blip" not in message.text
-    assert (message.about, message.through_seq, message.risen) == ("web", 3, ())
-    assert len(stories([change("x", ALIVE, DOWN, 1), change("x", DOWN, ALIVE, 2)])) == 1
-    assert len(stories([change("x", SILENT, ALIVE, 1)])) == 1
+    assert (message.about, message.through_seq, message.recoveries) == ("web", 3, ())
+    assert len(group_by_service([change("x", ALIVE, DOWN, 1), change("x", DOWN, ALIVE, 2)])) == 1
+    assert len(group_by_service([change("x", SILENT, ALIVE, 1)])) == 1
 
 
 @pytest.mark.parametrize("count", [1, 6, 60])
@@ -278,14 +278,14 @@ def test_the_digest_is_escaped_and_silent() -> None:
 
 def test_notices_say_for_how_long_and_what_became_of_it() -> None:
     still = Notice(NOW, "a<b", 1, DOWN, NOW - timedelta(hours=6))
-    calm = Notice(NOW, "web", 2, ALIVE, NOW - timedelta(minutes=30), 9, Kind.CALM)
+    calm = Notice(NOW, "web", 2, ALIVE, NOW - timedelta(minutes=30), 9, NoticeKind.CALM)
     message = notice_message([still], LOOK, 7)
     assert parsed(message.text) == "🔻 a<b still down for 6 h, since 2026-11-23 07:00:00 CET"
-    assert (message.silent, message.about, message.fallen, message.through_seq) == (False, "a<b", (), 7)
+    assert (message.silent, message.about, message.problems, message.through_seq) == (False, "a<b", (), 7)
     message = notice_message([still, calm], LOOK, 7, repeat=True)
     assert message.plain_text.splitlines()[0] == REPEAT
     assert "web has calmed down: alive since 2026-11-23 12:30:00 CET, 9 changes" in message.plain_text
-    assert (message.about, message.risen) == (None, ("web",))
+    assert (message.about, message.recoveries) == (None, ("web",))
 
 
 def test_notices_of_a_large_fleet_fit_and_the_rest_is_counted() -> None:
@@ -301,7 +301,7 @@ def test_notices_of_a_large_fleet_fit_and_the_rest_is_counted() -> None:
 @pytest.mark.parametrize("count", range(1, 7))
 def test_what_was_withheld_fits_however_much_it_has_to_say(count: int) -> None:
     names = [f"{n}" + "n" * 127 for n in range(count)]
-    notices = [Notice(NOW, name, 1, DOWN, NOW, kind=Kind.OWED) for name in names]
+    notices = [Notice(NOW, name, 1, DOWN, NOW, kind=NoticeKind.OWED) for name in names]
     falls = {
         name: change(name, ALIVE, DOWN, reason="r" * 900, message="m" * 1_000, duration=9.5) for name in names
     }
@@ -313,7 +313,8 @@ def test_what_was_withheld_fits_however_much_it_has_to_say(count: int) -> None:
 def test_what_was_owed_of_a_large_fleet_is_named_in_several_messages() -> None:
     names = [f"{'n' * 30}-{i:04}" for i in range(1000)]
     waiting = [
-        Notice(NOW, name, i, DOWN if i % 3 else DEAD, NOW, kind=Kind.OWED) for i, name in enumerate(names)
+        Notice(NOW, name, i, DOWN if i % 3 else DEAD, NOW, kind=NoticeKind.OWED)
+        for i, name in enumerate(names)
     ]
     named: list[str] = []
     while waiting:

@@ -27,7 +27,7 @@ FALLEN = (Status.DOWN, Status.DEAD)
 TURNS, CALMS_DOWN, CALMS_SOON = 4, 30 * MINUTE, 5 * MINUTE
 KEPT = DAY - HOUR
 """A chat that is off for longer misses what is older (with an hour for what is on its way)."""
-LONGEST_PROBE = HOUR
+MAX_PROBE = HOUR
 """Seconds until a chat that was off is tried again, at most."""
 
 _NOTICE = re.compile(
@@ -179,7 +179,7 @@ class _Facts:
         for stored in self.played.world.windows.events:
             at, its = (stored.at - BASE) / 1e6, found.setdefault(stored.subject, [])
             if its:
-                its[-1] = Window(its[-1].known, at, *_rest(its[-1]))
+                its[-1] = Window(its[-1].known, at, *_pause(its[-1]))
             if stored.data:
                 its.append(_window(at, stored.data))
         return [window for its in found.values() for window in its]
@@ -208,7 +208,7 @@ def _window(at: float, data: bytes) -> Window:
     return Window(at, NEVER, start, end, services, tags)
 
 
-def _rest(window: Window) -> tuple[Any, ...]:
+def _pause(window: Window) -> tuple[Any, ...]:
     return window.start, window.end, window.services, window.tags
 
 
@@ -285,7 +285,7 @@ class _Chat:
         kinds = {it.kind for it in self.phone.troubles}
         if self.scenario.calm_at > self.scenario.start:
             well += self.facts.settled
-            well += LONGEST_PROBE if kinds & {"kicked", "odd"} else 0
+            well += MAX_PROBE if kinds & {"kicked", "odd"} else 0
         return well
 
     # --- what it saw

@@ -6,30 +6,31 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from services.notifier import chats, ledger
 from services.notifier.__main__ import Notifier
-from services.notifier.chats import Chat
-from services.notifier.cursors import Record
-from services.notifier.ledger import Hold, Verdict
-from services.notifier.messages import Kind, Notice
+from services.notifier.alerting import policy
+from services.notifier.alerting.policy import Decision, Suppression
+from services.notifier.alerting.texts import Notice, NoticeKind
+from services.notifier.dispatch import receiver
+from services.notifier.dispatch.notification_log import NotificationLog
+from services.notifier.dispatch.receiver import ReceiverWorker
 from tests.simulation.catching import first_caught
 from tests.simulation.notifier.run import Process
 from tests.simulation.notifier.simulate import simulate
 from tests.simulation.notifier.telegram import SimulatedBot
 from tests.simulation.notifier.world import Bucket
 
-Cursor = dict[str, Any]
+ReceiverState = dict[str, Any]
 
 
 class _Rewrites(Process):
     """Stores its records otherwise than it means to, or forgets parts of them between two lives."""
 
     @staticmethod
-    def stores(record: Cursor) -> Cursor:
+    def stores(record: ReceiverState) -> ReceiverState:
         return record
 
     @staticmethod
-    def remembers(record: Cursor) -> Cursor:
+    def remembers(record: ReceiverState) -> ReceiverState:
         return record
 
     @classmethod
@@ -51,7 +52,7 @@ class _Rewrites(Process):
         return {(Bucket, "update"): stores, (Bucket, "get"): remembers}
 
 
-def _changed(key: str, value: bytes, change: Callable[[Cursor], Cursor]) -> bytes:
+def _changed(key: str, value: bytes, change: Callable[[ReceiverState], ReceiverState]) -> bytes:
     if not key.startswith("telegram."):
         return value
     return json.dumps(change(json.loads(value)), separators=(",", ":")).encode()
@@ -61,7 +62,7 @@ class SendsBeforeTheIntent(_Rewrites):
     """Does not note what it is about to send."""
 
     @staticmethod
-    def stores(record: Cursor) -> Cursor:
+    def stores(record: ReceiverState) -> ReceiverState:
         return {**record, "sending": None}
 
 
@@ -69,7 +70,7 @@ class DoneBeforeItIsSent(_Rewrites):
     """Notes that changes are told as soon as they are on their way."""
 
     @staticmethod
-    def stores(record: Cursor) -> Cursor:
+    def stores(record: ReceiverState) -> ReceiverState:
         sending = record["sending"]
         return {**record, "sending": None, "done": sending["through"]} if sending else record
 
@@ -78,7 +79,7 @@ class ForgetsWhatIsOwed(_Rewrites):
     """Does not know after a restart what it has withheld."""
 
     @staticmethod
-    def remembers(record: Cursor) -> Cursor:
+    def remembers(record: ReceiverState) -> ReceiverState:
         return {**record, "owed": {}, "owed_parts": []}
 
 
@@ -86,7 +87,7 @@ class ForgetsDigests(_Rewrites):
     """Does not know after a restart of which day it has sent the digest."""
 
     @staticmethod
-    def remembers(record: Cursor) -> Cursor:
+    def remembers(record: ReceiverState) -> ReceiverState:
         return {**record, "digest": None}
 
 
@@ -119,13 +120,13 @@ class DropsTheQueueOfWhoIsOff(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        switch_off = Chat._switch_off
+        switch_off = ReceiverWorker._switch_off
 
-        async def drops(chat: Chat, reason: str) -> float:
+        async def drops(chat: ReceiverWorker, reason: str) -> float:
             chat.pending.changes.clear()
             return await switch_off(chat, reason)
 
-        return {(Chat, "_switch_off"): drops}
+        return {(ReceiverWorker, "_switch_off"): drops}
 
 
 class NotesByTime(Process):
@@ -133,14 +134,14 @@ class NotesByTime(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        sent = Chat._record_sent
+        sent = ReceiverWorker._record_sent
 
-        async def marks(chat: Chat, message: Any, sending: Any, *given: Any) -> None:
+        async def marks(chat: ReceiverWorker, message: Any, sending: Any, *given: Any) -> None:
             if sending.owed:
-                chat._owed.clear()
+                chat._withheld_by_name.clear()
             await sent(chat, message, sending, *given)
 
-        return {(Chat, "_record_sent"): marks}
+        return {(ReceiverWorker, "_record_sent"): marks}
 
 
 class TellsAGroupTwice(Process):
@@ -148,7 +149,7 @@ class TellsAGroupTwice(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        return {(Notifier, "_is_taken"): lambda notifier, target, address: False}
+        return {(Notifier, "_is_taken"): lambda notifier, channel, address: False}
 
 
 class LooksForTheEndOnce(Process):
@@ -171,13 +172,13 @@ class TakesOverWithoutWriting(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        write = Record.write
+        write = NotificationLog.write
 
-        async def writes(record: Record, cursor: Any) -> None:
+        async def writes(record: NotificationLog, cursor: Any) -> None:
             if cursor != record.cursor or not cursor.sending:
                 await write(record, cursor)
 
-        return {(Record, "write"): writes}
+        return {(NotificationLog, "write"): writes}
 
 
 class IsSureOfCalm(Process):
@@ -186,23 +187,23 @@ class IsSureOfCalm(Process):
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
         def review(*given: Any) -> Any:
-            found = ledger.review(*given)
-            is_calm = isinstance(found, Notice) and found.kind is Kind.CALM
+            found = policy.next_notice(*given)
+            is_calm = isinstance(found, Notice) and found.kind is NoticeKind.CALM
             return replace(found, maybe=False) if is_calm else found
 
-        return {(chats, "review"): review}
+        return {(receiver, "next_notice"): review}
 
 
 class _Judges(Process):
     """Decides otherwise what is told."""
 
     @staticmethod
-    def judge(*given: Any) -> list[Verdict]:
+    def judge(*given: Any) -> list[Decision]:
         raise NotImplementedError
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        return {(chats, "judge"): cls.judge}
+        return {(receiver, "decide"): cls.judge}
 
 
 class WithholdsRecoveries(Process):
@@ -210,43 +211,43 @@ class WithholdsRecoveries(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Verdict]:
-            return ledger.judge(changes, owed, turns, lambda change: _all_or_nothing(hold(change)))
+        def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Decision]:
+            return policy.decide(changes, owed, turns, lambda change: _all_or_nothing(hold(change)))
 
-        def review(name: str, it: Any, owed: Any, turns: Any, now: Any, hold: Hold, *more: Any) -> Any:
-            return ledger.review(name, it, owed, turns, now, _all_or_nothing(hold), *more)
+        def review(name: str, it: Any, owed: Any, turns: Any, now: Any, hold: Suppression, *more: Any) -> Any:
+            return policy.next_notice(name, it, owed, turns, now, _all_or_nothing(hold), *more)
 
-        return {(chats, "judge"): judge, (chats, "review"): review}
+        return {(receiver, "decide"): judge, (receiver, "next_notice"): review}
 
 
-def _all_or_nothing(hold: Hold) -> Hold:
-    return Hold.NOTHING if hold is Hold.NOTHING else Hold.EVERYTHING
+def _all_or_nothing(hold: Suppression) -> Suppression:
+    return Suppression.NONE if hold is Suppression.NONE else Suppression.ALL
 
 
 class CountsWhatNobodyWasTold(_Judges):
     """Counts every turn towards flapping."""
 
     @staticmethod
-    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Verdict]:
-        verdicts = ledger.judge(changes, owed, turns, hold)
-        counted = ledger.judge(changes, None, turns, lambda _: Hold.NOTHING)
-        return [replace(it, turns=other.turns) for it, other in zip(verdicts, counted, strict=True)]
+    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Decision]:
+        decisions = policy.decide(changes, owed, turns, hold)
+        counted = policy.decide(changes, None, turns, lambda _: Suppression.NONE)
+        return [replace(it, turns=other.turns) for it, other in zip(decisions, counted, strict=True)]
 
 
 class TellsInMaintenance(_Judges):
     """Does not care for windows or mutes."""
 
     @staticmethod
-    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Verdict]:
-        return ledger.judge(changes, owed, turns, lambda _: Hold.NOTHING)
+    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Decision]:
+        return policy.decide(changes, owed, turns, lambda _: Suppression.NONE)
 
 
 class NeverFlaps(_Judges):
     """Tells every turn, however many there are."""
 
     @staticmethod
-    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Verdict]:
-        return ledger.judge(changes, owed, None, hold)
+    def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Decision]:
+        return policy.decide(changes, owed, None, hold)
 
 
 MUTANTS: list[type[Process]] = [

@@ -14,8 +14,9 @@ from unittest.mock import patch
 import shared.broker
 import shared.record_watch
 from services.notifier import __main__ as notifier
-from services.notifier import chats, cursors, delivery, lease
-from services.notifier.cursors import Superseded
+from services.notifier import consumer, lease
+from services.notifier.dispatch import notification_log, receiver
+from services.notifier.dispatch.notification_log import Superseded
 from tests.simulation.clock import OWNER, VirtualLoop, play
 from tests.simulation.notifier import world as worlds
 from tests.simulation.notifier.scenario import INVITE, Command, Scenario, Seat, when
@@ -226,13 +227,13 @@ def _paced(scenario: Scenario) -> Iterator[None]:
     """What is set anew for each simulation."""
     with (
         patch.object(Unhurried, "pace", scenario.paces.reminders),
-        patch.object(chats, "LOOK_AGAIN", scenario.paces.idle),
-        patch.object(delivery, "STANDS_STILL", 3600.0),
+        patch.object(receiver, "POLL_INTERVAL", scenario.paces.idle),
+        patch.object(consumer, "STALL_TIMEOUT", 3600.0),
         patch.object(shared.record_watch, "LOOK_AGAIN", 3600.0),
-        patch.object(lease, "LOOK_AGAIN", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
-        patch.object(cursors, "MOST_WITHIN", scenario.most_owed_within),
-        patch.object(cursors, "PARTS", 2),
-        patch.object(chats, "random", Random(scenario.seed + 3)),
+        patch.object(lease, "POLL_INTERVAL", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
+        patch.object(notification_log, "MAX_INLINE", scenario.most_owed_within),
+        patch.object(notification_log, "PARTS", 2),
+        patch.object(receiver, "random", Random(scenario.seed + 3)),
     ):
         yield
 
@@ -255,17 +256,17 @@ def surroundings() -> Iterator[None]:
         put(notifier, "Bot", SimulatedBot)
         put(notifier, "now", now)
         put(notifier, "asyncio", Unhurried())
-        put(delivery, "NatsBroker", EventFeed)
+        put(consumer, "NatsBroker", EventFeed)
         put(lease, "secrets", SimpleNamespace(token_hex=_token))
-        put(cursors, "secrets", SimpleNamespace(token_hex=_token))
+        put(notification_log, "secrets", SimpleNamespace(token_hex=_token))
         put(asyncio, "to_thread", _at_once)
         put(shared.broker, "_said_at", float("inf"))
         for name, module in list(sys.modules.items()):
             if name.startswith(("services.notifier.", "shared.")):
                 if getattr(module, "Reader", None) is shared.broker.Reader and module is not shared.broker:
                     put(module, "Reader", worlds.reader)
-                if hasattr(module, "TelegramChat") and name != "services.notifier.telegram":
-                    put(module, "TelegramChat", SimulatedChat)
+                if hasattr(module, "TelegramChannel") and name != "services.notifier.channels.telegram":
+                    put(module, "TelegramChannel", SimulatedChat)
                 if hasattr(module, "log"):
                     put(module, "log", Silent())
         yield

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from services.notifier.messages import REPEAT, Message
-from services.notifier.target import Failed
-from services.notifier.telegram import Bot, Pace, TelegramChat
+from services.notifier.alerting.texts import REPEAT, Message
+from services.notifier.channels.channel import Failed
+from services.notifier.channels.telegram import Bot, Pace, TelegramChannel
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.notifier.world import Host
 
@@ -228,7 +228,7 @@ class SimulatedBot(Bot):
         return await telegram.call(self._host, method, body)
 
 
-class SimulatedChat(TelegramChat):
+class SimulatedChat(TelegramChannel):
     """Lets the message be seen that a text was made of."""
 
     def _body(self, chat: str, message: Message, reply_to: int | None) -> dict[str, Any]:

@@ -19,25 +19,33 @@ import structlog
 from nats.js.kv import KeyValue
 from prometheus_client import Counter, Gauge
 
-from services.notifier import cursors
-from services.notifier.cursors import Cursor, Of, Sending
-from services.notifier.fleet import Fleet
-from services.notifier.ledger import HOUR, Hold, Owed, Then, Turns, Verdict, after, judge, review
-from services.notifier.messages import (
+from services.notifier.alerting.policy import (
+    FLAPPING_WITHIN,
+    Decision,
+    FlapState,
+    NothingDue,
+    Suppression,
+    Withheld,
+    decide,
+    flap_state_after,
+    next_notice,
+)
+from services.notifier.alerting.texts import (
     Change,
     Deafness,
-    Kind,
-    Look,
+    LinkContext,
     Message,
     Notice,
+    NoticeKind,
     deafness_message,
     digest_message,
     late_note,
     notice_message,
     pack,
 )
-from services.notifier.target import (
+from services.notifier.channels.channel import (
     BadToken,
+    Channel,
     Failed,
     Limited,
     Migrated,
@@ -45,8 +53,10 @@ from services.notifier.target import (
     Permanent,
     Refused,
     Sent,
-    Target,
 )
+from services.notifier.dispatch import notification_log
+from services.notifier.dispatch.notification_log import Intent, MessageKind, ReceiverState
+from services.notifier.states import ServiceStates
 from shared import tracing
 from shared.digest import digest_due, next_digest_at
 from shared.events import Status
@@ -59,26 +69,26 @@ for _result in ("sent", "failed", "limited", "migrated", "permanent", "refused",
     MESSAGES.labels(_result)
 LAST_DIGEST = Gauge("registry_last_digest_timestamp_seconds", "When a digest was last sent")
 
-MOST_MUTES = 500
-WORTH_SENDING = timedelta(hours=24)
+MAX_MUTES = 500
+EXPIRES_AFTER = timedelta(hours=24)
 """What is older is not sent any more."""
-MOST_PENDING = 10_000
+MAX_PENDING = 10_000
 """Changes held in memory per chat; what comes beyond is read again from the record in its turn."""
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
-FIRST_PROBE, LONGEST_PROBE = 60.0, 3600.0
+FIRST_BACKOFF, MAX_BACKOFF = 0.5, 60.0
+FIRST_PROBE, MAX_PROBE = 60.0, 3600.0
 """Seconds between attempts at a chat that refuses messages for good."""
-SET_ASIDE = 30.0
+MIN_ASIDE = 30.0
 """Seconds, at least, in which what was refused for an unknown reason lets other messages go first."""
-WITH_BAD_TOKEN = 30.0
+BAD_TOKEN_RETRY = 30.0
 """Seconds between attempts while the credentials are refused."""
-LOOK_AGAIN = 30.0
+POLL_INTERVAL = 30.0
 """Longest sleep: the clock may be set, and an idle chat's cursor moves on."""
-LAST_CHANCE = 3.0
+SHUTDOWN_GRACE = 3.0
 """Seconds that a message on its way has to arrive when the process is told to end."""
 
 
 @dataclass(frozen=True)
-class Daily:
+class DigestSchedule:
     """The digests: at what local time (None: never), on which weekday the one of the week (0: Monday; None:
     never), and how the lines of either are made now."""
 
@@ -88,24 +98,24 @@ class Daily:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ReceiverDependencies:
     """What every chat shares. `page`: changes after a sequence, up to a number, read from the record;
     with the sequence read last, and whether that was the end. `holds`: whether a notice is still true."""
 
-    look: Look
-    daily: Daily
+    links: LinkContext
+    digests: DigestSchedule
     now: Callable[[], datetime]
     page: Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]
     newest: Callable[[], Awaitable[int]]
     """The sequence of the record's newest event."""
     holds: Callable[[Notice], bool] = lambda _: True
-    fleet: Fleet = field(default_factory=Fleet)
-    hushed_until: Callable[[str, datetime], datetime | None] = lambda name, at: None
+    states: ServiceStates = field(default_factory=ServiceStates)
+    maintenance_until: Callable[[str, datetime], datetime | None] = lambda name, at: None
     """When the maintenance of a service ends that there is at a moment, if there is any."""
     remind_after: tuple[timedelta, ...] = ()
-    is_taken: Callable[[Target, str], bool] = lambda target, address: False
+    is_taken: Callable[[Channel, str], bool] = lambda channel, address: False
     """Whether another chat has an address that a chat's target has come to."""
-    on_taken: "Callable[[Chat], None]" = lambda chat: None
+    on_taken: "Callable[[ReceiverWorker], None]" = lambda chat: None
     """Told of a chat of which that is so."""
     deafness: Callable[[datetime], list[Deafness] | None] = lambda _: []
     """What is worth telling of the registry's deafness that did not end by a moment, oldest first; None: that
@@ -116,7 +126,7 @@ class Surroundings:
     """Told whenever a record could not be stored (why), or was (None)."""
 
 
-class Pending:
+class PendingChanges:
     """What waits for a chat, in order. Bounded: what finds no room is skipped, and read again later."""
 
     def __init__(self, after: int) -> None:
@@ -129,24 +139,24 @@ class Pending:
     def behind(self) -> bool:
         return self._skipped > self.tail
 
-    def offer(self, seq: int, change: Change | None) -> None:
+    def enqueue(self, seq: int, change: Change | None) -> None:
         if seq <= self.tail:
             return
-        if self.behind or len(self.changes) >= MOST_PENDING:
+        if self.behind or len(self.changes) >= MAX_PENDING:
             self._skipped = seq
             return
         self.tail = seq
         if change:
             self.changes.append(change)
 
-    def missed(self, through: int) -> None:
+    def mark_missed(self, through: int) -> None:
         """Whatever was stored up to here may not have been offered."""
         self._skipped = max(self._skipped, through)
 
     async def refill(self, page: Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]) -> None:
         """Read what was skipped. At the record's end, whatever had been skipped by then has been read."""
         skipped = self._skipped
-        changes, read, at_end = await page(self.tail, MOST_PENDING)
+        changes, read, at_end = await page(self.tail, MAX_PENDING)
         self.changes += changes
         self.tail = max(read, skipped) if at_end else read
 
@@ -155,31 +165,33 @@ class Pending:
             self.changes.popleft()
 
 
-class Chat:
-    """`open` it, put `offer` into the delivery's `offers`, `tick` it each second, `run` until cancelled."""
+class ReceiverWorker:
+    """`open` it, put `enqueue` into the delivery's `offers`, `tick` it each second, `run` until cancelled."""
 
-    def __init__(self, target: Target, record: cursors.Record, around: Surroundings) -> None:
-        self.target = target
+    def __init__(
+        self, channel: Channel, record: notification_log.NotificationLog, deps: ReceiverDependencies
+    ) -> None:
+        self.channel = channel
         self._record = record
-        record.on_write = around.on_record
-        self._around = around
-        self.pending = Pending(record.cursor.done)
-        self._owed = dict(record.cursor.owed)
-        self._turns = dict(record.cursor.turns)
-        self._looks: list[tuple[datetime, str]] = []
+        record.on_write = deps.on_record
+        self._deps = deps
+        self.pending = PendingChanges(record.cursor.done)
+        self._withheld_by_name = dict(record.cursor.owed)
+        self._flapping = dict(record.cursor.turns)
+        self._timers: list[tuple[datetime, str]] = []
         """When to look again at what is owed of which service; the first is next."""
-        self._next_look: dict[str, datetime] = {}
+        self._next_timer: dict[str, datetime] = {}
         """Of each service the entry that counts."""
         self._due: dict[str, Notice] = {}
         """What is owed, and nothing holds it back any more."""
-        self._reminders: deque[Notice] = deque(maxlen=MOST_PENDING)
-        self._verdicts: list[Verdict] = []
+        self._reminders: deque[Notice] = deque(maxlen=MAX_PENDING)
+        self._decisions: list[Decision] = []
         """Of the changes that are being sent, and those among them that are not told."""
-        self._wake, self._hurry = asyncio.Event(), asyncio.Event()
+        self._wake, self._retry_now = asyncio.Event(), asyncio.Event()
         self._backoff, self._probe = FIRST_BACKOFF, FIRST_PROBE
-        self._refused: dict[Of, tuple[object, datetime]] = {}
+        self._refused: dict[MessageKind, tuple[object, datetime]] = {}
         """Of each kind of message what was refused for a reason that is not known, and since when."""
-        self._aside: dict[Of, datetime] = {}
+        self._aside: dict[MessageKind, datetime] = {}
         """Until when it is not tried."""
         self._late: tuple[datetime, datetime] | None = None
         """From when to when the chat refused messages, newest."""
@@ -193,63 +205,63 @@ class Chat:
 
     @property
     def key(self) -> str:
-        return self.target.key
+        return self.channel.key
 
     @classmethod
     async def open(
         cls,
-        target: Target,
+        channel: Channel,
         bucket: KeyValue,
         end: int,
-        around: Surroundings,
+        deps: ReceiverDependencies,
         *,
         anew: bool = False,
-        known: Cursor | None = None,
-    ) -> "Chat":
+        known: ReceiverState | None = None,
+    ) -> "ReceiverWorker":
         """A chat that is new begins at the record's end. So does one that was told more than the record has:
         a backup was put back, or the broker emptied. `anew`: the record is known to be another one
         than that of its cursor, which is `known` if it was in use until now."""
-        at, now = around.daily.at, around.now()
-        today = digest_due(now, around.look.zone, at, None) if at else None
-        fresh = Cursor(done=end, digest=today, weekly=today, notices=now, heard_until=now)
-        record = await cursors.load(bucket, target.key, fresh)
+        at, now = deps.digests.at, deps.now()
+        today = digest_due(now, deps.links.zone, at, None) if at else None
+        fresh = ReceiverState(done=end, digest=today, weekly=today, notices=now, heard_until=now)
+        record = await notification_log.load(bucket, channel.key, fresh)
         cursor = known or record.cursor
         if cursor.done > end and not anew:  # whoever spoke before went on while this one began
-            end = await around.newest()
+            end = await deps.newest()
         if cursor.off and cursor.off_since is None:  # by an older version, which kept nothing for it
             cursor = cursor.model_copy(update={"done": end, "off_since": now})
         if anew or cursor.done > end:
             sending = cursor.sending
             if sending:
-                other = sending.of is not Of.CHANGES
+                other = sending.of is not MessageKind.CHANGES
                 sending = sending.model_copy(update={"through": end}) if other else None
             owed = {name: it for name, it in cursor.owed.items() if it.seq <= end and not anew}
             cursor = cursor.model_copy(update={"done": end, "sending": sending, "owed": owed})
         if cursor.notices is None:  # an older version wrote it
             cursor = cursor.model_copy(update={"notices": now, "weekly": today})
         if cursor.heard_until is None:  # so is this; what it would have told at the end of a window is owed
-            owed = _owed_by_windows(around, cursor)
+            owed = _owed_by_windows(deps, cursor)
             cursor = cursor.model_copy(update={"heard_until": now, "owed": owed})
         if cursor != record.cursor or cursor.sending:
             # What is tried again is intended by this notifier, or one that goes on could overwrite it unseen.
             await record.write(cursor)
-        return cls(target, record, around)
+        return cls(channel, record, deps)
 
     @property
-    def cursor(self) -> Cursor:
+    def cursor(self) -> ReceiverState:
         return self._record.cursor
 
     @property
     def address(self) -> str:
-        return self._moved_to or self.cursor.chat or self.target.chat
+        return self._moved_to or self.cursor.chat or self.channel.chat
 
-    def offer(self, seq: int, change: Change | None) -> None:
-        self.pending.offer(seq, change)
+    def enqueue(self, seq: int, change: Change | None) -> None:
+        self.pending.enqueue(seq, change)
         self._wake.set()
 
-    def missed(self, through: int) -> None:
+    def mark_missed(self, through: int) -> None:
         """Changes up to here may not have been offered to it; it reads them itself."""
-        self.pending.missed(through)
+        self.pending.mark_missed(through)
         self._wake.set()
 
     async def forget(self) -> None:
@@ -266,47 +278,47 @@ class Chat:
 
     def digest_at(self, day: date | None) -> datetime | None:
         """When the digest of a day is due; None: there are no digests, or there is no day."""
-        at = self._around.daily.at
-        return datetime.combine(day, at, self._around.look.zone) if day and at else None
+        at = self._deps.digests.at
+        return datetime.combine(day, at, self._deps.links.zone) if day and at else None
 
     def digest_overdue(self) -> float:
         """Seconds since a digest was due that the chat has not got yet."""
         due = self._digest_due() if self.cursor.off is None else None
         at = self.digest_at(due.digest) if due else None
-        return max(0.0, (self._around.now() - at).total_seconds()) if at else 0.0
+        return max(0.0, (self._deps.now() - at).total_seconds()) if at else 0.0
 
     # --- what people ask of it
 
     def muted(self) -> dict[str, datetime]:
-        now = self._around.now()
+        now = self._deps.now()
         return {name: until for name, until in self.cursor.mutes.items() if until > now}
 
     async def mute(self, name: str, until: datetime) -> bool:
         """False: it has muted too many already."""
-        if len({*self.muted(), name}) > MOST_MUTES:
+        if len({*self.muted(), name}) > MAX_MUTES:
             return False
-        self._owe_fallen(name)
-        await self._write(mutes={**self._recent_mutes(), name: until}, owed=dict(self._owed))
-        self.look_at(name)
+        self._withhold_down(name)
+        await self._write(mutes={**self._recent_mutes(), name: until}, owed=dict(self._withheld_by_name))
+        self.evaluate(name)
         return True
 
     async def unmute(self, name: str) -> None:
         """What happened until now stays withheld."""
-        await self._write(mutes={**self._recent_mutes(), name: self._around.now()})
-        self.look_at(name)
+        await self._write(mutes={**self._recent_mutes(), name: self._deps.now()})
+        self.evaluate(name)
 
     def _recent_mutes(self) -> dict[str, datetime]:
         """With those that ended while a change may still wait that was stored before that."""
-        horizon = self._around.now() - WORTH_SENDING
+        horizon = self._deps.now() - EXPIRES_AFTER
         recent = {name: until for name, until in self.cursor.mutes.items() if until > horizon}
-        return dict(list(recent.items())[-2 * MOST_MUTES :])
+        return dict(list(recent.items())[-2 * MAX_MUTES :])
 
     async def switch_on(self) -> str | None:
         """Somebody in it has asked for messages. Why it was off, if it was."""
         self.try_now()
         reason, since = self.cursor.off, self.cursor.off_since
         if reason:
-            self._is_on(since)
+            self._note_switched_on(since)
             await self._write(off=None, off_since=None)
             log.info("the chat is switched on again", chat=self.key)
         return reason
@@ -314,7 +326,7 @@ class Chat:
     def try_now(self) -> None:
         """Whatever it waits for before its next attempt."""
         self._backoff, self._probe = FIRST_BACKOFF, FIRST_PROBE
-        self._hurry.set()
+        self._retry_now.set()
 
     async def migrate(self, chat: str) -> None:
         """The group has a new number, for good."""
@@ -327,142 +339,150 @@ class Chat:
         """Say that the broker is away, once, without the record, which is there: `run` records it later."""
         if self.cursor.deaf_since or self._cut_off:
             return
-        look, deaf, backoff = self._around.look, Deafness(since, cut_off=True), FIRST_BACKOFF
+        links, deaf, backoff = self._deps.links, Deafness(since, cut_off=True), FIRST_BACKOFF
         while is_away():
-            await self.target.turn(self.address)
-            message = deafness_message(deaf, self._around.now(), look, self.cursor.done)
-            id_ = Sending(through=self.cursor.done, deaf=deaf).message_id(self.cursor.done)
-            outcome = await self.target.send(self.address, replace(message, id=id_), None)
+            await self.channel.turn(self.address)
+            message = deafness_message(deaf, self._deps.now(), links, self.cursor.done)
+            id_ = Intent(through=self.cursor.done, deaf=deaf).message_id(self.cursor.done)
+            outcome = await self.channel.send(self.address, replace(message, id=id_), None)
             if isinstance(outcome, Sent):
                 self._cut_off = since
                 self._wake.set()
                 return
             await asyncio.sleep(outcome.retry_after if isinstance(outcome, Limited) else backoff)
-            backoff = min(backoff * 2, LONGEST_BACKOFF)
+            backoff = min(backoff * 2, MAX_BACKOFF)
 
     # --- what is owed
 
     def _begin(self) -> None:
-        for name in [*self._owed, *(name for name, it in self._turns.items() if it.flapping_since)]:
-            self.look_at(name)
-        for name in self._around.fleet.paused:
+        for name in [
+            *self._withheld_by_name,
+            *(name for name, it in self._flapping.items() if it.flapping_since),
+        ]:
+            self.evaluate(name)
+        for name in self._deps.states.paused:
             self.configured(name)
 
     def tick(self) -> None:
         """Look at what has come due."""
-        now = self._around.now()
-        while self._looks and self._looks[0][0] <= now:
-            at, name = heapq.heappop(self._looks)
-            if self._next_look.get(name) == at:
-                del self._next_look[name]
-                self.look_at(name)
+        now = self._deps.now()
+        while self._timers and self._timers[0][0] <= now:
+            at, name = heapq.heappop(self._timers)
+            if self._next_timer.get(name) == at:
+                del self._next_timer[name]
+                self.evaluate(name)
         if self._deafness_due():
             self._wake.set()
 
     def configured(self, name: str) -> None:
         """The service's configuration has changed. What is down when it is paused is told again when it is
         resumed and still down."""
-        if self._around.fleet.known(name).paused:
-            self._owe_fallen(name)
-        self.look_at(name)
+        if self._deps.states.get(name).paused:
+            self._withhold_down(name)
+        self.evaluate(name)
 
-    def freed(self, window: Window) -> None:
+    def window_removed(self, window: Window) -> None:
         """A window is no more, or no more the same."""
-        for name in list(self._owed):
-            if window.is_about(name, self._around.fleet.known(name).tags):
-                self.look_at(name)
+        for name in list(self._withheld_by_name):
+            if window.is_about(name, self._deps.states.get(name).tags):
+                self.evaluate(name)
 
-    def look_at(self, name: str) -> None:
+    def evaluate(self, name: str) -> None:
         """Whether anything that is owed of a service is to be told now."""
-        owed, turns = self._owed.get(name), self._turns.get(name)
+        owed, turns = self._withheld_by_name.get(name), self._flapping.get(name)
         self._due.pop(name, None)
         if owed is None and not (turns and turns.flapping_since):
             return
-        it, now = self._around.fleet.known(name), self._around.now()
+        it, now = self._deps.states.get(name), self._deps.now()
         if it.status_seq > self.cursor.done:
             return  # a change that is not handled yet tells more
-        found = review(name, it, owed, turns, now, *self._hold(name, now), self._around.remind_after)
+        found = next_notice(
+            name, it, owed, turns, now, *self._suppression(name, now), self._deps.remind_after
+        )
         if isinstance(found, Notice):
             self._due[name] = found
             self._wake.set()
         elif isinstance(found, datetime):
-            if self._next_look.get(name) != found:
-                self._next_look[name] = found
-                heapq.heappush(self._looks, (found, name))
-        elif found is Then.FORGET:
-            self._owed.pop(name, None)
+            if self._next_timer.get(name) != found:
+                self._next_timer[name] = found
+                heapq.heappush(self._timers, (found, name))
+        elif found is NothingDue.FORGET:
+            self._withheld_by_name.pop(name, None)
             if turns and turns.flapping_since:
-                del self._turns[name]
+                del self._flapping[name]
 
-    def _hold(self, name: str, now: datetime) -> tuple[Hold, datetime | None]:
+    def _suppression(self, name: str, now: datetime) -> tuple[Suppression, datetime | None]:
         """What keeps the service from being told of, and until when, if that is known."""
-        if self._around.fleet.is_quiet(name):
-            return Hold.EVERYTHING, None
+        if self._deps.states.is_silenced(name):
+            return Suppression.ALL, None
         if (until := self.cursor.mutes.get(name)) and until > now:
-            return Hold.EVERYTHING, until
-        if end := self._around.hushed_until(name, now):
-            return Hold.MAINTENANCE, end
-        return Hold.NOTHING, None
+            return Suppression.ALL, until
+        if end := self._deps.maintenance_until(name, now):
+            return Suppression.MAINTENANCE, end
+        return Suppression.NONE, None
 
-    def _hold_of(self, change: Change) -> Hold:
+    def _suppression_of(self, change: Change) -> Suppression:
         """The same of a change. What was withheld when it was stored is so still."""
-        hold, _ = self._hold(change.name, self._around.now())
+        hold, _ = self._suppression(change.name, self._deps.now())
         mute = self.cursor.mutes.get(change.name)
-        if change.quiet or (mute and mute > change.stored_at):
-            return Hold.EVERYTHING
-        if hold is not Hold.NOTHING:
+        if change.silenced or (mute and mute > change.stored_at):
+            return Suppression.ALL
+        if hold is not Suppression.NONE:
             return hold
-        within = any(self._around.hushed_until(change.name, at) for at in (change.since, change.stored_at))
-        return Hold.MAINTENANCE if within else Hold.NOTHING
+        within = any(self._deps.maintenance_until(change.name, at) for at in (change.since, change.stored_at))
+        return Suppression.MAINTENANCE if within else Suppression.NONE
 
-    def _owe_fallen(self, name: str) -> None:
+    def _withhold_down(self, name: str) -> None:
         """What is down, and known to be, is told again when nothing holds it back any more."""
-        it = self._around.fleet.known(name)
-        if name in self._owed or not it.is_down or it.status_seq > self.cursor.done:
+        it = self._deps.states.get(name)
+        if name in self._withheld_by_name or not it.is_down or it.status_seq > self.cursor.done:
             return
-        self._owed[name] = Owed(it.status_seq, it.status, told_since=it.since)
+        self._withheld_by_name[name] = Withheld(it.status_seq, it.status, told_since=it.since)
 
-    def _judged(self, waiting: Sequence[Change], hold: Callable[[Change], Hold]) -> list[Verdict]:
+    def _decided(self, waiting: Sequence[Change], hold: Callable[[Change], Suppression]) -> list[Decision]:
         by_name: dict[str, list[Change]] = {}
         for change in waiting:
             by_name.setdefault(change.name, []).append(change)
-        verdicts = [
-            verdict
+        decisions = [
+            decision
             for name, changes in by_name.items()
-            for verdict in judge(changes, self._owed.get(name), self._turns.get(name), hold)
+            for decision in decide(changes, self._withheld_by_name.get(name), self._flapping.get(name), hold)
         ]
-        return sorted(verdicts, key=lambda it: it.change.seq)
+        return sorted(decisions, key=lambda it: it.change.seq)
 
-    def _keep(self, verdicts: Sequence[Verdict]) -> None:
+    def _apply_decisions(self, decisions: Sequence[Decision]) -> None:
         """How the services stand after these."""
-        for it in verdicts:
+        for it in decisions:
             name = it.change.name
-            self._owed.pop(name, None)
+            self._withheld_by_name.pop(name, None)
             if it.owed:
-                self._owed[name] = it.owed
-            self._turn(name, it.turns)
+                self._withheld_by_name[name] = it.owed
+            self._set_flap_state(name, it.turns)
 
-    def _turn(self, name: str, turns: Turns | None) -> None:
-        self._turns.pop(name, None)
+    def _set_flap_state(self, name: str, turns: FlapState | None) -> None:
+        self._flapping.pop(name, None)
         if turns:
-            self._turns[name] = turns
-            if len(self._turns) > MOST_PENDING:
-                first = next(iter(self._turns))
-                if self._turns[first].flapping_since is None:
-                    del self._turns[first]
+            self._flapping[name] = turns
+            if len(self._flapping) > MAX_PENDING:
+                first = next(iter(self._flapping))
+                if self._flapping[first].flapping_since is None:
+                    del self._flapping[first]
 
-    def _standing(self) -> dict[str, object]:
+    def _withheld_and_flapping(self) -> dict[str, object]:
         """What is owed, for the record. Of those that do not flap only who has turned before is worth it."""
-        flapping = {name: it for name, it in self._turns.items() if it.flapping_since}
-        others = [it for it in self._turns.items() if it[0] not in flapping and len(it[1].moments) > 1]
-        return {"owed": dict(self._owed), "turns": flapping | dict(others[-cursors.MOST_TURNS :])}
+        flapping = {name: it for name, it in self._flapping.items() if it.flapping_since}
+        others = [it for it in self._flapping.items() if it[0] not in flapping and len(it[1].moments) > 1]
+        return {
+            "owed": dict(self._withheld_by_name),
+            "turns": flapping | dict(others[-notification_log.MAX_TURNS :]),
+        }
 
     # --- the loop
 
     async def run(self) -> None:
         while True:
-            await self._until_there_is_something()
-            await self.target.turn(self.address)
+            await self._wait_for_work()
+            await self.channel.turn(self.address)
             found = await self._compose()
             if found is None:
                 continue
@@ -470,177 +490,177 @@ class Chat:
             try:
                 pause = await asyncio.shield(attempt)
             except asyncio.CancelledError:
-                await asyncio.wait({attempt}, timeout=LAST_CHANCE)
+                await asyncio.wait({attempt}, timeout=SHUTDOWN_GRACE)
                 attempt.cancel()
                 raise
-            await self._rest(pause)
+            await self._pause(pause)
 
-    async def _rest(self, seconds: float) -> None:
-        self._hurry.clear()
+    async def _pause(self, seconds: float) -> None:
+        self._retry_now.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._hurry.wait()
+                await self._retry_now.wait()
 
-    async def _until_there_is_something(self) -> None:
-        while not self._has_something():
+    async def _wait_for_work(self) -> None:
+        while not self._has_work():
             if self.pending.behind and not self.pending.changes:
-                await self.pending.refill(self._around.page)
+                await self.pending.refill(self._deps.page)
                 continue
             self._wake.clear()
             try:
                 async with asyncio.timeout(self._until_next_look()):
                     await self._wake.wait()
             except TimeoutError:
-                await self._move_on()
+                await self._advance_idle()
 
-    def _has_something(self) -> bool:
+    def _has_work(self) -> bool:
         if sending := self.cursor.sending:
-            changes = sending.of is Of.CHANGES
+            changes = sending.of is MessageKind.CHANGES
             return not changes or self.pending.tail >= sending.through or self.pending.behind
         return bool(
             self.pending.changes
             or self._cut_off
-            or (self._due and self._is_free(Of.OWED))
-            or (self._reminders and self._is_free(Of.REMINDERS))
+            or (self._due and self._is_free(MessageKind.OWED))
+            or (self._reminders and self._is_free(MessageKind.REMINDERS))
             or self._digest_due()
             or self._deafness_due()
         )
 
-    def _is_free(self, of: Of) -> bool:
+    def _is_free(self, of: MessageKind) -> bool:
         until = self._aside.get(of)
-        return until is None or until <= self._around.now()
+        return until is None or until <= self._deps.now()
 
-    def _digest_due(self) -> Sending | None:
+    def _digest_due(self) -> Intent | None:
         """The digest that is to be sent now; on its weekday the one of the week, then the daily one."""
-        daily, now, zone = self._around.daily, self._around.now(), self._around.look.zone
-        if daily.at is None or not self._is_free(Of.DIGEST):
+        digests, now, zone = self._deps.digests, self._deps.now(), self._deps.links.zone
+        if digests.at is None or not self._is_free(MessageKind.DIGEST):
             return None
         for weekly, last in ((True, self.cursor.weekly), (False, self.cursor.digest)):
-            day = digest_due(now, zone, daily.at, last)
-            if day and (not weekly or day.weekday() == daily.weekday):
-                return Sending(through=self.cursor.done, digest=day, weekly=weekly)
+            day = digest_due(now, zone, digests.at, last)
+            if day and (not weekly or day.weekday() == digests.weekday):
+                return Intent(through=self.cursor.done, digest=day, weekly=weekly)
         return None
 
-    def _deafness_due(self) -> Sending | None:
+    def _deafness_due(self) -> Intent | None:
         """That the registry is deaf, or that it was, if the chat has not been told."""
         cursor = self.cursor
-        if cursor.heard_until is None or not self._is_free(Of.DEAFNESS):
+        if cursor.heard_until is None or not self._is_free(MessageKind.DEAFNESS):
             return None
-        found = self._around.deafness(cursor.heard_until)
+        found = self._deps.deafness(cursor.heard_until)
         if found is None:
             return None
         if cursor.deaf_since:
             found = [it for it in found if it.until is None or it.until > cursor.deaf_since]
             if found and found[0].until is None:
                 return None  # it lasts, as the chat knows
-            over = found[0] if found else Deafness(cursor.deaf_since, self._around.now(), cut_off=True)
-            return Sending(through=cursor.done, deaf=over)
-        return Sending(through=cursor.done, deaf=found[0]) if found else None
+            over = found[0] if found else Deafness(cursor.deaf_since, self._deps.now(), cut_off=True)
+            return Intent(through=cursor.done, deaf=over)
+        return Intent(through=cursor.done, deaf=found[0]) if found else None
 
     def _until_next_look(self) -> float:
-        at = self._around.daily.at
+        at = self._deps.digests.at
         if at is None:
-            return LOOK_AGAIN
-        now = self._around.now()
-        return min(LOOK_AGAIN, (next_digest_at(now, self._around.look.zone, at) - now).total_seconds())
+            return POLL_INTERVAL
+        now = self._deps.now()
+        return min(POLL_INTERVAL, (next_digest_at(now, self._deps.links.zone, at) - now).total_seconds())
 
-    async def _move_on(self) -> None:
+    async def _advance_idle(self) -> None:
         """Let the cursor of an idle chat follow, so that a restart need not read far back."""
         if not self.pending.changes and not self.pending.behind and self.pending.tail > self.cursor.done:
-            await self._write(done=self.pending.tail, **self._standing())
-        old = self._around.now() - HOUR
-        for name in [name for name, it in self._turns.items() if not it.flapping_since and it.last < old]:
-            del self._turns[name]
+            await self._write(done=self.pending.tail, **self._withheld_and_flapping())
+        old = self._deps.now() - FLAPPING_WITHIN
+        for name in [name for name, it in self._flapping.items() if not it.flapping_since and it.last < old]:
+            del self._flapping[name]
 
     # --- what to send
 
-    async def _compose(self) -> tuple[Message, Sending] | None:
+    async def _compose(self) -> tuple[Message, Intent] | None:
         """What comes next: what an earlier attempt left open, else the first of these that there is."""
         if self._cut_off:
             await self._write(deaf_since=self._cut_off)
             self._cut_off = None
-        await self._let_go_of_old()
+        await self._drop_expired()
         open_ = self.cursor.sending
         parts = {
-            Of.DEAFNESS: self._compose_deafness,
-            Of.DIGEST: self._compose_digest,
-            Of.CHANGES: self._compose_changes,
-            Of.OWED: self._compose_owed,
-            Of.REMINDERS: self._compose_reminders,
+            MessageKind.DEAFNESS: self._compose_deafness,
+            MessageKind.DIGEST: self._compose_digest,
+            MessageKind.CHANGES: self._compose_changes,
+            MessageKind.OWED: self._compose_owed,
+            MessageKind.REMINDERS: self._compose_reminders,
         }
         if open_:
             return await parts[open_.of](open_)
-        for of in sorted(parts, key=lambda of: of is Of.CHANGES and of in self._refused):
+        for of in sorted(parts, key=lambda of: of is MessageKind.CHANGES and of in self._refused):
             if self._is_free(of) and (found := await parts[of](None)):
                 return found
         return None
 
-    def _notes(self, open_: Sending | None, oldest: datetime | None = None) -> dict[str, Any]:
+    def _header(self, open_: Intent | None, oldest: datetime | None = None) -> dict[str, Any]:
         """What stands above a message. `oldest`: when the first that it tells was stored."""
         off = self.cursor.off_since if self.cursor.off else None
         if off is None and self._late and oldest and oldest <= self._late[1]:
             off = self._late[0]
-        return {"repeat": open_ is not None, "late": late_note(off, self._around.look) if off else ""}
+        return {"repeat": open_ is not None, "late": late_note(off, self._deps.links) if off else ""}
 
-    async def _compose_deafness(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+    async def _compose_deafness(self, open_: Intent | None) -> tuple[Message, Intent] | None:
         sending = open_ or self._deafness_due()
         if sending is None or sending.deaf is None:
             return None
-        around, notes = self._around, self._notes(open_)
-        return deafness_message(sending.deaf, around.now(), around.look, sending.through, **notes), sending
+        deps, notes = self._deps, self._header(open_)
+        return deafness_message(sending.deaf, deps.now(), deps.links, sending.through, **notes), sending
 
-    async def _compose_digest(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+    async def _compose_digest(self, open_: Intent | None) -> tuple[Message, Intent] | None:
         sending = open_ or self._digest_due()
         if sending is None:
             return None
-        lines = await self._around.daily.lines(self._around.now(), sending.weekly)
-        return digest_message(lines, self._around.look, sending.through, **self._notes(open_)), sending
+        lines = await self._deps.digests.lines(self._deps.now(), sending.weekly)
+        return digest_message(lines, self._deps.links, sending.through, **self._header(open_)), sending
 
-    async def _compose_changes(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+    async def _compose_changes(self, open_: Intent | None) -> tuple[Message, Intent] | None:
         waiting = [it for it in self.pending.changes if open_ is None or it.seq <= open_.through]
-        self._verdicts = self._judged(waiting, self._hold_of)
+        self._decisions = self._decided(waiting, self._suppression_of)
         if open_:
-            self._verdicts = [_maybe_told(it, open_) for it in self._verdicts]
-        if told := [it.change for it in self._verdicts if it.is_told]:
-            notes = self._notes(open_, waiting[0].stored_at)
-            message = pack(told, self._around.look, doubted=self.cursor.doubted, **notes)
+            self._decisions = [_maybe_told(it, open_) for it in self._decisions]
+        if told := [it.change for it in self._decisions if it.is_sent]:
+            notes = self._header(open_, waiting[0].stored_at)
+            message = pack(told, self._deps.links, doubted=self.cursor.doubted, **notes)
             names = tuple(dict.fromkeys(it.name for it in message.changes))
-            return message, open_ or Sending(through=message.through_seq, names=names)
+            return message, open_ or Intent(through=message.through_seq, names=names)
         if waiting or open_:
-            await self._done_with(waiting, open_)
+            await self._skip(waiting, open_)
         return None
 
-    async def _compose_owed(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+    async def _compose_owed(self, open_: Intent | None) -> tuple[Message, Intent] | None:
         for name in list(self._due):
-            self.look_at(name)
+            self.evaluate(name)
         if open_:
             for it in open_.owed:  # may have been told, but holds no more
                 if self._is_still_due(it):
                     continue
-                owed, turns = self._owed.get(it.name), self._turns.get(it.name)
+                owed, turns = self._withheld_by_name.get(it.name), self._flapping.get(it.name)
                 if owed and owed.seq == it.seq:  # of a recovery that may have been told the fall counts
                     is_worse = it.status.badness > owed.told.badness
                     told, since = (it.status, it.since) if is_worse else (owed.told, owed.told_since)
-                    self._owed[it.name] = replace(owed, told=told, maybe=True, told_since=since)
-                if turns and turns.flapping_since == it.flapping_since and it.kind is Kind.CALM:
-                    self._turns[it.name] = replace(turns, maybe=True)
+                    self._withheld_by_name[it.name] = replace(owed, told=told, maybe=True, told_since=since)
+                if turns and turns.flapping_since == it.flapping_since and it.kind is NoticeKind.CALM:
+                    self._flapping[it.name] = replace(turns, maybe=True)
             notices = [it for it in open_.owed if self._is_still_due(it)]
             if not notices:
-                await self._write(sending=None, **self._standing())
+                await self._write(sending=None, **self._withheld_and_flapping())
                 return None
         else:
             notices = sorted(self._due.values(), key=lambda it: (it.since, it.name))
         if not notices:
             return None
         withheld = {it.name: change for it in notices if (change := self._withheld(it))}
-        message = notice_message(notices, self._around.look, self.cursor.done, withheld, **self._notes(open_))
-        return message, open_ or Sending(through=self.cursor.done, owed=message.notices)
+        message = notice_message(notices, self._deps.links, self.cursor.done, withheld, **self._header(open_))
+        return message, open_ or Intent(through=self.cursor.done, owed=message.notices)
 
     def _withheld(self, notice: Notice) -> Change | None:
         """The change that a notice makes up for, as if it were stored now; None if the chat believes already
         that it is so."""
-        owed, it = self._owed.get(notice.name), self._around.fleet.known(notice.name)
-        if notice.kind is not Kind.OWED or owed is None or owed.told is notice.status:
+        owed, it = self._withheld_by_name.get(notice.name), self._deps.states.get(notice.name)
+        if notice.kind is not NoticeKind.OWED or owed is None or owed.told is notice.status:
             return None
         fall = it.fall
         return Change(
@@ -661,78 +681,78 @@ class Chat:
         now = self._due.get(notice.name)
         return now is not None and (now.seq, now.kind) == (notice.seq, notice.kind)
 
-    async def _compose_reminders(self, open_: Sending | None) -> tuple[Message, Sending] | None:
+    async def _compose_reminders(self, open_: Intent | None) -> tuple[Message, Intent] | None:
         upto = open_.notices if open_ and open_.notices else datetime.max.replace(tzinfo=UTC)
-        told, rest, now = {}, [], self._around.now()
+        told, rest, now = {}, [], self._deps.now()
         for it in self._reminders:
             if it.at > upto:
                 rest.append(it)
-            elif not self._around.holds(it) or it.seq > self.cursor.done or it.name in self._owed:
+            elif not self._deps.holds(it) or it.seq > self.cursor.done or it.name in self._withheld_by_name:
                 continue
-            elif self._hold(it.name, now)[0] is Hold.NOTHING:
+            elif self._suppression(it.name, now)[0] is Suppression.NONE:
                 told[it.name] = it
             else:  # it is told when nothing holds it back any more
-                self._owe_fallen(it.name)
-                self.look_at(it.name)
+                self._withhold_down(it.name)
+                self.evaluate(it.name)
         if told:
             notices = sorted(told.values())
-            sending = open_ or Sending(through=self.cursor.done, notices=max(it.at for it in self._reminders))
-            return notice_message(notices, self._around.look, self.cursor.done, **self._notes(open_)), sending
+            sending = open_ or Intent(through=self.cursor.done, notices=max(it.at for it in self._reminders))
+            return notice_message(notices, self._deps.links, self.cursor.done, **self._header(open_)), sending
         if self._reminders or open_:
             mark = max([it.at for it in self._reminders if it.at <= upto], default=upto)
-            self._reminders = deque(rest, MOST_PENDING)
+            self._reminders = deque(rest, MAX_PENDING)
             notices_until = open_.notices if open_ else max(mark, self.cursor.notices or mark)
-            await self._write(notices=notices_until, sending=None, **self._standing())
+            await self._write(notices=notices_until, sending=None, **self._withheld_and_flapping())
         return None
 
-    async def _done_with(self, waiting: Sequence[Change], open_: Sending | None) -> None:
+    async def _skip(self, waiting: Sequence[Change], open_: Intent | None) -> None:
         """Nothing is to be told of what waits, nor of what was left open."""
-        self._keep(self._verdicts)
+        self._apply_decisions(self._decisions)
         through = max([it.seq for it in waiting], default=0)
         self.pending.drop(through)
         done = max(self.cursor.done, through, open_.through if open_ else 0)
-        await self._write(done=done, sending=None, **self._standing())
-        self._look_at_all(self._verdicts)
+        await self._write(done=done, sending=None, **self._withheld_and_flapping())
+        self._evaluate_all(self._decisions)
 
-    def _look_at_all(self, verdicts: Sequence[Verdict]) -> None:
-        for name in dict.fromkeys(it.change.name for it in verdicts):
-            self.look_at(name)
+    def _evaluate_all(self, decisions: Sequence[Decision]) -> None:
+        for name in dict.fromkeys(it.change.name for it in decisions):
+            self.evaluate(name)
 
-    async def _let_go_of_old(self) -> None:
+    async def _drop_expired(self) -> None:
         """Of changes that are not worth sending any more only what still holds is owed."""
-        horizon = self._around.now() - WORTH_SENDING
+        horizon = self._deps.now() - EXPIRES_AFTER
         old = list(takewhile(lambda it: it.stored_at < horizon, self.pending.changes))
         if not old:
             return
         log.error("changes older than a day were not sent", chat=self.key, changes=len(old))
         MESSAGES.labels("expired").inc(len(old))
-        verdicts = self._judged(old, lambda _: Hold.EVERYTHING)
-        self._keep(verdicts)
+        decisions = self._decided(old, lambda _: Suppression.ALL)
+        self._apply_decisions(decisions)
         self.pending.drop(old[-1].seq)
-        await self._write(done=old[-1].seq, **self._standing())
-        self._look_at_all(verdicts)
+        await self._write(done=old[-1].seq, **self._withheld_and_flapping())
+        self._evaluate_all(decisions)
 
     # --- sending, and what became of it
 
-    async def _attempt(self, message: Message, sending: Sending) -> float:
+    async def _attempt(self, message: Message, sending: Intent) -> float:
         """Send, and record it. Seconds to wait before anything else is sent."""
         if sending != self.cursor.sending:
             await self._write(sending=sending)
             self._repeat = False
         message = replace(message, id=sending.message_id(message.through_seq))
-        told = sending.of is Of.CHANGES
+        told = sending.of is MessageKind.CHANGES
         traces = _traces(message) if told and tracing.is_on() else [""]
         channel = self.key.partition(".")[0]
         with tracing.span(
             "send", traces[0], kind="CLIENT", links=traces[1:], registry_channel=channel
         ) as span:
-            outcome = await self.target.send(self.address, message, self._reply_to(message))
+            outcome = await self.channel.send(self.address, message, self._reply_to(message))
             result = type(outcome).__name__.lower()
             span.note(registry_result=result)
         MESSAGES.labels(result).inc()
-        return await self._settle(outcome, message, sending)
+        return await self._handle_outcome(outcome, message, sending)
 
-    async def _settle(self, outcome: Outcome, message: Message, sending: Sending) -> float:
+    async def _handle_outcome(self, outcome: Outcome, message: Message, sending: Intent) -> float:
         match outcome:
             case Sent(message_id):
                 await self._sent(message, sending, message_id)
@@ -740,84 +760,88 @@ class Chat:
             case Permanent(reason):
                 return await self._switch_off(reason)
             case Refused(reason):
-                return await self._put_aside(reason, message, sending)
+                return await self._set_aside(reason, message, sending)
             case Migrated(chat):
-                if self._around.is_taken(self.target, chat):  # or each message would come there twice
-                    self._around.on_taken(self)
+                if self._deps.is_taken(self.channel, chat):  # or each message would come there twice
+                    self._deps.on_taken(self)
                     return await self._switch_off(f"it is {chat} now, which is a chat here already")
                 await self.migrate(chat)
-                await self._not_delivered()
+                await self._withdraw_intent()
                 return 0
             case Limited(retry_after):
-                await self._not_delivered()
+                await self._withdraw_intent()
                 return retry_after
             case BadToken(reason):
-                self._around.on_token(reason)
-                await self._not_delivered()
-                return WITH_BAD_TOKEN
+                self._deps.on_token(reason)
+                await self._withdraw_intent()
+                return BAD_TOKEN_RETRY
             case Failed(reason, maybe_delivered):
                 log.warning("message not sent; will be tried again", chat=self.key, reason=reason)
                 if maybe_delivered:
                     self._repeat = True
-                await self._not_delivered()
+                await self._withdraw_intent()
                 return self._next_backoff()
 
     def _next_backoff(self) -> float:
         pause = self._backoff * random.uniform(0.8, 1.2)  # it only spreads  # nosec B311
-        self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF)
         return pause
 
-    async def _not_delivered(self) -> None:
+    async def _withdraw_intent(self) -> None:
         """Unless an attempt may have reached the chat, the next one may tell more, and is no repeat. (The
         record keeps the intent until then.)"""
         if not self._repeat:
-            await self._record.amend(sending=None)
+            await self._record.update_locally(sending=None)
 
-    async def _sent(self, message: Message, sending: Sending, message_id: int | None) -> None:
+    async def _sent(self, message: Message, sending: Intent, message_id: int | None) -> None:
         self._backoff, self._probe = FIRST_BACKOFF, FIRST_PROBE
         self._refused.pop(sending.of, None)
-        self._around.on_token(None)
+        self._deps.on_token(None)
         on: dict[str, object] = {}
         if self.cursor.off:
-            self._is_on(self.cursor.off_since)
+            self._note_switched_on(self.cursor.off_since)
             on = {"off": None, "off_since": None}
             log.info("the chat takes messages again", chat=self.key)
         await self._record_sent(message, sending, message_id, on)
 
     async def _record_sent(
-        self, message: Message, sending: Sending, message_id: int | None, more: dict[str, object]
+        self, message: Message, sending: Intent, message_id: int | None, more: dict[str, object]
     ) -> None:
         """That a message is done with."""
         threads = self._threads(message, message_id)
         match sending.of:
-            case Of.DEAFNESS:
+            case MessageKind.DEAFNESS:
                 assert sending.deaf
                 until = sending.deaf.until
                 since = None if until else sending.deaf.since
                 told = {"deaf_since": since, "heard_until": until or self.cursor.heard_until}
                 await self._write(sending=None, **told, **more)
-            case Of.DIGEST:
-                LAST_DIGEST.set(self._around.now().timestamp())
+            case MessageKind.DIGEST:
+                LAST_DIGEST.set(self._deps.now().timestamp())
                 day = {"weekly" if sending.weekly else "digest": sending.digest}
                 await self._write(sending=None, **day, **more)
-            case Of.OWED:
+            case MessageKind.OWED:
                 for it in message.notices:
                     self._due.pop(it.name, None)
-                    if it.kind is not Kind.FLAPS:
-                        self._owed.pop(it.name, None)
-                    self._turn(it.name, after(it, self._turns.get(it.name)))
+                    if it.kind is not NoticeKind.FLAPS:
+                        self._withheld_by_name.pop(it.name, None)
+                    self._set_flap_state(it.name, flap_state_after(it, self._flapping.get(it.name)))
                 reminded = self._pass_over_reminders(message)
-                await self._write(sending=None, threads=threads, **self._standing(), **reminded, **more)
+                await self._write(
+                    sending=None, threads=threads, **self._withheld_and_flapping(), **reminded, **more
+                )
                 for it in message.notices:
-                    self.look_at(it.name)
-            case Of.REMINDERS:
+                    self.evaluate(it.name)
+            case MessageKind.REMINDERS:
                 upto = sending.notices
                 assert upto
-                self._reminders = deque((it for it in self._reminders if it.at > upto), MOST_PENDING)
-                await self._write(sending=None, notices=upto, threads=threads, **self._standing(), **more)
-            case Of.CHANGES:
-                taken = [it for it in self._verdicts if it.change.seq <= message.through_seq]
-                self._keep(taken)
+                self._reminders = deque((it for it in self._reminders if it.at > upto), MAX_PENDING)
+                await self._write(
+                    sending=None, notices=upto, threads=threads, **self._withheld_and_flapping(), **more
+                )
+            case MessageKind.CHANGES:
+                taken = [it for it in self._decisions if it.change.seq <= message.through_seq]
+                self._apply_decisions(taken)
                 self.pending.drop(message.through_seq)
                 idle = not self.pending.changes and not self.pending.behind
                 await self._write(
@@ -825,18 +849,18 @@ class Chat:
                     sending=sending if message.through_seq < sending.through else None,
                     threads=threads,
                     doubted=max(filter(None, (self.cursor.doubted, message.doubted)), default=None),
-                    **self._standing(),
+                    **self._withheld_and_flapping(),
                     **more,
                 )
-                self._look_at_all(taken)
+                self._evaluate_all(taken)
 
     def _pass_over_reminders(self, message: Message) -> dict[str, object]:
         """Those that were due before what is owed was told, which says the same. How far reminders are done
         with then, for the record."""
-        told = {it.name: it.at for it in message.notices if it.kind is not Kind.FLAPS}
+        told = {it.name: it.at for it in message.notices if it.kind is not NoticeKind.FLAPS}
         rest = [it for it in self._reminders if it.name not in told or it.at > told[it.name]]
         passed = [it.at for it in self._reminders if it not in rest]
-        self._reminders = deque(rest, MOST_PENDING)
+        self._reminders = deque(rest, MAX_PENDING)
         if not passed or any(it.at <= max(passed) for it in rest):
             return {}
         return {"notices": max(passed)}
@@ -846,34 +870,34 @@ class Chat:
         again with growing pauses, for bots are thrown out and let in again."""
         if not self.cursor.off:
             log.error("the chat is off: it refuses messages; it is tried again", chat=self.key, reason=reason)
-        since = self.cursor.off_since or self._around.now()
+        since = self.cursor.off_since or self._deps.now()
         await self._write(off=reason, off_since=since, sending=self.cursor.sending if self._repeat else None)
         pause = self._probe
-        self._probe = min(self._probe * 2, LONGEST_PROBE)
+        self._probe = min(self._probe * 2, MAX_PROBE)
         return pause
 
-    def _is_on(self, off_since: datetime | None) -> None:
-        now = self._around.now()
+    def _note_switched_on(self, off_since: datetime | None) -> None:
+        now = self._deps.now()
         self._late = off_since or now, now
 
-    async def _put_aside(self, reason: str, message: Message, sending: Sending) -> float:
+    async def _set_aside(self, reason: str, message: Message, sending: Intent) -> float:
         """It is refused for a reason that nobody knows: that says nothing of the chat. It is tried again for
         as long as it is worth sending; nothing else waits for it, but changes for changes. (How long those
-        are worth sending is seen to by `_let_go_of_old`, one by one.)"""
-        now, what = self._around.now(), _what(message, sending)
+        are worth sending is seen to by `_drop_expired`, one by one.)"""
+        now, what = self._deps.now(), _what(message, sending)
         before, since = self._refused.get(sending.of, (what, now))
         since = since if before == what else now
         self._refused[sending.of] = what, since
         log.warning("message refused; will be tried again", chat=self.key, of=sending.of, reason=reason)
-        if now - since > WORTH_SENDING and sending.of is not Of.CHANGES:
+        if now - since > EXPIRES_AFTER and sending.of is not MessageKind.CHANGES:
             log.error("message given up after a day of refusals", chat=self.key, of=sending.of, reason=reason)
             del self._refused[sending.of]
             await self._record_sent(message, sending, None, {})
             return 0
-        await self._not_delivered()
+        await self._withdraw_intent()
         pause = self._next_backoff()
-        if sending.of is not Of.CHANGES and not self._repeat:
-            self._aside[sending.of] = now + timedelta(seconds=max(pause, SET_ASIDE))
+        if sending.of is not MessageKind.CHANGES and not self._repeat:
+            self._aside[sending.of] = now + timedelta(seconds=max(pause, MIN_ASIDE))
             return 0
         return pause
 
@@ -884,12 +908,12 @@ class Chat:
 
     def _threads(self, message: Message, message_id: int | None) -> dict[str, int]:
         """The message that told of each open fall; only the newest are remembered."""
-        threads = {name: id_ for name, id_ in self.cursor.threads.items() if name not in message.risen}
+        threads = {name: id_ for name, id_ in self.cursor.threads.items() if name not in message.recoveries}
         if message_id:
-            for name in message.fallen:
+            for name in message.problems:
                 threads.pop(name, None)
                 threads[name] = message_id
-        return dict(list(threads.items())[-cursors.MOST_THREADS :])
+        return dict(list(threads.items())[-notification_log.MAX_THREADS :])
 
     # --- the record
 
@@ -897,13 +921,13 @@ class Chat:
         await self._record.update(**changed)
 
 
-def _what(message: Message, sending: Sending) -> object:
+def _what(message: Message, sending: Intent) -> object:
     """What a message is about, whenever it is sent; changes as a whole."""
     notices = sorted((it.name, it.seq, it.kind) for it in message.notices)
     return sending.digest, sending.weekly, sending.deaf, notices
 
 
-def _maybe_told(it: Verdict, open_: Sending) -> Verdict:
+def _maybe_told(it: Decision, open_: Intent) -> Decision:
     """What is withheld now may have been told by an attempt before: then so is its recovery. (Of a recovery
     that may have been told the fall counts, which was.)"""
     if it.owed is None or it.change.name not in open_.names:
@@ -913,14 +937,14 @@ def _maybe_told(it: Verdict, open_: Sending) -> Verdict:
     return replace(it, owed=replace(it.owed, told=told, maybe=True, told_since=since))
 
 
-def _owed_by_windows(around: Surroundings, cursor: Cursor) -> dict[str, Owed]:
+def _owed_by_windows(deps: ReceiverDependencies, cursor: ReceiverState) -> dict[str, Withheld]:
     """What fell within maintenance that was not over when reminders had been told last."""
     owed = {}
-    for name in around.fleet:
-        it = around.fleet.known(name)
-        end = around.hushed_until(name, it.since) if it.is_down else None
+    for name in deps.states:
+        it = deps.states.get(name)
+        end = deps.maintenance_until(name, it.since) if it.is_down else None
         if end and it.status_seq <= cursor.done and (cursor.notices is None or end > cursor.notices):
-            owed[name] = Owed(it.status_seq, Status.ALIVE)
+            owed[name] = Withheld(it.status_seq, Status.ALIVE)
     return owed
 
 
@@ -929,7 +953,7 @@ def _traces(message: Message) -> list[str]:
     return list(dict.fromkeys(it.trace for it in message.changes if it.trace)) or [""]
 
 
-def oldest_unsent_seconds(chats: list[Chat], now: datetime) -> float:
+def oldest_unsent_seconds(chats: list[ReceiverWorker], now: datetime) -> float:
     """How long the oldest change has waited that some chat has not got yet."""
     moments = [moment for chat in chats if (moment := chat.oldest_unsent())]
     return max(0.0, (now - min(moments, default=now)).total_seconds())

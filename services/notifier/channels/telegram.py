@@ -12,8 +12,17 @@ import httpx
 import structlog
 from prometheus_client import Counter
 
-from services.notifier.messages import Message, cut
-from services.notifier.target import BadToken, Failed, Limited, Migrated, Outcome, Permanent, Refused, Sent
+from services.notifier.alerting.texts import Message, cut
+from services.notifier.channels.channel import (
+    BadToken,
+    Failed,
+    Limited,
+    Migrated,
+    Outcome,
+    Permanent,
+    Refused,
+    Sent,
+)
 
 log = structlog.get_logger()
 
@@ -23,9 +32,9 @@ FALLBACKS = Counter(
 for _without in ("topic", "markup"):
     FALLBACKS.labels(_without)
 
-LONGEST_ANSWER = 15.0
+ANSWER_TIMEOUT = 15.0
 """Seconds; httpx's time-out starts anew with each byte."""
-MOST_UNITS = 4096
+MAX_UNITS = 4096
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BAD_MARKUP = ("can't parse", "message is too long", "message_too_long", "entity")
@@ -61,7 +70,7 @@ _GONE = (
 _BAD_TOPIC = ("message thread not found", "topic_closed", "topic_deleted", "topic_id_invalid")
 
 
-class Window:
+class RateWindow:
     """At most `count` passes in any `seconds`."""
 
     def __init__(self, count: int, seconds: float) -> None:
@@ -80,13 +89,13 @@ class Pace:
     """One message a second per chat, 20 a minute per group, 30 a second in all, each a little under."""
 
     def __init__(self) -> None:
-        self._all = Window(28, 1.0)
-        self._chats: dict[str, tuple[Window, ...]] = {}
+        self._all = RateWindow(28, 1.0)
+        self._chats: dict[str, tuple[RateWindow, ...]] = {}
 
     async def turn(self, chat: str) -> None:
         loop = asyncio.get_running_loop()
         group = chat.startswith(("-", "@"))
-        own = self._chats.setdefault(chat, (Window(1, 1.05), *([Window(20, 61.0)] if group else [])))
+        own = self._chats.setdefault(chat, (RateWindow(1, 1.05), *([RateWindow(20, 61.0)] if group else [])))
         while wait := max(window.wait(loop.time()) for window in (self._all, *own)):  # noqa: ASYNC110
             await asyncio.sleep(wait)
         for window in (self._all, *own):
@@ -119,7 +128,7 @@ class Bot:
     async def updates(self, offset: int, within: int) -> list[Any] | Outcome:
         """What people wrote and pressed since; waits for something up to `within` seconds."""
         body = {"offset": offset, "timeout": within, "allowed_updates": ["message", "callback_query"]}
-        status, answer, failed = await self._call("getUpdates", body, within + LONGEST_ANSWER)
+        status, answer, failed = await self._call("getUpdates", body, within + ANSWER_TIMEOUT)
         if failed:
             return failed
         found = answer.get("result")
@@ -138,7 +147,7 @@ class Bot:
         return outcome(status, answer), _description(answer).lower()
 
     async def _call(
-        self, method: str, body: dict[str, Any], within: float = LONGEST_ANSWER
+        self, method: str, body: dict[str, Any], within: float = ANSWER_TIMEOUT
     ) -> tuple[int, dict[str, Any], Failed | None]:
         timeout = httpx.Timeout(max(10, within), connect=5)
         try:
@@ -185,7 +194,7 @@ def _description(answer: dict[str, Any]) -> str:
     return cut(said, 200)
 
 
-class TelegramChat:
+class TelegramChannel:
     """A chat, `chat:topic` or `@channel`. A refused topic or markup is done without, never the message."""
 
     def __init__(self, bot: Bot, configured: str) -> None:
@@ -209,7 +218,7 @@ class TelegramChat:
             log.error("telegram refused the text; sent without markup", chat=chat, reason=said)
             FALLBACKS.labels("markup").inc()
             body.pop("parse_mode")
-            body["text"] = cut(message.plain_text, MOST_UNITS)
+            body["text"] = cut(message.plain_text, MAX_UNITS)
             result, said = await self._bot.send(body)
         return result
 

@@ -5,39 +5,39 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from services.notifier.fleet import Fleet
-from services.notifier.ledger import next_reminder
-from services.notifier.messages import Notice
+from services.notifier.alerting.policy import next_reminder
+from services.notifier.alerting.texts import Notice
+from services.notifier.states import ServiceStates
 from shared.events import Status
 
 
-class Incidents:
+class Reminders:
     """Told of every fall by `watch`, in any order, also twice."""
 
-    def __init__(self, fleet: Fleet, reminders: tuple[timedelta, ...]) -> None:
+    def __init__(self, states: ServiceStates, reminders: tuple[timedelta, ...]) -> None:
         """`reminders`: when to remind that a service is down, counted from when it fell; the last repeats."""
-        self._fleet = fleet
+        self._states = states
         self._reminders = reminders
-        self._coming: list[Notice] = []
-        self._there: set[Notice] = set()
+        self._queue: list[Notice] = []
+        self._queued: set[Notice] = set()
 
     def watch(self, name: str, after: datetime) -> None:
         """If a service is down, remind of it, beginning with what comes next after `after`."""
-        it = self._fleet.known(name)
+        it = self._states.get(name)
         if it.status is Status.DOWN and (at := next_reminder(self._reminders, it.since, after)):
             self._add(Notice(at, name, it.status_seq, it.status, it.since))
 
     def _add(self, notice: Notice) -> None:
-        if notice not in self._there:
-            self._there.add(notice)
-            heapq.heappush(self._coming, notice)
+        if notice not in self._queued:
+            self._queued.add(notice)
+            heapq.heappush(self._queue, notice)
 
     def due(self, now: datetime) -> Iterator[Notice]:
         """Reminders that are due by now and still hold; of several of one service the newest."""
-        while self._coming and self._coming[0].at <= now:
-            notice = heapq.heappop(self._coming)
-            self._there.discard(notice)
-            if not self.holds(notice):
+        while self._queue and self._queue[0].at <= now:
+            notice = heapq.heappop(self._queue)
+            self._queued.discard(notice)
+            if not self.is_current(notice):
                 continue
             while following := next_reminder(self._reminders, notice.since, notice.at):
                 if following > now:
@@ -46,7 +46,7 @@ class Incidents:
                 notice = replace(notice, at=following)
             yield notice
 
-    def holds(self, notice: Notice) -> bool:
+    def is_current(self, notice: Notice) -> bool:
         """Whether nothing has happened since that makes it pointless."""
-        it = self._fleet.known(notice.name)
+        it = self._states.get(notice.name)
         return it.exists and it.status_seq == notice.seq and it.since >= it.registered_at

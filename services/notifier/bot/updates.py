@@ -11,9 +11,9 @@ import structlog
 from prometheus_client import Counter
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from services.notifier.cursors import Superseded
-from services.notifier.target import Failed, Limited
-from services.notifier.telegram import Bot
+from services.notifier.channels.channel import Failed, Limited
+from services.notifier.channels.telegram import Bot
+from services.notifier.dispatch.notification_log import Superseded
 
 log = structlog.get_logger()
 
@@ -23,11 +23,11 @@ UPDATES = Counter(
 for _result in ("handled", "failed", "malformed", "dropped"):
     UPDATES.labels(_result)
 
-WITHIN = 25
+POLL_TIMEOUT = 25
 """Seconds that Telegram may wait for something to happen before it answers."""
-MOST_WAITING = 20
+MAX_QUEUED = 20
 """Commands of one chat that wait; more are dropped."""
-AFTER_CONFLICT, LONGEST_BACKOFF = 10.0, 30.0
+CONFLICT_RETRY, MAX_BACKOFF = 10.0, 30.0
 
 
 def _whole(text: str) -> str:
@@ -42,7 +42,7 @@ class ChatIs(BaseModel):
     id: int
 
 
-class Written(BaseModel):
+class IncomingMessage(BaseModel):
     """A message. `thread`: the topic it stands in."""
 
     message_id: int
@@ -54,17 +54,17 @@ class Written(BaseModel):
     migrated_from: int | None = Field(None, alias="migrate_from_chat_id")
 
 
-class Pressed(BaseModel):
+class ButtonPress(BaseModel):
     """A button was pressed, under `message`."""
 
     id: Text
-    message: Written | None = None
+    message: IncomingMessage | None = None
     data: Text = ""
 
 
 class Update(BaseModel):
-    message: Written | None = None
-    callback_query: Pressed | None = None
+    message: IncomingMessage | None = None
+    callback_query: ButtonPress | None = None
 
     @property
     def chat(self) -> int | None:
@@ -90,13 +90,13 @@ class Updates:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
-                found = await self._bot.updates(self._offset, WITHIN)
+                found = await self._bot.updates(self._offset, POLL_TIMEOUT)
                 if isinstance(found, list):
                     self._backoff, self._conflict = 1.0, False
                     if not found:  # all is confirmed; after a quiet week Telegram may count from anywhere
                         self._offset = 0
                     for raw in found:
-                        self._take(raw, group)
+                        self._enqueue(raw, group)
                 else:
                     await asyncio.sleep(self._pause(found))
 
@@ -109,11 +109,11 @@ class Updates:
                     "commands do not arrive: a webhook, or somebody else asks for them", reason=outcome.reason
                 )
             self._conflict = True
-            return AFTER_CONFLICT
-        self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
+            return CONFLICT_RETRY
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF)
         return self._backoff
 
-    def _take(self, raw: Any, group: asyncio.TaskGroup) -> None:
+    def _enqueue(self, raw: Any, group: asyncio.TaskGroup) -> None:
         try:
             self._offset = max(self._offset, int(raw["update_id"]) + 1)
             update = Update.model_validate(raw)
@@ -126,7 +126,7 @@ class Updates:
             return
         queue = self._waiting.get(chat)
         if queue is None:
-            queue = self._waiting[chat] = asyncio.Queue(MOST_WAITING)
+            queue = self._waiting[chat] = asyncio.Queue(MAX_QUEUED)
             group.create_task(self._work(chat, queue))
         try:
             queue.put_nowait(update)

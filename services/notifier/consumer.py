@@ -18,10 +18,10 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from pydantic import ValidationError
 
-from services.notifier.fleet import Fleet
-from services.notifier.history import History, moment, unreadable
-from services.notifier.incidents import Incidents
-from services.notifier.messages import Change
+from services.notifier.alerting.reminders import Reminders
+from services.notifier.alerting.texts import Change
+from services.notifier.event_log import EventLog, moment, report_unreadable
+from services.notifier.states import ServiceStates
 from shared import ack_subjects, streams
 from shared.ack_subjects import Delivered
 from shared.broker import PENDING, Link, newest_event, until_done
@@ -31,30 +31,35 @@ from shared.urls import without_secrets
 
 PENDING.labels(streams.SERVICES)
 IDLE_HEARTBEAT = 1.0
-MOST_WAITING = 1_000_000
+MAX_WAITING = 1_000_000
 """Messages the client may hold for us; the broker's flow control stops far below."""
-STANDS_STILL = 30.0
+STALL_TIMEOUT = 30.0
 """Seconds after which a read that is behind and does not move is given up."""
 
-Offer = Callable[[int, Change | None], None]
+Subscriber = Callable[[int, Change | None], None]
 """Takes the event at a sequence: a change to tell, or nothing."""
 
 
-class DeliveryFailed(Exception):
+class ConsumerFailed(Exception):
     """The ordered read cannot be trusted any more."""
 
 
-class Delivery:
+class EventConsumer:
     """`start` once with the sequence to begin after, then `watch` for as long as it goes well."""
 
     def __init__(
-        self, link: Link, nats_urls: tuple[str, ...], fleet: Fleet, history: History, incidents: Incidents
+        self,
+        link: Link,
+        nats_urls: tuple[str, ...],
+        states: ServiceStates,
+        event_log: EventLog,
+        reminders: Reminders,
     ) -> None:
         self._link = link
-        self._fleet = fleet
-        self._history = history
-        self._incidents = incidents
-        self.offers: list[Offer] = []
+        self._states = states
+        self._event_log = event_log
+        self._reminders = reminders
+        self.subscribers: list[Subscriber] = []
         self.position = 0
         self._count = 0
         self._failure: BaseException | None = None
@@ -68,7 +73,7 @@ class Delivery:
             **options,
             security=security,
             logger=None,
-            middlewares=[partial(_Guard, delivery=self)],
+            middlewares=[partial(_StopAtFirstFailure, consumer=self)],
             specification_url=[without_secrets(url) for url in nats_urls],
         )
         self.broker.subscriber(
@@ -77,7 +82,7 @@ class Delivery:
             ordered_consumer=True,
             config=self._config,
             ack_policy=AckPolicy.MANUAL,
-            pending_msgs_limit=MOST_WAITING,
+            pending_msgs_limit=MAX_WAITING,
             title="Events",
         )(self._on_event)
 
@@ -98,64 +103,64 @@ class Delivery:
             before = self.position
             end, _ = await until_done("ask for the newest event", self._end)
             try:
-                async with asyncio.timeout(STANDS_STILL):
+                async with asyncio.timeout(STALL_TIMEOUT):
                     await self._failed.wait()
             except TimeoutError:
                 if before < end and self.position == before and self._link.up:
-                    raise DeliveryFailed(
+                    raise ConsumerFailed(
                         f"no event after {before} has come, though {end} is stored"
                     ) from None
             else:
-                raise DeliveryFailed("an event could not be taken in") from self._failure
+                raise ConsumerFailed("an event could not be taken in") from self._failure
 
     async def _end(self) -> tuple[int, int]:
         return await newest_event(self._link)
 
-    async def take(self, message: NatsMessage, handle: Callable[[NatsMessage], Awaitable[Any]]) -> None:
+    async def consume(self, message: NatsMessage, handle: Callable[[NatsMessage], Awaitable[Any]]) -> None:
         """Let a message through to its handler. After the first failure nothing more is taken."""
         if self._failed.is_set():
             return
         try:
-            place = _place(message)
+            place = _delivered(message)
             PENDING.labels(streams.SERVICES).set(place.pending)
-            if self._admit(place.sequence, place.consumer_sequence):
+            if self._is_new(place.sequence, place.consumer_sequence):
                 await handle(message)
                 self._link.was_read(streams.SERVICES, Position(place.sequence, place.stored_at))
         except (ValidationError, RecursionError) as error:  # the latter by JSON that is nested too deep
-            unreadable(message.raw_message.subject, place.sequence, str(error))
-            self._passed(place.sequence, None)
+            report_unreadable(message.raw_message.subject, place.sequence, str(error))
+            self._publish(place.sequence, None)
         except Exception as error:
             self._failure = error
             self._failed.set()
 
-    def _admit(self, seq: int, count: int) -> bool:
+    def _is_new(self, seq: int, count: int) -> bool:
         """Whether this message is new. A hole in the consumer's count means that messages were lost; a count
         that begins again is the client's own new consumer, which goes on after what it delivered last."""
         if count not in (1, self._count + 1):
-            raise DeliveryFailed(f"message {count} of the consumer came after {self._count}")
+            raise ConsumerFailed(f"message {count} of the consumer came after {self._count}")
         self._count = count
         return seq > self.position
 
     async def _on_event(self, event: Event, message: NatsMessage) -> None:
         """Registrations, settings and changes of status, in the order of the record."""
-        place = _place(message)
+        place = _delivered(message)
         seq, stored_at = place.sequence, moment(place.stored_at)
         if (subject := message.raw_message.subject) != streams.subject_of(event):
-            unreadable(subject, seq, f"{event.type} of {event.name} has no place there")
-            self._passed(seq, None)
+            report_unreadable(subject, seq, f"{event.type} of {event.name} has no place there")
+            self._publish(seq, None)
             return
         change = None
-        if isinstance(event, StatusChanged) and not self._history.was_told(event, seq):
-            change = await self._history.change(event, seq, stored_at)
-        self._fleet.take(event, seq, stored_at)
+        if isinstance(event, StatusChanged) and not self._event_log.was_told(event, seq):
+            change = await self._event_log.change(event, seq, stored_at)
+        self._states.apply(event, seq, stored_at)
         if isinstance(event, StatusChanged):
-            self._incidents.watch(event.name, event.data.since)
-        self._passed(seq, change)
+            self._reminders.watch(event.name, event.data.since)
+        self._publish(seq, change)
 
-    def _passed(self, seq: int, change: Change | None) -> None:
+    def _publish(self, seq: int, change: Change | None) -> None:
         self.position = seq
-        for offer in self.offers:
-            offer(seq, change)
+        for enqueue in self.subscribers:
+            enqueue(seq, change)
 
 
 def _security(options: dict[str, Any]) -> NatsSecurity:
@@ -170,25 +175,25 @@ def _security(options: dict[str, Any]) -> NatsSecurity:
     return NatsSecurity(ssl_context=tls)
 
 
-class _Guard(BaseMiddleware[Any, Any]):
+class _StopAtFirstFailure(BaseMiddleware[Any, Any]):
     """Stands around the handler, where FastStream would log an exception and go on to the next message."""
 
-    def __init__(self, msg: Any, /, *, context: Any, delivery: Delivery) -> None:
+    def __init__(self, msg: Any, /, *, context: Any, consumer: EventConsumer) -> None:
         super().__init__(msg, context=context)
-        self._delivery = delivery
+        self._consumer = consumer
 
     async def consume_scope(self, call_next: Any, msg: Any) -> None:
-        await self._delivery.take(msg, call_next)
+        await self._consumer.consume(msg, call_next)
 
 
-def _place(message: NatsMessage) -> Delivered:
+def _delivered(message: NatsMessage) -> Delivered:
     """Where it stands in its stream. Raises DeliveryFailed if that is not from the broker."""
     with suppress(ValueError):
         if place := ack_subjects.parse(message.raw_message.reply.encode()):
             return place
-    raise DeliveryFailed(f"not a message of a stream: {message.raw_message.reply[:200]!r}")
+    raise ConsumerFailed(f"not a message of a stream: {message.raw_message.reply[:200]!r}")
 
 
-def document(delivery: Delivery) -> AsyncAPI:
+def asyncapi_document(consumer: EventConsumer) -> AsyncAPI:
     """What the notifier reads, as an AsyncAPI document."""
-    return AsyncAPI(delivery.broker, title="services registry: notifier", version="1")
+    return AsyncAPI(consumer.broker, title="services registry: notifier", version="1")

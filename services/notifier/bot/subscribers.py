@@ -7,11 +7,11 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import TypeAdapter
 
-from services.notifier.cursors import Superseded
+from services.notifier.dispatch.notification_log import Superseded
 from shared.broker import until_done, version_to_follow
 
 KEY = "subscribers"
-MOST = 1000
+MAX_SUBSCRIBERS = 1000
 
 _RECORD = TypeAdapter(dict[str, datetime])
 
@@ -45,7 +45,7 @@ class Subscribers:
     async def add(self, chat: str, since: datetime) -> bool:
         """False: there are too many already."""
         async with self._writing:
-            if chat not in self.since and len(self.since) >= MOST:
+            if chat not in self.since and len(self.since) >= MAX_SUBSCRIBERS:
                 return False
             await self._write({**self.since, chat: since})
         return True

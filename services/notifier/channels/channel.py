@@ -6,7 +6,7 @@ A new channel is a file with such a target, and a line in `__main__`.
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.notifier.messages import Message
+from services.notifier.alerting.texts import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Failed:
 Outcome = Sent | Limited | Migrated | Permanent | Refused | BadToken | Failed
 
 
-class Target(Protocol):
+class Channel(Protocol):
     @property
     def key(self) -> str:
         """Names its cursor: `A-Za-z0-9_=.-` only, the same for ever."""

@@ -13,33 +13,33 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
-from services.notifier.fleet import Known
-from services.notifier.messages import Change, Kind, Notice, Story
+from services.notifier.alerting.texts import AlertGroup, Change, Notice, NoticeKind
+from services.notifier.states import ServiceState
 from shared.events import Status
 
-TURNS = 4
+FLAPPING_TURNS = 4
 """That many turns within HOUR are flapping."""
-HOUR = timedelta(hours=1)
-CALM = timedelta(minutes=30)
+FLAPPING_WITHIN = timedelta(hours=1)
+CALM_AFTER = timedelta(minutes=30)
 """Without a change for that long a service flaps no more."""
-STAYS_DOWN = timedelta(minutes=5)
+STAYS_DOWN_AFTER = timedelta(minutes=5)
 """What flaps, and is then down for that long, is told to be down."""
 
 _FALLEN = {Status.DOWN, Status.DEAD}
 
 
-class Hold(Enum):
+class Suppression(Enum):
     """What keeps a change from being told."""
 
-    NOTHING = auto()
+    NONE = auto()
     MAINTENANCE = auto()
     """A recovery of what was told is told all the same."""
-    EVERYTHING = auto()
+    ALL = auto()
     """Paused, muted, or not to be told at all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
+class Withheld:
     """Changes of one service that were withheld. `seq`: the newest. `told`: what the chat believes it to be.
     `maybe`: an attempt that nobody knows the end of may have told it. `told_since`: since when it was as it
     is believed to be, if that is known."""
@@ -51,7 +51,7 @@ class Owed:
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class FlapState:
     """Those of one service that were told. `up`: the direction of the newest. `flapping_since`: when it began
     to flap, if it does; `last`: its newest change; `changes`: how many since it flaps, its turns included.
     `reminded`: until when it was said that it still flaps. `maybe`: an attempt that nobody knows the end of
@@ -67,67 +67,73 @@ class Turns:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """Whether a change is told, and how the service stands with the chat after it."""
 
     change: Change
-    is_told: bool
-    owed: Owed | None
-    turns: Turns | None
+    is_sent: bool
+    owed: Withheld | None
+    turns: FlapState | None
 
 
-def judge(
-    changes: Sequence[Change], owed: Owed | None, turns: Turns | None, hold: Callable[[Change], Hold]
-) -> list[Verdict]:
+def decide(
+    changes: Sequence[Change],
+    owed: Withheld | None,
+    turns: FlapState | None,
+    hold: Callable[[Change], Suppression],
+) -> list[Decision]:
     """Of changes of one service that wait for a chat, in order, which are told. What fell silent and came
     back before anybody was told is not."""
-    verdicts = list(_judge(changes, owed, turns, hold))
-    told = tuple(it.change for it in verdicts if it.is_told)
-    if told and Story(told).came_to_nothing:
-        return list(_judge(changes, owed, turns, lambda _: Hold.EVERYTHING))
-    return verdicts
+    decisions = list(_decide(changes, owed, turns, hold))
+    told = tuple(it.change for it in decisions if it.is_sent)
+    if told and AlertGroup(told).came_to_nothing:
+        return list(_decide(changes, owed, turns, lambda _: Suppression.ALL))
+    return decisions
 
 
-def _judge(
-    changes: Sequence[Change], owed: Owed | None, turns: Turns | None, hold: Callable[[Change], Hold]
-) -> Iterator[Verdict]:
+def _decide(
+    changes: Sequence[Change],
+    owed: Withheld | None,
+    turns: FlapState | None,
+    hold: Callable[[Change], Suppression],
+) -> Iterator[Decision]:
     for change in changes:
         if change.from_ is Status.UNKNOWN:  # it was registered anew
             owed = turns = None
-        if turns and turns.flapping_since and change.since - turns.last >= CALM:
+        if turns and turns.flapping_since and change.since - turns.last >= CALM_AFTER:
             turns = None
         believed = owed.told if owed else change.from_
         flaps = turns is not None and turns.flapping_since is not None
         is_back = change.to is Status.ALIVE and believed.badness > change.to.badness
         is_settled = owed is not None and change.to is believed and change.to not in _FALLEN
-        held = Hold.EVERYTHING if is_settled else hold(change)
-        is_told = (is_back and held is not Hold.EVERYTHING) or (held is Hold.NOTHING and not flaps)
+        held = Suppression.ALL if is_settled else hold(change)
+        is_told = (is_back and held is not Suppression.ALL) or (held is Suppression.NONE and not flaps)
         if turns and flaps:
             turns = replace(turns, last=change.since, changes=turns.changes + 1, maybe=False)
             change = replace(change, still_flaps=True)
         elif is_told and change.from_ is not Status.UNKNOWN:
-            turns = _turned(turns, believed is Status.ALIVE, change.to is Status.ALIVE, change.since)
+            turns = _with_turn(turns, believed is Status.ALIVE, change.to is Status.ALIVE, change.since)
             if turns and turns.flapping_since:
-                change = replace(change, flaps=TURNS)
+                change = replace(change, flaps=FLAPPING_TURNS)
         if is_told or is_settled:
             owed = None
         elif owed:
             owed = replace(owed, seq=change.seq)
         else:
-            owed = Owed(change.seq, believed, told_since=change.began)
-        yield Verdict(change, is_told, owed, turns)
+            owed = Withheld(change.seq, believed, told_since=change.began)
+        yield Decision(change, is_told, owed, turns)
 
 
-def _turned(turns: Turns | None, was_up: bool, up: bool, at: datetime) -> Turns | None:
+def _with_turn(turns: FlapState | None, was_up: bool, up: bool, at: datetime) -> FlapState | None:
     if up == (turns.up if turns else was_up):
         return turns
-    moments = (*(turns.moments if turns else ()), at)[-TURNS:]
-    if len(moments) == TURNS and at - moments[0] <= HOUR:
-        return Turns(moments, up, at, flapping_since=at, changes=TURNS)
-    return Turns(moments, up, at)
+    moments = (*(turns.moments if turns else ()), at)[-FLAPPING_TURNS:]
+    if len(moments) == FLAPPING_TURNS and at - moments[0] <= FLAPPING_WITHIN:
+        return FlapState(moments, up, at, flapping_since=at, changes=FLAPPING_TURNS)
+    return FlapState(moments, up, at)
 
 
-class Then(Enum):
+class NothingDue(Enum):
     """What becomes of a service of which there is nothing to tell."""
 
     KEEP = auto()
@@ -136,61 +142,63 @@ class Then(Enum):
     """The chat knows how it is."""
 
 
-def review(
+def next_notice(
     name: str,
-    it: Known,
-    owed: Owed | None,
-    turns: Turns | None,
+    it: ServiceState,
+    owed: Withheld | None,
+    turns: FlapState | None,
     now: datetime,
-    hold: Hold,
+    hold: Suppression,
     until: datetime | None,
     reminders: Sequence[timedelta] = (),
-) -> Notice | datetime | Then:
+) -> Notice | datetime | NothingDue:
     """What a chat that has taken in all changes of a service is to be told of it now; or when to look again.
     `until`: when what holds it back ends by itself, if it does."""
     if not it.exists or it.since < it.registered_at:
-        return Then.FORGET
+        return NothingDue.FORGET
     fallen = it.status in _FALLEN
     is_back = owed is not None and not fallen and it.status.badness < owed.told.badness
-    if hold is Hold.EVERYTHING or (hold is Hold.MAINTENANCE and not is_back):
-        return until or Then.KEEP
+    if hold is Suppression.ALL or (hold is Suppression.MAINTENANCE and not is_back):
+        return until or NothingDue.KEEP
 
-    def notice(kind: Kind) -> Notice:
+    def notice(kind: NoticeKind) -> Notice:
         changes, since = (turns.changes, turns.flapping_since) if turns else (0, None)
-        maybe = (owed is not None and owed.maybe) or (kind is Kind.CALM and turns is not None and turns.maybe)
+        maybe = (owed is not None and owed.maybe) or (
+            kind is NoticeKind.CALM and turns is not None and turns.maybe
+        )
         return Notice(now, name, it.status_seq, it.status, it.since, changes, kind, since, maybe)
 
     if is_back:
-        return notice(Kind.OWED)
+        return notice(NoticeKind.OWED)
     if turns and turns.flapping_since:
         quiet = now - turns.last
-        if quiet >= CALM:
-            return Then.FORGET if fallen and not owed else notice(Kind.CALM)
-        if fallen and owed and quiet >= STAYS_DOWN:
-            return notice(Kind.OWED if owed.told is it.status else Kind.STAYS)
-        looks = [turns.last + CALM] + ([turns.last + STAYS_DOWN] if fallen and owed else [])
+        if quiet >= CALM_AFTER:
+            return NothingDue.FORGET if fallen and not owed else notice(NoticeKind.CALM)
+        if fallen and owed and quiet >= STAYS_DOWN_AFTER:
+            return notice(NoticeKind.OWED if owed.told is it.status else NoticeKind.STAYS)
+        looks = [turns.last + CALM_AFTER] + ([turns.last + STAYS_DOWN_AFTER] if fallen and owed else [])
         if at := next_reminder(reminders, turns.flapping_since, turns.reminded or turns.flapping_since):
             if at <= now:
-                return notice(Kind.FLAPS)
+                return notice(NoticeKind.FLAPS)
             looks.append(at)
         return min(looks)
     if owed and fallen:
-        return notice(Kind.OWED)
+        return notice(NoticeKind.OWED)
     # That something is silent is told when it falls silent, or not at all; but then neither is its return.
     if owed and it.status is Status.SILENT and owed.told is not Status.SILENT:
-        return Then.KEEP
-    return Then.FORGET
+        return NothingDue.KEEP
+    return NothingDue.FORGET
 
 
-def after(notice: Notice, turns: Turns | None) -> Turns | None:
+def flap_state_after(notice: Notice, turns: FlapState | None) -> FlapState | None:
     """How often it turned, when a notice was told. (No notice makes it flap: only a change does.)"""
-    if notice.kind is Kind.CALM:
+    if notice.kind is NoticeKind.CALM:
         return None
     if turns and turns.flapping_since:
-        return replace(turns, reminded=notice.at) if notice.kind is Kind.FLAPS else turns
-    if notice.kind is Kind.OWED:
+        return replace(turns, reminded=notice.at) if notice.kind is NoticeKind.FLAPS else turns
+    if notice.kind is NoticeKind.OWED:
         up = notice.status is Status.ALIVE
-        turned = _turned(turns, not up, up, notice.at)
+        turned = _with_turn(turns, not up, up, notice.at)
         return replace(turned, flapping_since=None, changes=0) if turned else None
     return turns
 

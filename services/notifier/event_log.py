@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import structlog
 from prometheus_client import Counter
 
-from services.notifier.fleet import Fleet
-from services.notifier.messages import Change
+from services.notifier.alerting.texts import Change
+from services.notifier.states import ServiceStates
 from shared import digest, streams, tracing
 from shared.broker import Link, Reader, Stored, Unreadable, newest, newest_before, until_done
 from shared.events import (
@@ -31,25 +31,25 @@ def parse(stored: Stored) -> Event | None:
     try:
         return streams.read_event(stored.subject, stored.data)
     except ValueError as error:
-        unreadable(stored.subject, stored.seq, str(error))
+        report_unreadable(stored.subject, stored.seq, str(error))
         return None
 
 
-def unreadable(subject: str, seq: int, error: str) -> None:
+def report_unreadable(subject: str, seq: int, error: str) -> None:
     UNREADABLE.inc()
     log.warning("event cannot be read; passed over", subject=subject[:200], seq=seq, error=error[:300])
 
 
-class History:
+class EventLog:
     """The stream SERVICES as the notifier asks it."""
 
-    def __init__(self, link: Link, fleet: Fleet) -> None:
+    def __init__(self, link: Link, states: ServiceStates) -> None:
         self._link = link
-        self._fleet = fleet
+        self._states = states
         self._told_until: datetime | None = None
         self._told_through = 0
 
-    def begin_anew(self, told_until: datetime, told_through: int) -> None:
+    def skip_told_before(self, told_until: datetime, told_through: int) -> None:
         """The record is another one. Changes dated up to then were told from the one that was there before,
         or should have been, if they are stored in this one after the sequence `told_through`."""
         self._told_until, self._told_through = told_until, told_through
@@ -58,7 +58,7 @@ class History:
         until = self._told_until
         return until is not None and seq > self._told_through and event.data.since <= until
 
-    async def fold(self) -> None:
+    async def load_states(self) -> None:
         """Take the newest state of every service into the fleet: of events that can be read, for whoever is
         reading all along passes over the others too."""
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, newest_per_subject=True)
@@ -66,16 +66,16 @@ class History:
             async for batch in batches:
                 for stored in batch:
                     if event := parse(stored):
-                        self._fleet.take(event, stored.seq, moment(stored.at))
+                        self._states.apply(event, stored.seq, moment(stored.at))
                     elif before := await self._read_before(stored.subject, stored.seq):
-                        self._fleet.take(before[0], before[1].seq, moment(before[1].at))
+                        self._states.apply(before[0], before[1].seq, moment(before[1].at))
                 if reader.pending == 0:
                     return
 
     async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> Change:
         """The change as people are told of it, with what it left behind."""
         data = event.data
-        began = self._fleet.since(event.name, data.from_, seq)
+        began = self._states.since(event.name, data.from_, seq)
         if began is None and data.from_.badness > 1:
             began = await self._began(event, seq)
         return Change(
@@ -92,16 +92,16 @@ class History:
             data.duration,
             data.doubt,
             trace=tracing.of_change(event),
-            quiet=await self._was_quiet(event.name, seq),
+            silenced=await self._was_silenced(event.name, seq),
         )
 
-    async def _was_quiet(self, name: str, seq: int) -> bool:
+    async def _was_silenced(self, name: str, seq: int) -> bool:
         """Whether its configuration said, when a change was stored, that nobody is to be told of it."""
-        if self._fleet.known(name).config_seq < seq:
-            return self._fleet.is_quiet(name)
+        if self._states.get(name).config_seq < seq:
+            return self._states.is_silenced(name)
         config = await self._newest_before(streams.config(name), seq)
         if config is None:  # the broker has let it go
-            return self._fleet.is_quiet(name)
+            return self._states.is_silenced(name)
         if isinstance(config, StatusChanged | ServiceDeleted):
             return False
         return config.data.config.paused or not config.data.config.notify
@@ -133,7 +133,7 @@ class History:
                 return event, stored
             seq = stored.seq
 
-    async def page(self, after: int, most: int) -> tuple[list[Change], int, bool]:
+    async def changes_after(self, after: int, most: int) -> tuple[list[Change], int, bool]:
         """About `most` changes after a sequence, the sequence read last, and whether that was the end."""
         changes: list[Change] = []
         reader = Reader(self._link, streams.SERVICES, streams.ALL_STATUS, after=after)
@@ -159,11 +159,11 @@ class History:
         while found := await until_done(f"read the newest heartbeat of {name}", ask):
             if parse_heartbeat(name, found.data, found.headers).signal is not Signal.LOG:
                 at: datetime = moment(found.at)
-                return at if at >= self._fleet.known(name).registered_at else None
+                return at if at >= self._states.get(name).registered_at else None
             seq = found.seq
         return None
 
-    async def changes(self, since: datetime) -> list[digest.Transition | digest.Pause]:
+    async def transitions_since(self, since: datetime) -> list[digest.Transition | digest.Pause]:
         """The changes of status since then, and who was paused and resumed, in order."""
         begin, found = since.astimezone(UTC).isoformat().replace("+00:00", "Z"), []
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=begin)

@@ -2,13 +2,13 @@
 
 import structlog
 
-from services.notifier.messages import Message
-from services.notifier.target import Outcome, Sent
+from services.notifier.alerting.texts import Message
+from services.notifier.channels.channel import Outcome, Sent
 
 log = structlog.get_logger()
 
 
-class LogTarget:
+class LogChannel:
     key = "log"
     chat = "log"
 

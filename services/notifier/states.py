@@ -11,7 +11,7 @@ _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
-class Known:
+class ServiceState:
     """What the newest events say of one service, whether it exists or not."""
 
     config_seq: int = 0
@@ -34,17 +34,17 @@ class Known:
         return fallen and self.exists and self.since >= self.registered_at
 
 
-class Fleet:
+class ServiceStates:
     """Takes events in any order, also twice: per service, the newest configuration and status count.
     `on_config` is told of whom it is, when a configuration is newer. `paused`: those that are."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Known] = {}
+        self._by_name: dict[str, ServiceState] = {}
         self.paused: set[str] = set()
         self.on_config: Callable[[str], None] = lambda _: None
 
-    def take(self, event: Event, seq: int, stored_at: datetime) -> None:
-        it = self._known.setdefault(event.name, Known())
+    def apply(self, event: Event, seq: int, stored_at: datetime) -> None:
+        it = self._by_name.setdefault(event.name, ServiceState())
         if isinstance(event, StatusChanged):
             if seq > it.status_seq:
                 it.status_seq = seq
@@ -63,26 +63,26 @@ class Fleet:
             self.on_config(event.name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter(self._by_name)
 
-    def known(self, name: str) -> Known:
-        return self._known.get(name) or Known()
+    def get(self, name: str) -> ServiceState:
+        return self._by_name.get(name) or ServiceState()
 
-    def is_quiet(self, name: str) -> bool:
+    def is_silenced(self, name: str) -> bool:
         """Whether its configuration says that nobody is to be told."""
-        it = self._known.get(name)
+        it = self._by_name.get(name)
         return it is not None and (it.paused or not it.notify)
 
     def since(self, name: str, status: Status, before: int) -> datetime | None:
         """When the status that a change at `before` left had begun; None if only the record knows."""
-        it = self._known.get(name)
+        it = self._by_name.get(name)
         if it is None or not 0 < it.status_seq < before or it.status is not status:
             return None
         return it.since
 
     def services(self) -> Iterator[digest.Service]:
         """Those that exist. A status from before the newest registration does not count."""
-        for name, it in self._known.items():
+        for name, it in self._by_name.items():
             if not it.exists:
                 continue
             if it.status_seq and it.since >= it.registered_at:

@@ -17,19 +17,19 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from services.notifier.ledger import Owed, Turns
-from services.notifier.messages import Deafness, Notice
+from services.notifier.alerting.policy import FlapState, Withheld
+from services.notifier.alerting.texts import Deafness, Notice
 from shared.broker import until_done, version_to_follow
 
 log = structlog.get_logger()
 
-MOST_THREADS = 200
+MAX_THREADS = 200
 """Open falls whose message is remembered per chat, to be replied to."""
-MOST_TURNS = 500
+MAX_TURNS = 500
 """Services that do not flap yet, and whose turns are remembered per chat across a restart."""
 
 
-MOST_WITHIN, PARTS = 1_000, 64
+MAX_INLINE, PARTS = 1_000, 64
 """So many services stand in the cursor itself, owed and turning together; more are divided into parts."""
 
 
@@ -37,7 +37,7 @@ class Superseded(Exception):
     """Somebody else writes this record: a second notifier runs."""
 
 
-class Of(StrEnum):
+class MessageKind(StrEnum):
     """What a message is made of."""
 
     DEAFNESS = "deafness"
@@ -47,7 +47,7 @@ class Of(StrEnum):
     REMINDERS = "reminders"
 
 
-class Sending(BaseModel):
+class Intent(BaseModel):
     """What is being sent: the changes up to `through` (of the services `names`), the digest of a date,
     reminders up to a moment, what was owed, or that the registry is deaf or has been."""
 
@@ -62,34 +62,36 @@ class Sending(BaseModel):
     deaf: Deafness | None = None
 
     @property
-    def of(self) -> Of:
+    def of(self) -> MessageKind:
         if self.deaf:
-            return Of.DEAFNESS
+            return MessageKind.DEAFNESS
         if self.digest:
-            return Of.DIGEST
-        return Of.OWED if self.owed else Of.REMINDERS if self.notices else Of.CHANGES
+            return MessageKind.DIGEST
+        return (
+            MessageKind.OWED if self.owed else MessageKind.REMINDERS if self.notices else MessageKind.CHANGES
+        )
 
     def message_id(self, through: int) -> str:
         """The same when it is sent again, and no other message's of this chat. `through`: the newest change
         that the message tells of."""
         match self.of:
-            case Of.DEAFNESS:
+            case MessageKind.DEAFNESS:
                 assert self.deaf
                 end = f".{self.deaf.until.isoformat()}" if self.deaf.until else ""
                 return f"deaf.{self.deaf.since.isoformat()}{end}"
-            case Of.DIGEST:
+            case MessageKind.DIGEST:
                 return f"{'weekly' if self.weekly else 'digest'}.{self.digest}"
-            case Of.OWED:
+            case MessageKind.OWED:
                 told = sorted((it.name, it.seq, it.kind, it.at.isoformat()) for it in self.owed)
                 return f"owed.{blake2b(repr(told).encode(), digest_size=12).hexdigest()}"
-            case Of.REMINDERS:
+            case MessageKind.REMINDERS:
                 assert self.notices
                 return f"notices.{self.notices.isoformat()}"
-            case Of.CHANGES:
+            case MessageKind.CHANGES:
                 return f"changes.{through}"
 
 
-class Cursor(BaseModel):
+class ReceiverState(BaseModel):
     """How a chat stands. `done`: every change up to here has reached it, or is in `owed`. `sending`: what may
     have, if set. `digest`, `weekly`: of which date the newest was. `notices`: up to when reminders have.
     `off`, `off_since`: why it refuses messages for good, as it seems, and since when. `chat`: its address, if
@@ -103,7 +105,7 @@ class Cursor(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     done: int
-    sending: Sending | None = None
+    sending: Intent | None = None
     digest: date | None = None
     weekly: date | None = None
     notices: datetime | None = None
@@ -113,15 +115,15 @@ class Cursor(BaseModel):
     threads: dict[str, int] = {}
     doubted: datetime | None = None
     mutes: dict[str, datetime] = {}
-    owed: dict[str, Owed] = {}
+    owed: dict[str, Withheld] = {}
     owed_parts: tuple[str, ...] = ()
-    turns: dict[str, Turns] = {}
+    turns: dict[str, FlapState] = {}
     deaf_since: datetime | None = None
     heard_until: datetime | None = None
     by: str = ""
 
 
-class Record:
+class NotificationLog:
     """One cursor as it stands in the broker. `write` returns when it is stored.
 
     What is owed, and who flaps, may be more than one message of the broker holds. Then both stand in parts
@@ -129,7 +131,7 @@ class Record:
     ever changed, and the cursor alone says what counts.
     """
 
-    def __init__(self, bucket: KeyValue, key: str, cursor: Cursor, revision: int) -> None:
+    def __init__(self, bucket: KeyValue, key: str, cursor: ReceiverState, revision: int) -> None:
         self._bucket = bucket
         self._key = key
         self._revision = revision
@@ -146,7 +148,7 @@ class Record:
         async with self._writing:
             await self.write(self.cursor.model_copy(update=changed))
 
-    async def amend(self, **changed: object) -> None:
+    async def update_locally(self, **changed: object) -> None:
         """The same here only; the broker has it with the next update."""
         async with self._writing:
             self.cursor = self.cursor.model_copy(update=changed)
@@ -157,9 +159,9 @@ class Record:
                 await until_done(f"forget {key}", partial(self._bucket.purge, key))
             await until_done(f"forget the record {self._key}", lambda: self._bucket.delete(self._key))
 
-    async def write(self, cursor: Cursor) -> None:
+    async def write(self, cursor: ReceiverState) -> None:
         cursor = cursor.model_copy(update={"by": self._by})
-        stored, parts = _divided(self._key, cursor)
+        stored, parts = _split(self._key, cursor)
         for key in sorted(parts.keys() - set(self._parts)):
             await until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
         payload = stored.model_dump_json().encode()
@@ -191,29 +193,29 @@ class _Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    owed: dict[str, Owed] = {}
-    turns: dict[str, Turns] = {}
+    owed: dict[str, Withheld] = {}
+    turns: dict[str, FlapState] = {}
 
 
-_OWED_ALONE = TypeAdapter(dict[str, Owed])
+_OWED_ALONE = TypeAdapter(dict[str, Withheld])
 """A part as it was written before turns stood in it."""
 
 
-def _divided(key: str, cursor: Cursor) -> tuple[Cursor, dict[str, bytes]]:
+def _split(key: str, cursor: ReceiverState) -> tuple[ReceiverState, dict[str, bytes]]:
     """The cursor as it is stored, and what stands beside it, by key."""
-    if len(cursor.owed) + len(cursor.turns) <= MOST_WITHIN:
+    if len(cursor.owed) + len(cursor.turns) <= MAX_INLINE:
         return (cursor.model_copy(update={"owed_parts": ()}) if cursor.owed_parts else cursor), {}
     shares = [_Part(owed={}, turns={}) for _ in range(PARTS)]
     for name in sorted(cursor.owed):
-        shares[_share(name)].owed[name] = cursor.owed[name]
+        shares[_part_of(name)].owed[name] = cursor.owed[name]
     for name in sorted(cursor.turns):
-        shares[_share(name)].turns[name] = cursor.turns[name]
+        shares[_part_of(name)].turns[name] = cursor.turns[name]
     contents = [share.model_dump_json().encode() for share in shares]
     parts = {f"owed.{key}.{blake2b(it, digest_size=12).hexdigest()}": it for it in contents}
     return cursor.model_copy(update={"owed": {}, "turns": {}, "owed_parts": tuple(parts)}), parts
 
 
-def _share(name: str) -> int:
+def _part_of(name: str) -> int:
     return crc32(name.encode()) % PARTS
 
 
@@ -236,22 +238,22 @@ async def _read_part(bucket: KeyValue, key: str) -> _Part:
         return _Part()
 
 
-async def load(bucket: KeyValue, key: str, fresh: Cursor) -> Record:
+async def load(bucket: KeyValue, key: str, fresh: ReceiverState) -> NotificationLog:
     """The stored record, or a new one that starts as `fresh`."""
 
-    async def attempt() -> Record:
+    async def attempt() -> NotificationLog:
         try:
             found = await bucket.get(key)
         except KeyNotFoundError as missing:
-            return Record(bucket, key, fresh, version_to_follow(missing))
-        cursor = Cursor.model_validate_json(found.value or b"")
+            return NotificationLog(bucket, key, fresh, version_to_follow(missing))
+        cursor = ReceiverState.model_validate_json(found.value or b"")
         parts = [await _read_part(bucket, part) for part in cursor.owed_parts]
         owed = dict(ChainMap(cursor.owed, *(part.owed for part in parts)))
         turns = dict(ChainMap(cursor.turns, *(part.turns for part in parts)))
         whole = cursor.model_copy(update={"owed": owed, "turns": turns})
-        return Record(bucket, key, whole, found.revision or 0)
+        return NotificationLog(bucket, key, whole, found.revision or 0)
 
-    record: Record = await until_done(f"read the record {key}", attempt)
+    record: NotificationLog = await until_done(f"read the record {key}", attempt)
     if record.cursor is fresh:
         await record.write(fresh)
     return record

@@ -16,24 +16,24 @@ from shared.digest import MARKS, local
 from shared.durations import spoken
 from shared.events import Doubt, Status
 
-ROOM = 3900
+MAX_BODY = 3900
 """UTF-16 units for the body, of Telegram's 4,096; the rest is for the notes around it."""
-MOST_BLOCKS = 5
+MAX_BLOCKS = 5
 """Up to this many changes are told at length, one block each."""
-MOST_LINES = 40
+MAX_LINES = 40
 """Up to this many get a line each; more are a storm, and only named."""
-MOST_REASON = 300
-MOST_NAME = 128
-MOST_SAID = 200
-MOST_WARNING = 120
+MAX_REASON = 300
+MAX_NAME = 128
+MAX_EXCERPT = 200
+MAX_WARNING = 120
 """UTF-16 units for the registry's doubt of itself."""
 SAME_EPISODE = timedelta(hours=1)
 """The doubt is not said again for a change that follows the last doubted one by no more than this."""
 
-MOST_STEPS = 4
+MAX_STEPS = 4
 """Changes of one service whose statuses are all written out; of more only the first and the last."""
 
-Form = Callable[["Story", "Look"], tuple[str, str]]
+Renderer = Callable[["AlertGroup", "LinkContext"], tuple[str, str]]
 """Makes a story's text, with markup and without."""
 
 _NOTICE_LINE = 260
@@ -67,11 +67,11 @@ class Change:
     """It has been flapping since an earlier change."""
     trace: str | None = None
     """The `traceparent` it belongs to."""
-    quiet: bool = False
+    silenced: bool = False
     """Its service was paused, or not to be told of, when it was stored."""
 
 
-class Kind(StrEnum):
+class NoticeKind(StrEnum):
     """What a notice tells of a service."""
 
     REMINDER = "reminder"
@@ -98,7 +98,7 @@ class Notice:
     status: Status
     since: datetime
     flapped: int = 0
-    kind: Kind = Kind.REMINDER
+    kind: NoticeKind = NoticeKind.REMINDER
     flapping_since: datetime | None = None
     maybe: bool = False
 
@@ -114,7 +114,7 @@ class Deafness:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class AlertGroup:
     """What became of one service while a chat waited: told at once, whatever happened in between."""
 
     changes: tuple[Change, ...]
@@ -131,7 +131,7 @@ class Story:
     def path(self) -> str:
         """`alive → silent → down`."""
         first, last = self.changes[0].from_, self.last.to
-        if len(self.changes) > MOST_STEPS:
+        if len(self.changes) > MAX_STEPS:
             return f"{first} → … → {last} ({len(self.changes)} changes)"
         return " → ".join([first, *(change.to for change in self.changes)])
 
@@ -146,19 +146,19 @@ class Story:
     @property
     def came_to_nothing(self) -> bool:
         """Fell silent and came back before anybody was told."""
-        return self.changes[0].from_ is self.last.to and not any(map(loud, self.changes))
+        return self.changes[0].from_ is self.last.to and not any(map(is_loud, self.changes))
 
 
-def stories(changes: Iterable[Change]) -> list[Story]:
+def group_by_service(changes: Iterable[Change]) -> list[AlertGroup]:
     """What there is to tell, in the order in which it began."""
     by_name: dict[str, list[Change]] = {}
     for change in changes:
         by_name.setdefault(change.name, []).append(change)
-    return [it for its in by_name.values() if not (it := Story(tuple(its))).came_to_nothing]
+    return [it for its in by_name.values() if not (it := AlertGroup(tuple(its))).came_to_nothing]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class LinkContext:
     """Where links lead, and whose clock is on the wall."""
 
     public_url: str
@@ -173,8 +173,8 @@ class Message:
     plain_text: str
     silent: bool
     through_seq: int
-    fallen: tuple[str, ...] = ()
-    risen: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    recoveries: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     """What it tells, for channels that are no people."""
     id: str = ""
@@ -189,13 +189,13 @@ class Message:
     """What it tells because of the time."""
 
 
-def loud(change: Change) -> bool:
+def is_loud(change: Change) -> bool:
     return change.to in _FALLEN or change.from_ in _FALLEN
 
 
 def pack(
     pending: Sequence[Change],
-    look: Look,
+    links: LinkContext,
     *,
     repeat: bool = False,
     doubted: datetime | None = None,
@@ -207,31 +207,33 @@ def pack(
     In the richest form that holds all of them, else in the one that holds most. So what was packed once is
     packed alike when it is alone. `doubted`: the newest doubted change that the chat knows of.
     """
-    texts, room = None, ROOM
-    told = stories(pending)
+    texts, room = None, MAX_BODY
+    told = group_by_service(pending)
     names = {story.name for story in told}
     pending = [change for change in pending if change.name in names]
     if _warning(pending, doubted):
-        told, room = stories(map(_without_doubt, pending)), ROOM - MOST_WARNING
-    if len(told) <= MOST_BLOCKS:
-        texts = _one_by_one(told, look, room, _block, "\n\n")
-    if texts is None and len(told) <= MOST_LINES:
-        texts = _one_by_one(told, look, room, _line, "\n") or _one_by_one(told, look, room, _short_line, "\n")
-    taken, texts = (pending, texts) if texts else _storm(pending, look, room)
+        told, room = group_by_service(map(_without_doubt, pending)), MAX_BODY - MAX_WARNING
+    if len(told) <= MAX_BLOCKS:
+        texts = _one_by_one(told, links, room, _block, "\n\n")
+    if texts is None and len(told) <= MAX_LINES:
+        texts = _one_by_one(told, links, room, _line, "\n") or _one_by_one(
+            told, links, room, _short_line, "\n"
+        )
+    taken, texts = (pending, texts) if texts else _storm(pending, links, room)
     html, plain = texts
     if warning := _warning(taken, doubted):
         html, plain = f"⚠️ <b>{warning}</b>\n\n{html}", f"⚠️ {warning}\n\n{plain}"
-    heads = _heads(repeat, late)
+    heads = _header_lines(repeat, late)
     html, plain = "\n".join([*map(escape, heads), html]), "\n".join([*heads, plain])
-    last = {it.name: it.last for it in stories(taken)}
+    last = {it.name: it.last for it in group_by_service(taken)}
     about = next(iter(last)) if len(last) == 1 else None
     return Message(
         text=html,
         plain_text=plain,
-        silent=not any(loud(change) for change in taken),
+        silent=not any(is_loud(change) for change in taken),
         through_seq=taken[-1].seq,
-        fallen=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
-        risen=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
+        problems=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
+        recoveries=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
         changes=tuple(taken),
         about=about,
         buttons=_buttons(about) if about and last[about].to in _FALLEN else (),
@@ -240,10 +242,10 @@ def pack(
 
 
 def _buttons(name: str) -> tuple[tuple[tuple[str, str], ...], ...]:
-    return ((("Mute 1h", f"mute:{short(name)}"), ("Details", f"details:{short(name)}")),)
+    return ((("Mute 1h", f"mute:{button_key(name)}"), ("Details", f"details:{button_key(name)}")),)
 
 
-def short(name: str) -> str:
+def button_key(name: str) -> str:
     """A service in the 64 bytes that come back from a button."""
     return blake2b(name.encode(), digest_size=8).hexdigest()
 
@@ -262,7 +264,7 @@ def _warning(changes: Sequence[Change], doubted: datetime | None) -> str:
         f"{doubt.stopped} of {doubt.of} services stopped within {_spoken(doubt.within)}: "
         "the registry may be cut off"
     )
-    return cut(text, MOST_WARNING - 5)
+    return cut(text, MAX_WARNING - 5)
 
 
 def _without_doubt(change: Change) -> Change:
@@ -271,18 +273,18 @@ def _without_doubt(change: Change) -> Change:
 
 
 def digest_message(
-    lines: Sequence[str], look: Look, through_seq: int, *, repeat: bool = False, late: str = ""
+    lines: Sequence[str], links: LinkContext, through_seq: int, *, repeat: bool = False, late: str = ""
 ) -> Message:
     """The daily digest, from `shared.digest.lines`."""
-    head = _heads(repeat, late)
-    home = f"{look.public_url}/"
+    head = _header_lines(repeat, late)
+    home = f"{links.public_url}/"
     html = [*head, f"<b>{escape(lines[0])}</b>", *map(escape, lines[1:]), "", anchor(home, "All services")]
     return Message("\n".join(html), "\n".join([*head, *lines, "", home]), True, through_seq)
 
 
 def notice_message(
     notices: Sequence[Notice],
-    look: Look,
+    links: LinkContext,
     through_seq: int,
     withheld: Mapping[str, Change] = {},
     *,
@@ -292,42 +294,42 @@ def notice_message(
     """Reminders, or what was owed. Of reminders those that do not fit are counted; of what was owed as many
     of the first are told as fit by name (`notices` of the message). `withheld`: by service, the change that
     its notice makes up for, which reads as the change itself would have, where there are few."""
-    reminders = all(it.kind is Kind.REMINDER for it in notices)
-    blocks = _blocks(withheld.values(), look) if len(notices) <= MOST_BLOCKS else {}
+    reminders = all(it.kind is NoticeKind.REMINDER for it in notices)
+    blocks = _blocks(withheld.values(), links) if len(notices) <= MAX_BLOCKS else {}
     html: list[str] = []
     plain: list[str] = []
-    room = ROOM
+    room = MAX_BODY
     for told, notice in enumerate(notices):
         change = withheld.get(notice.name)
         if notice.name in blocks:
             html.append(blocks[notice.name][0])
             plain.append(blocks[notice.name][1])
             continue
-        name, rest = cut(notice.name, MOST_NAME), _notice(notice, look)
-        rest += f", {cut(' '.join(change.reason.split()), MOST_SAID)}" if change and change.reason else ""
+        name, rest = cut(notice.name, MAX_NAME), _notice(notice, links)
+        rest += f", {cut(' '.join(change.reason.split()), MAX_EXCERPT)}" if change and change.reason else ""
         room -= units(f"{name}{rest}") + 6
-        if room < 0 or (told >= MOST_LINES and not reminders):
+        if room < 0 or (told >= MAX_LINES and not reminders):
             if not reminders:
-                notices, html, plain = _many_notices(notices, look)
+                notices, html, plain = _many_notices(notices, links)
                 break
-            more, home = f"+{len(notices) - told} more", f"{look.public_url}/"
+            more, home = f"+{len(notices) - told} more", f"{links.public_url}/"
             html.append(f"{more}: {anchor(home, 'all services')}")
             plain.append(f"{more}: {home}")
             break
         mark = _notice_mark(notice)
-        html.append(f"{mark} <b>{anchor(service_url(name, look), name)}</b>{escape(rest)}")
+        html.append(f"{mark} <b>{anchor(service_url(name, links), name)}</b>{escape(rest)}")
         plain.append(f"{mark} {name}{rest}")
-    heads = _heads(repeat or any(it.maybe for it in notices), late)
+    heads = _header_lines(repeat or any(it.maybe for it in notices), late)
     between = "\n\n" if blocks else "\n"
-    states = [it for it in notices if it.kind not in (Kind.REMINDER, Kind.FLAPS)]
+    states = [it for it in notices if it.kind not in (NoticeKind.REMINDER, NoticeKind.FLAPS)]
     about = notices[0].name if len(notices) == 1 else None
     return Message(
         text="\n".join([*map(escape, heads), between.join(html)]),
         plain_text="\n".join([*heads, between.join(plain)]),
         silent=all(it.status is Status.SILENT for it in notices),
         through_seq=through_seq,
-        fallen=tuple(it.name for it in states if it.status is not Status.ALIVE),
-        risen=tuple(it.name for it in states if it.status is Status.ALIVE),
+        problems=tuple(it.name for it in states if it.status is not Status.ALIVE),
+        recoveries=tuple(it.name for it in states if it.status is Status.ALIVE),
         about=about,
         buttons=_buttons(about) if about and withheld and notices[0].status in _FALLEN else (),
         notices=tuple(notices),
@@ -335,16 +337,17 @@ def notice_message(
 
 
 def deafness_message(
-    it: Deafness, now: datetime, look: Look, through_seq: int, *, repeat: bool = False, late: str = ""
+    it: Deafness, now: datetime, links: LinkContext, through_seq: int, *, repeat: bool = False, late: str = ""
 ) -> Message:
     """That the registry takes no heartbeats, or none for a while that is over."""
-    since, length = local(it.since, look.zone), spoken((it.until or now) - it.since)
+    since, length = local(it.since, links.zone), spoken((it.until or now) - it.since)
     if it.until and it.cut_off:
         text = f"The broker can be reached again, after {length}; heartbeats were taken all the while"
     elif it.until:
+        until = local(it.until, links.zone)
         text = (
-            f"The registry takes heartbeats again. It could not from {since} to {local(it.until, look.zone)} "
-            f"({length}): nobody was evaluated for that time"
+            f"The registry takes heartbeats again. It could not from {since} to {until} ({length}): nobody "
+            "was evaluated for that time"
         )
     elif it.cut_off:
         text = (
@@ -355,32 +358,32 @@ def deafness_message(
         text = (
             f"The registry takes no heartbeats since {since}, for {length}: nobody is evaluated until it does"
         )
-    lines = [*_heads(repeat, late), f"📡 {text}"]
+    lines = [*_header_lines(repeat, late), f"📡 {text}"]
     return Message("\n".join(map(escape, lines)), "\n".join(lines), False, through_seq)
 
 
-def _heads(repeat: bool, late: str) -> list[str]:
+def _header_lines(repeat: bool, late: str) -> list[str]:
     return [*([REPEAT] if repeat else []), *([late] if late else [])]
 
 
-def late_note(since: datetime, look: Look) -> str:
+def late_note(since: datetime, links: LinkContext) -> str:
     """Above what was kept for a chat that refused messages."""
-    return f"(late: this chat took no messages since {local(since, look.zone)})"
+    return f"(late: this chat took no messages since {local(since, links.zone)})"
 
 
 def _notice_mark(notice: Notice) -> str:
-    return "🔁" if notice.kind is Kind.FLAPS else MARKS[notice.status]
+    return "🔁" if notice.kind is NoticeKind.FLAPS else MARKS[notice.status]
 
 
-def _notice(notice: Notice, look: Look) -> str:
-    since = f"since {local(notice.since, look.zone)}"
+def _notice(notice: Notice, links: LinkContext) -> str:
+    since = f"since {local(notice.since, links.zone)}"
     match notice.kind:
-        case Kind.CALM:
+        case NoticeKind.CALM:
             changes = f"{notice.flapped} changes while it was flapping"
             return f" has calmed down: {notice.status} {since}, {changes}"
-        case Kind.STAYS:
+        case NoticeKind.STAYS:
             return f" stays {notice.status}: {since}, after {notice.flapped} changes; it is flapping"
-        case Kind.FLAPS:
+        case NoticeKind.FLAPS:
             length = spoken(notice.at - (notice.flapping_since or notice.since))
             return f" is still flapping: {notice.flapped} changes in {length}"
     if notice.status is Status.ALIVE:
@@ -388,13 +391,15 @@ def _notice(notice: Notice, look: Look) -> str:
     return f" still {notice.status} for {spoken(notice.at - notice.since)}, {since}"
 
 
-def _many_notices(notices: Sequence[Notice], look: Look) -> tuple[Sequence[Notice], list[str], list[str]]:
+def _many_notices(
+    notices: Sequence[Notice], links: LinkContext
+) -> tuple[Sequence[Notice], list[str], list[str]]:
     """As many of the first as can be named; those alike stand together."""
-    home = f"{look.public_url}/"
-    room, groups, taken = ROOM - units(home) - 100, dict[str, list[Notice]](), 0
+    home = f"{links.public_url}/"
+    room, groups, taken = MAX_BODY - units(home) - 100, dict[str, list[Notice]](), 0
     for notice in notices:
         alike = _alike(notice)
-        room -= units(cut(notice.name, MOST_NAME)) + 2 + (0 if alike in groups else 40)
+        room -= units(cut(notice.name, MAX_NAME)) + 2 + (0 if alike in groups else 40)
         if room < 0 and taken:
             break
         groups.setdefault(alike, []).append(notice)
@@ -404,7 +409,7 @@ def _many_notices(notices: Sequence[Notice], look: Look) -> tuple[Sequence[Notic
     html, plain = [f"<b>{title}</b>"], [title]
     for alike, those in groups.items():
         heading = f"{alike} ({len(those)}):"
-        names = ", ".join(cut(it.name, MOST_NAME) for it in those)
+        names = ", ".join(cut(it.name, MAX_NAME) for it in those)
         html.append(f"<b>{heading}</b>\n{escape(names)}")
         plain.append(f"{heading}\n{names}")
     return notices[:taken], [*html, anchor(home, "All services")], [*plain, home]
@@ -412,11 +417,11 @@ def _many_notices(notices: Sequence[Notice], look: Look) -> tuple[Sequence[Notic
 
 def _alike(notice: Notice) -> str:
     match notice.kind:
-        case Kind.CALM:
+        case NoticeKind.CALM:
             said = f"calmed down, {notice.status}"
-        case Kind.STAYS:
+        case NoticeKind.STAYS:
             said = f"flapping, stays {notice.status}"
-        case Kind.FLAPS:
+        case NoticeKind.FLAPS:
             said = "still flapping"
         case _:
             said = "alive again" if notice.status is Status.ALIVE else f"still {notice.status}"
@@ -451,33 +456,33 @@ def anchor(url: str, text: str) -> str:
     return f'<a href="{escape(url).replace(chr(34), "&quot;")}">{escape(text)}</a>'
 
 
-def service_url(name: str, look: Look) -> str:
-    return f"{look.public_url}/ui/service/{quote(name, safe='')}"
+def service_url(name: str, links: LinkContext) -> str:
+    return f"{links.public_url}/ui/service/{quote(name, safe='')}"
 
 
 # --- few changes: a block or a line each
 
 
 def _one_by_one(
-    told: Sequence[Story], look: Look, room: int, form: Form, between: str
+    told: Sequence[AlertGroup], links: LinkContext, room: int, form: Renderer, between: str
 ) -> tuple[str, str] | None:
     """None if they do not fit into one message."""
-    forms = [form(story, look) for story in told]
+    forms = [form(story, links) for story in told]
     plain = between.join(plain for _, plain in forms)
     if units(plain) > room:
         return None
     return between.join(html for html, _ in forms), plain
 
 
-def _block(story: Story, look: Look, now: datetime | None = None) -> tuple[str, str]:
+def _block(story: AlertGroup, links: LinkContext, now: datetime | None = None) -> tuple[str, str]:
     """`now`: when it is told, if that is later than usual."""
-    change, name = story.last, cut(story.name, MOST_NAME)
-    url = service_url(name, look)
+    change, name = story.last, cut(story.name, MAX_NAME)
+    url = service_url(name, links)
     told = (
         _what_happened(change),
-        _said(story),
-        f"since {local(change.since, look.zone)}" + (f", for {spoken(now - change.since)}" if now else ""),
-        _last_heartbeat(change, look),
+        _excerpt(story),
+        f"since {local(change.since, links.zone)}" + (f", for {spoken(now - change.since)}" if now else ""),
+        _last_heartbeat(change, links),
         _flapping(story),
     )
     details = [text for text in told if text]
@@ -487,14 +492,14 @@ def _block(story: Story, look: Look, now: datetime | None = None) -> tuple[str, 
     return "\n".join(html), "\n".join(plain)
 
 
-def _blocks(changes: Iterable[Change], look: Look) -> dict[str, tuple[str, str]]:
+def _blocks(changes: Iterable[Change], links: LinkContext) -> dict[str, tuple[str, str]]:
     """By service; empty if they may not all fit into one message, with lines of other notices."""
-    found = {it.name: _block(Story((it,)), look, it.stored_at) for it in changes}
+    found = {it.name: _block(AlertGroup((it,)), links, it.stored_at) for it in changes}
     taken = sum(units(plain) for _, plain in found.values())
-    return found if taken + MOST_BLOCKS * _NOTICE_LINE <= ROOM else {}
+    return found if taken + MAX_BLOCKS * _NOTICE_LINE <= MAX_BODY else {}
 
 
-def _flapping(story: Story) -> str:
+def _flapping(story: AlertGroup) -> str:
     """That it flaps, and what of it is told next: always that it is back from what was told."""
     if not story.is_flapping:
         return ""
@@ -506,48 +511,48 @@ def _flapping(story: Story) -> str:
     return f"🔁 {how}; next you hear when it is {then}"
 
 
-def _line(story: Story, look: Look) -> tuple[str, str]:
-    html, plain = _short_line(story, look)
+def _line(story: AlertGroup, links: LinkContext) -> tuple[str, str]:
+    html, plain = _short_line(story, links)
     failed = "failed " if story.last.to is not Status.ALIVE else ""
-    more = "".join(f", {text}" for text in (_took(story.last, failed), _said(story)) if text)
+    more = "".join(f", {text}" for text in (_run_time(story.last, failed), _excerpt(story)) if text)
     return html + escape(more), plain + more
 
 
-def _short_line(story: Story, look: Look) -> tuple[str, str]:
-    change, name = story.last, cut(story.name, MOST_NAME)
-    rest = f" {story.path} since {local(change.since, look.zone)}"
-    rest += f", {length}" if (length := _how_long(change)) else f", {_last_heartbeat(change, look)}"
+def _short_line(story: AlertGroup, links: LinkContext) -> tuple[str, str]:
+    change, name = story.last, cut(story.name, MAX_NAME)
+    rest = f" {story.path} since {local(change.since, links.zone)}"
+    rest += f", {length}" if (length := _how_long(change)) else f", {_last_heartbeat(change, links)}"
     rest += ", flapping 🔁" if story.is_flapping else ""
     mark = MARKS[change.to]
-    return f"{mark} {anchor(service_url(name, look), name)}{escape(rest)}", f"{mark} {name}{rest}"
+    return f"{mark} {anchor(service_url(name, links), name)}{escape(rest)}", f"{mark} {name}{rest}"
 
 
-def _last_heartbeat(change: Change, look: Look) -> str:
+def _last_heartbeat(change: Change, links: LinkContext) -> str:
     if change.last_heartbeat is None:
         return "never heard"
-    return f"last heartbeat {local(change.last_heartbeat, look.zone)}"
+    return f"last heartbeat {local(change.last_heartbeat, links.zone)}"
 
 
 def _what_happened(change: Change) -> str:
     """How long it lasted, for a recovery; that it is the first heartbeat; or the reason of a fall."""
     if change.to is not Status.ALIVE:
-        return f"{cut(' '.join(change.reason.split()), MOST_REASON)} {_took(change)}".strip()
+        return f"{cut(' '.join(change.reason.split()), MAX_REASON)} {_run_time(change)}".strip()
     told = "first heartbeat" if change.from_ is Status.UNKNOWN else _how_long(change)
-    return ", ".join(filter(None, (told, _took(change))))
+    return ", ".join(filter(None, (told, _run_time(change))))
 
 
-def _took(change: Change, failed: str = "") -> str:
+def _run_time(change: Change, failed: str = "") -> str:
     """How long the run was that ended with it: `ran 12 s`, or `after 12 s` for a failure."""
     if change.duration is None:
         return ""
     return f"{'ran' if change.to is Status.ALIVE else f'{failed}after'} {_spoken(change.duration)}"
 
 
-def _said(story: Story) -> str:
+def _excerpt(story: AlertGroup) -> str:
     """What its newest heartbeat with a message had to say, in one line."""
     message = next((change.message for change in reversed(story.changes) if change.message), None)
     text = " ".join((message or "").split())
-    return f"“{cut_middle(text, MOST_SAID)}”" if text else ""
+    return f"“{cut_middle(text, MAX_EXCERPT)}”" if text else ""
 
 
 def _how_long(change: Change) -> str:
@@ -569,33 +574,35 @@ _MORE = 10
 """And what may stand behind a name."""
 
 
-def _storm(pending: Sequence[Change], look: Look, room: int) -> tuple[Sequence[Change], tuple[str, str]]:
-    home = f"{look.public_url}/"
-    taken = _that_fit(pending, room - units(home) - 100)
-    groups: dict[str, list[Story]] = {}
-    for story in stories(taken):
+def _storm(
+    pending: Sequence[Change], links: LinkContext, room: int
+) -> tuple[Sequence[Change], tuple[str, str]]:
+    home = f"{links.public_url}/"
+    taken = _fitting(pending, room - units(home) - 100)
+    groups: dict[str, list[AlertGroup]] = {}
+    for story in group_by_service(taken):
         groups.setdefault(story.path, []).append(story)
     waiting = len(pending) - len(taken)
     title = f"{len(taken)} changes" + (f", {waiting} more follow" if waiting else "")
     html, plain = [f"<b>{title}</b>"], [title]
     for path, alike in groups.items():
-        mark, rest = MARKS[alike[0].last.to], f" ({len(alike)}), {_when(alike, look)}:\n"
-        names = ", ".join(cut(it.name, MOST_NAME) + (" 🔁" if it.is_flapping else "") for it in alike)
+        mark, rest = MARKS[alike[0].last.to], f" ({len(alike)}), {_when(alike, links)}:\n"
+        names = ", ".join(cut(it.name, MAX_NAME) + (" 🔁" if it.is_flapping else "") for it in alike)
         html.append(f"{mark} <b>{path}</b>{rest}{escape(names)}")
         plain.append(f"{mark} {path}{rest}{names}")
     return taken, ("\n".join([*html, anchor(home, "All services")]), "\n".join([*plain, home]))
 
 
-def _that_fit(pending: Sequence[Change], room: int) -> Sequence[Change]:
+def _fitting(pending: Sequence[Change], room: int) -> Sequence[Change]:
     """As many of the first as can be named in so many units: at least one."""
     known: dict[str, tuple[Change, ...]] = {}
     paths: set[str] = set()
     for count, change in enumerate(pending):
         if change.name not in known:
             flaps = bool(change.flaps) or change.still_flaps
-            room -= units(cut(change.name, MOST_NAME)) + 2 + _MORE * flaps
+            room -= units(cut(change.name, MAX_NAME)) + 2 + _MORE * flaps
         known[change.name] = (*known.get(change.name, ()), change)
-        path = Story(known[change.name]).path
+        path = AlertGroup(known[change.name]).path
         room -= 0 if path in paths else _HEADING
         paths.add(path)
         if count and room < 0:
@@ -603,7 +610,7 @@ def _that_fit(pending: Sequence[Change], room: int) -> Sequence[Change]:
     return pending
 
 
-def _when(alike: Sequence[Story], look: Look) -> str:
+def _when(alike: Sequence[AlertGroup], links: LinkContext) -> str:
     first, last = (f(it.last.since for it in alike) for f in (min, max))
-    when, until = f"since {local(first, look.zone)}", local(last, look.zone)
+    when, until = f"since {local(first, links.zone)}", local(last, links.zone)
     return when if when.endswith(until) else f"{when} to {until}"

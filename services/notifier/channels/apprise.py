@@ -5,10 +5,10 @@ import hashlib
 import logging
 from typing import Any
 
-from services.notifier.messages import Message
-from services.notifier.target import Failed, Outcome, Sent
+from services.notifier.alerting.texts import Message
+from services.notifier.channels.channel import Failed, Outcome, Sent
 
-LONGEST = 60.0
+SEND_TIMEOUT = 60.0
 """Seconds that a service behind Apprise may take; a thread cannot be ended, only waited for no longer."""
 
 
@@ -16,7 +16,7 @@ class NotInstalled(Exception):
     """The extra is missing."""
 
 
-class AppriseTarget:
+class AppriseChannel:
     """One Apprise URL. It holds secrets: neither it nor Apprise's own log lines are written down."""
 
     def __init__(self, url: str) -> None:
@@ -37,9 +37,9 @@ class AppriseTarget:
 
     async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
         title, _, body = message.plain_text.partition("\n")
-        kind = "info" if message.silent else "failure" if message.fallen else "warning"
+        kind = "info" if message.silent else "failure" if message.problems else "warning"
         try:
-            async with asyncio.timeout(LONGEST):
+            async with asyncio.timeout(SEND_TIMEOUT):
                 done = await asyncio.to_thread(
                     self._apprise.notify, body=body or title, title=title if body else "", notify_type=kind
                 )

@@ -16,18 +16,18 @@ import time
 
 import httpx
 
-from services.notifier.messages import REPEAT, Change, Message
-from services.notifier.target import Failed, Limited, Outcome, Permanent, Sent
+from services.notifier.alerting.texts import REPEAT, Change, Message
+from services.notifier.channels.channel import Failed, Limited, Outcome, Permanent, Sent
 
 TIMEOUT = httpx.Timeout(10, connect=5)
-LONGEST_ANSWER = 15.0
+ANSWER_TIMEOUT = 15.0
 
 
 class Forbidden(Exception):
     """The name leads to an address that is not public."""
 
 
-class Webhook:
+class WebhookChannel:
     """`secret`: as given, or `whsec_` and base64. `private`: whether private addresses are spoken to."""
 
     def __init__(self, url: str, secret: str, *, private: bool) -> None:
@@ -44,7 +44,7 @@ class Webhook:
     async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
         payload = json.dumps(content(message), ensure_ascii=False).encode()
         try:
-            async with asyncio.timeout(LONGEST_ANSWER):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 return await self._post(payload, signed(f"{self.key}.{message.id}", payload, self._key))
         except Forbidden as error:
             return Failed(str(error), maybe_delivered=False)

@@ -9,29 +9,29 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from services.notifier.chats import Chat
-from services.notifier.fleet import Fleet
-from services.notifier.messages import (
-    MOST_NAME,
-    Look,
+from services.notifier.alerting.texts import (
+    MAX_NAME,
+    LinkContext,
     Message,
     anchor,
+    button_key,
     cut,
     escape,
     service_url,
-    short,
     units,
 )
-from services.notifier.target import Limited, Migrated
-from services.notifier.telegram import Bot, TelegramChat, keyboard
-from services.notifier.updates import Pressed, Update, Written
+from services.notifier.bot.updates import ButtonPress, IncomingMessage, Update
+from services.notifier.channels.channel import Limited, Migrated
+from services.notifier.channels.telegram import Bot, TelegramChannel, keyboard
+from services.notifier.dispatch.receiver import ReceiverWorker
+from services.notifier.states import ServiceStates
 from shared import digest, durations
 from shared.digest import MARKS, local
 from shared.durations import spoken
 
 log = structlog.get_logger()
 
-HOUR, LONGEST_MUTE = timedelta(hours=1), timedelta(days=30)
+HOUR, MAX_MUTE = timedelta(hours=1), timedelta(days=30)
 PER_PAGE, ROOM = 40, 3500
 """Services on one page of the list, and its UTF-16 units."""
 TRIES = 3
@@ -47,11 +47,11 @@ HELP = """/status: how the fleet is
 
 
 @dataclass(frozen=True)
-class Doors:
+class BotActions:
     """What commands may do beyond answering. `subscribe`, `unsubscribe`: False if that cannot be done.
     `migrate`: a group has a new number in place of another."""
 
-    chats: Callable[[], Sequence[Chat]]
+    chats: Callable[[], Sequence[ReceiverWorker]]
     subscribe: Callable[[str], Awaitable[bool]]
     unsubscribe: Callable[[str], Awaitable[bool]]
     migrate: Callable[[str, str], Awaitable[None]]
@@ -60,30 +60,32 @@ class Doors:
     now: Callable[[], datetime]
 
 
-class Commands:
+class BotCommands:
     """`handle` each update."""
 
-    def __init__(self, bot: Bot, fleet: Fleet, look: Look, doors: Doors, invite: str) -> None:
+    def __init__(
+        self, bot: Bot, states: ServiceStates, links: LinkContext, doors: BotActions, invite: str
+    ) -> None:
         self._bot = bot
-        self._fleet = fleet
-        self._look = look
-        self._doors = doors
+        self._states = states
+        self._links = links
+        self._actions = doors
         self._invite = invite
 
     async def handle(self, update: Update) -> None:
         if update.callback_query:
-            await self._pressed(update.callback_query)
+            await self._on_button(update.callback_query)
         elif message := update.message:
             if message.migrated_to:
-                await self._doors.migrate(str(message.chat.id), str(message.migrated_to))
+                await self._actions.migrate(str(message.chat.id), str(message.migrated_to))
             if message.migrated_from:
-                await self._doors.migrate(str(message.migrated_from), str(message.chat.id))
+                await self._actions.migrate(str(message.migrated_from), str(message.chat.id))
             if message.text.startswith("/"):
-                await self._written(message)
+                await self._on_message(message)
 
     # --- commands
 
-    async def _written(self, message: Written) -> None:
+    async def _on_message(self, message: IncomingMessage) -> None:
         command, _, rest = message.text.partition(" ")
         command, _, addressee = command.partition("@")
         if addressee and self._bot.username and addressee.lower() != self._bot.username.lower():
@@ -91,7 +93,7 @@ class Commands:
         chat, words = str(message.chat.id), rest.split()
         if command.lower() == "/start":
             answer = await self._start(chat, words)
-        elif not (known := self._known(chat)):
+        elif not (known := self._receivers(chat)):
             return
         else:
             for it in known:
@@ -101,12 +103,12 @@ class Commands:
         if answer:
             await self._reply(message, answer)
 
-    def _known(self, chat: str) -> list[Chat]:
-        return [it for it in self._doors.chats() if it.address == chat]
+    def _receivers(self, chat: str) -> list[ReceiverWorker]:
+        return [it for it in self._actions.chats() if it.address == chat]
 
     async def _start(self, chat: str, words: list[str]) -> Message | None:
         invited = bool(self._invite) and hmac.compare_digest("".join(words).encode(), self._invite.encode())
-        if known := self._known(chat):
+        if known := self._receivers(chat):
             reasons = [reason for it in known if (reason := await it.switch_on())]
             if reasons:
                 was = f"This chat was off ({reasons[0]}) and is on again. What was kept for it follows."
@@ -114,20 +116,20 @@ class Commands:
             return _text("This chat gets the registry's messages already.", HELP)
         if not invited:
             return None
-        if not await self._doors.subscribe(chat):
+        if not await self._actions.subscribe(chat):
             return _text("There are too many subscribers already.")
         return _text("Subscribed: you will hear when a service falls and when it is back.", HELP)
 
     async def _answer(self, chat: str, command: str, words: list[str]) -> Message:
         if command == "/stop":
-            if await self._doors.unsubscribe(chat):
+            if await self._actions.unsubscribe(chat):
                 return _text("No more messages. /start with the invite's secret brings them back.")
             return _text(
                 "This chat was configured by the operator (REGISTRY_TELEGRAM_CHAT_ID) and stays.",
                 "/mute NAME 2h silences a service for a while.",
             )
         if command == "/status":
-            return await self._one(words[0], chat) if words else self._all(chat)
+            return await self._service_status(words[0], chat) if words else self._fleet_status(chat)
         if command == "/services":
             return self._page(0)
         if command == "/mute":
@@ -135,64 +137,64 @@ class Commands:
         if command == "/unmute":
             return await self._unmute(chat, words)
         if command == "/digest":
-            return _lines(await self._doors.digest(self._doors.now()), self._look)
+            return _lines(await self._actions.digest(self._actions.now()), self._links)
         return _text(*(["Commands:"] if command == "/help" else ["I do not know that command."]), HELP)
 
     async def _mute(self, chat: str, words: list[str]) -> Message:
         if not 1 <= len(words) <= 2:
             return _text("/mute NAME DURATION, such as: /mute web 2h")
         name = words[0]
-        if not self._fleet.known(name).exists:
+        if not self._states.get(name).exists:
             return await self._no_such(name)
         try:
             length = durations.parse(words[1]) if len(words) == 2 else HOUR
         except ValueError as error:
             return _text(str(error))
-        if length > LONGEST_MUTE:
+        if length > MAX_MUTE:
             return _text("A service can be muted for 30d at most.")
         return await self._muted(chat, name, length)
 
     async def _muted(self, chat: str, name: str, length: timedelta) -> Message:
-        until = self._doors.now() + length
-        done = [await it.mute(name, until) for it in self._known(chat)]
+        until = self._actions.now() + length
+        done = [await it.mute(name, until) for it in self._receivers(chat)]
         if not all(done):
             return _text("Too many services are muted already.")
-        return _text(f"🔕 {name} is muted until {local(until, self._look.zone)}.")
+        return _text(f"🔕 {name} is muted until {local(until, self._links.zone)}.")
 
     async def _unmute(self, chat: str, words: list[str]) -> Message:
         if len(words) != 1:
             return _text("/unmute NAME")
-        muted = [it for it in self._known(chat) if words[0] in it.muted()]
+        muted = [it for it in self._receivers(chat) if words[0] in it.muted()]
         for it in muted:
             await it.unmute(words[0])
-        return _text(f"🔔 {cut(words[0], MOST_NAME)} is {'no longer' if muted else 'not'} muted.")
+        return _text(f"🔔 {cut(words[0], MAX_NAME)} is {'no longer' if muted else 'not'} muted.")
 
     # --- answers
 
     async def _no_such(self, name: str) -> Message:
-        names = [it.name for it in self._fleet.services()]
-        close = await asyncio.to_thread(difflib.get_close_matches, name[:MOST_NAME], names, 3)
+        names = [it.name for it in self._states.services()]
+        close = await asyncio.to_thread(difflib.get_close_matches, name[:MAX_NAME], names, 3)
         maybe = f"Did you mean {', '.join(close)}?" if close else "/services lists them all."
-        return _text(f"There is no service {cut(name, MOST_NAME)}. {maybe}")
+        return _text(f"There is no service {cut(name, MAX_NAME)}. {maybe}")
 
-    def _all(self, chat: str) -> Message:
-        now = self._doors.now()
-        lines = digest.status_lines(digest.digest(self._fleet.services(), [], now), self._look.zone)
-        muted = {name: until for it in self._known(chat) for name, until in it.muted().items()}
+    def _fleet_status(self, chat: str) -> Message:
+        now = self._actions.now()
+        lines = digest.status_lines(digest.digest(self._states.services(), [], now), self._links.zone)
+        muted = {name: until for it in self._receivers(chat) for name, until in it.muted().items()}
         if muted:
             entries = [
-                f"{name} until {local(until, self._look.zone)}" for name, until in sorted(muted.items())
+                f"{name} until {local(until, self._links.zone)}" for name, until in sorted(muted.items())
             ]
             more = [f"+{len(entries) - 5} more"] if len(entries) > 5 else []
             lines += ["", f"🔕 Muted here ({len(entries)})", *entries[:5], *more]
-        return _lines(lines, self._look)
+        return _lines(lines, self._links)
 
-    async def _one(self, name: str, chat: str) -> Message:
-        it = next((it for it in self._fleet.services() if it.name == name), None)
+    async def _service_status(self, name: str, chat: str) -> Message:
+        it = next((it for it in self._states.services() if it.name == name), None)
         if it is None:
             return await self._no_such(name)
-        now, zone = self._doors.now(), self._look.zone
-        heard = await self._doors.last_heartbeat(name)
+        now, zone = self._actions.now(), self._links.zone
+        heard = await self._actions.last_heartbeat(name)
         lines = [
             f"since {local(it.since, zone)}, for {spoken(now - it.since)}",
             f"last heartbeat {local(heard, zone)}, {spoken(now - heard)} ago" if heard else "never heard",
@@ -200,11 +202,11 @@ class Commands:
         ]
         lines += [
             f"🔕 muted here until {local(m[name], zone)}"
-            for c in self._known(chat)
+            for c in self._receivers(chat)
             if name in (m := c.muted())
         ]
         lines = [line for line in lines if line]
-        url = service_url(name, self._look)
+        url = service_url(name, self._links)
         mark = MARKS[it.status]
         return Message(
             "\n".join([f"{mark} <b>{anchor(url, name)}</b>: {it.status}", *map(escape, lines)]),
@@ -214,7 +216,7 @@ class Commands:
         )
 
     def _page(self, number: int) -> Message:
-        pages = _pages([(it.status.badness, it.name, MARKS[it.status]) for it in self._fleet.services()])
+        pages = _pages([(it.status.badness, it.name, MARKS[it.status]) for it in self._states.services()])
         if not pages:
             return _text("No services yet.")
         number = max(0, min(number, len(pages) - 1))
@@ -232,15 +234,15 @@ class Commands:
 
     # --- buttons
 
-    async def _pressed(self, query: Pressed) -> None:
+    async def _on_button(self, query: ButtonPress) -> None:
         """Every press is answered, or the button would go on spinning; only known chats get more."""
         said = ""
         message = query.message
-        if message and self._known(str(message.chat.id)):
-            said = await self._do(query.data, message)
+        if message and self._receivers(str(message.chat.id)):
+            said = await self._run_button(query.data, message)
         await self._bot.ask("answerCallbackQuery", {"callback_query_id": query.id, "text": said})
 
-    async def _do(self, data: str, message: Written) -> str:
+    async def _run_button(self, data: str, message: IncomingMessage) -> str:
         """What the press says at once."""
         kind, _, value = data.partition(":")
         chat = str(message.chat.id)
@@ -251,24 +253,24 @@ class Commands:
             await self._bot.pace.turn(chat)
             await self._bot.ask("editMessageText", body)
             return ""
-        name = next((name for name in self._fleet if short(name) == value), None)
-        if name is None or not self._fleet.known(name).exists:
+        name = next((name for name in self._states if button_key(name) == value), None)
+        if name is None or not self._states.get(name).exists:
             return "That service is gone."
         if kind == "mute":
             return (await self._muted(chat, name, HOUR)).plain_text
         if kind == "details":
-            await self._reply(message, await self._one(name, chat))
+            await self._reply(message, await self._service_status(name, chat))
         return ""
 
-    async def _reply(self, to: Written, message: Message) -> None:
+    async def _reply(self, to: IncomingMessage, message: Message) -> None:
         """Where it was asked. An answer that cannot be sent is not worth more than a few tries."""
         chat, topic = str(to.chat.id), f":{to.thread}" if to.in_topic and to.thread else ""
-        target = TelegramChat(self._bot, chat + topic)
+        channel = TelegramChannel(self._bot, chat + topic)
         for _ in range(TRIES):
-            await target.turn(chat)
-            outcome = await target.send(chat, message, None)
+            await channel.turn(chat)
+            outcome = await channel.send(chat, message, None)
             if isinstance(outcome, Migrated):
-                await self._doors.migrate(chat, outcome.chat)
+                await self._actions.migrate(chat, outcome.chat)
                 chat = outcome.chat
             elif isinstance(outcome, Limited):
                 await asyncio.sleep(outcome.retry_after)
@@ -276,12 +278,12 @@ class Commands:
                 return
 
 
-Entry = tuple[int, str, str]
+ListedService = tuple[int, str, str]
 
 
-def _pages(entries: list[Entry]) -> list[list[Entry]]:
+def _pages(entries: list[ListedService]) -> list[list[ListedService]]:
     """Worst first, as many to a page as it holds."""
-    pages: list[list[Entry]] = []
+    pages: list[list[ListedService]] = []
     room = 0
     for entry in sorted(entries, key=lambda it: (-it[0], it[1])):
         size = units(entry[1]) + 4
@@ -298,7 +300,7 @@ def _text(*lines: str) -> Message:
     return Message(escape(text), text, True, 0)
 
 
-def _lines(lines: Sequence[str], look: Look) -> Message:
-    home = f"{look.public_url}/"
+def _lines(lines: Sequence[str], links: LinkContext) -> Message:
+    home = f"{links.public_url}/"
     html = [f"<b>{escape(lines[0])}</b>", *map(escape, lines[1:]), "", anchor(home, "All services")]
     return Message("\n".join(html), "\n".join([*lines, "", home]), True, 0)
