@@ -18,11 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import processes
 from services.cli.supervisor import free_port
-from services.monitor import record
-from services.monitor.agenda import Agenda
-from services.monitor.journal import Journal
-from services.monitor.lifecycle import SECOND, Beat, Coverage, Patience, Watched
-from services.monitor.record import Bucket, Position, Reach
+from services.monitor.domain.deadlines import DeadlineQueue
+from services.monitor.domain.lifecycle import SECOND, Beat, Coverage, EffectiveThresholds, MonitoredService
+from services.monitor.store import mapping
+from services.monitor.store.event_store import EventStore
+from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
 from shared import streams
 from shared.broker import Link, Publisher, last_sequence
 from shared.events import Status
@@ -35,7 +35,7 @@ BEHIND = 5
 """Seconds of beats since the snapshot, to be read again at the start."""
 PERIOD = 60
 """Seconds between two beats of a service."""
-PATIENCE = Patience(15 * 60 * SECOND, 60 * 60 * SECOND, 7 * 86400 * SECOND)
+PATIENCE = EffectiveThresholds(15 * 60 * SECOND, 60 * 60 * SECOND, 7 * 86400 * SECOND)
 
 
 async def fill(link: Link, count: int) -> list[str]:
@@ -45,30 +45,38 @@ async def fill(link: Link, count: int) -> list[str]:
     events, _ = await _publish(
         link,
         streams.SERVICES,
-        ((streams.config(name), record.registration(name, Beat(now)).to_bytes()) for name in names),
+        ((streams.config(name), mapping.registration(name, Beat(now)).to_bytes()) for name in names),
     )
     beats, now = await _publish(link, streams.HEARTBEATS, ((streams.heartbeat(name), b"") for name in names))
-    reach = Reach(beats, events)
-    buckets: list[list[Watched]] = [[] for _ in range(record.BUCKETS)]
+    reach = Checkpoint(beats, events)
+    buckets: list[list[MonitoredService]] = [[] for _ in range(mapping.BUCKETS)]
     falling = names[:: count // FALLS] if count >= FALLS * 10 else []
     apart = set(falling)
     for n, name in enumerate(names):
         beat = now - (n * PERIOD * SECOND // count)
         if name in apart:
             beat = now - PATIENCE.silent + (TICKS + 60) * SECOND
-        it = Watched(name, now - 86400 * SECOND, PATIENCE, status=Status.ALIVE, since=now - 86400 * SECOND)
+        it = MonitoredService(
+            name, now - 86400 * SECOND, PATIENCE, status=Status.ALIVE, since=now - 86400 * SECOND
+        )
         it.last_beat, it.rhythm, it.config_seq = beat, PERIOD * SECOND, n + 1
-        it.bucket = record.bucket_of(name)
+        it.bucket = mapping.bucket_of(name)
         buckets[it.bucket].append(it)
     publisher = Publisher(link)
     await publisher.start()
-    journal = Journal(link, publisher, await link.bucket(streams.MONITOR_BUCKET))
+    event_store = EventStore(link, publisher, await link.bucket(streams.MONITOR_BUCKET))
     for bucket, services in enumerate(buckets):
-        await journal.save(f"bucket.{bucket}", record.dump(Bucket(reach, Coverage(now), events, 0, services)))
-    position = Position(
-        await journal.identity(), reach, Coverage(now), [beats] * record.BUCKETS, [events] * record.BUCKETS
+        await event_store.save(
+            f"bucket.{bucket}", mapping.dump(Bucket(reach, Coverage(now), events, 0, services))
+        )
+    position = SnapshotPosition(
+        await event_store.identity(),
+        reach,
+        Coverage(now),
+        [beats] * mapping.BUCKETS,
+        [events] * mapping.BUCKETS,
     )
-    await journal.save("position", position.dump())
+    await event_store.save("position", position.dump())
     await publisher.stop()
     recent = [name for name in names[: BEHIND * count // PERIOD] if name not in apart]
     await _publish(link, streams.HEARTBEATS, ((streams.heartbeat(name), b"") for name in recent))
@@ -132,7 +140,7 @@ async def _tick(link: Link, since: str) -> None:
 
 async def _ticks(link: Link, base: str) -> dict[str, float]:
     """The cost of ticks at which nothing is due, as the monitor itself measures it."""
-    since = record.moment((await last_sequence(link, streams.HEARTBEATS))[1] - 3600 * SECOND).isoformat()
+    since = mapping.moment((await last_sequence(link, streams.HEARTBEATS))[1] - 3600 * SECOND).isoformat()
     before = _histogram(base)
     for _ in range(TICKS):
         await _tick(link, since)
@@ -157,7 +165,7 @@ def _histogram(base: str) -> dict[Any, float]:
 async def _falls(link: Link, count: int) -> dict[str, float]:
     """From the tick at which they are due to the last of them in the record."""
     start, now = await last_sequence(link, streams.SERVICES)
-    since = record.moment(now - 3600 * SECOND).isoformat()
+    since = mapping.moment(now - 3600 * SECOND).isoformat()
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         began = time.perf_counter()
@@ -181,12 +189,12 @@ def looks(count: int) -> dict[str, float]:
     Each service is looked at again and again to see whether it is due; this is all that a tick does then.
     """
     now = time.time_ns() // 1000 // SECOND * SECOND
-    agenda, coverage = Agenda(now), Coverage(now)
+    deadlines, coverage = DeadlineQueue(now), Coverage(now)
     fleet = []
     for n in range(count):
-        it = Watched(f"service-{n:07}", now, PATIENCE, status=Status.ALIVE, rhythm=PERIOD * SECOND)
-        it.last_beat, it.bucket = now - (n % PERIOD) * SECOND, record.bucket_of(it.name)
-        agenda.note(it, coverage)
+        it = MonitoredService(f"service-{n:07}", now, PATIENCE, status=Status.ALIVE, rhythm=PERIOD * SECOND)
+        it.last_beat, it.bucket = now - (n % PERIOD) * SECOND, mapping.bucket_of(it.name)
+        deadlines.note(it, coverage)
         fleet.append(it)
     gc.freeze()
     costs = []
@@ -195,7 +203,7 @@ def looks(count: int) -> dict[str, float]:
         for it in fleet[-second % PERIOD :: PERIOD]:
             it.last_beat = at
         began = time.perf_counter()
-        fallen = agenda.fallen_by(at, coverage)
+        fallen = deadlines.overdue(at, coverage)
         costs.append((time.perf_counter() - began) * 1000)
         assert not fallen
     gc.unfreeze()
@@ -221,10 +229,10 @@ def table(results: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for count, row in results.items():
         if count.isdigit():
-            falls = f"{row['falls_s']:.1f}" if "falls_s" in row else "-"
+            overdue_transitions = f"{row['falls_s']:.1f}" if "falls_s" in row else "-"
             yield (
                 f"| {int(count):,} | {row['start_s']:.1f} | {row['resident_mb']:.0f} | {row['tick_ms']:.2f} "
-                f"| ≤ {row['tick_most_ms']:g} | {falls} |"
+                f"| ≤ {row['tick_most_ms']:g} | {overdue_transitions} |"
             )
     cost = "p50 {look_p50_ms:.2f}, p99 {look_p99_ms:.1f}, most {look_most_ms:.1f} ms".format(
         **results["looks"]

@@ -30,7 +30,7 @@ from prometheus_client import Gauge
 from shared import ack_subjects, nats_internals, streams
 from shared.credentials import Credentials
 from shared.events import SOURCE_HEADER, moment
-from shared.identity import Position
+from shared.identity import StreamPosition
 from shared.settings import Settings
 from shared.urls import without_secrets
 
@@ -153,7 +153,7 @@ class Link:
         self.on_back: list[Callable[[], None]] = []
         self.on_doubt: list[Callable[[], None]] = []
         """Told when the broker answers as if a stream were not there."""
-        self.newest_read: dict[str, Position] = {}
+        self.newest_read: dict[str, StreamPosition] = {}
         """By stream: the newest message that was read."""
 
     def options(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class Link:
         for listener in self.on_doubt:
             listener()
 
-    def was_read(self, stream: str, newest: Position) -> None:
+    def was_read(self, stream: str, newest: StreamPosition) -> None:
         if (known := self.newest_read.get(stream)) is None or known.seq < newest.seq:
             self.newest_read[stream] = newest
 
@@ -516,7 +516,7 @@ class Reader:
                         batch, self._buffer = self._buffer, []
                         self.position, self.position_at = batch[-1].seq, batch[-1].at
                         self.pending = batch[-1].pending
-                        self._link.was_read(self._stream, Position(batch[-1].seq, batch[-1].at))
+                        self._link.was_read(self._stream, StreamPosition(batch[-1].seq, batch[-1].at))
                         self._newest = self._newest and self.pending > 0
                         yield batch
                 except (NatsError, OSError, TimeoutError) as error:

@@ -47,7 +47,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Position:
+class StreamPosition:
     """A message that was read, or known to be there. `at`: when it was stored."""
 
     seq: int
@@ -57,7 +57,7 @@ class Position:
 def compare(
     before: Mark,
     now: Mark,
-    position: Position,
+    position: StreamPosition,
     found: int | None = None,
     first_later: int | None = None,
     *,

@@ -24,7 +24,7 @@ from shared.broker import (
     stream_info,
     until_done,
 )
-from shared.identity import Comparison, Eviction, Mark, Position, compare
+from shared.identity import Comparison, Eviction, Mark, StreamPosition, compare
 
 log = structlog.get_logger()
 
@@ -82,7 +82,7 @@ async def judge(
     link: Link,
     stream: str,
     before: Mark,
-    position: Position | None = None,
+    position: StreamPosition | None = None,
     *,
     thoroughly: bool = True,
     eviction: Callable[[Link], Awaitable[Eviction]] | None = None,
@@ -94,7 +94,7 @@ async def judge(
     if seen is None:
         return Comparison.ANOTHER, None
     now = seen.mark
-    known = Position(before.last, before.at)
+    known = StreamPosition(before.last, before.at)
     if position is not None and position.seq > known.seq:
         known = position
     found = later = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from services.notifier import __main__ as notifier
 from services.notifier.channels.telegram import Bot
-from services.notifier.dispatch.notification_log import ReceiverState, NotificationLog
+from services.notifier.dispatch.notification_log import NotificationLog, ReceiverState
 
 STEPS = (
     "before the intent is recorded",

@@ -23,7 +23,7 @@ from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
 from shared.broker import PENDING, Link, NotStored, Reader, Stored, last_judged, until_done
 from shared.events import ServiceRegistered, Tick
-from shared.identity import Comparison, Mark, Position
+from shared.identity import Comparison, Mark, StreamPosition
 from shared.record_watch import RECORD, Marks, judge, look, told_before
 from shared.service import Health
 from shared.truncated import truncated
@@ -390,7 +390,7 @@ class Projector:
 
     async def _read_all(
         self, source: "_Events | _Heartbeats", after_each: Callable[[], Awaitable[None]]
-    ) -> Position:
+    ) -> StreamPosition:
         """Read a stream to its end. Returns what was read last."""
         reader = Reader(self._link, source.stream, *source.subjects)
         async with aclosing(reader.batches()) as batches:
@@ -399,7 +399,7 @@ class Projector:
                 await after_each()
                 if not reader.pending:
                     break
-        return Position(reader.position, reader.position_at)
+        return StreamPosition(reader.position, reader.position_at)
 
     async def _answer(self, request: Msg) -> None:
         try:

@@ -20,7 +20,7 @@ from pymongo.uri_parser import parse_uri
 
 from services.api.fold import Change, Document, Heard
 from shared.events import Signal, StatusChanged
-from shared.identity import Mark, Position
+from shared.identity import Mark, StreamPosition
 from shared.truncated import Truncated
 
 _STATE = "registry_state"
@@ -184,11 +184,11 @@ class View:
         """The sequence up to which `stream` is in these documents."""
         return (await self.position(stream)).seq
 
-    async def position(self, stream: str) -> Position:
+    async def position(self, stream: str) -> StreamPosition:
         """The message up to which `stream` is in these documents. `at`: 0 where an older version wrote it."""
         with _reporting():
             found = await self._checkpoints.find_one({"_id": stream}) or {}
-        return Position(found.get("seq", 0), found.get("at", 0))
+        return StreamPosition(found.get("seq", 0), found.get("at", 0))
 
     async def is_empty(self) -> bool:
         """Whether nothing was ever taken in."""

@@ -11,9 +11,9 @@ from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 from starlette.applications import Starlette
 
-from services.monitor.journal import Journal
-from services.monitor.lifecycle import Patience
-from services.monitor.watch import TICK_LAG_SECONDS, Monitor, Rules
+from services.monitor.domain.lifecycle import EffectiveThresholds
+from services.monitor.monitor import TICK_LAG_SECONDS, Monitor, Rules
+from services.monitor.store.event_store import EventStore
 from shared import asyncapi, logs, service, streams, tracing
 from shared.broker import Link, Publisher
 from shared.connections import limits_of, within
@@ -56,7 +56,7 @@ def main() -> None:
         record = service.Record(health, link, publisher)
         await publisher.start()
         micro = timedelta(microseconds=1)
-        patience = Patience(
+        patience = EffectiveThresholds(
             settings.silent_after // micro, settings.down_after // micro, settings.dead_after // micro
         )
         rules = Rules(patience, settings.heartbeats_kept, settings.max_services)
@@ -71,7 +71,7 @@ def main() -> None:
         async def watch_services() -> None:
             nonlocal monitor
             snapshots = await link.bucket(streams.MONITOR_BUCKET)
-            monitor = Monitor(Journal(link, publisher, snapshots, lambda: watch.marks), rules)
+            monitor = Monitor(EventStore(link, publisher, snapshots, lambda: watch.marks), rules)
             monitor.on_caught_up = lambda: health.good("history")
             watch.on_emptied = monitor.save_everything
             await monitor.run()

@@ -26,7 +26,7 @@ from shared import ack_subjects, streams
 from shared.ack_subjects import Delivered
 from shared.broker import PENDING, Link, newest_event, until_done
 from shared.events import Event, StatusChanged
-from shared.identity import Position
+from shared.identity import StreamPosition
 from shared.urls import without_secrets
 
 PENDING.labels(streams.SERVICES)
@@ -125,7 +125,7 @@ class EventConsumer:
             PENDING.labels(streams.SERVICES).set(place.pending)
             if self._is_new(place.sequence, place.consumer_sequence):
                 await handle(message)
-                self._link.was_read(streams.SERVICES, Position(place.sequence, place.stored_at))
+                self._link.was_read(streams.SERVICES, StreamPosition(place.sequence, place.stored_at))
         except (ValidationError, RecursionError) as error:  # the latter by JSON that is nested too deep
             report_unreadable(message.raw_message.subject, place.sequence, str(error))
             self._publish(place.sequence, None)

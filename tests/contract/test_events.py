@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.api.fold import fold
-from services.monitor import record
+from services.monitor.store import mapping
 from services.notifier.alerting.policy import next_reminder
 from services.notifier.states import ServiceStates
 from shared import events, streams
@@ -64,11 +64,11 @@ def test_every_reader_takes_what_older_versions_wrote(file: Path) -> None:
     ServiceStates().apply(event, 7, event.time)
     if isinstance(event, StatusChanged):
         assert (
-            record.to_event(event.name, record.to_change(event)).id
+            mapping.to_event(event.name, mapping.to_change(event)).id
             == events.status_changed(event.name, event.data).id
         )
     else:
-        assert record.setting(event, 7, 8).seq == 7
+        assert mapping.config_change(event, 7, 8).seq == 7
 
 
 def test_a_change_without_a_trace_says_nothing_of_traces() -> None:

@@ -30,14 +30,14 @@ from services.ingest.access import bearer
 from services.ingest.app import _echo, _read_batch
 from services.ingest.content import bad_address, bad_name, read_content, read_signal, tidy
 from services.ingest.gate import Gate, _message
-from services.monitor import record
 from services.monitor.__main__ import MonitorSettings
-from services.monitor.epochs import Epoch
-from services.monitor.lifecycle import Patience, Watched
-from services.monitor.record import Bucket, Position, Reach
+from services.monitor.domain.epochs import Epoch
+from services.monitor.domain.lifecycle import EffectiveThresholds, MonitoredService
+from services.monitor.store import mapping
+from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
 from services.notifier.__main__ import NotifierSettings
 from services.notifier.alerting.texts import LinkContext
-from services.notifier.bot.commands import BotCommands, BotActions
+from services.notifier.bot.commands import BotActions, BotCommands
 from services.notifier.bot.updates import Update, Updates
 from services.notifier.channels.channel import Limited, Migrated, Sent
 from services.notifier.channels.telegram import outcome
@@ -393,7 +393,7 @@ def test_events_that_are_written_can_be_read(
     except (ValidationError, ValueError):
         return
     assert parse_event(payload) == event
-    record.setting(event, 1, 1)
+    mapping.config_change(event, 1, 1)
 
 
 # --- snapshots
@@ -401,22 +401,22 @@ def test_events_that_are_written_can_be_read(
 
 def _bucket() -> bytes:
     services = [
-        Watched(f"s{n}", n, Patience(1, 2, 3), own=(None, 2, None), status=status)
+        MonitoredService(f"s{n}", n, EffectiveThresholds(1, 2, 3), own=(None, 2, None), status=status)
         for n, status in enumerate(Status)
     ]
-    return record.dump(Bucket(Reach(3, 4), Coverage(9, [(1, 2)]), 4, 0, services))
+    return mapping.dump(Bucket(Checkpoint(3, 4), Coverage(9, [(1, 2)]), 4, 0, services))
 
 
 BUCKET = _bucket()
-POSITION = Position(["a", "b"], Reach(1, 2), Coverage(9, [(1, 2)]), [0] * 256, [0] * 256).dump()
+POSITION = SnapshotPosition(["a", "b"], Checkpoint(1, 2), Coverage(9, [(1, 2)]), [0] * 256, [0] * 256).dump()
 
 
 @fuzzed
 @given(st.binary(max_size=100) | JSON.map(dumped) | changed([POSITION]))
 def test_positions(payload: bytes) -> None:
     with suppress(ValueError):
-        Position.load(payload)
-    assert Position.load(POSITION).dump() == POSITION
+        SnapshotPosition.load(payload)
+    assert SnapshotPosition.load(POSITION).dump() == POSITION
 
 
 @fuzzed
@@ -438,8 +438,8 @@ def test_buckets(at: int, byte: int, tail: bytes, odd: Any) -> None:
         *(zlib.compress(dumped(json.loads(head) | {key: odd}) + b"\n" + columns) for key in json.loads(head)),
     ):
         with suppress(ValueError):
-            record.load(payload, [Epoch(0, Patience(1, 2, 3))])
-    assert record.dump(record.load(BUCKET, [Epoch(0, Patience(1, 2, 3))])) == BUCKET
+            mapping.load(payload, [Epoch(0, EffectiveThresholds(1, 2, 3))])
+    assert mapping.dump(mapping.load(BUCKET, [Epoch(0, EffectiveThresholds(1, 2, 3))])) == BUCKET
 
 
 # --- what the API is asked

@@ -220,7 +220,9 @@ async def test_the_commands_answer(record: NotificationLog, telegram: Standin, s
     await silence(telegram, "42", "/status@another_bot", "hello", "status")
 
 
-async def test_in_a_group_it_answers_in_the_topic(record: NotificationLog, telegram: Standin, start: Start) -> None:
+async def test_in_a_group_it_answers_in_the_topic(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
     start(telegram_chat_id="-1001:7")
     await answer(telegram, "-1001", "/status@standin_bot", thread=7)
     await answer(telegram, "-1001", "/status")

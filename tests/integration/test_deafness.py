@@ -32,7 +32,7 @@ async def about(telegram: Standin, *what: str) -> None:
 
 
 async def test_deafness_and_its_end_are_told_once_whoever_restarts(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     js = record.link.js
     process = start(command=IMPATIENT, **CHATS)
@@ -52,7 +52,7 @@ async def test_deafness_and_its_end_are_told_once_whoever_restarts(
 
 
 async def test_the_broker_is_away_and_that_is_told_meanwhile_and_once(
-    record: Record, telegram: Standin, start: Start, nats: Process
+    record: NotificationLog, telegram: Standin, start: Start, nats: Process
 ) -> None:
     process = start(command=IMPATIENT, **CHATS)
     async with Ticks(record.link.js):
@@ -78,7 +78,7 @@ async def tick(js: Any, instance: str, since: datetime, until: datetime | None =
 
 
 async def test_a_night_off_is_told_once_and_a_first_start_tells_nothing(
-    record: Record, telegram: Standin, start: Start
+    record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     now = datetime.now(UTC)
     await tick(record.link.js, "evening", now - timedelta(hours=12), now - timedelta(hours=9))

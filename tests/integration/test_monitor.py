@@ -14,9 +14,9 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
-from services.monitor import record
-from services.monitor.epochs import Epoch
-from services.monitor.lifecycle import Patience
+from services.monitor.domain.epochs import Epoch
+from services.monitor.domain.lifecycle import EffectiveThresholds
+from services.monitor.store import mapping
 from shared import streams
 from shared.broker import OVER_HTTP, Publisher
 from shared.events import (
@@ -513,7 +513,7 @@ async def test_a_declared_interval_judges_and_is_recorded_once(nats_url: str, st
     await provisioned(nats_url)
     every = b'{"every": "0.1s"}'
 
-    async def falls(beat: int) -> list[float]:
+    async def overdue_transitions(beat: int) -> list[float]:
         """How long after it the first two came."""
         last = {"silent": 0.0, "down": 0.0}
         for change in await changes(js, "web"):
@@ -530,7 +530,7 @@ async def test_a_declared_interval_judges_and_is_recorded_once(nats_url: str, st
         await eventually(lambda: has(js, "web", "alive"))
         beat = (await js.publish("heartbeat.web", every)).seq
         await eventually(lambda: has(js, "web", "alive", "silent", "down"))
-        assert await falls(beat) == [0.3, 1.1]
+        assert await overdue_transitions(beat) == [0.3, 1.1]
         (update,) = await declared()
         assert (update.subject, update.data.declared_at) == ("web", update.time)
         assert update.time.timestamp() == pytest.approx(await stored_at(js, beat), abs=1e-5)
@@ -539,7 +539,7 @@ async def test_a_declared_interval_judges_and_is_recorded_once(nats_url: str, st
         start(**slow)
         again = (await js.publish("heartbeat.web", every)).seq
         await eventually(lambda: began(js, "web", "alive", "silent", "down", "alive", "silent"))
-        assert (await falls(again))[0] == 0.3
+        assert (await overdue_transitions(again))[0] == 0.3
         assert len(await declared()) == 1
     registered = {e.subject: e.data for e in await events(js) if isinstance(e, ServiceRegistered)}
     assert registered["at-once"].config.every == update.data.config.every
@@ -642,8 +642,8 @@ async def test_when_most_stop_at_once_their_falls_say_that_the_registry_may_be_c
         assert (silent.data.doubt.stopped, silent.data.doubt.of) == (10, 12)
         within = silent.data.doubt.within
         assert 1 <= within <= 3
-        crowd = f"10 of 12 services stopped within {within} s, the registry may be cut off"
-        assert silent.data.reason == f"no heartbeat for 8s; {crowd}"
+        detector = f"10 of 12 services stopped within {within} s, the registry may be cut off"
+        assert silent.data.reason == f"no heartbeat for 8s; {detector}"
     _, alone = await changes(js, "web")
     assert (alone.data.doubt, alone.data.reason) == (None, "no heartbeat for 1s")
     await nc.close()
@@ -672,11 +672,11 @@ async def test_a_part_of_the_snapshot_that_a_monitor_behind_put_back_changes_not
     nc, js = await connect(nats_url)
     await provisioned(nats_url)
 
-    bucket = f"bucket.{record.bucket_of('web')}"
+    bucket = f"bucket.{mapping.bucket_of('web')}"
 
     async def alive_in_snapshot(beat_after: int = 0) -> bytes:
         value = await saved(js, bucket)
-        found = record.load(value, [Epoch(0, Patience(1, 2, 3))]).services if value else ()
+        found = mapping.load(value, [Epoch(0, EffectiveThresholds(1, 2, 3))]).services if value else ()
         good = any(it.status is Status.ALIVE and it.last_beat > beat_after for it in found)
         return value if good else b""
 
@@ -685,7 +685,7 @@ async def test_a_part_of_the_snapshot_that_a_monitor_behind_put_back_changes_not
             old = await eventually(alive_in_snapshot)
             await nc.publish("heartbeat.web", b"", headers={"Registry-Signal": "fail"})
             await eventually(lambda: has(js, "web", "alive", "down", "alive"))
-            back = record.micros((await changes(js, "web"))[-1].data.since)
+            back = mapping.micros((await changes(js, "web"))[-1].data.since)
             await eventually(lambda: alive_in_snapshot(beat_after=back + 1_500_000))
         monitor.kill()
         last = await js.get_last_msg(streams.HEARTBEATS, "heartbeat.web")
@@ -728,7 +728,7 @@ async def test_a_snapshot_of_streams_that_are_gone_leaves_no_ghosts(nats_url: st
     await provisioned(nats_url)
     async with Ticks(js):
         await nc.publish("heartbeat.old", b"")
-        await eventually(lambda: saved(js, f"bucket.{record.bucket_of('old')}"))
+        await eventually(lambda: saved(js, f"bucket.{mapping.bucket_of('old')}"))
         await eventually(lambda: saved(js, "position"))
     monitor.kill()
     ends = [
@@ -770,7 +770,7 @@ async def test_a_snapshot_of_another_format_or_damaged_is_ignored_and_everything
         monitor.kill()
         before = await events(js)
         for key, value in damage.items():
-            await put_back(js, key if key == "position" else f"bucket.{record.bucket_of('web')}", value)
+            await put_back(js, key if key == "position" else f"bucket.{mapping.bucket_of('web')}", value)
         again = start(**rules)
         assert await eventually(lambda: _read_after(again)) == "0"
         await nc.publish("heartbeat.web", b"")

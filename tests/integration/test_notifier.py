@@ -510,7 +510,9 @@ async def test_without_a_token_it_logs(record: NotificationLog, telegram: Standi
     assert telegram.messages == []
 
 
-async def test_a_service_nobody_is_to_be_told_of(record: NotificationLog, telegram: Standin, start: Start) -> None:
+async def test_a_service_nobody_is_to_be_told_of(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
     await record.register("quiet", notify=False)
     start()
     await record.register("hushed", notify=False)
@@ -716,7 +718,9 @@ async def test_the_registrys_doubt_is_said_once_per_episode_also_across_a_crash(
     assert [text.startswith(REPEAT) for text in texts(telegram)] == [False, True, False, False, False, False]
 
 
-async def test_what_cannot_be_read_is_passed_over(record: NotificationLog, telegram: Standin, start: Start) -> None:
+async def test_what_cannot_be_read_is_passed_over(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
     poison = [b"", b"noise", b'{"type": "service.exploded.v1"}', b"[]", b"\xff" * 100]
     await record.register("odd")
     good = (await record.link.js.get_msg(streams.SERVICES, 1)).data or b""
@@ -882,7 +886,9 @@ async def test_a_cursor_that_owes_more_than_one_message_holds_is_read_as_it_was_
     assert again.cursor.model_copy(update={"by": fresh.by}) == fresh
 
 
-async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(record: NotificationLog) -> None:
+async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(
+    record: NotificationLog,
+) -> None:
     """A backup was put back: the cursor is of a moment after the events."""
     inbox, clock = Inbox(), Clock()
     chat = await open_chat(record, inbox, clock, 9)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from services.monitor.lifecycle import Patience
+from services.monitor.domain.lifecycle import EffectiveThresholds
 from shared import streams
 from shared.events import (
     MICRO,
@@ -24,7 +24,7 @@ from tests.simulation.scenario import SECOND, Scenario
 
 T = TypeVar("T")
 Own = tuple[int | None, ...]
-Defaults = list[tuple[int, Patience, bool]]
+Defaults = list[tuple[int, EffectiveThresholds, bool]]
 """From when which defaults held, and whether an interval gave a bounded grace then."""
 BY_FALLING = {"silent": 0, "down": 1, "dead": 2}
 
@@ -35,7 +35,7 @@ class Incarnation:
 
     start: int
     end: int = NEVER
-    thresholds: list[tuple[int, Patience]] = field(default_factory=list)
+    thresholds: list[tuple[int, EffectiveThresholds]] = field(default_factory=list)
     """Which were in force from when."""
     owned: list[tuple[int, Own]] = field(default_factory=list)
     """From when it was configured with which thresholds."""
@@ -47,7 +47,7 @@ class Incarnation:
     """From a pause to the resuming after it."""
     unreadable: bool = False
     """Something among its configuration cannot be read, so what heartbeats declare may not be recorded."""
-    declared: list[Patience] = field(default_factory=list)
+    declared: list[EffectiveThresholds] = field(default_factory=list)
     """What the intervals that its heartbeats declare give, recorded or not."""
 
 
@@ -275,7 +275,7 @@ def promised(life: Incarnation, counted_from: int, rung: int, upto: int) -> Iter
                 yield due
 
 
-def life_thresholds(life: Incarnation, start: int, end: int) -> Iterator[Patience]:
+def life_thresholds(life: Incarnation, start: int, end: int) -> Iterator[EffectiveThresholds]:
     """Those in force at any moment of a stretch."""
     for n, (since, patience) in enumerate(life.thresholds):
         until = life.thresholds[n + 1][0] if n + 1 < len(life.thresholds) else NEVER
@@ -393,13 +393,13 @@ def incarnations(broker: Broker, name: str, epochs: Defaults) -> list[Incarnatio
 def defaults(broker: Broker) -> Defaults:
     """As the monitors wrote them down."""
     found = json.loads(broker.kv.get("epochs", b"[]"))
-    return [(since, Patience(*patience), bounded) for *patience, since, bounded in found]
+    return [(since, EffectiveThresholds(*patience), bounded) for *patience, since, bounded in found]
 
 
-def in_turn(life: Incarnation, epochs: Defaults) -> list[tuple[int, Patience]]:
+def in_turn(life: Incarnation, epochs: Defaults) -> list[tuple[int, EffectiveThresholds]]:
     """The thresholds from when on they were in force, by configuration and defaults."""
     moments = {at for at, _ in life.owned} | {at for at, _ in life.intervals} | {at for at, *_ in epochs}
-    found: list[tuple[int, Patience]] = []
+    found: list[tuple[int, EffectiveThresholds]] = []
     for moment in sorted(at for at in moments if life.start <= at <= life.end):
         _, default, bounded = [each for each in epochs if each[0] <= moment][-1]
         own, every = newest_of(life.owned, moment), newest_of(life.intervals, moment)
@@ -414,11 +414,11 @@ def newest_of(timeline: list[tuple[int, T]], moment: int) -> T | None:
     return next((value for at, value in reversed(timeline) if at <= moment), None)
 
 
-def reckoned(own: Own, every: int, default: Patience, bounded: bool) -> Patience:
+def reckoned(own: Own, every: int, default: EffectiveThresholds, bounded: bool) -> EffectiveThresholds:
     """The thresholds as the contract has them, by who is more specific: the service, its interval, the
     registry."""
     if not bounded:
-        return Patience(*in_force_before(own, every, default))  # type: ignore[arg-type]
+        return EffectiveThresholds(*in_force_before(own, every, default))  # type: ignore[arg-type]
     grace = min(2 * every, LONGEST_GRACE // MICRO)
     down = every + 5 * grace
     by_interval = (every + grace, down, max(default.dead, 2 * down)) if every else (None, None, None)
@@ -434,7 +434,7 @@ def reckoned(own: Own, every: int, default: Patience, bounded: bool) -> Patience
         ranked[1] = 0, before_that(own[2], every, own[0] or 0)
     if not own[0] and ranked[0][1] >= ranked[1][1]:
         ranked[0] = 0, before_that(ranked[1][1], every)
-    return Patience(*(value for _, value in ranked))
+    return EffectiveThresholds(*(value for _, value in ranked))
 
 
 def before_that(longer: int, *floors: int) -> int:

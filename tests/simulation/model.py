@@ -1,6 +1,6 @@
 """A broker made up: two streams and a bucket on virtual time, and the ways in which all that can fail.
 
-`Session` stands in for `services.monitor.journal.Journal`. Each process has its own; once it is killed,
+`Session` stands in for `EventStore` of the monitor. Each process has its own; once it is killed,
 nothing that it asked for takes effect any more, and nothing comes back.
 """
 
@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
 from shared.events import ConfigEvent, StatusChanged, parse_event
-from shared.identity import Comparison, Eviction, Mark, Position, compare
+from shared.identity import Comparison, Eviction, Mark, StreamPosition, compare
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")
@@ -190,7 +190,7 @@ class Broker:
                 found = self.heartbeats.ats[place] if is_there else None
             elif 0 < before.last <= len(self.events):
                 found = self.events[place].at
-            known = Position(before.last, before.at)
+            known = StreamPosition(before.last, before.at)
             verdict = compare(before, self.mark(stream), known, found, evicts=evicts)
             if verdict is not Comparison.SAME:
                 return f"{stream}: {verdict.value}"
@@ -347,7 +347,7 @@ class Session(Owner):
     async def save(self, key: str, part: bytes) -> None:
         await self.operation("save", key, lambda: self.broker.kv.__setitem__(key, part), NatsError)
 
-    async def set_aside(self, message: Stored, why: str) -> None:
+    async def publish_dead_letter(self, message: Stored, why: str) -> None:
         await self.operation("set aside", message.subject, lambda: self.broker.aside.append(message))
 
     # --- how it goes

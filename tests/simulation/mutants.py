@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from services.monitor.lifecycle import Watched
-from services.monitor.record import Setting
-from services.monitor.watch import Monitor, Rules
+from services.monitor.domain.lifecycle import MonitoredService
+from services.monitor.monitor import Monitor, Rules
+from services.monitor.store.mapping import ConfigChange
 from shared import streams
 from shared.broker import Ack, NotStored, Stored, WrongSequence
 from shared.events import ConfigEvent, StatusChanged
@@ -101,9 +101,9 @@ class BelievesRepetition(Process):
         now = self.broker.now
 
         class Credulous(Monitor):
-            async def _take(self, batch: list[Stored]) -> None:
+            async def _process_batch(self, batch: list[Stored]) -> None:
                 newest, self._beats_read = self._beats_read, 0
-                await super()._take(
+                await super()._process_batch(
                     [
                         m._replace(at=now()) if m.seq <= newest and m.subject.startswith("heartbeat.") else m
                         for m in batch
@@ -119,8 +119,8 @@ class TakesConfigurationAtOnce(Process):
 
     def monitor(self, rules: Rules) -> Monitor:
         class Hasty(Monitor):
-            def _take_event(self, message: Stored) -> None:
-                super()._take_event(message)
+            def _apply_event(self, message: Stored) -> None:
+                super()._apply_event(message)
                 self._configure(NEVER)
 
         return Hasty(self, rules)  # type: ignore[arg-type]
@@ -186,9 +186,9 @@ class ForgetsTheResumed(Process):
 
     def monitor(self, rules: Rules) -> Monitor:
         class Forgetful(Monitor):
-            def _known(self, setting: Setting) -> Watched:
-                it = super()._known(setting)
-                it.unsure = it.unsure or setting.resumes
+            def _service_for(self, config_change: ConfigChange) -> MonitoredService:
+                it = super()._service_for(config_change)
+                it.unsure = it.unsure or config_change.resumes
                 return it
 
         return Forgetful(self, rules)  # type: ignore[arg-type]
@@ -199,7 +199,7 @@ class DeafInPauses(Process):
 
     def monitor(self, rules: Rules) -> Monitor:
         class Deaf(Monitor):
-            async def _settle_one_resumed(self, read: Stored, it: Watched) -> None:
+            async def _apply_one_resumed(self, read: Stored, it: MonitoredService) -> None:
                 it.said = None
 
         return Deaf(self, rules)  # type: ignore[arg-type]
@@ -210,8 +210,8 @@ class ChargesThePast(Process):
 
     def monitor(self, rules: Rules) -> Monitor:
         class Charging(Monitor):
-            def _reckon(self, it: Watched, at: int) -> None:
-                super()._reckon(it, at)
+            def _recompute_thresholds(self, it: MonitoredService, at: int) -> None:
+                super()._recompute_thresholds(it, at)
                 it.counted_from = (0, 0, 0)
 
         return Charging(self, rules)  # type: ignore[arg-type]

@@ -10,9 +10,11 @@ from typing import Any
 from unittest.mock import patch
 
 import shared.broker
-from services.monitor import complaints, epochs, record, snapshots, watch
-from services.monitor.lifecycle import Patience
-from services.monitor.watch import Monitor, Rules
+from services.monitor import monitor
+from services.monitor.domain import epochs
+from services.monitor.domain.lifecycle import EffectiveThresholds
+from services.monitor.monitor import Monitor, Rules
+from services.monitor.store import dead_letters, mapping, snapshots
 from shared import streams, thresholds
 from shared.broker import NotStored, Stored, WrongSequence
 from shared.events import (
@@ -49,7 +51,7 @@ class Process(Session):
         return Monitor(self, rules)  # type: ignore[arg-type]
 
 
-def rules(patience: Patience, kept: int | None) -> Rules:
+def rules(patience: EffectiveThresholds, kept: int | None) -> Rules:
     return Rules(patience, kept or 1_000_000, 1000)
 
 
@@ -258,18 +260,18 @@ def surroundings() -> Iterator[None]:
     wild = Random(1)
     started = time.time()
     with (
-        patch.object(record, "BUCKETS", BUCKETS),
-        patch.object(watch, "log", Silent()),
+        patch.object(mapping, "BUCKETS", BUCKETS),
+        patch.object(monitor, "log", Silent()),
         patch.object(snapshots, "log", Silent()),
-        patch.object(complaints, "log", Silent()),
+        patch.object(dead_letters, "log", Silent()),
         patch.object(shared.broker, "log", Silent()),
         patch.object(shared.broker, "_said_at", float("inf")),
         patch.object(time, "time", lambda: started + wild.uniform(-1e7, 1e7)),
         patch.object(thresholds, "LONGEST_GRACE", LONGEST_GRACE),
     ):
-        record.in_force.cache_clear()
+        mapping.in_force.cache_clear()
         yield
-    record.in_force.cache_clear()
+    mapping.in_force.cache_clear()
 
 
 def micros(time: datetime) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from services.monitor.lifecycle import Patience
+from services.monitor.domain.lifecycle import EffectiveThresholds
 from shared.events import LATE, moment
 from tests.simulation.model import BASE, CALM, Fact, Faults, Heartbeats
 
@@ -31,7 +31,7 @@ class Life:
 
     delay: float
     lasts: float
-    patience: Patience
+    patience: EffectiveThresholds
     kill_at: int = 0
     loses_snapshot: bool = False
     puts_back: float = 0.0
@@ -79,7 +79,9 @@ class _Maker:
         self.kept = rng.randint(2, 6) if rng.random() < 0.2 else None
         silent = rng.randint(2, 6)
         down = silent + rng.randint(1, 6)
-        self.patience = Patience(silent * SECOND, down * SECOND, (down + rng.randint(1, 8)) * SECOND)
+        self.patience = EffectiveThresholds(
+            silent * SECOND, down * SECOND, (down + rng.randint(1, 8)) * SECOND
+        )
         more = Random(seed + 1_000_000_007)
         self.upgraded = more.random() < 0.15
         self.defaults_change = more.random() < 0.3
@@ -286,11 +288,11 @@ class _Maker:
         suspended = self.spans(rng.choice((0, 0, 0, 1, 2)), rng.choice((3, 20)))
         return Seat(lives, suspended, self.faults() if rng.random() < 0.8 else CALM)
 
-    def defaults(self) -> Patience:
+    def defaults(self) -> EffectiveThresholds:
         """Of the next monitor: others now and then, if they change at all."""
         if self.defaults_change and self.more.random() < 0.5:
             found = sorted(self.more.sample(range(1, 20), 3))
-            self.patience = Patience(*(seconds * SECOND for seconds in found))
+            self.patience = EffectiveThresholds(*(seconds * SECOND for seconds in found))
         return self.patience
 
     def puts_back(self) -> float:

@@ -4,7 +4,7 @@ import gc
 import hashlib
 import sys
 
-from services.monitor.lifecycle import Patience
+from services.monitor.domain.lifecycle import EffectiveThresholds
 from tests.simulation import checks
 from tests.simulation.clock import Stuck
 from tests.simulation.model import BASE, Broker
@@ -42,7 +42,7 @@ def problems(
     return found
 
 
-def _defaults(scenario: Scenario) -> list[Patience]:
+def _defaults(scenario: Scenario) -> list[EffectiveThresholds]:
     """Those that its monitors are given, one after the other."""
     return list(dict.fromkeys(life.patience for seat in scenario.seats for life in seat.lives))
 

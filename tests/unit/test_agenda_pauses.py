@@ -3,27 +3,35 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.monitor.agenda import Agenda
-from services.monitor.lifecycle import ALIVE, SECOND, Patience, Watched, hear, next_due, resume
+from services.monitor.domain.deadlines import DeadlineQueue
+from services.monitor.domain.lifecycle import (
+    ALIVE,
+    SECOND,
+    EffectiveThresholds,
+    MonitoredService,
+    hear,
+    next_due,
+    resume,
+)
 from shared.coverage import Coverage
 
-PATIENCE = Patience(3 * SECOND, 6 * SECOND, 400 * SECOND)
+PATIENCE = EffectiveThresholds(3 * SECOND, 6 * SECOND, 400 * SECOND)
 
 
-def watched(bucket: int = 0) -> Watched:
-    it = Watched("web", 0, PATIENCE, status=ALIVE, bucket=bucket)
+def watched(bucket: int = 0) -> MonitoredService:
+    it = MonitoredService("web", 0, PATIENCE, status=ALIVE, bucket=bucket)
     hear(it, SECOND)
     return it
 
 
 def test_a_pause_and_a_resume_within_a_second_do_not_make_it_due_twice() -> None:
-    agenda, covered, it = Agenda(SECOND), Coverage(SECOND), watched()
-    agenda.note(it, covered)
+    deadlines, covered, it = DeadlineQueue(SECOND), Coverage(SECOND), watched()
+    deadlines.note(it, covered)
     it.paused = True
-    agenda.note(it, covered)
+    deadlines.note(it, covered)
     it.paused = False
-    agenda.note(it, covered)
-    assert agenda.fallen_by(10 * SECOND, covered) == [it]
+    deadlines.note(it, covered)
+    assert deadlines.overdue(10 * SECOND, covered) == [it]
 
 
 steps = st.tuples(st.integers(0, 3), st.sampled_from(["beat", "pause", "resume", "drop", "look"]))
@@ -31,10 +39,10 @@ steps = st.tuples(st.integers(0, 3), st.sampled_from(["beat", "pause", "resume",
 
 @given(st.lists(steps, max_size=60))
 def test_each_is_found_when_it_is_due_and_once(steps: list[tuple[int, str]]) -> None:
-    agenda, covered = Agenda(SECOND), Coverage(SECOND)
+    deadlines, covered = DeadlineQueue(SECOND), Coverage(SECOND)
     services = [watched(n * 80) for n in range(3)]
     for it in services:
-        agenda.note(it, covered)
+        deadlines.note(it, covered)
     now = SECOND
     for n, (wait, step) in enumerate(steps):
         now += wait * SECOND + 1
@@ -47,15 +55,15 @@ def test_each_is_found_when_it_is_due_and_once(steps: list[tuple[int, str]]) -> 
             it.paused = False
             resume(it, now, now)
         elif step == "drop":
-            agenda.drop(it)
+            deadlines.drop(it)
             services[n % 3] = it = watched(it.bucket)
             hear(it, now)
-        agenda.note(it, covered)
+        deadlines.note(it, covered)
         if step == "look":
             covered.prove(0, now)
             due = [it for it in services if (at := next_due(it, covered)) is not None and at <= now]
-            fallen = agenda.fallen_by(now, covered)
+            fallen = deadlines.overdue(now, covered)
             assert sorted(map(id, fallen)) == sorted(map(id, due))
             for it in fallen:
                 hear(it, now)
-                agenda.note(it, covered)
+                deadlines.note(it, covered)

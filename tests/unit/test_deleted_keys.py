@@ -7,7 +7,7 @@ import pytest
 from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 
-from services.monitor.journal import Journal
+from services.monitor.store.event_store import EventStore
 from services.notifier.bot.subscribers import Subscribers
 from services.notifier.lease import Lease
 from shared.broker import Link
@@ -28,9 +28,9 @@ async def test_a_key_that_was_deleted_is_written_after_its_deletion(
     deleted_at: int | None, version: int
 ) -> None:
     bucket = cast(KeyValue, Bucket(deleted_at))
-    journal = Journal.__new__(Journal)
-    journal._snapshots = bucket
-    assert await journal.load_versioned("epochs") == (None, version)
+    event_store = EventStore.__new__(EventStore)
+    event_store._snapshots = bucket
+    assert await event_store.load_versioned("epochs") == (None, version)
     assert await Lease(cast(Link, None), bucket)._read() == ("", version)
     subscribers = Subscribers(bucket)
     await subscribers.load()

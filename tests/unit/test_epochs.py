@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.monitor import epochs
-from services.monitor.epochs import MOST, Epoch
-from services.monitor.lifecycle import Patience
+from services.monitor.domain import epochs
+from services.monitor.domain.epochs import MAX_EPOCHS, Epoch
+from services.monitor.domain.lifecycle import EffectiveThresholds
 
-ONE, OTHER = Patience(1, 2, 3), Patience(4, 5, 6)
+ONE, OTHER = EffectiveThresholds(1, 2, 3), EffectiveThresholds(4, 5, 6)
 
 
 def test_the_same_defaults_begin_nothing() -> None:
@@ -30,12 +30,12 @@ def test_an_upgrade_bounds_the_graces_from_then_on() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.sampled_from([ONE, OTHER])), max_size=80))
-def test_they_are_in_order_bounded_and_read_as_written(steps: list[tuple[int, Patience]]) -> None:
+def test_they_are_in_order_bounded_and_read_as_written(steps: list[tuple[int, EffectiveThresholds]]) -> None:
     found = epochs.first(ONE)
     for now, default in steps:
         found = epochs.continued(found, default, now)
     assert found[0].since == 0
-    assert len(found) <= MOST
+    assert len(found) <= MAX_EPOCHS
     assert epochs.load(epochs.dump(found)) == found
     assert not steps or found[-1].default == steps[-1][1]
 

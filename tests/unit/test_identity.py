@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.identity import Comparison, Eviction, Mark, Position, compare
+from shared.identity import Comparison, Eviction, Mark, StreamPosition, compare
 
 BEFORE = Mark(created="2026-11-27T04:18:00.123456789Z", last=100, at=5_000, messages=80, subjects=10)
-READ = Position(100, 5_000)
+READ = StreamPosition(100, 5_000)
 
 
 def test_a_stream_that_went_on_is_the_same() -> None:
     assert compare(BEFORE, BEFORE, READ, 5_000) is Comparison.SAME
     now = replace(BEFORE, last=150, at=9_000, messages=130, subjects=12)
     assert compare(BEFORE, now, READ, 5_000) is Comparison.SAME
-    assert compare(BEFORE, now, Position(120, 6_000), 6_000) is Comparison.SAME
+    assert compare(BEFORE, now, StreamPosition(120, 6_000), 6_000) is Comparison.SAME
 
 
 def test_one_that_was_made_anew_is_another_however_long_it_is() -> None:
@@ -27,8 +27,8 @@ def test_one_that_was_made_anew_is_another_however_long_it_is() -> None:
 
 def test_one_that_is_shorter_than_what_was_known_is_an_older_copy() -> None:
     shorter = replace(BEFORE, last=99, at=4_900, messages=79)
-    assert compare(BEFORE, shorter, Position(90, 4_000), 4_000) is Comparison.OLDER
-    assert compare(BEFORE, replace(BEFORE, last=110), Position(111, 5_500)) is Comparison.OLDER
+    assert compare(BEFORE, shorter, StreamPosition(90, 4_000), 4_000) is Comparison.OLDER
+    assert compare(BEFORE, replace(BEFORE, last=110), StreamPosition(111, 5_500)) is Comparison.OLDER
 
 
 def test_an_older_copy_that_new_messages_have_overtaken_has_another_message_there() -> None:
@@ -67,9 +67,9 @@ def test_a_bound_that_is_lowered_is_no_purge_unless_a_subject_is_gone() -> None:
 
 def test_an_empty_stream_is_the_same_until_it_is_made_anew() -> None:
     empty = Mark("2026-11-27T05:00:00Z", 0, 0, 0, 0)
-    assert compare(empty, empty, Position(0, 0)) is Comparison.SAME
+    assert compare(empty, empty, StreamPosition(0, 0)) is Comparison.SAME
     first = replace(empty, last=3, at=7, messages=3, subjects=1)
-    assert compare(empty, first, Position(0, 0)) is Comparison.SAME
+    assert compare(empty, first, StreamPosition(0, 0)) is Comparison.SAME
 
 
 @pytest.mark.parametrize("evicts", Eviction)
@@ -80,7 +80,7 @@ def test_any_history_is_told_from_any_copy_of_it(evicts: Eviction, data: st.Data
     known = data.draw(st.integers(1, len(times)))
     gone = data.draw(st.sets(st.integers(1, len(times))) if evicts is Eviction.ANY else st.just(set()))
     new = data.draw(st.lists(st.integers(2000, 3000), max_size=30, unique=True).map(sorted))
-    position = Position(known, times[known - 1])
+    position = StreamPosition(known, times[known - 1])
     before = Mark("t", known, position.at, known, 1)
 
     def verdict(stream: list[int]) -> Comparison:

@@ -9,30 +9,30 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.monitor.lifecycle import (
+from services.monitor.domain.lifecycle import (
     REGULAR,
     SECOND,
     Beat,
+    CadenceIndex,
     Change,
-    Crowd,
     Doubt,
-    Patience,
-    Pulse,
-    Watched,
-    change_patience,
+    EffectiveThresholds,
+    MassOutageDetector,
+    MonitoredService,
+    change_thresholds,
     decidable,
     decide,
     evolve,
     hear,
-    hear_paused,
     next_due,
+    record_while_paused,
     resume,
 )
 from shared.coverage import Coverage
 from shared.events import Signal, Status
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
-PATIENCE = Patience(silent=15, down=60, dead=300)
+PATIENCE = EffectiveThresholds(silent=15, down=60, dead=300)
 
 
 class Tick(NamedTuple):
@@ -46,8 +46,8 @@ Fact = Beat | Tick
 class Watcher:
     """The monitor's shell around one service, without a broker: `history` is what would be recorded."""
 
-    def __init__(self, patience: Patience = PATIENCE) -> None:
-        self.it = Watched("web", registered_at=0, patience=patience)
+    def __init__(self, patience: EffectiveThresholds = PATIENCE) -> None:
+        self.it = MonitoredService("web", registered_at=0, patience=patience)
         self.coverage = Coverage()
         self.history: list[Change] = []
 
@@ -62,7 +62,7 @@ class Watcher:
             elif fact.at <= self.it.last_beat or fact.signal is Signal.LOG:
                 continue
             elif self.it.paused:
-                hear_paused(self.it, fact)
+                record_while_paused(self.it, fact)
             elif self.it.held or not decidable(self.it, fact, self.coverage):
                 if fact not in self.it.held:
                     self.it.held += (fact,)
@@ -82,8 +82,8 @@ class Watcher:
             self.it.said = None
         return self
 
-    def change(self, patience: Patience, at: int) -> "Watcher":
-        change_patience(self.it, patience, at, self.coverage.gaps)
+    def change(self, patience: EffectiveThresholds, at: int) -> "Watcher":
+        change_thresholds(self.it, patience, at, self.coverage.gaps)
         return self
 
     def _beat(self, beat: Beat) -> None:
@@ -315,7 +315,7 @@ def test_a_proof_tells_whether_it_takes_back_a_gap() -> None:
 
 # --- runs
 
-HOURS = Patience(900 * SECOND, 3600 * SECOND, 7 * 86400 * SECOND)
+HOURS = EffectiveThresholds(900 * SECOND, 3600 * SECOND, 7 * 86400 * SECOND)
 
 
 def test_the_end_of_a_run_that_changes_something_says_how_long_it_took() -> None:
@@ -369,7 +369,7 @@ def test_a_fall_repeats_no_message() -> None:
 # --- thresholds that change
 
 
-LONG = Patience(500, 600, 700)
+LONG = EffectiveThresholds(500, 600, 700)
 
 
 def test_shorter_thresholds_count_from_when_they_hold() -> None:
@@ -379,14 +379,16 @@ def test_shorter_thresholds_count_from_when_they_hold() -> None:
 
 
 def test_a_shorter_threshold_puts_no_fall_off() -> None:
-    watcher = Watcher(Patience(20, 70, 400)).take([Tick(1), Beat(5), Tick(10)]).change(PATIENCE, 24)
+    watcher = (
+        Watcher(EffectiveThresholds(20, 70, 400)).take([Tick(1), Beat(5), Tick(10)]).change(PATIENCE, 24)
+    )
     assert watcher.take([Tick(1000)]).short[1:] == [(SILENT, 25), (DOWN, 75), (DEAD, 324)], (
         "as was due before"
     )
     for at in range(25, 400, 10):  # again and again to and fro
-        watcher = Watcher(Patience(20, 70, 400)).take([Tick(1), Beat(5), Tick(6)])
+        watcher = Watcher(EffectiveThresholds(20, 70, 400)).take([Tick(1), Beat(5), Tick(6)])
         for n, then in enumerate(range(6, at, 7)):
-            watcher.change((PATIENCE, Patience(20, 70, 400))[n % 2], then)
+            watcher.change((PATIENCE, EffectiveThresholds(20, 70, 400))[n % 2], then)
         assert watcher.take([Tick(1000)]).short[1][1] <= 25
 
 
@@ -401,9 +403,9 @@ def test_a_service_that_is_down_is_dead_by_what_holds_now() -> None:
 
 
 def test_what_waits_for_its_tick_is_not_charged_for_new_thresholds_either() -> None:
-    watcher = Watcher(Patience(20, 70, 400)).take([Tick(1), Beat(5), Beat(26)])
+    watcher = Watcher(EffectiveThresholds(20, 70, 400)).take([Tick(1), Beat(5), Beat(26)])
     assert watcher.it.held
-    watcher.change(Patience(3, 70, 400), 30).take([Tick(31), Tick(60)])
+    watcher.change(EffectiveThresholds(3, 70, 400), 30).take([Tick(31), Tick(60)])
     assert watcher.short == [(ALIVE, 5), (SILENT, 33)]
 
 
@@ -417,24 +419,26 @@ def test_no_fall_is_dated_before_the_one_it_follows() -> None:
 # --- the doubt
 
 
-def regular(stopped_at: int, rhythm: int = 10, silent: int = 30) -> Watched:
+def regular(stopped_at: int, rhythm: int = 10, silent: int = 30) -> MonitoredService:
     """Beat every `rhythm` seconds until `stopped_at`."""
-    it = Watched("web", 0, Patience(silent * SECOND, 2 * silent * SECOND, 9 * silent * SECOND), status=ALIVE)
+    it = MonitoredService(
+        "web", 0, EffectiveThresholds(silent * SECOND, 2 * silent * SECOND, 9 * silent * SECOND), status=ALIVE
+    )
     for n in range(REGULAR, -1, -1):
         hear(it, (stopped_at - n * rhythm) * SECOND)
     return it
 
 
-def doubt(*services: Watched) -> Doubt | None:
+def doubt(*services: MonitoredService) -> Doubt | None:
     """What is thought of the first when it falls silent."""
-    pulse = Pulse()
+    cadence = CadenceIndex()
     for it in services:
-        pulse.take(it)
+        cadence.take(it)
     it = services[0]
-    return Crowd(pulse, it.last_beat + it.patience.silent).doubt(it)
+    return MassOutageDetector(cadence, it.last_beat + it.patience.silent).doubt(it)
 
 
-def many(count: int, stopped_at: int, **more: int) -> list[Watched]:
+def many(count: int, stopped_at: int, **more: int) -> list[MonitoredService]:
     return [regular(stopped_at, **more) for _ in range(count)]
 
 
@@ -474,7 +478,7 @@ def test_a_slow_rhythm_widens_the_window() -> None:
 def test_those_that_go_on_are_not_doubted_by_one_that_beats_seldom() -> None:
     """A nightly job is late; the others of its long rhythm's window beat every minute, and will again."""
 
-    def nightly() -> Watched:
+    def nightly() -> MonitoredService:
         return regular(1_000_000, rhythm=86_400, silent=90_000)
 
     assert doubt(nightly(), *many(20, 1_089_990)) is None
@@ -483,7 +487,7 @@ def test_those_that_go_on_are_not_doubted_by_one_that_beats_seldom() -> None:
 
 @pytest.mark.parametrize("kind", ["paused", "irregular", "heard once", "tried by hand", "after a break"])
 def test_who_is_paused_or_beats_irregularly_is_not_counted(kind: str) -> None:
-    def others() -> list[Watched]:
+    def others() -> list[MonitoredService]:
         found = many(5, 100, rhythm=31 if kind == "irregular" else 10)
         for it in found:
             it.paused = kind == "paused"
@@ -503,22 +507,25 @@ def test_a_doubtful_fall_says_so_after_its_own_reason() -> None:
     """Silent and down are in doubt; who is still away when it would be dead has other troubles."""
     ran, beat, *_, goes_on = services = [*many(5, 100), *many(4, BEATING)]
     ran.signal = Signal.START
-    pulse = Pulse()
+    cadence = CadenceIndex()
     for it in services:
-        pulse.take(it)
+        cadence.take(it)
 
-    def falls(it: Watched) -> list[tuple[str, Doubt | None]]:
+    def overdue_transitions(it: MonitoredService) -> list[tuple[str, Doubt | None]]:
         covered = Coverage(until=10_000 * SECOND)
-        return [(c.reason, c.doubt) for c in decide(it, covered.until, covered, Crowd(pulse, 130 * SECOND))]
+        return [
+            (c.reason, c.doubt)
+            for c in decide(it, covered.until, covered, MassOutageDetector(cadence, 130 * SECOND))
+        ]
 
     doubt, why = Doubt(5, 9, 1), "; 5 of 9 services stopped within 1 s, the registry may be cut off"
-    assert falls(beat) == [
+    assert overdue_transitions(beat) == [
         (f"no heartbeat for 30s{why}", doubt),
         (f"no heartbeat for 1m{why}", doubt),
         ("no heartbeat for 4m30s", None),
     ]
-    assert falls(ran)[0] == (f"a run that was started has not ended within 30s{why}", doubt)
-    assert falls(goes_on)[0] == ("no heartbeat for 30s", None)
+    assert overdue_transitions(ran)[0] == (f"a run that was started has not ended within 30s{why}", doubt)
+    assert overdue_transitions(goes_on)[0] == ("no heartbeat for 30s", None)
 
 
 steps = st.tuples(
@@ -531,17 +538,17 @@ steps = st.tuples(
 
 @given(st.lists(steps, min_size=5, max_size=40))
 def test_the_pulse_equals_a_recount_from_scratch(steps: list[tuple[int, str, int, int]]) -> None:
-    pulse, services = Pulse(), many(3, 1_000)
+    cadence, services = CadenceIndex(), many(3, 1_000)
     quiet: dict[int, int] = {}
     for n, step, last_beat, rhythm in steps:
         it = services[n]
         it.last_beat, it.rhythm, it.paused = last_beat * SECOND, rhythm * SECOND, step == "pause"
         if step == "drop":
-            pulse.drop(it)
+            cadence.drop(it)
         else:
-            pulse.take(it)
+            cadence.take(it)
         quiet[n] = last_beat + 2 * rhythm if step == "take" and rhythm in (1, 2) else 0
-        assert pulse.counts == Counter(second for second in quiet.values() if second)
+        assert cadence.counts == Counter(second for second in quiet.values() if second)
 
 
 # --- for every history
@@ -648,7 +655,7 @@ def test_any_sign_of_life_counts(signal: Signal) -> None:
 
 
 def test_a_log_is_no_sign_of_life() -> None:
-    it = Watched("web", 0, PATIENCE)
+    it = MonitoredService("web", 0, PATIENCE)
     assert list(decide(it, Beat(5, Signal.LOG), Coverage())) == []
 
 
@@ -673,11 +680,11 @@ def test_a_start_after_both_deadlines_lifts_nothing() -> None:
 # --- changes of thresholds, whatever came before
 
 patiences = st.lists(st.integers(1, 400), min_size=3, max_size=3, unique=True).map(
-    lambda found: Patience(*sorted(found))
+    lambda found: EffectiveThresholds(*sorted(found))
 )
 
 
-def promised(heard: int, changes: list[tuple[int, Patience]], rung: int) -> int:
+def promised(heard: int, changes: list[tuple[int, EffectiveThresholds]], rung: int) -> int:
     """When a fall is due, reckoned from the thresholds in the order in which they held."""
     at = heard + changes[0][1][rung]
     for since, patience in changes[1:]:
@@ -687,7 +694,7 @@ def promised(heard: int, changes: list[tuple[int, Patience]], rung: int) -> int:
 
 @given(st.integers(1, 50), patiences, st.lists(st.tuples(st.integers(1, 100), patiences), max_size=6))
 def test_no_change_of_thresholds_makes_anything_fall_for_the_past(
-    heard: int, first: Patience, steps: list[tuple[int, Patience]]
+    heard: int, first: EffectiveThresholds, steps: list[tuple[int, EffectiveThresholds]]
 ) -> None:
     watcher, at = Watcher(first).take([Tick(0), Beat(heard)]), heard
     changes = [(heard, first)]
@@ -713,7 +720,7 @@ def test_no_change_of_thresholds_makes_anything_fall_for_the_past(
 
 @given(st.integers(1, 50), patiences, st.integers(1, 600), patiences)
 def test_one_change_of_thresholds_is_dated_exactly_as_promised(
-    heard: int, first: Patience, at: int, second: Patience
+    heard: int, first: EffectiveThresholds, at: int, second: EffectiveThresholds
 ) -> None:
     """No tick in between: then all falls come by the thresholds that hold in the end."""
     at += heard

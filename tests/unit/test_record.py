@@ -10,10 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.monitor import record
-from services.monitor.epochs import Epoch
-from services.monitor.lifecycle import REGULAR, Beat, Change, Doubt, Patience, Said, Watched
-from services.monitor.record import BUCKETS, FORMAT, Bucket, Position, Reach, Setting, in_force, moment
+from services.monitor.domain.epochs import Epoch
+from services.monitor.domain.lifecycle import (
+    REGULAR,
+    Beat,
+    Change,
+    Doubt,
+    EffectiveThresholds,
+    MonitoredService,
+    PausedReport,
+)
+from services.monitor.store import mapping
+from services.monitor.store.mapping import (
+    BUCKETS,
+    FORMAT,
+    Bucket,
+    Checkpoint,
+    ConfigChange,
+    SnapshotPosition,
+    in_force,
+    moment,
+)
 from shared.coverage import Coverage
 from shared.events import (
     NAME_MAX,
@@ -36,7 +53,7 @@ from shared.heartbeats import excerpt
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
-DEFAULT = Patience(15 * MINUTE, 60 * MINUTE, 7 * 24 * 60 * MINUTE)
+DEFAULT = EffectiveThresholds(15 * MINUTE, 60 * MINUTE, 7 * 24 * 60 * MINUTE)
 EPOCHS = [Epoch(0, DEFAULT)]
 THEN = 1_800_000_000 * SECOND
 """A moment in which things happen; what comes before and after is counted from it."""
@@ -51,7 +68,7 @@ names = st.one_of(
 times = st.integers(0, 2**62)
 thresholds = st.none() | st.integers(1, 3650 * 24 * 60 * MINUTE)
 services = st.builds(
-    Watched,
+    MonitoredService,
     name=names,
     registered_at=times,
     patience=st.just(DEFAULT),
@@ -62,7 +79,7 @@ services = st.builds(
     paused=st.booleans(),
     said=st.none()
     | st.builds(
-        Said,
+        PausedReport,
         st.sampled_from([Signal.SUCCESS, Signal.START, Signal.FAIL]),
         st.none() | st.text(),
         st.none() | st.integers(0, 255) | st.just("KILL"),
@@ -81,48 +98,48 @@ services = st.builds(
     in_a_row=st.integers(0, REGULAR),
     signal=st.sampled_from([Signal.SUCCESS, Signal.START, Signal.FAIL]),
 )
-reaches = st.builds(Reach, times, times)
+reaches = st.builds(Checkpoint, times, times)
 
 
 @given(reaches, st.lists(services, max_size=5, unique_by=lambda it: it.name))
-def test_a_bucket_is_read_as_it_was_written(reach: Reach, services: list[Watched]) -> None:
+def test_a_bucket_is_read_as_it_was_written(reach: Checkpoint, services: list[MonitoredService]) -> None:
     for it in services:
         it.patience = in_force(it.own, it.every, EPOCHS[0])
     bucket = Bucket(reach, Coverage(7, [(1, 2), (4, 5)]), 9, 0, services)
-    assert record.load(record.dump(bucket), EPOCHS) == bucket
+    assert mapping.load(mapping.dump(bucket), EPOCHS) == bucket
 
 
 def test_a_bucket_fits_the_broker_however_much_paused_services_have_said() -> None:
-    said = [Said(Signal.FAIL, excerpt(random.Random(n).randbytes(600).hex()), 1) for n in range(4000)]
-    paused = [Watched(f"s{n}", THEN, DEFAULT, paused=True, said=it) for n, it in enumerate(said)]
-    part = record.dump(Bucket(services=paused))
+    said = [PausedReport(Signal.FAIL, excerpt(random.Random(n).randbytes(600).hex()), 1) for n in range(4000)]
+    paused = [MonitoredService(f"s{n}", THEN, DEFAULT, paused=True, said=it) for n, it in enumerate(said)]
+    part = mapping.dump(Bucket(services=paused))
     assert len(part) < 1024 * 1024 * 0.9
-    for before, after in zip(said, record.load(part, EPOCHS).services, strict=True):
+    for before, after in zip(said, mapping.load(part, EPOCHS).services, strict=True):
         assert after.said
         assert before.message
         assert after.said.message
         assert (after.said.signal, after.said.message[-30:]) == (Signal.FAIL, before.message[-30:])
-    few = record.dump(Bucket(services=paused[:200]))
-    assert [it.said for it in record.load(few, EPOCHS).services] == said[:200]
+    few = mapping.dump(Bucket(services=paused[:200]))
+    assert [it.said for it in mapping.load(few, EPOCHS).services] == said[:200]
 
 
 def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
-    plain = Watched("plain", THEN, DEFAULT)
-    own = Watched("own", THEN, DEFAULT, own=(5 * SECOND, None, None))
-    declared = Watched("declared", THEN, DEFAULT, every=10 * SECOND)
-    new = Patience(1 * MINUTE, 2 * MINUTE, 3 * MINUTE)
-    found = record.load(record.dump(Bucket(services=[plain, own, declared])), [Epoch(0, new)]).services
+    plain = MonitoredService("plain", THEN, DEFAULT)
+    own = MonitoredService("own", THEN, DEFAULT, own=(5 * SECOND, None, None))
+    declared = MonitoredService("declared", THEN, DEFAULT, every=10 * SECOND)
+    new = EffectiveThresholds(1 * MINUTE, 2 * MINUTE, 3 * MINUTE)
+    found = mapping.load(mapping.dump(Bucket(services=[plain, own, declared])), [Epoch(0, new)]).services
     assert [it.patience for it in found] == [
         new,
-        Patience(5 * SECOND, 2 * MINUTE, 4 * MINUTE),
-        Patience(30 * SECOND, 110 * SECOND, 220 * SECOND),
+        EffectiveThresholds(5 * SECOND, 2 * MINUTE, 4 * MINUTE),
+        EffectiveThresholds(30 * SECOND, 110 * SECOND, 220 * SECOND),
     ]
 
 
 def test_a_beat_that_waits_for_its_proof_is_read_again_not_kept() -> None:
-    it = Watched("web", THEN, DEFAULT, held=(Beat(THEN + 1),), unsure=True, scheduled=7, quiet=8)
-    (found,) = record.load(record.dump(Bucket(services=[it])), EPOCHS).services
-    assert found == Watched("web", THEN, DEFAULT)
+    it = MonitoredService("web", THEN, DEFAULT, held=(Beat(THEN + 1),), unsure=True, scheduled=7, quiet=8)
+    (found,) = mapping.load(mapping.dump(Bucket(services=[it])), EPOCHS).services
+    assert found == MonitoredService("web", THEN, DEFAULT)
 
 
 gaps = st.lists(st.tuples(times, times), max_size=4)
@@ -131,10 +148,10 @@ seqs = st.lists(times, min_size=BUCKETS, max_size=BUCKETS)
 
 @given(reaches, st.builds(Coverage, times, gaps), seqs, seqs)
 def test_a_position_is_read_as_it_was_written(
-    reach: Reach, coverage: Coverage, beats: list[int], events: list[int]
+    reach: Checkpoint, coverage: Coverage, beats: list[int], events: list[int]
 ) -> None:
-    position = Position(["a", "b"], reach, coverage, beats, events)
-    assert Position.load(position.dump()) == position
+    position = SnapshotPosition(["a", "b"], reach, coverage, beats, events)
+    assert SnapshotPosition.load(position.dump()) == position
 
 
 BEFORE = base64.b64decode(
@@ -148,9 +165,9 @@ BEFORE = base64.b64decode(
 def test_a_snapshot_of_the_version_before_is_read_and_nothing_falls_for_the_past_by_it() -> None:
     """Its services go by its graces until the epoch of the upgrade."""
     upgrade = THEN + 100 * SECOND
-    bucket = record.load(BEFORE, [Epoch(0, DEFAULT, bounded=False), Epoch(upgrade, DEFAULT)])
+    bucket = mapping.load(BEFORE, [Epoch(0, DEFAULT, bounded=False), Epoch(upgrade, DEFAULT)])
     plain, nightly, resumed, paused = bucket.services
-    assert (bucket.reach, bucket.configured, bucket.epoch) == (Reach(3, 4), 4, 0)
+    assert (bucket.reach, bucket.configured, bucket.epoch) == (Checkpoint(3, 4), 4, 0)
     assert (plain.status, plain.last_beat, plain.rhythm) == (Status.ALIVE, THEN, 5 * SECOND)
     assert (plain.config_seq, plain.status_seq, plain.counted_from) == (3, 4, (0, 0, 0))
     assert (nightly.status, nightly.signal) == (Status.DOWN, Signal.START)
@@ -161,7 +178,7 @@ def test_a_snapshot_of_the_version_before_is_read_and_nothing_falls_for_the_past
 
 
 FULL = [0] * BUCKETS
-GOOD = json.loads(Position([], Reach(), Coverage(), FULL, FULL).dump())
+GOOD = json.loads(SnapshotPosition([], Checkpoint(), Coverage(), FULL, FULL).dump())
 
 
 @pytest.mark.parametrize(
@@ -179,12 +196,12 @@ GOOD = json.loads(Position([], Reach(), Coverage(), FULL, FULL).dump())
 )
 def test_a_position_that_is_damaged_or_of_another_version_is_refused(content: object) -> None:
     with pytest.raises(ValueError, match="it is"):
-        Position.load(json.dumps(content).encode())
+        SnapshotPosition.load(json.dumps(content).encode())
     with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
-        Position.load(json.dumps(GOOD).encode()[:-5])
+        SnapshotPosition.load(json.dumps(GOOD).encode()[:-5])
 
 
-BUCKET = record.dump(Bucket(Reach(3, 4), Coverage(), 4, 0, [Watched("web", 1, DEFAULT)]))
+BUCKET = mapping.dump(Bucket(Checkpoint(3, 4), Coverage(), 4, 0, [MonitoredService("web", 1, DEFAULT)]))
 
 
 @pytest.mark.parametrize(
@@ -210,26 +227,26 @@ BUCKET = record.dump(Bucket(Reach(3, 4), Coverage(), 4, 0, [Watched("web", 1, DE
 )
 def test_a_bucket_that_is_damaged_or_of_another_version_is_refused(part: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        record.load(part, EPOCHS)
+        mapping.load(part, EPOCHS)
 
 
 def test_a_bucket_goes_as_far_as_the_position_if_it_holds_what_that_knew_of_it() -> None:
     """Nothing of bucket 3 has happened since heartbeat 40 and event 7: whatever holds those is good."""
-    position = Position([], Reach(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
-    for enough in (Reach(40, 7), Reach(99, 19), Reach(150, 30)):
-        assert position.holds(3, enough) == Reach(100, 20)
+    position = SnapshotPosition([], Checkpoint(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
+    for enough in (Checkpoint(40, 7), Checkpoint(99, 19), Checkpoint(150, 30)):
+        assert position.holds(3, enough) == Checkpoint(100, 20)
 
 
 def test_a_bucket_put_back_by_a_monitor_that_is_behind_goes_no_further_than_it_says() -> None:
-    position = Position([], Reach(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
-    for behind in (Reach(39, 7), Reach(40, 6), Reach(39, 19), Reach(99, 6), Reach()):
+    position = SnapshotPosition([], Checkpoint(100, 20), Coverage(), [0, 0, 0, 40], [0, 0, 0, 7])
+    for behind in (Checkpoint(39, 7), Checkpoint(40, 6), Checkpoint(39, 19), Checkpoint(99, 6), Checkpoint()):
         assert position.holds(3, behind) == behind
 
 
 def test_streams_are_read_from_the_oldest_part_and_belong_to_the_newest() -> None:
-    parts = [Reach(5, 30), Reach(9, 10), Reach(7, 20)]
-    assert record.oldest(parts) == Reach(5, 10)
-    assert record.newest(parts) == Reach(9, 30)
+    parts = [Checkpoint(5, 30), Checkpoint(9, 10), Checkpoint(7, 20)]
+    assert mapping.oldest(parts) == Checkpoint(5, 10)
+    assert mapping.newest(parts) == Checkpoint(9, 30)
 
 
 # --- configuration
@@ -280,7 +297,7 @@ def test_what_the_monitor_takes_of_a_configuration(
     kind: type[ServiceUpdated], registers: bool, resumes: bool
 ) -> None:
     event = config_event(kind, registered_at=THEN - 5, declared_at=THEN - 3)
-    assert record.setting(event, 7, THEN) == Setting(
+    assert mapping.config_change(event, 7, THEN) == ConfigChange(
         name="web",
         seq=7,
         at=THEN,
@@ -296,27 +313,27 @@ def test_what_the_monitor_takes_of_a_configuration(
 
 
 def test_a_configuration_that_does_not_say_when_counts_from_when_it_was_stored() -> None:
-    setting = record.setting(config_event(config=ServiceConfig()), 7, THEN)
-    assert setting == Setting("web", 7, THEN, deletes=False, registered_at=THEN)
+    config_change = mapping.config_change(config_event(config=ServiceConfig()), 7, THEN)
+    assert config_change == ConfigChange("web", 7, THEN, deletes=False, registered_at=THEN)
 
 
 def test_a_deletion_carries_nothing_but_itself() -> None:
     event = ServiceDeleted(id="1", source="/test", subject="web", time=moment(THEN))
-    assert record.setting(event, 7, THEN) == Setting("web", 7, THEN, deletes=True)
+    assert mapping.config_change(event, 7, THEN) == ConfigChange("web", 7, THEN, deletes=True)
 
 
 @pytest.mark.parametrize(
     ("own", "every", "expected"),
     [
         ((None, None, None), 0, DEFAULT),
-        ((None, None, None), 10 * SECOND, Patience(30 * SECOND, 110 * SECOND, DEFAULT.dead)),
-        ((None, 90 * MINUTE, None), 10 * SECOND, Patience(30 * SECOND, 90 * MINUTE, DEFAULT.dead)),
-        ((80 * MINUTE, None, None), 0, Patience(80 * MINUTE, 160 * MINUTE, DEFAULT.dead)),
-        ((1, 2, 3), 10 * SECOND, Patience(1, 2, 3)),
+        ((None, None, None), 10 * SECOND, EffectiveThresholds(30 * SECOND, 110 * SECOND, DEFAULT.dead)),
+        ((None, 90 * MINUTE, None), 10 * SECOND, EffectiveThresholds(30 * SECOND, 90 * MINUTE, DEFAULT.dead)),
+        ((80 * MINUTE, None, None), 0, EffectiveThresholds(80 * MINUTE, 160 * MINUTE, DEFAULT.dead)),
+        ((1, 2, 3), 10 * SECOND, EffectiveThresholds(1, 2, 3)),
     ],
 )
 def test_thresholds_in_force(
-    own: tuple[int | None, int | None, int | None], every: int, expected: Patience
+    own: tuple[int | None, int | None, int | None], every: int, expected: EffectiveThresholds
 ) -> None:
     assert in_force(own, every, EPOCHS[0]) == expected
 
@@ -327,7 +344,7 @@ DECLARES = Beat(THEN, every=20 * SECOND)
 
 
 def declaration(newest: ConfigEvent, beat: Beat = DECLARES) -> ServiceUpdated | None:
-    return record.declaration("web", beat, newest, THEN - 60)
+    return mapping.declaration("web", beat, newest, THEN - 60)
 
 
 def test_a_declared_interval_is_taken_into_the_configuration_which_stays_as_it_was() -> None:
@@ -369,11 +386,11 @@ def test_a_service_that_was_registered_by_the_same_beat_may_declare() -> None:
 
 
 def test_a_first_heartbeat_registers_with_what_it_declares() -> None:
-    event = record.registration("web", DECLARES)
+    event = mapping.registration("web", DECLARES)
     assert event.data.config == ServiceConfig(every=timedelta(seconds=20))
     assert event.data.registered_at == event.data.declared_at == moment(THEN)
     assert event.data.registered_by == "heartbeat"
-    assert record.registration("web", Beat(THEN)).data.declared_at is None
+    assert mapping.registration("web", Beat(THEN)).data.declared_at is None
 
 
 # --- beats and changes
@@ -382,8 +399,8 @@ def test_a_first_heartbeat_registers_with_what_it_declares() -> None:
 def test_of_a_heartbeat_the_change_keeps_the_beginning_and_the_end_of_its_message() -> None:
     body = HeartbeatBody.model_validate({"message": "a" * 9_000 + "b" * 1_000, "every": "1m"})
     said = "a" * 200 + "\n[… 9000 bytes left out …]\n" + "b" * 800
-    assert record.beat(THEN, Heartbeat(Signal.FAIL, body, 3)) == Beat(THEN, Signal.FAIL, MINUTE, said, 3)
-    assert record.beat(THEN, Heartbeat(Signal.SUCCESS, None, None)) == Beat(THEN)
+    assert mapping.beat(THEN, Heartbeat(Signal.FAIL, body, 3)) == Beat(THEN, Signal.FAIL, MINUTE, said, 3)
+    assert mapping.beat(THEN, Heartbeat(Signal.SUCCESS, None, None)) == Beat(THEN)
 
 
 CHANGE = Change(
@@ -392,27 +409,27 @@ CHANGE = Change(
 
 
 def test_a_change_is_an_event_and_the_lifecycle_reads_it_back() -> None:
-    event = record.to_event("web", CHANGE)
+    event = mapping.to_event("web", CHANGE)
     assert event.data.duration == 1.5
     assert event.data.doubt
     assert event.data.doubt.model_dump() == {"stopped": 6, "of": 9, "within": 2}
     assert parse_event(event.to_bytes()) == event
-    assert record.to_change(event) == CHANGE._replace(message=None, duration=None, doubt=None)
+    assert mapping.to_change(event) == CHANGE._replace(message=None, duration=None, doubt=None)
 
 
 def test_the_same_fact_always_has_the_same_id() -> None:
     other = CHANGE._replace(reason="other", message=None, duration=None, doubt=None, last_beat=None)
-    assert record.to_event("web", CHANGE).id == record.to_event("web", other).id
-    assert record.registration("web", DECLARES).id == record.registration("web", Beat(THEN)).id
+    assert mapping.to_event("web", CHANGE).id == mapping.to_event("web", other).id
+    assert mapping.registration("web", DECLARES).id == mapping.registration("web", Beat(THEN)).id
     ids = [
-        record.to_event("web", CHANGE).id,
-        record.to_event("shop", CHANGE).id,
-        record.to_event("web", CHANGE._replace(since=THEN + 1)).id,
-        record.to_event("web", CHANGE._replace(to=Status.DEAD)).id,
-        record.to_event("web", CHANGE._replace(from_=Status.SILENT)).id,
-        record.registration("web", DECLARES).id,
-        record.registration("web", Beat(THEN + 1)).id,
-        record.registration("shop", DECLARES).id,
+        mapping.to_event("web", CHANGE).id,
+        mapping.to_event("shop", CHANGE).id,
+        mapping.to_event("web", CHANGE._replace(since=THEN + 1)).id,
+        mapping.to_event("web", CHANGE._replace(to=Status.DEAD)).id,
+        mapping.to_event("web", CHANGE._replace(from_=Status.SILENT)).id,
+        mapping.registration("web", DECLARES).id,
+        mapping.registration("web", Beat(THEN + 1)).id,
+        mapping.registration("shop", DECLARES).id,
         *(event.id for event in (declaration(config_event()),) if event),
     ]
     assert len(set(ids)) == len(ids) == 9
@@ -421,9 +438,9 @@ def test_the_same_fact_always_has_the_same_id() -> None:
 @given(names)
 def test_names_of_these_tests_are_names(name: str) -> None:
     assert valid_name(name)
-    assert 0 <= record.bucket_of(name) < BUCKETS
+    assert 0 <= mapping.bucket_of(name) < BUCKETS
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
 def test_moments_are_exact(time: datetime) -> None:
-    assert moment(record.micros(time)) == time
+    assert moment(mapping.micros(time)) == time

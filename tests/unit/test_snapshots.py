@@ -3,9 +3,9 @@
 import asyncio
 from typing import cast
 
-from services.monitor.journal import Journal
-from services.monitor.record import BUCKETS, Reach
-from services.monitor.snapshots import Snapshots
+from services.monitor.store.event_store import EventStore
+from services.monitor.store.mapping import BUCKETS, Checkpoint
+from services.monitor.store.snapshots import Snapshots
 from shared.coverage import Coverage
 from shared.identity import Mark
 
@@ -26,13 +26,13 @@ class Kept:
 async def test_a_round_that_is_overtaken_before_it_runs_is_let_go_and_begun_anew() -> None:
     """As when other defaults begin behind a tick of the same batch."""
     kept = Kept()
-    snapshots = Snapshots(cast(Journal, kept), lambda bucket: (0, 0, ()))
-    snapshots.save_some(Reach(5, 5), Coverage())
+    snapshots = Snapshots(cast(EventStore, kept), lambda bucket: (0, 0, ()))
+    snapshots.save_some(Checkpoint(5, 5), Coverage())
     snapshots.save_everything()
     assert snapshots._saving
     await asyncio.wait({snapshots._saving})
     assert snapshots._saving.exception() is None
     assert kept.parts == {}
-    snapshots.save_some(Reach(6, 6), Coverage())
+    snapshots.save_some(Checkpoint(6, 6), Coverage())
     await snapshots._saving
     assert len(kept.parts) == BUCKETS + 1

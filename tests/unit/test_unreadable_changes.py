@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import cast
 
-from services.monitor.journal import Journal
-from services.monitor.lifecycle import DOWN, Patience
-from services.monitor.watch import Monitor, Rules
+from services.monitor.domain.lifecycle import DOWN, EffectiveThresholds
+from services.monitor.monitor import Monitor, Rules
+from services.monitor.store.event_store import EventStore
 from shared import streams
 from shared.broker import Stored
 from shared.events import Status, StatusData, moment, status_changed
@@ -57,8 +57,8 @@ async def test_the_one_before_it_counts_as_for_a_monitor_that_has_read_all_along
     ]
     last = Stored(streams.status("web"), b"{}", None, 5, THEN + 5, 0)
     kept = Record([change(1, Status.UNKNOWN, Status.ALIVE), change(2, Status.ALIVE, DOWN), *odd, last])
-    patience = Patience(*(timedelta(hours=n) // timedelta(microseconds=1) for n in (1, 2, 3)))
-    monitor = Monitor(cast(Journal, kept), Rules(patience, kept=100, max_services=10))
+    patience = EffectiveThresholds(*(timedelta(hours=n) // timedelta(microseconds=1) for n in (1, 2, 3)))
+    monitor = Monitor(cast(EventStore, kept), Rules(patience, kept=100, max_services=10))
     reading = asyncio.create_task(monitor._read_events(fresh=True))
     await asyncio.wait_for(monitor._events_moved.wait(), 5)
     reading.cancel()

@@ -20,7 +20,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from shared import streams
 from shared.broker import Stored, WrongSequence
 from shared.events import micros, moment, parse_event
-from shared.identity import Position
+from shared.identity import StreamPosition
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.model import Broker, Heartbeats, ModelReader, Session
 
@@ -241,7 +241,7 @@ class SimulatedLink:
         self.on_lost: list[Callable[[], None]] = []
         self.on_back: list[Callable[[], None]] = []
         self.on_doubt: list[Callable[[], None]] = []
-        self.newest_read: dict[str, Position] = {}
+        self.newest_read: dict[str, StreamPosition] = {}
         self.nc = Client(host)
         loop = host.broker.loop
         for start, end in host.broker.outages:
@@ -249,8 +249,8 @@ class SimulatedLink:
                 loop.call_at(start, self._tell, self.on_lost)
                 loop.call_at(end, self._tell, self.on_back)
 
-    def was_read(self, stream: str, newest: Position) -> None:
-        if newest.seq > self.newest_read.get(stream, Position(0, 0)).seq:
+    def was_read(self, stream: str, newest: StreamPosition) -> None:
+        if newest.seq > self.newest_read.get(stream, StreamPosition(0, 0)).seq:
             self.newest_read[stream] = newest
 
     @property
@@ -281,7 +281,7 @@ class SimulatedLink:
 def reader(link: SimulatedLink, stream: str, *subjects: str, **options: Any) -> ModelReader:
     """In place of `shared.broker.Reader`."""
     found = link.host.read(stream, subjects, options)
-    found.on_batch = lambda batch: link.was_read(stream, Position(batch[-1].seq, batch[-1].at))
+    found.on_batch = lambda batch: link.was_read(stream, StreamPosition(batch[-1].seq, batch[-1].at))
     return found
 
 

@@ -7,7 +7,7 @@ import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter
 
-from services.monitor.journal import Journal
+from services.monitor.store.event_store import EventStore
 from shared.broker import BrokerError, Stored
 
 log = structlog.get_logger()
@@ -16,28 +16,28 @@ MALFORMED = Counter("registry_malformed_messages_total", "Messages passed over",
 for _kind in ("heartbeat", "tick", "event"):
     MALFORMED.labels(_kind)
 
-TOLD_PER_MINUTE = 100
+MAX_LOGGED_PER_MINUTE = 100
 """Log lines, of however many services."""
-MOST_WAITING = 100
+MAX_WAITING = 100
 
 
-class Complaints:
+class DeadLetters:
     """`run` keeps aside what was complained about; what is too much for it is only counted."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._waiting: asyncio.Queue[tuple[Stored, str]] = asyncio.Queue(MOST_WAITING)
+    def __init__(self, event_store: EventStore) -> None:
+        self._event_store = event_store
+        self._waiting: asyncio.Queue[tuple[Stored, str]] = asyncio.Queue(MAX_WAITING)
         self._minute = 0
         self._told: set[str] = set()
 
-    def about(self, kind: str, name: str, message: Stored, why: str) -> None:
+    def add(self, kind: str, name: str, message: Stored, why: str) -> None:
         MALFORMED.labels(kind).inc()
         with suppress(asyncio.QueueFull):
             self._waiting.put_nowait((message, why))
         minute = int(asyncio.get_running_loop().time() // 60)
         if minute != self._minute:
             self._minute, self._told = minute, set()
-        if name not in self._told and len(self._told) < TOLD_PER_MINUTE:
+        if name not in self._told and len(self._told) < MAX_LOGGED_PER_MINUTE:
             self._told.add(name)
             log.warning("malformed message", kind=kind, name=name[:200], seq=message.seq, error=why[:300])
 
@@ -45,4 +45,4 @@ class Complaints:
         while True:
             message, why = await self._waiting.get()
             with suppress(NatsError, BrokerError, OSError, TimeoutError):
-                await self._journal.set_aside(message, why)
+                await self._event_store.publish_dead_letter(message, why)

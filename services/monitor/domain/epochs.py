@@ -9,9 +9,9 @@ import json
 from itertools import pairwise
 from typing import NamedTuple
 
-from services.monitor.lifecycle import Patience
+from services.monitor.domain.lifecycle import EffectiveThresholds
 
-MOST = 50
+MAX_EPOCHS = 50
 """Epochs that are kept; of what was before, the oldest of them holds."""
 KEY = "epochs"
 """In the monitors' bucket."""
@@ -22,24 +22,24 @@ class Epoch(NamedTuple):
     gives is bounded, which it was not before."""
 
     since: int
-    default: Patience
+    default: EffectiveThresholds
     bounded: bool = True
 
 
-def first(default: Patience) -> list[Epoch]:
+def first(default: EffectiveThresholds) -> list[Epoch]:
     """Of a registry in which nothing has happened yet."""
     return [Epoch(0, default)]
 
 
-def continued(known: list[Epoch], default: Patience, now: int) -> list[Epoch]:
+def continued(known: list[Epoch], default: EffectiveThresholds, now: int) -> list[Epoch]:
     """With another epoch from now on if these defaults are not those of the newest."""
     if known[-1][1:] == (default, True):
         return known
-    kept = [*known, Epoch(max(now, known[-1].since + 1), default)][-MOST:]
+    kept = [*known, Epoch(max(now, known[-1].since + 1), default)][-MAX_EPOCHS:]
     return [kept[0]._replace(since=0), *kept[1:]]
 
 
-def upgraded(default: Patience, now: int) -> list[Epoch]:
+def upgraded(default: EffectiveThresholds, now: int) -> list[Epoch]:
     """Of a registry whose monitors wrote down none until now."""
     return [Epoch(0, default, bounded=False), Epoch(now, default)]
 
@@ -61,7 +61,9 @@ def dump(epochs: list[Epoch]) -> bytes:
 def load(payload: bytes) -> list[Epoch]:
     """ValueError: it is damaged."""
     try:
-        found = [Epoch(int(s), Patience(*map(int, of)), bool(b)) for *of, s, b in json.loads(payload)]
+        found = [
+            Epoch(int(s), EffectiveThresholds(*map(int, of)), bool(b)) for *of, s, b in json.loads(payload)
+        ]
     except TypeError as error:
         raise ValueError(f"it is damaged: {error!r}") from None
     if not found or any(a.since >= b.since for a, b in pairwise(found)):

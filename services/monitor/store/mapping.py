@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from services.monitor.epochs import Epoch, bounded_since
-from services.monitor.epochs import at as epoch_at
-from services.monitor.lifecycle import Beat, Change, Patience, Said, Watched
+from services.monitor.domain.epochs import Epoch, bounded_since
+from services.monitor.domain.epochs import at as epoch_at
+from services.monitor.domain.lifecycle import (
+    Beat,
+    Change,
+    EffectiveThresholds,
+    MonitoredService,
+    PausedReport,
+)
 from shared import events, thresholds
 from shared.coverage import Coverage
 from shared.events import (
@@ -50,7 +56,7 @@ def own_thresholds(config: ServiceConfig) -> tuple[int | None, int | None, int |
     return silent, down, dead
 
 
-class Setting(NamedTuple):
+class ConfigChange(NamedTuple):
     """Of a configuration event, what the monitor goes by. `at`: when it was stored."""
 
     name: str
@@ -66,11 +72,11 @@ class Setting(NamedTuple):
     paused: bool = False
 
 
-def setting(event: ConfigEvent, seq: int, at: int) -> Setting:
+def config_change(event: ConfigEvent, seq: int, at: int) -> ConfigChange:
     if isinstance(event, ServiceDeleted):
-        return Setting(event.name, seq, at, deletes=True)
+        return ConfigChange(event.name, seq, at, deletes=True)
     data = event.data
-    return Setting(
+    return ConfigChange(
         event.name,
         seq,
         at,
@@ -86,9 +92,9 @@ def setting(event: ConfigEvent, seq: int, at: int) -> Setting:
 
 
 @lru_cache(maxsize=10_000)
-def in_force(own: tuple[int | None, int | None, int | None], every: int, epoch: Epoch) -> Patience:
+def in_force(own: tuple[int | None, int | None, int | None], every: int, epoch: Epoch) -> EffectiveThresholds:
     reckon = thresholds.in_force if epoch.bounded else thresholds.in_force_before
-    return Patience(*reckon(own, every, epoch.default))
+    return EffectiveThresholds(*reckon(own, every, epoch.default))
 
 
 def beat(at: int, heartbeat: Heartbeat) -> Beat:
@@ -190,7 +196,7 @@ _NUMBERS_BEFORE = (*_NUMBERS[:1], "patience_at", *_NUMBERS[1:3], "resumed_at", *
 
 
 @dataclass(frozen=True)
-class Reach:
+class Checkpoint:
     """How far a bucket goes: all that both streams hold up to these sequences is in it."""
 
     heartbeats: int = 0
@@ -201,7 +207,7 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class Position:
+class SnapshotPosition:
     """What a round of buckets is good for.
 
     `beats`, `events`: for each bucket, the sequence of the newest heartbeat and event of its services. A
@@ -211,13 +217,13 @@ class Position:
     """
 
     streams: list[str]
-    reach: Reach
+    reach: Checkpoint
     coverage: Coverage
     beats: list[int]
     events: list[int]
     marks: list[Mark] = field(default_factory=list)
 
-    def holds(self, bucket: int, found: Reach) -> Reach:
+    def holds(self, bucket: int, found: Checkpoint) -> Checkpoint:
         """How far a bucket goes that was found beside this position."""
         return self.reach if found.covers(self.beats[bucket], self.events[bucket]) else found
 
@@ -231,7 +237,7 @@ class Position:
         return json.dumps({"format": FORMAT, **content}, separators=(",", ":")).encode()
 
     @staticmethod
-    def load(payload: bytes) -> "Position":
+    def load(payload: bytes) -> "SnapshotPosition":
         """ValueError: it is damaged, or another version wrote it."""
         try:
             data = json.loads(payload)
@@ -241,9 +247,9 @@ class Position:
             ):
                 raise ValueError("it is of another format")
             coverage = _load_coverage(data["coverage"])
-            return Position(
+            return SnapshotPosition(
                 data["streams"],
-                Reach(**data["reach"]),
+                Checkpoint(**data["reach"]),
                 coverage,
                 data["beats"],
                 data["events"],
@@ -278,11 +284,11 @@ class Bucket:
     `epoch`: since when the defaults hold that its services go by.
     """
 
-    reach: Reach = Reach()
+    reach: Checkpoint = Checkpoint()
     coverage: Coverage = field(default_factory=Coverage)
     configured: int = 0
     epoch: int = 0
-    services: Collection[Watched] = ()
+    services: Collection[MonitoredService] = ()
 
 
 def dump(bucket: Bucket) -> bytes:
@@ -295,7 +301,7 @@ def dump(bucket: Bucket) -> bytes:
         "configured": bucket.configured,
         "epoch": bucket.epoch,
         "names": [it.name for it in services],
-        "said": _said(services),
+        "said": _paused_reports(services),
     }
     columns = [array("q", [getattr(it, column) for it in services]) for column in _NUMBERS]
     columns += [
@@ -307,7 +313,7 @@ def dump(bucket: Bucket) -> bytes:
     return zlib.compress(line + b"".join(column.tobytes() for column in columns), level=1)
 
 
-def _said(services: Collection[Watched]) -> dict[str, Said]:
+def _paused_reports(services: Collection[MonitoredService]) -> dict[str, PausedReport]:
     said = {it.name: it.said for it in services if it.said}
     if sum(len((it.message or "").encode()) for it in said.values()) <= SAID_MAX:
         return said
@@ -318,7 +324,7 @@ def _said(services: Collection[Watched]) -> dict[str, Said]:
     }
 
 
-def _coded(it: Watched) -> int:
+def _coded(it: MonitoredService) -> int:
     status_and_signal = _STATUSES.index(it.status) * len(_SIGNALS) + _SIGNALS.index(it.signal)
     return it.in_a_row << 8 | status_and_signal << 1 | it.paused
 
@@ -339,14 +345,14 @@ def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
         else:
             epoch = epoch_at(epochs, head["epoch"])
             services = [_watched(name, values, epoch) for name, *values in rows]
-            _add_said(services, head["said"])
-        reach, coverage = Reach(**head["reach"]), _load_coverage(head["coverage"])
+            _add_paused_reports(services, head["said"])
+        reach, coverage = Checkpoint(**head["reach"]), _load_coverage(head["coverage"])
         return Bucket(reach, coverage, head["configured"], epoch.since, services)
     except (KeyError, TypeError, IndexError, AttributeError, zlib.error) as error:
         raise ValueError(f"it is damaged: {error!r}") from None
 
 
-def _watched(name: str, values: list[int], epoch: Epoch) -> Watched:
+def _watched(name: str, values: list[int], epoch: Epoch) -> MonitoredService:
     *own, silent, down, dead, code = values[len(_NUMBERS) :]
     it = _basic(name, dict(zip(_NUMBERS, values, strict=False)), own, code, epoch)
     if silent or down or dead:
@@ -354,7 +360,7 @@ def _watched(name: str, values: list[int], epoch: Epoch) -> Watched:
     return it
 
 
-def _watched_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epoch]) -> Watched:
+def _watched_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epoch]) -> MonitoredService:
     """Of the format before. What was resumed and not heard since was not expected then."""
     numbers = dict(zip(_NUMBERS_BEFORE, values, strict=False))
     patience_at, resumed_at = numbers.pop("patience_at"), numbers.pop("resumed_at")
@@ -367,12 +373,12 @@ def _watched_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epo
     return it
 
 
-def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch: Epoch) -> Watched:
+def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch: Epoch) -> MonitoredService:
     silent, down, dead = own
     in_a_row, code = divmod(code, 1 << 8)
     status, signal = divmod(code // 2, len(_SIGNALS))
     owned = _own(silent, down, dead)
-    return Watched(
+    return MonitoredService(
         name=name,
         patience=in_force(owned, numbers["every"], epoch),
         own=owned,
@@ -384,12 +390,12 @@ def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch:
     )
 
 
-def _add_said(services: list[Watched], said: dict[str, list[Any]]) -> None:
+def _add_paused_reports(services: list[MonitoredService], said: dict[str, list[Any]]) -> None:
     if said:
         for it in services:
             if it.name in said:
                 signal, *rest = said[it.name]
-                it.said = Said(Signal(signal), *rest)
+                it.said = PausedReport(Signal(signal), *rest)
 
 
 @lru_cache(maxsize=10_000)
@@ -397,13 +403,13 @@ def _own(silent: int, down: int, dead: int) -> tuple[int | None, int | None, int
     return silent or None, down or None, dead or None
 
 
-def oldest(reaches: Iterable[Reach]) -> Reach:
+def oldest(reaches: Iterable[Checkpoint]) -> Checkpoint:
     """From where both streams must be read so that nothing is missing in any bucket."""
     found = list(reaches)
-    return Reach(min(r.heartbeats for r in found), min(r.events for r in found))
+    return Checkpoint(min(r.heartbeats for r in found), min(r.events for r in found))
 
 
-def newest(reaches: Iterable[Reach]) -> Reach:
+def newest(reaches: Iterable[Checkpoint]) -> Checkpoint:
     """How far the streams must go at least if the snapshot is of them."""
     found = list(reaches)
-    return Reach(max(r.heartbeats for r in found), max(r.events for r in found))
+    return Checkpoint(max(r.heartbeats for r in found), max(r.events for r in found))

@@ -20,7 +20,7 @@ UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 _BADNESS = {status: status.badness for status in Status}
 
 
-class Patience(NamedTuple):
+class EffectiveThresholds(NamedTuple):
     """How long after the last heartbeat each fall is due, in microseconds."""
 
     silent: int
@@ -50,7 +50,7 @@ class Doubt(NamedTuple):
     within: int
 
 
-class Said(NamedTuple):
+class PausedReport(NamedTuple):
     """What the heartbeats of a pause come to; it counts as of the resume, at `resumed_at` (0: not yet).
 
     The newest success or failure decides, or a start where there is neither.
@@ -80,15 +80,15 @@ class Change(NamedTuple):
 
 
 @dataclass(slots=True)
-class Watched:
+class MonitoredService:
     """All that is known of one service."""
 
     name: str
     registered_at: int
-    patience: Patience
+    patience: EffectiveThresholds
     counted_from: tuple[int, int, int] = (0, 0, 0)
     """From when the silence counts that makes it silent, down and dead, where that is later than its last
-    beat: since it was resumed, or since other thresholds hold (`change_patience`)."""
+    beat: since it was resumed, or since other thresholds hold (`change_thresholds`)."""
     own: tuple[int | None, int | None, int | None] = (None, None, None)
     """The thresholds of its own configuration; None where the registry's default holds."""
     every: int = 0
@@ -96,7 +96,7 @@ class Watched:
     every_at: int = 0
     """When the beat was that declared it."""
     paused: bool = False
-    said: Said | None = None
+    said: PausedReport | None = None
     """By what came in while it is paused, or until that is taken in after the resume."""
     config_seq: int = 0
     status: Status = UNKNOWN
@@ -131,7 +131,7 @@ class Watched:
         return max(self.last_beat, self.recorded_beat)
 
 
-def due(it: Watched, patience: int, counted_from: int, gaps: list[tuple[int, int]]) -> int:
+def due(it: MonitoredService, patience: int, counted_from: int, gaps: list[tuple[int, int]]) -> int:
     """When a fall is due that comes `patience` after the last beat, or the last that there may have been.
 
     Each gap since then is credited in full. A beat that was tried in a gap was lost by our fault, so
@@ -152,7 +152,9 @@ def _expiry(start: int, patience: int, rhythm: int, gaps: list[tuple[int, int]])
     return at
 
 
-def change_patience(it: Watched, patience: Patience, at: int, gaps: list[tuple[int, int]]) -> None:
+def change_thresholds(
+    it: MonitoredService, patience: EffectiveThresholds, at: int, gaps: list[tuple[int, int]]
+) -> None:
     """Other thresholds hold from `at` on, and make nothing fall for the past.
 
     A fall that they bring forward comes when the new threshold has passed since `at`, or when it was due by
@@ -166,7 +168,7 @@ def change_patience(it: Watched, patience: Patience, at: int, gaps: list[tuple[i
     it.patience, it.counted_from = patience, (silent, down, dead)
 
 
-def resume(it: Watched, at: int, counted_from: int) -> None:
+def resume(it: MonitoredService, at: int, counted_from: int) -> None:
     """It is paused no more, and expected again. What came in meanwhile is for `decide`, as `it.said`."""
     it.counted_from = (counted_from, counted_from, counted_from)
     if it.said and not it.said.resumed_at:
@@ -181,28 +183,28 @@ def _first_after(gaps: list[tuple[int, int]], at: int) -> int:
     return i
 
 
-def next_due(it: Watched, coverage: Coverage) -> int | None:
+def next_due(it: MonitoredService, coverage: Coverage) -> int | None:
     """When the next fall is due if nothing is heard. None: none is (paused, unheard or dead)."""
-    for to, patience, counted_from in _rungs(it):
+    for to, patience, counted_from in pending_transitions(it):
         if _BADNESS[to] > _BADNESS[it.status]:
             return due(it, patience, counted_from, coverage.gaps)
     return None
 
 
-def _rungs(it: Watched) -> Iterable[tuple[Status, int, int]]:
+def pending_transitions(it: MonitoredService) -> Iterable[tuple[Status, int, int]]:
     """Each fall there may be, after how long, and counted from when at least."""
     if it.paused or it.unsure or not it.heard:
         return ()
     return zip((SILENT, DOWN, DEAD), it.patience, it.counted_from, strict=True)
 
 
-def decidable(it: Watched, beat: Beat, coverage: Coverage) -> bool:
+def decidable(it: MonitoredService, beat: Beat, coverage: Coverage) -> bool:
     """Whether it is proved what came before `beat`: no fall is due in the time that no tick covers yet."""
     if beat.at <= coverage.until or beat.after_hole:
         return True
     return not any(
         coverage.until < due(it, patience, counted_from, coverage.gaps) <= beat.at
-        for to, patience, counted_from in _rungs(it)
+        for to, patience, counted_from in pending_transitions(it)
         if _BADNESS[to] > _BADNESS[it.status]
     )
 
@@ -212,7 +214,7 @@ REGULAR = 5
 
 
 @dataclass(slots=True)
-class Pulse:
+class CadenceIndex:
     """How many services beat regularly, by the second from which on each is quiet unless it beats again.
 
     Kept up to date beat by beat, so that at a fall it can be told at once how many others fell quiet with it.
@@ -220,16 +222,16 @@ class Pulse:
 
     counts: dict[int, int] = field(default_factory=dict)
 
-    def take(self, it: Watched) -> None:
+    def take(self, it: MonitoredService) -> None:
         """Count a service anew, after a beat or a change of its configuration."""
         regular = 0 < it.rhythm <= it.patience.silent and it.in_a_row >= REGULAR and not it.paused
         until = it.last_beat + min(max(2 * it.rhythm, it.rhythm + SECOND), it.patience.silent)
         self._move(it, until // SECOND if regular else 0)
 
-    def drop(self, it: Watched) -> None:
+    def drop(self, it: MonitoredService) -> None:
         self._move(it, 0)
 
-    def _move(self, it: Watched, second: int) -> None:
+    def _move(self, it: MonitoredService, second: int) -> None:
         if second == it.quiet:
             return
         if it.quiet:
@@ -243,7 +245,7 @@ class Pulse:
         it.quiet = second
 
 
-class Crowd:
+class MassOutageDetector:
     """The pulse at one moment, as a tick's falls are judged by it."""
 
     FEWEST = 5
@@ -251,12 +253,12 @@ class Crowd:
     TOGETHER = 5
     """Seconds that do not matter, and neither does a service's own rhythm."""
 
-    def __init__(self, pulse: Pulse, now: int) -> None:
+    def __init__(self, cadence: CadenceIndex, now: int) -> None:
         self._now = now // SECOND
-        self._seconds = sorted(pulse.counts)
-        self._sums = [0, *accumulate(pulse.counts[second] for second in self._seconds)]
+        self._seconds = sorted(cadence.counts)
+        self._sums = [0, *accumulate(cadence.counts[second] for second in self._seconds)]
 
-    def doubt(self, it: Watched) -> Doubt | None:
+    def doubt(self, it: MonitoredService) -> Doubt | None:
         """Whether most services that beat regularly when this one did fell quiet with it."""
         if not it.quiet:
             return None
@@ -270,32 +272,37 @@ class Crowd:
         return Doubt(stopped, of, max(1, self._seconds[last - 1] - self._seconds[first]))
 
 
-def falls(it: Watched, upto: int, coverage: Coverage, crowd: Crowd | None = None) -> Iterator[Change]:
+def overdue_transitions(
+    it: MonitoredService, upto: int, coverage: Coverage, detector: MassOutageDetector | None = None
+) -> Iterator[Change]:
     """The falls due up to `upto`, in order, each dated when it fell due."""
     status, since = it.status, 0
-    for to, patience, counted_from in _rungs(it):
+    for to, patience, counted_from in pending_transitions(it):
         if _BADNESS[to] <= _BADNESS[status]:
             continue
         since = at = max(since, due(it, patience, counted_from, coverage.gaps))
         if at > upto:
             return
-        doubt = crowd.doubt(it) if crowd and to is not DEAD else None
-        yield Change(status, to, at, it.heard, _why(it, patience, doubt), doubt=doubt)
+        doubt = detector.doubt(it) if detector and to is not DEAD else None
+        yield Change(status, to, at, it.heard, _reason(it, patience, doubt), doubt=doubt)
         status = to
 
 
-def _why(it: Watched, patience: int, doubt: Doubt | None) -> str:
+def _reason(it: MonitoredService, patience: int, doubt: Doubt | None) -> str:
     reason = f"no heartbeat for {_spoken(patience)}"
     if it.signal is Signal.START and it.last_beat == it.heard:
         reason = f"a run that was started has not ended within {_spoken(patience)}"
     if doubt:
-        crowd = f"{doubt.stopped} of {doubt.of} services stopped within {doubt.within} s"
-        reason += f"; {crowd}, the registry may be cut off"
+        detector = f"{doubt.stopped} of {doubt.of} services stopped within {doubt.within} s"
+        reason += f"; {detector}, the registry may be cut off"
     return reason
 
 
 def decide(
-    it: Watched, fact: Beat | Said | int, coverage: Coverage, crowd: Crowd | None = None
+    it: MonitoredService,
+    fact: Beat | PausedReport | int,
+    coverage: Coverage,
+    detector: MassOutageDetector | None = None,
 ) -> Iterator[Change]:
     """What follows from a beat, from what was said in a pause, or from a tick (its time: nothing more was
     heard up to then).
@@ -304,9 +311,9 @@ def decide(
     nothing does.
     """
     if isinstance(fact, int):
-        yield from falls(it, fact, coverage, crowd)
+        yield from overdue_transitions(it, fact, coverage, detector)
         return
-    if isinstance(fact, Said):
+    if isinstance(fact, PausedReport):
         at, status, meanwhile = fact.resumed_at, it.status, " while it was paused"
         if at <= it.since or at < it.heard:  # what came after it is known already
             return
@@ -315,19 +322,19 @@ def decide(
         if at <= it.heard or at < it.registered_at or it.paused or fact.signal is Signal.LOG:
             return
         if not fact.after_hole:
-            for fall in falls(it, min(at, coverage.until), coverage, crowd):
+            for fall in overdue_transitions(it, min(at, coverage.until), coverage, detector):
                 yield fall
                 status = fall.to
-    to = _lifted(status, fact.signal)
+    to = _status_after(status, fact.signal)
     if to is status:
         return
     reason = f"reported failure{_coded(fact.exit_code)}" if fact.signal is Signal.FAIL else "heartbeat"
-    last = it.heard if isinstance(fact, Said) else at
-    duration = fact.duration if isinstance(fact, Said) else _ran(it, fact)
+    last = it.heard if isinstance(fact, PausedReport) else at
+    duration = fact.duration if isinstance(fact, PausedReport) else _run_duration(it, fact)
     yield Change(status, to, at, last, reason + meanwhile, fact.message, duration, trace=fact.trace)
 
 
-def _lifted(status: Status, signal: Signal) -> Status:
+def _status_after(status: Status, signal: Signal) -> Status:
     """What a heartbeat makes of a status. A start is a sign of life, but what is down needs a success."""
     if signal is Signal.FAIL:
         return DOWN
@@ -336,7 +343,7 @@ def _lifted(status: Status, signal: Signal) -> Status:
     return ALIVE
 
 
-def _ran(it: Watched, beat: Beat) -> int | None:
+def _run_duration(it: MonitoredService, beat: Beat) -> int | None:
     """How long the run took that ends with this beat, if one does."""
     ended = it.signal is Signal.START and beat.signal is not Signal.START
     return beat.at - it.last_beat if ended else None
@@ -348,14 +355,14 @@ def _coded(exit_code: int | str | None) -> str:
     return f" (exit code {exit_code})" if isinstance(exit_code, int) else f" ({exit_code})"
 
 
-def evolve(it: Watched, change: Change) -> None:
+def evolve(it: MonitoredService, change: Change) -> None:
     """Take in a change that is recorded, by this monitor or by another."""
     it.status = change.to
     it.since = change.since
     it.recorded_beat = max(it.recorded_beat, change.last_beat or 0)
 
 
-def hear(it: Watched, at: int, signal: Signal = Signal.SUCCESS) -> None:
+def hear(it: MonitoredService, at: int, signal: Signal = Signal.SUCCESS) -> None:
     """Take in that something was heard at `at`."""
     if at > it.last_beat:
         late = not it.last_beat or at - it.last_beat > it.patience.silent
@@ -366,11 +373,11 @@ def hear(it: Watched, at: int, signal: Signal = Signal.SUCCESS) -> None:
         it.signal = signal
 
 
-def hear_paused(it: Watched, beat: Beat) -> None:
+def record_while_paused(it: MonitoredService, beat: Beat) -> None:
     """Take in a beat while it is paused: nothing follows before the resume."""
     known = beat.at <= it.recorded_beat
     if not known and (beat.signal is not Signal.START or it.said is None):
-        it.said = Said(beat.signal, beat.message, beat.exit_code, _ran(it, beat), beat.trace)
+        it.said = PausedReport(beat.signal, beat.message, beat.exit_code, _run_duration(it, beat), beat.trace)
     hear(it, beat.at, beat.signal)
 
 

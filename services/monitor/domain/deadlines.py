@@ -6,21 +6,21 @@ found to have beaten since is noted down anew.
 
 from collections import defaultdict
 
-from services.monitor.lifecycle import ALIVE, SECOND, Watched, next_due
-from services.monitor.record import BUCKETS
+from services.monitor.domain.lifecycle import ALIVE, SECOND, MonitoredService, next_due
+from services.monitor.store.mapping import BUCKETS
 from shared.coverage import Coverage
 
 AHEAD = 60
 """Seconds from which on looks are spread, over the second half of the time until they are needed."""
 
 
-class Agenda:
+class DeadlineQueue:
     def __init__(self, at: int = 0) -> None:
         """`at`: the moment from which on it is looked, in microseconds; 0: the first look's."""
-        self._due: defaultdict[int, list[Watched]] = defaultdict(list)
+        self._due: defaultdict[int, list[MonitoredService]] = defaultdict(list)
         self._now = at // SECOND
 
-    def note(self, it: Watched, coverage: Coverage) -> None:
+    def note(self, it: MonitoredService, coverage: Coverage) -> None:
         """See to it that a service is looked at in the second its next fall is due, or before."""
         at = next_due(it, coverage)
         if at is None:
@@ -28,10 +28,10 @@ class Agenda:
         else:
             self._note(it, at)
 
-    def drop(self, it: Watched) -> None:
+    def drop(self, it: MonitoredService) -> None:
         it.scheduled = 0
 
-    def fallen_by(self, at: int, coverage: Coverage) -> list[Watched]:
+    def overdue(self, at: int, coverage: Coverage) -> list[MonitoredService]:
         """Those with a fall due, to be noted anew when it is recorded."""
         now = at // SECOND
         if not self._now:
@@ -51,14 +51,14 @@ class Agenda:
                 due[it.scheduled].append(it)
                 continue
             it.scheduled = 0
-            falls = next_due(it, coverage)
-            if falls is not None and falls <= at:
+            overdue_transitions = next_due(it, coverage)
+            if overdue_transitions is not None and overdue_transitions <= at:
                 fallen.append(it)
-            elif falls is not None:
-                self._note(it, falls)
+            elif overdue_transitions is not None:
+                self._note(it, overdue_transitions)
         return fallen
 
-    def _note(self, it: Watched, at: int) -> None:
+    def _note(self, it: MonitoredService, at: int) -> None:
         second = max(at // SECOND, self._now)
         if not it.scheduled or not self._now <= it.scheduled <= second:
             it.scheduled = second - _spread(second - self._now, it.bucket) if self._now else second

@@ -18,33 +18,34 @@ from typing import TypeVar
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.monitor import epochs, record
-from services.monitor.agenda import Agenda
-from services.monitor.complaints import Complaints
-from services.monitor.epochs import Epoch
-from services.monitor.journal import Journal
-from services.monitor.lifecycle import (
+from services.monitor.domain import epochs
+from services.monitor.domain.deadlines import DeadlineQueue
+from services.monitor.domain.epochs import Epoch
+from services.monitor.domain.lifecycle import (
     ALIVE,
     SECOND,
     UNKNOWN,
     Beat,
+    CadenceIndex,
     Change,
-    Crowd,
-    Patience,
-    Pulse,
-    Said,
-    Watched,
-    change_patience,
+    EffectiveThresholds,
+    MassOutageDetector,
+    MonitoredService,
+    PausedReport,
+    change_thresholds,
     decidable,
     decide,
     evolve,
     hear,
-    hear_paused,
     next_due,
+    record_while_paused,
     resume,
 )
-from services.monitor.record import Reach, Setting
-from services.monitor.snapshots import Snapshots
+from services.monitor.store import mapping
+from services.monitor.store.dead_letters import DeadLetters
+from services.monitor.store.event_store import EventStore
+from services.monitor.store.mapping import Checkpoint, ConfigChange
+from services.monitor.store.snapshots import Snapshots
 from shared import streams, tracing
 from shared.broker import OVER_HTTP, PENDING, Reader, Stored, WrongSequence, until_done
 from shared.coverage import Coverage
@@ -83,13 +84,13 @@ TICK_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
-MOST_HELD = 100
+MAX_HELD = 100
 """Late beats kept per service until a tick comes; without ticks nothing is judged anyway."""
-MOST_BEHIND = 5000
+MAX_BEHIND = 5000
 """Messages behind the stream's end beyond which no snapshot is written: it would be old at once."""
-ASK_AGAIN = 2.0
+RETRY_INTERVAL = 2.0
 """Seconds after which it is asked anew up to which event to read."""
-MOST_AT_ONCE = 1000
+MAX_CONCURRENT = 1000
 """Services that are dealt with at once, each waiting for the broker, however many there are to deal with."""
 
 ADMITTED = 2
@@ -109,7 +110,7 @@ Heard = tuple[Beat | None, Stored]
 class Rules:
     """`patience`: the registry's default thresholds. `kept`: messages the broker keeps per subject."""
 
-    patience: Patience
+    patience: EffectiveThresholds
     kept: int
     max_services: int
 
@@ -117,19 +118,19 @@ class Rules:
 class Monitor:
     """`run` until cancelled."""
 
-    def __init__(self, journal: Journal, rules: Rules) -> None:
-        self._journal = journal
+    def __init__(self, event_store: EventStore, rules: Rules) -> None:
+        self._event_store = event_store
         self._rules = rules
-        self.services: dict[str, Watched] = {}
-        self._buckets: list[dict[str, Watched]] = [{} for _ in range(record.BUCKETS)]
-        self._snapshots = Snapshots(journal, self._state)
-        self._complaints = Complaints(journal)
+        self.services: dict[str, MonitoredService] = {}
+        self._buckets: list[dict[str, MonitoredService]] = [{} for _ in range(mapping.BUCKETS)]
+        self._snapshots = Snapshots(event_store, self._state)
+        self._dead_letters = DeadLetters(event_store)
         self.coverage = Coverage()
         self.judged = 0
         """When the tick was stored that was judged last."""
-        self._pulse = Pulse()
+        self._cadence = CadenceIndex()
         self._counts = dict.fromkeys(Status, 0)
-        self._agenda = Agenda()
+        self._deadlines = DeadlineQueue()
         self._late: set[str] = set()
         self._beats_read = 0
         self._events_read = 0
@@ -137,18 +138,18 @@ class Monitor:
         self._events_known_until = 0
         self._events_moved = asyncio.Event()
         self._reading: asyncio.Task[None]
-        self._upcoming: deque[Setting] = deque()
+        self._upcoming: deque[ConfigChange] = deque()
         """Configuration that was read, and is newer than the heartbeats that were."""
-        self._ahead: dict[str, deque[Setting]] = {}
+        self._ahead: dict[str, deque[ConfigChange]] = {}
         """The same by service."""
         self._epochs = epochs.first(rules.patience)
-        self._epoch_of = self._epochs * record.BUCKETS
+        self._epoch_of = self._epochs * mapping.BUCKETS
         """By which epoch the services of each bucket go."""
         self._next_epochs: deque[Epoch] = deque()
         """Those that begin behind the messages that were read."""
-        self._resumed: list[Watched] = []
+        self._resumed: list[MonitoredService] = []
         """Those whose pause is over, and what was said in it to be taken in."""
-        self._undeclared: list[tuple[Watched, Beat]] = []
+        self._undeclared: list[tuple[MonitoredService, Beat]] = []
         """Beats whose interval is to be taken into the configuration."""
         self._unclaimed: dict[str, tuple[int, Change]] = {}
         self._appending: set[str] = set()
@@ -167,7 +168,7 @@ class Monitor:
     # --- reading
 
     async def run(self) -> None:
-        complaining = asyncio.create_task(self._complaints.run())
+        complaining = asyncio.create_task(self._dead_letters.run())
         reach = await until_done("load the snapshot", self._load)
         self._beats_read, self._events_read = reach.heartbeats, reach.events
         self._reading = asyncio.create_task(self._read_events(fresh=not reach.events))
@@ -178,12 +179,12 @@ class Monitor:
         try:
             await self._events_up_to(0)
             log.info("watching", services=len(self.services), after=reach.heartbeats)
-            reader = self._journal.reader(
+            reader = self._event_store.reader(
                 streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=reach.heartbeats
             )
             async for batch in reader.batches():
                 if batch:
-                    await self._take(batch)
+                    await self._process_batch(batch)
                 PENDING.labels(streams.HEARTBEATS).set(reader.pending or 0)
                 if not reader.pending:
                     self.on_caught_up()
@@ -191,25 +192,25 @@ class Monitor:
             self._reading.cancel()
             complaining.cancel()
 
-    async def _take(self, batch: list[Stored]) -> None:
+    async def _process_batch(self, batch: list[Stored]) -> None:
         """One batch: what only moves a last beat is done at once, the rest per service before each tick."""
         await self._events_up_to(batch[-1].at)
         slow: dict[str, list[Heard]] = {}
         newest, services, upcoming, count = self._snapshots.beats, self.services, self._upcoming, 0
         coming = self._next_epochs
-        await self._settle_resumed(batch[0])
+        await self._apply_resumed(batch[0])
         for message in batch:
             if message.seq <= self._beats_read:
                 continue
             if message.seq != self._beats_read + 1:
                 self._note_hole(message)
             if (upcoming and upcoming[0].at < message.at) or (coming and coming[0].since < message.at):
-                await self._settle_all(slow)
+                await self._process_all(slow)
                 slow = {}
                 self._configure(message.at)
-                await self._settle_resumed(message)
+                await self._apply_resumed(message)
             if message.subject.startswith("tick."):
-                await self._settle_all(slow)
+                await self._process_all(slow)
                 slow = {}
                 await self._tick(message)
                 self._beats_read = message.seq
@@ -228,7 +229,7 @@ class Monitor:
                     and self._is_plain(it, message.at)
                 ):
                     count += 1
-                    self._hear(it, message.at, Signal.SUCCESS)
+                    self._record_heartbeat(it, message.at, Signal.SUCCESS)
                     continue
             beat = self._parse(name, message)
             if beat is None:
@@ -239,11 +240,11 @@ class Monitor:
             if it is None or name in slow or beat.signal in _SETTLED or beat.every not in (0, it.every):
                 slow.setdefault(name, []).append((beat, message))
             elif self._is_plain(it, beat.at):
-                self._hear(it, beat.at, beat.signal)
+                self._record_heartbeat(it, beat.at, beat.signal)
             else:
                 slow[name] = [(beat, message)]
         HEARTBEATS_READ.inc(count)
-        await self._settle_all(slow)
+        await self._process_all(slow)
 
     def _note_hole(self, message: Stored) -> None:
         """Messages before this one are gone. The broker lets go of them only where we are far behind."""
@@ -251,7 +252,7 @@ class Monitor:
         if message.pending < self._rules.kept - 1:
             self._proved_from = message.at
 
-    def _is_plain(self, it: Watched, at: int) -> bool:
+    def _is_plain(self, it: MonitoredService, at: int) -> bool:
         """Alive and not late: a sign of life moves nothing but the last beat."""
         if it.status is not ALIVE or it.held or it.unsure or it.paused:
             return False
@@ -259,91 +260,99 @@ class Monitor:
 
     def _parse(self, name: str, message: Stored) -> Beat | None:
         try:
-            return record.beat(message.at, parse_heartbeat(name, message.data, message.headers))
+            return mapping.beat(message.at, parse_heartbeat(name, message.data, message.headers))
         except ValueError as error:
-            self._complaints.about("heartbeat", name, message, str(error))
+            self._dead_letters.add("heartbeat", name, message, str(error))
             return None
 
     # --- heartbeats
 
-    async def _settle_all(self, slow: dict[str, list[Heard]]) -> None:
+    async def _process_all(self, slow: dict[str, list[Heard]]) -> None:
         if slow:
-            await _each(self._settle, slow.items())
+            await _each(self._process_service, slow.items())
 
-    async def _settle(self, heard: tuple[str, list[Heard]]) -> None:
+    async def _process_service(self, heard: tuple[str, list[Heard]]) -> None:
         """One service's beats of a batch, in order."""
         name, beats = heard
         for beat, message in beats:
             if beat is None:
-                await self._pass_over(name, message)
+                await self._reject(name, message)
                 continue
             it = self.services.get(name) or await self._register(name, beat, admitted=_over_http(message))
             if beat.signal is Signal.LOG:  # no sign of life
-                await self._pass_over(name, message)
+                await self._reject(name, message)
                 continue
             if it is None or beat.at < it.registered_at:
                 continue
             self._snapshots.beats[it.bucket] = max(self._snapshots.beats[it.bucket], message.seq)
             if it.paused:
-                await self._take_paused(it, beat)
+                await self._record_while_paused(it, beat)
                 continue
             if it.unsure or await self._is_unproved(it, beat.at, message):
                 it.unsure = False
                 beat = beat._replace(after_hole=True)
             if it.held or not decidable(it, beat, self.coverage):
                 self._late.add(name)
-                it.held = (*it.held[: MOST_HELD - 1], beat)
+                it.held = (*it.held[: MAX_HELD - 1], beat)
             else:
-                await self._judge_beat(it, beat, message)
+                await self._evaluate_heartbeat(it, beat, message)
 
-    async def _pass_over(self, name: str, malformed: Stored) -> None:
+    async def _reject(self, name: str, malformed: Stored) -> None:
         """No sign of life, but perhaps the first that the broker still had after those that it let go of."""
         it = self.services.get(name)
         if it is not None and not it.held and await self._has_hole(it, malformed):
             it.unproved = malformed.at
 
-    async def _judge_beat(self, it: Watched, beat: Beat, read: Stored, crowd: Crowd | None = None) -> None:
-        await self._follow(it, beat, read, crowd)
-        await self._take_interval(it, beat)
-        self._hear(it, beat.at, beat.signal)
-        self._agenda.note(it, self.coverage)
+    async def _evaluate_heartbeat(
+        self, it: MonitoredService, beat: Beat, read: Stored, detector: MassOutageDetector | None = None
+    ) -> None:
+        await self._transition(it, beat, read, detector)
+        await self._declare_interval(it, beat)
+        self._record_heartbeat(it, beat.at, beat.signal)
+        self._deadlines.note(it, self.coverage)
 
-    async def _take_interval(self, it: Watched, beat: Beat) -> None:
+    async def _declare_interval(self, it: MonitoredService, beat: Beat) -> None:
         if beat.every not in (0, it.every) and beat.at > it.last_beat:
             await self._declare(it, beat)
             it.every, it.every_at = beat.every, beat.at
             it.patience = self._in_force(it)
 
-    async def _take_paused(self, it: Watched, beat: Beat) -> None:
+    async def _record_while_paused(self, it: MonitoredService, beat: Beat) -> None:
         it.unsure = False
         if beat.at > it.last_beat:
-            await self._take_interval(it, beat)
-            hear_paused(it, beat)
+            await self._declare_interval(it, beat)
+            record_while_paused(it, beat)
 
-    async def _settle_resumed(self, read: Stored) -> None:
+    async def _apply_resumed(self, read: Stored) -> None:
         """What came in while services were paused counts as of their resume."""
         while self._undeclared:
             await self._declare(*self._undeclared.pop())
         if self._resumed:
             resumed, self._resumed = self._resumed, []
-            await _each(partial(self._settle_one_resumed, read), resumed)
+            await _each(partial(self._apply_one_resumed, read), resumed)
 
-    async def _settle_one_resumed(self, read: Stored, it: Watched) -> None:
+    async def _apply_one_resumed(self, read: Stored, it: MonitoredService) -> None:
         if it.said and self.services.get(it.name) is it:
-            await self._follow(it, it.said, read, None)
+            await self._transition(it, it.said, read, None)
             it.said = None
-            self._agenda.note(it, self.coverage)
+            self._deadlines.note(it, self.coverage)
 
-    def _hear(self, it: Watched, at: int, signal: Signal) -> None:
+    def _record_heartbeat(self, it: MonitoredService, at: int, signal: Signal) -> None:
         hear(it, at, signal)
-        self._pulse.take(it)
+        self._cadence.take(it)
         if not it.scheduled:  # its first beat
-            self._agenda.note(it, self.coverage)
+            self._deadlines.note(it, self.coverage)
 
-    async def _follow(self, it: Watched, fact: Beat | Said | int, read: Stored, crowd: Crowd | None) -> None:
+    async def _transition(
+        self,
+        it: MonitoredService,
+        fact: Beat | PausedReport | int,
+        read: Stored,
+        detector: MassOutageDetector | None,
+    ) -> None:
         """Record what follows, one change after the other. `read`: the message that is taken in."""
-        while (change := next(decide(it, fact, self.coverage, crowd), None)) is not None:
-            event = record.to_event(it.name, change)
+        while (change := next(decide(it, fact, self.coverage, detector), None)) is not None:
+            event = mapping.to_event(it.name, change)
             self._appending.add(event.id)
             what = {"registry_service": it.name, "registry_from": change.from_, "registry_to": change.to}
             try:
@@ -356,14 +365,14 @@ class Monitor:
                 CHANGES.labels(change.from_, change.to).inc()
                 if seq > it.status_seq:  # else another monitor's next change was read before this answer came
                     it.status_seq = seq
-                    self._evolve(it, change)
+                    self._apply_transition(it, change)
                 continue
             message = await self._newest(streams.status(it.name))
             if message is None or message.seq < it.status_seq:
                 it.status_seq = message.seq if message else 0  # the record is not the one we knew
             else:
-                self._take_status(message)
-            if isinstance(fact, Said):
+                self._apply_status(message)
+            if isinstance(fact, PausedReport):
                 continue
             if await self._is_unproved(it, fact if isinstance(fact, int) else fact.at, read):
                 if isinstance(fact, int):
@@ -371,7 +380,7 @@ class Monitor:
                     return
                 fact = fact._replace(after_hole=True)
 
-    def _evolve(self, it: Watched, change: Change) -> None:
+    def _apply_transition(self, it: MonitoredService, change: Change) -> None:
         self._counts[it.status] -= 1
         evolve(it, change)
         self._counts[it.status] += 1
@@ -382,7 +391,7 @@ class Monitor:
 
         async def attempt() -> int:
             try:
-                ack = await self._journal.append(subject, event, after)
+                ack = await self._event_store.append(subject, event, after)
             except WrongSequence:
                 return 0
             return 0 if ack.duplicate else ack.seq
@@ -392,23 +401,23 @@ class Monitor:
 
     async def _newest(self, subject: str) -> Stored | None:
         found: Stored | None = await until_done(
-            f"read {subject}", lambda: self._journal.newest_event(subject)
+            f"read {subject}", lambda: self._event_store.newest_event(subject)
         )
         return found
 
-    async def _register(self, name: str, beat: Beat, *, admitted: bool) -> Watched | None:
+    async def _register(self, name: str, beat: Beat, *, admitted: bool) -> MonitoredService | None:
         """The service that a first heartbeat makes; None if there is none to make. `admitted`: ingest has let
         it in, so others may have taken the last places since."""
         after = 0
         while True:
             if ahead := self._ahead.get(name):
                 coming = ahead[0]
-                return None if coming.deletes or coming.registered_at > beat.at else self._known(coming)
+                return None if coming.deletes or coming.registered_at > beat.at else self._service_for(coming)
             limit = self._rules.max_services
             if len(self.services) + self._registering >= (limit * ADMITTED if admitted else limit):
                 REFUSED.inc()
                 return None
-            event = record.registration(name, beat)
+            event = mapping.registration(name, beat)
             self._registering += 1
             try:
                 seq = await self._append(streams.config(name), event, after)
@@ -416,7 +425,7 @@ class Monitor:
                 self._registering -= 1
             if seq:
                 log.debug("registered", name=name)
-                return self._known(record.setting(event, seq, beat.at))
+                return self._service_for(mapping.config_change(event, seq, beat.at))
             message = await self._newest(streams.config(name))
             if message is not None and message.seq > self._events_read:
                 await self._events_up_to(0)
@@ -426,29 +435,29 @@ class Monitor:
                 return None  # deleted, or made unreadable, after this beat
             after = message.seq if message else 0
 
-    async def _declare(self, it: Watched, beat: Beat) -> None:
+    async def _declare(self, it: MonitoredService, beat: Beat) -> None:
         """Take the interval that a beat declares into the configuration, unless it is there already."""
         while True:
             message = await self._newest(streams.config(it.name))
             newest = self._event(message) if message else None
             if message is None or newest is None or isinstance(newest, StatusChanged):
                 return
-            event = record.declaration(it.name, beat, newest, message.at)
+            event = mapping.declaration(it.name, beat, newest, message.at)
             if event is None or await self._append(streams.config(it.name), event, message.seq):
                 return
 
-    async def _is_unproved(self, it: Watched, upto: int, read: Stored) -> bool:
+    async def _is_unproved(self, it: MonitoredService, upto: int, read: Stored) -> bool:
         """Whether a fall would be due, but beats are missing that might have prevented it."""
         at = next_due(it, self.coverage)
         return at is not None and at <= upto and await self._has_hole(it, read)
 
-    async def _has_hole(self, it: Watched, read: Stored) -> bool:
+    async def _has_hole(self, it: MonitoredService, read: Stored) -> bool:
         """Whether the broker has let go of beats that we have not read. It can have done so only where we are
         far behind its end."""
         if read.pending < self._rules.kept - 1:
             return False
         oldest: Stored | None = await until_done(
-            "read the oldest heartbeat", lambda: self._journal.oldest_heartbeat(it.name)
+            "read the oldest heartbeat", lambda: self._event_store.oldest_heartbeat(it.name)
         )
         if oldest is None:  # all of them were removed, and nobody knows when the last one was
             it.unproved = max(it.unproved, self._hole_at)
@@ -461,38 +470,42 @@ class Monitor:
         try:
             tick = Tick.model_validate_json(message.data)
         except ValueError as error:
-            self._complaints.about("tick", message.subject, message, str(error))
+            self._dead_letters.add("tick", message.subject, message, str(error))
             return
         with TICK_SECONDS.time():
             start, upto = tick.proves(message.at)
             start = min(max(start, self._proved_from), upto)
             if self.coverage.prove(start, upto):
                 for each in self.services.values():
-                    self._agenda.note(each, self.coverage)
+                    self._deadlines.note(each, self.coverage)
             late, self._late = self._late, set()
             waiting = [it for name in sorted(late) if (it := self.services.get(name)) and it.held]
-            crowd = Crowd(self._pulse, upto) if waiting else None
-            await _each(partial(self._release, message, crowd), waiting)
-            fallen = self._agenda.fallen_by(upto, self.coverage)
+            detector = MassOutageDetector(self._cadence, upto) if waiting else None
+            await _each(partial(self._evaluate_late, message, detector), waiting)
+            fallen = self._deadlines.overdue(upto, self.coverage)
             if fallen:
-                crowd = crowd or Crowd(self._pulse, upto)
-                await _each(partial(self._judge, message, upto, crowd), fallen)
+                detector = detector or MassOutageDetector(self._cadence, upto)
+                await _each(partial(self._evaluate_overdue, message, upto, detector), fallen)
         self.judged = max(self.judged, upto)
         TICK_LAG.set(message.pending)
-        if message.pending < MOST_BEHIND:
-            self._snapshots.save_some(Reach(message.seq, self._configured), self.coverage)
+        if message.pending < MAX_BEHIND:
+            self._snapshots.save_some(Checkpoint(message.seq, self._configured), self.coverage)
 
-    async def _release(self, tick: Stored, crowd: Crowd | None, it: Watched) -> None:
+    async def _evaluate_late(
+        self, tick: Stored, detector: MassOutageDetector | None, it: MonitoredService
+    ) -> None:
         beats, it.held = it.held, ()
         for beat in beats:
-            await self._judge_beat(it, beat, tick, crowd)
+            await self._evaluate_heartbeat(it, beat, tick, detector)
 
-    async def _judge(self, tick: Stored, upto: int, crowd: Crowd, it: Watched) -> None:
+    async def _evaluate_overdue(
+        self, tick: Stored, upto: int, detector: MassOutageDetector, it: MonitoredService
+    ) -> None:
         if await self._is_unproved(it, upto, tick):
             it.unsure = True
             return
-        await self._follow(it, upto, tick, crowd)
-        self._agenda.note(it, self.coverage)
+        await self._transition(it, upto, tick, detector)
+        self._deadlines.note(it, self.coverage)
 
     # --- events
 
@@ -501,20 +514,20 @@ class Monitor:
         newest change of each service."""
         if fresh:
             end, _ = await until_done(
-                "ask for the newest event", partial(self._journal.end, streams.SERVICES)
+                "ask for the newest event", partial(self._event_store.end, streams.SERVICES)
             )
-            async for message in _once(self._journal.reader(streams.SERVICES, streams.ALL_CONFIG), end):
-                self._take_event(message)
-            newest = self._journal.reader(streams.SERVICES, streams.ALL_STATUS, newest_per_subject=True)
+            async for message in _once(self._event_store.reader(streams.SERVICES, streams.ALL_CONFIG), end):
+                self._apply_event(message)
+            newest = self._event_store.reader(streams.SERVICES, streams.ALL_STATUS, newest_per_subject=True)
             async for message in _once(newest, end):
                 if message.seq <= end:  # what has come since is read below
-                    self._take_status(await self._readable(message))
+                    self._apply_status(await self._readable(message))
             self._events_read = end
             self._events_moved.set()
-        read = self._journal.reader(streams.SERVICES, streams.ALL_EVENTS, after=self._events_read)
+        read = self._event_store.reader(streams.SERVICES, streams.ALL_EVENTS, after=self._events_read)
         async for batch in read.batches():
             for message in batch:
-                self._take_event(message)
+                self._apply_event(message)
                 self._events_read = max(self._events_read, message.seq)
             PENDING.labels(streams.SERVICES).set(read.pending or 0)
             self._events_moved.set()
@@ -524,7 +537,7 @@ class Monitor:
         can, as for a monitor that has read all along."""
         message = newest
         while not _is_readable(message):
-            ask = partial(self._journal.event_before, message.subject, message.seq)
+            ask = partial(self._event_store.event_before, message.subject, message.seq)
             before: Stored | None = await until_done(f"read what {message.subject} was before", ask)
             if before is None:
                 return newest
@@ -533,19 +546,19 @@ class Monitor:
             self._event(newest)  # which counts it, and keeps it aside
         return newest._replace(data=message.data)
 
-    def _take_event(self, message: Stored) -> None:
+    def _apply_event(self, message: Stored) -> None:
         if message.subject.startswith("service.status."):
-            self._take_status(message)
+            self._apply_status(message)
         elif message.seq > self._config_read:
             self._config_read = message.seq
             event = self._event(message)
             if event is None or isinstance(event, StatusChanged):
                 return
-            if message.seq <= self._snapshots.configured[record.bucket_of(event.name)]:
+            if message.seq <= self._snapshots.configured[mapping.bucket_of(event.name)]:
                 return  # a service that it made may be deleted in its bucket already, and must not come back
-            setting = record.setting(event, message.seq, message.at)
-            self._upcoming.append(setting)
-            self._ahead.setdefault(setting.name, deque()).append(setting)
+            config_change = mapping.config_change(event, message.seq, message.at)
+            self._upcoming.append(config_change)
+            self._ahead.setdefault(config_change.name, deque()).append(config_change)
 
     async def _events_up_to(self, at: int) -> None:
         """Wait until every event stored up to `at` (0: up to now) has been read. `at` is the time of a
@@ -555,9 +568,9 @@ class Monitor:
         loop = asyncio.get_running_loop()
         asked_at, last, asked = float("-inf"), 0, 0
         while self._events_read < last or not asked:
-            if loop.time() > asked_at + ASK_AGAIN:  # the newest may have been removed before it was read
+            if loop.time() > asked_at + RETRY_INTERVAL:  # the newest may have been removed before it was read
                 last, asked = await until_done(
-                    "ask for the newest event", lambda: self._journal.end(streams.SERVICES)
+                    "ask for the newest event", lambda: self._event_store.end(streams.SERVICES)
                 )
                 asked_at = loop.time()
                 continue
@@ -565,36 +578,36 @@ class Monitor:
                 self._reading.result()
             self._events_moved.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(ASK_AGAIN):
+                async with asyncio.timeout(RETRY_INTERVAL):
                     await self._events_moved.wait()
         self._events_known_until = max(self._events_known_until, at, asked - SECOND)
 
-    def _take_status(self, message: Stored) -> None:
+    def _apply_status(self, message: Stored) -> None:
         """Take over a recorded change. One from before the newest registration does not count."""
         name = streams.name_in(message.subject)
         it = self.services.get(name)
         if it is not None and message.seq <= it.status_seq:
             return
         event = self._event(message)
-        change = record.to_change(event) if isinstance(event, StatusChanged) else None
+        change = mapping.to_change(event) if isinstance(event, StatusChanged) else None
         if it is None:
             if change:
                 self._unclaimed[name] = message.seq, change
         elif event is None or event.id not in self._appending:
             it.status_seq = message.seq
             if change:
-                self._adopt(it, change)
+                self._apply_recorded(it, change)
 
-    def _adopt(self, it: Watched, change: Change) -> None:
+    def _apply_recorded(self, it: MonitoredService, change: Change) -> None:
         if change.since > it.registered_at or (change.since == it.registered_at and change.from_ is UNKNOWN):
-            self._evolve(it, change)
-            self._agenda.note(it, self.coverage)
+            self._apply_transition(it, change)
+            self._deadlines.note(it, self.coverage)
 
     def _event(self, message: Stored) -> Event | None:
         try:
             return _read_event(message)
         except ValueError as error:
-            self._complaints.about("event", streams.name_in(message.subject), message, str(error))
+            self._dead_letters.add("event", streams.name_in(message.subject), message, str(error))
             return None
 
     # --- configuration
@@ -607,19 +620,19 @@ class Monitor:
     def _configure(self, at: int) -> None:
         """Take in the configuration that was stored before `at`, and what defaults had changed by then."""
         while self._upcoming and self._upcoming[0].at < at:
-            setting = self._upcoming.popleft()
-            self._begin_epochs(setting.at)
-            ahead = self._ahead[setting.name]
+            config_change = self._upcoming.popleft()
+            self._begin_epochs(config_change.at)
+            ahead = self._ahead[config_change.name]
             ahead.popleft()
             if not ahead:
-                del self._ahead[setting.name]
-            it = self.services.get(setting.name)
-            if it is not None and setting.seq <= it.config_seq:
+                del self._ahead[config_change.name]
+            it = self.services.get(config_change.name)
+            if it is not None and config_change.seq <= it.config_seq:
                 continue
-            if not setting.deletes:
-                self._known(setting)
+            if not config_change.deletes:
+                self._service_for(config_change)
             elif it is not None:
-                self._forget(it, setting)
+                self._forget(it, config_change)
         self._begin_epochs(at)
 
     def _begin_epochs(self, at: int) -> None:
@@ -630,66 +643,70 @@ class Monitor:
                 if self._epoch_of[n].since < epoch.since:
                     self._epoch_of[n] = epoch
                     for it in bucket.values():
-                        self._reckon(it, epoch.since)
+                        self._recompute_thresholds(it, epoch.since)
             self._snapshots.save_everything()
 
-    def _in_force(self, it: Watched) -> Patience:
-        return record.in_force(it.own, it.every, self._epoch_of[it.bucket])
+    def _in_force(self, it: MonitoredService) -> EffectiveThresholds:
+        return mapping.in_force(it.own, it.every, self._epoch_of[it.bucket])
 
-    def _reckon(self, it: Watched, at: int) -> None:
+    def _recompute_thresholds(self, it: MonitoredService, at: int) -> None:
         """The thresholds of a service may be others from `at` on."""
         patience = self._in_force(it)
         if patience != it.patience:
-            change_patience(it, patience, at, self.coverage.gaps)
-            self._pulse.take(it)
-            self._agenda.note(it, self.coverage)
+            change_thresholds(it, patience, at, self.coverage.gaps)
+            self._cadence.take(it)
+            self._deadlines.note(it, self.coverage)
 
-    def _forget(self, it: Watched, setting: Setting) -> None:
+    def _forget(self, it: MonitoredService, config_change: ConfigChange) -> None:
         del self.services[it.name]
         del self._buckets[it.bucket][it.name]
-        self._agenda.drop(it)
+        self._deadlines.drop(it)
         self._counts[it.status] -= 1
-        self._pulse.drop(it)
-        self._snapshots.touch(it.bucket, setting.seq)
+        self._cadence.drop(it)
+        self._snapshots.touch(it.bucket, config_change.seq)
         if it.status_seq:  # if what comes after the deletion was read already, it belongs to what comes after
-            ended = setting.at if setting.deletes else setting.registered_at - 1
+            ended = config_change.at if config_change.deletes else config_change.registered_at - 1
             from_ = UNKNOWN if it.since > ended else it.status
             self._unclaimed[it.name] = it.status_seq, Change(from_, it.status, it.since, it.recorded_beat, "")
 
-    def _known(self, setting: Setting) -> Watched:
+    def _service_for(self, config_change: ConfigChange) -> MonitoredService:
         """The service as a configuration says, with what is already known of it."""
-        it = self.services.get(setting.name)
-        known = it is not None and not (setting.registers and setting.registered_at > it.registered_at)
+        it = self.services.get(config_change.name)
+        known = it is not None and not (
+            config_change.registers and config_change.registered_at > it.registered_at
+        )
         if it is None or not known:
             if it:
-                self._forget(it, setting)
-            bucket = record.bucket_of(setting.name)
-            it = Watched(setting.name, setting.registered_at, self._epoch_of[bucket].default, bucket=bucket)
-            self._keep(it)
+                self._forget(it, config_change)
+            bucket = mapping.bucket_of(config_change.name)
+            it = MonitoredService(
+                config_change.name, config_change.registered_at, self._epoch_of[bucket].default, bucket=bucket
+            )
+            self._add_service(it)
             if claim := self._unclaimed.pop(it.name, None):
                 it.status_seq = claim[0]
-                self._adopt(it, claim[1])
-        it.config_seq = setting.seq
-        it.own = setting.own
-        if setting.declared_at > it.every_at:
-            it.every, it.every_at = setting.every, setting.declared_at
+                self._apply_recorded(it, claim[1])
+        it.config_seq = config_change.seq
+        it.own = config_change.own
+        if config_change.declared_at > it.every_at:
+            it.every, it.every_at = config_change.every, config_change.declared_at
         if known:
-            self._reckon(it, setting.at)
+            self._recompute_thresholds(it, config_change.at)
         else:
             it.patience = self._in_force(it)
-        if setting.resumes or (it.paused and not setting.paused):
-            resume(it, setting.at, max(setting.at, epochs.bounded_since(self._epochs)))
+        if config_change.resumes or (it.paused and not config_change.paused):
+            resume(it, config_change.at, max(config_change.at, epochs.bounded_since(self._epochs)))
             if it.said:
                 self._resumed.append(it)
-        it.paused = setting.paused
+        it.paused = config_change.paused
         if it.paused and it.held:
-            self._take_held_paused(it)
-        self._pulse.take(it)
+            self._apply_held_while_paused(it)
+        self._cadence.take(it)
         self._snapshots.touch(it.bucket, it.config_seq)
-        self._agenda.note(it, self.coverage)
+        self._deadlines.note(it, self.coverage)
         return it
 
-    def _take_held_paused(self, it: Watched) -> None:
+    def _apply_held_while_paused(self, it: MonitoredService) -> None:
         """Beats that waited for a tick when it was paused: they are not evaluated any more."""
         beats, it.held = it.held, ()
         for beat in beats:
@@ -698,39 +715,39 @@ class Monitor:
                     it.every, it.every_at = beat.every, beat.at
                     it.patience = self._in_force(it)
                     self._undeclared.append((it, beat))
-                hear_paused(it, beat)
+                record_while_paused(it, beat)
 
-    def _keep(self, it: Watched) -> None:
+    def _add_service(self, it: MonitoredService) -> None:
         self.services[it.name] = it
         self._buckets[it.bucket][it.name] = it
         self._counts[it.status] += 1
 
-    async def _load(self) -> Reach:
+    async def _load(self) -> Checkpoint:
         """Take in the newest snapshot, if there is one of these streams; how far it goes."""
         self._epochs = await self._load_epochs()
         found = await self._snapshots.load(self._epochs)
         if found is None:
-            self._go_by([self._epochs[0].since] * record.BUCKETS)
-            return Reach()
+            self._assign_epochs([self._epochs[0].since] * mapping.BUCKETS)
+            return Checkpoint()
         for stream, seq in (
             (streams.HEARTBEATS, found.furthest.heartbeats),
             (streams.SERVICES, found.furthest.events),
         ):
-            last, _ = await self._journal.end(stream)
+            last, _ = await self._event_store.end(stream)
             if seq > last:
                 log.warning(
                     "the stream is shorter than the snapshot; reading everything again", stream=stream
                 )
                 self._snapshots.discard()
-                self._go_by([self._epochs[0].since] * record.BUCKETS)
-                return Reach()
-        self._go_by(found.epochs)
+                self._assign_epochs([self._epochs[0].since] * mapping.BUCKETS)
+                return Checkpoint()
+        self._assign_epochs(found.epochs)
         self.coverage = found.coverage
-        self._agenda = Agenda(self.coverage.until)
+        self._deadlines = DeadlineQueue(self.coverage.until)
         for it in found.services:
-            self._keep(it)
-            self._pulse.take(it)
-            self._agenda.note(it, self.coverage)
+            self._add_service(it)
+            self._cadence.take(it)
+            self._deadlines.note(it, self.coverage)
             if it.said and it.said.resumed_at:
                 self._resumed.append(it)
         if len(self.services) > MANY:
@@ -742,13 +759,13 @@ class Monitor:
         same at the same time decides for both."""
         default = self._rules.patience
         while True:
-            payload, version = await self._journal.load_versioned(epochs.KEY)
+            payload, version = await self._event_store.load_versioned(epochs.KEY)
             known = None
             try:
                 known = epochs.load(payload) if payload else None
             except ValueError as error:
                 log.warning("which defaults held before cannot be read", why=str(error))
-            events, now = await self._journal.end(streams.SERVICES)
+            events, now = await self._event_store.end(streams.SERVICES)
             if known and not await self._snapshots.are_before_epochs():
                 found = epochs.continued(known, default, now)
             elif events:
@@ -757,17 +774,17 @@ class Monitor:
                 found = epochs.first(default)
             if found == known:
                 return found
-            if await self._journal.replace(epochs.KEY, epochs.dump(found), version):
+            if await self._event_store.replace(epochs.KEY, epochs.dump(found), version):
                 return found
 
-    def _go_by(self, since: list[int]) -> None:
+    def _assign_epochs(self, since: list[int]) -> None:
         """Each bucket's services go by the epoch that began then, until the next begins."""
         self._epoch_of = [epochs.at(self._epochs, moment) for moment in since]
         oldest = min(epoch.since for epoch in self._epoch_of)
         self._next_epochs.clear()
         self._next_epochs.extend(epoch for epoch in self._epochs if epoch.since > oldest)
 
-    def _state(self, bucket: int) -> tuple[int, int, Collection[Watched]]:
+    def _state(self, bucket: int) -> tuple[int, int, Collection[MonitoredService]]:
         return self._configured, self._epoch_of[bucket].since, self._buckets[bucket].values()
 
 
@@ -812,4 +829,4 @@ async def _each(do: Callable[[T], Coroutine[None, None, None]], items: Iterable[
         for item in rest:
             await do(item)
 
-    await asyncio.gather(*[worker(first) for first in islice(rest, MOST_AT_ONCE)])
+    await asyncio.gather(*[worker(first) for first in islice(rest, MAX_CONCURRENT)])

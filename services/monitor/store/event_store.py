@@ -27,7 +27,7 @@ from shared.identity import Comparison, Mark
 from shared.record_watch import RECORD, Marks, judge
 
 
-class Journal:
+class EventStore:
     """Reading, appending, and the snapshots. Methods that wait raise NotStored, or nats' own errors, when
     the broker is away or does not answer; what was asked of it may have been done all the same."""
 
@@ -119,7 +119,7 @@ class Journal:
             return False
         return True
 
-    async def set_aside(self, message: Stored, why: str) -> None:
+    async def publish_dead_letter(self, message: Stored, why: str) -> None:
         """Keep what cannot be read where an operator can look at it."""
         headers: dict[str, str] = {
             "Nats-Msg-Id": f"{message.subject[:100].encode().hex()}-{message.seq}",
