@@ -13,7 +13,7 @@ import httpx
 from benchmarks import processes
 from benchmarks.feeder import name
 from shared import streams
-from shared.broker import Link, Publisher
+from shared.broker import BrokerConnection, Publisher
 from shared.events import Status
 from shared.settings import Settings
 from tests import fleets
@@ -73,8 +73,8 @@ async def _rebuild(url: str) -> float:
     return took
 
 
-async def _link(url: str) -> Link:
-    link = Link(Settings(nats_url=(url,)), "bench")
+async def _link(url: str) -> BrokerConnection:
+    link = BrokerConnection(Settings(nats_url=(url,)), "bench")
     await link.connect()
     return link
 

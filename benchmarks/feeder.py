@@ -7,9 +7,9 @@ import sys
 import time
 
 from shared import streams
-from shared.batching import Batch, Batching
-from shared.broker import Link
-from shared.groups import GROUP_MAX, Groups, Message
+from shared.batching import BatchMode, BatchStrategy
+from shared.broker import BrokerConnection
+from shared.groups import GROUP_MAX, BatchPublisher, Message
 from shared.settings import Settings
 
 
@@ -17,7 +17,7 @@ def name(n: int) -> str:
     return f"fleet.{n % 100:02}.service-{n:07}"
 
 
-class Watched(Batching):
+class Watched(BatchStrategy):
     """Counts what went how. `kind`: which kind of batch is always sent; empty: as it chooses."""
 
     def __init__(self, kind: str) -> None:
@@ -25,19 +25,19 @@ class Watched(Batching):
         self.kind = kind
         self.sent = {True: 0, False: 0}
 
-    def choose(self, count: int, now: float) -> Batch:
-        return Batch(self.kind == "atomic", count) if self.kind else super().choose(count, now)
+    def choose(self, count: int, now: float) -> BatchMode:
+        return BatchMode(self.kind == "atomic", count) if self.kind else super().choose(count, now)
 
-    def took(self, batch: Batch, seconds: float, now: float) -> None:
+    def took(self, batch: BatchMode, seconds: float, now: float) -> None:
         self.sent[batch.atomic] += batch.size
         super().took(batch, seconds, now)
 
 
 async def feed(url: str, services: int, rate: float, seconds: float, kind: str = "") -> None:
     batching = Watched(kind)
-    link = Link(Settings(nats_url=(url,)), "bench")
+    link = BrokerConnection(Settings(nats_url=(url,)), "bench")
     await link.connect()
-    groups = Groups(link, timeout=20, max_waiting=4 * GROUP_MAX, batching=batching)
+    groups = BatchPublisher(link, timeout=20, max_waiting=4 * GROUP_MAX, batching=batching)
     await groups.start()
     beats = [Message(streams.heartbeat(name(n)), b"", b"") for n in range(services)]
     began, sent, going = time.perf_counter(), 0, set[asyncio.Task[None]]()

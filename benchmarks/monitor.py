@@ -24,7 +24,7 @@ from services.monitor.store import mapping
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
 from shared import streams
-from shared.broker import Link, Publisher, last_sequence
+from shared.broker import BrokerConnection, Publisher, last_sequence
 from shared.events import Status
 from shared.settings import Settings
 
@@ -38,7 +38,7 @@ PERIOD = 60
 PATIENCE = EffectiveThresholds(15 * 60 * SECOND, 60 * 60 * SECOND, 7 * 86400 * SECOND)
 
 
-async def fill(link: Link, count: int) -> list[str]:
+async def fill(link: BrokerConnection, count: int) -> list[str]:
     """Write `count` services into streams and snapshot. The names of those that are to fall together."""
     names = [f"fleet.{n % 100:02}.service-{n:07}" for n in range(count)]
     now = time.time_ns() // 1000
@@ -83,7 +83,9 @@ async def fill(link: Link, count: int) -> list[str]:
     return falling
 
 
-async def _publish(link: Link, stream: str, messages: Iterable[tuple[str, bytes]]) -> tuple[int, int]:
+async def _publish(
+    link: BrokerConnection, stream: str, messages: Iterable[tuple[str, bytes]]
+) -> tuple[int, int]:
     """Store them, some thousands at once: the broker drops what waits beyond its bound. The stream's last
     sequence, and the time."""
     rest, found = iter(messages), await last_sequence(link, stream)
@@ -128,17 +130,17 @@ async def size(count: int, folder: Path) -> dict[str, float]:
             await link.close()
 
 
-async def connect(url: str) -> Link:
-    link = Link(Settings(nats_url=(url,), heartbeats_kept=2), "bench")
+async def connect(url: str) -> BrokerConnection:
+    link = BrokerConnection(Settings(nats_url=(url,), heartbeats_kept=2), "bench")
     await link.connect()
     return link
 
 
-async def _tick(link: Link, since: str) -> None:
+async def _tick(link: BrokerConnection, since: str) -> None:
     await link.js.publish(streams.tick("bench"), b'{"open_since": "%s"}' % since.encode())
 
 
-async def _ticks(link: Link, base: str) -> dict[str, float]:
+async def _ticks(link: BrokerConnection, base: str) -> dict[str, float]:
     """The cost of ticks at which nothing is due, as the monitor itself measures it."""
     since = mapping.moment((await last_sequence(link, streams.HEARTBEATS))[1] - 3600 * SECOND).isoformat()
     before = _histogram(base)
@@ -162,7 +164,7 @@ def _histogram(base: str) -> dict[Any, float]:
     return found
 
 
-async def _falls(link: Link, count: int) -> dict[str, float]:
+async def _falls(link: BrokerConnection, count: int) -> dict[str, float]:
     """From the tick at which they are due to the last of them in the record."""
     start, now = await last_sequence(link, streams.SERVICES)
     since = mapping.moment(now - 3600 * SECOND).isoformat()

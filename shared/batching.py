@@ -31,7 +31,7 @@ BUDGET_AT_FIRST = 2.5
 """Seconds of batches whose share trials may take before there were any."""
 
 
-class Batch(NamedTuple):
+class BatchMode(NamedTuple):
     """How to send: so many of the messages that wait, in a batch of this kind."""
 
     atomic: bool
@@ -51,7 +51,7 @@ class _Taken(NamedTuple):
         return self.seconds * size / self.size
 
 
-class Batching:
+class BatchStrategy:
     """Chooses for each batch how to send it. Times are in seconds, of any clock that goes on."""
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class Batching:
         self._between_trials = 1
         self._all, self._trials = BUDGET_AT_FIRST, 0.0
 
-    def choose(self, count: int, now: float) -> Batch:
+    def choose(self, count: int, now: float) -> BatchMode:
         """For `count` messages that wait: at least 2."""
         if count < FEW:
-            return Batch(False, count)
+            return BatchMode(False, count)
         if not self._taken[False]:
-            return Batch(False, min(count, FIRST))
+            return BatchMode(False, min(count, FIRST))
         fast, whole = self._expected(False, count, now), self._expected(True, count, now)
         atomic = CLEARLY * whole < fast
         self._until_trial -= 1
@@ -75,10 +75,10 @@ class Batching:
             seconds, usual = (fast, whole) if atomic else (whole, fast)
             most = max(TRIAL_MAX, 2 * usual)
             fits = count if seconds <= most else max(FEW, int(count * most / seconds))
-            return Batch(not atomic, fits, trial=True)
-        return Batch(atomic, count)
+            return BatchMode(not atomic, fits, trial=True)
+        return BatchMode(atomic, count)
 
-    def took(self, batch: Batch, seconds: float, now: float) -> None:
+    def took(self, batch: BatchMode, seconds: float, now: float) -> None:
         """What a batch took until all of it was stored, or was given up."""
         if batch.size < FEW:
             return

@@ -75,7 +75,7 @@ class Busy(NotStored):
     """Too many messages wait for the broker already; this one was not sent."""
 
 
-class ShareTaken(NotStored):
+class ShareExhausted(NotStored):
     """As many of one sender's messages wait as one may have there; this one was not sent, others' are."""
 
 
@@ -135,7 +135,7 @@ def _inbox_prefix(url: str) -> str:
     return "_INBOX"
 
 
-class Link:
+class BrokerConnection:
     """One connection that never gives up, and tells whoever asked when it is lost and when it is back."""
 
     nc: Client
@@ -229,7 +229,7 @@ class Link:
             max_services=its.max_services,
             heartbeats_bytes=its.heartbeats_bytes,
         )
-        await until_done(
+        await retry_until_done(
             "provision the streams", lambda: streams.provision(self.js, plan, update=self._keeps_streams)
         )
 
@@ -243,7 +243,7 @@ class Link:
                 config = KeyValueConfig(bucket=name, replicas=self._settings.nats_replicas)
                 return await self.js.create_key_value(config=config)
 
-        found: KeyValue = await until_done(f"open the bucket {name}", attempt)
+        found: KeyValue = await retry_until_done(f"open the bucket {name}", attempt)
         return found
 
     @property
@@ -302,7 +302,7 @@ class Link:
             listener()
 
 
-async def heeding(request: Awaitable[T]) -> T:
+async def reraise_cancelled(request: Awaitable[T]) -> T:
     """The answer, unless this task was cancelled meanwhile: CancelledError.
 
     In Python 3.11 asyncio.wait_for, which the client's requests are made of, swallows a cancellation that
@@ -322,14 +322,14 @@ SAY_AGAIN = 5.0
 _said_at = float("-inf")
 
 
-async def until_done(what: str, action: Callable[[], Any], *, longest: float = 5.0) -> Any:
+async def retry_until_done(what: str, action: Callable[[], Any], *, longest: float = 5.0) -> Any:
     """Repeat `action` until it raises nothing, with back-off up to `longest` seconds. Says so, but not
     for each of the many that wait for the same broker."""
     global _said_at
     wait, loop = 0.1, asyncio.get_running_loop()
     while True:
         try:
-            return await heeding(action())
+            return await reraise_cancelled(action())
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
             if loop.time() - _said_at > SAY_AGAIN:
                 _said_at = loop.time()
@@ -346,7 +346,7 @@ def version_to_follow(missing: KeyNotFoundError) -> int:
 class Publisher:
     """Pipelined JetStream publishing: what waits goes out in one write, each caller gets its own answer."""
 
-    def __init__(self, link: Link, *, timeout: float = 5.0, max_waiting: int = 20_000) -> None:
+    def __init__(self, link: BrokerConnection, *, timeout: float = 5.0, max_waiting: int = 20_000) -> None:
         self._link = link
         self.timeout = timeout
         self._max_waiting = max_waiting
@@ -462,7 +462,7 @@ class Reader:
 
     def __init__(
         self,
-        link: Link,
+        link: BrokerConnection,
         stream: str,
         *subjects: str,
         after: int = 0,
@@ -498,7 +498,7 @@ class Reader:
                 sub: Subscription | None = None
                 consumer = ""
                 try:
-                    sub, consumer = await heeding(self._open())
+                    sub, consumer = await reraise_cancelled(self._open())
                     wait = 0.1
                     yield []
                     while not self._broken:
@@ -639,34 +639,34 @@ def _legible_headers(raw: bytes) -> bytes:
     return _legible(raw) if raw and raw.startswith((b"NATS/1.0\r\n", b"NATS/1.0 ")) else b""
 
 
-async def newest(link: Link, stream: str, subject: str) -> Stored | None:
+async def newest(link: BrokerConnection, stream: str, subject: str) -> Stored | None:
     """The newest message of one subject, or of all that a subject with wildcards means. Raises NotStored when
     the broker cannot say."""
     return await _get(link, stream, {"last_by_subj": subject})
 
 
-async def newest_before(link: Link, stream: str, subject: str, seq: int) -> Stored | None:
+async def newest_before(link: BrokerConnection, stream: str, subject: str, seq: int) -> Stored | None:
     """The newest message of one subject with a sequence smaller than `seq`."""
     if seq <= 1:  # or the broker would take it for no bound at all
         return None
     return await _get(link, stream, {"multi_last": [subject], "up_to_seq": seq - 1})
 
 
-async def first(link: Link, stream: str, subject: str) -> Stored | None:
+async def first(link: BrokerConnection, stream: str, subject: str) -> Stored | None:
     """The oldest message of one subject that is still kept."""
     return await _get(link, stream, {"seq": 1, "next_by_subj": subject})
 
 
-async def first_later(link: Link, stream: str, at: int) -> Stored | None:
+async def first_later(link: BrokerConnection, stream: str, at: int) -> Stored | None:
     """The first message that was stored later than `at`, microseconds since 1970 UTC."""
     return await _get(link, stream, {"start_time": f"{moment(at + 1):%Y-%m-%dT%H:%M:%S.%fZ}"})
 
 
-async def message_at(link: Link, stream: str, seq: int) -> Stored | None:
+async def message_at(link: BrokerConnection, stream: str, seq: int) -> Stored | None:
     return await _get(link, stream, {"seq": seq})
 
 
-async def _get(link: Link, stream: str, what: dict[str, Any]) -> Stored | None:
+async def _get(link: BrokerConnection, stream: str, what: dict[str, Any]) -> Stored | None:
     """One message. With replicas the leader is asked: a follower may not have yet what decides."""
     kind = "STREAM.MSG.GET" if link.replicated else "DIRECT.GET"
     try:
@@ -717,7 +717,7 @@ class StreamMissing(NotStored):
 
 
 async def stream_info(
-    link: Link, stream: str, question: bytes = b"", *, timeout: float = 3
+    link: BrokerConnection, stream: str, question: bytes = b"", *, timeout: float = 3
 ) -> dict[str, Any]:
     """What the broker says of a stream, within so many seconds. Raises StreamMissing, or NotStored when it
     cannot say."""
@@ -732,7 +732,7 @@ async def stream_info(
     return info
 
 
-async def full_subjects(link: Link, stream: str, among: str) -> AsyncIterator[str]:
+async def full_subjects(link: BrokerConnection, stream: str, among: str) -> AsyncIterator[str]:
     """The subjects of which the broker keeps as many messages as it may. Raises NotStored when it cannot
     say."""
     offset = 0
@@ -749,14 +749,14 @@ async def full_subjects(link: Link, stream: str, among: str) -> AsyncIterator[st
             return
 
 
-async def last_sequence(link: Link, stream: str) -> tuple[int, int]:
+async def last_sequence(link: BrokerConnection, stream: str) -> tuple[int, int]:
     """The stream's last sequence, and the broker's time of that answer in microseconds. A message of that
     sequence need not be there any more."""
     info = await stream_info(link, stream)
     return info["state"]["last_seq"], micros(info["ts"])
 
 
-async def newest_event(link: Link) -> tuple[int, int]:
+async def newest_event(link: BrokerConnection) -> tuple[int, int]:
     """The sequence of the newest event that is there, 0 if there is none; and the broker's time of an answer
     before that, in microseconds."""
     _, at = await last_sequence(link, streams.SERVICES)
@@ -764,13 +764,13 @@ async def newest_event(link: Link) -> tuple[int, int]:
     return found.seq if found else 0, at
 
 
-async def created(link: Link, stream: str) -> str:
+async def created(link: BrokerConnection, stream: str) -> str:
     """When the stream was made, which tells it from one of the same name that was there before."""
     time: str = (await stream_info(link, stream))["created"]
     return time
 
 
-async def last_judged(link: Link, within: float = 1.0) -> int | None:
+async def last_evaluated(link: BrokerConnection, within: float = 1.0) -> int | None:
     """When the tick was stored that a monitor judged last, in microseconds; None: none answers within so
     many seconds. Raises nats' errors when the broker is away."""
     judged: list[int] = []
@@ -781,7 +781,7 @@ async def last_judged(link: Link, within: float = 1.0) -> int | None:
 
     inbox = link.nc.new_inbox()
     answers = await link.nc.subscribe(inbox, cb=answered)
-    await link.nc.publish(streams.JUDGED, b"", reply=inbox)
+    await link.nc.publish(streams.LAST_EVALUATED, b"", reply=inbox)
     await asyncio.sleep(within)
     await answers.unsubscribe()
     return max(judged, default=None)

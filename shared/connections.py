@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import problems
-from shared.limits import FORWARDED_MAX, REFUSED, Proxies, Rate
+from shared.limits import FORWARDED_MAX, REFUSED, RateLimit, TrustedProxies
 from shared.origins import host_of, is_loopback
 from shared.problems import Problem
 from shared.settings import Settings
@@ -54,12 +54,12 @@ log = structlog.get_logger()
 
 
 @dataclass
-class Limits:
+class ConnectionLimits:
     """Of one server. `hosts`: the names it goes by, if no other shall lead to it."""
 
     connections: int = 2000
-    per_address: Rate = field(default_factory=lambda: Rate(0))
-    proxies: Proxies = field(default_factory=lambda: Proxies(()))
+    per_address: RateLimit = field(default_factory=lambda: RateLimit(0))
+    proxies: TrustedProxies = field(default_factory=lambda: TrustedProxies(()))
     hosts: frozenset[str] = frozenset()
     now: float = 0.0
     """Seconds, renewed once a second."""
@@ -109,7 +109,7 @@ def stranger_of(request: Request) -> str | None:
 class Connection(Protocol):
     """Serves one connection. `limits` are the class's: `within` makes such a class."""
 
-    limits: Limits
+    limits: ConnectionLimits
 
     client_key: str | None = None
     """Who is counted: a stranger's address, or for whom a proxy asks."""
@@ -441,17 +441,17 @@ class _Transport:
             self._write(data)
 
 
-def limits_of(settings: Settings, *, at_home: bool) -> Limits:
-    """`at_home`: nothing but being on this machine is asked for, so no page of another site may come in by a
+def limits_of(settings: Settings, *, loopback_only: bool) -> ConnectionLimits:
+    """`loopback_only`: nothing but being on this machine is asked for: no page of another site may come in by a
     name of its own that it lets lead here."""
-    return Limits(
+    return ConnectionLimits(
         settings.max_connections,
-        Rate(settings.rate_limit_per_address),
-        Proxies(settings.trusted_proxies),
-        settings.own_names if at_home else frozenset(),
+        RateLimit(settings.rate_limit_per_address),
+        TrustedProxies(settings.trusted_proxies),
+        settings.own_names if loopback_only else frozenset(),
     )
 
 
-def within(limits: Limits) -> type[Connection]:
+def within(limits: ConnectionLimits) -> type[Connection]:
     """The protocol to serve with."""
     return type("Limited", (Connection,), {"limits": limits})

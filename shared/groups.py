@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from shared.batching import Batch, Batching
-from shared.broker import BrokerError, Busy, Link, NotStored, ShareTaken, TooLarge
+from shared.batching import BatchMode, BatchStrategy
+from shared.broker import BrokerConnection, BrokerError, Busy, NotStored, ShareExhausted, TooLarge
 from shared.nats_internals import hpub_cmd
 
 log = structlog.get_logger()
@@ -56,7 +56,7 @@ Done = Callable[[BrokerError | None], None]
 """Is told once: None when it is stored."""
 
 
-class _Group:
+class _Batch:
     """Messages that go together, and who is told about which of them: (index after the last, callback).
 
     They are sent batch by batch, mostly all in one; `stored` are those of the batches before. What a batch
@@ -84,7 +84,7 @@ class _Group:
         self.size = 0
         self.since = since
         self.sent_at = 0.0
-        self.batch = Batch(False, 1)
+        self.batch = BatchMode(False, 1)
         self.stored = 0
         self.refused = ""
         self.alone: dict[int, bool] | None = None
@@ -107,28 +107,28 @@ class _Group:
                 log.exception("an answer could not be given")
 
 
-class Groups:
+class BatchPublisher:
     """Stores messages of one stream (with `allow_batched` and `allow_atomic`), in groups, in order."""
 
     def __init__(
         self,
-        link: Link,
+        link: BrokerConnection,
         *,
         timeout: float = 5.0,
         max_waiting: int = 20_000,
-        batching: Batching | None = None,
+        batching: BatchStrategy | None = None,
     ) -> None:
         """`timeout`: seconds that the broker has for its answer. `max_waiting`: messages that may wait."""
         self._link = link
         self.timeout = timeout
         self._max_waiting = max_waiting
-        self._waiting: deque[_Group] = deque()
+        self._waiting: deque[_Batch] = deque()
         self._count = 0
         self._size = 0
         self._count_of: Counter[str] = Counter()
         self._size_of: Counter[str] = Counter()
         """Of who has a share, how many messages wait, and how many bytes."""
-        self._on_its_way: _Group | None = None
+        self._on_its_way: _Batch | None = None
         self._sent = 0
         self._longest_wait = 0.0
         self._inbox = ""
@@ -136,7 +136,7 @@ class Groups:
         """With a number behind it, the id of a batch: two of the same would be taken for one."""
         self._loop: asyncio.AbstractEventLoop
         self._deadline: asyncio.TimerHandle
-        self._batching = batching or Batching()
+        self._batching = batching or BatchStrategy()
         self.on_end: Callable[[int, int, float | None], None] = lambda stored, not_stored, took: None
         """Is told of each group how many of its messages are stored, how many not, and after how many seconds
         the broker answered (None: it did not, or was not asked)."""
@@ -188,7 +188,7 @@ class Groups:
         if not (self._inbox and self._link.up):
             error: BrokerError | None = NotStored("the broker cannot be reached")
         elif sender and self._has_share_taken(sender, len(messages), size):
-            done(ShareTaken("too many heartbeats of this address wait for the broker"))
+            done(ShareExhausted("too many heartbeats of this address wait for the broker"))
             return
         elif self._count and (
             self._count + len(messages) > self._max_waiting or self._size + size > WAITING_SIZE_MAX
@@ -208,7 +208,7 @@ class Groups:
             or len(group.messages) + len(messages) > GROUP_MAX
             or (group.size and group.size + size > SIZE_MAX)
         ):
-            group = _Group(time.perf_counter())
+            group = _Batch(time.perf_counter())
             self._waiting.append(group)
             if self._on_its_way is None and len(self._waiting) == 1:
                 self._loop.call_soon(self._send_next)
@@ -229,7 +229,7 @@ class Groups:
             (waiting + count) * SHARE > self._max_waiting or (bytes_waiting + size) * SHARE > WAITING_SIZE_MAX
         )
 
-    def _leaves(self, group: _Group) -> None:
+    def _leaves(self, group: _Batch) -> None:
         """It does not wait any more."""
         self._count -= len(group.messages)
         self._size -= group.size
@@ -245,15 +245,15 @@ class Groups:
             self._deadline = self._loop.call_later(self.timeout, self._late, group)
             self._send(group)
 
-    def _send(self, group: _Group) -> None:
+    def _send(self, group: _Batch) -> None:
         """The next batch of it."""
         self._sent += 1
         group.sent_at = time.perf_counter()
         count = len(group.messages) - group.stored
-        group.batch = self._batching.choose(count, group.sent_at) if count > 1 else Batch(False, 1)
+        group.batch = self._batching.choose(count, group.sent_at) if count > 1 else BatchMode(False, 1)
         self._write(group, self._frames(group))
 
-    def _send_alone(self, group: _Group, why: str) -> None:
+    def _send_alone(self, group: _Batch, why: str) -> None:
         """What is left of it, after a batch was refused: each message for itself."""
         self._sent += 1
         group.refused = why
@@ -261,13 +261,13 @@ class Groups:
         reply = f"{self._inbox}.{self._batch_id}{self._sent}"
         self._write(group, b"".join(_frame(group.messages[n], f"{reply}.{n}") for n in group.alone))
 
-    def _write(self, group: _Group, frames: bytes) -> None:
+    def _write(self, group: _Batch, frames: bytes) -> None:
         try:
             self._link.write(frames)
         except NotStored as error:
             self._end(group, str(error))
 
-    def _frames(self, group: _Group) -> bytes:
+    def _frames(self, group: _Batch) -> bytes:
         batch_id = f"{self._batch_id}{self._sent}"
         reply = f"{self._inbox}.{batch_id}"
         count = group.batch.size
@@ -309,7 +309,7 @@ class Groups:
         else:
             self._answered_batch(group, answer)
 
-    def _answered_batch(self, group: _Group, answer: dict[str, Any]) -> None:
+    def _answered_batch(self, group: _Batch, answer: dict[str, Any]) -> None:
         """A fast batch in which a message is refused is ended by an answer that says how many before it are
         stored. One that is refused as a whole, and every atomic one, has none stored then."""
         if "type" in answer:
@@ -327,7 +327,7 @@ class Groups:
             self._send(group)
 
     def _answered_alone(
-        self, group: _Group, alone: dict[int, bool], index: int, answer: dict[str, Any]
+        self, group: _Batch, alone: dict[int, bool], index: int, answer: dict[str, Any]
     ) -> None:
         if "error" in answer:
             alone[index] = True
@@ -337,13 +337,13 @@ class Groups:
         if all(alone.values()):
             self._end(group, group.refused, self._took(group))
 
-    def _took(self, group: _Group) -> float:
+    def _took(self, group: _Batch) -> float:
         """Also what was refused counts as what its batch took: so a kind that is refused is left."""
         now = time.perf_counter()
         self._batching.took(group.batch, now - group.sent_at, now)
         return now - group.sent_at
 
-    def _end(self, group: _Group, why: str, took: float | None = None) -> None:
+    def _end(self, group: _Batch, why: str, took: float | None = None) -> None:
         """`took`: seconds that the broker took for its last answer; None: it did not give any."""
         if group is not self._on_its_way:
             return
@@ -357,7 +357,7 @@ class Groups:
         if self._waiting:
             self._loop.call_soon(self._send_next)
 
-    def _late(self, group: _Group) -> None:
+    def _late(self, group: _Batch) -> None:
         if group is self._on_its_way:
             self._took(group)
             self._fail_all(f"no answer from the broker within {self.timeout:g} s")

@@ -32,7 +32,7 @@ SAY_AGAIN = 60.0
 log = structlog.get_logger()
 
 
-class Proxies:
+class TrustedProxies:
     """The networks whose `X-Forwarded-For` is believed. Loopback is always among them."""
 
     def __init__(self, networks: tuple[Network, ...]) -> None:
@@ -74,7 +74,7 @@ def _key(address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> str |
     return str(address) if address else None
 
 
-class Rate:
+class RateLimit:
     """So many a second of each key, and `burst` at once. `per_second` 0: no limit. Times are in seconds."""
 
     def __init__(self, per_second: float, burst: float | None = None) -> None:
@@ -106,12 +106,12 @@ class Rate:
             self._spent.popitem(last=False)
 
 
-class Guesses:
+class TokenGuessLimit:
     """Slows those down who try out tokens. A right one is always heard, whoever else is at the same address:
     that a token cannot be guessed is its length's to see to."""
 
     def __init__(self) -> None:
-        self._wrong = Rate(WRONG_TOKENS / 60, WRONG_TOKENS)
+        self._wrong = RateLimit(WRONG_TOKENS / 60, WRONG_TOKENS)
         self._said_at = float("-inf")
 
     def weigh(self, client: str | None, given: str, good: bool, now: float) -> int:

@@ -12,17 +12,17 @@ from nats.errors import Error as NatsError
 
 from shared import streams
 from shared.broker import (
-    Link,
+    BrokerConnection,
     NotStored,
     StreamMissing,
     first_later,
     full_subjects,
-    heeding,
     last_sequence,
     message_at,
     micros,
+    reraise_cancelled,
+    retry_until_done,
     stream_info,
-    until_done,
 )
 from shared.identity import Comparison, Eviction, Mark, StreamPosition, compare
 
@@ -64,7 +64,7 @@ class Seen:
     asked_at: int
 
 
-async def look(link: Link, stream: str) -> Seen | None:
+async def look(link: BrokerConnection, stream: str) -> Seen | None:
     """None: there is no such stream. Raises NotStored when the broker cannot say."""
     try:
         info = await stream_info(link, stream)
@@ -79,13 +79,13 @@ async def look(link: Link, stream: str) -> Seen | None:
 
 
 async def judge(
-    link: Link,
+    link: BrokerConnection,
     stream: str,
     before: Mark,
     position: StreamPosition | None = None,
     *,
     thoroughly: bool = True,
-    eviction: Callable[[Link], Awaitable[Eviction]] | None = None,
+    eviction: Callable[[BrokerConnection], Awaitable[Eviction]] | None = None,
 ) -> tuple[Comparison, Seen | None]:
     """Whether a stream is the one of `before`, in which `position` was read. `thoroughly`: also look for an
     older copy in which as much has been stored since. `eviction`: says what the broker lets go of SERVICES.
@@ -110,14 +110,14 @@ async def judge(
     return compare(before, now, known, found, later, evicts=evicts), seen
 
 
-async def _eviction(link: Link) -> Eviction:
+async def _eviction(link: BrokerConnection) -> Eviction:
     """Whether the broker lets events go, because some subject has as many as it may have."""
     async for _ in full_subjects(link, streams.SERVICES, streams.ALL_EVENTS):
         return Eviction.ONE_FOR_ONE
     return Eviction.NONE
 
 
-async def told_before(link: Link, at: int) -> int:
+async def told_before(link: BrokerConnection, at: int) -> int:
     """The sequence up to which events were stored until `at`, so that whoever followed the record that was
     there before was told them, or never will be. Waits for the broker as long as it takes."""
 
@@ -125,7 +125,7 @@ async def told_before(link: Link, at: int) -> int:
         later = await first_later(link, streams.SERVICES, at)
         return later.seq - 1 if later else (await last_sequence(link, streams.SERVICES))[0]
 
-    found: int = await until_done("find what is new in the record", ask)
+    found: int = await retry_until_done("find what is new in the record", ask)
     return found
 
 
@@ -135,7 +135,9 @@ class RecordWatch:
     `marks`: the streams as they were at the newest look. `seen_at`: the broker's time of that look.
     """
 
-    def __init__(self, link: Link, buckets: Iterable[str] = (), *, rewritten: Iterable[str] = ()) -> None:
+    def __init__(
+        self, link: BrokerConnection, buckets: Iterable[str] = (), *, rewritten: Iterable[str] = ()
+    ) -> None:
         """`buckets`: those without which the work begins anew as well. `rewritten`: those that are made
         again, and `on_emptied` is told."""
         self._link = link
@@ -222,7 +224,7 @@ class RecordWatch:
             self.marks, self.seen_at = marks, seen_at
 
         self._thoroughly = False
-        await until_done("look at the streams", attempt)
+        await retry_until_done("look at the streams", attempt)
 
     async def _watch(self) -> None:
         """Raises AnotherRecord as soon as it is one."""
@@ -232,7 +234,7 @@ class RecordWatch:
                     await self._doubt.wait()
             self._doubt.clear()
             with suppress(NotStored):  # the broker is away; its return is another reason to look
-                await heeding(self._look())
+                await reraise_cancelled(self._look())
 
     async def _look(self) -> None:
         thoroughly, self._thoroughly = self._thoroughly, False
@@ -262,7 +264,7 @@ class RecordWatch:
         if self.on_look:
             await self.on_look(self.marks)
 
-    async def _eviction(self, link: Link) -> Eviction:
+    async def _eviction(self, link: BrokerConnection) -> Eviction:
         """Asked once in a while, as the answer is long."""
         now = asyncio.get_running_loop().time()
         if now < self._evicts_until:

@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from shared import streams, tracing
-from shared.broker import Link, NotStored, Publisher, last_sequence
-from shared.connections import Connection, Limits
+from shared.broker import BrokerConnection, NotStored, Publisher, last_sequence
+from shared.connections import Connection, ConnectionLimits
 from shared.settings import PREFIX, base_url, stop
 from shared.uvicorn_internals import Server
 
@@ -46,7 +46,7 @@ class Health:
         READY.labels(part).set(0)
         self.missing[part] = reason
 
-    def follow(self, link: Link) -> None:
+    def follow(self, link: BrokerConnection) -> None:
         """Part `broker`: lost and back with its connection. The work says when it is there at first."""
         link.on_lost.append(lambda: self.bad("broker", "away"))
         link.on_back.append(lambda: self.good("broker"))
@@ -80,7 +80,7 @@ class Record:
 
     LOOK_AGAIN = 5.0
 
-    def __init__(self, health: Health, link: Link, publisher: Publisher) -> None:
+    def __init__(self, health: Health, link: BrokerConnection, publisher: Publisher) -> None:
         self._health = health
         self._link = link
         self._failed = asyncio.Event()
@@ -114,7 +114,7 @@ class Record:
 
 
 class _Server(Server):
-    limits: Limits
+    limits: ConnectionLimits
 
     def every_second(self) -> None:
         """See which connections take too long."""

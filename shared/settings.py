@@ -197,7 +197,8 @@ class Settings(BaseSettings):
         Concealed("http://HOST or https://HOST, as people reach the API, without a path"),
     ] = Field(
         default_factory=lambda known: base_url(
-            known["host"] if is_home(known.get("host", "")) else "127.0.0.1", known.get("api_port", 8002)
+            known["host"] if listens_on_loopback(known.get("host", "")) else "127.0.0.1",
+            known.get("api_port", 8002),
         ),
         description="Where people reach the API; without a path, for the pages link from the root.",
     )
@@ -234,7 +235,7 @@ class Settings(BaseSettings):
     @property
     def strangers(self) -> bool:
         """Whether others than this machine's own users can reach `host`."""
-        return not is_home(self.host)
+        return not listens_on_loopback(self.host)
 
     @property
     def own_names(self) -> frozenset[str]:
@@ -281,7 +282,7 @@ def near(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def is_home(host: str) -> bool:
+def listens_on_loopback(host: str) -> bool:
     """Whether only this machine's own users can reach what is bound to it."""
     try:
         return ipaddress.ip_address(host).is_loopback

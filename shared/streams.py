@@ -26,7 +26,7 @@ MAINTENANCE_BUCKET = "registry_maintenance"
 API_BUCKET = "registry_api"
 
 REBUILD = "registry.rebuild"
-JUDGED = "registry.monitor.judged"
+LAST_EVALUATED = "registry.monitor.judged"
 """Each monitor answers with when the tick was stored that it judged last, in microseconds."""
 """Not in a stream: a request that the API answers when its read models have been built anew."""
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from shared import streams
-from shared.broker import Link, Stored, first, full_subjects
+from shared.broker import BrokerConnection, Stored, first, full_subjects
 from shared.events import ServiceDeleted, ServiceRegistered, Status, StatusChanged, micros
 
 
@@ -21,7 +21,7 @@ class Truncated:
     registered_at: int = 0
 
 
-async def truncated(link: Link, name: str | None = None) -> dict[str, Truncated]:
+async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str, Truncated]:
     """All of them, or this one if it is one, by name. Raises NotStored when the broker cannot say."""
     found: dict[str, Truncated] = {}
     among = f"service.*.{name}" if name else streams.ALL_EVENTS

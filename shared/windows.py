@@ -6,7 +6,7 @@ from contextlib import aclosing
 import structlog
 
 from shared import streams
-from shared.broker import Link, Reader, Stored
+from shared.broker import BrokerConnection, Reader, Stored
 from shared.maintenance import Window
 
 log = structlog.get_logger()
@@ -18,7 +18,7 @@ class Windows:
     """All of them, by id. `load` first, then `follow` for ever. `on_gone` is told each window that is no
     more, or no more the same."""
 
-    def __init__(self, link: Link, on_gone: Callable[[Window], None] = lambda _: None) -> None:
+    def __init__(self, link: BrokerConnection, on_gone: Callable[[Window], None] = lambda _: None) -> None:
         self._link = link
         self._on_gone = on_gone
         self._revisions: dict[str, int] = {}

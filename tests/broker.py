@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from shared import streams
-from shared.broker import Link
+from shared.broker import BrokerConnection
 from shared.events import Event, StatusChanged, parse_event
 from shared.settings import Settings
 
@@ -24,9 +24,9 @@ async def connect(url: str) -> tuple[Client, JetStreamContext]:
     return client, client.jetstream()
 
 
-async def provisioned(url: str, kept: int = 100) -> Link:
+async def provisioned(url: str, kept: int = 100) -> BrokerConnection:
     """A link to a broker that has its streams."""
-    link = Link(Settings(nats_url=(url,), heartbeats_kept=kept), "test")
+    link = BrokerConnection(Settings(nats_url=(url,), heartbeats_kept=kept), "test")
     await link.connect()
     return link
 

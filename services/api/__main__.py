@@ -18,7 +18,7 @@ from services.api.projector import Projector
 from services.api.resources import Look, Parts
 from services.api.store import Store, check_url
 from shared import logs, service, streams
-from shared.broker import Link, Publisher
+from shared.broker import BrokerConnection, Publisher
 from shared.connections import limits_of, within
 from shared.events import MICRO
 from shared.record_watch import RecordWatch
@@ -64,7 +64,7 @@ def main() -> None:
     logs.configure("api", settings.log_level, settings.log_format)
     warn_of_short_tokens(settings, "api_token", "read_token")
     health = service.Health("broker", "database", "projection")
-    link = Link(settings, "api")
+    link = BrokerConnection(settings, "api")
     health.follow(link)
     publisher = Publisher(link)
     record = service.Record(health, link, publisher)
@@ -120,7 +120,7 @@ def main() -> None:
         status_tags=settings.status_page,
         deaf_after=settings.deaf_after // MICRO,
     )
-    limits = limits_of(settings, at_home=access.at_home)
+    limits = limits_of(settings, loopback_only=access.loopback_only)
     limits.recognises = access.recognises
     past = Past(store, board, _now)
     app = build(Parts(link, store, board, commands, access, health, defaults, look, _now, maintenance, past))

@@ -18,7 +18,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from services.api.keyring import Keyring
 from shared.connections import client_of
-from shared.limits import Guesses
+from shared.limits import TokenGuessLimit
 from shared.problems import Problem
 from shared.settings import Tokens, matches
 
@@ -53,9 +53,9 @@ class Access:
         self.guarded = bool(api_tokens or read_tokens)
         self._read_is_open = anonymous_read or not self.guarded
         self._write_is_open = not self.guarded and not strangers
-        self.at_home = self._write_is_open
+        self.loopback_only = self._write_is_open
         """Nothing but being on this machine is asked for."""
-        self._guesses = Guesses()
+        self._guesses = TokenGuessLimit()
         self._secure = secure
         self._keyring = keyring
         self._of_this_process = secrets.token_hex(32)

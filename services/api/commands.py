@@ -17,7 +17,7 @@ from services.api.models import THRESHOLDS, Defaults, NewService, Wanted
 from services.api.requests import is_stale
 from services.api.store import Store
 from shared import streams
-from shared.broker import Link, NotStored, Publisher, Stored, WrongSequence, message_at, newest
+from shared.broker import BrokerConnection, NotStored, Publisher, Stored, WrongSequence, message_at, newest
 from shared.events import (
     ConfigData,
     ConfigEvent,
@@ -50,7 +50,7 @@ class Commands:
 
     def __init__(
         self,
-        link: Link,
+        link: BrokerConnection,
         publisher: Publisher,
         store: Store,
         board: Board,

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared import streams
 from shared.broker import (
     STORE_TIMEOUT,
-    Link,
+    BrokerConnection,
     NotStored,
     Reader,
     Stored,
-    until_done,
+    retry_until_done,
     version_to_follow,
 )
 
@@ -54,7 +54,7 @@ class Keys(BaseModel):
 class Keyring:
     """`load` first, then `follow` for ever. Until it is loaded nobody is logged in."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: BrokerConnection) -> None:
         self._link = link
         self._revision = 0
         self._lock = asyncio.Lock()
@@ -62,7 +62,7 @@ class Keyring:
 
     async def load(self) -> None:
         """Read the keys; the first API ever makes them."""
-        self._revision, self.keys = await until_done("read the keys of sessions", self._read_or_make)
+        self._revision, self.keys = await retry_until_done("read the keys of sessions", self._read_or_make)
 
     async def follow(self) -> None:
         """Take in what other APIs write."""

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from services.api.board import Board, News, TooMany
 from services.api.fold import Document, fold, moment
 from shared import streams
-from shared.broker import Link, Reader
+from shared.broker import BrokerConnection, Reader
 from shared.problems import Problem
 
 AT_ONCE = 1000
@@ -45,7 +45,7 @@ _ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
 
 
 def stream(
-    link: Link, board: Board, after: int | None, heartbeats: bool, client: str | None = None
+    link: BrokerConnection, board: Board, after: int | None, heartbeats: bool, client: str | None = None
 ) -> StreamingResponse:
     """What follows `after`, or what comes from now on. `client`: the address of a stranger. Problem 503 when
     there are too many listeners, strangers, or of them of this address."""
@@ -59,7 +59,7 @@ def stream(
 
 
 async def _messages(
-    link: Link, board: Board, after: int | None, heartbeats: bool, client: str | None
+    link: BrokerConnection, board: Board, after: int | None, heartbeats: bool, client: str | None
 ) -> AsyncIterator[str]:
     try:
         with board.listening(client, heartbeats=heartbeats) as listener:
@@ -90,7 +90,7 @@ async def _messages(
         return
 
 
-async def _part_of_record(link: Link, board: Board, after: int) -> list[tuple[int, str]]:
+async def _part_of_record(link: BrokerConnection, board: Board, after: int) -> list[tuple[int, str]]:
     """The next of it, at most AT_ONCE: who reads slowly keeps nobody else from the record."""
     found: list[tuple[int, str]] = []
     async with board.reading, aclosing(_from_record(link, after, board.kept_from, board.edition)) as events:
@@ -102,7 +102,7 @@ async def _part_of_record(link: Link, board: Board, after: int) -> list[tuple[in
 
 
 async def _from_record(
-    link: Link, after: int, upto: int, edition: str
+    link: BrokerConnection, after: int, upto: int, edition: str
 ) -> AsyncGenerator[tuple[int, str], None]:
     """What memory does not go back to. Ends with the last event up to `upto`, whatever that is."""
     reader = Reader(link, streams.SERVICES, streams.ALL_EVENTS, after=after)

@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from services.api import tags
 from services.api.requests import IfMatch, body, documented_body, is_stale
 from shared import streams
-from shared.broker import STORE_TIMEOUT, Link, NotStored
+from shared.broker import STORE_TIMEOUT, BrokerConnection, NotStored
 from shared.maintenance import Span, Window, check_new
 from shared.problems import Problem, documented
 from shared.windows import Windows
@@ -61,7 +61,7 @@ class ShownPage(BaseModel):
 class Maintenance:
     """Commands on the windows; each returns once it is stored, and what follows sees it."""
 
-    def __init__(self, link: Link, windows: Windows) -> None:
+    def __init__(self, link: BrokerConnection, windows: Windows) -> None:
         self._link = link
         self.windows = windows
 

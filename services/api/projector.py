@@ -21,7 +21,15 @@ from services.api.board import Board
 from services.api.fold import Change, Heard, fold, hear
 from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
-from shared.broker import PENDING, Link, NotStored, Reader, Stored, last_judged, until_done
+from shared.broker import (
+    PENDING,
+    BrokerConnection,
+    NotStored,
+    Reader,
+    Stored,
+    last_evaluated,
+    retry_until_done,
+)
 from shared.events import ServiceRegistered, Tick
 from shared.identity import Comparison, Mark, StreamPosition
 from shared.record_watch import RECORD, Marks, judge, look, told_before
@@ -101,7 +109,7 @@ class _Heartbeats:
 
     stream, subjects, every = streams.HEARTBEATS, (streams.ALL_HEARTBEATS, streams.ALL_TICKS), 1.0
 
-    def __init__(self, link: Link, knows: Callable[[str], bool]) -> None:
+    def __init__(self, link: BrokerConnection, knows: Callable[[str], bool]) -> None:
         self._link = link
         self._knows = knows
         self._strangers: dict[str, Heard] = {}
@@ -156,7 +164,7 @@ class Projector:
 
     def __init__(
         self,
-        link: Link,
+        link: BrokerConnection,
         store: Store,
         board: Board,
         health: Health,
@@ -259,7 +267,7 @@ class Projector:
                 if reader.pending == 0 or (batch and batch[-1].seq >= upto):
                     break
         self._board.told = max(self._board.told, upto)
-        await until_done("look how far the record reaches", partial(self._shorten, None))
+        await retry_until_done("look how far the record reaches", partial(self._shorten, None))
         self._on_board, self._filled = begins, True
         self._board.let_go()  # who came before all this was known comes back, and is told what it missed
 
@@ -276,7 +284,7 @@ class Projector:
     async def _keep_short(self, view: View) -> None:
         """Let go of what the broker has let go of; for ever."""
         while True:
-            await until_done("look how far the record reaches", partial(self._shorten, view))
+            await retry_until_done("look how far the record reaches", partial(self._shorten, view))
             await asyncio.sleep(SHORTEN_EVERY)
 
     async def _shorten(self, view: View | None) -> None:
@@ -290,7 +298,7 @@ class Projector:
         """Know when a monitor judged last; for ever."""
         while True:
             with suppress(NatsError, OSError, TimeoutError):
-                judged = await last_judged(self._link)
+                judged = await last_evaluated(self._link)
                 self._board.judged = max(judged or 0, self._board.judged or 0)
             await asyncio.sleep(5)
 
@@ -308,7 +316,7 @@ class Projector:
             if mark := known.marks.get(stream):
                 newest = position if position.at else None
                 question = partial(judge, self._link, stream, mark, newest)
-                verdict, _ = await until_done("compare the record", question)
+                verdict, _ = await retry_until_done("compare the record", question)
                 if verdict is not Comparison.SAME:
                     return left_at
         return None
@@ -321,7 +329,7 @@ class Projector:
                 raise NotStored(f"there is no stream {stream}")
             return seen.mark
 
-        return {name: await until_done("ask for the streams", partial(ask, name)) for name in RECORD}
+        return {name: await retry_until_done("ask for the streams", partial(ask, name)) for name in RECORD}
 
     async def remember(self, marks: Marks) -> None:
         """Note in the database what the streams look like, once in a while, for the next start."""

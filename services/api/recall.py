@@ -8,7 +8,7 @@ from itertools import islice
 from services.api.fold import Change, Document, fold, hear, micros, moment
 from services.api.models import HeardItem
 from shared import durations, streams
-from shared.broker import Link, NotStored, Reader, Stored
+from shared.broker import BrokerConnection, NotStored, Reader, Stored
 from shared.events import SOURCE_HEADER, Signal
 from shared.heartbeats import parse_heartbeat
 from shared.problems import Problem
@@ -18,7 +18,7 @@ PATIENCE = 5.0
 """Seconds that the broker has to answer."""
 
 
-async def heartbeats(link: Link, name: str, since: int, limit: int) -> list[HeardItem]:
+async def heartbeats(link: BrokerConnection, name: str, since: int, limit: int) -> list[HeardItem]:
     """The last of those that the broker keeps, newest first; malformed ones are left out, and what came
     before `since` (microseconds), which was of another life. A run's duration stands at its end, if its start
     is kept too."""
@@ -57,7 +57,7 @@ def _source(stored: Stored) -> str:
     return headers.get(SOURCE_HEADER) or ("mqtt" if "Nmqtt-Pub" in headers else "nats")
 
 
-async def as_of(link: Link, name: str, at: datetime) -> Document | None:
+async def as_of(link: BrokerConnection, name: str, at: datetime) -> Document | None:
     """The service's document as it was then; None if it did not exist. A fall counts from when it was due,
     though it may have been noticed later. Problem 404 if the record does not reach back so far."""
     then = micros(at)
@@ -94,14 +94,14 @@ async def as_of(link: Link, name: str, at: datetime) -> Document | None:
     return document
 
 
-async def _left(link: Link, name: str) -> Truncated | None:
+async def _left(link: BrokerConnection, name: str) -> Truncated | None:
     try:
         return (await truncated(link, name)).get(name)
     except NotStored:
         raise Problem(503, "the broker does not answer", retry_after=2) from None
 
 
-async def _read(link: Link, stream: str, *subjects: str) -> list[Stored]:
+async def _read(link: BrokerConnection, stream: str, *subjects: str) -> list[Stored]:
     """All that the stream keeps of these subjects. Problem 503 if the broker does not answer in time."""
     found: list[Stored] = []
     reader = Reader(link, stream, *subjects)

@@ -38,7 +38,7 @@ from services.api.store import Store
 from services.api.summary import next_digest
 from services.api.timeline import WINDOWS
 from shared import timeline
-from shared.broker import Link
+from shared.broker import BrokerConnection
 from shared.connections import stranger_of
 from shared.events import Status
 from shared.problems import Problem, documented
@@ -68,7 +68,7 @@ class Look(NamedTuple):
 class Parts(NamedTuple):
     """What the routes work with."""
 
-    link: Link
+    link: BrokerConnection
     store: Store
     board: Board
     commands: Commands

@@ -12,10 +12,10 @@ from services.ingest.names import Names
 from services.ingest.shortway import short_way
 from services.ingest.ticks import Ticker
 from shared import logs, service, tracing
-from shared.broker import Link, Publisher
+from shared.broker import BrokerConnection, Publisher
 from shared.connections import limits_of
-from shared.groups import Groups
-from shared.limits import Rate
+from shared.groups import BatchPublisher
+from shared.limits import RateLimit
 from shared.record_watch import RecordWatch
 from shared.settings import PerSecond, Port, Settings, Tokens, load, warn_of_short_tokens
 
@@ -40,9 +40,9 @@ def main() -> None:
     warn_of_short_tokens(settings, "ingest_token")
     tracing.start("ingest")
     health = service.Health("broker", "ticks")
-    link = Link(settings, "ingest")
+    link = BrokerConnection(settings, "ingest")
     health.follow(link)
-    publisher, groups = Publisher(link), Groups(link)
+    publisher, groups = Publisher(link), BatchPublisher(link)
     names, door = Names(settings.max_services), Door(groups.longest_wait)
     watch = RecordWatch(link)
     watch.on_another = lambda why: health.bad("ticks", why)
@@ -66,10 +66,10 @@ def main() -> None:
             await link.close()
 
     tokens = settings.ingest_token
-    at_home = not (tokens or anonymous)
-    limits = limits_of(settings, at_home=at_home)
-    per_token = Rate(settings.rate_limit_per_token)
-    access = Access(tokens, limits.per_address, per_token, optional=anonymous, at_home=at_home)
+    loopback_only = not (tokens or anonymous)
+    limits = limits_of(settings, loopback_only=loopback_only)
+    per_token = RateLimit(settings.rate_limit_per_token)
+    access = Access(tokens, limits.per_address, per_token, optional=anonymous, loopback_only=loopback_only)
     gate = Gate(groups, names, door)
     limits.on_full = door.refused
     if tokens:

@@ -8,7 +8,7 @@ from urllib.parse import unquote_plus
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from shared.limits import REFUSED, Guesses, Rate
+from shared.limits import REFUSED, RateLimit, TokenGuessLimit
 from shared.problems import Problem
 from shared.settings import matches
 
@@ -32,24 +32,24 @@ TOKEN_MAX = 4000
 
 class Access:
     """One of `tokens` is needed if there are any, unless they are `optional`: then whoever shows one is no
-    stranger, and everybody else is. `at_home`: nothing is needed but being on this machine."""
+    stranger, and everybody else is. `loopback_only`: nothing is needed but being on this machine."""
 
     def __init__(
         self,
         tokens: tuple[SecretStr, ...],
-        per_address: Rate,
-        per_token: Rate,
+        per_address: RateLimit,
+        per_token: RateLimit,
         *,
         optional: bool = False,
-        at_home: bool = False,
+        loopback_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tokens = tokens
         self.needs_token = bool(tokens) and not optional
-        self.at_home = at_home
+        self.loopback_only = loopback_only
         self._per_address = per_address
         self._per_token = per_token
-        self._guesses = Guesses()
+        self._guesses = TokenGuessLimit()
         self._clock = clock
 
     def knows(self, given: str) -> bool:

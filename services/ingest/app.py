@@ -60,7 +60,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
 
     def check(request: Request) -> str:
         """The token that was given. Raises Problem 401, 403 or 429 if whoever asks may not."""
-        if access.at_home and is_foreign(request.headers):
+        if access.loopback_only and is_foreign(request.headers):
             raise Problem(403, "not from another site's page; with a token it may be")
         given = access.given(request)
         access.enter(given, access.knows(given), client_of(request))

@@ -9,9 +9,9 @@ from services.ingest.content import bad_name
 from services.ingest.door import Door
 from services.ingest.names import Names
 from shared import streams
-from shared.broker import OVER_HTTP, BrokerError, ShareTaken, TooLarge
+from shared.broker import OVER_HTTP, BrokerError, ShareExhausted, TooLarge
 from shared.events import valid_name
-from shared.groups import GROUP_MAX, Done, Groups, Message, block
+from shared.groups import GROUP_MAX, BatchPublisher, Done, Message, block
 from shared.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
@@ -40,7 +40,7 @@ RETRY_AFTER = 2
 class Gate:
     """Lets heartbeats through to the broker, or says why not."""
 
-    def __init__(self, groups: Groups, names: Names, door: Door) -> None:
+    def __init__(self, groups: BatchPublisher, names: Names, door: Door) -> None:
         self._groups = groups
         self._door = door
         groups.on_end = _count
@@ -91,7 +91,7 @@ class Gate:
         """What is said of so many heartbeats that `error` has cost."""
         if isinstance(error, TooLarge):
             return Problem(413, str(error))
-        if isinstance(error, ShareTaken):
+        if isinstance(error, ShareExhausted):
             REFUSED.inc(count)
             return Problem(429, str(error), retry_after=RETRY_AFTER)
         self._door.refused(f"a heartbeat was not stored: {error}")
@@ -124,7 +124,7 @@ class Gate:
             except BrokerError as error:
                 left = good[start:]
                 problem = self.not_stored(error, len(left))
-                if not isinstance(error, ShareTaken):
+                if not isinstance(error, ShareExhausted):
                     _NOT_STORED.inc(len(left) - len(part))
                 for name in new.intersection(left):
                     self.names.forget(name)

@@ -1,7 +1,7 @@
 """The names that are registered, as far as the limit of services needs them."""
 
 from shared import streams
-from shared.broker import PENDING, Link, Reader
+from shared.broker import PENDING, BrokerConnection, Reader
 from shared.events import ServiceDeleted
 
 PENDING.labels(streams.SERVICES)
@@ -42,7 +42,7 @@ class Names:
         self._let_in.discard(name)
         self._registered.discard(name)
 
-    async def follow(self, link: Link) -> None:
+    async def follow(self, link: BrokerConnection) -> None:
         """Keep up with the events, for ever. What was known before is of another record, if there was any."""
         self._registered.clear()
         self._let_in.clear()

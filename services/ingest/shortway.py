@@ -10,7 +10,7 @@ from services.ingest.app import OK, stored
 from services.ingest.gate import Gate
 from shared import problems, tracing
 from shared.broker import BrokerError
-from shared.connections import HEADERS_MAX, Connection, Limits
+from shared.connections import HEADERS_MAX, Connection, ConnectionLimits
 from shared.events import TRACEPARENT_HEADER, valid_name
 from shared.problems import Problem
 
@@ -39,7 +39,7 @@ class _Beat:
         self.disconnected = self.response_complete = self.more_body = False
 
 
-def short_way(gate: Gate, access: Access, limits: Limits, port: int) -> type[Connection]:
+def short_way(gate: Gate, access: Access, limits: ConnectionLimits, port: int) -> type[Connection]:
     """The protocol to serve the app with, at this port."""
     known, tokens = gate.names, access.tokens
     followed: set[bytes] = {TRACEPARENT_HEADER.encode()} if tracing.is_on() else set()

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import Counter
 
 from shared import streams
-from shared.broker import Link, NotStored, Publisher, message_at
+from shared.broker import BrokerConnection, NotStored, Publisher, message_at
 from shared.events import LATE, Tick, moment
 from shared.service import Health
 
@@ -31,7 +31,7 @@ class Ticker:
 
     def __init__(
         self,
-        link: Link,
+        link: BrokerConnection,
         publisher: Publisher,
         health: Health,
         interval: timedelta,

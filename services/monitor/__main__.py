@@ -15,10 +15,10 @@ from services.monitor.domain.lifecycle import EffectiveThresholds
 from services.monitor.monitor import TICK_LAG_SECONDS, Monitor, Rules
 from services.monitor.store.event_store import EventStore
 from shared import asyncapi, logs, service, streams, tracing
-from shared.broker import Link, Publisher
+from shared.broker import BrokerConnection, Publisher
 from shared.connections import limits_of, within
 from shared.record_watch import RecordWatch
-from shared.settings import Port, Settings, is_home, load
+from shared.settings import Port, Settings, listens_on_loopback, load
 
 if TYPE_CHECKING:
     from faststream.specification.base import Specification
@@ -39,7 +39,7 @@ def main() -> None:
     logs.configure("monitor", settings.log_level, settings.log_format)
     tracing.start("monitor")
     health = service.Health("broker", "history")
-    link = Link(settings, "monitor", keeps_streams=True)
+    link = BrokerConnection(settings, "monitor", keeps_streams=True)
     health.follow(link)
     watch = RecordWatch(link, rewritten=(streams.MONITOR_BUCKET,))
     watch.on_another = lambda why: health.bad("history", why)
@@ -79,7 +79,7 @@ def main() -> None:
         async def answer(question: Msg) -> None:
             await question.respond(str(judged()).encode())
 
-        await link.nc.subscribe(streams.JUDGED, cb=answer)
+        await link.nc.subscribe(streams.LAST_EVALUATED, cb=answer)
         watching = [asyncio.create_task(it) for it in (record.watch(), _measure(link))]
         try:
             await watch.keep(watch_services)
@@ -93,7 +93,7 @@ def main() -> None:
     service.run(
         app,
         work,
-        http=within(limits_of(settings, at_home=is_home(settings.metrics_host))),
+        http=within(limits_of(settings, loopback_only=listens_on_loopback(settings.metrics_host))),
         host=settings.metrics_host,
         port=settings.monitor_port,
         variable="MONITOR_PORT",
@@ -101,7 +101,7 @@ def main() -> None:
     )
 
 
-async def _measure(link: Link) -> None:
+async def _measure(link: BrokerConnection) -> None:
     while True:
         with suppress(NatsError, OSError, TimeoutError):
             FILLED.set(await streams.filled(link.js, streams.HEARTBEATS))

@@ -47,7 +47,7 @@ from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import Checkpoint, ConfigChange
 from services.monitor.store.snapshots import Snapshots
 from shared import streams, tracing
-from shared.broker import OVER_HTTP, PENDING, Reader, Stored, WrongSequence, until_done
+from shared.broker import OVER_HTTP, PENDING, Reader, Stored, WrongSequence, retry_until_done
 from shared.coverage import Coverage
 from shared.events import (
     SOURCE_HEADER,
@@ -169,7 +169,7 @@ class Monitor:
 
     async def run(self) -> None:
         complaining = asyncio.create_task(self._dead_letters.run())
-        reach = await until_done("load the snapshot", self._load)
+        reach = await retry_until_done("load the snapshot", self._load)
         self._beats_read, self._events_read = reach.heartbeats, reach.events
         self._reading = asyncio.create_task(self._read_events(fresh=not reach.events))
         self._reading.add_done_callback(lambda _: self._events_moved.set())
@@ -396,11 +396,11 @@ class Monitor:
                 return 0
             return 0 if ack.duplicate else ack.seq
 
-        seq: int = await until_done(f"append to {subject}", attempt)
+        seq: int = await retry_until_done(f"append to {subject}", attempt)
         return seq
 
     async def _newest(self, subject: str) -> Stored | None:
-        found: Stored | None = await until_done(
+        found: Stored | None = await retry_until_done(
             f"read {subject}", lambda: self._event_store.newest_event(subject)
         )
         return found
@@ -456,7 +456,7 @@ class Monitor:
         far behind its end."""
         if read.pending < self._rules.kept - 1:
             return False
-        oldest: Stored | None = await until_done(
+        oldest: Stored | None = await retry_until_done(
             "read the oldest heartbeat", lambda: self._event_store.oldest_heartbeat(it.name)
         )
         if oldest is None:  # all of them were removed, and nobody knows when the last one was
@@ -513,7 +513,7 @@ class Monitor:
         """Follow the record; if nothing is known of it yet, begin with all of the configuration and the
         newest change of each service."""
         if fresh:
-            end, _ = await until_done(
+            end, _ = await retry_until_done(
                 "ask for the newest event", partial(self._event_store.end, streams.SERVICES)
             )
             async for message in _once(self._event_store.reader(streams.SERVICES, streams.ALL_CONFIG), end):
@@ -538,7 +538,7 @@ class Monitor:
         message = newest
         while not _is_readable(message):
             ask = partial(self._event_store.event_before, message.subject, message.seq)
-            before: Stored | None = await until_done(f"read what {message.subject} was before", ask)
+            before: Stored | None = await retry_until_done(f"read what {message.subject} was before", ask)
             if before is None:
                 return newest
             message = before
@@ -569,7 +569,7 @@ class Monitor:
         asked_at, last, asked = float("-inf"), 0, 0
         while self._events_read < last or not asked:
             if loop.time() > asked_at + RETRY_INTERVAL:  # the newest may have been removed before it was read
-                last, asked = await until_done(
+                last, asked = await retry_until_done(
                     "ask for the newest event", lambda: self._event_store.end(streams.SERVICES)
                 )
                 asked_at = loop.time()

@@ -40,7 +40,7 @@ from services.notifier.event_log import EventLog
 from services.notifier.lease import Lease
 from services.notifier.states import ServiceStates
 from shared import asyncapi, digest, durations, logs, service, streams, tracing, urls
-from shared.broker import READ_ONLY, Link, last_sequence, until_done
+from shared.broker import READ_ONLY, BrokerConnection, last_sequence, retry_until_done
 from shared.connections import limits_of, within
 from shared.events import moment
 from shared.identity import Comparison
@@ -55,7 +55,7 @@ from shared.settings import (
     SecretHttpUrl,
     Settings,
     TimeOfDay,
-    is_home,
+    listens_on_loopback,
     load,
     stop,
 )
@@ -217,7 +217,7 @@ class Notifier:
         self._bot = Bot(settings.telegram_api_url, settings.token) if settings.token else None
         parts = ("broker", "delivery", *(("telegram",) if self._bot else ()))
         self.health: service.Health = before.health if before else service.Health(*parts)
-        self._link = Link(settings, "notifier")
+        self._link = BrokerConnection(settings, "notifier")
         self.watch = RecordWatch(self._link, buckets=(streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET))
         self.watch.on_another = lambda why: self.health.bad("delivery", why)
         self.health.follow(self._link)
@@ -378,14 +378,14 @@ class Notifier:
         log.info("notifying", chats=[chat.key for chat in chats], after=after, newest=end)
 
     async def _newest(self) -> int:
-        newest: tuple[int, int] = await until_done(
+        newest: tuple[int, int] = await retry_until_done(
             "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
         )
         return newest[0]
 
     async def _compare(self, seen: SeenRecord) -> Comparison:
         question = partial(judge, self._link, streams.SERVICES, seen.events)
-        decision: Comparison = (await until_done("compare the record", question))[0]
+        decision: Comparison = (await retry_until_done("compare the record", question))[0]
         return decision
 
     async def _remember(self, marks: Marks) -> None:
@@ -535,7 +535,7 @@ class Notifier:
         window = digest.WEEK if weekly else digest.WINDOW
         changes = await self._event_log.transitions_since(at - window)
         gaps = await self._listener.gaps(at, self._settings.deaf_after)
-        oldest = await until_done("look how far the record reaches", partial(truncated, self._link))
+        oldest = await retry_until_done("look how far the record reaches", partial(truncated, self._link))
         begins = {name: it.begins for name, it in oldest.items()}
         found = digest.digest(self._states.services(), changes, at, window, gaps, begins)
         return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)
@@ -592,7 +592,7 @@ def main() -> None:
     service.run(
         app,
         work,
-        http=within(limits_of(settings, at_home=is_home(settings.metrics_host))),
+        http=within(limits_of(settings, loopback_only=listens_on_loopback(settings.metrics_host))),
         host=settings.metrics_host,
         port=settings.notifier_port,
         variable="NOTIFIER_PORT",

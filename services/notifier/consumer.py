@@ -24,7 +24,7 @@ from services.notifier.event_log import EventLog, moment, report_unreadable
 from services.notifier.states import ServiceStates
 from shared import ack_subjects, streams
 from shared.ack_subjects import Delivered
-from shared.broker import PENDING, Link, newest_event, until_done
+from shared.broker import PENDING, BrokerConnection, newest_event, retry_until_done
 from shared.events import Event, StatusChanged
 from shared.identity import StreamPosition
 from shared.urls import without_secrets
@@ -49,7 +49,7 @@ class EventConsumer:
 
     def __init__(
         self,
-        link: Link,
+        link: BrokerConnection,
         nats_urls: tuple[str, ...],
         states: ServiceStates,
         event_log: EventLog,
@@ -101,7 +101,7 @@ class EventConsumer:
         """Until the read fails, or stands still while the stream goes on."""
         while True:
             before = self.position
-            end, _ = await until_done("ask for the newest event", self._end)
+            end, _ = await retry_until_done("ask for the newest event", self._end)
             try:
                 async with asyncio.timeout(STALL_TIMEOUT):
                     await self._failed.wait()

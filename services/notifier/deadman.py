@@ -11,7 +11,7 @@ from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 
 from shared import streams
-from shared.broker import BrokerError, Link, last_judged, last_sequence
+from shared.broker import BrokerConnection, BrokerError, last_evaluated, last_sequence
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ TIMEOUT = httpx.Timeout(10, connect=5)
 class DeadmanSwitch:
     """`run` until cancelled."""
 
-    def __init__(self, url: str, link: Link, hindered: Callable[[], str | None]) -> None:
+    def __init__(self, url: str, link: BrokerConnection, hindered: Callable[[], str | None]) -> None:
         """`hindered`: why messages are not delivered, if they are not."""
         self._url = url
         self._host = urlsplit(url).hostname
@@ -55,7 +55,7 @@ class DeadmanSwitch:
     async def _not_evaluating(self) -> str | None:
         """Why nobody is judged, if so. Of several monitors one is enough."""
         try:
-            judged = await last_judged(self._link, ANSWER_TIMEOUT)
+            judged = await last_evaluated(self._link, ANSWER_TIMEOUT)
             _, now = await last_sequence(self._link, streams.HEARTBEATS)
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
             return f"the broker does not answer ({type(error).__name__})"

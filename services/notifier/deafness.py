@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from services.notifier.alerting.texts import Deafness
 from shared import streams
-from shared.broker import Link, Reader, Stored, last_sequence, until_done
+from shared.broker import BrokerConnection, Reader, Stored, last_sequence, retry_until_done
 from shared.coverage import Coverage
 from shared.events import MICRO, Tick, micros, moment
 
@@ -79,7 +79,7 @@ class TickCoverage:
 class DeafnessWatch:
     """`follow` for ever."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: BrokerConnection) -> None:
         self._link = link
         self._heard = TickCoverage()
         self._ahead = timedelta()
@@ -115,7 +115,7 @@ class DeafnessWatch:
                     self._read_once.set()
 
     async def _compare(self, now: Callable[[], datetime]) -> None:
-        _, at = await until_done(
+        _, at = await retry_until_done(
             "ask for the broker's time", lambda: last_sequence(self._link, streams.HEARTBEATS)
         )
         self._compared_at = now()

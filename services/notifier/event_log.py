@@ -9,7 +9,15 @@ from prometheus_client import Counter
 from services.notifier.alerting.texts import Change
 from services.notifier.states import ServiceStates
 from shared import digest, streams, tracing
-from shared.broker import Link, Reader, Stored, Unreadable, newest, newest_before, until_done
+from shared.broker import (
+    BrokerConnection,
+    Reader,
+    Stored,
+    Unreadable,
+    newest,
+    newest_before,
+    retry_until_done,
+)
 from shared.events import (
     Event,
     ServiceDeleted,
@@ -43,7 +51,7 @@ def report_unreadable(subject: str, seq: int, error: str) -> None:
 class EventLog:
     """The stream SERVICES as the notifier asks it."""
 
-    def __init__(self, link: Link, states: ServiceStates) -> None:
+    def __init__(self, link: BrokerConnection, states: ServiceStates) -> None:
         self._link = link
         self._states = states
         self._told_until: datetime | None = None
@@ -126,7 +134,7 @@ class EventLog:
                 except Unreadable:  # nobody can say what was before it
                     return None
 
-            stored = await until_done(f"read what {subject} was before {seq}", ask)
+            stored = await retry_until_done(f"read what {subject} was before {seq}", ask)
             if stored is None:
                 return None
             if event := parse(stored):
@@ -156,7 +164,7 @@ class EventLog:
                 return await newest_before(self._link, streams.HEARTBEATS, subject, seq)
             return await newest(self._link, streams.HEARTBEATS, subject)
 
-        while found := await until_done(f"read the newest heartbeat of {name}", ask):
+        while found := await retry_until_done(f"read the newest heartbeat of {name}", ask):
             if parse_heartbeat(name, found.data, found.headers).signal is not Signal.LOG:
                 at: datetime = moment(found.at)
                 return at if at >= self._states.get(name).registered_at else None

@@ -18,7 +18,7 @@ from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
 from services.notifier.dispatch.notification_log import Superseded
-from shared.broker import Link, until_done, version_to_follow
+from shared.broker import BrokerConnection, retry_until_done, version_to_follow
 
 log = structlog.get_logger()
 
@@ -34,17 +34,17 @@ MAX_UNANSWERED = 4
 class Lease:
     """`acquire`, then `watch` for as long as it is held, then `release`."""
 
-    def __init__(self, link: Link, bucket: KeyValue) -> None:
+    def __init__(self, link: BrokerConnection, bucket: KeyValue) -> None:
         self._link = link
         self._bucket = bucket
         self._id = secrets.token_hex(8)
 
     async def acquire(self, on_wait: Callable[[], None]) -> None:
         """Wait until no other notifier holds it. `on_wait`: told if there is one."""
-        await until_done("answer for the lease", self._listen)
+        await retry_until_done("answer for the lease", self._listen)
         unanswered, waits = 0, False
         while True:
-            holder, revision = await until_done("read the lease", self._read)
+            holder, revision = await retry_until_done("read the lease", self._read)
             if not holder:
                 unanswered = MAX_UNANSWERED
             elif holder != self._id:
@@ -64,7 +64,7 @@ class Lease:
             await asyncio.sleep(
                 3 * POLL_INTERVAL
             )  # it need not be soon: whoever was superseded cannot record
-            holder, _ = await until_done("read the lease", self._read)
+            holder, _ = await retry_until_done("read the lease", self._read)
             if holder != self._id:
                 raise Superseded("another notifier has taken over")
 

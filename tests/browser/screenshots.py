@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from playwright.async_api import async_playwright
 
 from shared import streams
-from shared.broker import Link
+from shared.broker import BrokerConnection
 from shared.settings import Settings
 from tests import fleets
 from tests.browser.test_dashboard import CHROMIUM, SHOWN, fill
@@ -37,9 +37,9 @@ async def take(name: str) -> None:
         try:
             fleet = make(fleets.now())
             await fill(system, fleet)
-            link = Link(Settings(nats_url=(system.nats_url,)), "pictures")
+            link = BrokerConnection(Settings(nats_url=(system.nats_url,)), "pictures")
             await link.connect()
-            await link.nc.subscribe(streams.JUDGED, cb=_judged)
+            await link.nc.subscribe(streams.LAST_EVALUATED, cb=_judged)
             for it in fleet[:200]:
                 if it.changes[-1][1] == "alive":
                     system.beat(it.name)

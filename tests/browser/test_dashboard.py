@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
 
-from shared.broker import Link, Publisher
+from shared.broker import BrokerConnection, Publisher
 from shared.settings import Settings
 from tests import fleets
 from tests.e2e.system import System
@@ -80,7 +80,7 @@ async def fill(system: System, fleet: list[fleets.Past]) -> None:
     """Make up a past, which is not to be judged and told."""
     for name in ("monitor", "notifier"):
         system.parts[name].kill()
-    link = Link(Settings(nats_url=(system.nats_url,)), "test")
+    link = BrokerConnection(Settings(nats_url=(system.nats_url,)), "test")
     await link.connect()
     publisher = Publisher(link, timeout=20)
     await publisher.start()

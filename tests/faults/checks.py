@@ -16,7 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from shared import streams
-from shared.broker import Link, Reader, Stored, last_judged
+from shared.broker import BrokerConnection, Reader, Stored, last_evaluated
 from shared.events import StatusChanged, moment, parse_event
 from shared.heartbeats import parse_heartbeat
 from shared.settings import Settings
@@ -28,9 +28,9 @@ MICRO = 1e-6
 OURS = ("steady", "leaving", "stirred")
 
 
-async def connect(url: str) -> Link:
+async def connect(url: str) -> BrokerConnection:
     """To a broker whose streams are there already, and stay as they are."""
-    link = Link(Settings(nats_url=tuple(url.split(","))), "checks")
+    link = BrokerConnection(Settings(nats_url=tuple(url.split(","))), "checks")
     link.adopt(await nats.connect(**link.options()))
     return link
 
@@ -209,7 +209,7 @@ async def history_follows_from_the_stream(world: World, record: Record, store: P
         monitor.start()
         link = await connect(url)
         async with asyncio.timeout(60):
-            while (await last_judged(link, 0.3) or 0) < last[-1].at:
+            while (await last_evaluated(link, 0.3) or 0) < last[-1].at:
                 pass
         await link.close()
         again = histories(await everything(url, streams.SERVICES, streams.ALL_STATUS))

@@ -55,9 +55,9 @@ from shared.events import (
     parse_event,
     valid_name,
 )
-from shared.groups import Groups
+from shared.groups import BatchPublisher
 from shared.heartbeats import parse_heartbeat, write_body
-from shared.limits import Proxies
+from shared.limits import TrustedProxies
 from shared.maintenance import Window
 from shared.problems import Problem
 from shared.settings import Settings, load
@@ -296,7 +296,7 @@ REPLIES = st.binary(max_size=60) | st.lists(st.text(max_size=8), max_size=14).ma
 @example(b"heartbeat.a", b"$JS.ACK._.account.S.C.1.1.1.1.0", b"", None)
 @example(b"heartbeat.a", b"$JS.ACK.S.C.1.1.1.1.0.0", b"", None)
 def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-    reader = Reader(broker.Link(Settings(), "fuzz"), "S", "s.>")
+    reader = Reader(broker.BrokerConnection(Settings(), "fuzz"), "S", "s.>")
     reader._received(subject, reply, data, headers)
     try:
         place = ack_subjects.parse(reply)
@@ -315,7 +315,7 @@ def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, header
 @fuzzed
 @given(st.binary(max_size=40), st.binary(max_size=80) | st.just(b"[]") | st.just(b"7"))
 def test_what_the_broker_answers(tail: bytes, data: bytes) -> None:
-    groups = Groups(broker.Link(Settings(), "fuzz"))
+    groups = BatchPublisher(broker.BrokerConnection(Settings(), "fuzz"))
     from shared.groups import _Group
 
     loop = asyncio.new_event_loop()
@@ -505,7 +505,7 @@ def test_authorization(raw: bytes) -> None:
 @fuzzed
 @given(st.text(max_size=60), st.lists(st.text(max_size=30) | st.ip_addresses().map(str), max_size=4))
 def test_addresses_of_proxies(peer: str, forwarded: list[str]) -> None:
-    proxies = Proxies(())
+    proxies = TrustedProxies(())
     for address in (peer, "127.0.0.1"):
         found = proxies.client(address, ", ".join(forwarded))
         assert found is None or proxies.client(found.removesuffix("/64")) in (found, None)

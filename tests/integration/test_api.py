@@ -24,7 +24,7 @@ from services.api.fold import Heard, fold, hear
 from services.api.models import Defaults, NewService, Wanted
 from services.api.store import Store
 from shared import streams
-from shared.broker import Link, Publisher, Reader, Stored
+from shared.broker import BrokerConnection, Publisher, Reader, Stored
 from shared.events import (
     ConfigData,
     Doubt,
@@ -79,15 +79,15 @@ async def client(api: Process) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def link(nats_url: str) -> AsyncIterator[Link]:
-    link = Link(Settings(nats_url=(nats_url,)), "test")
+async def link(nats_url: str) -> AsyncIterator[BrokerConnection]:
+    link = BrokerConnection(Settings(nats_url=(nats_url,)), "test")
     await link.connect()
     yield link
     await link.close()
 
 
 @pytest.fixture
-async def publisher(link: Link) -> AsyncIterator[Publisher]:
+async def publisher(link: BrokerConnection) -> AsyncIterator[Publisher]:
     publisher = Publisher(link)
     await publisher.start()
     yield publisher
@@ -249,7 +249,7 @@ async def test_a_command_sees_what_the_read_model_does_not_know_yet(
 
 
 async def test_nothing_to_do_is_decided_on_the_record(
-    link: Link, publisher: Publisher, mongo_url: str
+    link: BrokerConnection, publisher: Publisher, mongo_url: str
 ) -> None:
     """With read models that nobody keeps up: what equals them may still be a change."""
     store = Store(mongo_url, "registry")
@@ -822,7 +822,7 @@ async def test_reading_for_everybody_is_not_writing(tmp_path: Any, nats_url: str
 # --- the read models are a fold of the streams
 
 
-async def record(link: Link) -> list[Stored]:
+async def record(link: BrokerConnection) -> list[Stored]:
     """Everything in SERVICES."""
     found: list[Stored] = []
     reader = Reader(link, streams.SERVICES, streams.ALL_EVENTS)
@@ -866,7 +866,7 @@ async def contents(mongo_url: str) -> tuple[Any, Any]:
         store.close()
 
 
-async def settled(client: httpx.AsyncClient, mongo_url: str, link: Link) -> tuple[Any, Any]:
+async def settled(client: httpx.AsyncClient, mongo_url: str, link: BrokerConnection) -> tuple[Any, Any]:
     """The documents once the projector has read everything there is."""
     ends = [(await link.js.stream_info(stream)).state.last_seq for stream in ("SERVICES", "HEARTBEATS")]
 
@@ -883,7 +883,7 @@ async def settled(client: httpx.AsyncClient, mongo_url: str, link: Link) -> tupl
 
 
 async def test_rebuilt_read_models_equal_the_live_ones(
-    client: httpx.AsyncClient, publisher: Publisher, link: Link, mongo_url: str
+    client: httpx.AsyncClient, publisher: Publisher, link: BrokerConnection, mongo_url: str
 ) -> None:
     await lively(client, publisher)
     live = await settled(client, mongo_url, link)
@@ -898,7 +898,7 @@ async def test_rebuilt_read_models_equal_the_live_ones(
 
 
 async def test_a_rebuild_keeps_the_last_run_beyond_the_kept_heartbeats(
-    client: httpx.AsyncClient, publisher: Publisher, link: Link, mongo_url: str
+    client: httpx.AsyncClient, publisher: Publisher, link: BrokerConnection, mongo_url: str
 ) -> None:
     for name in ("a", "again", "quiet"):
         await register(publisher, name)
@@ -919,7 +919,7 @@ async def test_a_rebuild_keeps_the_last_run_beyond_the_kept_heartbeats(
 
 
 async def test_warnings_and_the_end_of_a_message_are_shown(
-    client: httpx.AsyncClient, publisher: Publisher, link: Link
+    client: httpx.AsyncClient, publisher: Publisher, link: BrokerConnection
 ) -> None:
     """Of the newest heartbeat, until one comes without; a log is none. The same after a rebuild."""
     await register(publisher, "a")
@@ -942,7 +942,7 @@ async def test_warnings_and_the_end_of_a_message_are_shown(
 
 
 async def test_heartbeats_are_those_of_this_life(
-    client: httpx.AsyncClient, publisher: Publisher, link: Link
+    client: httpx.AsyncClient, publisher: Publisher, link: BrokerConnection
 ) -> None:
     """In the list and on the page, at once and after a rebuild; a run of another life has no end here."""
     await register(publisher, "a")
@@ -973,7 +973,7 @@ async def test_heartbeats_are_those_of_this_life(
 
 
 async def test_writes_during_a_rebuild_are_read_after_it(
-    client: httpx.AsyncClient, link: Link, publisher: Publisher
+    client: httpx.AsyncClient, link: BrokerConnection, publisher: Publisher
 ) -> None:
     await lively(client, publisher)
     rebuilding = asyncio.create_task(link.nc.request("registry.rebuild", timeout=30))
@@ -988,7 +988,7 @@ async def test_writes_during_a_rebuild_are_read_after_it(
 
 
 async def test_everything_twice_and_shuffled_gives_the_same_documents(
-    client: httpx.AsyncClient, publisher: Publisher, link: Link, mongo_url: str
+    client: httpx.AsyncClient, publisher: Publisher, link: BrokerConnection, mongo_url: str
 ) -> None:
     await lively(client, publisher)
     live = await settled(client, mongo_url, link)
@@ -1040,7 +1040,7 @@ async def test_runs_are_the_same_however_heartbeats_are_cut_into_batches(mongo_u
 
 
 async def test_the_database_may_die_while_events_flow(
-    client: httpx.AsyncClient, publisher: Publisher, link: Link, mongo: Process, mongo_url: str
+    client: httpx.AsyncClient, publisher: Publisher, link: BrokerConnection, mongo: Process, mongo_url: str
 ) -> None:
     await lively(client, publisher, "a")
     mongo.kill()
@@ -1060,7 +1060,12 @@ async def test_the_database_may_die_while_events_flow(
 
 
 async def test_a_database_that_forgot_what_it_acknowledged_is_caught_up(
-    client: httpx.AsyncClient, publisher: Publisher, link: Link, mongo: Process, mongo_url: str, tmp_path: Any
+    client: httpx.AsyncClient,
+    publisher: Publisher,
+    link: BrokerConnection,
+    mongo: Process,
+    mongo_url: str,
+    tmp_path: Any,
 ) -> None:
     await lively(client, publisher)
     live = await settled(client, mongo_url, link)

@@ -13,7 +13,7 @@ import pytest
 
 from services.api import board
 from shared import streams
-from shared.broker import Link, Publisher
+from shared.broker import BrokerConnection, Publisher
 from shared.events import SOURCE_HEADER, Status
 from tests import fleets
 from tests.integration.test_api import (
@@ -357,7 +357,7 @@ async def test_of_two_apis_each_sees_what_the_other_was_told(
     tmp_path: Any,
     nats_url: str,
     mongo_url: str,
-    link: Link,
+    link: BrokerConnection,
 ) -> None:
     other = _api(tmp_path, nats_url, mongo_url).start()
     try:

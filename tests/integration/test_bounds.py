@@ -14,7 +14,7 @@ from services.api.fold import micros
 from services.api.projector import Projector
 from services.api.store import Store
 from shared import streams
-from shared.broker import Link
+from shared.broker import BrokerConnection
 from shared.events import (
     ConfigData,
     ServiceConfig,
@@ -38,39 +38,43 @@ KEPT = 5
 
 
 @pytest.fixture
-async def link(nats_url: str) -> AsyncIterator[Link]:
-    link = Link(Settings(nats_url=(nats_url,), events_kept=KEPT), "test", keeps_streams=True)
+async def link(nats_url: str) -> AsyncIterator[BrokerConnection]:
+    link = BrokerConnection(Settings(nats_url=(nats_url,), events_kept=KEPT), "test", keeps_streams=True)
     await link.connect()
     yield link
     await link.close()
 
 
-async def change(link: Link, name: str, was: Status, to: Status) -> None:
+async def change(link: BrokerConnection, name: str, was: Status, to: Status) -> None:
     data = StatusData(from_=was, to=to, since=datetime.now(UTC), last_heartbeat=None, reason="x")
     await link.js.publish(streams.status(name), status_changed(name, data).to_bytes())
 
 
-async def flap(link: Link, name: str, times: int) -> None:
+async def flap(link: BrokerConnection, name: str, times: int) -> None:
     for n in range(times):
         await change(link, name, *((ALIVE, DOWN) if n % 2 else (DOWN, ALIVE)))
 
 
 async def configure(
-    link: Link, name: str, kind: type[ServiceRegistered | ServiceUpdated], born: datetime, **config: object
+    link: BrokerConnection,
+    name: str,
+    kind: type[ServiceRegistered | ServiceUpdated],
+    born: datetime,
+    **config: object,
 ) -> None:
     data = ConfigData(config=ServiceConfig(**config), registered_at=born)  # type: ignore[arg-type]
     event = kind(id=str(datetime.now(UTC)), source="/test", subject=name, time=born, data=data)
     await link.js.publish(streams.config(name), event.to_bytes())
 
 
-async def delete(link: Link, name: str) -> None:
+async def delete(link: BrokerConnection, name: str) -> None:
     now = datetime.now(UTC)
     event = ServiceDeleted(id=f"{now}", source="/test", subject=name, time=now, data={})  # type: ignore[arg-type]
     await link.js.publish(streams.config(name), event.to_bytes())
 
 
 async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_unobserved(
-    link: Link, mongo_url: str
+    link: BrokerConnection, mongo_url: str
 ) -> None:
     born = datetime.now(UTC)
     for name in ("calm", "flapper", "full", "reborn"):
@@ -136,9 +140,9 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
     assert await recall.as_of(link, "flapper", born - timedelta(1)) is None, "there was no such service"
 
 
-async def test_a_bound_that_is_lowered_holds_for_what_is_there(link: Link, nats_url: str) -> None:
+async def test_a_bound_that_is_lowered_holds_for_what_is_there(link: BrokerConnection, nats_url: str) -> None:
     await flap(link, "flapper", KEPT)
-    lower = Link(Settings(nats_url=(nats_url,), events_kept=2), "test", keeps_streams=True)
+    lower = BrokerConnection(Settings(nats_url=(nats_url,), events_kept=2), "test", keeps_streams=True)
     await lower.connect()
     assert (await lower.js.stream_info(streams.SERVICES)).state.messages == 2
     await lower.close()
@@ -163,7 +167,7 @@ async def test_a_broker_that_is_small_has_its_streams_within_its_room(
     monkeypatch.setattr(streams, "SPARE", 100)
     url = f"nats://127.0.0.1:{small.port}"
     settings = Settings(nats_url=(url,), max_services=1, heartbeats_kept=5, heartbeats_bytes=10**10)
-    link = Link(settings, "test", keeps_streams=True)
+    link = BrokerConnection(settings, "test", keeps_streams=True)
     await asyncio.wait_for(link.connect(), 10)
     info = await link.js.stream_info(streams.HEARTBEATS)
     assert info.config.max_bytes == 10**10 // 32

@@ -14,8 +14,8 @@ from services.notifier.event_log import EventLog
 from services.notifier.states import ServiceStates
 from shared import streams
 from shared.broker import (
+    BrokerConnection,
     Busy,
-    Link,
     NotStored,
     Publisher,
     Reader,
@@ -23,7 +23,7 @@ from shared.broker import (
     first,
     newest,
     newest_before,
-    until_done,
+    retry_until_done,
 )
 from shared.events import Status, StatusData, status_changed
 from tests.broker import eventually, provisioned
@@ -31,21 +31,21 @@ from tests.servers import Process, free_port, program
 
 
 @pytest.fixture
-async def link(nats_url: str) -> AsyncIterator[Link]:
+async def link(nats_url: str) -> AsyncIterator[BrokerConnection]:
     link = await provisioned(nats_url)
     yield link
     await link.close()
 
 
 @pytest.fixture
-async def publisher(link: Link) -> AsyncIterator[Publisher]:
+async def publisher(link: BrokerConnection) -> AsyncIterator[Publisher]:
     publisher = Publisher(link, timeout=2, max_waiting=100)
     await publisher.start()
     yield publisher
     await publisher.stop()
 
 
-async def test_of_two_writers_the_broker_lets_one_win(link: Link, publisher: Publisher) -> None:
+async def test_of_two_writers_the_broker_lets_one_win(link: BrokerConnection, publisher: Publisher) -> None:
     subject = streams.status("web")
 
     async def write(writer: int, after: int) -> int | None:
@@ -72,7 +72,9 @@ async def test_too_many_at_once_are_refused_not_queued(publisher: Publisher) -> 
     assert publisher.waiting == 0
 
 
-async def test_no_answer_is_an_error_in_time(nats: Process, link: Link, publisher: Publisher) -> None:
+async def test_no_answer_is_an_error_in_time(
+    nats: Process, link: BrokerConnection, publisher: Publisher
+) -> None:
     with pytest.raises(NotStored, match="no stream"):
         await publisher.publish("nobody.listens")
     waiting = asyncio.create_task(publisher.publish(streams.heartbeat("web")))
@@ -84,12 +86,12 @@ async def test_no_answer_is_an_error_in_time(nats: Process, link: Link, publishe
     nats.start()
 
 
-async def _is_down(link: Link) -> bool:
+async def _is_down(link: BrokerConnection) -> bool:
     return not link.up
 
 
 async def test_a_reader_sees_everything_once_and_in_order_though_the_broker_is_killed(
-    nats: Process, link: Link, publisher: Publisher
+    nats: Process, link: BrokerConnection, publisher: Publisher
 ) -> None:
     seen: list[int] = []
 
@@ -118,7 +120,7 @@ async def test_a_reader_sees_everything_once_and_in_order_though_the_broker_is_k
 
 
 async def test_the_newest_of_each_subject_first_then_all_that_follows(
-    link: Link, publisher: Publisher
+    link: BrokerConnection, publisher: Publisher
 ) -> None:
     for name in "abcab":
         await publisher.publish(streams.heartbeat(name))
@@ -134,7 +136,7 @@ async def test_the_newest_of_each_subject_first_then_all_that_follows(
 
 
 async def test_of_an_event_that_cannot_be_read_the_one_before_counts(
-    link: Link, publisher: Publisher
+    link: BrokerConnection, publisher: Publisher
 ) -> None:
     """Else a notifier that is started anew believes that what was down has never been."""
     data = StatusData.model_validate(
@@ -159,7 +161,7 @@ async def test_of_an_event_that_cannot_be_read_the_one_before_counts(
     assert await newest_before(link, streams.SERVICES, streams.status("other"), 3) is None
 
 
-async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: Link) -> None:
+async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: BrokerConnection) -> None:
     reader = Reader(link, streams.HEARTBEATS, streams.ALL_HEARTBEATS)
     async for batch in reader.batches():
         assert batch == []
@@ -167,7 +169,9 @@ async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: Link) -> N
         break
 
 
-async def test_a_reader_waits_for_nothing_that_was_removed_unread(link: Link, publisher: Publisher) -> None:
+async def test_a_reader_waits_for_nothing_that_was_removed_unread(
+    link: BrokerConnection, publisher: Publisher
+) -> None:
     for name in "abcdef":
         await publisher.publish(streams.heartbeat(name))
     reader = Reader(link, streams.HEARTBEATS, streams.ALL_HEARTBEATS)
@@ -181,7 +185,7 @@ async def test_a_reader_waits_for_nothing_that_was_removed_unread(link: Link, pu
             await anext(batches)
 
 
-async def test_what_is_kept_per_service(link: Link, publisher: Publisher) -> None:
+async def test_what_is_kept_per_service(link: BrokerConnection, publisher: Publisher) -> None:
     seqs = [(await publisher.publish(streams.heartbeat("web"))).seq for _ in range(103)]
     oldest = await first(link, streams.HEARTBEATS, streams.heartbeat("web"))
     assert oldest
@@ -189,7 +193,7 @@ async def test_what_is_kept_per_service(link: Link, publisher: Publisher) -> Non
     assert await first(link, streams.HEARTBEATS, streams.heartbeat("other")) is None
 
 
-async def test_a_reader_of_a_whole_stream_asks_for_no_filter(link: Link) -> None:
+async def test_a_reader_of_a_whole_stream_asks_for_no_filter(link: BrokerConnection) -> None:
     """With one, the broker searches for each message: 1,400 a second of 10,000 services."""
     for subjects, filtered in (
         ((streams.ALL_HEARTBEATS, streams.ALL_TICKS), False),
@@ -211,7 +215,7 @@ async def test_what_is_repeated_for_ever_ends_when_cancelled_in_the_moment_of_an
 
     async def watch() -> None:
         for _ in range(3):
-            await until_done("ask", ask)
+            await retry_until_done("ask", ask)
 
     task = asyncio.create_task(watch())
     await asyncio.wait({task})

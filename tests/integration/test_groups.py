@@ -17,9 +17,19 @@ from services.ingest.ticks import Ticker
 from shared import groups as groups_module
 from shared import streams
 from shared.batching import Batch
-from shared.broker import OVER_HTTP, BrokerError, Busy, Link, NotStored, Publisher, Reader, Stored, TooLarge
+from shared.broker import (
+    OVER_HTTP,
+    BrokerConnection,
+    BrokerError,
+    Busy,
+    NotStored,
+    Publisher,
+    Reader,
+    Stored,
+    TooLarge,
+)
 from shared.events import Tick
-from shared.groups import GROUP_MAX, SIZE_MAX, Groups, Message, block
+from shared.groups import GROUP_MAX, SIZE_MAX, BatchPublisher, Message, block
 from shared.problems import Problem
 from shared.service import Health
 from tests.broker import eventually, provisioned
@@ -30,22 +40,22 @@ KINDS = {"fast": False, "atomic": True}
 
 
 @pytest.fixture
-async def link(nats_url: str) -> AsyncIterator[Link]:
+async def link(nats_url: str) -> AsyncIterator[BrokerConnection]:
     link = await provisioned(nats_url)
     yield link
     await link.close()
 
 
 @pytest.fixture(params=KINDS)
-async def groups(link: Link, request: pytest.FixtureRequest) -> AsyncIterator[Groups]:
-    groups = Groups(link, timeout=2)
+async def groups(link: BrokerConnection, request: pytest.FixtureRequest) -> AsyncIterator[BatchPublisher]:
+    groups = BatchPublisher(link, timeout=2)
     always(groups, KINDS[request.param])
     await groups.start()
     yield groups
     await groups.stop()
 
 
-def always(groups: Groups, atomic: bool) -> None:
+def always(groups: BatchPublisher, atomic: bool) -> None:
     """Send all of a group in one batch of this kind."""
     groups._batching.choose = lambda count, now: Batch(atomic, count)  # type: ignore[method-assign]
 
@@ -54,7 +64,7 @@ def beat(name: str, payload: bytes = b"", **headers: str) -> Message:
     return Message(streams.heartbeat(name), block(OVER_HTTP | headers), payload)
 
 
-async def stored(link: Link) -> list[Stored]:
+async def stored(link: BrokerConnection) -> list[Stored]:
     found: list[Stored] = []
     reader = Reader(link, streams.HEARTBEATS, streams.ALL_HEARTBEATS)
     async for batch in reader.batches():
@@ -65,7 +75,7 @@ async def stored(link: Link) -> list[Stored]:
 
 
 async def test_each_is_stored_once_in_order_with_all_it_says(
-    link: Link, groups: Groups, request: pytest.FixtureRequest
+    link: BrokerConnection, groups: BatchPublisher, request: pytest.FixtureRequest
 ) -> None:
     sent = [
         beat(f"s{n}", b"%d" % n if n % 3 else b"", **({"X": "y"} if n % 5 == 0 else {})) for n in range(300)
@@ -84,7 +94,7 @@ async def test_each_is_stored_once_in_order_with_all_it_says(
 
 
 async def test_of_an_answer_that_says_stored_all_is_stored_though_the_broker_is_killed(
-    nats: Process, link: Link, groups: Groups
+    nats: Process, link: BrokerConnection, groups: BatchPublisher
 ) -> None:
     told: list[str] = []
     refused = 0
@@ -119,7 +129,9 @@ async def _more(told: list[str], than: int) -> bool:
     return len(told) >= than
 
 
-async def test_one_that_is_too_large_does_not_harm_the_others(link: Link, groups: Groups) -> None:
+async def test_one_that_is_too_large_does_not_harm_the_others(
+    link: BrokerConnection, groups: BatchPublisher
+) -> None:
     large = beat("large", b"x" * (link.nc.max_payload - 100))
     answers = await asyncio.gather(
         *(groups.store((message,)) for message in (beat("a"), large, beat("b"))), return_exceptions=True
@@ -128,8 +140,8 @@ async def test_one_that_is_too_large_does_not_harm_the_others(link: Link, groups
     assert [it.subject for it in await stored(link)] == ["heartbeat.a", "heartbeat.b"]
 
 
-async def test_groups_are_bounded_and_so_is_what_waits(link: Link) -> None:
-    groups = Groups(link, max_waiting=3000)
+async def test_groups_are_bounded_and_so_is_what_waits(link: BrokerConnection) -> None:
+    groups = BatchPublisher(link, max_waiting=3000)
     await groups.start()
     many = [beat(f"s{n}") for n in range(GROUP_MAX)]
     answers = await asyncio.gather(*(groups.store(many) for _ in range(5)), return_exceptions=True)
@@ -140,9 +152,11 @@ async def test_groups_are_bounded_and_so_is_what_waits(link: Link) -> None:
     await groups.stop()
 
 
-async def test_what_waits_is_bounded_in_bytes_too(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_is_bounded_in_bytes_too(
+    link: BrokerConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(groups_module, "WAITING_SIZE_MAX", 1_000_000)
-    groups = Groups(link)
+    groups = BatchPublisher(link)
     await groups.start()
     for _ in range(2):  # what was stored makes room
         large = [groups.store((beat("large", b"x" * 300_000),)) for _ in range(5)]
@@ -152,9 +166,9 @@ async def test_what_waits_is_bounded_in_bytes_too(link: Link, monkeypatch: pytes
 
 
 async def test_without_an_answer_all_are_told_in_time_and_late_answers_harm_nobody(
-    nats: Process, link: Link
+    nats: Process, link: BrokerConnection
 ) -> None:
-    groups = Groups(link, timeout=0.5)
+    groups = BatchPublisher(link, timeout=0.5)
     await groups.start()
     nats.signal(signal.SIGSTOP)
     answers = asyncio.gather(*(groups.store((beat(f"s{n}"),)) for n in range(20)), return_exceptions=True)
@@ -165,7 +179,7 @@ async def test_without_an_answer_all_are_told_in_time_and_late_answers_harm_nobo
     await groups.stop()
 
 
-async def test_a_connection_that_is_lost_ends_the_stretch_of_ticks(link: Link) -> None:
+async def test_a_connection_that_is_lost_ends_the_stretch_of_ticks(link: BrokerConnection) -> None:
     """The broker may come back with an older copy, and no tick is to prove that it took what it has not."""
     health, publisher = Health("ticks"), Publisher(link)
     await publisher.start()
@@ -180,9 +194,11 @@ async def test_a_connection_that_is_lost_ends_the_stretch_of_ticks(link: Link) -
     await publisher.stop()
 
 
-async def test_while_an_answer_is_missing_that_others_wait_for_ticks_prove_nothing(link: Link) -> None:
+async def test_while_an_answer_is_missing_that_others_wait_for_ticks_prove_nothing(
+    link: BrokerConnection,
+) -> None:
     """As in a cluster whose leader is killed: the answer is lost, and ticks are stored by the next leader."""
-    health, publisher, groups = Health("ticks"), Publisher(link), Groups(link, timeout=3)
+    health, publisher, groups = Health("ticks"), Publisher(link), BatchPublisher(link, timeout=3)
     await publisher.start()
     await groups.start()
     ticker = Ticker(
@@ -203,9 +219,9 @@ async def test_while_an_answer_is_missing_that_others_wait_for_ticks_prove_nothi
 
 
 async def test_a_stranger_fills_its_share_and_closes_nothing_and_a_full_queue_closes_the_door(
-    nats: Process, link: Link
+    nats: Process, link: BrokerConnection
 ) -> None:
-    health, publisher, groups = Health("ticks"), Publisher(link), Groups(link, max_waiting=2000)
+    health, publisher, groups = Health("ticks"), Publisher(link), BatchPublisher(link, max_waiting=2000)
     door = Door(groups.longest_wait)
     gate = Gate(groups, Names(100_000), door)
     await publisher.start()
@@ -240,7 +256,7 @@ async def test_a_stranger_fills_its_share_and_closes_nothing_and_a_full_queue_cl
     await publisher.stop()
 
 
-async def _stretches(link: Link, number: int) -> list[tuple[float, float]] | None:
+async def _stretches(link: BrokerConnection, number: int) -> list[tuple[float, float]] | None:
     """Begin and end of what each unbroken stretch of ticks proves, if there are so many."""
     found: dict[str, tuple[float, float]] = {}
     reader = Reader(link, streams.HEARTBEATS, streams.ALL_TICKS)
@@ -254,8 +270,8 @@ async def _stretches(link: Link, number: int) -> list[tuple[float, float]] | Non
     return sorted(found.values()) if len(found) == number else None
 
 
-async def test_a_callback_that_fails_keeps_nobody_from_being_told(link: Link) -> None:
-    groups = Groups(link)
+async def test_a_callback_that_fails_keeps_nobody_from_being_told(link: BrokerConnection) -> None:
+    groups = BatchPublisher(link)
     await groups.start()
     told: list[BrokerError | None] = []
 
@@ -273,7 +289,7 @@ async def test_a_callback_that_fails_keeps_nobody_from_being_told(link: Link) ->
     await groups.stop()
 
 
-async def hold(link: Link, kind: str) -> None:
+async def hold(link: BrokerConnection, kind: str) -> None:
     """Take all the room that the broker has for open batches, as anybody may who may publish; some by the
     numbers that others may give theirs."""
     for n in range(60 if kind == "atomic" else 1100):
@@ -284,7 +300,7 @@ async def hold(link: Link, kind: str) -> None:
 
 
 async def test_a_group_that_is_refused_as_a_batch_is_stored_all_the_same(
-    link: Link, groups: Groups, request: pytest.FixtureRequest
+    link: BrokerConnection, groups: BatchPublisher, request: pytest.FixtureRequest
 ) -> None:
     await hold(link, "atomic" if "atomic" in request.node.name else "fast")
     await asyncio.gather(*(groups.store([beat(f"s{n}-{m}") for m in range(50)]) for n in range(3)))
@@ -294,7 +310,7 @@ async def test_a_group_that_is_refused_as_a_batch_is_stored_all_the_same(
 
 
 async def test_of_a_group_with_one_that_is_refused_all_others_are_stored_and_none_twice(
-    link: Link, groups: Groups
+    link: BrokerConnection, groups: BatchPublisher
 ) -> None:
     bad = beat("bad", **{"Nats-Expected-Last-Sequence": "4711"})
     sent = [*(beat(f"s{n}") for n in range(10)), bad, *(beat(f"s{n}") for n in range(10, 20))]

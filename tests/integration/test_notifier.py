@@ -27,7 +27,7 @@ from services.notifier.dispatch import notification_log, receiver
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
 from services.notifier.dispatch.receiver import DigestSchedule, ReceiverDependencies, ReceiverWorker
 from shared import streams
-from shared.broker import Link, Publisher, until_done
+from shared.broker import BrokerConnection, Publisher, retry_until_done
 from shared.events import (
     ConfigData,
     Doubt,
@@ -50,7 +50,7 @@ Start = Callable[..., Process]
 class NotificationLog:
     """Writes the events that monitor and api would write."""
 
-    def __init__(self, link: Link, publisher: Publisher) -> None:
+    def __init__(self, link: BrokerConnection, publisher: Publisher) -> None:
         self.link = link
         self._publisher = publisher
         self._last: dict[str, int] = {}
@@ -64,7 +64,7 @@ class NotificationLog:
             )
             return ack.seq
 
-        self._last[subject] = await until_done("append", attempt)
+        self._last[subject] = await retry_until_done("append", attempt)
 
     async def change(self, name: str, from_: Status, to: Status, ago: float = 0, **more: Any) -> None:
         since = datetime.now(UTC) - timedelta(seconds=ago)

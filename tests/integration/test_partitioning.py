@@ -10,7 +10,7 @@ import pytest
 from nats.js.api import StreamConfig, SubjectTransform
 
 from shared import streams
-from shared.broker import Link, Reader, Stored, first, message_at
+from shared.broker import BrokerConnection, Reader, Stored, first, message_at
 from tests.broker import provisioned
 
 BUCKETS = 256
@@ -29,20 +29,20 @@ def bucket_of(name: str) -> int:
 
 
 @pytest.fixture
-async def link(nats_url: str) -> AsyncIterator[Link]:
+async def link(nats_url: str) -> AsyncIterator[BrokerConnection]:
     link = await provisioned(nats_url)
     yield link
     await link.close()
 
 
-async def mapped(link: Link) -> None:
+async def mapped(link: BrokerConnection) -> None:
     """The mapping is given to a stream that is in use already."""
     config: StreamConfig = (await link.js.stream_info(streams.HEARTBEATS)).config
     config.subject_transform = MAPPING
     await link.js.update_stream(config)
 
 
-async def read(link: Link, *subjects: str, after: int = 0) -> list[Stored]:
+async def read(link: BrokerConnection, *subjects: str, after: int = 0) -> list[Stored]:
     """All there is, as a monitor would read it."""
     found: list[Stored] = []
     reader = Reader(link, streams.HEARTBEATS, *subjects, after=after)
@@ -57,7 +57,9 @@ def share(buckets: range) -> list[str]:
     return [*(f"beat.{bucket}.>" for bucket in buckets), streams.ALL_TICKS]
 
 
-async def test_each_share_is_one_sequence_with_every_tick_and_the_brokers_own_stamps(link: Link) -> None:
+async def test_each_share_is_one_sequence_with_every_tick_and_the_brokers_own_stamps(
+    link: BrokerConnection,
+) -> None:
     await mapped(link)
     names = [f"region-{count % 7}.team.app-{count}" for count in range(SERVICES)]
     for count, name in enumerate(names, start=1):
@@ -87,7 +89,7 @@ async def test_each_share_is_one_sequence_with_every_tick_and_the_brokers_own_st
         assert one.at == got[0].at
 
 
-async def test_a_bucket_that_moves_is_read_on_from_where_its_last_owner_stood(link: Link) -> None:
+async def test_a_bucket_that_moves_is_read_on_from_where_its_last_owner_stood(link: BrokerConnection) -> None:
     await mapped(link)
     names = [f"app-{count}" for count in range(500)]
     for name in names:
@@ -100,7 +102,9 @@ async def test_a_bucket_that_moves_is_read_on_from_where_its_last_owner_stood(li
     assert [m.subject for m in got] == [f"beat.{moving}.{n}" for n in names if bucket_of(n) == moving]
 
 
-async def test_a_stream_in_use_takes_the_mapping_and_publishers_notice_nothing(link: Link) -> None:
+async def test_a_stream_in_use_takes_the_mapping_and_publishers_notice_nothing(
+    link: BrokerConnection,
+) -> None:
     await link.js.publish(streams.heartbeat("old.one"))
     await mapped(link)
     acks = [

@@ -25,7 +25,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from shared import streams
-from shared.broker import Link
+from shared.broker import BrokerConnection
 from shared.settings import Settings
 from tests.broker import eventually, statuses
 from tests.e2e.system import SERVICES, System, until
@@ -87,7 +87,7 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 
 async def provide(port: int) -> None:
-    link = Link(Settings(nats_url=(url_of("operator", port),)), "test")
+    link = BrokerConnection(Settings(nats_url=(url_of("operator", port),)), "test")
     await link.connect()
     for bucket in (streams.MONITOR_BUCKET, streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET):
         await link.bucket(bucket)
@@ -432,7 +432,7 @@ async def test_much_at_once_comes_through_to_the_notifier(port: int) -> None:
         for n in range(4000):
             await monitor.publish(f"service.status.s{n}", bytes(1000))
         await monitor.flush()
-        Link(Settings(), "test").adopt(notifier)
+        BrokerConnection(Settings(), "test").adopt(notifier)
         sub = await notifier.jetstream().subscribe(
             streams.ALL_EVENTS, stream=streams.SERVICES, ordered_consumer=True, pending_msgs_limit=10_000
         )
@@ -531,7 +531,9 @@ async def test_a_credentials_file_opens_the_broker(tmp_path: Path) -> None:
             services.append(
                 service(name, tmp_path, f"nats://127.0.0.1:{port}", nats_creds=str(creds)).start()
             )
-        link = Link(Settings(nats_url=(f"nats://127.0.0.1:{port}",), nats_creds=str(creds)), "test")
+        link = BrokerConnection(
+            Settings(nats_url=(f"nats://127.0.0.1:{port}",), nats_creds=str(creds)), "test"
+        )
         await link.connect()
 
         async def notified() -> bool:

@@ -17,7 +17,7 @@ from services.notifier.bot.subscribers import KEY, MAX_SUBSCRIBERS, Subscribers
 from services.notifier.dispatch.notification_log import Superseded
 from services.notifier.lease import Lease
 from shared import streams
-from shared.broker import Link
+from shared.broker import BrokerConnection
 from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
 from shared.identity import Mark
 from shared.maintenance import Window
@@ -30,13 +30,13 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-async def link(nats_url: str) -> AsyncIterator[Link]:
+async def link(nats_url: str) -> AsyncIterator[BrokerConnection]:
     link = await provisioned(nats_url)
     yield link
     await link.close()
 
 
-async def test_subscribers_who_come_at_once_are_all_there_after_a_restart(link: Link) -> None:
+async def test_subscribers_who_come_at_once_are_all_there_after_a_restart(link: BrokerConnection) -> None:
     bucket = await link.bucket(streams.NOTIFIER_BUCKET)
     subscribers = Subscribers(bucket)
     await subscribers.load()
@@ -49,7 +49,7 @@ async def test_subscribers_who_come_at_once_are_all_there_after_a_restart(link: 
     assert again.since["4"] == NOW + timedelta(1)
 
 
-async def test_there_are_only_so_many_subscribers_and_one_who_writes(link: Link) -> None:
+async def test_there_are_only_so_many_subscribers_and_one_who_writes(link: BrokerConnection) -> None:
     bucket = await link.bucket(streams.NOTIFIER_BUCKET)
     subscribers = Subscribers(bucket)
     await subscribers.load()
@@ -62,7 +62,7 @@ async def test_there_are_only_so_many_subscribers_and_one_who_writes(link: Link)
 
 
 async def test_one_holds_the_lease_and_the_next_takes_it_when_it_is_let_go(
-    link: Link, nats_url: str, monkeypatch: pytest.MonkeyPatch
+    link: BrokerConnection, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "POLL_INTERVAL", 0.05)
     other = await provisioned(nats_url)
@@ -81,7 +81,7 @@ async def test_one_holds_the_lease_and_the_next_takes_it_when_it_is_let_go(
     await asyncio.wait_for(third, 5)
 
 
-async def test_windows_are_followed_and_who_is_freed_is_told(link: Link) -> None:
+async def test_windows_are_followed_and_who_is_freed_is_told(link: BrokerConnection) -> None:
     gone: list[Window] = []
     bucket = await link.bucket(streams.MAINTENANCE_BUCKET)
     window = Window(services=("web",), starts_at=NOW, ends_at=NOW + timedelta(hours=1))
@@ -111,7 +111,7 @@ async def test_windows_are_followed_and_who_is_freed_is_told(link: Link) -> None
     following.cancel()
 
 
-async def test_names_of_a_record_that_is_gone_take_no_place_in_the_next(link: Link) -> None:
+async def test_names_of_a_record_that_is_gone_take_no_place_in_the_next(link: BrokerConnection) -> None:
     names = Names(2)
     names.registered("registered")
     assert names.admit("let.in")
@@ -126,7 +126,7 @@ async def test_names_of_a_record_that_is_gone_take_no_place_in_the_next(link: Li
     following.cancel()
 
 
-async def test_the_streams_tell_the_last_heartbeats_and_what_a_service_was(link: Link) -> None:
+async def test_the_streams_tell_the_last_heartbeats_and_what_a_service_was(link: BrokerConnection) -> None:
     config = ConfigData(config=ServiceConfig(tags=("db",)), registered_at=NOW)
     event = ServiceRegistered(id="1", source="/test", subject="web", time=NOW, data=config)
     await link.js.publish(streams.config("web"), event.to_bytes())
@@ -156,7 +156,7 @@ async def test_the_streams_tell_the_last_heartbeats_and_what_a_service_was(link:
 
 
 async def test_an_api_that_starts_learns_what_another_takes_in_meanwhile(
-    link: Link, mongo_url: str, monkeypatch: pytest.MonkeyPatch
+    link: BrokerConnection, mongo_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads on where it stands itself, not where the read models do that both write."""
     stores, boards = [Store(mongo_url, "registry") for _ in range(2)], [Board(), Board()]
@@ -195,7 +195,7 @@ async def test_an_api_that_starts_learns_what_another_takes_in_meanwhile(
 
 
 async def test_read_models_at_whose_position_another_message_stands_are_of_another_record(
-    link: Link, mongo_url: str
+    link: BrokerConnection, mongo_url: str
 ) -> None:
     """As where an older copy of the streams was put back and went on while the API was off."""
     config = ConfigData(config=ServiceConfig(), registered_at=NOW)

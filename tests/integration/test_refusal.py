@@ -19,8 +19,8 @@ from starlette.routing import Route
 
 from services.api.board import MOST_OF_ONE
 from shared import connections, service
-from shared.connections import Limits
-from shared.limits import REMEMBERED, Guesses, Proxies, Rate
+from shared.connections import ConnectionLimits
+from shared.limits import REMEMBERED, RateLimit, TokenGuessLimit, TrustedProxies
 from tests.broker import eventually
 from tests.e2e.system import System
 from tests.integration.test_ingest import Start, start
@@ -54,7 +54,7 @@ OTHER = {"X-Forwarded-For": "203.0.113.8"}
 
 
 @contextlib.asynccontextmanager
-async def serving(limits: Limits) -> AsyncIterator[int]:
+async def serving(limits: ConnectionLimits) -> AsyncIterator[int]:
     """A server within these limits, and its port. `/endless` answers for ever; `/` answers at once."""
 
     async def endless(_: Any) -> StreamingResponse:
@@ -127,7 +127,7 @@ SLOW = {
 async def test_whoever_is_slow_is_let_go(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begin, then, said, limit = SLOW[kind]
     hurry(monkeypatch, limit)
-    async with serving(Limits()) as port:
+    async with serving(ConnectionLimits()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begin)
         dripping = asyncio.create_task(drip(writer, then)) if then else None
@@ -142,7 +142,7 @@ async def test_whoever_is_slow_is_let_go(kind: str, monkeypatch: pytest.MonkeyPa
 
 async def test_whoever_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch, "STALLED")
-    limits = Limits()
+    limits = ConnectionLimits()
     async with serving(limits) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -154,7 +154,7 @@ async def test_whoever_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) 
 async def test_whoever_reads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("HEAD_WITHIN", "BODY_WITHIN", "IDLE", "STALLED"):
         monkeypatch.setattr(connections, limit, 1.5)
-    async with serving(Limits()) as port:
+    async with serving(ConnectionLimits()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
         end = time.monotonic() + 4
@@ -187,10 +187,10 @@ async def is_open(connection: Opened) -> bool:
 KNOWN = b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer good\r\n\r\n"
 
 
-def eight(monkeypatch: pytest.MonkeyPatch, *, counted: bool) -> tuple[Limits, list[str]]:
+def eight(monkeypatch: pytest.MonkeyPatch, *, counted: bool) -> tuple[ConnectionLimits, list[str]]:
     """Eight connections, two of one address if this machine is `counted`; what is said when full."""
     full: list[str] = []
-    limits = Limits(connections=8, on_full=full.append)
+    limits = ConnectionLimits(connections=8, on_full=full.append)
     limits.recognises = lambda request: request.headers.get("authorization") == "Bearer good"
     if counted:
         monkeypatch.setattr(limits.proxies, "_networks", ())
@@ -504,17 +504,17 @@ async def test_a_rate_per_token(start: Start) -> None:
 
 
 def test_a_rate_forgets_whom_it_has_not_heard_of() -> None:
-    rate = Rate(1, 1)
+    rate = RateLimit(1, 1)
     for n in range(REMEMBERED + 500):
         assert rate.take(str(n), 100.0) == 0
         assert rate.take("busy", 100.0 + n) == 0
     assert len(rate._spent) == REMEMBERED
     assert rate.take("busy", 100.0 + n) == 1
-    assert Rate(0).take("anybody", 0.0) == 0
+    assert RateLimit(0).take("anybody", 0.0) == 0
 
 
 def test_a_right_token_is_heard_however_many_wrong_ones_came() -> None:
-    guesses = Guesses()
+    guesses = TokenGuessLimit()
     for _ in range(10):
         assert guesses.weigh("bad", "wrong", False, 0.0) == 0
     assert guesses.weigh("bad", "wrong", False, 0.0) == 6
@@ -546,7 +546,7 @@ def test_a_right_token_is_heard_however_many_wrong_ones_came() -> None:
     ],
 )
 def test_whom_a_proxy_asks_for(peer: str, forwarded: str, client: str | None) -> None:
-    assert Proxies((ipaddress.ip_network("10.0.0.0/8"),)).client(peer, forwarded) == client
+    assert TrustedProxies((ipaddress.ip_network("10.0.0.0/8"),)).client(peer, forwarded) == client
 
 
 async def test_one_address_does_not_take_the_place_of_all_listeners(start_api: StartApi) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from shared.batching import BUDGET_OVER, FEW, FIRST, TRIAL_EVERY, TRIAL_MAX, TRIAL_SHARE, Batching
+from shared.batching import BUDGET_OVER, FEW, FIRST, TRIAL_EVERY, TRIAL_MAX, TRIAL_SHARE, BatchStrategy
 
 
 @dataclass
@@ -23,7 +23,7 @@ class MadeUp:
 
 class Publisher:
     def __init__(self, seed: int = 1) -> None:
-        self.batching = Batching()
+        self.batching = BatchStrategy()
         self.random = random.Random(seed)
         self.now = 0.0
         self.sent: list[tuple[bool, bool, int, float]] = []
@@ -71,7 +71,7 @@ def test_what_is_faster_by_now_is_found_out_whichever_way_it_changes() -> None:
 
 
 def test_a_disk_that_is_too_slow_for_the_first_batch_is_spared_with_the_next() -> None:
-    batching = Batching()
+    batching = BatchStrategy()
     batch = batching.choose(1000, 0.0)
     assert (batch.atomic, batch.size) == (False, FIRST)
     batching.took(batch, 5.0, 5.0)
@@ -87,7 +87,7 @@ def test_a_trial_on_a_slow_disk_is_small_enough_to_be_stored_in_time() -> None:
 
 
 def test_a_few_messages_are_never_worth_setting_up_a_batch_as_a_whole() -> None:
-    batching = Batching()
+    batching = BatchStrategy()
     for n in range(500):
         batch = batching.choose(FEW - 1, n)
         assert (batch.atomic, batch.size) == (False, FEW - 1)

@@ -10,7 +10,7 @@ from nats.js.kv import KeyValue
 from services.monitor.store.event_store import EventStore
 from services.notifier.bot.subscribers import Subscribers
 from services.notifier.lease import Lease
-from shared.broker import Link
+from shared.broker import BrokerConnection
 
 
 class Bucket:
@@ -31,7 +31,7 @@ async def test_a_key_that_was_deleted_is_written_after_its_deletion(
     event_store = EventStore.__new__(EventStore)
     event_store._snapshots = bucket
     assert await event_store.load_versioned("epochs") == (None, version)
-    assert await Lease(cast(Link, None), bucket)._read() == ("", version)
+    assert await Lease(cast(BrokerConnection, None), bucket)._read() == ("", version)
     subscribers = Subscribers(bucket)
     await subscribers.load()
     assert (subscribers.since, subscribers._revision) == ({}, version)

@@ -11,8 +11,8 @@ from starlette.types import Message
 from services.ingest.door import Door
 from services.ingest.gate import Gate
 from services.ingest.names import Names
-from shared.broker import Link, TooLarge
-from shared.groups import Groups
+from shared.broker import BrokerConnection, TooLarge
+from shared.groups import BatchPublisher
 from shared.problems import Problem
 from shared.settings import Settings
 
@@ -71,7 +71,7 @@ async def test_an_address_that_is_let_go_by_counts_as_what_it_is_read_as(path: s
 
 async def test_a_heartbeat_that_is_not_stored_is_an_obstacle_whichever_way_it_came() -> None:
     door = Door(lambda: 0.0)
-    gate = Gate(Groups(Link(Settings(), "test")), Names(2), door)
+    gate = Gate(BatchPublisher(BrokerConnection(Settings(), "test")), Names(2), door)
     with pytest.raises(Problem, match="cannot be reached"):
         await gate.store("a", {}, b"")
     assert "cannot be reached" in door.obstacle()
@@ -84,7 +84,7 @@ async def test_a_heartbeat_that_is_not_stored_is_an_obstacle_whichever_way_it_ca
 
 async def test_what_is_too_large_for_the_broker_and_names_beyond_the_limit_are_no_obstacle() -> None:
     door = Door(lambda: 0.0)
-    gate = Gate(Groups(Link(Settings(), "test")), Names(0), door)
+    gate = Gate(BatchPublisher(BrokerConnection(Settings(), "test")), Names(0), door)
     assert gate.not_stored(TooLarge("too large")).status == 413
     with pytest.raises(Problem) as refused:
         await gate.store("a", {}, b"")

@@ -7,7 +7,7 @@ import pytest
 
 from services.notifier import event_log
 from services.notifier.states import ServiceStates
-from shared.broker import Link, Stored
+from shared.broker import BrokerConnection, Stored
 from shared.events import ConfigData, ServiceConfig, ServiceRegistered
 
 REGISTERED = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -45,5 +45,5 @@ async def test_the_last_heartbeat_is_a_sign_of_this_life(
     states.apply(
         ServiceRegistered(id="r", source="/test", subject="web", time=REGISTERED, data=data), 1, REGISTERED
     )
-    found = await event_log.EventLog(cast(Link, None), states).last_heartbeat("web")
+    found = await event_log.EventLog(cast(BrokerConnection, None), states).last_heartbeat("web")
     assert found == (None if last is None else event_log.moment(AT + last))

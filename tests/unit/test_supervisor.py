@@ -10,7 +10,7 @@ import pytest
 from services.cli import supervisor
 from services.cli.supervisor import Child, RunSettings
 from shared import service
-from shared.connections import Limits, within
+from shared.connections import ConnectionLimits, within
 from tests.servers import free_port
 
 
@@ -115,7 +115,9 @@ def test_a_folder_that_cannot_be_had_is_named(tmp_path: Path, capsys: pytest.Cap
 
 async def serve(work: Any) -> int:
     sock = service._bind("127.0.0.1", 0, "X_PORT", False)
-    return await asyncio.wait_for(service._serve(None, work, sock, within(Limits()), lambda: None), 20)
+    return await asyncio.wait_for(
+        service._serve(None, work, sock, within(ConnectionLimits()), lambda: None), 20
+    )
 
 
 async def for_ever() -> None:

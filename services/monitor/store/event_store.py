@@ -8,7 +8,7 @@ from nats.js.kv import KeyValue
 from shared import streams
 from shared.broker import (
     Ack,
-    Link,
+    BrokerConnection,
     Publisher,
     Reader,
     Stored,
@@ -32,7 +32,11 @@ class EventStore:
     the broker is away or does not answer; what was asked of it may have been done all the same."""
 
     def __init__(
-        self, link: Link, publisher: Publisher, snapshots: KeyValue, looked_at: Callable[[], Marks] = dict
+        self,
+        link: BrokerConnection,
+        publisher: Publisher,
+        snapshots: KeyValue,
+        looked_at: Callable[[], Marks] = dict,
     ) -> None:
         """`looked_at`: the streams as they were when somebody looked last."""
         self._link = link

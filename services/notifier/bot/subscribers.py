@@ -8,7 +8,7 @@ from nats.js.kv import KeyValue
 from pydantic import TypeAdapter
 
 from services.notifier.dispatch.notification_log import Superseded
-from shared.broker import until_done, version_to_follow
+from shared.broker import retry_until_done, version_to_follow
 
 KEY = "subscribers"
 MAX_SUBSCRIBERS = 1000
@@ -34,7 +34,7 @@ class Subscribers:
                 return
             self.since, self._revision = _RECORD.validate_json(found.value or b"{}"), found.revision or 0
 
-        await until_done("read the subscribers", attempt)
+        await retry_until_done("read the subscribers", attempt)
 
     async def claim(self, since: dict[str, datetime] | None = None) -> None:
         """Write what is known, or `since`, which is certain. Another notifier that goes on writing is refused
@@ -66,5 +66,5 @@ class Subscribers:
                     return found.revision
                 raise Superseded("the subscribers were changed by another notifier") from None
 
-        self._revision = await until_done("record the subscribers", attempt)
+        self._revision = await retry_until_done("record the subscribers", attempt)
         self.since = since

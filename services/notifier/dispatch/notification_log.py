@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from services.notifier.alerting.policy import FlapState, Withheld
 from services.notifier.alerting.texts import Deafness, Notice
-from shared.broker import until_done, version_to_follow
+from shared.broker import retry_until_done, version_to_follow
 
 log = structlog.get_logger()
 
@@ -156,16 +156,16 @@ class NotificationLog:
     async def forget(self) -> None:
         async with self._writing:
             for key in self._parts:
-                await until_done(f"forget {key}", partial(self._bucket.purge, key))
-            await until_done(f"forget the record {self._key}", lambda: self._bucket.delete(self._key))
+                await retry_until_done(f"forget {key}", partial(self._bucket.purge, key))
+            await retry_until_done(f"forget the record {self._key}", lambda: self._bucket.delete(self._key))
 
     async def write(self, cursor: ReceiverState) -> None:
         cursor = cursor.model_copy(update={"by": self._by})
         stored, parts = _split(self._key, cursor)
         for key in sorted(parts.keys() - set(self._parts)):
-            await until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
+            await retry_until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
         payload = stored.model_dump_json().encode()
-        self._revision = await until_done(f"record {self._key}", lambda: self._store(payload))
+        self._revision = await retry_until_done(f"record {self._key}", lambda: self._store(payload))
         self.cursor = cursor
         old, self._parts = set(self._parts) - parts.keys(), tuple(parts)
         for key in sorted(old):
@@ -253,7 +253,7 @@ async def load(bucket: KeyValue, key: str, fresh: ReceiverState) -> Notification
         whole = cursor.model_copy(update={"owed": owed, "turns": turns})
         return NotificationLog(bucket, key, whole, found.revision or 0)
 
-    record: NotificationLog = await until_done(f"read the record {key}", attempt)
+    record: NotificationLog = await retry_until_done(f"read the record {key}", attempt)
     if record.cursor is fresh:
         await record.write(fresh)
     return record

@@ -9,7 +9,7 @@ from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shared.broker import until_done
+from shared.broker import retry_until_done
 from shared.identity import Mark
 
 log = structlog.get_logger()
@@ -40,7 +40,7 @@ async def load(bucket: KeyValue) -> SeenRecord | None:
             log.warning("of which record the cursors are cannot be read", why=str(error))
             return None
 
-    seen: SeenRecord | None = await until_done("read of which record the cursors are", attempt)
+    seen: SeenRecord | None = await retry_until_done("read of which record the cursors are", attempt)
     return seen
 
 

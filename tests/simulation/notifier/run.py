@@ -252,7 +252,7 @@ def surroundings() -> Iterator[None]:
         def put(where: Any, name: str, what: Any) -> None:
             stack.enter_context(patch.object(where, name, what))
 
-        put(notifier, "Link", SimulatedLink)
+        put(notifier, "BrokerConnection", SimulatedLink)
         put(notifier, "Bot", SimulatedBot)
         put(notifier, "now", now)
         put(notifier, "asyncio", Unhurried())

@@ -230,7 +230,7 @@ def rfc3339(at: int) -> str:
 
 
 class SimulatedLink:
-    """In place of `shared.broker.Link`."""
+    """In place of `shared.broker.BrokerConnection`."""
 
     replicated = False
 
