@@ -604,8 +604,9 @@ class Chat:
         if told := [it.change for it in self._verdicts if it.is_told]:
             notes = self._notes(open_, waiting[0].stored_at)
             message = pack(told, self._around.look, doubted=self.cursor.doubted, **notes)
-            names = tuple(dict.fromkeys(it.name for it in message.changes))
-            return message, open_ or Sending(through=message.through_seq, names=names)
+            named = (*(open_.names if open_ else ()), *(it.name for it in message.changes))
+            sending = open_ or Sending(through=message.through_seq)
+            return message, sending.model_copy(update={"names": tuple(dict.fromkeys(named))})
         if waiting or open_:
             await self._done_with(waiting, open_)
         return None
@@ -717,8 +718,9 @@ class Chat:
     async def _attempt(self, message: Message, sending: Sending) -> float:
         """Send, and record it. Seconds to wait before anything else is sent."""
         if sending != self.cursor.sending:
+            goes_on = self.cursor.sending is not None  # and names more services than before
             await self._write(sending=sending)
-            self._repeat = False
+            self._repeat = self._repeat and goes_on
         message = replace(message, id=sending.message_id(message.through_seq))
         told = sending.of is Of.CHANGES
         traces = _traces(message) if told and tracing.is_on() else [""]

@@ -575,6 +575,23 @@ async def test_a_fall_that_may_have_been_told_and_is_withheld_then_has_its_recov
     assert it.told() == ["alive"]
 
 
+async def test_whom_only_a_later_attempt_has_named_has_its_recovery_told() -> None:
+    it = await world("web", "job")
+    it.window("w", -HOUR, HOUR)
+    it.inboxes[0].always = Failed("no answer", maybe_delivered=True)
+    it.change(DOWN)
+    it.change(DOWN, "job")
+    await it.settle()
+    it.window("w", HOUR, 2 * HOUR)
+    await it.settle()
+    it.window("w", -HOUR, HOUR)
+    it.inboxes[0].always = None
+    await it.settle()
+    assert (it.told(), it.told(name="job")) == ([], ["down"])
+    await it.then(ALIVE)
+    assert it.told() == ["alive"]
+
+
 async def test_a_recovery_that_may_have_been_told_and_is_withheld_then_is_told() -> None:
     it = await world()
     await it.then(DOWN)
