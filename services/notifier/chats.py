@@ -808,15 +808,24 @@ class Chat:
                     if it.kind is not Kind.FLAPS:
                         self._owed.pop(it.name, None)
                     self._turn(it.name, after(it, self._turns.get(it.name)))
-                reminded = self._pass_over_reminders(message)
-                await self._write(sending=None, threads=threads, **self._standing(), **reminded, **more)
+                passed = self._passed_reminders(message)
+                await self._write(
+                    sending=None,
+                    threads=threads,
+                    **self._standing(),
+                    **self._reminded_without(passed),
+                    **more,
+                )
+                self._forget_reminders(passed)
                 for it in message.notices:
                     self.look_at(it.name)
             case Of.REMINDERS:
                 upto = sending.notices
                 assert upto
-                self._reminders = deque((it for it in self._reminders if it.at > upto), MOST_PENDING)
+                passed = {it for it in self._reminders if it.at <= upto}
+                self._forget_reminders(passed)
                 await self._write(sending=None, notices=upto, threads=threads, **self._standing(), **more)
+                self._forget_reminders(passed)
             case Of.CHANGES:
                 taken = [it for it in self._verdicts if it.change.seq <= message.through_seq]
                 self._keep(taken)
@@ -832,16 +841,20 @@ class Chat:
                 )
                 self._look_at_all(taken)
 
-    def _pass_over_reminders(self, message: Message) -> dict[str, object]:
-        """Those that were due before what is owed was told, which says the same. How far reminders are done
-        with then, for the record."""
+    def _passed_reminders(self, message: Message) -> set[Notice]:
+        """Those that were due before what is owed was told, which says the same."""
         told = {it.name: it.at for it in message.notices if it.kind is not Kind.FLAPS}
-        rest = [it for it in self._reminders if it.name not in told or it.at > told[it.name]]
-        passed = [it.at for it in self._reminders if it not in rest]
-        self._reminders = deque(rest, MOST_PENDING)
-        if not passed or any(it.at <= max(passed) for it in rest):
-            return {}
-        return {"notices": max(passed)}
+        return {it for it in self._reminders if it.name in told and it.at <= told[it.name]}
+
+    def _reminded_without(self, passed: set[Notice]) -> dict[str, object]:
+        """How far reminders are done with when these are forgotten, for the record."""
+        self._forget_reminders(passed)
+        upto = max((it.at for it in passed), default=None)
+        return {} if upto is None or any(it.at <= upto for it in self._reminders) else {"notices": upto}
+
+    def _forget_reminders(self, passed: set[Notice]) -> None:
+        """After the record is written once more: what is read again may bring them again meanwhile."""
+        self._reminders = deque((it for it in self._reminders if it not in passed), MOST_PENDING)
 
     async def _switch_off(self, reason: str) -> float:
         """It refuses messages for good, as far as anybody knows: what it is owed is kept, and it is tried
