@@ -21,7 +21,7 @@ from services.api.board import Board
 from services.api.fold import Change, Heard, fold, hear
 from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
 from shared import streams
-from shared.broker import PENDING, Link, NotStored, Reader, Stored, last_judged, until_done
+from shared.broker import PENDING, Link, NotStored, Reader, Stored, in_own_task, last_judged, until_done
 from shared.events import ServiceRegistered, Tick
 from shared.identity import Comparison, Mark, Position
 from shared.record_watch import RECORD, Marks, judge, look, told_before
@@ -222,12 +222,7 @@ class Projector:
                 self._following = view
                 heartbeats = _Heartbeats(self._link, self._board.roster.knows)
                 wait = FIRST_WAIT
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._store.until_moved(view))
-                    group.create_task(self._follow(view, _Events(heartbeats)))
-                    group.create_task(self._follow(view, heartbeats))
-                    group.create_task(self._cover())
-                    group.create_task(self._keep_short(view))
+                await in_own_task(self._follow_all(view, heartbeats))
             except* Moved:
                 log.info("following the new generation")
             except* DatabaseAway as errors:
@@ -239,6 +234,14 @@ class Projector:
                     self._behind_since.setdefault(stream, self._now().timestamp())
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 2.0)
+
+    async def _follow_all(self, view: View, heartbeats: _Heartbeats) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._store.until_moved(view))
+            group.create_task(self._follow(view, _Events(heartbeats)))
+            group.create_task(self._follow(view, heartbeats))
+            group.create_task(self._cover())
+            group.create_task(self._keep_short(view))
 
     async def _fill(self, view: View) -> None:
         """The board as the read models and the last day's events have it."""
