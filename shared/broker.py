@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -316,6 +316,16 @@ async def reraise_cancelled(request: Awaitable[T]) -> T:
     finally:
         if task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+async def in_own_task(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns or raises; it is cancelled with this task.
+
+    For what has a TaskGroup and may fail: in Python 3.11 a group that fails while it waits leaves its own
+    cancellation in the task that waits. Up to 3.11.3 each `asyncio.timeout` there then raises CancelledError
+    in place of TimeoutError.
+    """
+    return await asyncio.create_task(work)
 
 
 SAY_AGAIN = 5.0

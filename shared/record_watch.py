@@ -17,6 +17,7 @@ from shared.broker import (
     StreamMissing,
     first_later,
     full_subjects,
+    in_own_task,
     last_sequence,
     message_at,
     micros,
@@ -172,10 +173,7 @@ class RecordWatch:
         try:
             await self._begin()
             try:
-                async with asyncio.TaskGroup() as group:
-                    watching = group.create_task(self._watch())
-                    await work()
-                    watching.cancel()
+                await in_own_task(self._watched(work))
             except Exception as error:
                 found = _another(error) or await self._found_now()
                 if found is None:
@@ -187,6 +185,12 @@ class RecordWatch:
         finally:
             self._link.on_back.remove(self._came_back)
             self._link.on_doubt.remove(self._doubt.set)
+
+    async def _watched(self, work: Callable[[], Awaitable[None]]) -> None:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self._watch())
+            await work()
+            watching.cancel()
 
     def _say(self, found: AnotherRecord) -> None:
         global _said_at

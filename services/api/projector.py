@@ -27,6 +27,7 @@ from shared.broker import (
     NotStored,
     Reader,
     Stored,
+    in_own_task,
     last_evaluated,
     retry_until_done,
 )
@@ -230,12 +231,7 @@ class Projector:
                 self._following = view
                 heartbeats = _Heartbeats(self._link, self._board.roster.knows)
                 wait = FIRST_WAIT
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._store.until_moved(view))
-                    group.create_task(self._follow(view, _Events(heartbeats)))
-                    group.create_task(self._follow(view, heartbeats))
-                    group.create_task(self._cover())
-                    group.create_task(self._keep_short(view))
+                await in_own_task(self._follow_all(view, heartbeats))
             except* Moved:
                 log.info("following the new generation")
             except* DatabaseAway as errors:
@@ -247,6 +243,14 @@ class Projector:
                     self._behind_since.setdefault(stream, self._now().timestamp())
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 2.0)
+
+    async def _follow_all(self, view: View, heartbeats: _Heartbeats) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._store.until_moved(view))
+            group.create_task(self._follow(view, _Events(heartbeats)))
+            group.create_task(self._follow(view, heartbeats))
+            group.create_task(self._cover())
+            group.create_task(self._keep_short(view))
 
     async def _fill(self, view: View) -> None:
         """The board as the read models and the last day's events have it."""

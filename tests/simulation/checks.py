@@ -49,6 +49,14 @@ class Incarnation:
     """Something among its configuration cannot be read, so what heartbeats declare may not be recorded."""
     declared: list[EffectiveThresholds] = field(default_factory=list)
     """What the intervals that its heartbeats declare give, recorded or not."""
+    written_at: int = 0
+    """When defaults were written down for the first time, if that was after other events: what was resumed
+    before is expected from then on."""
+
+    def waits_until(self, at: int) -> int:
+        """From when it is expected at the latest, if it was resumed by then; 0: that delays nothing."""
+        ends = [end for start, end in self.paused if start < at and end <= at]
+        return self.written_at if ends and ends[-1] < self.written_at else 0
 
 
 def first_difference(title: str, ours: Broker, other: Broker) -> str | None:
@@ -255,6 +263,8 @@ def _of_fall(
     # Who is paused in the very moment in which a fall is due, and resumed in it, has fallen before.
     counted_from = max([last, *(end for start, end in life.paused if start < at and end <= at)])
     promises = list(promised(life, counted_from, BY_FALLING[to], after))
+    if expected := life.waits_until(at):
+        promises += promised(life, max(counted_from, expected), BY_FALLING[to], after)
     if at < min(promises):
         yield f"falls for the past, {(min(promises) - BASE) / 1e6} was promised: {told(change)}"
     if not deaf and covered.is_known_at_once and at > max(before, *promises):
@@ -298,7 +308,9 @@ def _in_the_end(
     last = max(beats[-1], resumed)
     if covered.spans and last > covered.spans[-1][1]:
         return None  # no tick has proved yet what came before it
-    others = [since for since, _ in life.thresholds[1:] if since > last]
+    others = [
+        since for since in (*(it[0] for it in life.thresholds[1:]), life.waits_until(NEVER)) if since > last
+    ]
     least, most = covered.since(max([last, *others]))[0], covered.since(last)[1]
     patience = life.thresholds[-1][1]
     floor = sum(least >= threshold for threshold in patience)
@@ -387,6 +399,7 @@ def incarnations(broker: Broker, name: str, epochs: Defaults) -> list[Incarnatio
             _resume(life, message.at)
     for life in found:
         life.thresholds = in_turn(life, epochs)
+        life.written_at = next((since for since, _, bounded in epochs if bounded), 0)
     return found
 
 

@@ -575,6 +575,42 @@ async def test_a_fall_that_may_have_been_told_and_is_withheld_then_has_its_recov
     assert it.told() == ["alive"]
 
 
+@pytest.mark.parametrize("muted", [False, True])
+async def test_a_reminder_that_is_read_again_while_it_is_recorded_is_told_once(muted: bool) -> None:
+    it = await world(reminders=(HOUR,))
+    await it.then(DOWN)
+    (chat,), update = it.chats, it.bucket.update
+    reminder = Notice(it.now + HOUR, "web", it.fleet.known("web").status_seq, DOWN, it.now)
+    if muted:
+        await chat.mute("web", it.now + HOUR)
+
+    async def reads_again(*record: Any, **last: Any) -> int:
+        chat.remind(reminder)
+        return await update(*record, **last)
+
+    it.bucket.update = reads_again  # type: ignore[method-assign]
+    await it.passes(HOUR)
+    await it.settle()
+    assert it.told() == ["down", "owed: down" if muted else "reminder: down"]
+
+
+async def test_whom_only_a_later_attempt_has_named_has_its_recovery_told() -> None:
+    it = await world("web", "job")
+    it.window("w", -HOUR, HOUR)
+    it.inboxes[0].always = Failed("no answer", maybe_delivered=True)
+    it.change(DOWN)
+    it.change(DOWN, "job")
+    await it.settle()
+    it.window("w", HOUR, 2 * HOUR)
+    await it.settle()
+    it.window("w", -HOUR, HOUR)
+    it.inboxes[0].always = None
+    await it.settle()
+    assert (it.told(), it.told(name="job")) == ([], ["down"])
+    await it.then(ALIVE)
+    assert it.told() == ["alive"]
+
+
 async def test_a_recovery_that_may_have_been_told_and_is_withheld_then_is_told() -> None:
     it = await world()
     await it.then(DOWN)

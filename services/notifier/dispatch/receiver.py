@@ -624,8 +624,9 @@ class ReceiverWorker:
         if told := [it.change for it in self._decisions if it.is_sent]:
             notes = self._header(open_, waiting[0].stored_at)
             message = pack(told, self._deps.links, doubted=self.cursor.doubted, **notes)
-            names = tuple(dict.fromkeys(it.name for it in message.changes))
-            return message, open_ or Intent(through=message.through_seq, names=names)
+            named = (*(open_.names if open_ else ()), *(it.name for it in message.changes))
+            sending = open_ or Intent(through=message.through_seq)
+            return message, sending.model_copy(update={"names": tuple(dict.fromkeys(named))})
         if waiting or open_:
             await self._skip(waiting, open_)
         return None
@@ -737,8 +738,9 @@ class ReceiverWorker:
     async def _attempt(self, message: Message, sending: Intent) -> float:
         """Send, and record it. Seconds to wait before anything else is sent."""
         if sending != self.cursor.sending:
+            goes_on = self.cursor.sending is not None  # and names more services than before
             await self._write(sending=sending)
-            self._repeat = False
+            self._repeat = self._repeat and goes_on
         message = replace(message, id=sending.message_id(message.through_seq))
         told = sending.of is MessageKind.CHANGES
         traces = _traces(message) if told and tracing.is_on() else [""]
@@ -826,19 +828,26 @@ class ReceiverWorker:
                     if it.kind is not NoticeKind.FLAPS:
                         self._withheld_by_name.pop(it.name, None)
                     self._set_flap_state(it.name, flap_state_after(it, self._flapping.get(it.name)))
-                reminded = self._pass_over_reminders(message)
+                passed = self._passed_reminders(message)
                 await self._write(
-                    sending=None, threads=threads, **self._withheld_and_flapping(), **reminded, **more
+                    sending=None,
+                    threads=threads,
+                    **self._withheld_and_flapping(),
+                    **self._reminded_without(passed),
+                    **more,
                 )
+                self._forget_reminders(passed)
                 for it in message.notices:
                     self.evaluate(it.name)
             case MessageKind.REMINDERS:
                 upto = sending.notices
                 assert upto
-                self._reminders = deque((it for it in self._reminders if it.at > upto), MAX_PENDING)
+                passed = {it for it in self._reminders if it.at <= upto}
+                self._forget_reminders(passed)
                 await self._write(
                     sending=None, notices=upto, threads=threads, **self._withheld_and_flapping(), **more
                 )
+                self._forget_reminders(passed)
             case MessageKind.CHANGES:
                 taken = [it for it in self._decisions if it.change.seq <= message.through_seq]
                 self._apply_decisions(taken)
@@ -854,16 +863,20 @@ class ReceiverWorker:
                 )
                 self._evaluate_all(taken)
 
-    def _pass_over_reminders(self, message: Message) -> dict[str, object]:
-        """Those that were due before what is owed was told, which says the same. How far reminders are done
-        with then, for the record."""
+    def _passed_reminders(self, message: Message) -> set[Notice]:
+        """Those that were due before what is owed was told, which says the same."""
         told = {it.name: it.at for it in message.notices if it.kind is not NoticeKind.FLAPS}
-        rest = [it for it in self._reminders if it.name not in told or it.at > told[it.name]]
-        passed = [it.at for it in self._reminders if it not in rest]
-        self._reminders = deque(rest, MAX_PENDING)
-        if not passed or any(it.at <= max(passed) for it in rest):
-            return {}
-        return {"notices": max(passed)}
+        return {it for it in self._reminders if it.name in told and it.at <= told[it.name]}
+
+    def _reminded_without(self, passed: set[Notice]) -> dict[str, object]:
+        """How far reminders are done with when these are forgotten, for the record."""
+        self._forget_reminders(passed)
+        upto = max((it.at for it in passed), default=None)
+        return {} if upto is None or any(it.at <= upto for it in self._reminders) else {"notices": upto}
+
+    def _forget_reminders(self, passed: set[Notice]) -> None:
+        """After the record is written once more: what is read again may bring them again meanwhile."""
+        self._reminders = deque((it for it in self._reminders if it not in passed), MAX_PENDING)
 
     async def _switch_off(self, reason: str) -> float:
         """It refuses messages for good, as far as anybody knows: what it is owed is kept, and it is tried

@@ -306,8 +306,11 @@ class _Chat:
                 yield f"at {shown.at:.3f} it was told again, without a word of it: {old[0]}"
             repeats += bool(old)
             seen = dict.fromkeys(items, shown) | seen
+            new = {it.name for it in shown.message.changes if ("change", it.seq) not in old}
             for change in shown.message.changes:
                 it, fact = by_seq[change.seq]
+                if it.name in new:
+                    self.beliefs[it.name].append((shown.at, fact.to))
                 if f" {it.name}: " not in shown.text:
                     yield f"at {shown.at:.3f} the text does not name {it.name}"
                 if ("change", change.seq) in old:
@@ -317,7 +320,6 @@ class _Chat:
                 if fact.seq < newest.seq and ("change", newest.seq) not in old:
                     yield f"at {shown.at:.3f} it was told {fact} after {newest}"
                 self.told[it.name].append((shown.at, fact))
-                self.beliefs[it.name].append((shown.at, fact.to))
                 yield from self._forbidden(it, fact, shown.at)
             yield from self._read_notices(shown)
             if found := _DIGEST.match(shown.text):
