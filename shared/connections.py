@@ -442,8 +442,8 @@ class _Transport:
 
 
 def limits_of(settings: Settings, *, loopback_only: bool) -> ConnectionLimits:
-    """`loopback_only`: nothing but being on this machine is asked for. Then no page of another site may come in
-    by a name of its own that it lets lead here."""
+    """`loopback_only`: nothing but being on this machine is asked for. Then no page of another site may come
+    in by a name of its own that it lets lead here."""
     return ConnectionLimits(
         settings.max_connections,
         RateLimit(settings.rate_limit_per_address),

@@ -6,16 +6,16 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from services.api.access import Access
+from services.api.access import ApiAuth
 from services.api.app import build
-from services.api.board import Board
+from services.api.board import EventHub
 from services.api.commands import Commands
 from services.api.keyring import Keyring
 from services.api.maintenance import Maintenance
 from services.api.models import Defaults
-from services.api.past import Past
+from services.api.past import StatusHistory
 from services.api.projector import Projector
-from services.api.resources import Look, Parts
+from services.api.resources import RequestContext, Parts
 from services.api.store import Store, check_url
 from shared import logs, service, streams
 from shared.broker import BrokerConnection, Publisher
@@ -68,7 +68,7 @@ def main() -> None:
     health.follow(link)
     publisher = Publisher(link)
     record = service.Record(health, link, publisher)
-    store, board = Store(settings.mongodb_url, settings.mongodb_database), Board()
+    store, board = Store(settings.mongodb_url, settings.mongodb_database), EventHub()
     windows, keyring = Windows(link), Keyring(link)
     maintenance = Maintenance(link, windows)
     watch = RecordWatch(link, buckets=(streams.MAINTENANCE_BUCKET, streams.API_BUCKET))
@@ -102,7 +102,7 @@ def main() -> None:
             await link.close()
             store.close()
 
-    access = Access(
+    access = ApiAuth(
         settings.api_token,
         settings.read_token,
         anonymous_read="read" in settings.anonymous,
@@ -111,7 +111,7 @@ def main() -> None:
         keyring=keyring,
     )
     commands = Commands(link, publisher, store, board, defaults, _now, settings.max_services)
-    look = Look(
+    look = RequestContext(
         settings.public_url,
         settings.ingest_url,
         settings.zone,
@@ -122,7 +122,7 @@ def main() -> None:
     )
     limits = limits_of(settings, loopback_only=access.loopback_only)
     limits.recognises = access.recognises
-    past = Past(store, board, _now)
+    past = StatusHistory(store, board, _now)
     app = build(Parts(link, store, board, commands, access, health, defaults, look, _now, maintenance, past))
     service.run(
         app,

@@ -35,7 +35,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-class Access:
+class ApiAuth:
     """`may_read` and `may_write` are dependencies of routes. `strangers`: others than this machine's own
     users can reach us, so without a token nobody may write. `secure`: people come by https alone."""
 

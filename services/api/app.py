@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api import dashboard, resources
 from services.api.resources import Parts
-from services.api.store import DatabaseAway
+from services.api.store import DatabaseUnavailable
 from shared import docs, problems
 from shared.broker import BrokerError
 from shared.head import HeadAsGet
@@ -76,5 +76,5 @@ def _answer_outages(app: FastAPI, answer: problems.Answer) -> None:
     async def broker_away(request: Request, error: Exception) -> Response:
         return answer(request, Problem(503, f"not known to be stored: {error}", retry_after=2))
 
-    app.add_exception_handler(DatabaseAway, database_away)
+    app.add_exception_handler(DatabaseUnavailable, database_away)
     app.add_exception_handler(BrokerError, broker_away)

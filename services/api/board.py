@@ -9,8 +9,8 @@ from datetime import timedelta
 
 from prometheus_client import Gauge
 
-from services.api.fold import Change, Document, Heard
-from services.api.roster import Roster
+from services.api.fold import Document, Heard, Projection
+from services.api.roster import ServiceIndex
 from services.api.timeline import mark
 from shared.coverage import Coverage
 from shared.timeline import Mark
@@ -18,23 +18,23 @@ from shared.timeline import Mark
 LISTENERS = Gauge("registry_event_listeners", "Clients that follow the events live")
 
 DAY = timedelta(days=1) // timedelta(microseconds=1)
-MOST_MARKS = 200_000
+MAX_MARKS = 200_000
 """Changes of the last day that are remembered, of all services together."""
 KEPT = 10_000
 """Events that a client which comes back can be given from memory."""
-MOST_LISTENERS = 1000
-MOST_OF_STRANGERS = MOST_LISTENERS - MOST_LISTENERS // 8
+MAX_LISTENERS = 1000
+MAX_ANONYMOUS = MAX_LISTENERS - MAX_LISTENERS // 8
 """Of them, without a right token; the rest is for those who have one."""
-MOST_OF_ONE = 100
+MAX_PER_CLIENT = 100
 """Of strangers with one address."""
-MOST_READING = 16
+MAX_READING = 16
 """Listeners that are told at the same time what memory does not go back to."""
-MOST_WAITING = 1000
+MAX_QUEUED = 1000
 """Messages that wait for a slow listener before it is let go; it comes back with the last id it saw."""
 
 
 @dataclass(slots=True)
-class News:
+class LiveEvent:
     """One event as it is told live, or, without a sequence, who was heard within the last second. `written`:
     as it goes to whoever listens, once it was written for one of them."""
 
@@ -43,7 +43,7 @@ class News:
     written: str = ""
 
 
-class TooMany(Exception):
+class TooManyListeners(Exception):
     """There are as many listeners as there may be."""
 
 
@@ -53,13 +53,13 @@ class Listener:
     def __init__(self, client: str | None, *, heartbeats: bool) -> None:
         self.client = client
         self.heartbeats = heartbeats
-        self._waiting: asyncio.Queue[News | None] = asyncio.Queue(MOST_WAITING + 1)
+        self._waiting: asyncio.Queue[LiveEvent | None] = asyncio.Queue(MAX_QUEUED + 1)
         self._lost = False
 
-    def offer(self, news: News) -> None:
+    def offer(self, news: LiveEvent) -> None:
         if self._lost:
             return
-        if self._waiting.qsize() >= MOST_WAITING:
+        if self._waiting.qsize() >= MAX_QUEUED:
             self.let_go()
         else:
             self._waiting.put_nowait(news)
@@ -69,23 +69,23 @@ class Listener:
             self._lost = True
             self._waiting.put_nowait(None)
 
-    async def next(self, within: float) -> News | None:
+    async def next(self, within: float) -> LiveEvent | None:
         """The next news; None: there will be no more. TimeoutError when there is none in time."""
         async with asyncio.timeout(within):
             return await self._waiting.get()
 
 
-class Board:
+class EventHub:
     """Fed by the projector and the commands after the database has it, so that who is told can read it."""
 
     def __init__(self) -> None:
-        self.roster = Roster()
+        self.roster = ServiceIndex()
         self.coverage = Coverage()
         self._lately: dict[str, deque[Mark]] = {}
         self._order: deque[tuple[int, str, int]] = deque()
-        self._kept: deque[News] = deque(maxlen=KEPT)
+        self._kept: deque[LiveEvent] = deque(maxlen=KEPT)
         self._listeners: set[Listener] = set()
-        self.reading = asyncio.Semaphore(MOST_READING)
+        self.reading = asyncio.Semaphore(MAX_READING)
         self.told = 0
         """The sequence of the event that was told last."""
         self.forgotten = 0
@@ -120,7 +120,7 @@ class Board:
 
     # --- taking in
 
-    def tell(self, changes: Iterable[Change], *, aloud: bool = True) -> None:
+    def tell(self, changes: Iterable[Projection], *, aloud: bool = True) -> None:
         """Take in events in the order of the stream, and tell the listeners, if `aloud`, those that are
         new."""
         for change in changes:
@@ -131,26 +131,26 @@ class Board:
             if change.facet == "status":
                 self.last_change = change.row["at"]
             self._remember(change)
-            news = News(change.seq, change.row)
+            news = LiveEvent(change.seq, change.row)
             self._kept.append(news)
             for listener in self._listeners if aloud else ():
                 listener.offer(news)
 
     def hear(self, heard: dict[str, Heard]) -> None:
-        self.roster.take_heard(heard)
+        self.roster.apply_heartbeats(heard)
         following = [it for it in self._listeners if it.heartbeats]
         if following:
-            news = News(None, {name: it.at for name, it in heard.items()})
+            news = LiveEvent(None, {name: it.at for name, it in heard.items()})
             for listener in following:
                 listener.offer(news)
 
-    def _remember(self, change: Change) -> None:
+    def _remember(self, change: Projection) -> None:
         if change.deletes:
             self._lately.pop(change.name, None)
         elif found := mark(change.row):
             self._lately.setdefault(change.name, deque()).append(found)
             self._order.append((change.row["at"], change.name, change.seq))
-        while self._order and (self._order[0][0] < change.row["at"] - DAY or len(self._order) > MOST_MARKS):
+        while self._order and (self._order[0][0] < change.row["at"] - DAY or len(self._order) > MAX_MARKS):
             _, name, seq = self._order.popleft()
             self.forgotten = seq
             marks = self._lately.get(name)
@@ -171,17 +171,17 @@ class Board:
         first = self._kept[0].seq if self._kept else None
         return first - 1 if first else self.told
 
-    def kept_after(self, seq: int) -> list[News]:
+    def kept_after(self, seq: int) -> list[LiveEvent]:
         return [news for news in self._kept if news.seq is not None and news.seq > seq]
 
     def full(self, client: str | None = None) -> bool:
         """Whether nobody may listen any more, or no stranger of this address. None: it is no stranger."""
-        if len(self._listeners) >= MOST_LISTENERS:
+        if len(self._listeners) >= MAX_LISTENERS:
             return True
         if client is None:
             return False
         strangers = [it.client for it in self._listeners if it.client]
-        return len(strangers) >= MOST_OF_STRANGERS or strangers.count(client) >= MOST_OF_ONE
+        return len(strangers) >= MAX_ANONYMOUS or strangers.count(client) >= MAX_PER_CLIENT
 
     def let_go(self) -> None:
         """End what every listener waits for: the process is told to stop."""
@@ -192,7 +192,7 @@ class Board:
     def listening(self, client: str | None = None, *, heartbeats: bool = False) -> Iterator[Listener]:
         """A listener, who is told everything from now on. Raises TooMany."""
         if self.full(client):
-            raise TooMany
+            raise TooManyListeners
         listener = Listener(client, heartbeats=heartbeats)
         self._listeners.add(listener)
         LISTENERS.set(len(self._listeners))

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TypedDict
 
 from services.api import tags
-from services.api.board import Board
+from services.api.board import EventHub
 from services.api.fold import Document, configured, fold, moment
 from services.api.models import THRESHOLDS, Defaults, NewService, Wanted
 from services.api.requests import is_stale
@@ -53,7 +53,7 @@ class Commands:
         link: BrokerConnection,
         publisher: Publisher,
         store: Store,
-        board: Board,
+        board: EventHub,
         defaults: Defaults,
         now: Callable[[], datetime],
         max_services: int,

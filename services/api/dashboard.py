@@ -18,10 +18,10 @@ from services.api.access import Role
 from services.api.commands import existing
 from services.api.fold import Document, micros, moment
 from services.api.models import Service, Wanted, presenter
-from services.api.past import Fresh
+from services.api.past import CachedFor
 from services.api.requests import NameInPath, listed
 from services.api.resources import Parts, marks_of, segments, selection
-from services.api.roster import Selection
+from services.api.roster import ServiceQuery
 from services.api.snippets import snippets
 from shared import bodies, digest, durations, problems, thresholds, timeline, zones
 from shared.broker import BrokerError
@@ -36,7 +36,7 @@ DEAD_ROWS = 50
 """Dead services that stand folded away on the first page."""
 STATUS_AGE = 1.0
 """Seconds for which everybody is given the same status page: it is made without a token."""
-RUNGS = 48
+BAR_SLICES = 48
 """Slices of a day's bar: half an hour each."""
 
 ORDER = (Status.DOWN, Status.SILENT, Status.UNKNOWN, Status.ALIVE, Status.DEAD)
@@ -145,7 +145,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         access.may_submit(request, fields.get("form_key", ""))
         return fields
 
-    status_text = Fresh[str](STATUS_AGE)
+    status_text = CachedFor[str](STATUS_AGE)
     pages = APIRouter(
         dependencies=[Depends(reader)], default_response_class=HTMLResponse, include_in_schema=False
     )
@@ -162,7 +162,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         service = present(document)
         found = segments(parts, document, window, marks)
         share = timeline.uptime(timeline.spent(found))
-        count = RUNGS if window == "24h" else 90
+        count = BAR_SLICES if window == "24h" else 90
         return Row(
             service,
             charts.bar(found, count, look.zone),
@@ -229,7 +229,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
         heard = await _or_nothing(recall.heartbeats(link, name, life, charts.COLUMNS + 1))
         windows = {}
         marks = (await marks_of(parts, [name], "90d"))[name]
-        for window, count in (("24h", RUNGS), ("7d", 84), ("30d", 90), ("90d", 90)):
+        for window, count in (("24h", BAR_SLICES), ("7d", 84), ("30d", 90), ("90d", 90)):
             found = segments(parts, document, window, marks)
             seconds = timeline.spent(found)
             share = timeline.uptime(seconds)
@@ -424,7 +424,7 @@ def install(app: FastAPI, parts: Parts) -> problems.Answer:
             {
                 name
                 for tag in look.status_tags
-                for name in board.roster.page(Selection(tags=() if tag == "*" else (tag,), limit=500))[0]
+                for name in board.roster.page(ServiceQuery(tags=() if tag == "*" else (tag,), limit=500))[0]
             }
         )
         shown = await rows(names[:500], "90d" if len(names) <= 50 else "24h")

@@ -29,7 +29,7 @@ PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Statu
 """The order of lists and pages: what wants a hand now, what may soon, what nobody expects back."""
 
 
-class Change(NamedTuple):
+class Projection(NamedTuple):
     """One event, ready for the read models: the new facet of its service, and its line in the history."""
 
     name: str
@@ -46,7 +46,7 @@ class Change(NamedTuple):
         return bool(self.content.get("deleted", False))
 
 
-def fold(message: Stored) -> Change:
+def fold(message: Stored) -> Projection:
     """Read a message of SERVICES. ValueError if it is no event, or not one of its subject."""
     event = streams.read_event(message.subject, message.data)
     name = event.name
@@ -58,8 +58,8 @@ def fold(message: Stored) -> Change:
         "data": _told(event.data.model_dump(mode="json", by_alias=True)),
     }
     if isinstance(event, StatusChanged):
-        return Change(name, "status", _status(event, message), row)
-    return Change(name, "config", _config(event, message), row)
+        return Projection(name, "status", _status(event, message), row)
+    return Projection(name, "config", _config(event, message), row)
 
 
 def _told(data: Document) -> Document:
@@ -139,7 +139,7 @@ def _status(event: StatusChanged, message: Stored) -> Document:
     }
 
 
-class Shown(NamedTuple):
+class VisibleState(NamedTuple):
     """What a service looks like from outside. Times in microseconds; `last_heartbeat` 0: never."""
 
     status: Status
@@ -148,7 +148,7 @@ class Shown(NamedTuple):
     last_heartbeat: int
 
 
-def shown(document: Document) -> Shown:
+def shown(document: Document) -> VisibleState:
     """A status or a heartbeat from before the service's registration is none."""
     registered_at, status = document["config"]["registered_at"], document.get("status")
     heard = max(
@@ -156,8 +156,8 @@ def shown(document: Document) -> Shown:
     )
     heard = heard if heard >= registered_at else 0
     if status is None or status["since"] < registered_at:
-        return Shown(Status.UNKNOWN, registered_at, None, heard)
-    return Shown(Status(status["status"]), status["since"], status["reason"], heard)
+        return VisibleState(Status.UNKNOWN, registered_at, None, heard)
+    return VisibleState(Status(status["status"]), status["since"], status["reason"], heard)
 
 
 class LastHeard(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from services.api.board import Board, News, TooMany
+from services.api.board import EventHub, LiveEvent, TooManyListeners
 from services.api.fold import Document, fold, moment
 from shared import streams
 from shared.broker import BrokerConnection, Reader
@@ -29,7 +29,7 @@ DOCUMENTED: dict[str, Any] = {
 }
 
 
-def sequence(last_event_id: str | None, board: Board) -> int | None:
+def sequence(last_event_id: str | None, board: EventHub) -> int | None:
     """The header as browsers send it, also empty. One of an earlier record leads to what is new in this one.
     Problem 422 for an id that was never given out."""
     if not last_event_id:
@@ -45,7 +45,7 @@ _ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
 
 
 def stream(
-    link: BrokerConnection, board: Board, after: int | None, heartbeats: bool, client: str | None = None
+    link: BrokerConnection, board: EventHub, after: int | None, heartbeats: bool, client: str | None = None
 ) -> StreamingResponse:
     """What follows `after`, or what comes from now on. `client`: the address of a stranger. Problem 503 when
     there are too many listeners, strangers, or of them of this address."""
@@ -59,7 +59,7 @@ def stream(
 
 
 async def _messages(
-    link: BrokerConnection, board: Board, after: int | None, heartbeats: bool, client: str | None
+    link: BrokerConnection, board: EventHub, after: int | None, heartbeats: bool, client: str | None
 ) -> AsyncIterator[str]:
     try:
         with board.listening(client, heartbeats=heartbeats) as listener:
@@ -86,11 +86,11 @@ async def _messages(
                     return
                 if following.seq is None or following.seq > after:
                     yield _written(following, board.edition)
-    except TooMany:
+    except TooManyListeners:
         return
 
 
-async def _part_of_record(link: BrokerConnection, board: Board, after: int) -> list[tuple[int, str]]:
+async def _part_of_record(link: BrokerConnection, board: EventHub, after: int) -> list[tuple[int, str]]:
     """The next of it, at most AT_ONCE: who reads slowly keeps nobody else from the record."""
     found: list[tuple[int, str]] = []
     async with board.reading, aclosing(_from_record(link, after, board.kept_from, board.edition)) as events:
@@ -112,7 +112,7 @@ async def _from_record(
                 if stored.seq > upto:
                     break
                 try:
-                    yield stored.seq, _written(News(stored.seq, fold(stored).row), edition)
+                    yield stored.seq, _written(LiveEvent(stored.seq, fold(stored).row), edition)
                 except ValueError:
                     continue
             if reader.pending == 0 or reader.position >= upto:
@@ -120,7 +120,7 @@ async def _from_record(
     yield upto, ""
 
 
-def _written(news: News, edition: str) -> str:
+def _written(news: LiveEvent, edition: str) -> str:
     if not news.written:
         begin = "event: heartbeats" if news.seq is None else f"id: {news.seq}{edition}"
         row = news.row if news.seq is None else told(news.row)

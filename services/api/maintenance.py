@@ -41,7 +41,7 @@ _SHOWN: dict[str, Any] = {
 }
 
 
-class Shown(BaseModel):
+class WindowView(BaseModel):
     """A window, and when it is next, or now."""
 
     model_config = ConfigDict(json_schema_extra={"example": _SHOWN})
@@ -54,8 +54,8 @@ class Shown(BaseModel):
     version: int = Field(description="Also the ETag.")
 
 
-class ShownPage(BaseModel):
-    items: list[Shown]
+class WindowPage(BaseModel):
+    items: list[WindowView]
 
 
 class Maintenance:
@@ -65,22 +65,22 @@ class Maintenance:
         self._link = link
         self.windows = windows
 
-    def all(self, now: datetime) -> list[Shown]:
+    def all(self, now: datetime) -> list[WindowView]:
         """What is now first, then what is next, then what is over."""
         return self._sorted(self.windows.by_id, now)
 
-    def _sorted(self, ids: Iterable[str], now: datetime) -> list[Shown]:
+    def _sorted(self, ids: Iterable[str], now: datetime) -> list[WindowView]:
         shown = [self.shown(id_, now) for id_ in ids]
         return sorted(shown, key=lambda it: (it.starts_at is None, it.starts_at or now, it.id))
 
-    def about(self, name: str, tags: list[str], now: datetime) -> list[Shown]:
+    def about(self, name: str, tags: list[str], now: datetime) -> list[WindowView]:
         return self._sorted((id_ for id_, it in self.windows.by_id.items() if it.is_about(name, tags)), now)
 
-    def shown(self, id_: str, now: datetime) -> Shown:
+    def shown(self, id_: str, now: datetime) -> WindowView:
         window = self._existing(id_)
         current: Span | None = window.current(now)
         starts_at, ends_at = current or window.upcoming(now) or (None, None)
-        return Shown(
+        return WindowView(
             id=id_,
             window=window,
             active=current is not None,
@@ -158,7 +158,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
     example = {"content": {"application/json": {"example": _SHOWN}}}
     group: Any = ["maintenance"]
 
-    def answer(id_: str, response: Response, at: datetime | None = None) -> Shown:
+    def answer(id_: str, response: Response, at: datetime | None = None) -> WindowView:
         shown = maintenance.shown(id_, at or now())
         response.headers["ETag"] = f'"{shown.version}"'
         return shown
@@ -171,7 +171,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         responses=documented(409, 413, 422) | {201: example},
         openapi_extra=documented_body(Window, _WINDOW),
     )
-    async def create(window: Annotated[Window, Depends(body(Window))], response: Response) -> Shown:
+    async def create(window: Annotated[Window, Depends(body(Window))], response: Response) -> WindowView:
         """Falls of these services are recorded, but not sent, while it lasts; what is still down when it ends
         is sent then."""
         id_ = await maintenance.add(window, now())
@@ -185,9 +185,9 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         responses=documented(422)
         | {200: {"content": {"application/json": {"example": {"items": [_SHOWN]}}}}},
     )
-    async def list_all(at: At = None) -> ShownPage:
+    async def list_all(at: At = None) -> WindowPage:
         """All windows: what is now first, then what is next, then what is over; now, or as of a moment."""
-        return ShownPage(items=maintenance.all(at or now()))
+        return WindowPage(items=maintenance.all(at or now()))
 
     @reads.get(
         "/maintenance/{id}",
@@ -195,7 +195,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         tags=group,
         responses=documented(404, 422) | {200: example},
     )
-    async def get(id: str, response: Response, at: At = None) -> Shown:
+    async def get(id: str, response: Response, at: At = None) -> WindowView:
         """One window, now or as of a moment."""
         return answer(id, response, at)
 
@@ -211,7 +211,7 @@ def install(reads: APIRouter, writes: APIRouter, maintenance: Maintenance, now: 
         window: Annotated[Window, Depends(body(Window))],
         response: Response,
         if_match: IfMatch = None,
-    ) -> Shown:
+    ) -> WindowView:
         """Set the whole window anew."""
         await maintenance.replace(id, window, if_match, now())
         return answer(id, response)

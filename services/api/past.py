@@ -7,20 +7,20 @@ from datetime import datetime
 from itertools import chain, takewhile
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from services.api.board import Board
+from services.api.board import EventHub
 from services.api.fold import micros
 from services.api.store import Store
 from services.api.timeline import LONGEST, mark
 from shared.timeline import Mark
 
-MOST_MARKS = 200_000
+MAX_MARKS = 200_000
 """Marks that are kept, of all services together; those of services that nobody has asked for go first."""
 
 
 T = TypeVar("T")
 
 
-class Fresh(Generic[T]):
+class CachedFor(Generic[T]):
     """Something that is made at most once in `age` seconds; whoever asks while it is made waits for it, and
     is told as well if it cannot be made."""
 
@@ -48,10 +48,10 @@ class _Kept(NamedTuple):
     beyond: frozenset[int]
 
 
-class Past:
+class StatusHistory:
     """One query for all services of a page that are not kept yet; whoever asks meanwhile waits for it."""
 
-    def __init__(self, store: Store, board: Board, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, board: EventHub, now: Callable[[], datetime]) -> None:
         self._store = store
         self._board = board
         self._now = now
@@ -66,7 +66,7 @@ class Past:
                 while missing := self._missing(names):
                     await self._read(missing)
         found: dict[str, Sequence[Mark]] = {name: list(self._merged(name)) for name in names}
-        while self._count > MOST_MARKS:
+        while self._count > MAX_MARKS:
             self._forget(next(iter(self._kept)))
         return found
 

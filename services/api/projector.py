@@ -17,9 +17,9 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
-from services.api.board import Board
-from services.api.fold import Change, Heard, fold, hear
-from services.api.store import DatabaseAway, Facets, Moved, Store, View, gather
+from services.api.board import EventHub
+from services.api.fold import Heard, Projection, fold, hear
+from services.api.store import DatabaseUnavailable, Facets, GenerationChanged, Store, View, gather
 from shared import streams
 from shared.broker import (
     PENDING,
@@ -78,7 +78,7 @@ class _Events:
 
     def __init__(self, heartbeats: "_Heartbeats") -> None:
         self._heartbeats = heartbeats
-        self.changes: list[Change] = []
+        self.changes: list[Projection] = []
         self.added = False  # anything since it was written last, even what could not be read
 
     def add(self, batch: list[Stored]) -> None:
@@ -90,7 +90,7 @@ class _Events:
                 SKIPPED.labels(self.stream).inc()
                 log.warning("event passed over", seq=message.seq, error=str(error)[:300])
 
-    async def write(self, view: View, board: Board | None) -> None:
+    async def write(self, view: View, board: EventHub | None) -> None:
         changes, self.changes, self.added = self.changes, [], False
         await view.apply(changes)
         if board:
@@ -153,7 +153,7 @@ class _Heartbeats:
                         break
         return found
 
-    async def write(self, view: View, board: Board | None) -> None:
+    async def write(self, view: View, board: EventHub | None) -> None:
         heard, self.heard, self.added = self.heard, {}, False
         await view.hear(heard)
         if board:
@@ -167,7 +167,7 @@ class Projector:
         self,
         link: BrokerConnection,
         store: Store,
-        board: Board,
+        board: EventHub,
         health: Health,
         now: Callable[[], datetime],
         *,
@@ -232,9 +232,9 @@ class Projector:
                 heartbeats = _Heartbeats(self._link, self._board.roster.knows)
                 wait = FIRST_WAIT
                 await in_own_task(self._follow_all(view, heartbeats))
-            except* Moved:
+            except* GenerationChanged:
                 log.info("following the new generation")
-            except* DatabaseAway as errors:
+            except* DatabaseUnavailable as errors:
                 if wait == FIRST_WAIT:
                     log.warning("waiting for the database", error=str(errors.exceptions[0]))
                 self._following = None
@@ -341,7 +341,7 @@ class Projector:
         if self._following and now > self._saved_at + SAVE_RECORD:
             self._saved_at = now
             kept = {stream: marks[stream] for stream in RECORD}
-            with suppress(DatabaseAway):
+            with suppress(DatabaseUnavailable):
                 await self._following.save_record(_made(kept), kept)
 
     async def rebuild(self, *, left_at: int | None = None) -> dict[str, int]:
@@ -416,7 +416,7 @@ class Projector:
     async def _answer(self, request: Msg) -> None:
         try:
             answer: dict[str, int | str] = {**await self.rebuild()}
-        except DatabaseAway as error:
+        except DatabaseUnavailable as error:
             answer = {"error": str(error)}
         if request.reply:
             await request.respond(json.dumps(answer).encode())

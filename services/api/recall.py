@@ -5,7 +5,7 @@ from contextlib import aclosing
 from datetime import datetime
 from itertools import islice
 
-from services.api.fold import Change, Document, fold, hear, micros, moment
+from services.api.fold import Document, Projection, fold, hear, micros, moment
 from services.api.models import HeardItem
 from shared import durations, streams
 from shared.broker import BrokerConnection, NotStored, Reader, Stored
@@ -61,8 +61,8 @@ async def as_of(link: BrokerConnection, name: str, at: datetime) -> Document | N
     """The service's document as it was then; None if it did not exist. A fall counts from when it was due,
     though it may have been noticed later. Problem 404 if the record does not reach back so far."""
     then = micros(at)
-    config: Change | None = None
-    status: Change | None = None
+    config: Projection | None = None
+    status: Projection | None = None
     for stored in await _read(link, streams.SERVICES, streams.config(name), streams.status(name)):
         try:
             change = fold(stored)

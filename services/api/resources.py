@@ -11,8 +11,8 @@ from pydantic import AwareDatetime
 from starlette.responses import StreamingResponse
 
 from services.api import badge, cursors, live, maintenance, recall, tags
-from services.api.access import Access
-from services.api.board import Board
+from services.api.access import ApiAuth
+from services.api.board import EventHub
 from services.api.commands import Commands, existing
 from services.api.fold import Document, micros, moment, shown
 from services.api.maintenance import Maintenance
@@ -31,9 +31,9 @@ from services.api.models import (
     answers,
     presenter,
 )
-from services.api.past import Past
+from services.api.past import StatusHistory
 from services.api.requests import IfMatch, NameInPath, body, documented_body, listed
-from services.api.roster import SORTS, Place, Selection, Sort
+from services.api.roster import SORTS, Place, ServiceQuery, Sort
 from services.api.store import Store
 from services.api.summary import next_digest
 from services.api.timeline import WINDOWS
@@ -53,7 +53,7 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 Window = Annotated[str, Query(pattern="^(24h|7d|30d|90d)$", description="How far back: 24h, 7d, 30d or 90d.")]
 
 
-class Look(NamedTuple):
+class RequestContext(NamedTuple):
     """What answers show of the configuration. `deaf_after`: microseconds without a tick."""
 
     public_url: str
@@ -70,15 +70,15 @@ class Parts(NamedTuple):
 
     link: BrokerConnection
     store: Store
-    board: Board
+    board: EventHub
     commands: Commands
-    access: Access
+    access: ApiAuth
     health: Health
     defaults: Defaults
-    look: Look
+    look: RequestContext
     now: Callable[[], datetime]
     maintenance: Maintenance
-    past: Past
+    past: StatusHistory
 
 
 def routers(parts: Parts) -> list[APIRouter]:
@@ -255,7 +255,7 @@ def routers(parts: Parts) -> list[APIRouter]:
     async def summary() -> Summary:
         """How many are in which status, the worst of them, and what the next digest would say."""
         counts = board.roster.counts
-        names, *_ = board.roster.page(Selection(statuses=WORST, sort="status", limit=10))
+        names, *_ = board.roster.page(ServiceQuery(statuses=WORST, sort="status", limit=10))
         return Summary(
             counts=counts,
             total=len(board.roster),
@@ -397,13 +397,13 @@ def _same_name(name: str, wanted: Wanted) -> None:
 
 def selection(
     statuses: list[str], tags: list[str], text: str, sort: str, limit: int, cursor: str | None
-) -> Selection:
+) -> ServiceQuery:
     if wrong := next((status for status in statuses if status not in set(Status)), None):
         raise Problem(422, f"status: {wrong[:50]!r} is none of {', '.join(Status)}")
     if "\0" in text:
         raise Problem(422, "q: no name or description has a NUL in it")
     key: Sort = _sort_key(sort)
-    return Selection(
+    return ServiceQuery(
         statuses, tags, text, key, sort.startswith("-"), _after(sort, key, cursor) if cursor else None, limit
     )
 

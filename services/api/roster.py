@@ -12,7 +12,7 @@ from typing import Literal
 
 from sortedcontainers import SortedList
 
-from services.api.fold import PROBLEMS_FIRST, Change, Document, Heard
+from services.api.fold import PROBLEMS_FIRST, Document, Heard, Projection
 from shared.events import Status
 
 Sort = Literal["name", "status", "since", "last_heartbeat"]
@@ -27,7 +27,7 @@ _FEW = 1000
 
 
 @dataclass(slots=True)
-class Entry:
+class IndexEntry:
     """One service. Times in microseconds since 1970 UTC, 0 for never; `*_seq`: what each facet reflects."""
 
     name: str
@@ -72,7 +72,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class ServiceQuery:
     """A page to find: services in any of `statuses`, with all of `tags`, and with `text` in their name or
     description. `after`: where the last one of the page before stands."""
 
@@ -85,11 +85,11 @@ class Selection:
     limit: int = 50
 
 
-class Roster:
+class ServiceIndex:
     """All services, in every order a list can have. About 1.1 kB per service."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, IndexEntry] = {}
         self._orders: dict[Sort, SortedList[Place]] = {}
         self.clear()
 
@@ -102,7 +102,7 @@ class Roster:
     # --- taking in
 
     def load(self, documents: Sequence[Document]) -> None:
-        """Take in documents of services, with as much of each as a `Change` brings."""
+        """Take in documents of services, with as much of each as a `Projection` brings."""
         for document in documents:
             if "config" not in document and "status" not in document:
                 continue  # it was never registered
@@ -112,10 +112,10 @@ class Roster:
             if "heartbeat" in document:
                 self.hear(document["_id"], document["heartbeat"]["seq"], document["heartbeat"]["at"])
 
-    def take(self, change: Change) -> None:
+    def take(self, change: Projection) -> None:
         (self._config if change.facet == "config" else self._status)(change.name, change.content)
 
-    def take_heard(self, heard: dict[str, Heard]) -> None:
+    def apply_heartbeats(self, heard: dict[str, Heard]) -> None:
         for name, it in heard.items():
             self.hear(name, it.seq, it.at)
 
@@ -160,13 +160,13 @@ class Roster:
             order.remove(was)
             order.add(it.place("last_heartbeat"))
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> IndexEntry:
         found = self._entries.get(name)
         if found is None:
-            found = self._entries[name] = Entry(name)
+            found = self._entries[name] = IndexEntry(name)
         return found
 
-    def _leave(self, it: Entry) -> None:
+    def _leave(self, it: IndexEntry) -> None:
         if it.exists:
             for sort, order in self._orders.items():
                 order.remove(it.place(sort))
@@ -176,7 +176,7 @@ class Roster:
                 if not self._of_tag[tag]:
                     del self._of_tag[tag]
 
-    def _join(self, it: Entry) -> None:
+    def _join(self, it: IndexEntry) -> None:
         if it.exists:
             for sort, order in self._orders.items():
                 order.add(it.place(sort))
@@ -189,10 +189,10 @@ class Roster:
     def __len__(self) -> int:
         return len(self._orders["name"])
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[IndexEntry]:
         return (it for it in self._entries.values() if it.exists)
 
-    def get(self, name: str) -> Entry | None:
+    def get(self, name: str) -> IndexEntry | None:
         """The service, if it exists."""
         it = self._entries.get(name)
         return it if it is not None and it.exists else None
@@ -210,13 +210,15 @@ class Roster:
         """How many services have each tag, in order of the tags."""
         return {tag: len(names) for tag, names in sorted(self._of_tag.items())}
 
-    def in_order(self, sort: Sort, after: Place | None = None, descending: bool = False) -> Iterator[Entry]:
+    def in_order(
+        self, sort: Sort, after: Place | None = None, descending: bool = False
+    ) -> Iterator[IndexEntry]:
         order = self._orders[sort]
         first, last = (None, after) if descending else (after, None)
         for _, name in order.irange(first, last, inclusive=(False, False), reverse=descending):
             yield self._entries[name]
 
-    def page(self, wanted: Selection) -> tuple[list[str], Place | None, int]:
+    def page(self, wanted: ServiceQuery) -> tuple[list[str], Place | None, int]:
         """The names of a page, where its last one stands if there are more, and how many match in all."""
         matching = self._matching(wanted)
         if matching is None or len(matching) > _FEW:
@@ -233,7 +235,7 @@ class Roster:
             len(self) if matching is None else len(matching),
         )
 
-    def _matching(self, wanted: Selection) -> set[str] | None:
+    def _matching(self, wanted: ServiceQuery) -> set[str] | None:
         """The names of all services that match; None: every one does."""
         sets: list[set[str]] = [self._of_tag.get(tag, set()) for tag in wanted.tags]
         if wanted.statuses:
@@ -246,7 +248,7 @@ class Roster:
             return {name for name in found if text in self._entries[name].text}
         return found
 
-    def _sorted(self, names: Iterable[str], wanted: Selection) -> Iterator[Entry]:
+    def _sorted(self, names: Iterable[str], wanted: ServiceQuery) -> Iterator[IndexEntry]:
         places = sorted((self._entries[name].place(wanted.sort) for name in names), reverse=wanted.descending)
         for place in places:
             beyond = wanted.after is None or (

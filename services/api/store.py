@@ -18,7 +18,7 @@ from pymongo import DeleteMany, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from services.api.fold import Change, Document, Heard
+from services.api.fold import Document, Heard, Projection
 from shared.events import Signal, StatusChanged
 from shared.identity import Mark, StreamPosition
 from shared.truncated import Truncated
@@ -30,11 +30,11 @@ _BULK = 1000
 _DUPLICATE_KEY = 11000
 
 
-class DatabaseAway(Exception):
+class DatabaseUnavailable(Exception):
     """The database did not answer, or its connection was lost: what was written last is in doubt."""
 
 
-class Moved(Exception):
+class GenerationChanged(Exception):
     """The pointer now names another generation."""
 
 
@@ -57,7 +57,7 @@ class Store:
         self._name = database
         self._client: Any = None
         self._database: Any = None
-        self._doubt = _Doubt()
+        self._doubt = _FailureListener()
         self._live: View | None = None
         self.filling: View | None = None
         """The generation that a rebuild is filling; whoever writes to `live` writes there too."""
@@ -80,7 +80,7 @@ class Store:
     @property
     def live(self) -> "View":
         if self._live is None:
-            raise DatabaseAway("the database has not been reached yet")
+            raise DatabaseUnavailable("the database has not been reached yet")
         return self._live
 
     async def open(self) -> "View":
@@ -103,12 +103,12 @@ class Store:
                 async with asyncio.timeout(2):
                     await self._doubt.raised.wait()
             if self._live is not view:
-                raise Moved
+                raise GenerationChanged
             if self._doubt.raised.is_set():
-                raise DatabaseAway("the connection was lost")
+                raise DatabaseUnavailable("the connection was lost")
             with _reporting():
                 if await self._pointed_at() != view.generation:
-                    raise Moved
+                    raise GenerationChanged
 
     async def _pointed_at(self) -> int:
         found = await self._database[_STATE].find_one({"_id": "generation"})
@@ -138,7 +138,7 @@ class Store:
         self._live = view
         self._doubt.raised.set()
 
-    async def apply(self, change: Change) -> None:
+    async def apply(self, change: Projection) -> None:
         """Take in what a command has just stored, so that the next read sees it."""
         for view in (self.live, self.filling):
             if view is not None:
@@ -222,7 +222,7 @@ class View:
         with _reporting():
             await self._services.delete_many({"config": absent, "status": absent})
 
-    async def apply(self, changes: Iterable[Change]) -> None:
+    async def apply(self, changes: Iterable[Projection]) -> None:
         """Take in events, in any order and any number of times."""
         changes = list(changes)
         await self.tell(changes)
@@ -231,7 +231,7 @@ class View:
             gather(facets, change)
         await _write(self._services, [_merge(name, facet) for name, facet in facets.items()])
 
-    async def tell(self, changes: Sequence[Change]) -> None:
+    async def tell(self, changes: Sequence[Projection]) -> None:
         """Add events to the history. One that is there already is the same; what a deletion ends goes."""
         gone: dict[str, int] = {}
         for change in changes:
@@ -343,7 +343,7 @@ Facets = dict[str, dict[str, Document]]
 """The newest of each facet, by service."""
 
 
-def gather(facets: Facets, change: Change) -> None:
+def gather(facets: Facets, change: Projection) -> None:
     """Keep a change if it is the newest of its facet."""
     facet = facets.setdefault(change.name, {})
     if change.seq > facet.get(change.facet, {"seq": 0})["seq"]:
@@ -433,10 +433,10 @@ def _reporting() -> Iterator[None]:
     try:
         yield
     except PyMongoError as error:
-        raise DatabaseAway(str(error)[:300]) from error
+        raise DatabaseUnavailable(str(error)[:300]) from error
 
 
-class _Doubt(monitoring.ServerHeartbeatListener):
+class _FailureListener(monitoring.ServerHeartbeatListener):
     """Notices a database that went away even when nobody was asking it anything.
 
     It may come back without some of what it had acknowledged, and the driver would reconnect in silence.

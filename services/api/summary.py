@@ -7,10 +7,10 @@ from datetime import datetime, time
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from services.api.board import DAY, Board
+from services.api.board import DAY, EventHub
 from services.api.fold import micros, moment
 from services.api.models import NextDigest
-from services.api.roster import Entry
+from services.api.roster import IndexEntry
 from shared import digest
 from shared.events import Status
 from shared.timeline import Mark, uptime
@@ -19,7 +19,9 @@ NAMED = 150
 """Services of a kind that a digest may name; there is no room for more."""
 
 
-def next_digest(board: Board, now: datetime, zone: ZoneInfo, at: time | None, deaf_after: int) -> NextDigest:
+def next_digest(
+    board: EventHub, now: datetime, zone: ZoneInfo, at: time | None, deaf_after: int
+) -> NextDigest:
     """The digest as it would be sent now, and when the next one will be. `deaf_after`: microseconds."""
     return NextDigest(
         at=digest.next_digest_at(now, zone, at) if at else None,
@@ -27,11 +29,11 @@ def next_digest(board: Board, now: datetime, zone: ZoneInfo, at: time | None, de
     )
 
 
-def digest_of(board: Board, now: datetime, gaps: Sequence[tuple[int, int]] = ()) -> digest.Digest:
+def digest_of(board: EventHub, now: datetime, gaps: Sequence[tuple[int, int]] = ()) -> digest.Digest:
     """The same as `shared.digest.digest` makes of the whole fleet, without the uptimes of each."""
     measured = digest.Measured(micros(now) - DAY, micros(now), gaps)
     counts, paused = dict.fromkeys(Status, 0), 0
-    fallen: dict[Status, list[Entry]] = {Status.DOWN: [], Status.SILENT: []}
+    fallen: dict[Status, list[IndexEntry]] = {Status.DOWN: [], Status.SILENT: []}
     flappers: list[tuple[str, int]] = []
     whole, spent = dict.fromkeys(Status, 0), digest.added([])
     for it in board.roster:
@@ -69,15 +71,15 @@ def digest_of(board: Board, now: datetime, gaps: Sequence[tuple[int, int]] = ())
     )
 
 
-def _oldest(entries: Iterable[Entry]) -> tuple[digest.Service, ...]:
+def _oldest(entries: Iterable[IndexEntry]) -> tuple[digest.Service, ...]:
     return tuple(_service(it) for it in heapq.nsmallest(NAMED, entries, key=lambda it: (it.since, it.name)))
 
 
-def _changes(board: Board, it: Entry, start: int) -> list[Mark]:
+def _changes(board: EventHub, it: IndexEntry, start: int) -> list[Mark]:
     return [mark for mark in board.lately(it.name) if mark.to and mark.at >= max(start, it.registered_at)]
 
 
-def _service(it: Entry) -> digest.Service:
+def _service(it: IndexEntry) -> digest.Service:
     heard = it.last_heartbeat
     return digest.Service(
         it.name,

@@ -4,12 +4,12 @@ import asyncio
 import gc
 import time
 
-from services.ingest.access import Access
+from services.ingest.access import IngestAuth
 from services.ingest.app import build
-from services.ingest.door import Door
-from services.ingest.gate import Gate
-from services.ingest.names import Names
-from services.ingest.shortway import short_way
+from services.ingest.door import Availability
+from services.ingest.gate import HeartbeatStore
+from services.ingest.names import KnownNames
+from services.ingest.shortway import fast_path
 from services.ingest.ticks import Ticker
 from shared import logs, service, tracing
 from shared.broker import BrokerConnection, Publisher
@@ -43,7 +43,7 @@ def main() -> None:
     link = BrokerConnection(settings, "ingest")
     health.follow(link)
     publisher, groups = Publisher(link), BatchPublisher(link)
-    names, door = Names(settings.max_services), Door(groups.longest_wait)
+    names, door = KnownNames(settings.max_services), Availability(groups.longest_wait)
     watch = RecordWatch(link)
     watch.on_another = lambda why: health.bad("ticks", why)
 
@@ -69,14 +69,16 @@ def main() -> None:
     loopback_only = not (tokens or anonymous)
     limits = limits_of(settings, loopback_only=loopback_only)
     per_token = RateLimit(settings.rate_limit_per_token)
-    access = Access(tokens, limits.per_address, per_token, optional=anonymous, loopback_only=loopback_only)
-    gate = Gate(groups, names, door)
+    access = IngestAuth(
+        tokens, limits.per_address, per_token, optional=anonymous, loopback_only=loopback_only
+    )
+    gate = HeartbeatStore(groups, names, door)
     limits.on_full = door.refused
     if tokens:
         limits.recognises = lambda request: access.knows(access.given(request))
     app, http = (
         door.watched(build(gate, health, access)),
-        short_way(gate, access, limits, settings.ingest_port),
+        fast_path(gate, access, limits, settings.ingest_port),
     )
     # Much is made and thrown away per request, little stays: looking through it seldom takes p99 at 256
     # connections from 47 to 18 ms.

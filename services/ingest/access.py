@@ -30,7 +30,7 @@ TOKEN_MAX = 4000
 """Bytes of a token in a query that are read."""
 
 
-class Access:
+class IngestAuth:
     """One of `tokens` is needed if there are any, unless they are `optional`: then whoever shows one is no
     stranger, and everybody else is. `loopback_only`: nothing is needed but being on this machine."""
 

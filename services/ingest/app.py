@@ -8,9 +8,9 @@ from fastapi.responses import JSONResponse
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.ingest.access import Access
+from services.ingest.access import IngestAuth
 from services.ingest.content import bad_address, bad_name, read_content, tidy
-from services.ingest.gate import REFUSED, Gate
+from services.ingest.gate import REFUSED, HeartbeatStore
 from shared import bodies, docs, problems, tracing
 from shared.connections import client_of, stranger_of
 from shared.events import (
@@ -44,7 +44,7 @@ def stored(answer: dict[str, Any]) -> Response:
     return JSONResponse(answer, headers={"cache-control": "no-store"})
 
 
-def build(gate: Gate, health: Health, access: Access) -> FastAPI:
+def build(gate: HeartbeatStore, health: Health, access: IngestAuth) -> FastAPI:
     app = FastAPI(
         title="services registry: ingest",
         summary="Services say here that they are alive.",
@@ -53,7 +53,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         routes=health.routes(),
-        middleware=[Middleware(InTurn), Middleware(HeadAsGet), Middleware(TidyAddress)],
+        middleware=[Middleware(Throttled), Middleware(HeadAsGet), Middleware(TidyAddress)],
     )
     problems.install(app)
     docs.install(app)
@@ -164,7 +164,7 @@ def build(gate: Gate, health: Health, access: Access) -> FastAPI:
     return app
 
 
-class InTurn:
+class Throttled:
     """So many requests that come at once are not begun at once: ticks and plain heartbeats go in between. Who
     is known does not wait for strangers."""
 

@@ -42,7 +42,7 @@ _MOST_LOOKED_AT = 5
 """Parameters that are not known, of which each is held against all that are: 20 µs."""
 
 
-class Content(NamedTuple):
+class HeartbeatContent(NamedTuple):
     """`headers`: the signal and its exit code; none for a success. `payload`: what is stored."""
 
     headers: dict[str, str]
@@ -50,7 +50,7 @@ class Content(NamedTuple):
     warnings: list[str]
 
 
-def read_content(signal: str, raw: bytes, content_type: str, query: Mapping[str, str]) -> Content:
+def read_content(signal: str, raw: bytes, content_type: str, query: Mapping[str, str]) -> HeartbeatContent:
     """`signal`: what follows the name in the address, or nothing. Raises Problem 422 for that alone."""
     headers = read_signal(signal)
     body, warnings = read_body(raw, content_type)
@@ -76,7 +76,7 @@ def read_content(signal: str, raw: bytes, content_type: str, query: Mapping[str,
     )
     body = fit_for(Signal(headers.get(SIGNAL_HEADER, Signal.SUCCESS)), body, warnings)
     warnings = warnings[:WARNINGS_MAX]
-    return Content(headers, write_body(body, warnings), warnings)
+    return HeartbeatContent(headers, write_body(body, warnings), warnings)
 
 
 def read_signal(word: str) -> dict[str, str]:

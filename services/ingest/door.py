@@ -10,7 +10,7 @@ from shared.events import LATE
 HEARTBEATS = "/heartbeat"
 
 
-class Door:
+class Availability:
     """Gathers what was refused, for the ticks: they prove no time in which something was.
 
     What a client does wrong, or too often, is none of it: a stranger could keep everybody from being judged.

@@ -6,8 +6,8 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.ingest.content import bad_name
-from services.ingest.door import Door
-from services.ingest.names import Names
+from services.ingest.door import Availability
+from services.ingest.names import KnownNames
 from shared import streams
 from shared.broker import OVER_HTTP, BrokerError, ShareExhausted, TooLarge
 from shared.events import valid_name
@@ -37,10 +37,10 @@ RETRY_AFTER = 2
 """Seconds a client should wait after a 503, or until the broker has taken what waits of it."""
 
 
-class Gate:
+class HeartbeatStore:
     """Lets heartbeats through to the broker, or says why not."""
 
-    def __init__(self, groups: BatchPublisher, names: Names, door: Door) -> None:
+    def __init__(self, groups: BatchPublisher, names: KnownNames, door: Availability) -> None:
         self._groups = groups
         self._door = door
         groups.on_end = _count

@@ -8,7 +8,7 @@ PENDING.labels(streams.SERVICES)
 _DELETED = ServiceDeleted.model_fields["type"].default
 
 
-class Names:
+class KnownNames:
     """Follows the configuration events. Names let in count before the monitor registers them. It does
     so also when others have taken the last places meanwhile: what was answered with 200 is registered."""
 

@@ -5,9 +5,9 @@ a task and messages per request, for it costs several times as much as storing t
 not plain goes to the app.
 """
 
-from services.ingest.access import Access, bearer
+from services.ingest.access import IngestAuth, bearer
 from services.ingest.app import OK, stored
-from services.ingest.gate import Gate
+from services.ingest.gate import HeartbeatStore
 from shared import problems, tracing
 from shared.broker import BrokerError
 from shared.connections import HEADERS_MAX, Connection, ConnectionLimits
@@ -21,17 +21,17 @@ NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-
 LOOKED_AT = NOT_PLAIN | {b"content-length", b"authorization", b"host", b"x-forwarded-for"}
 
 
-class _Unheard:
+class _NoEvent:
     """Of uvicorn's events, for a request that nobody waits for."""
 
     def set(self) -> None: ...
 
 
-class _Beat:
+class _FastResponse:
     """Stands where uvicorn has its cycle of request and response."""
 
     __slots__ = ("disconnected", "keep_alive", "more_body", "response_complete")
-    message_event = _Unheard()
+    message_event = _NoEvent()
     response_started = False
 
     def __init__(self, keep_alive: bool) -> None:
@@ -39,7 +39,9 @@ class _Beat:
         self.disconnected = self.response_complete = self.more_body = False
 
 
-def short_way(gate: Gate, access: Access, limits: ConnectionLimits, port: int) -> type[Connection]:
+def fast_path(
+    gate: HeartbeatStore, access: IngestAuth, limits: ConnectionLimits, port: int
+) -> type[Connection]:
     """The protocol to serve the app with, at this port."""
     known, tokens = gate.names, access.tokens
     followed: set[bytes] = {TRACEPARENT_HEADER.encode()} if tracing.is_on() else set()
@@ -53,7 +55,7 @@ def short_way(gate: Gate, access: Access, limits: ConnectionLimits, port: int) -
     dated: list[tuple[bytes, bytes]] | None = None
     ok = b""
 
-    class ShortWay(Connection):
+    class FastPath(Connection):
         given = ""
         """The right token that the request shows."""
 
@@ -63,7 +65,7 @@ def short_way(gate: Gate, access: Access, limits: ConnectionLimits, port: int) -
                 super().on_headers_complete()
                 return
             self.in_head = False
-            beat = _Beat(self.parser.should_keep_alive())
+            beat = _FastResponse(self.parser.should_keep_alive())
             self.cycle = beat  # type: ignore[assignment]
 
             def done(error: BrokerError | None) -> None:
@@ -111,7 +113,7 @@ def short_way(gate: Gate, access: Access, limits: ConnectionLimits, port: int) -
                 self.client_key = self.forwarded_for(forwarded)
             return name if self.parser.get_http_version() == "1.1" else ""
 
-        def _answer(self, beat: _Beat, problem: Problem | None) -> None:
+        def _answer(self, beat: _FastResponse, problem: Problem | None) -> None:
             if beat.disconnected or self.transport.is_closing():
                 return
             if problem or not beat.keep_alive:
@@ -129,5 +131,5 @@ def short_way(gate: Gate, access: Access, limits: ConnectionLimits, port: int) -
                 self.transport.close()
             self.on_response_complete()
 
-    ShortWay.limits = limits
-    return ShortWay
+    FastPath.limits = limits
+    return FastPath

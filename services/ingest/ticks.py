@@ -15,7 +15,7 @@ from shared.service import Health
 
 log = structlog.get_logger()
 
-COMPARED_EVERY = 60.0
+CLOCK_CHECK_INTERVAL = 60.0
 """Seconds between two looks at the broker's clock."""
 
 TICKS = Counter("registry_ticks_total", "Ticks published, by whether the broker stored them", ["result"])
@@ -105,7 +105,7 @@ class Ticker:
             raise NotStored(f"the broker took {self._stored_at - sent:.1f} s to store a tick")
         if self._instance != instance:
             return
-        if self._open_since is None or self._stored_at > self._compared_at + COMPARED_EVERY:
+        if self._open_since is None or self._stored_at > self._compared_at + CLOCK_CHECK_INTERVAL:
             await self._compare(ack.seq)
 
     async def _compare(self, seq: int) -> None:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 
 from services.api import access, cursors, live
 from services.api.__main__ import ApiSettings
-from services.api.board import Board
+from services.api.board import EventHub
 from services.api.fold import fold, hear
 from services.api.models import NewService, Wanted
 from services.api.requests import is_stale
@@ -29,7 +29,7 @@ from services.ingest.__main__ import IngestSettings
 from services.ingest.access import bearer
 from services.ingest.app import _echo, _read_batch
 from services.ingest.content import bad_address, bad_name, read_content, read_signal, tidy
-from services.ingest.gate import Gate, _message
+from services.ingest.gate import HeartbeatStore, _message
 from services.monitor.__main__ import MonitorSettings
 from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.lifecycle import EffectiveThresholds, MonitoredService
@@ -316,11 +316,11 @@ def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, header
 @given(st.binary(max_size=40), st.binary(max_size=80) | st.just(b"[]") | st.just(b"7"))
 def test_what_the_broker_answers(tail: bytes, data: bytes) -> None:
     groups = BatchPublisher(broker.BrokerConnection(Settings(), "fuzz"))
-    from shared.groups import _Group
+    from shared.groups import _Batch
 
     loop = asyncio.new_event_loop()
     groups._loop, groups._inbox, groups._batch_id, groups._sent = loop, "_INBOX.x", "id", 1
-    groups._on_its_way = _Group(0.0)
+    groups._on_its_way = _Batch(0.0)
     groups._deadline = loop.call_later(60, lambda: None)
     ours = len(tail) % 2 == 1
     groups._answered(b"_INBOX.x." + (b"id1" if ours else tail), b"", data, None)
@@ -473,7 +473,7 @@ def test_cursors_that_are_written_can_be_read(where: list[int | str]) -> None:
 @example("²", "")
 @example("5-decade", "-c0ffee")
 def test_ids_of_events_to_go_on_from(text: str, edition: str) -> None:
-    board = Board()
+    board = EventHub()
     board.edition = edition
     try:
         found = live.sequence(text, board)
@@ -783,4 +783,4 @@ def test_settings(field: tuple[type[Settings], str], value: str) -> None:
             assert all(found.own_names)
 
 
-assert Gate
+assert HeartbeatStore

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.api.board import Board
+from services.api.board import EventHub
 from services.api.commands import Commands
 from services.api.fold import Heard, fold, hear
 from services.api.models import Defaults, NewService, Wanted
@@ -257,7 +257,7 @@ async def test_nothing_to_do_is_decided_on_the_record(
     defaults = Defaults(
         silent_after=timedelta(minutes=15), down_after=timedelta(hours=1), dead_after=timedelta(days=7)
     )
-    commands = Commands(link, publisher, store, Board(), defaults, now, max_services=100)
+    commands = Commands(link, publisher, store, EventHub(), defaults, now, max_services=100)
     made = await commands.create(NewService(name="a", description="one"))
     seq = made["config"]["seq"]
 

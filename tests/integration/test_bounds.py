@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.api import recall
-from services.api.board import Board
+from services.api.board import EventHub
 from services.api.fold import micros
 from services.api.projector import Projector
 from services.api.store import Store
@@ -94,7 +94,7 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
     assert micros(early) < left["flapper"].begins
     assert left["reborn"].registered_at == micros(reborn)
 
-    store, board = Store(mongo_url, "registry"), Board()
+    store, board = Store(mongo_url, "registry"), EventHub()
     projector = Projector(link, store, board, Health("database", "projection"), lambda: datetime.now(UTC))
     running = asyncio.create_task(projector.run())
     try:

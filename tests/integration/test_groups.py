@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from services.ingest.door import Door
-from services.ingest.gate import Gate
-from services.ingest.names import Names
+from services.ingest.door import Availability
+from services.ingest.gate import HeartbeatStore
+from services.ingest.names import KnownNames
 from services.ingest.ticks import Ticker
 from shared import groups as groups_module
 from shared import streams
-from shared.batching import Batch
+from shared.batching import BatchMode
 from shared.broker import (
     OVER_HTTP,
     BrokerConnection,
@@ -57,7 +57,7 @@ async def groups(link: BrokerConnection, request: pytest.FixtureRequest) -> Asyn
 
 def always(groups: BatchPublisher, atomic: bool) -> None:
     """Send all of a group in one batch of this kind."""
-    groups._batching.choose = lambda count, now: Batch(atomic, count)  # type: ignore[method-assign]
+    groups._batching.choose = lambda count, now: BatchMode(atomic, count)  # type: ignore[method-assign]
 
 
 def beat(name: str, payload: bytes = b"", **headers: str) -> Message:
@@ -202,7 +202,12 @@ async def test_while_an_answer_is_missing_that_others_wait_for_ticks_prove_nothi
     await publisher.start()
     await groups.start()
     ticker = Ticker(
-        link, publisher, health, timedelta(seconds=0.2), time.monotonic, Door(groups.longest_wait).obstacle
+        link,
+        publisher,
+        health,
+        timedelta(seconds=0.2),
+        time.monotonic,
+        Availability(groups.longest_wait).obstacle,
     )
     ticking = asyncio.create_task(ticker.run())
     await eventually(lambda: _stretches(link, 1))
@@ -222,8 +227,8 @@ async def test_a_stranger_fills_its_share_and_closes_nothing_and_a_full_queue_cl
     nats: Process, link: BrokerConnection
 ) -> None:
     health, publisher, groups = Health("ticks"), Publisher(link), BatchPublisher(link, max_waiting=2000)
-    door = Door(groups.longest_wait)
-    gate = Gate(groups, Names(100_000), door)
+    door = Availability(groups.longest_wait)
+    gate = HeartbeatStore(groups, KnownNames(100_000), door)
     await publisher.start()
     await groups.start()
     ticker = Ticker(link, publisher, health, timedelta(seconds=0.1), time.monotonic, door.obstacle)

@@ -9,9 +9,9 @@ import pytest
 from pymongo import monitoring
 
 from services.api import past, timeline
-from services.api.board import DAY, Board
-from services.api.fold import Change, micros, moment
-from services.api.past import Fresh, Past
+from services.api.board import DAY, EventHub
+from services.api.fold import Projection, micros, moment
+from services.api.past import CachedFor, StatusHistory
 from services.api.store import Store
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
@@ -48,7 +48,7 @@ async def store(finds: Finds, mongo_url: str) -> AsyncIterator[Store]:
     store.close()
 
 
-def fall(seq: int, name: str, days: float) -> Change:
+def fall(seq: int, name: str, days: float) -> Projection:
     at = TODAY - int(days * DAY)
     data = {
         "from": "alive",
@@ -58,7 +58,7 @@ def fall(seq: int, name: str, days: float) -> Change:
         "message": "y" * 99,
     }
     row = {"_id": seq, "name": name, "type": "service.status_changed.v1", "at": at, "data": data}
-    return Change(name, "status", {"seq": seq, "status": "down", "since": at, "last_heartbeat": at}, row)
+    return Projection(name, "status", {"seq": seq, "status": "down", "since": at, "last_heartbeat": at}, row)
 
 
 def seqs(marks: dict[str, Any]) -> dict[str, list[int]]:
@@ -66,8 +66,8 @@ def seqs(marks: dict[str, Any]) -> dict[str, list[int]]:
 
 
 async def test_a_page_of_150_costs_one_query_and_the_next_none(store: Store, finds: Finds) -> None:
-    board = Board()
-    kept = Past(store, board, lambda: NOW)
+    board = EventHub()
+    kept = StatusHistory(store, board, lambda: NOW)
     changes = [fall(1 + n, name, 80 - n / 10) for n, name in enumerate(NAMES)]
     changes += [fall(200, "s3", 91), fall(201, "s3", 50)]
     await store.live.apply(changes)
@@ -84,7 +84,7 @@ async def test_a_page_of_150_costs_one_query_and_the_next_none(store: Store, fin
     assert seqs(await kept.marks(NAMES)) == seqs(pages[0]) | {"s3": [4, 201, 202], "s4": [5, 203]}
     assert finds.count == 1
     await store.live.apply([ahead := fall(204, "s5", 0.001)])
-    again = Past(store, board, lambda: NOW)
+    again = StatusHistory(store, board, lambda: NOW)
     for _ in range(2):
         assert seqs(await again.marks(["s5"])) == {"s5": [6, 204]}
         board.tell([ahead])
@@ -94,8 +94,8 @@ async def test_a_page_of_150_costs_one_query_and_the_next_none(store: Store, fin
 async def test_what_the_board_forgot_is_read_again(
     store: Store, finds: Finds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = Board()
-    kept = Past(store, board, lambda: NOW)
+    board = EventHub()
+    kept = StatusHistory(store, board, lambda: NOW)
     await kept.marks(["a", "b"])
     changes = [fall(1, "a", 2), fall(2, "b", 0.5)]
     await store.live.apply(changes)
@@ -107,7 +107,7 @@ async def test_what_the_board_forgot_is_read_again(
     await store.go_live(view)
     await kept.marks(["a"])
     assert finds.count == 3, "another generation is another past"
-    monkeypatch.setattr(past, "MOST_MARKS", 10)
+    monkeypatch.setattr(past, "MAX_MARKS", 10)
     await view.apply([fall(10 + n, f"s{n}", 1) for n in range(20)])
     await kept.marks([f"s{n}" for n in range(20)])
     assert sum(len(it.marks) for it in kept._kept.values()) <= 10
@@ -115,7 +115,7 @@ async def test_what_the_board_forgot_is_read_again(
 
 
 async def test_what_is_fresh_is_made_once_for_all() -> None:
-    made, fresh, broken = 0, Fresh[int](0.2), Fresh[int](60)
+    made, fresh, broken = 0, CachedFor[int](0.2), CachedFor[int](60)
 
     async def make() -> int:
         nonlocal made

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.api import recall
-from services.api.board import Board
+from services.api.board import EventHub
 from services.api.projector import Projector
 from services.api.store import ReadRecord, Store, View
-from services.ingest.names import Names
+from services.ingest.names import KnownNames
 from services.notifier import lease as leases
 from services.notifier.bot.subscribers import KEY, MAX_SUBSCRIBERS, Subscribers
 from services.notifier.dispatch.notification_log import Superseded
@@ -112,7 +112,7 @@ async def test_windows_are_followed_and_who_is_freed_is_told(link: BrokerConnect
 
 
 async def test_names_of_a_record_that_is_gone_take_no_place_in_the_next(link: BrokerConnection) -> None:
-    names = Names(2)
+    names = KnownNames(2)
     names.registered("registered")
     assert names.admit("let.in")
     assert not names.admit("new")
@@ -159,7 +159,7 @@ async def test_an_api_that_starts_learns_what_another_takes_in_meanwhile(
     link: BrokerConnection, mongo_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads on where it stands itself, not where the read models do that both write."""
-    stores, boards = [Store(mongo_url, "registry") for _ in range(2)], [Board(), Board()]
+    stores, boards = [Store(mongo_url, "registry") for _ in range(2)], [EventHub(), EventHub()]
     projectors = [
         Projector(link, store, board, Health("database", "projection"), lambda: datetime.now(UTC))
         for store, board in zip(stores, boards, strict=True)
@@ -203,7 +203,7 @@ async def test_read_models_at_whose_position_another_message_stands_are_of_anoth
     await link.js.publish(streams.config("web"), event.to_bytes())
     await link.js.publish(streams.heartbeat("web"))
     store, health = Store(mongo_url, "registry"), Health("database", "projection")
-    projector = Projector(link, store, Board(), health, lambda: datetime.now(UTC))
+    projector = Projector(link, store, EventHub(), health, lambda: datetime.now(UTC))
     running = asyncio.create_task(projector.run())
 
     async def caught_up() -> bool:

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from services.api.board import MOST_OF_ONE
+from services.api.board import MAX_PER_CLIENT
 from shared import connections, service
 from shared.connections import ConnectionLimits
 from shared.limits import REMEMBERED, RateLimit, TokenGuessLimit, TrustedProxies
@@ -558,7 +558,7 @@ async def test_one_address_does_not_take_the_place_of_all_listeners(start_api: S
         writer.write("\r\n".join(["GET /events HTTP/1.1", *lines, "", ""]).encode())
         return (await reader.readuntil(b"\r\n\r\n"))[9:12], writer
 
-    listening = [await listen(STRANGER) for _ in range(MOST_OF_ONE)]
+    listening = [await listen(STRANGER) for _ in range(MAX_PER_CLIENT)]
     assert {status for status, _ in listening} == {b"200"}
     good = STRANGER | {"Authorization": "Bearer good"}
     more = [await listen(it) for it in (STRANGER, OTHER, {}, good)]

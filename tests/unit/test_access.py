@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.api import access as access_module
-from services.api.access import COOKIE, Access, Role
+from services.api.access import COOKIE, ApiAuth, Role
 from services.api.keyring import Keyring, Keys
 from services.ingest.access import token_in
 
@@ -45,7 +45,7 @@ def test_the_token_in_a_query_is_what_it_was_when_all_of_it_was_read(query: str)
 
 def test_a_session_is_verified_once_a_request_and_anew_for_the_next() -> None:
     keyring = SimpleNamespace(keys=Keys())
-    access = Access(
+    access = ApiAuth(
         (SecretStr("token"),),
         (),
         anonymous_read=False,

@@ -4,29 +4,29 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.api.board import MOST_LISTENERS, MOST_OF_ONE, MOST_OF_STRANGERS, Board, TooMany
+from services.api.board import MAX_ANONYMOUS, MAX_LISTENERS, MAX_PER_CLIENT, EventHub, TooManyListeners
 
 
 def test_strangers_leave_room_for_those_with_a_token() -> None:
-    board, known = Board(), None
+    board, known = EventHub(), None
     with ExitStack() as listening:
-        for n in range(MOST_OF_STRANGERS):
-            address = f"203.0.113.{n // MOST_OF_ONE}"
+        for n in range(MAX_ANONYMOUS):
+            address = f"203.0.113.{n // MAX_PER_CLIENT}"
             assert not board.full(address)
             listening.enter_context(board.listening(address))
         assert board.full("198.51.100.1")
-        for _ in range(MOST_LISTENERS - MOST_OF_STRANGERS):
+        for _ in range(MAX_LISTENERS - MAX_ANONYMOUS):
             assert not board.full(known)
             listening.enter_context(board.listening(known))
         assert board.full(known)
-        with pytest.raises(TooMany), board.listening(known):
+        with pytest.raises(TooManyListeners), board.listening(known):
             pass
     assert not board.full("198.51.100.1")
 
 
 def test_a_stranger_has_so_many_listeners_and_a_neighbour_with_a_token_its_own() -> None:
-    board = Board()
+    board = EventHub()
     with ExitStack() as listening:
-        for _ in range(MOST_OF_ONE):
+        for _ in range(MAX_PER_CLIENT):
             listening.enter_context(board.listening("203.0.113.1"))
         assert [board.full(it) for it in ("203.0.113.1", "203.0.113.2", None)] == [True, False, False]

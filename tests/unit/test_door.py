@@ -8,9 +8,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Message
 
-from services.ingest.door import Door
-from services.ingest.gate import Gate
-from services.ingest.names import Names
+from services.ingest.door import Availability
+from services.ingest.gate import HeartbeatStore
+from services.ingest.names import KnownNames
 from shared.broker import BrokerConnection, TooLarge
 from shared.groups import BatchPublisher
 from shared.problems import Problem
@@ -18,7 +18,7 @@ from shared.settings import Settings
 
 
 def test_what_was_refused_is_an_obstacle_until_it_was_asked_for() -> None:
-    door = Door(lambda: 0.0)
+    door = Availability(lambda: 0.0)
     assert door.obstacle() == ""
     door.refused("first")
     door.refused("second")
@@ -27,11 +27,11 @@ def test_what_was_refused_is_an_obstacle_until_it_was_asked_for() -> None:
 
 @pytest.mark.parametrize(("waited", "closed"), [(0.9, False), (1.1, True)])
 def test_heartbeats_that_wait_for_longer_than_a_second_are_an_obstacle(waited: float, closed: bool) -> None:
-    assert bool(Door(lambda: waited).obstacle()) is closed
+    assert bool(Availability(lambda: waited).obstacle()) is closed
 
 
 def test_who_stops_takes_nothing_more() -> None:
-    door = Door(lambda: 0.0)
+    door = Availability(lambda: 0.0)
     door.shut("stopping")
     assert [door.obstacle(), door.obstacle()] == ["stopping", "stopping"]
 
@@ -43,7 +43,7 @@ async def test_errors_of_ours_are_an_obstacle_and_those_of_clients_are_not() -> 
             raise RuntimeError("as it must be")
         return PlainTextResponse("", status)
 
-    door = Door(lambda: 0.0)
+    door = Availability(lambda: 0.0)
     routes = [Route("/heartbeat/{status}", answer), Route("/readyz/{status}", answer)]
     transport = httpx.ASGITransport(door.watched(Starlette(routes=routes)), raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://ingest")
@@ -59,7 +59,7 @@ async def test_errors_of_ours_are_an_obstacle_and_those_of_clients_are_not() -> 
 
 @pytest.mark.parametrize("path", ["//heartbeat/a", "/heartbeat/a ", "/heartbeats/"])
 async def test_an_address_that_is_let_go_by_counts_as_what_it_is_read_as(path: str) -> None:
-    door = Door(lambda: 0.0)
+    door = Availability(lambda: 0.0)
 
     async def receive() -> Message: ...
 
@@ -70,8 +70,8 @@ async def test_an_address_that_is_let_go_by_counts_as_what_it_is_read_as(path: s
 
 
 async def test_a_heartbeat_that_is_not_stored_is_an_obstacle_whichever_way_it_came() -> None:
-    door = Door(lambda: 0.0)
-    gate = Gate(BatchPublisher(BrokerConnection(Settings(), "test")), Names(2), door)
+    door = Availability(lambda: 0.0)
+    gate = HeartbeatStore(BatchPublisher(BrokerConnection(Settings(), "test")), KnownNames(2), door)
     with pytest.raises(Problem, match="cannot be reached"):
         await gate.store("a", {}, b"")
     assert "cannot be reached" in door.obstacle()
@@ -83,8 +83,8 @@ async def test_a_heartbeat_that_is_not_stored_is_an_obstacle_whichever_way_it_ca
 
 
 async def test_what_is_too_large_for_the_broker_and_names_beyond_the_limit_are_no_obstacle() -> None:
-    door = Door(lambda: 0.0)
-    gate = Gate(BatchPublisher(BrokerConnection(Settings(), "test")), Names(0), door)
+    door = Availability(lambda: 0.0)
+    gate = HeartbeatStore(BatchPublisher(BrokerConnection(Settings(), "test")), KnownNames(0), door)
     assert gate.not_stored(TooLarge("too large")).status == 413
     with pytest.raises(Problem) as refused:
         await gate.store("a", {}, b"")

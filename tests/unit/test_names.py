@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.names import Names
+from services.ingest.names import KnownNames
 
 
 def test_names_let_in_and_registered_ones_are_counted_once() -> None:
-    names = Names(2)
+    names = KnownNames(2)
     assert [names.admit(name) for name in "aab"] == [True, True, True]
     names.registered("a")
     names.registered("b")
@@ -17,14 +17,14 @@ def test_names_let_in_and_registered_ones_are_counted_once() -> None:
 
 
 def test_a_name_whose_heartbeat_was_not_stored_takes_no_place() -> None:
-    names = Names(1)
+    names = KnownNames(1)
     assert names.admit("a")
     names.forget("a")
     assert names.admit("b")
 
 
 def test_a_registered_name_is_not_forgotten_because_one_heartbeat_was_not_stored() -> None:
-    names = Names(1)
+    names = KnownNames(1)
     names.registered("a")
     names.forget("a")
     assert "a" in names
@@ -32,7 +32,7 @@ def test_a_registered_name_is_not_forgotten_because_one_heartbeat_was_not_stored
 
 @pytest.mark.parametrize("full", ["registered", "let in"])
 def test_after_all_were_deleted_there_is_room_again(full: str) -> None:
-    names = Names(3)
+    names = KnownNames(3)
     for name in "abc":
         assert names.admit(name)
         if full == "registered":
@@ -49,7 +49,7 @@ def test_after_all_were_deleted_there_is_room_again(full: str) -> None:
     )
 )
 def test_no_more_are_let_in_than_there_is_room_for(steps: list[tuple[str, str]]) -> None:
-    names, registered, let_in = Names(3), set[str](), set[str]()
+    names, registered, let_in = KnownNames(3), set[str](), set[str]()
     for step, name in steps:
         room = name in registered | let_in or len(registered | let_in) < 3
         answer = getattr(names, step)(name)

@@ -1,12 +1,12 @@
 """The services in the API's memory, whatever part of them is known first."""
 
-from services.api.roster import Roster
+from services.api.roster import ServiceIndex
 
 CONFIG = {"seq": 9, "deleted": False, "registered_at": 5, "paused": False, "notify": True, "tags": []}
 
 
 def test_a_status_whose_configuration_was_purged_waits_for_it() -> None:
-    roster = Roster()
+    roster = ServiceIndex()
     status = {"seq": 3, "status": "alive", "since": 5, "last_heartbeat": 5}
     roster.load([{"_id": "web", "status": status}, {"_id": "never", "heartbeat": {"seq": 1, "at": 4}}])
     assert not roster.knows("web")

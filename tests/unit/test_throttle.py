@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from services.ingest.app import InTurn
+from services.ingest.app import Throttled
 from shared.throttle import AT_ONCE, Throttle
 
 
@@ -44,7 +44,7 @@ async def test_who_is_known_does_not_wait_for_strangers() -> None:
 
     async def nothing(*_: Any) -> Any: ...
 
-    in_turn = InTurn(app)
+    in_turn = Throttled(app)
     scopes = [{"type": "http", "client": (str(n), 0)} for n in range(3 * AT_ONCE)]
     scopes.append({"type": "http", "client": ("known", 0), "known": True})
     scopes.append({"type": "http", "client": None})

@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.api import board, charts
-from services.api.board import Board
-from services.api.fold import Change, Document, micros, moment, shown
-from services.api.roster import SORTS, Roster, Selection, Sort
+from services.api.board import EventHub
+from services.api.fold import Document, Projection, micros, moment, shown
+from services.api.roster import SORTS, ServiceIndex, ServiceQuery, Sort
 from services.api.summary import digest_of
 from services.api.timeline import slices
 from shared import digest
@@ -199,15 +199,15 @@ class Fleet:
     def __init__(self) -> None:
         self.seq = 0
         self.documents: dict[str, Document] = {}
-        self.changes: list[Change] = []
-        self.board = Board()
+        self.changes: list[Projection] = []
+        self.board = EventHub()
 
     def add(self, name: str, facet: str, content: Document, kind: str, data: Document, at: int) -> None:
         self.seq += 1
         row = {"_id": self.seq, "name": name, "type": kind, "at": at, "data": data}
         content = {"seq": self.seq, **content}
         self.documents.setdefault(name, {"_id": name})[facet] = content
-        self.changes.append(Change(name, facet, content, row))  # type: ignore[arg-type]
+        self.changes.append(Projection(name, facet, content, row))  # type: ignore[arg-type]
         self.board.tell(self.changes[-1:])
 
 
@@ -284,7 +284,7 @@ def test_lists_are_those_of_the_documents(
         found: list[str] = []
         after = None
         for _ in range(20):
-            wanted = Selection(statuses, tags, text, sort, descending, after, 3)
+            wanted = ServiceQuery(statuses, tags, text, sort, descending, after, 3)
             page, after, total = fleet.board.roster.page(wanted)
             assert total == len(matching)
             found += page
@@ -292,7 +292,7 @@ def test_lists_are_those_of_the_documents(
                 break
         places = {name: entry.place(sort) for name in matching if (entry := fleet.board.roster.get(name))}
         assert found == sorted(matching, key=places.__getitem__, reverse=descending)
-    reloaded = Roster()
+    reloaded = ServiceIndex()
     reloaded.load(list(fleet.documents.values()))
     assert reloaded.counts == fleet.board.roster.counts
     assert reloaded.tags == fleet.board.roster.tags
@@ -302,7 +302,7 @@ def test_lists_are_those_of_the_documents(
 def test_events_may_come_twice_and_in_any_order(
     taken: list[tuple[str, Status | str, int]], chance: random.Random
 ) -> None:
-    fleet, again = lived(taken), Board()
+    fleet, again = lived(taken), EventHub()
     shuffled = fleet.changes * 2
     chance.shuffle(shuffled)
     for change in shuffled:
@@ -435,7 +435,7 @@ class Counted(Mark):
 def test_marks_expire_at_a_cost_that_does_not_grow_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board, "mark", lambda row: Counted(row["_id"], row["at"], DOWN, ALIVE))
     for many in (100, 10_000):
-        fleet, Counted.looked = Board(), 0
+        fleet, Counted.looked = EventHub(), 0
         for seq in range(1, many + 1):
             fleet.tell([_flapped("flapper", seq, NOW)])
         fleet.tell([_flapped("other", many + 1, NOW + 2 * board.DAY)])
@@ -444,15 +444,15 @@ def test_marks_expire_at_a_cost_that_does_not_grow_with_them(monkeypatch: pytest
 
 
 def test_marks_that_expire_are_the_oldest() -> None:
-    fleet = Board()
+    fleet = EventHub()
     for seq in range(1, 11):
         fleet.tell([_flapped("a", seq, NOW + seq * SECOND)])
     fleet.tell([_flapped("b", 11, NOW + board.DAY + 5 * SECOND + 1)])
     assert [mark.seq for mark in fleet.lately("a")] == [6, 7, 8, 9, 10]
 
 
-def _flapped(name: str, seq: int, at: int) -> Change:
+def _flapped(name: str, seq: int, at: int) -> Projection:
     data = {"from": "alive", "to": "down", "since": moment(at).isoformat()}
     content = {"seq": seq, "status": "down", "since": at, "last_heartbeat": at, "reason": "test"}
     row = {"_id": seq, "name": name, "type": "service.status_changed.v1", "at": at, "data": data}
-    return Change(name, "status", content, row)
+    return Projection(name, "status", content, row)
