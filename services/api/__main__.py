@@ -15,7 +15,7 @@ from services.api.maintenance import Maintenance
 from services.api.models import Defaults
 from services.api.past import StatusHistory
 from services.api.projector import Projector
-from services.api.resources import RequestContext, Parts
+from services.api.resources import Parts, RequestContext
 from services.api.store import Store, check_url
 from shared import logs, service, streams
 from shared.broker import BrokerConnection, Publisher
