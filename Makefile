@@ -31,9 +31,8 @@ SHORT := tests/unit tests/contract/test_events.py tests/e2e/test_ack_v2.py
 env313: setup
 	@[ -z "$(PYTHON313)" ] || $(MAKE) --no-print-directory .venv/313/installed
 
-testshort: setup  ## Unit tests and one of the whole system, on Python 3.13 if it is here
+testshort: env313  ## Unit tests and one of the whole system, on Python 3.13 if it is here
 	@if [ -z "$(PYTHON313)" ]; then echo "There is no Python 3.13 here: its short tests are skipped."; else \
-	$(MAKE) --no-print-directory .venv/313/installed && \
 	PYTHONDONTWRITEBYTECODE= .venv/313/bin/python -m pytest --numprocesses 4 --dist worksteal $(SHORT); fi
 
 # Compiled when it is used, as most of it is not.

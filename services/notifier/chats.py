@@ -809,23 +809,16 @@ class Chat:
                         self._owed.pop(it.name, None)
                     self._turn(it.name, after(it, self._turns.get(it.name)))
                 passed = self._passed_reminders(message)
-                await self._write(
-                    sending=None,
-                    threads=threads,
-                    **self._standing(),
-                    **self._reminded_without(passed),
-                    **more,
-                )
-                self._forget_reminders(passed)
+                standing = {**self._standing(), **self._reminded(passed), **more}
+                await self._write_without(passed, sending=None, threads=threads, **standing)
                 for it in message.notices:
                     self.look_at(it.name)
             case Of.REMINDERS:
                 upto = sending.notices
                 assert upto
                 passed = {it for it in self._reminders if it.at <= upto}
-                self._forget_reminders(passed)
-                await self._write(sending=None, notices=upto, threads=threads, **self._standing(), **more)
-                self._forget_reminders(passed)
+                standing = {**self._standing(), **more}
+                await self._write_without(passed, sending=None, notices=upto, threads=threads, **standing)
             case Of.CHANGES:
                 taken = [it for it in self._verdicts if it.change.seq <= message.through_seq]
                 self._keep(taken)
@@ -846,15 +839,12 @@ class Chat:
         told = {it.name: it.at for it in message.notices if it.kind is not Kind.FLAPS}
         return {it for it in self._reminders if it.name in told and it.at <= told[it.name]}
 
-    def _reminded_without(self, passed: set[Notice]) -> dict[str, object]:
-        """How far reminders are done with when these are forgotten, for the record."""
-        self._forget_reminders(passed)
+    def _reminded(self, passed: set[Notice]) -> dict[str, object]:
+        """How far reminders are done with once these are, for the record."""
         upto = max((it.at for it in passed), default=None)
-        return {} if upto is None or any(it.at <= upto for it in self._reminders) else {"notices": upto}
-
-    def _forget_reminders(self, passed: set[Notice]) -> None:
-        """After the record is written once more: what is read again may bring them again meanwhile."""
-        self._reminders = deque((it for it in self._reminders if it not in passed), MOST_PENDING)
+        if upto is None or any(it.at <= upto for it in self._reminders if it not in passed):
+            return {}
+        return {"notices": upto}
 
     async def _switch_off(self, reason: str) -> float:
         """It refuses messages for good, as far as anybody knows: what it is owed is kept, and it is tried
@@ -910,6 +900,12 @@ class Chat:
 
     async def _write(self, **changed: object) -> None:
         await self._record.update(**changed)
+
+    async def _write_without(self, passed: set[Notice], **changed: object) -> None:
+        """Record that these reminders are done with. (Events that are read again may bring them once more
+        until the record says so.)"""
+        await self._write(**changed)
+        self._reminders = deque((it for it in self._reminders if it not in passed), MOST_PENDING)
 
 
 def _what(message: Message, sending: Sending) -> object:
