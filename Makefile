@@ -17,8 +17,10 @@ run: setup  ## Start everything: embedded servers and the four services
 	@exec $(BIN)/registry run
 
 test: setup  ## Run the whole test suite, with real servers on free ports; the short one on Python 3.13 too
+	@$(MAKE) --no-print-directory env313 & \
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal || \
-	{ echo "What failed beside other tests is tried once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+	{ echo "What failed beside other tests is tried once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; } && \
+	wait
 	@$(MAKE) --no-print-directory testshort
 
 # The images' Python, wherever it is. What pyenv has on PATH may be no more than the hint that it is not chosen.
@@ -26,9 +28,11 @@ PYTHON313 ?= $(shell for it in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/pyth
 	$$it -c 'import venv' 2>/dev/null && { echo $$it; break; }; done)
 SHORT := tests/unit tests/contract/test_events.py tests/e2e/test_ack_v2.py
 
-testshort: setup  ## Unit tests and one of the whole system, on Python 3.13 if it is here
+env313: setup
+	@[ -z "$(PYTHON313)" ] || $(MAKE) --no-print-directory .venv/313/installed
+
+testshort: env313  ## Unit tests and one of the whole system, on Python 3.13 if it is here
 	@if [ -z "$(PYTHON313)" ]; then echo "There is no Python 3.13 here: its short tests are skipped."; else \
-	$(MAKE) --no-print-directory .venv/313/installed && \
 	PYTHONDONTWRITEBYTECODE= .venv/313/bin/python -m pytest --numprocesses 4 --dist worksteal $(SHORT); fi
 
 # Compiled when it is used, as most of it is not.
@@ -77,4 +81,4 @@ lock:  ## Renew the locked requirements (needs uv)
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
 	echo pip-audit | uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade - -o requirements/audit.txt
 
-.PHONY: help setup run test testack testshort lint simulate faults fuzz audit bench lock
+.PHONY: help setup run test testack env313 testshort lint simulate faults fuzz audit bench lock

@@ -308,9 +308,8 @@ def _in_the_end(
     last = max(beats[-1], resumed)
     if covered.spans and last > covered.spans[-1][1]:
         return None  # no tick has proved yet what came before it
-    others = [
-        since for since in (*(it[0] for it in life.thresholds[1:]), life.waits_until(NEVER)) if since > last
-    ]
+    changed = [*(since for since, _ in life.thresholds[1:]), life.waits_until(NEVER)]
+    others = [since for since in changed if since > last]
     least, most = covered.since(max([last, *others]))[0], covered.since(last)[1]
     patience = life.thresholds[-1][1]
     floor = sum(least >= threshold for threshold in patience)

@@ -72,6 +72,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _many(name: str, first: int, seeds: int, jobs: int, most: int) -> int:
+    gc.freeze()  # what is imported stays: it need not be looked at whenever garbage is collected
     chunks = [range(at, min(at + CHUNK, first + seeds)) for at in range(first, first + seeds, CHUNK)]
     began = said = time.monotonic()
     done = failed = 0
@@ -117,7 +118,6 @@ def chunk(name: str, seeds: range) -> tuple[int, list[tuple[int, str]]]:
     """How many were tried, and those that failed with their first problem."""
     failures, simulation = [], SIMULATIONS[name]
     gc.disable()
-    gc.freeze()
     with simulation.surroundings():
         for n, seed in enumerate(seeds):
             if problems := simulation.simulate(seed):

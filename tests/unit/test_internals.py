@@ -77,11 +77,11 @@ def test_nats_frames_and_headers_are_those_of_the_protocol() -> None:
 
 CONNECTION = """
 app client connections cycle expect_100_continue flow headers parser pipeline scope server_state tasks
-transport connection_made connection_lost data_received pause_writing resume_writing shutdown
+transport connection_made connection_lost data_received eof_received pause_writing resume_writing shutdown
 on_url on_header on_headers_complete on_body on_message_begin on_message_complete on_response_complete
 _start_asgi_task
 """
-CYCLE = "body disconnected keep_alive message_event more_body response_complete transport"
+CYCLE = "body disconnected keep_alive message_event more_body response_complete response_started transport"
 
 
 class _Served(uvicorn_internals.Protocol):

@@ -50,7 +50,7 @@ def test_current(window: Window, moment: str, span: tuple[str, str] | None) -> N
 
 
 def test_a_window_of_many_services_is_asked_as_quickly_as_one_of_few() -> None:
-    many = ONCE.model_copy(update={"services": tuple(f"s{n}" for n in range(1000))})
+    many = Window.model_validate({**dict(ONCE), "services": tuple(f"s{n}" for n in range(1000))})
     assert many.is_about("s999", ())
     assert not many.is_about("web", ("db",))
     assert isinstance(many._asked_for[0], frozenset)

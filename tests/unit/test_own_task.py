@@ -19,7 +19,7 @@ async def fails() -> None:
         group.create_task(later())
 
 
-async def is_left_alone() -> bool:
+def is_left_alone() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() == 0
 
@@ -27,7 +27,7 @@ async def is_left_alone() -> bool:
 async def test_what_has_failed_leaves_no_cancellation_behind() -> None:
     with pytest.raises(ExceptionGroup):
         await in_own_task(fails())
-    assert await is_left_alone()
+    assert is_left_alone()
 
 
 async def test_what_fails_on_one_record_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ async def test_what_fails_on_one_record_leaves_none_behind(monkeypatch: pytest.M
     monkeypatch.setattr(watch, "_watch", asyncio.Event().wait)
     with pytest.raises(ExceptionGroup):
         await watch.once(fails)
-    assert await is_left_alone()
+    assert is_left_alone()
 
 
 async def test_who_waits_for_it_may_be_cancelled_and_so_is_it() -> None:

@@ -829,25 +829,16 @@ class ReceiverWorker:
                         self._withheld_by_name.pop(it.name, None)
                     self._set_flap_state(it.name, flap_state_after(it, self._flapping.get(it.name)))
                 passed = self._passed_reminders(message)
-                await self._write(
-                    sending=None,
-                    threads=threads,
-                    **self._withheld_and_flapping(),
-                    **self._reminded_without(passed),
-                    **more,
-                )
-                self._forget_reminders(passed)
+                standing = {**self._withheld_and_flapping(), **self._reminders_done(passed), **more}
+                await self._write_without(passed, sending=None, threads=threads, **standing)
                 for it in message.notices:
                     self.evaluate(it.name)
             case MessageKind.REMINDERS:
                 upto = sending.notices
                 assert upto
                 passed = {it for it in self._reminders if it.at <= upto}
-                self._forget_reminders(passed)
-                await self._write(
-                    sending=None, notices=upto, threads=threads, **self._withheld_and_flapping(), **more
-                )
-                self._forget_reminders(passed)
+                standing = {**self._withheld_and_flapping(), **more}
+                await self._write_without(passed, sending=None, notices=upto, threads=threads, **standing)
             case MessageKind.CHANGES:
                 taken = [it for it in self._decisions if it.change.seq <= message.through_seq]
                 self._apply_decisions(taken)
@@ -868,15 +859,12 @@ class ReceiverWorker:
         told = {it.name: it.at for it in message.notices if it.kind is not NoticeKind.FLAPS}
         return {it for it in self._reminders if it.name in told and it.at <= told[it.name]}
 
-    def _reminded_without(self, passed: set[Notice]) -> dict[str, object]:
-        """How far reminders are done with when these are forgotten, for the record."""
-        self._forget_reminders(passed)
+    def _reminders_done(self, passed: set[Notice]) -> dict[str, object]:
+        """How far reminders are done with once these are, for the record."""
         upto = max((it.at for it in passed), default=None)
-        return {} if upto is None or any(it.at <= upto for it in self._reminders) else {"notices": upto}
-
-    def _forget_reminders(self, passed: set[Notice]) -> None:
-        """After the record is written once more: what is read again may bring them again meanwhile."""
-        self._reminders = deque((it for it in self._reminders if it not in passed), MAX_PENDING)
+        if upto is None or any(it.at <= upto for it in self._reminders if it not in passed):
+            return {}
+        return {"notices": upto}
 
     async def _switch_off(self, reason: str) -> float:
         """It refuses messages for good, as far as anybody knows: what it is owed is kept, and it is tried
@@ -932,6 +920,12 @@ class ReceiverWorker:
 
     async def _write(self, **changed: object) -> None:
         await self._record.update(**changed)
+
+    async def _write_without(self, passed: set[Notice], **changed: object) -> None:
+        """Record that these reminders are done with. (Events that are read again may bring them once more
+        until the record says so.)"""
+        await self._write(**changed)
+        self._reminders = deque((it for it in self._reminders if it not in passed), MAX_PENDING)
 
 
 def _what(message: Message, sending: Intent) -> object:
