@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import api, feeders, flow, idle, ingest, latency, million, monitor
-from shared import logs
+from shared.telemetry import logs
 
 PARTS: dict[str, Any] = {
     "ingest": ingest,

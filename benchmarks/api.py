@@ -12,9 +12,10 @@ import httpx
 
 from benchmarks import processes
 from benchmarks.feeder import name
-from shared import streams
-from shared.broker import BrokerConnection, Publisher
-from shared.events import Status
+from shared.contracts.events import Status
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
 from shared.settings import Settings
 from tests import fleets
 

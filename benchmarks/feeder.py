@@ -6,10 +6,10 @@ import asyncio
 import sys
 import time
 
-from shared import streams
-from shared.batching import BatchMode, BatchStrategy
-from shared.broker import BrokerConnection
-from shared.groups import GROUP_MAX, BatchPublisher, Message
+from shared.messaging import streams
+from shared.messaging.batch_choice import BatchMode, BatchStrategy
+from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, Message
+from shared.messaging.connection import BrokerConnection
 from shared.settings import Settings
 
 

@@ -13,7 +13,7 @@ import httpx
 
 from benchmarks import ingest, processes
 from benchmarks.feeder import name
-from shared import streams
+from shared.messaging import streams
 
 BATCH = 10_000
 ROUNDS = 5

@@ -23,9 +23,11 @@ from services.monitor.domain.lifecycle import SECOND, Beat, Coverage, EffectiveT
 from services.monitor.store import mapping
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
-from shared import streams
-from shared.broker import BrokerConnection, Publisher, last_sequence
-from shared.events import Status
+from shared.contracts.events import Status
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
+from shared.messaging.queries import last_sequence
 from shared.settings import Settings
 
 SIZES = (10_000, 100_000, 1_000_000)

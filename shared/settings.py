@@ -17,12 +17,13 @@ import structlog
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared import urls, zones
-from shared.credentials import Credentials
-from shared.durations import Duration, write
-from shared.limits import PRIVATE, Network
-from shared.visible import visible_lines
-from shared.zones import ZoneName
+from shared.contracts import zones
+from shared.contracts.durations import Duration, write
+from shared.contracts.zones import ZoneName
+from shared.http import urls
+from shared.http.rate_limits import PRIVATE, Network
+from shared.messaging.credentials import Credentials
+from shared.telemetry.visible import visible_lines
 
 PREFIX = "REGISTRY_"
 LEAST_BYTES = 100_000_000

@@ -13,9 +13,9 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from shared import streams
-from shared.broker import BrokerConnection
-from shared.events import Event, StatusChanged, parse_event
+from shared.contracts.events import Event, StatusChanged, parse_event
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
 from shared.settings import Settings
 
 

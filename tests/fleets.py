@@ -5,9 +5,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from shared import streams
-from shared.broker import Publisher
-from shared.events import (
+from shared.contracts.events import (
     ConfigData,
     ServiceConfig,
     ServiceRegistered,
@@ -17,6 +15,8 @@ from shared.events import (
     event_id,
     status_changed,
 )
+from shared.messaging import streams
+from shared.messaging.publisher import Publisher
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 

@@ -17,7 +17,7 @@ from services.notifier.alerting.texts import Change, Deafness, LinkContext, Mess
 from services.notifier.channels.channel import Outcome, Refused, Sent
 from services.notifier.dispatch.receiver import DigestSchedule, ReceiverDependencies, ReceiverWorker
 from services.notifier.states import ServiceStates
-from shared.events import (
+from shared.contracts.events import (
     ConfigData,
     ServiceConfig,
     ServiceDeleted,
@@ -26,7 +26,7 @@ from shared.events import (
     StatusData,
     status_changed,
 )
-from shared.maintenance import Window, maintenance_until
+from shared.contracts.maintenance import Window, maintenance_until
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
@@ -101,7 +101,7 @@ class World:
         self.bucket = Bucket()
         self.inboxes = [Inbox(f"inbox.{n}") for n in range(chats)]
         self.windows: dict[str, Window] = {}
-        self.reminders = reminders
+        self._remind_after = reminders
         self.events: list[tuple[Any, datetime]] = []
         self.status: dict[str, Status] = {}
         self.deaf: list[Deafness] | None = []
@@ -110,7 +110,7 @@ class World:
 
     async def start(self) -> None:
         self.states = ServiceStates()
-        self.reminders = Reminders(self.states, self.reminders)
+        self.reminders = Reminders(self.states, self._remind_after)
         for seq, (event, at) in enumerate(self.events, 1):
             self.states.apply(event, seq, at)
         deps = ReceiverDependencies(
@@ -122,7 +122,7 @@ class World:
             holds=self.reminders.is_current,
             states=self.states,
             maintenance_until=self.maintenance_until,
-            remind_after=self.reminders,
+            remind_after=self._remind_after,
             deafness=self._deafness,
         )
         end = len(self.events)

@@ -6,22 +6,25 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from services.api.access import ApiAuth
-from services.api.app import build
-from services.api.board import EventHub
 from services.api.commands import Commands
-from services.api.keyring import Keyring
-from services.api.maintenance import Maintenance
-from services.api.models import Defaults
-from services.api.past import StatusHistory
-from services.api.projector import Projector
-from services.api.resources import Parts, RequestContext
-from services.api.store import Store, check_url
-from shared import logs, service, streams
-from shared.broker import BrokerConnection, Publisher
-from shared.connections import limits_of, within
-from shared.events import MICRO
-from shared.record_watch import RecordWatch
+from services.api.http.app import build
+from services.api.http.auth import ApiAuth
+from services.api.http.keyring import Keyring
+from services.api.http.maintenance import Maintenance
+from services.api.http.models import Defaults
+from services.api.http.services import Parts, RequestContext
+from services.api.projections.projector import Projector
+from services.api.projections.store import Store, check_url
+from services.api.queries.event_hub import EventHub
+from services.api.queries.past import StatusHistory
+from shared.contracts.events import MICRO
+from shared.http import server
+from shared.http.protocol import limits_of, within
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
+from shared.messaging.record_watch import RecordWatch
+from shared.messaging.window_bucket import Windows
 from shared.settings import (
     CommaSeparated,
     DatabaseUrl,
@@ -33,7 +36,7 @@ from shared.settings import (
     load,
     warn_of_short_tokens,
 )
-from shared.windows import Windows
+from shared.telemetry import logs
 
 
 class ApiSettings(Settings):
@@ -63,11 +66,11 @@ def main() -> None:
     )
     logs.configure("api", settings.log_level, settings.log_format)
     warn_of_short_tokens(settings, "api_token", "read_token")
-    health = service.Health("broker", "database", "projection")
+    health = server.Health("broker", "database", "projection")
     link = BrokerConnection(settings, "api")
     health.follow(link)
     publisher = Publisher(link)
-    record = service.Record(health, link, publisher)
+    record = server.Record(health, link, publisher)
     store, board = Store(settings.mongodb_url, settings.mongodb_database), EventHub()
     windows, keyring = Windows(link), Keyring(link)
     maintenance = Maintenance(link, windows)
@@ -124,7 +127,7 @@ def main() -> None:
     limits.recognises = access.recognises
     past = StatusHistory(store, board, _now)
     app = build(Parts(link, store, board, commands, access, health, defaults, look, _now, maintenance, past))
-    service.run(
+    server.run(
         app,
         work,
         http=within(limits),

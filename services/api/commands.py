@@ -10,15 +10,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict
 
-from services.api import tags
-from services.api.board import EventHub
-from services.api.fold import Document, configured, fold, moment
-from services.api.models import THRESHOLDS, Defaults, NewService, Wanted
-from services.api.requests import is_stale
-from services.api.store import Store
-from shared import streams
-from shared.broker import BrokerConnection, NotStored, Publisher, Stored, WrongSequence, message_at, newest
-from shared.events import (
+from services.api.http import tags
+from services.api.http.models import THRESHOLDS, Defaults, NewService, Wanted
+from services.api.http.requests import is_stale
+from services.api.projections.documents import Document, configured, fold, moment
+from services.api.projections.store import Store
+from services.api.queries.event_hub import EventHub
+from shared.contracts.events import (
     ConfigData,
     ConfigEvent,
     ServiceConfig,
@@ -29,7 +27,13 @@ from shared.events import (
     ServiceUpdated,
     event_id,
 )
-from shared.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
+from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import NotStored, WrongSequence
+from shared.messaging.publisher import Publisher
+from shared.messaging.queries import message_at, newest
+from shared.messaging.reader import Stored
 
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""

@@ -21,12 +21,13 @@ from services.cli import backup as copies
 from services.cli.doctor import DoctorSettings, Finding, examine, report
 from services.cli.supervisor import RunSettings, broker
 from services.cli.supervisor import run as supervise
-from shared import logs, streams
-from shared.broker import access
-from shared.events import NAME_RULE_IN_WORDS, valid_name
+from shared.contracts.events import NAME_RULE_IN_WORDS, valid_name
+from shared.http.urls import without_secrets
+from shared.messaging import streams
+from shared.messaging.connection import access
 from shared.settings import Tokens, load, near, stop
-from shared.urls import without_secrets
-from shared.visible import visible
+from shared.telemetry import logs
+from shared.telemetry.visible import visible
 
 app = typer.Typer(
     no_args_is_help=True,

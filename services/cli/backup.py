@@ -22,10 +22,10 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from shared import streams
-from shared.broker import access
+from shared.http.urls import without_secrets
+from shared.messaging import streams
+from shared.messaging.connection import access
 from shared.settings import Settings
-from shared.urls import without_secrets
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -19,10 +19,11 @@ from nats.js.errors import NotFoundError
 from pydantic import SecretStr
 
 from services.cli.supervisor import RunSettings, bound_to
-from shared import streams
-from shared.broker import READ_ONLY, access
+from shared.http.urls import without_secrets
+from shared.messaging import streams
+from shared.messaging.connection import access
+from shared.messaging.errors import READ_ONLY
 from shared.settings import CommaSeparated, HttpUrl, SecretHttpUrl, load, near
-from shared.urls import without_secrets
 
 SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
     "api": "ApiSettings"

@@ -22,9 +22,9 @@ import structlog
 import typer
 
 from services.cli import embedded
-from shared import logs
 from shared.settings import PREFIX, DatabaseUrl, Port, Settings, TimeOfDay, Tokens, near, stop
-from shared.visible import visible
+from shared.telemetry import logs
+from shared.telemetry.visible import visible
 
 log = structlog.get_logger()
 

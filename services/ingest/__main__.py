@@ -4,20 +4,22 @@ import asyncio
 import gc
 import time
 
-from services.ingest.access import IngestAuth
-from services.ingest.app import build
-from services.ingest.door import Availability
-from services.ingest.gate import HeartbeatStore
+from services.ingest.admission import HeartbeatStore
+from services.ingest.auth import IngestAuth
+from services.ingest.availability import Availability
+from services.ingest.fast_path import fast_path
+from services.ingest.http import build
 from services.ingest.names import KnownNames
-from services.ingest.shortway import fast_path
-from services.ingest.ticks import Ticker
-from shared import logs, service, tracing
-from shared.broker import BrokerConnection, Publisher
-from shared.connections import limits_of
-from shared.groups import BatchPublisher
-from shared.limits import RateLimit
-from shared.record_watch import RecordWatch
+from services.ingest.ticker import Ticker
+from shared.http import server
+from shared.http.protocol import limits_of
+from shared.http.rate_limits import RateLimit
+from shared.messaging.batch_publisher import BatchPublisher
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
+from shared.messaging.record_watch import RecordWatch
 from shared.settings import PerSecond, Port, Settings, Tokens, load, warn_of_short_tokens
+from shared.telemetry import logs, tracing
 
 
 class IngestSettings(Settings):
@@ -39,7 +41,7 @@ def main() -> None:
     logs.configure("ingest", settings.log_level, settings.log_format)
     warn_of_short_tokens(settings, "ingest_token")
     tracing.start("ingest")
-    health = service.Health("broker", "ticks")
+    health = server.Health("broker", "ticks")
     link = BrokerConnection(settings, "ingest")
     health.follow(link)
     publisher, groups = Publisher(link), BatchPublisher(link)
@@ -84,7 +86,7 @@ def main() -> None:
     # connections from 47 to 18 ms.
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
-    service.run(
+    server.run(
         app,
         work,
         http=http,

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Any, NamedTuple
 
-from shared.events import (
+from shared.contracts.events import (
     EXIT_CODE_HEADER,
     NAME_MAX,
     NAME_RULE_IN_WORDS,
@@ -13,7 +13,7 @@ from shared.events import (
     HeartbeatBody,
     Signal,
 )
-from shared.heartbeats import (
+from shared.contracts.heartbeats import (
     EXIT_RULE,
     TEXT_FIELDS,
     WARNINGS_MAX,
@@ -26,7 +26,7 @@ from shared.heartbeats import (
     read_exit_code,
     write_body,
 )
-from shared.problems import Problem
+from shared.http.problems import Problem
 
 SIGNAL_RULE = f"after the service name comes nothing, fail, start, log, or an exit code: {EXIT_RULE}"
 

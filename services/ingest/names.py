@@ -1,8 +1,9 @@
 """The names that are registered, as far as the limit of services needs them."""
 
-from shared import streams
-from shared.broker import PENDING, BrokerConnection, Reader
-from shared.events import ServiceDeleted
+from shared.contracts.events import ServiceDeleted
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.reader import PENDING, Reader
 
 PENDING.labels(streams.SERVICES)
 _DELETED = ServiceDeleted.model_fields["type"].default

@@ -14,11 +14,14 @@ from starlette.applications import Starlette
 from services.monitor.domain.lifecycle import EffectiveThresholds
 from services.monitor.monitor import TICK_LAG_SECONDS, Monitor, Rules
 from services.monitor.store.event_store import EventStore
-from shared import asyncapi, logs, service, streams, tracing
-from shared.broker import BrokerConnection, Publisher
-from shared.connections import limits_of, within
-from shared.record_watch import RecordWatch
+from shared.http import asyncapi, server
+from shared.http.protocol import limits_of, within
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
+from shared.messaging.record_watch import RecordWatch
 from shared.settings import Port, Settings, listens_on_loopback, load
+from shared.telemetry import logs, tracing
 
 if TYPE_CHECKING:
     from faststream.specification.base import Specification
@@ -38,7 +41,7 @@ def main() -> None:
     settings = load(MonitorSettings)
     logs.configure("monitor", settings.log_level, settings.log_format)
     tracing.start("monitor")
-    health = service.Health("broker", "history")
+    health = server.Health("broker", "history")
     link = BrokerConnection(settings, "monitor", keeps_streams=True)
     health.follow(link)
     watch = RecordWatch(link, rewritten=(streams.MONITOR_BUCKET,))
@@ -53,7 +56,7 @@ def main() -> None:
         await link.connect()
         health.good("broker")
         publisher = Publisher(link)
-        record = service.Record(health, link, publisher)
+        record = server.Record(health, link, publisher)
         await publisher.start()
         micro = timedelta(microseconds=1)
         patience = EffectiveThresholds(
@@ -90,7 +93,7 @@ def main() -> None:
             await link.close()
 
     app = Starlette(routes=[*health.routes(), asyncapi.route(document)])
-    service.run(
+    server.run(
         app,
         work,
         http=within(limits_of(settings, loopback_only=listens_on_loopback(settings.metrics_host))),

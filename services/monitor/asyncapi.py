@@ -3,9 +3,9 @@
 from faststream.nats import JStream, NatsBroker
 from faststream.specification import AsyncAPI
 
-from shared import streams
-from shared.events import HeartbeatBody, ServiceRegistered, ServiceUpdated, StatusChanged, Tick
-from shared.urls import without_secrets
+from shared.contracts.events import HeartbeatBody, ServiceRegistered, ServiceUpdated, StatusChanged, Tick
+from shared.http.urls import without_secrets
+from shared.messaging import streams
 
 
 def document(nats_url: str) -> AsyncAPI:

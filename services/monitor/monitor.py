@@ -46,19 +46,14 @@ from services.monitor.store.dead_letters import DeadLetters
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import Checkpoint, ConfigChange
 from services.monitor.store.snapshots import Snapshots
-from shared import streams, tracing
-from shared.broker import OVER_HTTP, PENDING, Reader, Stored, WrongSequence, retry_until_done
-from shared.coverage import Coverage
-from shared.events import (
-    SOURCE_HEADER,
-    ConfigEvent,
-    Event,
-    Signal,
-    Status,
-    StatusChanged,
-    Tick,
-)
-from shared.heartbeats import parse_heartbeat
+from shared.contracts.events import SOURCE_HEADER, ConfigEvent, Event, Signal, Status, StatusChanged, Tick
+from shared.contracts.heartbeats import parse_heartbeat
+from shared.domain.coverage import Coverage
+from shared.messaging import streams
+from shared.messaging.connection import retry_until_done
+from shared.messaging.errors import WrongSequence
+from shared.messaging.reader import OVER_HTTP, PENDING, Reader, Stored
+from shared.telemetry import tracing
 
 log = structlog.get_logger()
 

@@ -39,13 +39,20 @@ from services.notifier.dispatch.seen_record import SeenRecord
 from services.notifier.event_log import EventLog
 from services.notifier.lease import Lease
 from services.notifier.states import ServiceStates
-from shared import asyncapi, digest, durations, logs, service, streams, tracing, urls
-from shared.broker import READ_ONLY, BrokerConnection, last_sequence, retry_until_done
-from shared.connections import limits_of, within
-from shared.events import moment
-from shared.identity import Comparison
-from shared.maintenance import Window, maintenance_until
-from shared.record_watch import AnotherRecord, Marks, RecordWatch, judge, told_before
+from shared.contracts import durations
+from shared.contracts.events import moment
+from shared.contracts.maintenance import Window, maintenance_until
+from shared.domain import digest
+from shared.http import asyncapi, server, urls
+from shared.http.protocol import limits_of, within
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.errors import READ_ONLY
+from shared.messaging.queries import last_sequence
+from shared.messaging.record_watch import AnotherRecord, Marks, RecordWatch, judge, told_before
+from shared.messaging.stream_identity import Comparison
+from shared.messaging.truncation import truncated
+from shared.messaging.window_bucket import Windows
 from shared.settings import (
     CommaSeparated,
     Concealed,
@@ -59,8 +66,7 @@ from shared.settings import (
     load,
     stop,
 )
-from shared.truncated import truncated
-from shared.windows import Windows
+from shared.telemetry import logs, tracing
 
 log = structlog.get_logger()
 
@@ -216,7 +222,7 @@ class Notifier:
         self._before = before
         self._bot = Bot(settings.telegram_api_url, settings.token) if settings.token else None
         parts = ("broker", "delivery", *(("telegram",) if self._bot else ()))
-        self.health: service.Health = before.health if before else service.Health(*parts)
+        self.health: server.Health = before.health if before else server.Health(*parts)
         self._link = BrokerConnection(settings, "notifier")
         self.watch = RecordWatch(self._link, buckets=(streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET))
         self.watch.on_another = lambda why: self.health.bad("delivery", why)
@@ -589,7 +595,7 @@ def main() -> None:
                 current = Notifier(settings, current.that_spoke)
 
     app = Starlette(routes=[*notifier.health.routes(), asyncapi.route(docs.to_specification)])
-    service.run(
+    server.run(
         app,
         work,
         http=within(limits_of(settings, loopback_only=listens_on_loopback(settings.metrics_host))),

@@ -22,12 +22,14 @@ from services.notifier.alerting.reminders import Reminders
 from services.notifier.alerting.texts import Change
 from services.notifier.event_log import EventLog, moment, report_unreadable
 from services.notifier.states import ServiceStates
-from shared import ack_subjects, streams
-from shared.ack_subjects import Delivered
-from shared.broker import PENDING, BrokerConnection, newest_event, retry_until_done
-from shared.events import Event, StatusChanged
-from shared.identity import StreamPosition
-from shared.urls import without_secrets
+from shared.contracts.events import Event, StatusChanged
+from shared.http.urls import without_secrets
+from shared.messaging import ack_subjects, streams
+from shared.messaging.ack_subjects import Delivered
+from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.queries import newest_event
+from shared.messaging.reader import PENDING
+from shared.messaging.stream_identity import StreamPosition
 
 PENDING.labels(streams.SERVICES)
 IDLE_HEARTBEAT = 1.0

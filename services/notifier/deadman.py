@@ -10,8 +10,10 @@ import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 
-from shared import streams
-from shared.broker import BrokerConnection, BrokerError, last_evaluated, last_sequence
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import BrokerError
+from shared.messaging.queries import last_evaluated, last_sequence
 
 log = structlog.get_logger()
 

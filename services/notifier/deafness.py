@@ -6,10 +6,12 @@ from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 
 from services.notifier.alerting.texts import Deafness
-from shared import streams
-from shared.broker import BrokerConnection, Reader, Stored, last_sequence, retry_until_done
-from shared.coverage import Coverage
-from shared.events import MICRO, Tick, micros, moment
+from shared.contracts.events import MICRO, Tick, micros, moment
+from shared.domain.coverage import Coverage
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.queries import last_sequence
+from shared.messaging.reader import Reader, Stored
 
 TOLD_AFTER = timedelta(minutes=5)
 """Deafness up to this long is told nobody."""

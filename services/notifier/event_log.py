@@ -8,17 +8,7 @@ from prometheus_client import Counter
 
 from services.notifier.alerting.texts import Change
 from services.notifier.states import ServiceStates
-from shared import digest, streams, tracing
-from shared.broker import (
-    BrokerConnection,
-    Reader,
-    Stored,
-    Unreadable,
-    newest,
-    newest_before,
-    retry_until_done,
-)
-from shared.events import (
+from shared.contracts.events import (
     Event,
     ServiceDeleted,
     ServicePaused,
@@ -26,8 +16,15 @@ from shared.events import (
     Signal,
     StatusChanged,
 )
-from shared.events import moment as moment
-from shared.heartbeats import parse_heartbeat
+from shared.contracts.events import moment as moment
+from shared.contracts.heartbeats import parse_heartbeat
+from shared.domain import digest
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.errors import Unreadable
+from shared.messaging.queries import newest, newest_before
+from shared.messaging.reader import Reader, Stored
+from shared.telemetry import tracing
 
 log = structlog.get_logger()
 

@@ -18,7 +18,7 @@ from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
 from services.notifier.dispatch.notification_log import Superseded
-from shared.broker import BrokerConnection, retry_until_done, version_to_follow
+from shared.messaging.connection import BrokerConnection, retry_until_done, version_to_follow
 
 log = structlog.get_logger()
 

@@ -4,8 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from shared import digest
-from shared.events import Event, ServiceDeleted, ServiceRegistered, Status, StatusChanged, StatusData
+from shared.contracts.events import (
+    Event,
+    ServiceDeleted,
+    ServiceRegistered,
+    Status,
+    StatusChanged,
+    StatusData,
+)
+from shared.domain import digest
 
 _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from nats.aio.msg import Msg
 from playwright.async_api import async_playwright
 
-from shared import streams
-from shared.broker import BrokerConnection
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
 from shared.settings import Settings
 from tests import fleets
 from tests.browser.test_dashboard import CHROMIUM, SHOWN, fill

@@ -16,7 +16,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
 
-from shared.broker import BrokerConnection, Publisher
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
 from shared.settings import Settings
 from tests import fleets
 from tests.e2e.system import System

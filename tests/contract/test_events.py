@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.api.fold import fold
+from services.api.projections.documents import fold
 from services.monitor.store import mapping
 from services.notifier.alerting.policy import next_reminder
 from services.notifier.states import ServiceStates
-from shared import events, streams
-from shared.broker import Stored
-from shared.events import (
+from shared.contracts import events
+from shared.contracts.events import (
     ConfigData,
     Event,
     HeartbeatBody,
@@ -25,7 +24,9 @@ from shared.events import (
     parse_event,
     valid_name,
 )
-from shared.heartbeats import parse_heartbeat, read_body, write_body
+from shared.contracts.heartbeats import parse_heartbeat, read_body, write_body
+from shared.messaging import streams
+from shared.messaging.reader import Stored
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("**/service.*.json"))

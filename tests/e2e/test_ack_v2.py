@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.ack_subjects import PREFIX
+from shared.messaging.ack_subjects import PREFIX
 from tests.broker import connect
 from tests.e2e.system import System, until
 from tests.servers import nats_server

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared import streams
+from shared.messaging import streams
 from tests import servers
 from tests.broker import changes, connect, events, eventually, provisioned
 from tests.e2e.system import System, beats_by_http, until

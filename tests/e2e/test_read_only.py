@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from shared import streams
-from shared.broker import READ_ONLY, NoAnswer, Publisher
+from shared.messaging import streams
+from shared.messaging.errors import READ_ONLY, NoAnswer
+from shared.messaging.publisher import Publisher
 from tests.broker import connect, eventually, provisioned
 from tests.e2e.system import SERVICES, System, until
 from tests.e2e.test_doctor import doctor

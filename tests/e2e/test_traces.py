@@ -14,7 +14,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from shared import streams
+from shared.messaging import streams
 from tests.broker import changes, connect, eventually
 from tests.e2e.system import SERVICES, System, until
 from tests.servers import Process, service
@@ -178,7 +178,7 @@ SWITCHED_OFF: tuple[dict[str, str], ...] = (
 def test_switched_off_nothing_of_it_is_loaded(name: str, variables: dict[str, str]) -> None:
     """A service is imported with these variables, and then each way to switch it off is asked for."""
     code = (
-        f"import os, sys, services.{name}.__main__; from shared import tracing\n"
+        f"import os, sys, services.{name}.__main__; from shared.telemetry import tracing\n"
         f"for given in ({variables}, *{SWITCHED_OFF}):\n"
         "    [os.environ.pop(it) for it in list(os.environ) if it.startswith('OTEL_')]\n"
         "    os.environ.update(given)\n"
@@ -194,7 +194,7 @@ def test_switched_off_nothing_of_it_is_loaded(name: str, variables: dict[str, st
 )
 def test_what_is_not_supported_is_refused(variables: dict[str, str]) -> None:
     env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **variables}
-    code = "from shared import tracing; tracing.start('x')"
+    code = "from shared.telemetry import tracing; tracing.start('x')"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert next(iter(variables)) in done.stderr

@@ -15,10 +15,12 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from shared import streams
-from shared.broker import BrokerConnection, Reader, Stored, last_evaluated
-from shared.events import StatusChanged, moment, parse_event
-from shared.heartbeats import parse_heartbeat
+from shared.contracts.events import StatusChanged, moment, parse_event
+from shared.contracts.heartbeats import parse_heartbeat
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.queries import last_evaluated
+from shared.messaging.reader import Reader, Stored
 from shared.settings import Settings
 from tests.e2e.system import until
 from tests.faults.world import SILENT, Load, World

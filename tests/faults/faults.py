@@ -12,7 +12,7 @@ from pathlib import Path
 import nats
 from nats.errors import Error as NatsError
 
-from shared import streams
+from shared.messaging import streams
 from tests.faults.network import Spread
 from tests.faults.world import Load, World
 

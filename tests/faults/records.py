@@ -10,7 +10,7 @@ import nats
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from shared import streams
+from shared.messaging import streams
 from tests.faults.world import Load, World
 from tests.servers import free_port
 

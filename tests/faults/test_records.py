@@ -11,7 +11,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from shared import streams
+from shared.messaging import streams
 from tests.broker import eventually
 from tests.e2e.system import until
 from tests.faults import checks, records

@@ -15,7 +15,7 @@ import httpx
 import nats
 from nats.errors import Error as NatsError
 
-from shared import streams
+from shared.messaging import streams
 from tests.broker import eventually
 from tests.e2e.system import SERVICES, System, until
 from tests.servers import Process, nats_cluster, service
@@ -142,7 +142,7 @@ class Load:
         self._count = itertools.count(1)
 
     async def __aenter__(self) -> "Load":
-        self._http = httpx.AsyncClient(timeout=1.5, limits=httpx.ConnectionLimits(max_connections=200))
+        self._http = httpx.AsyncClient(timeout=1.5, limits=httpx.Limits(max_connections=200))
         self._nc = await nats.connect(
             self.world.nats_url.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0.1
         )

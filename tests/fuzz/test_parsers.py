@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from services.api import access, cursors, live
 from services.api.__main__ import ApiSettings
-from services.api.board import EventHub
-from services.api.fold import fold, hear
-from services.api.models import NewService, Wanted
-from services.api.requests import is_stale
+from services.api.http import auth, live, page_cursors
+from services.api.http.models import NewService, Wanted
+from services.api.http.requests import is_stale
+from services.api.projections.documents import fold, hear
+from services.api.queries.event_hub import EventHub
 from services.cli.supervisor import RunSettings
 from services.ingest.__main__ import IngestSettings
-from services.ingest.access import bearer
-from services.ingest.app import _echo, _read_batch
+from services.ingest.admission import HeartbeatStore, _message
+from services.ingest.auth import bearer
 from services.ingest.content import bad_address, bad_name, read_content, read_signal, tidy
-from services.ingest.gate import HeartbeatStore, _message
+from services.ingest.http import _echo, _read_batch
 from services.monitor.__main__ import MonitorSettings
 from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.lifecycle import EffectiveThresholds, MonitoredService
@@ -42,10 +42,8 @@ from services.notifier.bot.updates import Update, Updates
 from services.notifier.channels.channel import Limited, Migrated, Sent
 from services.notifier.channels.telegram import outcome
 from services.notifier.states import ServiceStates
-from shared import ack_subjects, broker, durations, streams
-from shared.broker import Reader, Stored
-from shared.coverage import Coverage
-from shared.events import (
+from shared.contracts import durations
+from shared.contracts.events import (
     ConfigData,
     HeartbeatBody,
     ServiceConfig,
@@ -55,11 +53,15 @@ from shared.events import (
     parse_event,
     valid_name,
 )
-from shared.groups import BatchPublisher
-from shared.heartbeats import parse_heartbeat, write_body
-from shared.limits import TrustedProxies
-from shared.maintenance import Window
-from shared.problems import Problem
+from shared.contracts.heartbeats import parse_heartbeat, write_body
+from shared.contracts.maintenance import Window
+from shared.domain.coverage import Coverage
+from shared.http.problems import Problem
+from shared.http.rate_limits import TrustedProxies
+from shared.messaging import ack_subjects, nats_internals, reader, streams
+from shared.messaging.batch_publisher import BatchPublisher
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.reader import Reader, Stored
 from shared.settings import Settings, load
 
 EXAMPLES = int(os.environ.get("FUZZ", "100"))
@@ -205,7 +207,7 @@ def test_what_ingest_takes_is_read_as_it_said(
     message = _message(name, headers, payload)
     assert len(message.payload) <= STORED_MAX
     assert all(len(each) <= 300 for each in warnings)
-    found = parse_heartbeat(name, message.payload, broker._headers(b"NATS/1.0\r\n" + message.headers))
+    found = parse_heartbeat(name, message.payload, reader.read_headers(b"NATS/1.0\r\n" + message.headers))
     assert list(found.warnings) == warnings
     assert write_body(found.body or HeartbeatBody(), warnings) == payload, "written again it stays as it is"
     if "status" not in query:
@@ -280,8 +282,8 @@ def test_heartbeats_as_they_stand_in_the_stream(name: str, payload: bytes, heade
 @example(b"NATS/1.0\r\n\xff: x\r\nx: \xff\r\n\r\n")
 def test_headers_as_they_come_from_the_broker(raw: bytes) -> None:
     for headers in (raw, b"NATS/1.0\r\n" + raw):
-        assert all(isinstance(part, str) for pair in broker._headers(headers).items() for part in pair)
-        broker._legible_headers(headers).decode()
+        assert all(isinstance(part, str) for pair in reader.read_headers(headers).items() for part in pair)
+        nats_internals.legible_headers(headers).decode()
 
 
 REPLIES = st.binary(max_size=60) | st.lists(st.text(max_size=8), max_size=14).map(
@@ -296,27 +298,27 @@ REPLIES = st.binary(max_size=60) | st.lists(st.text(max_size=8), max_size=14).ma
 @example(b"heartbeat.a", b"$JS.ACK._.account.S.C.1.1.1.1.0", b"", None)
 @example(b"heartbeat.a", b"$JS.ACK.S.C.1.1.1.1.0.0", b"", None)
 def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-    reader = Reader(broker.BrokerConnection(Settings(), "fuzz"), "S", "s.>")
-    reader._received(subject, reply, data, headers)
+    it = Reader(BrokerConnection(Settings(), "fuzz"), "S", "s.>")
+    it._received(subject, reply, data, headers)
     try:
         place = ack_subjects.parse(reply)
     except ValueError:
         place = None
-        assert reader._broken, "what is not from the broker makes a new consumer"
+        assert it._broken, "what is not from the broker makes a new consumer"
     if place is None:
-        assert reader._buffer == []
+        assert it._buffer == []
     elif place.consumer_sequence != 1:
-        assert (reader._buffer, reader._broken) == ([], True)
+        assert (it._buffer, it._broken) == ([], True)
     else:
-        (stored,) = reader._buffer
+        (stored,) = it._buffer
         assert (stored.seq, stored.data, stored.at) == (place.sequence, data, place.stored_at)
 
 
 @fuzzed
 @given(st.binary(max_size=40), st.binary(max_size=80) | st.just(b"[]") | st.just(b"7"))
 def test_what_the_broker_answers(tail: bytes, data: bytes) -> None:
-    groups = BatchPublisher(broker.BrokerConnection(Settings(), "fuzz"))
-    from shared.groups import _Batch
+    groups = BatchPublisher(BrokerConnection(Settings(), "fuzz"))
+    from shared.messaging.batch_publisher import _Batch
 
     loop = asyncio.new_event_loop()
     groups._loop, groups._inbox, groups._batch_id, groups._sent = loop, "_INBOX.x", "id", 1
@@ -341,7 +343,7 @@ def test_what_the_broker_answers(tail: bytes, data: bytes) -> None:
 )
 def test_times_of_the_broker(text: str) -> None:
     with suppress(ValueError):
-        assert isinstance(broker.micros(text), int)
+        assert isinstance(reader.micros(text), int)
 
 
 # --- events
@@ -447,14 +449,15 @@ def test_buckets(at: int, byte: int, tail: bytes, odd: Any) -> None:
 
 @fuzzed
 @given(
-    st.text(max_size=60) | JSON.map(lambda value: cursors.base64.urlsafe_b64encode(dumped(value)).decode())
+    st.text(max_size=60)
+    | JSON.map(lambda value: page_cursors.base64.urlsafe_b64encode(dumped(value)).decode())
 )
 @example("é" * 10)
 @example("W1tb" * 400)
 def test_cursors(text: str) -> None:
     for kinds in ((int,), (str,), (int, str), (str, int, str), ()):
         try:
-            found = cursors.read(text, *kinds)
+            found = page_cursors.read(text, *kinds)
         except Problem as problem:
             assert problem.status == 422
         else:
@@ -464,7 +467,7 @@ def test_cursors(text: str) -> None:
 @fuzzed
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(max_size=60), max_size=4))
 def test_cursors_that_are_written_can_be_read(where: list[int | str]) -> None:
-    assert cursors.read(cursors.write(*where), *map(type, where)) == where
+    assert page_cursors.read(page_cursors.write(*where), *map(type, where)) == where
 
 
 @fuzzed
@@ -497,9 +500,9 @@ def test_versions_that_are_asked_for(text: str, version: int) -> None:
 def test_authorization(raw: bytes) -> None:
     for header in (raw, b"Bearer " + raw, b"Basic " + raw):
         request = Request({"type": "http", "headers": [(b"authorization", header)]})
-        assert isinstance(access._given(request), str)
+        assert isinstance(auth._given(request), str)
         assert isinstance(bearer(header.decode("latin-1")), str)
-        access.matches(access._given(request), *ApiSettings(api_token="secret").api_token)
+        auth.matches(auth._given(request), *ApiSettings(api_token="secret").api_token)
 
 
 @fuzzed
@@ -595,7 +598,7 @@ async def test_updates(raw: bytes) -> None:
 
     updates = Updates(NoBot(), handle)  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as group:
-        updates._take(json.loads(raw), group)
+        updates._enqueue(json.loads(raw), group)
     assert updates._waiting == {}
 
 

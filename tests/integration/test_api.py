@@ -18,14 +18,12 @@ from typing import Any
 import httpx
 import pytest
 
-from services.api.board import EventHub
 from services.api.commands import Commands
-from services.api.fold import Heard, fold, hear
-from services.api.models import Defaults, NewService, Wanted
-from services.api.store import Store
-from shared import streams
-from shared.broker import BrokerConnection, Publisher, Reader, Stored
-from shared.events import (
+from services.api.http.models import Defaults, NewService, Wanted
+from services.api.projections.documents import Heard, fold, hear
+from services.api.projections.store import Store
+from services.api.queries.event_hub import EventHub
+from shared.contracts.events import (
     ConfigData,
     Doubt,
     ServiceConfig,
@@ -36,8 +34,12 @@ from shared.events import (
     StatusData,
     status_changed,
 )
-from shared.heartbeats import excerpt
-from shared.problems import Problem
+from shared.contracts.heartbeats import excerpt
+from shared.http.problems import Problem
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
+from shared.messaging.reader import Reader, Stored
 from shared.settings import Settings
 from tests.servers import Process, Service, free_port, mongo_server, nats_server
 

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from services.api import board
-from shared import streams
-from shared.broker import BrokerConnection, Publisher
-from shared.events import SOURCE_HEADER, Status
+from services.api.queries import event_hub
+from shared.contracts.events import SOURCE_HEADER, Status
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
 from tests import fleets
 from tests.integration.test_api import (
     _api,
@@ -197,7 +198,7 @@ async def test_events_that_memory_has_let_go_of_come_from_the_record(
     mongo_url: str,
     publisher: Publisher,
 ) -> None:
-    count = board.KEPT + 500
+    count = event_hub.KEPT + 500
     for start in range(0, count, 500):
         await asyncio.gather(*(register(publisher, f"s{n}") for n in range(start, start + 500)))
     process = _api(tmp_path, nats_url, mongo_url).start()

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.api import recall
-from services.api.board import EventHub
-from services.api.fold import micros
-from services.api.projector import Projector
-from services.api.store import Store
-from shared import streams
-from shared.broker import BrokerConnection
-from shared.events import (
+from services.api.projections.documents import micros
+from services.api.projections.projector import Projector
+from services.api.projections.store import Store
+from services.api.queries import history
+from services.api.queries.event_hub import EventHub
+from shared.contracts.events import (
     ConfigData,
     ServiceConfig,
     ServiceDeleted,
@@ -25,11 +23,13 @@ from shared.events import (
     StatusData,
     status_changed,
 )
-from shared.problems import Problem
-from shared.service import Health
+from shared.domain.timeline import Now, segments
+from shared.http.problems import Problem
+from shared.http.server import Health
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.truncation import truncated
 from shared.settings import Settings
-from shared.timeline import Now, segments
-from shared.truncated import truncated
 from tests.broker import eventually
 from tests.servers import Process, free_port, program
 
@@ -130,14 +130,14 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
 
     for name in ("flapper", "reborn"):
         with pytest.raises(Problem, match="begins at"):
-            await recall.as_of(link, name, early)
-    calm = await recall.as_of(link, "calm", early)
+            await history.as_of(link, name, early)
+    calm = await history.as_of(link, "calm", early)
     assert calm
     assert calm["status"]["status"] == "alive"
     with pytest.raises(Problem, match="begins at"):
-        await recall.as_of(link, "reborn", reborn)
-    assert await recall.as_of(link, "flapper", datetime.now(UTC))
-    assert await recall.as_of(link, "flapper", born - timedelta(1)) is None, "there was no such service"
+        await history.as_of(link, "reborn", reborn)
+    assert await history.as_of(link, "flapper", datetime.now(UTC))
+    assert await history.as_of(link, "flapper", born - timedelta(1)) is None, "there was no such service"
 
 
 async def test_a_bound_that_is_lowered_holds_for_what_is_there(link: BrokerConnection, nats_url: str) -> None:

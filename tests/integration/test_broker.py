@@ -12,20 +12,13 @@ import pytest
 from services.notifier.__main__ import Notifier, NotifierSettings
 from services.notifier.event_log import EventLog
 from services.notifier.states import ServiceStates
-from shared import streams
-from shared.broker import (
-    BrokerConnection,
-    Busy,
-    NotStored,
-    Publisher,
-    Reader,
-    WrongSequence,
-    first,
-    newest,
-    newest_before,
-    retry_until_done,
-)
-from shared.events import Status, StatusData, status_changed
+from shared.contracts.events import Status, StatusData, status_changed
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.errors import Busy, NotStored, WrongSequence
+from shared.messaging.publisher import Publisher
+from shared.messaging.queries import first, newest, newest_before
+from shared.messaging.reader import Reader
 from tests.broker import eventually, provisioned
 from tests.servers import Process, free_port, program
 
@@ -231,9 +224,9 @@ async def test_a_password_may_hold_what_is_escaped_in_a_url(tmp_path: Path) -> N
     try:
         link = await provisioned(url)
         notifier = Notifier(NotifierSettings(nats_url=(url,)))
-        client = await asyncio.wait_for(notifier.delivery.broker.connect(), 10)
+        client = await asyncio.wait_for(notifier.consumer.broker.connect(), 10)
         assert client.is_connected
-        await notifier.delivery.stop()
+        await notifier.consumer.stop()
         await link.close()
     finally:
         server.kill()

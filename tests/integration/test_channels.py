@@ -15,7 +15,7 @@ import pytest
 from services.notifier.alerting.texts import REPEAT, Message
 from services.notifier.channels import webhook
 from services.notifier.channels.channel import Failed
-from shared.events import Status
+from shared.contracts.events import Status
 from tests.broker import eventually
 from tests.integration.test_notifier import NotificationLog, Start, get, record, start, telegram, told
 from tests.servers import service
@@ -48,7 +48,7 @@ class Receiver:
             def log_message(self, *_: object) -> None: ...
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(channel=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.host = f"127.0.0.1:{self.server.server_address[1]}"
 
     async def received(self, count: int) -> list[dict[str, Any]]:

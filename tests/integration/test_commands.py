@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.notifier.alerting.texts import units
-from shared import streams
-from shared.events import Status
+from shared.contracts.events import Status
+from shared.messaging import streams
 from tests.broker import eventually
 from tests.integration.test_notifier import NotificationLog, Start, get, record, start, telegram, texts, told
 from tests.telegram_standin import Standin

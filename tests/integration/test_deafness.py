@@ -5,8 +5,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared import streams
-from shared.events import Status
+from shared.contracts.events import Status
+from shared.messaging import streams
 from tests import impatient_notifier
 from tests.broker import Ticks, eventually, iso
 from tests.integration.test_notifier import NotificationLog, Start, record, start, telegram, texts, told

@@ -10,28 +10,21 @@ from typing import Any
 
 import pytest
 
-from services.ingest.door import Availability
-from services.ingest.gate import HeartbeatStore
+from services.ingest.admission import HeartbeatStore
+from services.ingest.availability import Availability
 from services.ingest.names import KnownNames
-from services.ingest.ticks import Ticker
-from shared import groups as groups_module
-from shared import streams
-from shared.batching import BatchMode
-from shared.broker import (
-    OVER_HTTP,
-    BrokerConnection,
-    BrokerError,
-    Busy,
-    NotStored,
-    Publisher,
-    Reader,
-    Stored,
-    TooLarge,
-)
-from shared.events import Tick
-from shared.groups import GROUP_MAX, SIZE_MAX, BatchPublisher, Message, block
-from shared.problems import Problem
-from shared.service import Health
+from services.ingest.ticker import Ticker
+from shared.contracts.events import Tick
+from shared.http.problems import Problem
+from shared.http.server import Health
+from shared.messaging import batch_publisher as groups_module
+from shared.messaging import streams
+from shared.messaging.batch_choice import BatchMode
+from shared.messaging.batch_publisher import GROUP_MAX, SIZE_MAX, BatchPublisher, Message, block
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import BrokerError, Busy, NotStored, TooLarge
+from shared.messaging.publisher import Publisher
+from shared.messaging.reader import OVER_HTTP, Reader, Stored
 from tests.broker import eventually, provisioned
 from tests.servers import Process
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared import streams
+from shared.messaging import streams
 from tests.broker import connect, eventually
 from tests.servers import Process, service
 

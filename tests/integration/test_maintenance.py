@@ -4,9 +4,9 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared import streams
-from shared.events import Status
-from shared.maintenance import Window
+from shared.contracts.events import Status
+from shared.contracts.maintenance import Window
+from shared.messaging import streams
 from tests.integration.test_notifier import (
     NotificationLog,
     Start,

@@ -17,9 +17,7 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.lifecycle import EffectiveThresholds
 from services.monitor.store import mapping
-from shared import streams
-from shared.broker import OVER_HTTP, Publisher
-from shared.events import (
+from shared.contracts.events import (
     ConfigData,
     ServiceConfig,
     ServiceDeleted,
@@ -29,6 +27,9 @@ from shared.events import (
     ServiceUpdated,
     Status,
 )
+from shared.messaging import streams
+from shared.messaging.publisher import Publisher
+from shared.messaging.reader import OVER_HTTP
 from tests.broker import Beats, Ticks, changes, connect, events, eventually, provisioned, statuses
 from tests.servers import Process, service
 

@@ -26,9 +26,7 @@ from services.notifier.channels.channel import Outcome, Sent
 from services.notifier.dispatch import notification_log, receiver
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
 from services.notifier.dispatch.receiver import DigestSchedule, ReceiverDependencies, ReceiverWorker
-from shared import streams
-from shared.broker import BrokerConnection, Publisher, retry_until_done
-from shared.events import (
+from shared.contracts.events import (
     ConfigData,
     Doubt,
     ServiceConfig,
@@ -38,6 +36,9 @@ from shared.events import (
     Tick,
     status_changed,
 )
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.publisher import Publisher
 from tests import killed_notifier
 from tests.broker import eventually, provisioned
 from tests.servers import Process, service

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.js.api import StreamConfig, SubjectTransform
 
-from shared import streams
-from shared.broker import BrokerConnection, Reader, Stored, first, message_at
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.queries import first, message_at
+from shared.messaging.reader import Reader, Stored
 from tests.broker import provisioned
 
 BUCKETS = 256

@@ -24,8 +24,8 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from shared import streams
-from shared.broker import BrokerConnection
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
 from shared.settings import Settings
 from tests.broker import eventually, statuses
 from tests.e2e.system import SERVICES, System, until

@@ -7,22 +7,29 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.api import recall
-from services.api.board import EventHub
-from services.api.projector import Projector
-from services.api.store import ReadRecord, Store, View
+from services.api.projections.projector import Projector
+from services.api.projections.store import ReadRecord, Store, View
+from services.api.queries import history
+from services.api.queries.event_hub import EventHub
 from services.ingest.names import KnownNames
 from services.notifier import lease as leases
 from services.notifier.bot.subscribers import KEY, MAX_SUBSCRIBERS, Subscribers
 from services.notifier.dispatch.notification_log import Superseded
 from services.notifier.lease import Lease
-from shared import streams
-from shared.broker import BrokerConnection
-from shared.events import ConfigData, ServiceConfig, ServiceRegistered, Status, StatusData, status_changed
-from shared.identity import Mark
-from shared.maintenance import Window
-from shared.service import Health
-from shared.windows import Windows
+from shared.contracts.events import (
+    ConfigData,
+    ServiceConfig,
+    ServiceRegistered,
+    Status,
+    StatusData,
+    status_changed,
+)
+from shared.contracts.maintenance import Window
+from shared.http.server import Health
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.stream_identity import Mark
+from shared.messaging.window_bucket import Windows
 from tests.broker import eventually, provisioned
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -141,16 +148,16 @@ async def test_the_streams_tell_the_last_heartbeats_and_what_a_service_was(link:
         reason="x",
     )
     await link.js.publish(streams.status("web"), status_changed("web", fell).to_bytes())
-    found = await recall.heartbeats(link, "web", 0, 2)
+    found = await history.heartbeats(link, "web", 0, 2)
     assert [(it.signal, it.message) for it in found] == [("fail", "disk full"), ("success", "done")]
     assert found[1].duration is not None
-    assert await recall.heartbeats(link, "other", 0, 9) == []
-    assert await recall.as_of(link, "web", between - timedelta(hours=1)) is None, "not registered yet"
-    then = await recall.as_of(link, "web", between)
+    assert await history.heartbeats(link, "other", 0, 9) == []
+    assert await history.as_of(link, "web", between - timedelta(hours=1)) is None, "not registered yet"
+    then = await history.as_of(link, "web", between)
     assert then
     assert "status" not in then, "the fall is later"
     assert then["heartbeat"]["signal"] == "fail"
-    later = await recall.as_of(link, "web", between + timedelta(hours=2))
+    later = await history.as_of(link, "web", between + timedelta(hours=2))
     assert later
     assert later["status"]["status"] == "down"
 

@@ -17,10 +17,10 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from services.api.board import MAX_PER_CLIENT
-from shared import connections, service
-from shared.connections import ConnectionLimits
-from shared.limits import REMEMBERED, RateLimit, TokenGuessLimit, TrustedProxies
+from services.api.queries.event_hub import MAX_PER_CLIENT
+from shared.http import protocol, server
+from shared.http.protocol import ConnectionLimits
+from shared.http.rate_limits import REMEMBERED, RateLimit, TokenGuessLimit, TrustedProxies
 from tests.broker import eventually
 from tests.e2e.system import System
 from tests.integration.test_ingest import Start, start
@@ -75,7 +75,7 @@ async def serving(limits: ConnectionLimits) -> AsyncIterator[int]:
     async def work() -> None:
         await done.wait()
 
-    running = asyncio.create_task(service._serve(app, work, sock, connections.within(limits), lambda: None))
+    running = asyncio.create_task(server._serve(app, work, sock, protocol.within(limits), lambda: None))
     try:
         yield sock.getsockname()[1]
     finally:
@@ -86,7 +86,7 @@ async def serving(limits: ConnectionLimits) -> AsyncIterator[int]:
 def hurry(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """Make this one short, and the others so long that they cannot stand in for it."""
     for name in ("HEAD_WITHIN", "BODY_WITHIN", "IDLE", "STALLED"):
-        monkeypatch.setattr(connections, name, 1.5 if name == limit else 60.0)
+        monkeypatch.setattr(protocol, name, 1.5 if name == limit else 60.0)
 
 
 async def closed(reader: asyncio.StreamReader, within: float = 6.0) -> bytes:
@@ -153,7 +153,7 @@ async def test_whoever_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_whoever_reads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("HEAD_WITHIN", "BODY_WITHIN", "IDLE", "STALLED"):
-        monkeypatch.setattr(connections, limit, 1.5)
+        monkeypatch.setattr(protocol, limit, 1.5)
     async with serving(ConnectionLimits()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")

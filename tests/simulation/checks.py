@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from services.monitor.domain.lifecycle import EffectiveThresholds
-from shared import streams
-from shared.events import (
+from shared.contracts.events import (
     MICRO,
     ServiceDeleted,
     ServiceRegistered,
@@ -17,7 +16,8 @@ from shared.events import (
     StatusChanged,
     parse_event,
 )
-from shared.thresholds import in_force_before
+from shared.contracts.thresholds import in_force_before
+from shared.messaging import streams
 from tests.simulation.model import BASE, NEVER, Broker
 from tests.simulation.run import LONGEST_GRACE, history, micros, seconds
 from tests.simulation.scenario import SECOND, Scenario

@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 from nats.errors import Error as NatsError
 
-from shared import streams
-from shared.broker import Ack, NotStored, Stored, WrongSequence
-from shared.events import ConfigEvent, StatusChanged, parse_event
-from shared.identity import Comparison, Eviction, Mark, StreamPosition, compare
+from shared.contracts.events import ConfigEvent, StatusChanged, parse_event
+from shared.messaging import streams
+from shared.messaging.errors import NotStored, WrongSequence
+from shared.messaging.publisher import Ack
+from shared.messaging.reader import Stored
+from shared.messaging.stream_identity import Comparison, Eviction, Mark, StreamPosition, compare
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")

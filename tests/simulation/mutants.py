@@ -12,10 +12,12 @@ from typing import Any
 from services.monitor.domain.lifecycle import MonitoredService
 from services.monitor.monitor import Monitor, Rules
 from services.monitor.store.mapping import ConfigChange
-from shared import streams
-from shared.broker import Ack, NotStored, Stored, WrongSequence
-from shared.events import ConfigEvent, StatusChanged
-from shared.identity import Mark
+from shared.contracts.events import ConfigEvent, StatusChanged
+from shared.messaging import streams
+from shared.messaging.errors import NotStored, WrongSequence
+from shared.messaging.publisher import Ack
+from shared.messaging.reader import Stored
+from shared.messaging.stream_identity import Mark
 from tests.simulation.catching import first_caught
 from tests.simulation.model import NEVER, ModelReader
 from tests.simulation.run import Process

@@ -9,15 +9,15 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-import shared.broker
+import shared.messaging.connection
+import shared.messaging.reader
 from services.monitor import monitor
 from services.monitor.domain import epochs
 from services.monitor.domain.lifecycle import EffectiveThresholds
 from services.monitor.monitor import Monitor, Rules
 from services.monitor.store import dead_letters, mapping, snapshots
-from shared import streams, thresholds
-from shared.broker import NotStored, Stored, WrongSequence
-from shared.events import (
+from shared.contracts import thresholds
+from shared.contracts.events import (
     ConfigData,
     ConfigEvent,
     ServiceConfig,
@@ -29,6 +29,9 @@ from shared.events import (
     StatusChanged,
     parse_event,
 )
+from shared.messaging import streams
+from shared.messaging.errors import NotStored, WrongSequence
+from shared.messaging.reader import Stored
 from tests.simulation.clock import VirtualLoop, play
 from tests.simulation.model import BASE, Broker, Heartbeats, Session
 from tests.simulation.scenario import Command, Scenario, Seat
@@ -264,8 +267,9 @@ def surroundings() -> Iterator[None]:
         patch.object(monitor, "log", Silent()),
         patch.object(snapshots, "log", Silent()),
         patch.object(dead_letters, "log", Silent()),
-        patch.object(shared.broker, "log", Silent()),
-        patch.object(shared.broker, "_said_at", float("inf")),
+        patch.object(shared.messaging.connection, "log", Silent()),
+        patch.object(shared.messaging.reader, "log", Silent()),
+        patch.object(shared.messaging.connection, "_said_at", float("inf")),
         patch.object(time, "time", lambda: started + wild.uniform(-1e7, 1e7)),
         patch.object(thresholds, "LONGEST_GRACE", LONGEST_GRACE),
     ):

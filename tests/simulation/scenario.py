@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from services.monitor.domain.lifecycle import EffectiveThresholds
-from shared.events import LATE, moment
+from shared.contracts.events import LATE, moment
 from tests.simulation.model import BASE, CALM, Fact, Faults, Heartbeats
 
 SECOND = 1_000_000

@@ -10,10 +10,10 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.api import access as access_module
-from services.api.access import COOKIE, ApiAuth, Role
-from services.api.keyring import Keyring, Keys
-from services.ingest.access import token_in
+from services.api.http import auth as access_module
+from services.api.http.auth import COOKIE, ApiAuth, Role
+from services.api.http.keyring import Keyring, Keys
+from services.ingest.auth import token_in
 
 
 def request_with(cookie: str) -> Request:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
-from shared.ack_subjects import Delivered, in_first_form, parse
+from shared.messaging.ack_subjects import Delivered, in_first_form, parse
 
 FIRST = b"$JS.ACK.SERVICES.c1.1.17.3.1795754804038901969.4"
 SECOND = b"$JS.ACK._.szMpdrwD.SERVICES.c1.1.17.3.1795754804038901969.4"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from services.monitor.domain.deadlines import AHEAD, DeadlineQueue
 from services.monitor.domain.lifecycle import ALIVE, SECOND, EffectiveThresholds, MonitoredService, next_due
-from shared.coverage import Coverage
+from shared.domain.coverage import Coverage
 
 START = 1_700_000_000 * SECOND
 seconds = st.integers(0, 400)

@@ -13,7 +13,7 @@ from services.monitor.domain.lifecycle import (
     next_due,
     resume,
 )
-from shared.coverage import Coverage
+from shared.domain.coverage import Coverage
 
 PATIENCE = EffectiveThresholds(3 * SECOND, 6 * SECOND, 400 * SECOND)
 

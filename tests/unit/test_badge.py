@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api import badge
-from shared.events import Status
+from services.api.http import badge
+from shared.contracts.events import Status
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from shared.batching import BUDGET_OVER, FEW, FIRST, TRIAL_EVERY, TRIAL_MAX, TRIAL_SHARE, BatchStrategy
+from shared.messaging.batch_choice import (
+    BUDGET_OVER,
+    FEW,
+    FIRST,
+    TRIAL_EVERY,
+    TRIAL_MAX,
+    TRIAL_SHARE,
+    BatchStrategy,
+)
 
 
 @dataclass

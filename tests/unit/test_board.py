@@ -4,7 +4,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.api.board import MAX_ANONYMOUS, MAX_LISTENERS, MAX_PER_CLIENT, EventHub, TooManyListeners
+from services.api.queries.event_hub import (
+    MAX_ANONYMOUS,
+    MAX_LISTENERS,
+    MAX_PER_CLIENT,
+    EventHub,
+    TooManyListeners,
+)
 
 
 def test_strangers_leave_room_for_those_with_a_token() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from shared import bodies
-from shared.bodies import ALL_MAX, OF_ADDRESS_MAX, OF_STRANGERS_MAX
-from shared.problems import Problem
+from shared.http import bodies
+from shared.http.bodies import ALL_MAX, OF_ADDRESS_MAX, OF_STRANGERS_MAX
+from shared.http.problems import Problem
 
 MIB = 1024 * 1024
 

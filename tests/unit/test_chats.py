@@ -15,7 +15,7 @@ from services.notifier.alerting.texts import REPEAT, Deafness, Notice, NoticeKin
 from services.notifier.channels.channel import Failed, Permanent, Refused
 from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
-from shared.events import Status
+from shared.contracts.events import Status
 from tests.notified import (
     ALIVE,
     DAY,
@@ -580,7 +580,7 @@ async def test_a_reminder_that_is_read_again_while_it_is_recorded_is_told_once(m
     it = await world(reminders=(HOUR,))
     await it.then(DOWN)
     (chat,), update = it.chats, it.bucket.update
-    reminder = Notice(it.now + HOUR, "web", it.fleet.known("web").status_seq, DOWN, it.now)
+    reminder = Notice(it.now + HOUR, "web", it.states.get("web").status_seq, DOWN, it.now)
     if muted:
         await chat.mute("web", it.now + HOUR)
 

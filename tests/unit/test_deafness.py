@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 from services.notifier.alerting.texts import Deafness
 from services.notifier.deafness import STARTUP_GRACE, TickCoverage
-from shared.broker import Stored
-from shared.events import micros
+from shared.contracts.events import micros
+from shared.messaging.reader import Stored
 from tests.notified import HOUR, MINUTE, NOW, SECOND
 
 

@@ -10,7 +10,7 @@ from nats.js.kv import KeyValue
 from services.monitor.store.event_store import EventStore
 from services.notifier.bot.subscribers import Subscribers
 from services.notifier.lease import Lease
-from shared.broker import BrokerConnection
+from shared.messaging.connection import BrokerConnection
 
 
 class Bucket:

@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from shared import digest
-from shared.digest import Service, Transition, digest_due, due_at, next_digest_at
-from shared.events import Status
+from shared.contracts.events import Status
+from shared.domain import digest
+from shared.domain.digest import Service, Transition, digest_due, due_at, next_digest_at
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 UTC_ZONE = ZoneInfo("UTC")

@@ -8,12 +8,13 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Message
 
-from services.ingest.door import Availability
-from services.ingest.gate import HeartbeatStore
+from services.ingest.admission import HeartbeatStore
+from services.ingest.availability import Availability
 from services.ingest.names import KnownNames
-from shared.broker import BrokerConnection, TooLarge
-from shared.groups import BatchPublisher
-from shared.problems import Problem
+from shared.http.problems import Problem
+from shared.messaging.batch_publisher import BatchPublisher
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import TooLarge
 from shared.settings import Settings
 
 

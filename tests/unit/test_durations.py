@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.durations import FORM_PATTERN, parse, spoken, write
+from shared.contracts.durations import FORM_PATTERN, parse, spoken, write
 
 
 @pytest.mark.parametrize(

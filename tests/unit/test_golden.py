@@ -22,8 +22,8 @@ from services.notifier.alerting.texts import (
     notice_message,
     pack,
 )
-from shared.digest import WEEK, Service, Transition, digest, lines, weekly_lines
-from shared.events import Doubt, Status
+from shared.contracts.events import Doubt, Status
+from shared.domain.digest import WEEK, Service, Transition, digest, lines, weekly_lines
 from tests.telegram_standin import parsed
 
 FOLDER = Path(__file__).parent.parent / "golden"

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.ingest.content import read_content
-from shared.events import HeartbeatBody, Signal
-from shared.heartbeats import (
+from shared.contracts.events import HeartbeatBody, Signal
+from shared.contracts.heartbeats import (
     METADATA_DEPTH,
     METADATA_MAX,
     cut_message,

@@ -7,8 +7,9 @@ import pytest
 
 from services.notifier import event_log
 from services.notifier.states import ServiceStates
-from shared.broker import BrokerConnection, Stored
-from shared.events import ConfigData, ServiceConfig, ServiceRegistered
+from shared.contracts.events import ConfigData, ServiceConfig, ServiceRegistered
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.reader import Stored
 
 REGISTERED = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 AT = int(REGISTERED.timestamp() * 1e6)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.identity import Comparison, Eviction, Mark, StreamPosition, compare
+from shared.messaging.stream_identity import Comparison, Eviction, Mark, StreamPosition, compare
 
 BEFORE = Mark(created="2026-11-27T04:18:00.123456789Z", last=100, at=5_000, messages=80, subjects=10)
 READ = StreamPosition(100, 5_000)

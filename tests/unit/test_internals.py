@@ -18,11 +18,12 @@ from nats.protocol.parser import Parser
 from starlette.responses import Response
 from uvicorn.server import ServerState
 
-from shared import nats_internals, uvicorn_internals
+from shared.http import uvicorn_internals
+from shared.messaging import nats_internals
 
 ROOT = Path(__file__).parents[2]
-IN_NATS = "nats-py has changed: mend shared/nats_internals.py, which uses "
-IN_UVICORN = "uvicorn has changed: mend shared/uvicorn_internals.py, which uses "
+IN_NATS = "nats-py has changed: mend shared/messaging/nats_internals.py, which uses "
+IN_UVICORN = "uvicorn has changed: mend shared/http/uvicorn_internals.py, which uses "
 
 
 async def test_nats_client_hands_each_message_to_what_was_put_in_its_place() -> None:
@@ -161,7 +162,7 @@ async def test_uvicorn_server_looks_once_and_ends_when_it_is_told() -> None:
 
 OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
 PRIVATE_MODULES = ("nats.protocol", "uvicorn.protocols", "uvicorn.server")
-INTERNALS = {"shared/nats_internals.py", "shared/uvicorn_internals.py"}
+INTERNALS = {"shared/messaging/nats_internals.py", "shared/http/uvicorn_internals.py"}
 TREES = {
     str(path.relative_to(ROOT)): ast.parse(path.read_text())
     for folder in ("services", "shared", "benchmarks")
@@ -206,7 +207,7 @@ def test_nothing_private_of_others_is_used_elsewhere() -> None:
     found = [
         f"{path}: {use}" for path, tree in TREES.items() if path not in INTERNALS for use in _uses(tree, own)
     ]
-    assert found == [], "what is private in a dependency belongs into shared/*_internals.py"
+    assert found == [], "what is private in a dependency belongs into *_internals.py"
 
 
 @pytest.mark.parametrize(

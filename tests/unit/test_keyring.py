@@ -1,6 +1,6 @@
 """The keys of sessions and badges, and the sessions that were ended."""
 
-from services.api.keyring import MAX_ENDED, Keys
+from services.api.http.keyring import MAX_ENDED, Keys
 
 
 def test_an_ended_session_is_remembered_until_it_would_have_run_out() -> None:

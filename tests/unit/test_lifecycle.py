@@ -28,8 +28,8 @@ from services.monitor.domain.lifecycle import (
     record_while_paused,
     resume,
 )
-from shared.coverage import Coverage
-from shared.events import Signal, Status
+from shared.contracts.events import Signal, Status
+from shared.domain.coverage import Coverage
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 PATIENCE = EffectiveThresholds(silent=15, down=60, dead=300)

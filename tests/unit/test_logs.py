@@ -33,7 +33,7 @@ except ZeroDivisionError: logging.getLogger('uvicorn.error').error('in an ASGI a
 
 
 def said(code: str, fmt: str) -> list[str]:
-    start = f"from shared import logs; logs.configure('ingest', 'info', {fmt!r})\n"
+    start = f"from shared.telemetry import logs; logs.configure('ingest', 'info', {fmt!r})\n"
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", start + code], capture_output=True, text=True, timeout=60
     )

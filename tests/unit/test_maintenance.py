@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared import maintenance
-from shared.maintenance import Window, maintenance_until
+from shared.contracts import maintenance
+from shared.contracts.maintenance import Window, maintenance_until
 
 
 def at(text: str) -> datetime:

@@ -24,7 +24,7 @@ from services.notifier.alerting.texts import (
     pack,
     units,
 )
-from shared.events import Doubt, Status
+from shared.contracts.events import Doubt, Status
 from tests.telegram_standin import parsed
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shared.maintenance import Window, check_new
-from shared.occurrences import check_cron, following, latest
+from shared.contracts.maintenance import Window, check_new
+from shared.contracts.schedules import check_cron, following, latest
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 ZONES = [

@@ -3,7 +3,7 @@
 import pytest
 from starlette.datastructures import Headers
 
-from shared.origins import host_of, is_foreign, is_loopback, same_origin
+from shared.http.origins import host_of, is_foreign, is_loopback, same_origin
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.broker import in_own_task
-from shared.record_watch import RecordWatch
+from shared.messaging.connection import in_own_task
+from shared.messaging.record_watch import RecordWatch
 
 
 async def fails() -> None:

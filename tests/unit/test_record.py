@@ -31,8 +31,7 @@ from services.monitor.store.mapping import (
     in_force,
     moment,
 )
-from shared.coverage import Coverage
-from shared.events import (
+from shared.contracts.events import (
     NAME_MAX,
     ConfigData,
     ConfigEvent,
@@ -49,7 +48,8 @@ from shared.events import (
     parse_event,
     valid_name,
 )
-from shared.heartbeats import excerpt
+from shared.contracts.heartbeats import excerpt
+from shared.domain.coverage import Coverage
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND

@@ -1,6 +1,6 @@
 """The services in the API's memory, whatever part of them is known first."""
 
-from services.api.roster import ServiceIndex
+from services.api.queries.index import ServiceIndex
 
 CONFIG = {"seq": 9, "deleted": False, "registered_at": 5, "paused": False, "notify": True, "tags": []}
 

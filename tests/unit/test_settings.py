@@ -15,7 +15,7 @@ from services.cli.supervisor import RunSettings
 from services.ingest.__main__ import IngestSettings
 from services.monitor.__main__ import MonitorSettings
 from services.notifier.__main__ import NotifierSettings, _others
-from shared.broker import access
+from shared.messaging.connection import access
 from shared.settings import Settings, concealed, load
 
 KINDS: list[type[Settings]] = [

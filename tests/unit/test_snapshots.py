@@ -6,8 +6,8 @@ from typing import cast
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import BUCKETS, Checkpoint
 from services.monitor.store.snapshots import Snapshots
-from shared.coverage import Coverage
-from shared.identity import Mark
+from shared.domain.coverage import Coverage
+from shared.messaging.stream_identity import Mark
 
 
 class Kept:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.api.dashboard import status_title
-from shared.events import Status
+from services.api.dashboard.pages import status_title
+from shared.contracts.events import Status
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 

@@ -7,9 +7,9 @@ import pytest
 from nats.js.api import StreamConfig, StreamInfo
 from nats.js.errors import NotFoundError, ServerError
 
-from shared import streams
+from shared.messaging import streams
+from shared.messaging.streams import HEARTBEATS, SERVICES, Plan
 from shared.settings import LEAST_BYTES, Settings, load
-from shared.streams import HEARTBEATS, SERVICES, Plan
 
 PLAN = Plan(
     replicas=1, heartbeats_kept=100, events_kept=20_000, max_services=100_000, heartbeats_bytes=10**10

@@ -9,8 +9,8 @@ import pytest
 
 from services.cli import supervisor
 from services.cli.supervisor import Child, RunSettings
-from shared import service
-from shared.connections import ConnectionLimits, within
+from shared.http import server
+from shared.http.protocol import ConnectionLimits, within
 from tests.servers import free_port
 
 
@@ -114,9 +114,9 @@ def test_a_folder_that_cannot_be_had_is_named(tmp_path: Path, capsys: pytest.Cap
 
 
 async def serve(work: Any) -> int:
-    sock = service._bind("127.0.0.1", 0, "X_PORT", False)
+    sock = server._bind("127.0.0.1", 0, "X_PORT", False)
     return await asyncio.wait_for(
-        service._serve(None, work, sock, within(ConnectionLimits()), lambda: None), 20
+        server._serve(None, work, sock, within(ConnectionLimits()), lambda: None), 20
     )
 
 
@@ -128,7 +128,7 @@ async def test_a_service_whose_server_crashes_ends_with_1(monkeypatch: pytest.Mo
     def crash(_: object) -> None:
         raise RuntimeError("the server")
 
-    monkeypatch.setattr(service._Server, "every_second", crash)
+    monkeypatch.setattr(server._Server, "every_second", crash)
     assert await serve(for_ever) == 1
 
 

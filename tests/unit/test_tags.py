@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api import tags
-from shared.problems import Problem
+from services.api.http import tags
+from shared.http.problems import Problem
 
 TAGS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=20)
 

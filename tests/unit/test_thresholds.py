@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.durations import parse, write
-from shared.events import MICRO
-from shared.thresholds import Source, in_force, in_force_before, out_of_order, sources
+from shared.contracts.durations import parse, write
+from shared.contracts.events import MICRO
+from shared.contracts.thresholds import Source, in_force, in_force_before, out_of_order, sources
 
 DEFAULT = parse("15m"), parse("1h"), parse("7d")
 LONGEST = timedelta(days=3650)

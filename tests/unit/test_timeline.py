@@ -11,15 +11,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.api import board, charts
-from services.api.board import EventHub
-from services.api.fold import Document, Projection, micros, moment, shown
-from services.api.roster import SORTS, ServiceIndex, ServiceQuery, Sort
-from services.api.summary import digest_of
-from services.api.timeline import slices
-from shared import digest
-from shared.events import Status
-from shared.timeline import NOTHING, Mark, Now, Segment, segments, spent, uptime
+from services.api.dashboard import charts
+from services.api.projections.documents import Document, Projection, micros, moment, shown
+from services.api.queries import event_hub
+from services.api.queries.event_hub import EventHub
+from services.api.queries.index import SORTS, ServiceIndex, ServiceQuery, Sort
+from services.api.queries.summary import digest_of
+from services.api.queries.uptime import slices
+from shared.contracts.events import Status
+from shared.domain import digest
+from shared.domain.timeline import NOTHING, Mark, Now, Segment, segments, spent, uptime
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 SECOND = 1_000_000
@@ -433,12 +434,12 @@ class Counted(Mark):
 
 
 def test_marks_expire_at_a_cost_that_does_not_grow_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board, "mark", lambda row: Counted(row["_id"], row["at"], DOWN, ALIVE))
+    monkeypatch.setattr(event_hub, "mark", lambda row: Counted(row["_id"], row["at"], DOWN, ALIVE))
     for many in (100, 10_000):
         fleet, Counted.looked = EventHub(), 0
         for seq in range(1, many + 1):
             fleet.tell([_flapped("flapper", seq, NOW)])
-        fleet.tell([_flapped("other", many + 1, NOW + 2 * board.DAY)])
+        fleet.tell([_flapped("other", many + 1, NOW + 2 * event_hub.DAY)])
         assert (len(fleet.lately("flapper")), len(fleet.lately("other"))) == (0, 1)
         assert Counted.looked <= 3 * many
 
@@ -447,7 +448,7 @@ def test_marks_that_expire_are_the_oldest() -> None:
     fleet = EventHub()
     for seq in range(1, 11):
         fleet.tell([_flapped("a", seq, NOW + seq * SECOND)])
-    fleet.tell([_flapped("b", 11, NOW + board.DAY + 5 * SECOND + 1)])
+    fleet.tell([_flapped("b", 11, NOW + event_hub.DAY + 5 * SECOND + 1)])
     assert [mark.seq for mark in fleet.lately("a")] == [6, 7, 8, 9, 10]
 
 

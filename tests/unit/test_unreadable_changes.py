@@ -8,9 +8,9 @@ from typing import cast
 from services.monitor.domain.lifecycle import DOWN, EffectiveThresholds
 from services.monitor.monitor import Monitor, Rules
 from services.monitor.store.event_store import EventStore
-from shared import streams
-from shared.broker import Stored
-from shared.events import Status, StatusData, moment, status_changed
+from shared.contracts.events import Status, StatusData, moment, status_changed
+from shared.messaging import streams
+from shared.messaging.reader import Stored
 
 THEN = 1_800_000_000_000_000
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from services.cli import __main__ as cli
-from shared.visible import visible, visible_lines
+from shared.telemetry.visible import visible, visible_lines
 
 ACTING = {"Cc", "Cs", "Zl", "Zp"}
 

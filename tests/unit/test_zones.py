@@ -6,9 +6,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from services.api.__main__ import ApiSettings
-from shared import digest, zones
-from shared.events import micros, moment
-from shared.maintenance import Window
+from shared.contracts import zones
+from shared.contracts.events import micros, moment
+from shared.contracts.maintenance import Window
+from shared.domain import digest
 from shared.settings import load
 
 NO_ZONES = ["", ".", "..", "Europe", "Europe/", "/etc/passwd", "../../etc/passwd", "Mars/Base", "a\0b"]

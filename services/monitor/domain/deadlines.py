@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from services.monitor.domain.lifecycle import ALIVE, SECOND, MonitoredService, next_due
 from services.monitor.store.mapping import BUCKETS
-from shared.coverage import Coverage
+from shared.domain.coverage import Coverage
 
 AHEAD = 60
 """Seconds from which on looks are spread, over the second half of the time until they are needed."""

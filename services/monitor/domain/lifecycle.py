@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-from shared.coverage import Coverage
-from shared.events import Signal, Status
+from shared.contracts.events import Signal, Status
+from shared.domain.coverage import Coverage
 
 SECOND = 1_000_000
 

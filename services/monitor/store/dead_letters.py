@@ -8,7 +8,8 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter
 
 from services.monitor.store.event_store import EventStore
-from shared.broker import BrokerError, Stored
+from shared.messaging.errors import BrokerError
+from shared.messaging.reader import Stored
 
 log = structlog.get_logger()
 

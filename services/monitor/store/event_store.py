@@ -5,14 +5,12 @@ from collections.abc import Callable
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from shared import streams
-from shared.broker import (
-    Ack,
-    BrokerConnection,
-    Publisher,
-    Reader,
-    Stored,
-    Unreadable,
+from shared.contracts.events import ConfigEvent, StatusChanged
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, version_to_follow
+from shared.messaging.errors import Unreadable
+from shared.messaging.publisher import Ack, Publisher
+from shared.messaging.queries import (
     created,
     first,
     last_sequence,
@@ -20,11 +18,10 @@ from shared.broker import (
     newest,
     newest_before,
     newest_event,
-    version_to_follow,
 )
-from shared.events import ConfigEvent, StatusChanged
-from shared.identity import Comparison, Mark
-from shared.record_watch import RECORD, Marks, judge
+from shared.messaging.reader import Reader, Stored
+from shared.messaging.record_watch import RECORD, Marks, judge
+from shared.messaging.stream_identity import Comparison, Mark
 
 
 class EventStore:

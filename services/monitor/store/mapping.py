@@ -17,9 +17,8 @@ from services.monitor.domain.lifecycle import (
     MonitoredService,
     PausedReport,
 )
-from shared import events, thresholds
-from shared.coverage import Coverage
-from shared.events import (
+from shared.contracts import events, thresholds
+from shared.contracts.events import (
     MICRO,
     ConfigData,
     ConfigEvent,
@@ -38,8 +37,9 @@ from shared.events import (
     moment,
     status_changed,
 )
-from shared.heartbeats import excerpt, shortened
-from shared.identity import Mark
+from shared.contracts.heartbeats import excerpt, shortened
+from shared.domain.coverage import Coverage
+from shared.messaging.stream_identity import Mark
 
 BUCKETS = 256
 

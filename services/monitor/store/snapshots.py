@@ -17,7 +17,7 @@ from services.monitor.domain.lifecycle import MonitoredService
 from services.monitor.store import mapping
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
-from shared.coverage import Coverage
+from shared.domain.coverage import Coverage
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from enum import Enum, auto
 
 from services.notifier.alerting.texts import AlertGroup, Change, Notice, NoticeKind
 from services.notifier.states import ServiceState
-from shared.events import Status
+from shared.contracts.events import Status
 
 FLAPPING_TURNS = 4
 """That many turns within HOUR are flapping."""

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from services.notifier.alerting.policy import next_reminder
 from services.notifier.alerting.texts import Notice
 from services.notifier.states import ServiceStates
-from shared.events import Status
+from shared.contracts.events import Status
 
 
 class Reminders:

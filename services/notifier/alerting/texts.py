@@ -12,9 +12,9 @@ from hashlib import blake2b
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from shared.digest import MARKS, local
-from shared.durations import spoken
-from shared.events import Doubt, Status
+from shared.contracts.durations import spoken
+from shared.contracts.events import Doubt, Status
+from shared.domain.digest import MARKS, local
 
 MAX_BODY = 3900
 """UTF-16 units for the body, of Telegram's 4,096; the rest is for the notes around it."""
@@ -275,7 +275,7 @@ def _without_doubt(change: Change) -> Change:
 def digest_message(
     lines: Sequence[str], links: LinkContext, through_seq: int, *, repeat: bool = False, late: str = ""
 ) -> Message:
-    """The daily digest, from `shared.digest.lines`."""
+    """The daily digest, from `shared.domain.digest.lines`."""
     head = _header_lines(repeat, late)
     home = f"{links.public_url}/"
     html = [*head, f"<b>{escape(lines[0])}</b>", *map(escape, lines[1:]), "", anchor(home, "All services")]

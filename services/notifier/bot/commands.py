@@ -25,9 +25,10 @@ from services.notifier.channels.channel import Limited, Migrated
 from services.notifier.channels.telegram import Bot, TelegramChannel, keyboard
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.states import ServiceStates
-from shared import digest, durations
-from shared.digest import MARKS, local
-from shared.durations import spoken
+from shared.contracts import durations
+from shared.contracts.durations import spoken
+from shared.domain import digest
+from shared.domain.digest import MARKS, local
 
 log = structlog.get_logger()
 

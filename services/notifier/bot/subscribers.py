@@ -8,7 +8,7 @@ from nats.js.kv import KeyValue
 from pydantic import TypeAdapter
 
 from services.notifier.dispatch.notification_log import Superseded
-from shared.broker import retry_until_done, version_to_follow
+from shared.messaging.connection import retry_until_done, version_to_follow
 
 KEY = "subscribers"
 MAX_SUBSCRIBERS = 1000

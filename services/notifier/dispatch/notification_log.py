@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from services.notifier.alerting.policy import FlapState, Withheld
 from services.notifier.alerting.texts import Deafness, Notice
-from shared.broker import retry_until_done, version_to_follow
+from shared.messaging.connection import retry_until_done, version_to_follow
 
 log = structlog.get_logger()
 

@@ -57,10 +57,10 @@ from services.notifier.channels.channel import (
 from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.notification_log import Intent, MessageKind, ReceiverState
 from services.notifier.states import ServiceStates
-from shared import tracing
-from shared.digest import digest_due, next_digest_at
-from shared.events import Status
-from shared.maintenance import Window
+from shared.contracts.events import Status
+from shared.contracts.maintenance import Window
+from shared.domain.digest import digest_due, next_digest_at
+from shared.telemetry import tracing
 
 log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shared.broker import retry_until_done
-from shared.identity import Mark
+from shared.messaging.connection import retry_until_done
+from shared.messaging.stream_identity import Mark
 
 log = structlog.get_logger()
 

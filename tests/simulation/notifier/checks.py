@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from shared.events import ServiceDeleted, Status, StatusChanged, parse_event
+from shared.contracts.events import ServiceDeleted, Status, StatusChanged, parse_event
 from tests.simulation.model import BASE
 from tests.simulation.notifier.run import Played
 from tests.simulation.notifier.scenario import DAY, HOUR, MINUTE, when

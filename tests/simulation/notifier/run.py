@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import shared.broker
-import shared.record_watch
+import shared.messaging.connection
+import shared.messaging.reader
+import shared.messaging.record_watch
 from services.notifier import __main__ as notifier
 from services.notifier import consumer, lease
 from services.notifier.dispatch import notification_log, receiver
@@ -229,7 +230,7 @@ def _paced(scenario: Scenario) -> Iterator[None]:
         patch.object(Unhurried, "pace", scenario.paces.reminders),
         patch.object(receiver, "POLL_INTERVAL", scenario.paces.idle),
         patch.object(consumer, "STALL_TIMEOUT", 3600.0),
-        patch.object(shared.record_watch, "LOOK_AGAIN", 3600.0),
+        patch.object(shared.messaging.record_watch, "LOOK_AGAIN", 3600.0),
         patch.object(lease, "POLL_INTERVAL", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
         patch.object(notification_log, "MAX_INLINE", scenario.most_owed_within),
         patch.object(notification_log, "PARTS", 2),
@@ -260,10 +261,13 @@ def surroundings() -> Iterator[None]:
         put(lease, "secrets", SimpleNamespace(token_hex=_token))
         put(notification_log, "secrets", SimpleNamespace(token_hex=_token))
         put(asyncio, "to_thread", _at_once)
-        put(shared.broker, "_said_at", float("inf"))
+        put(shared.messaging.connection, "_said_at", float("inf"))
         for name, module in list(sys.modules.items()):
             if name.startswith(("services.notifier.", "shared.")):
-                if getattr(module, "Reader", None) is shared.broker.Reader and module is not shared.broker:
+                if (
+                    getattr(module, "Reader", None) is shared.messaging.reader.Reader
+                    and module is not shared.messaging.reader
+                ):
                     put(module, "Reader", worlds.reader)
                 if hasattr(module, "TelegramChannel") and name != "services.notifier.channels.telegram":
                     put(module, "TelegramChannel", SimulatedChat)

@@ -8,8 +8,7 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from shared import streams
-from shared.events import (
+from shared.contracts.events import (
     ConfigData,
     ServiceConfig,
     ServiceDeleted,
@@ -22,6 +21,7 @@ from shared.events import (
     moment,
     status_changed,
 )
+from shared.messaging import streams
 from tests.simulation.model import BASE, CALM, Faults
 from tests.simulation.notifier.telegram import Phone, Trouble
 

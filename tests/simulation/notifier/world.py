@@ -17,10 +17,11 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 
-from shared import streams
-from shared.broker import Stored, WrongSequence
-from shared.events import micros, moment, parse_event
-from shared.identity import StreamPosition
+from shared.contracts.events import micros, moment, parse_event
+from shared.messaging import streams
+from shared.messaging.errors import WrongSequence
+from shared.messaging.reader import Stored
+from shared.messaging.stream_identity import StreamPosition
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.model import Broker, Heartbeats, ModelReader, Session
 
@@ -230,7 +231,7 @@ def rfc3339(at: int) -> str:
 
 
 class SimulatedLink:
-    """In place of `shared.broker.BrokerConnection`."""
+    """In place of `shared.messaging.connection.BrokerConnection`."""
 
     replicated = False
 
@@ -279,7 +280,7 @@ class SimulatedLink:
 
 
 def reader(link: SimulatedLink, stream: str, *subjects: str, **options: Any) -> ModelReader:
-    """In place of `shared.broker.Reader`."""
+    """In place of `shared.messaging.reader.Reader`."""
     found = link.host.read(stream, subjects, options)
     found.on_batch = lambda batch: link.was_read(stream, StreamPosition(batch[-1].seq, batch[-1].at))
     return found

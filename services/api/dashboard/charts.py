@@ -1,0 +1,135 @@
+"""What the dashboard draws: numbers to coordinates. Pure; the templates make pictures of them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from services.api.http.models import HeardItem
+from services.api.projections.documents import moment
+from services.api.queries.uptime import slices
+from shared.contracts.durations import spoken
+from shared.contracts.events import Signal
+from shared.contracts.zones import local
+from shared.domain.timeline import NOTHING, Segment
+
+COLUMNS = 100
+"""Columns of a chart, at most."""
+
+
+class Piece(NamedTuple):
+    """Slices beside each other in the same state; `at` and `length` in slices."""
+
+    at: int
+    length: int
+    state: str
+    title: str
+
+
+def bar(found: Sequence[Segment], count: int, zone: ZoneInfo) -> list[Piece]:
+    """Time in `count` slices, where each shows the worst that happened in it."""
+    pieces: list[tuple[int, int, str, int, int, Counter[str]]] = []
+    for n, it in enumerate(slices(found, count)):
+        if pieces and pieces[-1][2] == it.state:
+            at, length, state, start, _, spent = pieces[-1]
+            pieces[-1] = at, length + 1, state, start, it.end, spent + Counter(it.spent)
+        else:
+            pieces.append((n, 1, it.state, it.start, it.end, Counter(it.spent)))
+    return [
+        Piece(at, length, state, _title(moment(start), moment(end), spent, zone))
+        for at, length, state, start, end, spent in pieces
+    ]
+
+
+def _title(start: datetime, end: datetime, spent: Counter[str], zone: ZoneInfo) -> str:
+    start, end = local(start, zone), local(end, zone)
+    until = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%b %d %H:%M}"
+    whats = [
+        f"{state} {spoken(timedelta(microseconds=micros))}"
+        for state, micros in spent.most_common()
+        if state != NOTHING
+    ]
+    return f"{start:%b %d %H:%M} to {until}: {', '.join(whats) or 'not registered yet'}"
+
+
+def told(found: Sequence[Segment], share: float | None) -> str:
+    """A bar in words: `99.2 % up; down 12 min, unobserved 2 s`."""
+    spent: Counter[str] = Counter()
+    for it in found:
+        spent[it.state] += it.end - it.start
+    flaws = [
+        f"{state} {spoken(timedelta(microseconds=spent[state]))}"
+        for state in ("down", "dead", "silent", "paused", "unobserved")
+        if spent[state] >= 1_000_000
+    ]
+    return "; ".join(
+        [f"{percent(share)} up" if share is not None else "not judged", ", ".join(flaws)]
+    ).rstrip("; ")
+
+
+def percent(share: float | None) -> str:
+    """Never rounded up to 100 %, which would hide an outage."""
+    return "-" if share is None else f"{int(share * 10_000) / 100:g} %"
+
+
+class Column(NamedTuple):
+    """`height` from 0 to 1."""
+
+    height: float
+    state: str
+    title: str
+
+
+class Chart(NamedTuple):
+    """Columns, oldest first. `most`: what the full height stands for; `line`: a height worth comparing to."""
+
+    columns: list[Column]
+    most: str
+    line: float | None
+
+
+def cadence(heard: Sequence[HeardItem], silent_after: timedelta, zone: ZoneInfo) -> Chart | None:
+    """The time between heartbeats, without those that only begin a run, unless there are no others.
+    `heard`: newest first. None if there are too few."""
+    heard = [it for it in heard if it.signal is not Signal.LOG]
+    heard = [it for it in heard if it.signal is not Signal.START] or heard
+    pairs = list(pairwise(heard[: COLUMNS + 1]))[::-1]
+    lengths = [(newer.at - older.at).total_seconds() for newer, older in pairs]
+    titles = [
+        f"{local(newer.at, zone):%b %d %H:%M:%S}: {in_words(length)} after the one before"
+        for (newer, _), length in zip(pairs, lengths, strict=True)
+    ]
+    states = ["down" if newer.signal is Signal.FAIL else "alive" for newer, _ in pairs]
+    return _chart(lengths, states, titles, silent_after.total_seconds())
+
+
+def durations(heard: Sequence[HeardItem], zone: ZoneInfo) -> Chart | None:
+    """How long runs took. `heard`: newest first. None if there were none."""
+    runs = [(it, it.duration) for it in heard[:COLUMNS] if it.duration is not None][::-1]
+    lengths = [duration for _, duration in runs]
+    titles = [
+        f"{local(it.at, zone):%b %d %H:%M:%S}: {it.signal} after {in_words(duration)}"
+        for it, duration in runs
+    ]
+    return _chart(lengths, ["down" if it.signal is Signal.FAIL else "alive" for it, _ in runs], titles, None)
+
+
+def in_words(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 10 else spoken(timedelta(seconds=seconds))
+
+
+def _chart(
+    lengths: Sequence[float], states: Sequence[str], titles: Sequence[str], line: float | None
+) -> Chart | None:
+    if not lengths:
+        return None
+    most = max(lengths) or 1.0
+    if line is not None and line <= 2 * most:
+        most = max(most, line)
+    columns = [
+        Column(round(length / most, 4), state, title)
+        for length, state, title in zip(lengths, states, titles, strict=True)
+    ]
+    return Chart(columns, in_words(most), line / most if line is not None and line <= most else None)

@@ -1,0 +1,135 @@
+"""Server-Sent Events: every change as it happens, and after a pause what happened meanwhile."""
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import StreamingResponse
+
+from services.api.projections.documents import Document, fold, moment
+from services.api.queries.event_hub import EventHub, LiveEvent, TooManyListeners
+from shared.http.problems import Problem
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.reader import Reader
+
+AT_ONCE = 1000
+"""Events that are read of the record before they are told."""
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which something is sent, so that nobody in between hangs up."""
+
+_EXAMPLE = (
+    'id: 4711\ndata: {"seq":4711,"type":"service.status_changed.v1","service":"billing.worker",'
+    '"at":"2026-11-01T12:15:01Z","data":{"from":"alive","to":"silent"}}\n\n'
+)
+DOCUMENTED: dict[str, Any] = {
+    "description": "Events, without end",
+    "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+}
+
+
+def sequence(last_event_id: str | None, board: EventHub) -> int | None:
+    """The header as browsers send it, also empty. One of an earlier record leads to what is new in this one.
+    Problem 422 for an id that was never given out."""
+    if not last_event_id:
+        return None
+    if not (found := _ID.fullmatch(last_event_id)):
+        raise Problem(422, "Last-Event-ID: the id of an event, a number")
+    if board.edition and found[2] != board.edition:
+        return board.new_from
+    return int(found[1][:18])
+
+
+_ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
+
+
+def stream(
+    link: BrokerConnection, board: EventHub, after: int | None, heartbeats: bool, client: str | None = None
+) -> StreamingResponse:
+    """What follows `after`, or what comes from now on. `client`: the address of a stranger. Problem 503 when
+    there are too many listeners, strangers, or of them of this address."""
+    if board.full(client):
+        raise Problem(503, "too many listen already", retry_after=30)
+    return StreamingResponse(
+        _messages(link, board, after, heartbeats, client),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _messages(
+    link: BrokerConnection, board: EventHub, after: int | None, heartbeats: bool, client: str | None
+) -> AsyncIterator[str]:
+    try:
+        with board.listening(client, heartbeats=heartbeats) as listener:
+            yield "retry: 2000\n\n"
+            if after is None:
+                after = board.told
+            elif after > board.told:  # it is of an earlier record
+                after = min(board.new_from, board.told) if board.edition else board.told
+            while after < board.kept_from:
+                for seq, text in await _part_of_record(link, board, after):
+                    after = seq
+                    if text:
+                        yield text
+            for news in board.kept_after(after):
+                after = news.seq or after
+                yield _written(news, board.edition)
+            while True:
+                try:
+                    following = await listener.next(KEEP_ALIVE)
+                except TimeoutError:
+                    yield ": still here\n\n"
+                    continue
+                if following is None:
+                    return
+                if following.seq is None or following.seq > after:
+                    yield _written(following, board.edition)
+    except TooManyListeners:
+        return
+
+
+async def _part_of_record(link: BrokerConnection, board: EventHub, after: int) -> list[tuple[int, str]]:
+    """The next of it, at most AT_ONCE: who reads slowly keeps nobody else from the record."""
+    found: list[tuple[int, str]] = []
+    async with board.reading, aclosing(_from_record(link, after, board.kept_from, board.edition)) as events:
+        async for event in events:
+            found.append(event)
+            if len(found) >= AT_ONCE:
+                break
+    return found
+
+
+async def _from_record(
+    link: BrokerConnection, after: int, upto: int, edition: str
+) -> AsyncGenerator[tuple[int, str], None]:
+    """What memory does not go back to. Ends with the last event up to `upto`, whatever that is."""
+    reader = Reader(link, streams.SERVICES, streams.ALL_EVENTS, after=after)
+    async with aclosing(reader.batches()) as batches:
+        async for batch in batches:
+            for stored in batch:
+                if stored.seq > upto:
+                    break
+                try:
+                    yield stored.seq, _written(LiveEvent(stored.seq, fold(stored).row), edition)
+                except ValueError:
+                    continue
+            if reader.pending == 0 or reader.position >= upto:
+                break
+    yield upto, ""
+
+
+def _written(news: LiveEvent, edition: str) -> str:
+    if not news.written:
+        begin = "event: heartbeats" if news.seq is None else f"id: {news.seq}{edition}"
+        row = news.row if news.seq is None else told(news.row)
+        news.written = f"{begin}\ndata: {json.dumps(row, separators=(',', ':'))}\n\n"
+    return news.written
+
+
+def told(row: Document) -> Document:
+    """An event of the history, as it is told to those who listen."""
+    at = moment(row["at"]).isoformat().replace("+00:00", "Z")
+    return {"seq": row["_id"], "type": row["type"], "service": row["name"], "at": at, "data": row["data"]}

@@ -1,0 +1,372 @@
+"""What goes in and out over HTTP: bodies with their rules, answers with their examples."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    StringConstraints,
+)
+
+from services.api.projections.documents import Document, configured, heard_in_this_life, moment, shown
+from shared.contracts import durations, thresholds
+from shared.contracts.durations import Duration
+from shared.contracts.events import NAME_RULE_IN_WORDS, ServiceConfig, Signal, Status, valid_name
+from shared.contracts.thresholds import Source
+from shared.http.problems import Problem, documented
+
+THRESHOLDS = ("silent_after", "down_after", "dead_after")
+
+
+def _written(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"must be {durations.ACCEPTED}, in quotes")
+    return value
+
+
+def _tidy(tags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tags))
+
+
+def _named(name: str) -> str:
+    if not valid_name(name):
+        raise ValueError(NAME_RULE_IN_WORDS)
+    return name
+
+
+Threshold = Annotated[Duration | None, BeforeValidator(_written), Field(examples=["15m"])]
+Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+Name = Annotated[str, AfterValidator(_named), Field(examples=["billing.worker"])]
+
+
+class Wanted(BaseModel):
+    """A configuration. What is absent or null is the default; in a PATCH, what is absent stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name | None = Field(default=None, description="If given, the one in the path.")
+    description: Annotated[str, StringConstraints(max_length=2000)] | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=32), AfterValidator(_tidy)] | None = None
+    silent_after: Threshold = None
+    down_after: Threshold = None
+    dead_after: Threshold = None
+    notify: StrictBool | None = Field(default=None, description="Whether its changes are sent.")
+
+    def whole(self, old: ServiceConfig | None = None) -> ServiceConfig:
+        """The configuration this is, with defaults for what it leaves out; from `old` only what nobody can
+        write here."""
+        kept = ServiceConfig(paused=old.paused, every=old.every) if old else ServiceConfig()
+        return self.merged_into(kept)
+
+    def merged_into(self, config: ServiceConfig) -> ServiceConfig:
+        """`config` with what is given here; null sets a field back to its default."""
+        default = ServiceConfig()
+        given = {field: getattr(self, field) for field in self.model_fields_set - {"name"}}
+        return config.model_copy(
+            update={
+                field: getattr(default, field) if value is None else value for field, value in given.items()
+            }
+        )
+
+
+class NewService(Wanted):
+    name: Name
+
+
+class Defaults(BaseModel):
+    """The registry's own thresholds, which hold where a service has none."""
+
+    silent_after: timedelta
+    down_after: timedelta
+    dead_after: timedelta
+
+    def in_force(self, config: ServiceConfig) -> tuple[timedelta, timedelta, timedelta]:
+        return thresholds.in_force(_own(config), config.every, self._all)
+
+    def sources(self, config: ServiceConfig) -> "ThresholdSources":
+        found = thresholds.sources(_own(config), config.every, self._all)
+        return ThresholdSources(**dict(zip(THRESHOLDS, found, strict=True)))
+
+    @property
+    def _all(self) -> tuple[timedelta, timedelta, timedelta]:
+        return self.silent_after, self.down_after, self.dead_after
+
+    @staticmethod
+    def check(config: ServiceConfig) -> None:
+        """Problem 422 unless those that are set together are in order; the others make way."""
+        own = {field: value for field in THRESHOLDS if (value := getattr(config, field))}
+        if thresholds.out_of_order(tuple(own.values())):
+            found = ", ".join(f"{field} {durations.write(value)}" for field, value in own.items())
+            raise Problem(422, f"silent_after < down_after < dead_after is needed; this would be {found}")
+
+
+def _own(config: ServiceConfig) -> thresholds.Own[timedelta]:
+    return config.silent_after, config.down_after, config.dead_after
+
+
+class ThresholdsInForce(BaseModel):
+    silent_after: durations.Written
+    down_after: durations.Written
+    dead_after: durations.Written
+
+
+class ThresholdSources(BaseModel):
+    """`default`, `heartbeat` (the interval it declares), `service` (its own), or `derived`: it made way for
+    one of its own."""
+
+    silent_after: Source
+    down_after: Source
+    dead_after: Source
+
+
+class Links(BaseModel):
+    self: str
+
+
+_SERVICE: dict[str, JsonValue] = {
+    "name": "billing.worker",
+    "status": "silent",
+    "since": "2026-11-01T12:15:00Z",
+    "last_heartbeat": "2026-11-01T12:00:00Z",
+    "reason": "no heartbeat for 15m",
+    "registered_at": "2026-10-01T08:00:00Z",
+    "registered_by": "heartbeat",
+    "thresholds": {"silent_after": "15m", "down_after": "2h", "dead_after": "7d"},
+    "threshold_sources": {"silent_after": "default", "down_after": "service", "dead_after": "default"},
+    "every": None,
+    "message": "42 invoices sent",
+    "running_since": None,
+    "last_duration": 192.4,
+    "warnings": [],
+    "paused": False,
+    "notify": True,
+    "description": "Sends the invoices",
+    "tags": ["billing", "nightly"],
+    "version": 17,
+    "links": {"self": "http://127.0.0.1:8002/service/billing.worker"},
+}
+
+
+class Service(BaseModel):
+    """One service as it is now."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _SERVICE})
+
+    name: str
+    status: Status
+    since: AwareDatetime = Field(description="Since when it has this status.")
+    last_heartbeat: AwareDatetime | None
+    reason: str | None = Field(description="What changed its status; null before the first change.")
+    registered_at: AwareDatetime
+    registered_by: Literal["heartbeat", "api"]
+    thresholds: ThresholdsInForce
+    threshold_sources: ThresholdSources
+    every: str | None = Field(description="The interval that its heartbeats declare.")
+    message: str | None = Field(description="What its newest heartbeat said, or the first part of it.")
+    running_since: AwareDatetime | None = Field(description="When the run began that has not ended yet.")
+    last_duration: float | None = Field(description="Seconds that the last finished run took.")
+    warnings: list[str] = Field(description="What of its newest heartbeat could not be used as it was meant.")
+    paused: bool
+    notify: bool
+    description: str
+    tags: list[str]
+    version: int = Field(description="Of the configuration; also the ETag.")
+    links: Links
+
+    @property
+    def etag(self) -> str:
+        return f'"{self.version}"'
+
+
+class ServicePage(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"items": [_SERVICE], "next": "WyJuYW1lIiwiYiIsImIiXQ", "total": 44}}
+    )
+
+    items: list[Service]
+    next: str | None = Field(description="The cursor of the next page; null on the last.")
+    total: int = Field(description="All services that match, on this page or not.")
+
+
+class HistoryItem(BaseModel):
+    seq: int
+    type: str
+    at: AwareDatetime = Field(description="When the broker stored it.")
+    data: dict[str, Any]
+
+
+class HistoryPage(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "items": [
+                    {
+                        "seq": 4711,
+                        "type": "service.status_changed.v1",
+                        "at": "2026-11-01T12:15:01Z",
+                        "data": {
+                            "from": "alive",
+                            "to": "silent",
+                            "since": "2026-11-01T12:15:00Z",
+                            "last_heartbeat": "2026-11-01T12:00:00Z",
+                            "reason": "no heartbeat for 15m",
+                        },
+                    }
+                ],
+                "next": None,
+            }
+        }
+    )
+
+    items: list[HistoryItem]
+    next: str | None
+
+
+_HEARD: dict[str, JsonValue] = {
+    "at": "2026-11-01T12:00:00.123456Z",
+    "signal": "success",
+    "exit_code": None,
+    "message": "42 invoices sent",
+    "duration": 192.4,
+    "every": None,
+    "metadata": {"host": "a1"},
+    "source": "http",
+    "warnings": [],
+}
+
+
+class HeardItem(BaseModel):
+    """A heartbeat, as the broker keeps it."""
+
+    at: AwareDatetime = Field(description="When the broker stored it.")
+    signal: Signal
+    exit_code: int | str | None = Field(description="Of a failure, if it told one: a number or a word.")
+    message: str | None
+    duration: float | None = Field(description="Seconds of the run that ended with it.")
+    every: str | None = Field(description="The interval it declares.")
+    metadata: dict[str, Any] | None
+    source: str = Field(description="How it came: http, nats or mqtt.")
+    warnings: list[str] = Field(description="What of it could not be used as it was meant.")
+
+
+class HeardPage(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"example": {"items": [_HEARD]}})
+
+    items: list[HeardItem]
+
+
+class Seconds(BaseModel):
+    """Seconds in each state. `unobserved`: the registry itself could not be heard."""
+
+    alive: float
+    silent: float
+    down: float
+    dead: float
+    unknown: float
+    paused: float
+    unobserved: float
+
+
+class Uptime(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "window": "24h",
+                "uptime": 0.9987,
+                "from": "2026-11-01T12:00:00Z",
+                "to": "2026-11-02T12:00:00Z",
+                "seconds": {
+                    "alive": 86188.0,
+                    "silent": 100.0,
+                    "down": 112.0,
+                    "dead": 0.0,
+                    "unknown": 0.0,
+                    "paused": 0.0,
+                    "unobserved": 0.0,
+                },
+            }
+        },
+        populate_by_name=True,
+    )
+
+    window: str
+    uptime: float | None = Field(
+        description="The share of the judged and observed time in which it was alive or silent."
+    )
+    from_: AwareDatetime = Field(alias="from", description="When the window began, or it was registered.")
+    to: AwareDatetime
+    seconds: Seconds
+
+
+class NextDigest(BaseModel):
+    at: datetime | None = Field(description="Null when the digest is switched off.")
+    text: str
+
+
+class Summary(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "counts": {"down": 0, "silent": 1, "dead": 0, "unknown": 2, "alive": 41},
+                "total": 44,
+                "worst": [_SERVICE],
+                "next_digest": {"at": "2026-11-02T09:00:00Z", "text": "1 silent, 41 active"},
+            }
+        }
+    )
+
+    counts: dict[Status, int]
+    total: int
+    worst: list[Service] = Field(
+        description="Up to 10 services that are down, silent or dead, in this order."
+    )
+    next_digest: NextDigest
+
+
+def answers(kind: type[BaseModel], *errors: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """For `responses=` of a route: the example of what it answers, and the errors it can answer with."""
+    example = kind.model_json_schema()["example"]
+    return documented(*errors) | {status: {"content": {"application/json": {"example": example}}}}
+
+
+def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Service]:
+    """Makes the answer of a document, with the thresholds that are in force."""
+    base = public_url.rstrip("/")
+
+    def present(document: Document) -> Service:
+        config, looks = document["config"], shown(document)
+        own = configured(document)
+        heard = heard_in_this_life(document)
+        in_force = zip(THRESHOLDS, defaults.in_force(own), strict=True)
+        return Service(
+            name=document["_id"],
+            status=looks.status,
+            since=moment(looks.since),
+            last_heartbeat=moment(looks.last_heartbeat) if looks.last_heartbeat else None,
+            reason=looks.reason,
+            registered_at=moment(config["registered_at"]),
+            registered_by=config["registered_by"],
+            thresholds=ThresholdsInForce(**dict(in_force)),
+            threshold_sources=defaults.sources(own),
+            every=durations.write(own.every) if own.every else None,
+            message=heard.message,
+            running_since=moment(heard.running_since) if heard.running_since else None,
+            last_duration=(heard.run[1] - heard.run[0]) / 1e6 if heard.run else None,
+            warnings=list(heard.warnings),
+            paused=own.paused,
+            notify=own.notify,
+            description=own.description,
+            tags=list(own.tags),
+            version=config["seq"],
+            links=Links(self=f"{base}/service/{document['_id']}"),
+        )
+
+    return present

@@ -1,0 +1,476 @@
+"""The projector: keeps the read models up with the streams, and builds them anew when asked.
+
+It keeps no position of its own. On any doubt about the database it reads the checkpoint there, and the
+streams again from it, because the database may have lost what it had acknowledged.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from datetime import datetime, timedelta
+from functools import partial
+
+import structlog
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from prometheus_client import Counter, Gauge
+
+from services.api.projections.documents import Heard, Projection, fold, hear
+from services.api.projections.store import DatabaseUnavailable, Facets, GenerationChanged, Store, View, gather
+from services.api.queries.event_hub import EventHub
+from shared.contracts.events import ServiceRegistered, Tick
+from shared.http.server import Health
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
+from shared.messaging.errors import NotStored
+from shared.messaging.queries import last_evaluated
+from shared.messaging.reader import PENDING, Reader, Stored
+from shared.messaging.record_watch import RECORD, Marks, judge, look, told_before
+from shared.messaging.stream_identity import Comparison, Mark, StreamPosition
+from shared.messaging.truncation import truncated
+
+log = structlog.get_logger()
+
+SKIPPED = Counter("registry_projection_skipped_total", "Malformed messages passed over", ["stream"])
+BEHIND = Gauge("registry_projection_lag_messages", "Messages not yet in the read models", ["stream"])
+BEHIND_SECONDS = Gauge(
+    "registry_projection_lag_seconds",
+    "Age of the oldest message not yet in the read models",
+    ["stream"],
+)
+for _stream in (streams.SERVICES, streams.HEARTBEATS):
+    SKIPPED.labels(_stream)
+    BEHIND.labels(_stream)
+    PENDING.labels(_stream)
+
+_REGISTERED = ServiceRegistered.model_fields["type"].default
+
+MAX_STRANGERS = 10_000
+"""Names that are not registered whose heartbeats wait for it in memory."""
+NAMES_AT_ONCE = 100
+"""Services whose heartbeats are looked up together: the broker compares each message with each of them."""
+SAVE_RECORD = 10.0
+"""Seconds between two notes of what the streams looked like."""
+HELD = 200_000
+"""Services whose newest state is held while streams are read from their beginning; about 1 kB each."""
+TICKS_PASSED = 600
+"""Ticks after which the checkpoint moves on, though no heartbeat came: what a restart reads again at most."""
+MOVED_WITHIN = 3.0
+"""Seconds until every API, each looking every two, reads the new generation, and the old one may go."""
+SHORTEN_EVERY = 600.0
+"""Seconds between two looks at how far back the record reaches."""
+FIRST_WAIT = 0.1
+"""Seconds before the database is tried again; doubled each time, up to 2."""
+
+
+class _Events:
+    """Every event counts, so each batch is written as it comes."""
+
+    stream, subjects, every = streams.SERVICES, (streams.ALL_EVENTS,), 0.0
+
+    def __init__(self, heartbeats: "_Heartbeats") -> None:
+        self._heartbeats = heartbeats
+        self.changes: list[Projection] = []
+        self.added = False  # anything since it was written last, even what could not be read
+
+    def add(self, batch: list[Stored]) -> None:
+        self.added = self.added or bool(batch)
+        for message in batch:
+            try:
+                self.changes.append(fold(message))
+            except ValueError as error:
+                SKIPPED.labels(self.stream).inc()
+                log.warning("event passed over", seq=message.seq, error=str(error)[:300])
+
+    async def write(self, view: View, board: EventHub | None) -> None:
+        changes, self.changes, self.added = self.changes, [], False
+        await view.apply(changes)
+        if board:
+            board.tell(changes)
+        new = {it.name for it in changes if it.row["type"] == _REGISTERED}
+        heard = await self._heartbeats.of_the_new(
+            [name for name in new if not (board and board.roster.has_heard(name))]
+        )
+        await view.hear(heard)
+        if board:
+            board.hear(heard)
+
+
+class _Heartbeats:
+    """What those of one service come to is folded here, so they can wait a little for each other. Those of
+    names that are not registered wait for that in memory, as far as there is room."""
+
+    stream, subjects, every = streams.HEARTBEATS, (streams.ALL_HEARTBEATS, streams.ALL_TICKS), 1.0
+
+    def __init__(self, link: BrokerConnection, knows: Callable[[str], bool]) -> None:
+        self._link = link
+        self._knows = knows
+        self._strangers: dict[str, Heard] = {}
+        self.heard: dict[str, Heard] = {}
+        self.added = False
+
+    def add(self, batch: list[Stored]) -> None:
+        for message in batch:
+            if message.subject.startswith("tick."):
+                continue
+            name = streams.name_in(message.subject)
+            known = self._knows(name)
+            try:
+                heard = hear(self._strangers.get(name) or self.heard.get(name), message)
+            except ValueError:
+                SKIPPED.labels(self.stream).inc()
+                continue
+            if heard is None:
+                continue
+            self._strangers.pop(name, None)
+            (self.heard if known else self._strangers)[name] = heard
+            self.added = self.added or known
+            if len(self._strangers) > MAX_STRANGERS:
+                del self._strangers[next(iter(self._strangers))]
+
+    async def of_the_new(self, names: list[str]) -> dict[str, Heard]:
+        """What names have sent that are registered by now: as it waits here, or else as the record has it."""
+        found = {name: self._strangers.pop(name) for name in names if name in self._strangers}
+        rest = [streams.heartbeat(name) for name in names if name not in found and name not in self.heard]
+        for n in range(0, len(rest), NAMES_AT_ONCE):
+            reader = Reader(self._link, self.stream, *rest[n : n + NAMES_AT_ONCE])
+            async with aclosing(reader.batches()) as batches:
+                async for batch in batches:
+                    for message in batch:
+                        name = streams.name_in(message.subject)
+                        with suppress(ValueError):
+                            if heard := hear(found.get(name), message):
+                                found[name] = heard
+                    if reader.pending == 0:
+                        break
+        return found
+
+    async def write(self, view: View, board: EventHub | None) -> None:
+        heard, self.heard, self.added = self.heard, {}, False
+        await view.hear(heard)
+        if board:
+            board.hear(heard)
+
+
+class Projector:
+    """`run` until cancelled."""
+
+    def __init__(
+        self,
+        link: BrokerConnection,
+        store: Store,
+        board: EventHub,
+        health: Health,
+        now: Callable[[], datetime],
+        *,
+        left_at: int | None = None,
+    ) -> None:
+        """`left_at`: when the record was seen last that the read models are of, if that is another one."""
+        self._link = link
+        self._left_at = left_at
+        self._following: View | None = None
+        self._saved_at = float("-inf")
+        self._on_board = dict.fromkeys(RECORD, 0)
+        """The sequence up to which the board has taken in each stream. Another API may be further, and so may
+        the read models that it writes."""
+        self._store = store
+        self._board = board
+        self._now = now
+        self._filled = False
+        self._health = health
+        self._rebuilding = asyncio.Lock()
+        self._behind = {streams.SERVICES, streams.HEARTBEATS}
+        self._behind_since = dict.fromkeys(self._behind, now().timestamp())
+        """Unix time of the oldest message that is not in the read models, by stream; none where all are."""
+        for stream in self._behind:
+            BEHIND_SECONDS.labels(stream).set_function(partial(self._lag, stream))
+
+    def _lag(self, stream: str) -> float:
+        now = self._now().timestamp()
+        return max(0.0, now - self._behind_since.get(stream, now))
+
+    async def run(self) -> None:
+        asked = await self._link.nc.subscribe(streams.REBUILD, queue="api", cb=self._answer)
+        try:
+            await self._run()
+        finally:
+            with suppress(NatsError):
+                await asked.unsubscribe()
+
+    async def _run(self) -> None:
+        wait = FIRST_WAIT
+        while True:
+            try:
+                view = await self._store.open()
+                if self._left_at is None and (left_at := await self._left_another_record(view)) is not None:
+                    log.warning("the read models are of another record than the broker's; building anew")
+                    self._left_at = left_at
+                if self._left_at is not None:
+                    await self.rebuild(left_at=self._left_at)
+                    self._board.clear()
+                    self._filled, self._left_at = False, None
+                    continue
+                marks = await self._look()
+                if await view.is_empty():
+                    await self._take_all(view)
+                await view.save_record(_made(marks), marks)
+                if not self._filled:
+                    await self._fill(view)
+                kept = await view.record()
+                if kept.edition != self._board.edition:
+                    self._board.begin_edition(kept.edition, kept.new_from)
+                self._health.good("database")
+                self._following = view
+                heartbeats = _Heartbeats(self._link, self._board.roster.knows)
+                wait = FIRST_WAIT
+                await in_own_task(self._follow_all(view, heartbeats))
+            except* GenerationChanged:
+                log.info("following the new generation")
+            except* DatabaseUnavailable as errors:
+                if wait == FIRST_WAIT:
+                    log.warning("waiting for the database", error=str(errors.exceptions[0]))
+                self._following = None
+                self._health.bad("database", "away")
+                for stream in (streams.SERVICES, streams.HEARTBEATS):
+                    self._behind_since.setdefault(stream, self._now().timestamp())
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 2.0)
+
+    async def _follow_all(self, view: View, heartbeats: _Heartbeats) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._store.until_moved(view))
+            group.create_task(self._follow(view, _Events(heartbeats)))
+            group.create_task(self._follow(view, heartbeats))
+            group.create_task(self._cover())
+            group.create_task(self._keep_short(view))
+
+    async def _fill(self, view: View) -> None:
+        """The board as the read models and the last day's events have it."""
+        begins = {stream: await view.checkpoint(stream) for stream in RECORD}
+        upto, strangers = begins[streams.SERVICES], False
+        async for documents in view.facets():
+            self._board.roster.load(documents)
+            strangers = strangers or any("config" not in it and "status" not in it for it in documents)
+        if strangers:
+            await view.forget_strangers()
+        since = (self._now() - timedelta(days=1)).isoformat()
+        reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=since)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                known = _Events(_Heartbeats(self._link, self._board.roster.knows))
+                known.add([message for message in batch if message.seq <= upto])
+                self._board.tell(known.changes, aloud=False)
+                if reader.pending == 0 or (batch and batch[-1].seq >= upto):
+                    break
+        self._board.told = max(self._board.told, upto)
+        await retry_until_done("look how far the record reaches", partial(self._shorten, None))
+        self._on_board, self._filled = begins, True
+        self._board.let_go()  # who came before all this was known comes back, and is told what it missed
+
+    async def _cover(self) -> None:
+        """Take in what ticks prove."""
+        reader = Reader(self._link, streams.HEARTBEATS, streams.ALL_TICKS, newest_per_subject=True)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                for message in batch:
+                    with suppress(ValueError):
+                        tick = Tick.model_validate_json(message.data or b"{}")
+                        self._board.coverage.prove(*tick.proves(message.at))
+
+    async def _keep_short(self, view: View) -> None:
+        """Let go of what the broker has let go of; for ever."""
+        while True:
+            await retry_until_done("look how far the record reaches", partial(self._shorten, view))
+            await asyncio.sleep(SHORTEN_EVERY)
+
+    async def _shorten(self, view: View | None) -> None:
+        found = await truncated(self._link)
+        if view:
+            for name, it in found.items():
+                await view.shorten(name, it)
+        self._board.begins = {name: it.begins for name, it in found.items()}
+
+    async def watch_judging(self) -> None:
+        """Know when a monitor judged last; for ever."""
+        while True:
+            with suppress(NatsError, OSError, TimeoutError):
+                judged = await last_evaluated(self._link)
+                self._board.judged = max(judged or 0, self._board.judged or 0)
+            await asyncio.sleep(5)
+
+    async def _left_another_record(self, view: View) -> int | None:
+        """When the record was seen last that the read models are of, if somebody has emptied the broker
+        since, purged it, or put a backup or an older copy back; 0: nobody knows. None: it is this one."""
+        known, now = await view.record(), await self._look()
+        taken_in = {stream: await view.position(stream) for stream in RECORD}
+        left_at = max(taken_in[streams.SERVICES].at, known.marks[streams.SERVICES].at if known.marks else 0)
+        if known.made and known.made != _made(now):
+            return left_at
+        for stream, position in taken_in.items():
+            if position.seq > now[stream].last:
+                return left_at
+            if mark := known.marks.get(stream):
+                newest = position if position.at else None
+                question = partial(judge, self._link, stream, mark, newest)
+                verdict, _ = await retry_until_done("compare the record", question)
+                if verdict is not Comparison.SAME:
+                    return left_at
+        return None
+
+    async def _look(self) -> Marks:
+        """What the streams look like now."""
+
+        async def ask(stream: str) -> Mark:
+            if (seen := await look(self._link, stream)) is None:
+                raise NotStored(f"there is no stream {stream}")
+            return seen.mark
+
+        return {name: await retry_until_done("ask for the streams", partial(ask, name)) for name in RECORD}
+
+    async def remember(self, marks: Marks) -> None:
+        """Note in the database what the streams look like, once in a while, for the next start."""
+        now = asyncio.get_running_loop().time()
+        if self._following and now > self._saved_at + SAVE_RECORD:
+            self._saved_at = now
+            kept = {stream: marks[stream] for stream in RECORD}
+            with suppress(DatabaseUnavailable):
+                await self._following.save_record(_made(kept), kept)
+
+    async def rebuild(self, *, left_at: int | None = None) -> dict[str, int]:
+        """Fill a new generation from the streams while the old one serves; then swap, and drop the old. One
+        thing may stand in no stream any more, the last run of a service that has beaten often since: it is
+        taken from the old generation, if that is of the same record. `left_at`: when the record was seen last
+        that it is of, if that is another one."""
+        async with self._rebuilding:
+            old, new = self._store.live, await self._store.begin()
+            marks = await self._look()
+            try:
+                known = await self._take_all(new)
+                heartbeats = _Heartbeats(self._link, known.__contains__)
+                await self._follow(new, _Events(heartbeats), to_the_end=True, known=known)
+                await self._follow(new, heartbeats, to_the_end=True)
+                before = await old.record()
+                if left_at is not None:
+                    new_from = await told_before(self._link, left_at)
+                    await new.begin_edition(f"-{secrets.token_hex(3)}", new_from)
+                else:
+                    await new.begin_edition(before.edition, before.new_from)
+                    if before.made == _made(marks):
+                        async for runs in old.last_runs():
+                            await new.keep_runs(runs)
+                await new.save_record(_made(marks), marks)
+                await self._store.go_live(new)
+            finally:
+                self._store.filling = None
+            await asyncio.sleep(MOVED_WITHIN)
+            await old.drop()
+            events, services = await new.size()
+            log.info("rebuilt", generation=new.generation, events=events, services=services)
+            return {"events": events, "services": services}
+
+    async def _take_all(self, view: View) -> set[str]:
+        """All that stands in the streams by now, into a generation that is empty. The names in it."""
+        facets, known = Facets(), set[str]()
+        heard = _Heartbeats(self._link, known.__contains__)
+        events = _Events(heard)
+
+        async def tell() -> None:
+            changes, events.changes = events.changes, []
+            await view.tell(changes)
+            for change in changes:
+                gather(facets, change)
+                if change.facet == "config":
+                    known.add(change.name)
+            if len(facets) >= HELD:
+                await view.fill(facets, {})
+                facets.clear()
+
+        reached = {streams.SERVICES: await self._read_all(events, tell)}
+        reached[streams.HEARTBEATS] = await self._read_all(heard, _nothing)
+        await view.fill(facets, heard.heard)
+        for stream, position in reached.items():
+            await view.save_checkpoint(stream, position.seq, position.at)
+        return known
+
+    async def _read_all(
+        self, source: "_Events | _Heartbeats", after_each: Callable[[], Awaitable[None]]
+    ) -> StreamPosition:
+        """Read a stream to its end. Returns what was read last."""
+        reader = Reader(self._link, source.stream, *source.subjects)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                source.add(batch)
+                await after_each()
+                if not reader.pending:
+                    break
+        return StreamPosition(reader.position, reader.position_at)
+
+    async def _answer(self, request: Msg) -> None:
+        try:
+            answer: dict[str, int | str] = {**await self.rebuild()}
+        except DatabaseUnavailable as error:
+            answer = {"error": str(error)}
+        if request.reply:
+            await request.respond(json.dumps(answer).encode())
+
+    async def _follow(
+        self,
+        view: View,
+        source: "_Events | _Heartbeats",
+        *,
+        to_the_end: bool = False,
+        known: set[str] | None = None,
+    ) -> None:
+        """Take in a stream from the checkpoint on: for ever, or until nothing is pending. `known`: gets the
+        names that are registered."""
+        written = await view.checkpoint(source.stream)
+        if not to_the_end:
+            written = min(written, self._on_board[source.stream])
+        reader = Reader(self._link, source.stream, *source.subjects, after=written)
+        clock, due = asyncio.get_running_loop().time, 0.0
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                source.add(batch)
+                if known is not None and isinstance(source, _Events):
+                    known.update(it.name for it in source.changes if it.facet == "config")
+                if not to_the_end:
+                    self._measure(source.stream, batch, reader.pending or 0)
+                if reader.pending and clock() < due:
+                    continue
+                if not to_the_end:
+                    await asyncio.sleep(max(0.0, due - clock()))
+                if source.added or reader.position - written > TICKS_PASSED:
+                    await source.write(view, None if to_the_end else self._board)
+                    written = reader.position
+                    if not to_the_end:
+                        self._on_board[source.stream] = written
+                    await view.save_checkpoint(source.stream, written, reader.position_at)
+                    due = clock() + source.every
+                    if batch and not to_the_end:
+                        self._behind_since[source.stream] = batch[-1].at / 1e6
+                if not reader.pending:
+                    if to_the_end:
+                        return
+                    self._caught_up(source.stream)
+
+    def _measure(self, stream: str, batch: list[Stored], pending: int) -> None:
+        BEHIND.labels(stream).set(pending)
+        PENDING.labels(stream).set(pending)
+        if batch:
+            self._behind_since.setdefault(stream, batch[0].at / 1e6)
+
+    def _caught_up(self, stream: str) -> None:
+        self._behind_since.pop(stream, None)
+        self._behind.discard(stream)
+        if not self._behind:
+            self._health.good("projection")
+
+
+async def _nothing() -> None: ...
+
+
+def _made(marks: Marks) -> str:
+    """When the streams were made."""
+    return " ".join(marks[stream].created for stream in RECORD)

@@ -1,0 +1,456 @@
+"""The read models in the database: the only module that knows the driver.
+
+One document per service with three facets (`config`, `status`, `heartbeat`), each carrying the stream
+sequence it reflects and merged only where that is newer. So events may come twice, late, or from two
+writers, and the documents are the same. All collections belong to a generation; a rebuild fills the next
+one beside the live one and then moves the pointer.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import DeleteMany, UpdateOne, monitoring
+from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from services.api.projections.documents import Document, Heard, Projection
+from shared.contracts.events import Signal, StatusChanged
+from shared.messaging.stream_identity import Mark, StreamPosition
+from shared.messaging.truncation import Truncated
+
+_STATE = "registry_state"
+"""Holds the pointer; the one collection that is of no generation."""
+
+_BULK = 1000
+_DUPLICATE_KEY = 11000
+
+
+class DatabaseUnavailable(Exception):
+    """The database did not answer, or its connection was lost: what was written last is in doubt."""
+
+
+class GenerationChanged(Exception):
+    """The pointer now names another generation."""
+
+
+def check_url(url: str) -> str:
+    """`url` if the driver can read it, else ValueError; nothing is looked up or asked."""
+    if url.startswith("mongodb+srv://"):
+        return url
+    try:
+        parse_uri(url)
+    except PyMongoError:
+        raise ValueError("not accepted") from None
+    return url
+
+
+class Store:
+    """The connection, and which generation is live. `open` it before use, and again after any doubt."""
+
+    def __init__(self, url: str, database: str) -> None:
+        self._url = url
+        self._name = database
+        self._client: Any = None
+        self._database: Any = None
+        self._doubt = _FailureListener()
+        self._live: View | None = None
+        self.filling: View | None = None
+        """The generation that a rebuild is filling; whoever writes to `live` writes there too."""
+
+    def _connect(self) -> None:
+        self._doubt.loop = asyncio.get_running_loop()
+        self._client = AsyncIOMotorClient(
+            self._url,
+            event_listeners=[self._doubt],
+            journal=True,
+            retryWrites=False,
+            serverSelectionTimeoutMS=2000,
+            connectTimeoutMS=2000,
+            socketTimeoutMS=30_000,
+            heartbeatFrequencyMS=5000,
+            appname="services-registry",
+        )
+        self._database = self._client[self._name]
+
+    @property
+    def live(self) -> "View":
+        if self._live is None:
+            raise DatabaseUnavailable("the database has not been reached yet")
+        return self._live
+
+    async def open(self) -> "View":
+        """Find the live generation, or make the first one."""
+        if self._client is None:
+            self._connect()
+        self._doubt.raised.clear()
+        with _reporting():
+            generation = await self._pointed_at()
+            if self._live is None or self._live.generation != generation:
+                view = View(self._database, generation)
+                await view.prepare()
+                self._live = view
+        return self.live
+
+    async def until_moved(self, view: "View") -> None:
+        """Return never. DatabaseAway when the connection is in doubt, Moved when `view` is no longer live."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._doubt.raised.wait()
+            if self._live is not view:
+                raise GenerationChanged
+            if self._doubt.raised.is_set():
+                raise DatabaseUnavailable("the connection was lost")
+            with _reporting():
+                if await self._pointed_at() != view.generation:
+                    raise GenerationChanged
+
+    async def _pointed_at(self) -> int:
+        found = await self._database[_STATE].find_one({"_id": "generation"})
+        return int(found["n"]) if found else 1
+
+    async def begin(self) -> "View":
+        """An empty generation to fill, of a number that no other API takes at the same time. Leftovers of
+        rebuilds that never ended are dropped, but not what may still be filled by another one."""
+        with _reporting():
+            live = await self._pointed_at()
+            numbers = {live}
+            for name in await self._database.list_collection_names():
+                if found := re.search(r"_g(\d+)\Z", name):
+                    numbers.add(number := int(found[1]))
+                    if number < live:
+                        await self._database.drop_collection(name)
+            view = View(self._database, max(numbers) + 1 + secrets.randbelow(1000))
+            await view.prepare()
+        self.filling = view
+        return view
+
+    async def go_live(self, view: "View") -> None:
+        """Move the pointer to the generation that was filled."""
+        with _reporting():
+            pointer = {"$set": {"n": view.generation}}
+            await self._database[_STATE].update_one({"_id": "generation"}, pointer, upsert=True)
+        self._live = view
+        self._doubt.raised.set()
+
+    async def apply(self, change: Projection) -> None:
+        """Take in what a command has just stored, so that the next read sees it."""
+        for view in (self.live, self.filling):
+            if view is not None:
+                await view.apply([change])
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+class ReadRecord(NamedTuple):
+    """Of which record documents are. `made`: when its streams were made; `marks`: what they looked like, by
+    name; both empty where an older version wrote them. `edition`: goes behind the ids of its events, empty in
+    the first; `new_from`: the sequence after which they are new in it."""
+
+    made: str
+    marks: dict[str, Mark]
+    edition: str
+    new_from: int
+
+
+class View:
+    """One generation of the read models."""
+
+    def __init__(self, database: Any, generation: int) -> None:
+        self.generation = generation
+        self._services = database[f"services_g{generation}"]
+        self._events = database[f"events_g{generation}"]
+        self._checkpoints = database[f"checkpoints_g{generation}"]
+
+    async def prepare(self) -> None:
+        """The index for a service's history; services are found by their names."""
+        await self._events.create_index([("name", 1), ("_id", -1)])
+
+    async def drop(self) -> None:
+        with _reporting():
+            for collection in (self._services, self._events, self._checkpoints):
+                await collection.drop()
+
+    # --- projecting
+
+    async def checkpoint(self, stream: str) -> int:
+        """The sequence up to which `stream` is in these documents."""
+        return (await self.position(stream)).seq
+
+    async def position(self, stream: str) -> StreamPosition:
+        """The message up to which `stream` is in these documents. `at`: 0 where an older version wrote it."""
+        with _reporting():
+            found = await self._checkpoints.find_one({"_id": stream}) or {}
+        return StreamPosition(found.get("seq", 0), found.get("at", 0))
+
+    async def is_empty(self) -> bool:
+        """Whether nothing was ever taken in."""
+        with _reporting():
+            return await self._checkpoints.find_one({}) is None
+
+    async def save_checkpoint(self, stream: str, seq: int, at: int) -> None:
+        with _reporting():
+            await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq, "at": at}}, upsert=True)
+
+    async def record(self) -> ReadRecord:
+        with _reporting():
+            found = await self._checkpoints.find_one({"_id": "record"}) or {}
+        marks = {name: Mark(**mark) for name, mark in found.get("marks", {}).items()}
+        return ReadRecord(found.get("made", ""), marks, found.get("edition", ""), found.get("new_from", 0))
+
+    async def save_record(self, made: str, marks: dict[str, Mark]) -> None:
+        new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}}
+        await self._save_record(new)
+
+    async def begin_edition(self, edition: str, new_from: int) -> None:
+        await self._save_record({"edition": edition, "new_from": new_from})
+
+    async def _save_record(self, new: Document) -> None:
+        with _reporting():
+            await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
+
+    async def forget_strangers(self) -> None:
+        """Remove what an older version kept of names that were never registered."""
+        absent = {"$exists": False}
+        with _reporting():
+            await self._services.delete_many({"config": absent, "status": absent})
+
+    async def apply(self, changes: Iterable[Projection]) -> None:
+        """Take in events, in any order and any number of times."""
+        changes = list(changes)
+        await self.tell(changes)
+        facets: Facets = {}
+        for change in changes:
+            gather(facets, change)
+        await _write(self._services, [_merge(name, facet) for name, facet in facets.items()])
+
+    async def tell(self, changes: Sequence[Projection]) -> None:
+        """Add events to the history. One that is there already is the same; what a deletion ends goes."""
+        gone: dict[str, int] = {}
+        for change in changes:
+            if change.deletes:
+                gone[change.name] = max(change.seq, gone.get(change.name, 0))
+        rows = [it.row for it in changes if it.seq >= gone.get(it.name, 0)]
+        await _insert(self._events, rows)
+        await _write(
+            self._events, [DeleteMany({"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()]
+        )
+
+    async def fill(self, facets: "Facets", heard: dict[str, Heard]) -> None:
+        """Take in what whole streams come to. Services that are not there yet cost a tenth of the others."""
+        names = list(facets.keys() | heard.keys())
+        for start in range(0, len(names), _BULK):
+            chunk = names[start : start + _BULK]
+            documents: list[Document] = [{"_id": name, **facets.get(name, {})} for name in chunk]
+            for name, document in zip(chunk, documents, strict=True):
+                if it := heard.get(name):
+                    document["heartbeat"] = _heartbeat(it)
+            there = await _insert(self._services, documents)
+            await _write(self._services, [_merge(name, facets[name]) for name in there if name in facets])
+            await self.hear({name: heard[name] for name in there if name in heard})
+
+    async def hear(self, heard: dict[str, Heard]) -> None:
+        """Take in heartbeats that follow what was taken in before, or overlap with it."""
+        await _write(self._services, [_listen(name, it) for name, it in heard.items()])
+
+    async def keep_runs(self, runs: dict[str, list[int]]) -> None:
+        """Take in last runs that are not known here, as `last_runs` of another generation gives them."""
+        await _write(self._services, [_keep_run(name, run) for name, run in runs.items()])
+
+    async def shorten(self, name: str, left: Truncated) -> None:
+        """Remove from a service's history what is not in the record any more: no rebuild has it."""
+        status = StatusChanged.model_fields["type"].default
+        its = {"name": name}
+        gone: list[Document] = [
+            its | {"type": status, "_id": {"$lt": left.status}},
+            its | {"type": {"$ne": status}, "_id": {"$lt": left.config}},
+            its | {"at": {"$lt": left.registered_at}},
+        ]
+        await _write(self._events, [DeleteMany(which) for which in gone])
+
+    # --- reading
+
+    async def get(self, name: str) -> Document | None:
+        """The document of a service, deleted or not."""
+        with _reporting():
+            found: Document | None = await self._services.find_one({"_id": name})
+        return found if found and "config" in found else None
+
+    async def named(self, names: Sequence[str]) -> list[Document]:
+        """The documents of these services, in this order, without those that are not there."""
+        with _reporting():
+            cursor = self._services.find({"_id": {"$in": list(names)}})
+            found = {it["_id"]: it for it in await cursor.to_list(None) if "config" in it}
+        return [found[name] for name in names if name in found]
+
+    async def facets(self) -> AsyncIterator[list[Document]]:
+        """Every document of a service, in portions, with what a roster needs of it."""
+        wanted = {"config": 1, "status": 1, "heartbeat.seq": 1, "heartbeat.at": 1}
+        with _reporting():
+            cursor = self._services.find({}, wanted, batch_size=_BULK)
+            while portion := await cursor.to_list(_BULK):
+                yield portion
+
+    async def last_runs(self) -> AsyncIterator[dict[str, list[int]]]:
+        """Start and end of each service's last run, in portions."""
+        with _reporting():
+            cursor = self._services.find({}, {"heartbeat.last_run": 1}, batch_size=_BULK)
+            while portion := await cursor.to_list(_BULK):
+                yield {it["_id"]: run for it in portion if (run := it.get("heartbeat", {}).get("last_run"))}
+
+    async def history(self, name: str, before: int | None, limit: int) -> list[Document]:
+        """A service's events, newest first; one more than the limit if there are older ones."""
+        matching: Document = {"name": name}
+        if before is not None:
+            matching["_id"] = {"$lt": before}
+        with _reporting():
+            cursor = self._events.find(matching).sort([("_id", -1)]).limit(limit + 1)
+            found: list[Document] = await cursor.to_list(None)
+        return found
+
+    async def rows_of(self, names: Sequence[str], at: int) -> AsyncIterator[Document]:
+        """What these services' events since then say of status and pause, in no order. By their names alone,
+        because the embedded server scans for any other filter."""
+        wanted = {"name": 1, "at": 1, "type": 1, "data.from": 1, "data.to": 1, "data.since": 1}
+        with _reporting():
+            async for row in self._events.find({"name": {"$in": list(names)}}, wanted, batch_size=_BULK):
+                if row["at"] >= at:
+                    yield row
+
+    async def size(self) -> tuple[int, int]:
+        """How many events and how many services are in here."""
+        with _reporting():
+            events = await self._events.count_documents({})
+            services = await self._services.count_documents({"config.deleted": False})
+        return int(events), int(services)
+
+    async def everything(self) -> tuple[list[Document], list[Document]]:
+        """All documents of services and events, by id: to compare one generation with another."""
+        with _reporting():
+            services = await self._services.find({}).sort([("_id", 1)]).to_list(None)
+            events = await self._events.find({}).sort([("_id", 1)]).to_list(None)
+        return services, events
+
+
+Facets = dict[str, dict[str, Document]]
+"""The newest of each facet, by service."""
+
+
+def gather(facets: Facets, change: Projection) -> None:
+    """Keep a change if it is the newest of its facet."""
+    facet = facets.setdefault(change.name, {})
+    if change.seq > facet.get(change.facet, {"seq": 0})["seq"]:
+        facet[change.facet] = change.content
+
+
+def _heartbeat(it: Heard) -> Document:
+    run = list(it.run) if it.run else None
+    return {
+        "seq": it.seq,
+        "at": it.at,
+        "signal": it.signal.value,
+        "message": it.message,
+        "last_run": run,
+        "warnings": list(it.warnings),
+    }
+
+
+def _merge(name: str, facets: dict[str, Document]) -> UpdateOne:
+    return _update(name, {facet: (new["seq"], {"$literal": new}) for facet, new in facets.items()})
+
+
+def _listen(name: str, it: Heard) -> UpdateOne:
+    """The last run may have begun before these heartbeats: then its start is the newest in the document.
+    Is that newer than their first end, they were read again, and what ended then is told already."""
+    content: Document = {"$literal": _heartbeat(it)}
+    if it.run is None:
+        last: Document = {"$ifNull": ["$heartbeat.last_run", None]}
+        if it.first_end is not None:
+            runs = {"$eq": ["$heartbeat.signal", Signal.START.value]}
+            ended = {"$and": [runs, {"$lte": ["$heartbeat.at", it.first_end]}]}
+            last = {"$cond": [ended, ["$heartbeat.at", it.first_end], last]}
+        content = {"$mergeObjects": [content, {"last_run": last}]}
+    return _update(name, {"heartbeat": (it.seq, content)})
+
+
+def _keep_run(name: str, run: list[int]) -> UpdateOne:
+    """For a service that was heard and whose last run is not known. By `_id` alone, as in `_update`."""
+    nothing = {
+        "$and": [{"$gt": ["$heartbeat.seq", 0]}, {"$not": [{"$ifNull": ["$heartbeat.last_run", None]}]}]
+    }
+    kept = {"$cond": [nothing, {"$mergeObjects": ["$heartbeat", {"last_run": run}]}, "$heartbeat"]}
+    return UpdateOne({"_id": name}, [{"$set": {"heartbeat": kept}}])
+
+
+def _update(name: str, facets: dict[str, tuple[int, Document]]) -> UpdateOne:
+    """Each facet becomes what its expression says if its sequence is newer than the one there. By `_id`
+    alone, because the embedded server scans for any other filter."""
+    merged = {
+        facet: {"$cond": [{"$gt": [seq, {"$ifNull": [f"${facet}.seq", 0]}]}, content, f"${facet}"]}
+        for facet, (seq, content) in facets.items()
+    }
+    return UpdateOne({"_id": name}, [{"$set": merged}], upsert=True)
+
+
+async def _insert(collection: Any, documents: Sequence[Document]) -> list[Any]:
+    """Insert what is not there yet. Returns the ids of those that are."""
+    there: list[Any] = []
+    for start in range(0, len(documents), _BULK):
+        chunk = documents[start : start + _BULK]
+        with _reporting():
+            try:
+                await collection.insert_many(chunk, ordered=False)
+            except BulkWriteError as error:
+                failed = error.details["writeErrors"]
+                if any(e["code"] != _DUPLICATE_KEY for e in failed):
+                    raise
+                there += [chunk[e["index"]]["_id"] for e in failed]
+    return there
+
+
+async def _write(collection: Any, operations: Sequence[Any]) -> None:
+    for start in range(0, len(operations), _BULK):
+        chunk = operations[start : start + _BULK]
+        with _reporting():
+            try:
+                await collection.bulk_write(chunk, ordered=False)
+            except BulkWriteError as error:
+                if any(e["code"] != _DUPLICATE_KEY for e in error.details["writeErrors"]):
+                    raise
+                # Two writers made the same new document; now that it is there, both can merge.
+                await collection.bulk_write(chunk, ordered=False)
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    try:
+        yield
+    except PyMongoError as error:
+        raise DatabaseUnavailable(str(error)[:300]) from error
+
+
+class _FailureListener(monitoring.ServerHeartbeatListener):
+    """Notices a database that went away even when nobody was asking it anything.
+
+    It may come back without some of what it had acknowledged, and the driver would reconnect in silence.
+    """
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop
+        self.raised = asyncio.Event()
+
+    def started(self, event: monitoring.ServerHeartbeatStartedEvent) -> None: ...
+
+    def succeeded(self, event: monitoring.ServerHeartbeatSucceededEvent) -> None: ...
+
+    def failed(self, event: monitoring.ServerHeartbeatFailedEvent) -> None:
+        """Called in a thread of the driver's."""
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(self.raised.set)

@@ -1,0 +1,203 @@
+"""What the API holds in memory: the roster, the changes of the last day, and who listens to new ones."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from prometheus_client import Gauge
+
+from services.api.projections.documents import Document, Heard, Projection
+from services.api.queries.index import ServiceIndex
+from services.api.queries.uptime import mark
+from shared.domain.coverage import Coverage
+from shared.domain.timeline import Mark
+
+LISTENERS = Gauge("registry_event_listeners", "Clients that follow the events live")
+
+DAY = timedelta(days=1) // timedelta(microseconds=1)
+MAX_MARKS = 200_000
+"""Changes of the last day that are remembered, of all services together."""
+KEPT = 10_000
+"""Events that a client which comes back can be given from memory."""
+MAX_LISTENERS = 1000
+MAX_ANONYMOUS = MAX_LISTENERS - MAX_LISTENERS // 8
+"""Of them, without a right token; the rest is for those who have one."""
+MAX_PER_CLIENT = 100
+"""Of strangers with one address."""
+MAX_READING = 16
+"""Listeners that are told at the same time what memory does not go back to."""
+MAX_QUEUED = 1000
+"""Messages that wait for a slow listener before it is let go; it comes back with the last id it saw."""
+
+
+@dataclass(slots=True)
+class LiveEvent:
+    """One event as it is told live, or, without a sequence, who was heard within the last second. `written`:
+    as it goes to whoever listens, once it was written for one of them."""
+
+    seq: int | None
+    row: Document
+    written: str = ""
+
+
+class TooManyListeners(Exception):
+    """There are as many listeners as there may be."""
+
+
+class Listener:
+    """What waits for one client."""
+
+    def __init__(self, client: str | None, *, heartbeats: bool) -> None:
+        self.client = client
+        self.heartbeats = heartbeats
+        self._waiting: asyncio.Queue[LiveEvent | None] = asyncio.Queue(MAX_QUEUED + 1)
+        self._lost = False
+
+    def offer(self, news: LiveEvent) -> None:
+        if self._lost:
+            return
+        if self._waiting.qsize() >= MAX_QUEUED:
+            self.let_go()
+        else:
+            self._waiting.put_nowait(news)
+
+    def let_go(self) -> None:
+        if not self._lost:
+            self._lost = True
+            self._waiting.put_nowait(None)
+
+    async def next(self, within: float) -> LiveEvent | None:
+        """The next news; None: there will be no more. TimeoutError when there is none in time."""
+        async with asyncio.timeout(within):
+            return await self._waiting.get()
+
+
+class EventHub:
+    """Fed by the projector and the commands after the database has it, so that who is told can read it."""
+
+    def __init__(self) -> None:
+        self.roster = ServiceIndex()
+        self.coverage = Coverage()
+        self._lately: dict[str, deque[Mark]] = {}
+        self._order: deque[tuple[int, str, int]] = deque()
+        self._kept: deque[LiveEvent] = deque(maxlen=KEPT)
+        self._listeners: set[Listener] = set()
+        self.reading = asyncio.Semaphore(MAX_READING)
+        self.told = 0
+        """The sequence of the event that was told last."""
+        self.forgotten = 0
+        """The newest sequence that may have been a mark and is not remembered any more."""
+        self.edition = ""
+        """Goes behind the ids of events, and tells those of an earlier record; empty in the first."""
+        self.new_from = 0
+        """The sequence after which events are new in this record."""
+        self.begins: dict[str, int] = {}
+        """Since when the record of a service is whole, of those of which the broker has let events go."""
+        self.last_change = 0
+        """When the newest change of a status was stored."""
+        self.judged: int | None = None
+        """When a monitor last judged, as one said; 0: none ever answered; None: none was asked yet."""
+
+    def begin_edition(self, edition: str, new_from: int) -> None:
+        """What is read is another record now. Whoever listens is let go, and comes back for what is new."""
+        self.edition, self.new_from = edition, new_from
+        for news in self._kept:
+            news.written = ""
+        self.let_go()
+
+    def clear(self) -> None:
+        """Forget everything: it was of another record."""
+        self.roster.clear()
+        self.coverage = Coverage()
+        self._lately.clear()
+        self._order.clear()
+        self._kept.clear()
+        self.begins = {}
+        self.told = self.forgotten = 0
+
+    # --- taking in
+
+    def tell(self, changes: Iterable[Projection], *, aloud: bool = True) -> None:
+        """Take in events in the order of the stream, and tell the listeners, if `aloud`, those that are
+        new."""
+        for change in changes:
+            self.roster.take(change)
+            if change.seq <= self.told:
+                continue
+            self.told = change.seq
+            if change.facet == "status":
+                self.last_change = change.row["at"]
+            self._remember(change)
+            news = LiveEvent(change.seq, change.row)
+            self._kept.append(news)
+            for listener in self._listeners if aloud else ():
+                listener.offer(news)
+
+    def hear(self, heard: dict[str, Heard]) -> None:
+        self.roster.apply_heartbeats(heard)
+        following = [it for it in self._listeners if it.heartbeats]
+        if following:
+            news = LiveEvent(None, {name: it.at for name, it in heard.items()})
+            for listener in following:
+                listener.offer(news)
+
+    def _remember(self, change: Projection) -> None:
+        if change.deletes:
+            self._lately.pop(change.name, None)
+        elif found := mark(change.row):
+            self._lately.setdefault(change.name, deque()).append(found)
+            self._order.append((change.row["at"], change.name, change.seq))
+        while self._order and (self._order[0][0] < change.row["at"] - DAY or len(self._order) > MAX_MARKS):
+            _, name, seq = self._order.popleft()
+            self.forgotten = seq
+            marks = self._lately.get(name)
+            while marks and marks[0].seq <= seq:
+                marks.popleft()
+            if not marks:
+                self._lately.pop(name, None)
+
+    # --- asking
+
+    def lately(self, name: str) -> Sequence[Mark]:
+        """What marks the service's last day, and perhaps a bit of the time before."""
+        return self._lately.get(name, ())
+
+    @property
+    def kept_from(self) -> int:
+        """Whoever saw this sequence or a later one can be told the rest from memory."""
+        first = self._kept[0].seq if self._kept else None
+        return first - 1 if first else self.told
+
+    def kept_after(self, seq: int) -> list[LiveEvent]:
+        return [news for news in self._kept if news.seq is not None and news.seq > seq]
+
+    def full(self, client: str | None = None) -> bool:
+        """Whether nobody may listen any more, or no stranger of this address. None: it is no stranger."""
+        if len(self._listeners) >= MAX_LISTENERS:
+            return True
+        if client is None:
+            return False
+        strangers = [it.client for it in self._listeners if it.client]
+        return len(strangers) >= MAX_ANONYMOUS or strangers.count(client) >= MAX_PER_CLIENT
+
+    def let_go(self) -> None:
+        """End what every listener waits for: the process is told to stop."""
+        for listener in self._listeners:
+            listener.let_go()
+
+    @contextmanager
+    def listening(self, client: str | None = None, *, heartbeats: bool = False) -> Iterator[Listener]:
+        """A listener, who is told everything from now on. Raises TooMany."""
+        if self.full(client):
+            raise TooManyListeners
+        listener = Listener(client, heartbeats=heartbeats)
+        self._listeners.add(listener)
+        LISTENERS.set(len(self._listeners))
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+            LISTENERS.set(len(self._listeners))

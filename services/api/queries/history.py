@@ -1,0 +1,119 @@
+"""What only the streams know: the last heartbeats of a service, and what it was at a moment in the past."""
+
+import asyncio
+from contextlib import aclosing
+from datetime import datetime
+from itertools import islice
+
+from services.api.http.models import HeardItem
+from services.api.projections.documents import Document, Projection, fold, hear, micros, moment
+from shared.contracts import durations
+from shared.contracts.events import SOURCE_HEADER, Signal
+from shared.contracts.heartbeats import parse_heartbeat
+from shared.http.problems import Problem
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import NotStored
+from shared.messaging.reader import Reader, Stored
+from shared.messaging.truncation import Truncated, truncated
+
+PATIENCE = 5.0
+"""Seconds that the broker has to answer."""
+
+
+async def heartbeats(link: BrokerConnection, name: str, since: int, limit: int) -> list[HeardItem]:
+    """The last of those that the broker keeps, newest first; malformed ones are left out, and what came
+    before `since` (microseconds), which was of another life. A run's duration stands at its end, if its start
+    is kept too."""
+    started: datetime | None = None
+    found: list[HeardItem] = []
+    for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
+        if stored.at < since:
+            continue
+        try:
+            beat = parse_heartbeat(name, stored.data, stored.headers)
+        except ValueError:
+            continue
+        at, body = moment(stored.at), beat.body
+        is_log = beat.signal is Signal.LOG
+        ended = beat.signal is not Signal.START and not is_log and started is not None
+        found.append(
+            HeardItem(
+                at=at,
+                signal=beat.signal,
+                exit_code=beat.exit_code,
+                message=body.message if body else None,
+                duration=(at - started).total_seconds() if ended and started else None,
+                every=durations.write(body.every) if body and body.every else None,
+                metadata=body.metadata if body else None,
+                source=_source(stored),
+                warnings=list(beat.warnings),
+            )
+        )
+        if not is_log:
+            started = at if beat.signal is Signal.START else None
+    return list(islice(reversed(found), limit))
+
+
+def _source(stored: Stored) -> str:
+    headers = stored.headers or {}
+    return headers.get(SOURCE_HEADER) or ("mqtt" if "Nmqtt-Pub" in headers else "nats")
+
+
+async def as_of(link: BrokerConnection, name: str, at: datetime) -> Document | None:
+    """The service's document as it was then; None if it did not exist. A fall counts from when it was due,
+    though it may have been noticed later. Problem 404 if the record does not reach back so far."""
+    then = micros(at)
+    config: Projection | None = None
+    status: Projection | None = None
+    for stored in await _read(link, streams.SERVICES, streams.config(name), streams.status(name)):
+        try:
+            change = fold(stored)
+        except ValueError:
+            continue
+        if change.facet == "config" and stored.at <= then:
+            config = change
+        elif change.facet == "status" and change.content["since"] <= then:
+            status = change
+    if config and config.deletes:
+        return None
+    if (left := await _left(link, name)) and then < left.begins and (config or left.config):
+        begins = moment(left.begins).isoformat().replace("+00:00", "Z")
+        raise Problem(404, f"what is kept of {name} begins at {begins}, and does not tell how it was before")
+    if config is None:
+        return None
+    document = {"_id": name, "config": config.content}
+    if status:
+        document["status"] = status.content
+    heard = None
+    for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
+        if stored.at <= then:
+            try:
+                heard = hear(heard, stored)
+            except ValueError:
+                continue
+    if heard:
+        document["heartbeat"] = {**heard._asdict(), "signal": heard.signal.value, "last_run": heard.run}
+    return document
+
+
+async def _left(link: BrokerConnection, name: str) -> Truncated | None:
+    try:
+        return (await truncated(link, name)).get(name)
+    except NotStored:
+        raise Problem(503, "the broker does not answer", retry_after=2) from None
+
+
+async def _read(link: BrokerConnection, stream: str, *subjects: str) -> list[Stored]:
+    """All that the stream keeps of these subjects. Problem 503 if the broker does not answer in time."""
+    found: list[Stored] = []
+    reader = Reader(link, stream, *subjects)
+    try:
+        async with asyncio.timeout(PATIENCE), aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                found += batch
+                if reader.pending == 0:
+                    break
+    except TimeoutError:
+        raise Problem(503, "the broker does not answer", retry_after=2) from None
+    return found

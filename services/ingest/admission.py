@@ -1,0 +1,144 @@
+"""What a heartbeat must be, and the one way it takes into the stream."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.ingest.availability import Availability
+from services.ingest.content import bad_name
+from services.ingest.names import KnownNames
+from shared.contracts.events import valid_name
+from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
+from shared.messaging import streams
+from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, Done, Message, block
+from shared.messaging.errors import BrokerError, ShareExhausted, TooLarge
+from shared.messaging.reader import OVER_HTTP
+
+HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
+_STORED, REFUSED, _NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
+WAITING = Gauge("registry_heartbeats_waiting", "Heartbeats that wait for the broker's answer")
+STORE_SECONDS = Histogram(
+    "registry_store_seconds",
+    "Time the broker takes to store what goes out together",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+
+_PLAIN = block(OVER_HTTP)
+
+
+def _count(stored: int, not_stored: int, took: float | None) -> None:
+    _STORED.inc(stored)
+    _NOT_STORED.inc(not_stored)
+    if took is not None:
+        STORE_SECONDS.observe(took)
+
+
+RETRY_AFTER = 2
+"""Seconds a client should wait after a 503, or until the broker has taken what waits of it."""
+
+
+class HeartbeatStore:
+    """Lets heartbeats through to the broker, or says why not."""
+
+    def __init__(self, groups: BatchPublisher, names: KnownNames, door: Availability) -> None:
+        self._groups = groups
+        self._door = door
+        groups.on_end = _count
+        WAITING.set_function(lambda: groups.waiting)
+        self.names = names
+
+    async def store(
+        self, name: str, headers: dict[str, str], payload: bytes, sender: str | None = None
+    ) -> None:
+        """Return once the broker has stored it. Raises Problem 422, 429, 503. `headers`: its signal.
+        `sender`: the stranger who sends it, and has no more than a share of what may wait; None: nobody is
+        counted."""
+        if not valid_name(name):
+            REFUSED.inc()
+            raise bad_name(name)
+        message = _message(name, headers, payload)
+        known = self._admit(name)
+        try:
+            await self._groups.store((message,), sender)
+        except BrokerError as error:
+            if not known:
+                self.names.forget(name)
+            raise self.not_stored(error) from None
+
+    def add(self, name: str, done: Done, sender: str | None = None) -> None:
+        """Store a plain heartbeat of a valid name, and tell `done`. Raises Problem 429, untold. `sender`: as
+        for `store`."""
+        if not self._admit(name):
+            tell = done
+
+            def done(error: BrokerError | None) -> None:
+                if error:
+                    self.names.forget(name)
+                tell(error)
+
+        self._groups.add((Message(streams.heartbeat(name), _PLAIN, b""),), done, sender)
+
+    def _admit(self, name: str) -> bool:
+        """Whether it was known before. Raises Problem 429 if there is no room for it."""
+        if name in self.names:
+            return True
+        if not self.names.admit(name):
+            REFUSED.inc()
+            raise _limit_reached()
+        return False
+
+    def not_stored(self, error: BrokerError, count: int = 1) -> Problem:
+        """What is said of so many heartbeats that `error` has cost."""
+        if isinstance(error, TooLarge):
+            return Problem(413, str(error))
+        if isinstance(error, ShareExhausted):
+            REFUSED.inc(count)
+            return Problem(429, str(error), retry_after=RETRY_AFTER)
+        self._door.refused(f"a heartbeat was not stored: {error}")
+        return Problem(503, f"not stored: {error}", retry_after=RETRY_AFTER)
+
+    async def store_all(
+        self, names: Sequence[str], headers: dict[str, str] | None = None, sender: str | None = None
+    ) -> dict[str, Any]:
+        """Store one heartbeat per name, all of them valid, a group after the other: no batch takes more room
+        than that, and what came meanwhile goes in between. Raises Problem 429 or 503 if none of them was
+        stored. `sender`: as for `store`."""
+        said = block(OVER_HTTP | headers) if headers else _PLAIN
+        rejected: list[dict[str, Any]] = []
+        good: list[str] = []
+        new: set[str] = set()
+        for name in names:
+            if name not in self.names:
+                new.add(name)
+            if self.names.admit(name):
+                good.append(name)
+            else:
+                rejected.append({"service": name, "reason": _limit_reached().detail})
+        REFUSED.inc(len(rejected))
+        for start in range(0, len(good), GROUP_MAX):
+            part = good[start : start + GROUP_MAX]
+            try:
+                await self._groups.store(
+                    [Message(streams.heartbeat(name), said, b"") for name in part], sender
+                )
+            except BrokerError as error:
+                left = good[start:]
+                problem = self.not_stored(error, len(left))
+                if not isinstance(error, ShareExhausted):
+                    _NOT_STORED.inc(len(left) - len(part))
+                for name in new.intersection(left):
+                    self.names.forget(name)
+                if not start:
+                    raise problem from None
+                rejected += ({"service": name, "reason": problem.detail} for name in left)
+                return {"accepted": start, "rejected": rejected}
+        return {"accepted": len(good), "rejected": rejected}
+
+
+def _limit_reached() -> Problem:
+    return Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
+
+
+def _message(name: str, headers: dict[str, str], payload: bytes) -> Message:
+    return Message(streams.heartbeat(name), block(OVER_HTTP | headers) if headers else _PLAIN, payload)

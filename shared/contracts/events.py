@@ -1,0 +1,317 @@
+"""The event contracts: what stands in the streams, for ever. Pure.
+
+CloudEvents 1.0 in JSON. A type name ends in its version; a field may be added, none may change its
+meaning. `tests/contract/golden/` holds what each version wrote, which must parse for ever.
+"""
+
+import hashlib
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    field_validator,
+)
+
+from shared.contracts.durations import Duration
+
+NAME_RULE = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+NAME_MAX = 128
+_NAME = re.compile(NAME_RULE.rstrip("$") + r"\Z")
+NAME_RULE_IN_WORDS = "1-128 characters: letters, digits, '_', '-', and single dots between them"
+
+_EPOCH, MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+def micros(time: datetime) -> int:
+    """Microseconds since 1970 UTC."""
+    return (time - _EPOCH) // MICRO
+
+
+def moment(micros: int) -> datetime:
+    """The same as a moment; beyond the calendar, its first or last one."""
+    try:
+        return _EPOCH + micros * MICRO
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if micros > 0 else datetime.min.replace(tzinfo=UTC)
+
+
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def _reckonable(at: datetime) -> datetime:
+    """From which any threshold or reminder can be reckoned, in any zone, within the calendar."""
+    if not _FIRST <= at < _LAST:
+        raise ValueError("a moment from the year 1970 to 8999")
+    return at
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_reckonable)]
+
+ServiceName = Annotated[str, StringConstraints(pattern=NAME_RULE, min_length=1, max_length=NAME_MAX)]
+
+
+def valid_name(name: str) -> bool:
+    return len(name) <= NAME_MAX and _NAME.match(name) is not None
+
+
+class Status(StrEnum):
+    """Where a service is in its life, best first."""
+
+    UNKNOWN = "unknown"
+    ALIVE = "alive"
+    SILENT = "silent"
+    DOWN = "down"
+    DEAD = "dead"
+
+    @property
+    def badness(self) -> int:
+        return _ORDER.index(self)
+
+
+_ORDER = tuple(Status)
+
+
+SIGNAL_HEADER = "Registry-Signal"
+EXIT_CODE_HEADER = "Registry-Exit-Code"
+SOURCE_HEADER = "Registry-Source"
+"""`http` on what came through ingest; what was published straight to the broker has none."""
+
+
+TRACEPARENT_HEADER = "traceparent"
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""Which trace something belongs to, as W3C's Trace Context writes it."""
+
+
+def sampled(traceparent: str | None) -> str | None:
+    """The same if it is one whose trace is recorded; everything else counts for nothing."""
+    if traceparent and TRACEPARENT.fullmatch(traceparent) and int(traceparent[-2:], 16) & 1:
+        return traceparent
+    return None
+
+
+class Signal(StrEnum):
+    """What a heartbeat says. A log is only kept, and is no sign of life."""
+
+    SUCCESS = "success"
+    START = "start"
+    FAIL = "fail"
+    LOG = "log"
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class HeartbeatBody(_Contract):
+    """The optional JSON body of a heartbeat, over HTTP and over NATS."""
+
+    message: str | None = None
+    every: Duration | None = Field(default=None, description="The interval this service beats at.")
+    metadata: dict[str, Any] | None = None
+
+
+class Heartbeat(NamedTuple):
+    """`exit_code`: a number, or a word such as KILL. `warnings`: what of it cannot be used as it is meant."""
+
+    signal: Signal
+    body: HeartbeatBody | None
+    exit_code: int | str | None
+    traceparent: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+LATE = 1_000_000
+"""Microseconds from which on a tick was under way for too long to prove that time."""
+
+
+class Tick(_Contract):
+    """Published by each ingest once per tick: a heartbeat could have been stored at this moment.
+
+    `open_since` is the broker's time of the first tick of an unbroken run; absent in that first one.
+    """
+
+    open_since: Moment | None = None
+    open_until: AwareDatetime | None = Field(
+        default=None, description="When the tick before was stored, by the broker's clock; never too late."
+    )
+    sent_at: AwareDatetime | None = Field(
+        default=None, description="When this one was sent, by the broker's clock; never too late."
+    )
+
+    def proves(self, stored_at: int) -> tuple[int, int]:
+        """From when to when the registry could be heard, if this was stored at `stored_at`; microseconds.
+
+        What waits for a network or a broker that stands still says nothing of that time, though it is stored
+        in the end.
+        """
+        if self.open_since is None:
+            return stored_at, stored_at
+        end, sent_at, until = stored_at, self.sent_at, self.open_until
+        if sent_at and until and stored_at - micros(sent_at) > LATE:
+            end = min(micros(until), stored_at)
+        return min(micros(self.open_since), end), end
+
+
+class Thresholds(_Contract):
+    """How long after its last heartbeat a service falls. Absent: the registry's default."""
+
+    silent_after: Duration | None = None
+    down_after: Duration | None = None
+    dead_after: Duration | None = None
+
+
+class ServiceConfig(Thresholds):
+    """The whole configuration of a service; every configuration event carries all of it."""
+
+    description: str = Field(default="", max_length=2000)
+    tags: tuple[Annotated[str, StringConstraints(min_length=1, max_length=64)], ...] = Field(
+        default=(), max_length=32
+    )
+    notify: bool = Field(default=True, description="Whether its changes are sent.")
+    paused: bool = False
+    every: Duration | None = Field(
+        default=None,
+        description="The interval its heartbeats declare; it gives the thresholds that are not configured.",
+    )
+
+
+class ConfigData(_Contract):
+    config: ServiceConfig = ServiceConfig()
+    registered_at: Moment | None = Field(
+        default=None,
+        description="Broker's time from which heartbeats count. Absent: when this event was stored.",
+    )
+    registered_by: Literal["heartbeat", "api"] = "api"
+    declared_at: Moment | None = Field(
+        default=None, description="Broker's time of the heartbeat that declared `config.every`."
+    )
+
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class Doubt(_Contract):
+    """Most services that beat regularly fell quiet at once: perhaps it is the registry that is cut off."""
+
+    stopped: Count
+    of: Count = Field(description="Services that had been beating regularly until then.")
+    within: Count = Field(description="Seconds between the first and the last that stopped, at least 1.")
+
+
+class StatusData(_Contract):
+    from_: Status = Field(alias="from")
+    to: Status
+    since: Moment = Field(description="When it fell due, or the heartbeat that changed it.")
+    last_heartbeat: Moment | None
+    reason: str
+    message: str | None = Field(
+        default=None,
+        description="What the heartbeat that changed it had to say, or its beginning and its end.",
+    )
+    duration: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="Seconds of the run that ended with the heartbeat that changed it.",
+    )
+    doubt: Doubt | None = None
+
+
+class _CloudEvent(_Contract):
+    specversion: Literal["1.0"] = "1.0"
+    id: str
+    source: str
+    subject: ServiceName
+    time: Moment
+    datacontenttype: Literal["application/json"] = "application/json"
+
+    @property
+    def name(self) -> str:
+        return self.subject
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(by_alias=True, exclude_none=False).encode()
+
+
+class ServiceRegistered(_CloudEvent):
+    type: Literal["service.registered.v1"] = "service.registered.v1"
+    data: ConfigData
+
+
+class ServiceUpdated(_CloudEvent):
+    type: Literal["service.updated.v1"] = "service.updated.v1"
+    data: ConfigData
+
+
+class ServicePaused(_CloudEvent):
+    type: Literal["service.paused.v1"] = "service.paused.v1"
+    data: ConfigData
+
+
+class ServiceResumed(_CloudEvent):
+    type: Literal["service.resumed.v1"] = "service.resumed.v1"
+    data: ConfigData
+
+
+class Deletion(_Contract):
+    """A deletion carries nothing but itself."""
+
+
+class ServiceDeleted(_CloudEvent):
+    type: Literal["service.deleted.v1"] = "service.deleted.v1"
+    data: Deletion = Deletion()
+
+
+class StatusChanged(_CloudEvent):
+    type: Literal["service.status_changed.v1"] = "service.status_changed.v1"
+    traceparent: str | None = Field(
+        default=None, description="CloudEvents' extension: the trace of the heartbeat that changed it."
+    )
+    data: StatusData
+
+    @field_validator("traceparent", mode="before")
+    @classmethod
+    def _only_what_is_one(cls, given: object) -> str | None:
+        return sampled(given) if isinstance(given, str) else None
+
+    def to_bytes(self) -> bytes:
+        exclude = None if self.traceparent else {"traceparent"}
+        return self.model_dump_json(by_alias=True, exclude_none=False, exclude=exclude).encode()
+
+
+ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed | ServiceDeleted
+Event = ConfigEvent | StatusChanged
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def parse_event(payload: bytes) -> Event:
+    """Read an event of any known version. pydantic.ValidationError (a ValueError) if it is none."""
+    return _EVENT.validate_json(payload)
+
+
+def event_id(*content: object) -> str:
+    """An id that follows from the content: the same change always has the same id."""
+    return hashlib.sha256("\n".join(map(str, content)).encode()).hexdigest()[:32]
+
+
+def status_changed(name: str, data: StatusData, traceparent: str | None = None) -> StatusChanged:
+    """The event of one change. Its id follows from the names of both statuses and the date alone."""
+    since = data.since.astimezone(UTC).isoformat()
+    return StatusChanged(
+        id=event_id(name, data.from_, data.to, since),
+        source="/monitor",
+        subject=name,
+        time=data.since,
+        traceparent=traceparent,
+        data=data,
+    )

@@ -1,0 +1,101 @@
+"""What a service was when: segments of time from its events and from what ticks prove. Pure.
+
+Times are integer microseconds since 1970 UTC.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from shared.contracts.events import Status
+
+PAUSED, UNOBSERVED, NOTHING = "paused", "unobserved", "nothing"
+"""States beside the statuses: not judged; the registry was deaf; before the service was registered."""
+
+STATES = (*(status.value for status in Status), PAUSED, UNOBSERVED)
+_UP = (Status.ALIVE, Status.SILENT)
+_MEASURED = (*_UP, Status.DOWN, Status.DEAD)
+
+
+class Mark(NamedTuple):
+    """An event that changes what a service is: its status (`to`, `was`), or whether it is paused."""
+
+    seq: int
+    at: int
+    to: Status | None = None
+    was: Status | None = None
+    paused: bool | None = None
+
+
+class Segment(NamedTuple):
+    start: int
+    end: int
+    state: str
+
+
+class Now(NamedTuple):
+    """What a service is now, from when it counts, and the end of time."""
+
+    status: Status
+    paused: bool
+    registered_at: int
+    at: int
+
+
+def segments(
+    marks: Iterable[Mark], now: Now, start: int, gaps: Sequence[tuple[int, int]] = (), begins: int = 0
+) -> list[Segment]:
+    """From `start` until now without a break, in order. `marks`: all since `start`, also earlier ones;
+    those of a former life do not count. `begins`: since when the record of the service is whole; before that
+    it is unobserved. Paused comes before unobserved, unobserved before any status."""
+    registered = max(start, now.registered_at)
+    lower = max(registered, min(begins, now.at))
+    counting = sorted(
+        (it for it in marks if it.at >= now.registered_at), key=lambda it: (max(it.at, lower), it.seq)
+    )
+    changes = [it for it in counting if it.to is not None]
+    pauses = [it for it in counting if it.paused is not None]
+    status = changes[0].was if changes and changes[0].was else now.status
+    paused = not pauses[0].paused if pauses else now.paused
+    turns: list[tuple[int, Status | None, bool | None, int]] = [
+        (max(it.at, lower), it.to, it.paused, 0) for it in counting
+    ]
+    for opens, closes in gaps:
+        if closes > lower and opens < now.at:
+            turns += [(max(opens, lower), None, None, 1), (min(closes, now.at), None, None, -1)]
+    found = [Segment(start, registered, NOTHING)] if registered > start else []
+    _extend(found, registered, lower, UNOBSERVED)
+    at, deaf = lower, 0
+    for turn, to, pauses_, hole in sorted(turns, key=lambda it: it[0]):
+        _extend(found, at, min(turn, now.at), _state(status, paused, deaf))
+        at = max(at, min(turn, now.at))
+        status, paused, deaf = to or status, paused if pauses_ is None else pauses_, deaf + hole
+    _extend(found, at, now.at, _state(status, paused, deaf))
+    return found
+
+
+def _state(status: Status, paused: bool, deaf: int) -> str:
+    return PAUSED if paused else UNOBSERVED if deaf else status.value
+
+
+def _extend(found: list[Segment], start: int, end: int, state: str) -> None:
+    if end <= start:
+        return
+    if found and found[-1].state == state and found[-1].end == start:
+        found[-1] = found[-1]._replace(end=end)
+    else:
+        found.append(Segment(start, end, state))
+
+
+def spent(found: Iterable[Segment]) -> dict[str, float]:
+    """Seconds in each state."""
+    total = dict.fromkeys(STATES, 0)
+    for it in found:
+        if it.state != NOTHING:
+            total[it.state] += it.end - it.start
+    return {state: micros / 1e6 for state, micros in total.items()}
+
+
+def uptime(seconds: Mapping[str, float]) -> float | None:
+    """The share of the observed and judged time in which it was alive or silent; None if there was none."""
+    measured = sum(seconds[status] for status in _MEASURED)
+    return sum(seconds[status] for status in _UP) / measured if measured else None

@@ -1,0 +1,86 @@
+"""Reading a request's body, bounded in size and time."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from shared.http.problems import Problem
+from shared.http.protocol import stranger_of
+
+_CLOSE = {"Connection": "close"}
+
+BODY_MAX = 1024 * 1024
+"""Bytes of a body, unless a route needs more."""
+
+BODY_WITHIN = 10.0
+"""Seconds a client gets to send its body."""
+
+ALL_MAX = 32 * 1024 * 1024
+"""Bytes of all bodies that are on their way at the same time."""
+OF_ADDRESS_MAX = ALL_MAX // 4
+"""The same of one address from which no right token is shown."""
+OF_STRANGERS_MAX = ALL_MAX // 2
+"""The same of all such addresses."""
+
+LONG = 1024
+"""Bytes of a body above which it is parsed beside the loop: many at once would keep ticks waiting."""
+
+T = TypeVar("T")
+
+_strangers_parser, _parser = (ThreadPoolExecutor(1, f"parse-{whose}") for whose in ("strangers", "known"))
+_on_their_way: Counter[str | None] = Counter()
+"""Bytes by a stranger's address; None: of all together."""
+_of_strangers = 0
+
+
+async def read(request: Request, most: int = BODY_MAX) -> bytes:
+    """The body. Raises Problem as `parsed` does."""
+    return await parsed(lambda raw: raw, request, most)
+
+
+async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY_MAX) -> T:
+    """What `parse`, which may run in a thread, makes of the body; until then it counts as on its way. Raises
+    what `parse` does, and Problem 413 if it is larger than `most` bytes, 408 if it does not come in time, 429
+    or 503 if too much comes at once."""
+    global _of_strangers
+    stranger = stranger_of(request)
+    too_large = Problem(413, f"the body is larger than {most} bytes", headers=_CLOSE)
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length[:20]) > most:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            async for chunk in request.stream():
+                body += chunk
+                _on_their_way[None] += len(chunk)
+                if stranger:
+                    _on_their_way[stranger] += len(chunk)
+                    _of_strangers += len(chunk)
+                if len(body) > most:
+                    raise too_large
+                if stranger and _on_their_way[stranger] > OF_ADDRESS_MAX:
+                    raise Problem(429, "too much is sent from this address", retry_after=2, headers=_CLOSE)
+                if _on_their_way[None] > ALL_MAX or (stranger and _of_strangers > OF_STRANGERS_MAX):
+                    raise Problem(503, "too much is sent at the same time", retry_after=2, headers=_CLOSE)
+        raw = bytes(body)
+        if len(raw) <= LONG:
+            return parse(raw)
+        parser = _strangers_parser if stranger else _parser
+        return await asyncio.get_running_loop().run_in_executor(parser, parse, raw)
+    except TimeoutError:
+        late = f"the body did not come within {BODY_WITHIN:g} s"
+        raise Problem(408, late, headers=_CLOSE) from None
+    except ClientDisconnect:
+        raise Problem(400, "the body broke off") from None
+    finally:
+        _on_their_way[None] -= len(body)
+        if stranger:
+            _of_strangers -= len(body)
+            _on_their_way[stranger] -= len(body)
+            if not _on_their_way[stranger]:
+                del _on_their_way[stranger]

@@ -1,0 +1,244 @@
+"""What every service is: an HTTP front with health and metrics, and work behind it, until told to stop."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, disable_created_metrics, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from shared.http.protocol import Connection, ConnectionLimits
+from shared.http.uvicorn_internals import Server
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import NotStored
+from shared.messaging.publisher import Publisher
+from shared.messaging.queries import last_sequence
+from shared.settings import PREFIX, base_url, stop
+from shared.telemetry import tracing
+
+log = structlog.get_logger()
+
+READY = Gauge("registry_ready", "1 for each part of the service that works, else 0", ["part"])
+
+STOP_WITHIN = 8.0
+"""Seconds that requests and work get to end after SIGTERM."""
+
+
+class Health:
+    """Why the service is not ready, by part; empty when it is."""
+
+    def __init__(self, *parts: str) -> None:
+        self.missing: dict[str, str] = dict.fromkeys(parts, "starting")
+        for part in parts:
+            READY.labels(part).set(0)
+
+    def good(self, part: str) -> None:
+        READY.labels(part).set(1)
+        if self.missing.pop(part, None):
+            log.info("ready", part=part)
+
+    def bad(self, part: str, reason: str) -> None:
+        READY.labels(part).set(0)
+        self.missing[part] = reason
+
+    def follow(self, link: BrokerConnection) -> None:
+        """Part `broker`: lost and back with its connection. The work says when it is there at first."""
+        link.on_lost.append(lambda: self.bad("broker", "away"))
+        link.on_back.append(lambda: self.good("broker"))
+
+    def routes(self) -> list[BaseRoute]:
+        async def healthz(_: Request) -> Response:
+            return JSONResponse({"status": "ok"})
+
+        async def readyz(_: Request) -> Response:
+            ready = not self.missing
+            return JSONResponse(
+                {"status": "ready"} if ready else {"status": "not ready", "missing": self.missing},
+                status_code=200 if ready else 503,
+            )
+
+        async def metrics(_: Request) -> Response:
+            return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+        return [
+            Route("/healthz", healthz, include_in_schema=False),
+            Route("/readyz", readyz, include_in_schema=False),
+            Route("/metrics", metrics, include_in_schema=False),
+        ]
+
+
+class Record:
+    """Part `record` of a service's health: whether the broker stores the events that it is given.
+
+    Found out from events alone, because a stream that is read-only answers everything else as ever.
+    """
+
+    LOOK_AGAIN = 5.0
+
+    def __init__(self, health: Health, link: BrokerConnection, publisher: Publisher) -> None:
+        self._health = health
+        self._link = link
+        self._failed = asyncio.Event()
+        publisher.on_append = self._told
+        link.on_back.append(self._good)  # after a restart, which mends it, or else the next event tells
+        self._good()
+
+    def _told(self, error: NotStored | None) -> None:
+        if error is None:
+            self._good()
+        else:
+            self._health.bad("record", str(error))
+            self._failed.set()
+
+    def _good(self) -> None:
+        self._failed.clear()
+        self._health.good("record")
+
+    async def watch(self) -> None:
+        """Find out that events are stored again, though this service has none to store itself; for ever."""
+        while True:
+            await self._failed.wait()
+            seen: int | None = None
+            while self._failed.is_set():
+                with contextlib.suppress(NotStored):
+                    last, _ = await last_sequence(self._link, streams.SERVICES)
+                    seen = last if seen is None else seen
+                    if last > seen:
+                        self._good()
+                await asyncio.sleep(self.LOOK_AGAIN)
+
+
+class _Server(Server):
+    limits: ConnectionLimits
+
+    def every_second(self) -> None:
+        """See which connections take too long."""
+        self.limits.now = asyncio.get_running_loop().time()
+        for connection in self.open_connections:
+            assert isinstance(connection, Connection)
+            connection.look()
+
+
+def run(
+    app: Any,
+    work: Callable[[], Awaitable[None]],
+    *,
+    host: str,
+    port: int,
+    variable: str,
+    http: type[Connection],
+    any_port: bool = False,
+    on_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve `app` on host:port beside `work` until SIGTERM or SIGINT; then `on_stop` ends what clients wait
+    for. Ends the process: code 0 after a signal, 1 if the work or the server failed, 2 if the port (set by
+    `variable`) cannot be had. With `any_port` a port that is taken is replaced by a free one. `http`: the
+    protocol, with the limits of connections."""
+    http.limits.fit(_files())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop has its own handlers
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    sock = _bind(host, port, variable, any_port)
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        code = runner.run(_serve(app, work, sock, http, on_stop))
+    tracing.stop()
+    sys.exit(code)
+
+
+def _files() -> int:
+    """How many this process may have open, after asking for as many as it may ask for."""
+    if sys.platform == "win32":
+        return 512
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1_000_000
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+def _bind(host: str, port: int, variable: str, any_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except UnicodeError:
+        stop(f"the address {host!r} is not accepted: an address of this machine, or its name")
+    except OSError as error:
+        if any_port:
+            log.warning("port is taken; using a free one", variable=PREFIX + variable, port=port)
+            return _bind(host, 0, variable, False)
+        stop(f"{PREFIX}{variable}={port}: cannot listen on {host}:{port} ({error.strerror})")
+    return sock
+
+
+async def _serve(
+    app: Any,
+    work: Callable[[], Awaitable[None]],
+    sock: socket.socket,
+    http: type[Connection],
+    on_stop: Callable[[], None],
+) -> int:
+    config = uvicorn.Config(
+        app,
+        http=http,
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(STOP_WITHIN / 2),
+    )
+    server = _Server(config)
+    server.limits = http.limits
+    server.limits.now = asyncio.get_running_loop().time()
+    log.info("serving", url=base_url(*sock.getsockname()[:2]))
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stopping.set)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    working = asyncio.create_task(_guard(work))
+    told = asyncio.create_task(stopping.wait())
+    await asyncio.wait({serving, working, told}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping")
+    failed = (working.done() or serving.done()) and not stopping.is_set()
+    if serving.done() and not stopping.is_set():
+        error = serving.exception() if not serving.cancelled() else None
+        log.error("the HTTP server ended; ending so that it is started afresh", exc_info=error)
+    server.end()
+    on_stop()
+    await asyncio.wait({serving}, timeout=STOP_WITHIN / 2 + 1)
+    working.cancel()
+    await asyncio.wait({working}, timeout=STOP_WITHIN / 2)
+    told.cancel()
+    log.info("stopped")
+    return 1 if failed else 0
+
+
+async def _guard(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception:
+        log.exception("the work of this service failed; ending so that it is started afresh")
+        raise

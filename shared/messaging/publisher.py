@@ -1,0 +1,127 @@
+"""Publishing to a stream that waits until the broker has stored the message."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError
+
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import Busy, NoAnswer, NotStored, TooLarge, WrongSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    seq: int
+    duplicate: bool
+
+
+class Publisher:
+    """Pipelined JetStream publishing: what waits goes out in one write, each caller gets its own answer."""
+
+    def __init__(self, link: BrokerConnection, *, timeout: float = 5.0, max_waiting: int = 20_000) -> None:
+        self._link = link
+        self.timeout = timeout
+        self._max_waiting = max_waiting
+        self._waiting: dict[str, tuple[asyncio.Future[Ack], float]] = {}
+        self._count = 0
+        self._sweeper: asyncio.Task[None] | None = None
+        self._inbox = ""
+        self.on_append: Callable[[NotStored | None], None] = lambda _: None
+        """Is told of each event why it was not stored although the broker is connected; None: it was."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    async def start(self) -> None:
+        self._inbox = self._link.nc.new_inbox()
+        await self._link.nc.subscribe(
+            self._inbox + ".*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        self._link.on_lost.append(self._lost)
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        if self._sweeper:
+            self._sweeper.cancel()
+        self._fail_all("shutting down")
+
+    async def publish(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Ack:
+        """Store one message. Raises NotStored (unknown, or no), Busy (no), WrongSequence (no)."""
+        if not (self._inbox and self._link.up):
+            raise NotStored("the broker cannot be reached")
+        if len(self._waiting) >= self._max_waiting:
+            raise Busy("too many messages wait for the broker")
+        self._count += 1
+        token = str(self._count)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Ack] = loop.create_future()
+        self._waiting[token] = future, loop.time() + self.timeout
+        try:
+            await self._link.nc.publish(subject, payload, f"{self._inbox}.{token}", headers)
+            return await future
+        except MaxPayloadError:
+            raise TooLarge("the message is larger than the broker takes") from None
+        except NatsError as error:
+            raise NotStored(str(error)) from None
+        finally:
+            self._waiting.pop(token, None)
+
+    async def append(self, subject: str, payload: bytes, *, after: int, event_id: str, kind: str) -> Ack:
+        """Store an event if `after` is still the subject's last sequence (0: none yet), or WrongSequence."""
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": str(after),
+            "Nats-Msg-Id": event_id,
+            streams.TYPE_HEADER: kind,
+        }
+        try:
+            ack = await self.publish(subject, payload, headers)
+        except NotStored as error:
+            if self._link.up and not isinstance(error, Busy):
+                self.on_append(error)
+            raise
+        self.on_append(None)
+        return ack
+
+    async def _answered(self, msg: Msg) -> None:
+        entry = self._waiting.get(msg.subject.rpartition(".")[2])
+        if entry is None or entry[0].done():
+            return
+        if not msg.data:
+            entry[0].set_exception(NotStored("no stream takes this subject yet"))
+            self._link.doubt()
+            return
+        answer = json.loads(msg.data)
+        if error := answer.get("error"):
+            wrong = error.get("err_code") in _WRONG_SEQUENCE
+            kind = WrongSequence if wrong else NotStored
+            entry[0].set_exception(kind(error.get("description", "refused by the broker")))
+        else:
+            entry[0].set_result(Ack(answer["seq"], answer.get("duplicate", False)))
+
+    def _lost(self) -> None:
+        self._fail_all("the connection to the broker was lost before its answer")
+
+    def _fail_all(self, reason: str) -> None:
+        for future, _ in self._waiting.values():
+            if not future.done():
+                future.set_exception(NotStored(reason))
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self.timeout / 5)
+            now = loop.time()
+            for future, deadline in list(self._waiting.values()):
+                if deadline > now:
+                    break
+                if not future.done():
+                    future.set_exception(NoAnswer(f"no answer from the broker within {self.timeout:g} s"))
+
+
+_WRONG_SEQUENCE = {10071, 10164}

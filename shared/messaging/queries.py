@@ -1,0 +1,160 @@
+"""Questions to the broker about its streams: single messages, sequences, and how far the monitor has come."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from shared.contracts.events import moment
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import NotStored, StreamMissing, Unreadable
+from shared.messaging.reader import Stored, micros, read_headers
+
+
+async def newest(link: BrokerConnection, stream: str, subject: str) -> Stored | None:
+    """The newest message of one subject, or of all that a subject with wildcards means. Raises NotStored when
+    the broker cannot say."""
+    return await _get(link, stream, {"last_by_subj": subject})
+
+
+async def newest_before(link: BrokerConnection, stream: str, subject: str, seq: int) -> Stored | None:
+    """The newest message of one subject with a sequence smaller than `seq`."""
+    if seq <= 1:  # or the broker would take it for no bound at all
+        return None
+    return await _get(link, stream, {"multi_last": [subject], "up_to_seq": seq - 1})
+
+
+async def first(link: BrokerConnection, stream: str, subject: str) -> Stored | None:
+    """The oldest message of one subject that is still kept."""
+    return await _get(link, stream, {"seq": 1, "next_by_subj": subject})
+
+
+async def first_later(link: BrokerConnection, stream: str, at: int) -> Stored | None:
+    """The first message that was stored later than `at`, microseconds since 1970 UTC."""
+    return await _get(link, stream, {"start_time": f"{moment(at + 1):%Y-%m-%dT%H:%M:%S.%fZ}"})
+
+
+async def message_at(link: BrokerConnection, stream: str, seq: int) -> Stored | None:
+    return await _get(link, stream, {"seq": seq})
+
+
+async def _get(link: BrokerConnection, stream: str, what: dict[str, Any]) -> Stored | None:
+    """One message. With replicas the leader is asked: a follower may not have yet what decides."""
+    kind = "STREAM.MSG.GET" if link.replicated else "DIRECT.GET"
+    try:
+        msg = await link.nc.request(f"$JS.API.{kind}.{stream}", json.dumps(what).encode(), timeout=3)
+    except (NatsError, OSError, TimeoutError) as error:
+        raise NotStored(str(error) or repr(error)) from None
+    return _of_leader(msg.data) if link.replicated else _of_any(msg)
+
+
+def _of_any(msg: Msg) -> Stored | None:
+    headers = msg.headers or {}
+    if headers.get("Status") == "404":
+        return None
+    if "Status" in headers:
+        raise NotStored(headers.get("Description", "the broker cannot read its stream"))
+    if "Nats-Sequence" not in headers:
+        raise Unreadable("the message has headers that cannot be read")
+    return Stored(
+        headers["Nats-Subject"],
+        msg.data,
+        headers,
+        int(headers["Nats-Sequence"]),
+        micros(headers["Nats-Time-Stamp"]),
+        0,
+    )
+
+
+def _of_leader(answer: bytes) -> Stored | None:
+    found = json.loads(answer)
+    if error := found.get("error"):
+        if error.get("code") == 404:
+            return None
+        raise NotStored(error.get("description", "the broker cannot read its stream"))
+    message = found["message"]
+    raw = base64.b64decode(message.get("hdrs", ""))
+    return Stored(
+        message["subject"],
+        base64.b64decode(message.get("data", "")),
+        read_headers(raw) if raw else None,
+        message["seq"],
+        micros(message["time"]),
+        0,
+    )
+
+
+async def stream_info(
+    link: BrokerConnection, stream: str, question: bytes = b"", *, timeout: float = 3
+) -> dict[str, Any]:
+    """What the broker says of a stream, within so many seconds. Raises StreamMissing, or NotStored when it
+    cannot say."""
+    try:
+        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", question, timeout=timeout)
+    except (NatsError, OSError, TimeoutError) as error:
+        raise NotStored(str(error) or repr(error)) from None
+    info: dict[str, Any] = json.loads(answer.data)
+    if refused := info.get("error"):
+        kind = StreamMissing if refused.get("code") == 404 else NotStored
+        raise kind(f"{stream}: {refused.get('description', refused)}")
+    return info
+
+
+async def full_subjects(link: BrokerConnection, stream: str, among: str) -> AsyncIterator[str]:
+    """The subjects of which the broker keeps as many messages as it may. Raises NotStored when it cannot
+    say."""
+    offset = 0
+    while True:
+        question = json.dumps({"subjects_filter": among, "offset": offset}).encode()
+        info = await stream_info(link, stream, question, timeout=10)
+        kept = info["config"].get("max_msgs_per_subject", -1)
+        counts: dict[str, int] = info["state"].get("subjects") or {}
+        for subject, count in counts.items():
+            if 0 < kept <= count:
+                yield subject
+        offset += len(counts)
+        if not counts or offset >= info.get("total", 0):
+            return
+
+
+async def last_sequence(link: BrokerConnection, stream: str) -> tuple[int, int]:
+    """The stream's last sequence, and the broker's time of that answer in microseconds. A message of that
+    sequence need not be there any more."""
+    info = await stream_info(link, stream)
+    return info["state"]["last_seq"], micros(info["ts"])
+
+
+async def newest_event(link: BrokerConnection) -> tuple[int, int]:
+    """The sequence of the newest event that is there, 0 if there is none; and the broker's time of an answer
+    before that, in microseconds."""
+    _, at = await last_sequence(link, streams.SERVICES)
+    found = await newest(link, streams.SERVICES, streams.ALL_EVENTS)
+    return found.seq if found else 0, at
+
+
+async def created(link: BrokerConnection, stream: str) -> str:
+    """When the stream was made, which tells it from one of the same name that was there before."""
+    time: str = (await stream_info(link, stream))["created"]
+    return time
+
+
+async def last_evaluated(link: BrokerConnection, within: float = 1.0) -> int | None:
+    """When the tick was stored that a monitor judged last, in microseconds; None: none answers within so
+    many seconds. Raises nats' errors when the broker is away."""
+    judged: list[int] = []
+
+    async def answered(message: Msg) -> None:
+        if message.data:  # else the broker says that nobody is there
+            judged.append(int(message.data))
+
+    inbox = link.nc.new_inbox()
+    answers = await link.nc.subscribe(inbox, cb=answered)
+    await link.nc.publish(streams.LAST_EVALUATED, b"", reply=inbox)
+    await asyncio.sleep(within)
+    await answers.unsubscribe()
+    return max(judged, default=None)

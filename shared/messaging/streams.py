@@ -1,0 +1,213 @@
+"""Streams and subjects: the only place that names them."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import structlog
+from nats.js import JetStreamContext
+from nats.js.api import StorageType, StreamConfig, StreamInfo
+from nats.js.errors import APIError, NotFoundError
+
+from shared.contracts.events import Event, StatusChanged, parse_event
+from shared.settings import LEAST_BYTES
+
+HEARTBEATS = "HEARTBEATS"
+SERVICES = "SERVICES"
+
+ASIDE = "ASIDE"
+ASIDE_SUBJECT = "aside"
+ASIDE_MOST = 64 * 1024
+"""Bytes of a message that cannot be read, at most, that are kept for an operator to look at."""
+
+MONITOR_BUCKET = "registry_monitor"
+NOTIFIER_BUCKET = "registry_notifier"
+MAINTENANCE_BUCKET = "registry_maintenance"
+API_BUCKET = "registry_api"
+
+REBUILD = "registry.rebuild"
+LAST_EVALUATED = "registry.monitor.judged"
+"""Each monitor answers with when the tick was stored that it judged last, in microseconds."""
+"""Not in a stream: a request that the API answers when its read models have been built anew."""
+
+TYPE_HEADER = "ce-type"
+"""Carries an event's type beside the payload, so that a reader of headers alone knows it."""
+
+ALL_HEARTBEATS = "heartbeat.>"
+ALL_TICKS = "tick.>"
+ALL_EVENTS = "service.>"
+ALL_CONFIG = "service.config.>"
+ALL_STATUS = "service.status.>"
+
+WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}}
+"""The subjects that together are all of a stream."""
+
+SPARE = 1_000_000
+"""Messages of HEARTBEATS beside those of as many services as there may be: ticks, and what names sent that
+were never registered, or are deleted."""
+_MOST = 2**53
+
+TICK_TTL = timedelta(days=93)
+"""How long a stretch of ticks stays provable: as long as the longest uptime looks back, and a bit."""
+
+log = structlog.get_logger()
+
+
+def heartbeat(name: str) -> str:
+    return f"heartbeat.{name}"
+
+
+def tick(instance: str) -> str:
+    return f"tick.{instance}"
+
+
+def config(name: str) -> str:
+    return f"service.config.{name}"
+
+
+def status(name: str) -> str:
+    return f"service.status.{name}"
+
+
+def subject_of(event: Event) -> str:
+    return status(event.name) if isinstance(event, StatusChanged) else config(event.name)
+
+
+def read_event(subject: str, payload: bytes) -> Event:
+    """The event in a message of SERVICES. ValueError if it is none, or not one of its subject."""
+    event = parse_event(payload)
+    if subject_of(event) != subject:
+        raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
+    return event
+
+
+def printable(text: str) -> str:
+    """Fit for a header: one line of ASCII, and not long."""
+    return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:500]
+
+
+def name_in(subject: str) -> str:
+    """The service (or instance) in one of the subjects above."""
+    head, _, rest = subject.partition(".")
+    return rest.partition(".")[2] if head == "service" else rest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the streams should look like; the same in every service, from the same variables."""
+
+    replicas: int
+    heartbeats_kept: int
+    events_kept: int
+    max_services: int
+    heartbeats_bytes: int
+    """0: no bound."""
+
+    def streams(self) -> tuple[StreamConfig, ...]:
+        return (
+            # Whoever may send can make up any number of names: beyond these bounds the oldest messages go.
+            StreamConfig(
+                name=HEARTBEATS,
+                subjects=[ALL_HEARTBEATS, ALL_TICKS],
+                max_msgs_per_subject=self.heartbeats_kept,
+                max_msgs=min(self.heartbeats_kept * self.max_services + SPARE, _MOST),
+                max_bytes=self.heartbeats_bytes or -1,
+                storage=StorageType.FILE,
+                num_replicas=self.replicas,
+                duplicate_window=120,
+                allow_direct=True,
+                allow_msg_ttl=True,
+                allow_atomic=True,
+                allow_batched=True,
+            ),
+            StreamConfig(
+                name=SERVICES,
+                subjects=[ALL_CONFIG, ALL_STATUS],
+                max_msgs_per_subject=self.events_kept,
+                storage=StorageType.FILE,
+                num_replicas=self.replicas,
+                duplicate_window=120,
+                allow_direct=True,
+                allow_atomic=True,
+            ),
+            StreamConfig(
+                name=ASIDE,
+                subjects=[ASIDE_SUBJECT],
+                max_msgs=1000,
+                storage=StorageType.FILE,
+                num_replicas=self.replicas,
+                allow_direct=True,
+            ),
+        )
+
+
+_MANAGED = (
+    "subjects",
+    "max_msgs_per_subject",
+    "max_msgs",
+    "max_bytes",
+    "num_replicas",
+    "allow_direct",
+    "allow_msg_ttl",
+    "allow_atomic",
+    "allow_batched",
+)
+
+
+async def provision(js: JetStreamContext, plan: Plan, *, update: bool) -> None:
+    """Create the streams that are missing; any service may do it, any number of times. `update`: also renew
+    the settings named here in those that are there. Raises nats' errors when the broker is away."""
+    for wanted in plan.streams():
+        assert wanted.name
+        try:
+            found = (await js.stream_info(wanted.name)).config
+        except NotFoundError:
+            try:
+                await _fitting(js.add_stream, wanted)
+                log.info("stream created", stream=wanted.name)
+            except APIError as error:
+                if error.err_code != _EXISTS:
+                    raise
+            continue
+        if update and any(
+            getattr(found, field) != getattr(wanted, field) for field in _MANAGED if getattr(wanted, field)
+        ):
+            await _fitting(js.update_stream, wanted, at_least=found.max_bytes or -1)
+            log.info("stream updated", stream=wanted.name)
+
+
+async def _fitting(
+    store: Callable[[StreamConfig], Awaitable[StreamInfo]], wanted: StreamConfig, at_least: int = -1
+) -> None:
+    """Create or update a stream with the bound of its size that is wanted, or the largest that the broker has
+    room for, which sets so much aside: half of it, half of that, or none. `at_least`: the bound that it has
+    by now."""
+    bound = wanted.max_bytes or -1
+    while True:
+        try:
+            await store(replace(wanted, max_bytes=bound))
+            break
+        except APIError as error:
+            if error.err_code not in _NO_ROOM or bound <= 0:
+                raise
+            smaller = max(bound // 2, at_least)
+            bound = smaller if LEAST_BYTES <= smaller < bound else -1
+    if bound != (wanted.max_bytes or -1):
+        log.warning(
+            "the broker has no room for a stream of this size; it is bounded otherwise",
+            stream=wanted.name,
+            wanted=wanted.max_bytes,
+            bound=bound if bound > 0 else "none",
+        )
+
+
+async def filled(js: JetStreamContext, stream: str) -> float:
+    """How much of what a stream may hold it does, 0 to 1; 0 if that has no bound. Raises nats' errors."""
+    info = await js.stream_info(stream)
+    most = ((info.state.messages, info.config.max_msgs), (info.state.bytes, info.config.max_bytes))
+    return max((held / bound for held, bound in most if bound and bound > 0), default=0.0)
+
+
+_EXISTS = 10058  # "stream name already in use with a different configuration": somebody was faster
+_NO_ROOM = {10002, 10005, 10023, 10047, 10122}
+"""What the server, the account or the peers of a cluster have is less than the bound."""

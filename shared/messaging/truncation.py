@@ -1,0 +1,61 @@
+"""Services whose oldest events are not in the record any more: the broker keeps so many of each subject."""
+
+from dataclasses import dataclass
+
+from shared.contracts.events import ServiceDeleted, ServiceRegistered, Status, StatusChanged, micros
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.queries import first, full_subjects
+from shared.messaging.reader import Stored
+
+
+@dataclass
+class Truncated:
+    """What is left of a service's events. Times in microseconds.
+
+    `begins`: from then on all that happened is there. `config`, `status`: the sequence of the oldest event
+    of each kind, 0 where all are there. `registered_at`: what is older is of a former life; 0: not known.
+    """
+
+    begins: int = 0
+    config: int = 0
+    status: int = 0
+    registered_at: int = 0
+
+
+async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str, Truncated]:
+    """All of them, or this one if it is one, by name. Raises NotStored when the broker cannot say."""
+    found: dict[str, Truncated] = {}
+    among = f"service.*.{name}" if name else streams.ALL_EVENTS
+    async for subject in full_subjects(link, streams.SERVICES, among):
+        oldest = await first(link, streams.SERVICES, subject)
+        if oldest is None or _is_beginning(oldest):
+            continue
+        it = found.setdefault(streams.name_in(subject), Truncated())
+        it.begins = max(it.begins, oldest.at)
+        if subject.startswith(streams.status("")):
+            it.status = oldest.seq
+        else:
+            it.config, it.registered_at = oldest.seq, _registered_at(oldest)
+    return found
+
+
+def _is_beginning(oldest: Stored) -> bool:
+    """Whether nothing was before this event of its subject, at least not in this life of the service."""
+    try:
+        event = streams.read_event(oldest.subject, oldest.data)
+    except ValueError:
+        return False
+    if isinstance(event, StatusChanged):
+        return event.data.from_ is Status.UNKNOWN
+    return isinstance(event, ServiceRegistered)
+
+
+def _registered_at(config: Stored) -> int:
+    try:
+        event = streams.read_event(config.subject, config.data)
+    except ValueError:
+        return 0
+    if isinstance(event, StatusChanged | ServiceDeleted) or event.data.registered_at is None:
+        return 0
+    return micros(event.data.registered_at)

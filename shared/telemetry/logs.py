@@ -1,0 +1,100 @@
+"""Key/value log lines: readable on a terminal, JSON elsewhere. All that a process says is one, also what
+libraries log, warnings, and exceptions that nobody caught."""
+
+import logging
+import sys
+import threading
+from collections.abc import MutableMapping
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from shared.settings import wanted_log_format
+from shared.telemetry.visible import visible, visible_lines
+
+INDENT = " " * 4
+
+
+def begin(service: str) -> None:
+    """Before the settings are read: if they ask for JSON, a wrong one among them is told in it too."""
+    if wanted_log_format() == "json":
+        configure(service, "info", "json")
+
+
+def configure(service: str, level: str, fmt: str) -> None:
+    """Set up structlog for this process, and what libraries log from WARNING on."""
+    numeric = getattr(logging, level.upper())
+    console = fmt == "console" or (not fmt and sys.stderr.isatty())
+
+    def named(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line.setdefault("service", service)
+        return line
+
+    first: list[Any] = [
+        named,  # not by a context: a thread has none
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    last: list[Any] = (
+        [_harmless, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *first],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # httpx logs whole URLs at INFO, and a bot token is part of a URL.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[*first, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(numeric),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    sys.excepthook = _uncaught
+    sys.unraisablehook = lambda it: _log_uncaught(it.exc_type, it.exc_value, it.exc_traceback)
+    threading.excepthook = lambda it: _log_uncaught(it.exc_type, it.exc_value, it.exc_traceback)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        structlog.get_logger().warning("interrupted")
+    else:
+        _log_uncaught(kind, error, traceback)
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
+) -> None:
+    found = (kind, error or kind(), traceback)
+    structlog.get_logger().critical("an exception that nobody caught", exc_info=found)
+
+
+def _harmless(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """For a terminal: what others wrote neither acts there nor passes for a line of its own."""
+    shown: dict[str, Any] = {}
+    for key, value in line.items():
+        if key in ("event", "exception"):
+            value = visible_lines(str(value), INDENT if key == "event" else "")
+        elif isinstance(value, str) and (text := visible(value)) != value:
+            value = _Quoted(text)
+        shown[visible(key)] = value
+    return shown
+
+
+class _Quoted:
+    """What is shown in quotes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return f"'{self._text}'"
