@@ -10,9 +10,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict
 
-from services.api.http import tags
+from services.api import tags
 from services.api.http.models import THRESHOLDS, Defaults, NewService, Wanted
-from services.api.http.requests import is_stale
+from services.api.http.requests import check_version
 from services.api.projections.documents import Document, configured, fold, moment
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
@@ -131,7 +131,7 @@ class Commands:
         return await self._change(name, lambda document: self._updated(kind, name, document, if_match, new))
 
     def _registered(self, name: str, config: ServiceConfig) -> ServiceRegistered:
-        tags.check(config.tags)
+        tags.check_allowed(config.tags)
         if len(self._board.roster) + self._creating >= self._max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
         return ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
@@ -149,7 +149,7 @@ class Commands:
         config = new(old)
         if config == old:
             return None
-        tags.check(config.tags, old.tags)
+        tags.check_allowed(config.tags, old.tags)
         declared_at = there["config"].get("declared_at")
         data = ConfigData(
             config=config,
@@ -244,8 +244,7 @@ def existing(name: str, document: Document | None) -> Document:
 
 def _matching(document: Document, if_match: str | None) -> Document:
     """The document if the client's condition holds."""
-    if is_stale(if_match, document["config"]["seq"]):
-        raise Problem(412, f"the version is {document['config']['seq']} by now; read it again")
+    check_version(if_match, document["config"]["seq"])
     return document
 
 

@@ -18,8 +18,10 @@ LIMIT_RETRY_AFTER = 60
 """Seconds after which a service may have been deleted."""
 
 
-class Problem(Exception):
+class Problem(HTTPException):
     """Raise it anywhere below a route. `retry_after` is in seconds."""
+
+    headers: dict[str, str]
 
     def __init__(
         self,
@@ -29,10 +31,12 @@ class Problem(Exception):
         retry_after: int | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = (headers or {}) | ({"Retry-After": str(retry_after)} if retry_after else {})
+        retry = {"Retry-After": str(retry_after)} if retry_after else {}
+        super().__init__(status, detail, (headers or {}) | retry)
+
+    @property
+    def status(self) -> int:
+        return self.status_code
 
 
 def response(problem: Problem) -> JSONResponse:
@@ -52,7 +56,7 @@ def response(problem: Problem) -> JSONResponse:
 def explain(errors: Any) -> str:
     """Which field broke which rule, for people. Never the value: it may be secret or large."""
     return "; ".join(
-        f"{'.'.join(str(part) for part in error['loc']) or 'body'}: "
+        f"{'.'.join(map(str, error['loc'])).removeprefix('body.') or 'body'}: "
         + error["msg"].removeprefix("Value error, ")
         for error in list(errors)[:5]
     )
@@ -69,24 +73,20 @@ def install(app: Starlette, answer: Answer = plain) -> None:
     """Answer every error of `app` as problem details, or as `answer` does."""
     from fastapi.exceptions import RequestValidationError  # monitor and notifier do without FastAPI
 
-    async def on_problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return answer(request, error)
-
     async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return answer(request, Problem(422, explain(error.errors())))
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        problem = Problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
-        return answer(request, problem)
+        if not isinstance(error, Problem):
+            error = Problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        return answer(request, error)
 
     async def on_bug(request: Request, error: Exception) -> Response:
         log.error("request failed", path=request.url.path, error=repr(error))
         return answer(request, Problem(500, "This is our mistake; the log says what happened."))
 
-    app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_bug)

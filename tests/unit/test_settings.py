@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from services.api.__main__ import ApiSettings
+from services.api.settings import ApiSettings
 from services.cli.__main__ import ClientSettings
 from services.cli.doctor import DoctorSettings
 from services.cli.supervisor import RunSettings

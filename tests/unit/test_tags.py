@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.http import tags
+from services.api import tags
 from shared.http.problems import Problem
 
 TAGS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=20)
@@ -37,8 +37,8 @@ def test_a_quote_that_is_not_closed_is_refused() -> None:
 @pytest.mark.parametrize("tag", ["a,b", ",", "a\nb", "\x1b[2J", "a\x00", "\x85", "a\u2028b"])
 def test_what_no_list_can_hold_is_refused_but_stays_where_it_is(tag: str) -> None:
     with pytest.raises(Problem, match="has a"):
-        tags.check(["x", tag])
-    tags.check(["x", tag], had=[tag])
+        tags.check_allowed(["x", tag])
+    tags.check_allowed(["x", tag], had=[tag])
 
 
 def test_a_tag_that_is_known_is_one() -> None:

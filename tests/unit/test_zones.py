@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.api.__main__ import ApiSettings
+from services.api.settings import ApiSettings
 from shared.contracts import zones
 from shared.contracts.events import micros, moment
 from shared.contracts.maintenance import Window

@@ -31,12 +31,12 @@ class Piece(NamedTuple):
 def bar(found: Sequence[Segment], count: int, zone: ZoneInfo) -> list[Piece]:
     """Time in `count` slices, where each shows the worst that happened in it."""
     pieces: list[tuple[int, int, str, int, int, Counter[str]]] = []
-    for n, it in enumerate(slices(found, count)):
-        if pieces and pieces[-1][2] == it.state:
+    for n, piece in enumerate(slices(found, count)):
+        if pieces and pieces[-1][2] == piece.state:
             at, length, state, start, _, spent = pieces[-1]
-            pieces[-1] = at, length + 1, state, start, it.end, spent + Counter(it.spent)
+            pieces[-1] = at, length + 1, state, start, piece.end, spent + Counter(piece.spent)
         else:
-            pieces.append((n, 1, it.state, it.start, it.end, Counter(it.spent)))
+            pieces.append((n, 1, piece.state, piece.start, piece.end, Counter(piece.spent)))
     return [
         Piece(at, length, state, _title(moment(start), moment(end), spent, zone))
         for at, length, state, start, end, spent in pieces
@@ -54,18 +54,18 @@ def _title(start: datetime, end: datetime, spent: Counter[str], zone: ZoneInfo) 
     return f"{start:%b %d %H:%M} to {until}: {', '.join(whats) or 'not registered yet'}"
 
 
-def told(found: Sequence[Segment], share: float | None) -> str:
+def in_a_line(found: Sequence[Segment], share: float | None) -> str:
     """A bar in words: `99.2 % up; down 12 min, unobserved 2 s`."""
     spent: Counter[str] = Counter()
-    for it in found:
-        spent[it.state] += it.end - it.start
+    for segment in found:
+        spent[segment.state] += segment.end - segment.start
     flaws = [
         f"{state} {spoken(timedelta(microseconds=spent[state]))}"
         for state in ("down", "dead", "silent", "paused", "unobserved")
         if spent[state] >= 1_000_000
     ]
     return "; ".join(
-        [f"{percent(share)} up" if share is not None else "not judged", ", ".join(flaws)]
+        [f"{percent(share)} up" if share is not None else "not evaluated", ", ".join(flaws)]
     ).rstrip("; ")
 
 
@@ -93,8 +93,8 @@ class Chart(NamedTuple):
 def cadence(heard: Sequence[HeardItem], silent_after: timedelta, zone: ZoneInfo) -> Chart | None:
     """The time between heartbeats, without those that only begin a run, unless there are no others.
     `heard`: newest first. None if there are too few."""
-    heard = [it for it in heard if it.signal is not Signal.LOG]
-    heard = [it for it in heard if it.signal is not Signal.START] or heard
+    heard = [beat for beat in heard if beat.signal is not Signal.LOG]
+    heard = [beat for beat in heard if beat.signal is not Signal.START] or heard
     pairs = list(pairwise(heard[: COLUMNS + 1]))[::-1]
     lengths = [(newer.at - older.at).total_seconds() for newer, older in pairs]
     titles = [
@@ -107,13 +107,14 @@ def cadence(heard: Sequence[HeardItem], silent_after: timedelta, zone: ZoneInfo)
 
 def durations(heard: Sequence[HeardItem], zone: ZoneInfo) -> Chart | None:
     """How long runs took. `heard`: newest first. None if there were none."""
-    runs = [(it, it.duration) for it in heard[:COLUMNS] if it.duration is not None][::-1]
+    runs = [(beat, beat.duration) for beat in heard[:COLUMNS] if beat.duration is not None][::-1]
     lengths = [duration for _, duration in runs]
     titles = [
-        f"{local(it.at, zone):%b %d %H:%M:%S}: {it.signal} after {in_words(duration)}"
-        for it, duration in runs
+        f"{local(beat.at, zone):%b %d %H:%M:%S}: {beat.signal} after {in_words(duration)}"
+        for beat, duration in runs
     ]
-    return _chart(lengths, ["down" if it.signal is Signal.FAIL else "alive" for it, _ in runs], titles, None)
+    states = ["down" if beat.signal is Signal.FAIL else "alive" for beat, _ in runs]
+    return _chart(lengths, states, titles, None)
 
 
 def in_words(seconds: float) -> str:

@@ -9,9 +9,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api.dashboard import pages
-from services.api.http import services
-from services.api.http.services import Parts
+from services.api.context import ApiContext
+from services.api.dashboard import forms, login, pages, status_page
+from services.api.dashboard.rendering import problem_page
+from services.api.http import badges, events, maintenance, past, services
 from services.api.projections.store import DatabaseUnavailable
 from shared.http import docs, problems
 from shared.http.head import HeadAsGet
@@ -23,7 +24,7 @@ _FOR_EVER = "public, max-age=31536000, immutable"
 STATIC = Path(__file__).parent.parent / "dashboard" / "static"
 
 
-def build(parts: Parts) -> FastAPI:
+def build(context: ApiContext) -> FastAPI:
     app = FastAPI(
         title="services registry",
         summary="Which services are alive, and which are not.",
@@ -31,19 +32,25 @@ def build(parts: Parts) -> FastAPI:
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        routes=parts.health.routes(),
+        routes=context.health.routes(),
         middleware=[
             Middleware(HeadAsGet),
             Middleware(_Headers),
-            Middleware(SameOrigin, public_url=parts.look.public_url),
+            Middleware(SameOrigin, public_url=context.shown.public_url),
             Middleware(GZipMiddleware, minimum_size=1000),
         ],
     )
-    for router in services.routers(parts):
-        app.include_router(router)
-    answer = pages.install(app, parts)
-    problems.install(app, answer)
-    _answer_outages(app, answer)
+    app.state.context = context
+    for module in (services, maintenance):
+        app.include_router(module.writes)
+    for module in (services, past, events, maintenance, badges):
+        app.include_router(module.reads)
+    for module in (pages, forms, login, status_page):
+        app.include_router(module.router, include_in_schema=False)
+    problems.install(app, problem_page)
+    app.add_exception_handler(DatabaseUnavailable, _database_away)
+    app.add_exception_handler(BrokerError, _broker_away)
+    app.add_exception_handler(login.LoginNeeded, login.ask_to_log_in)
     docs.install(app)
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
@@ -69,13 +76,10 @@ class _Headers:
         await self._app(scope, receive, with_headers)
 
 
-def _answer_outages(app: FastAPI, answer: problems.Answer) -> None:
-    async def database_away(request: Request, error: Exception) -> Response:
-        detail = "the database cannot be reached; a change that was sent may be stored all the same"
-        return answer(request, Problem(503, detail, retry_after=2))
+async def _database_away(request: Request, error: Exception) -> Response:
+    detail = "the database cannot be reached; a change that was sent may be stored all the same"
+    return problem_page(request, Problem(503, detail, retry_after=2))
 
-    async def broker_away(request: Request, error: Exception) -> Response:
-        return answer(request, Problem(503, f"not known to be stored: {error}", retry_after=2))
 
-    app.add_exception_handler(DatabaseUnavailable, database_away)
-    app.add_exception_handler(BrokerError, broker_away)
+async def _broker_away(request: Request, error: Exception) -> Response:
+    return problem_page(request, Problem(503, f"not known to be stored: {error}", retry_after=2))

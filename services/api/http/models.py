@@ -1,8 +1,7 @@
 """What goes in and out over HTTP: bodies with their rules, answers with their examples."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,8 +19,9 @@ from services.api.projections.documents import Document, configured, heard_in_th
 from shared.contracts import durations, thresholds
 from shared.contracts.durations import Duration
 from shared.contracts.events import NAME_RULE_IN_WORDS, ServiceConfig, Signal, Status, valid_name
+from shared.contracts.maintenance import Window
 from shared.contracts.thresholds import Source
-from shared.http.problems import Problem, documented
+from shared.http.problems import Problem
 
 THRESHOLDS = ("silent_after", "down_after", "dead_after")
 
@@ -181,9 +181,34 @@ class Service(BaseModel):
     version: int = Field(description="Of the configuration; also the ETag.")
     links: Links
 
-    @property
-    def etag(self) -> str:
-        return f'"{self.version}"'
+    @classmethod
+    def of(cls, document: Document, defaults: Defaults, public_url: str) -> Self:
+        config, state = document["config"], shown(document)
+        own = configured(document)
+        heard = heard_in_this_life(document)
+        in_force = zip(THRESHOLDS, defaults.in_force(own), strict=True)
+        return cls(
+            name=document["_id"],
+            status=state.status,
+            since=moment(state.since),
+            last_heartbeat=moment(state.last_heartbeat) if state.last_heartbeat else None,
+            reason=state.reason,
+            registered_at=moment(config["registered_at"]),
+            registered_by=config["registered_by"],
+            thresholds=ThresholdsInForce(**dict(in_force)),
+            threshold_sources=defaults.sources(own),
+            every=durations.write(own.every) if own.every else None,
+            message=heard.message,
+            running_since=moment(heard.running_since) if heard.running_since else None,
+            last_duration=(heard.run[1] - heard.run[0]) / 1e6 if heard.run else None,
+            warnings=list(heard.warnings),
+            paused=own.paused,
+            notify=own.notify,
+            description=own.description,
+            tags=list(own.tags),
+            version=config["seq"],
+            links=Links(self=f"{public_url.rstrip('/')}/service/{document['_id']}"),
+        )
 
 
 class ServicePage(BaseModel):
@@ -299,7 +324,7 @@ class Uptime(BaseModel):
 
     window: str
     uptime: float | None = Field(
-        description="The share of the judged and observed time in which it was alive or silent."
+        description="The share of the evaluated and observed time in which it was alive or silent."
     )
     from_: AwareDatetime = Field(alias="from", description="When the window began, or it was registered.")
     to: AwareDatetime
@@ -331,42 +356,37 @@ class Summary(BaseModel):
     next_digest: NextDigest
 
 
-def answers(kind: type[BaseModel], *errors: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """For `responses=` of a route: the example of what it answers, and the errors it can answer with."""
-    example = kind.model_json_schema()["example"]
-    return documented(*errors) | {status: {"content": {"application/json": {"example": example}}}}
+WINDOW_EXAMPLE: dict[str, JsonValue] = {
+    "title": "Sunday backups",
+    "tags": ["backup"],
+    "cron": "0 3 * * sun",
+    "time_zone": "Europe/Berlin",
+    "duration": "2h",
+}
+_WINDOW: dict[str, JsonValue] = {
+    "id": "5f0c1c9a2b7d",
+    "window": WINDOW_EXAMPLE,
+    "active": False,
+    "starts_at": "2026-11-01T02:00:00Z",
+    "ends_at": "2026-11-01T04:00:00Z",
+    "version": 3,
+}
 
 
-def presenter(defaults: Defaults, public_url: str) -> Callable[[Document], Service]:
-    """Makes the answer of a document, with the thresholds that are in force."""
-    base = public_url.rstrip("/")
+class WindowView(BaseModel):
+    """A window, and when it is next, or now."""
 
-    def present(document: Document) -> Service:
-        config, looks = document["config"], shown(document)
-        own = configured(document)
-        heard = heard_in_this_life(document)
-        in_force = zip(THRESHOLDS, defaults.in_force(own), strict=True)
-        return Service(
-            name=document["_id"],
-            status=looks.status,
-            since=moment(looks.since),
-            last_heartbeat=moment(looks.last_heartbeat) if looks.last_heartbeat else None,
-            reason=looks.reason,
-            registered_at=moment(config["registered_at"]),
-            registered_by=config["registered_by"],
-            thresholds=ThresholdsInForce(**dict(in_force)),
-            threshold_sources=defaults.sources(own),
-            every=durations.write(own.every) if own.every else None,
-            message=heard.message,
-            running_since=moment(heard.running_since) if heard.running_since else None,
-            last_duration=(heard.run[1] - heard.run[0]) / 1e6 if heard.run else None,
-            warnings=list(heard.warnings),
-            paused=own.paused,
-            notify=own.notify,
-            description=own.description,
-            tags=list(own.tags),
-            version=config["seq"],
-            links=Links(self=f"{base}/service/{document['_id']}"),
-        )
+    model_config = ConfigDict(json_schema_extra={"example": _WINDOW})
 
-    return present
+    id: str
+    window: Window
+    active: bool = Field(description="Whether it is open now.")
+    starts_at: AwareDatetime | None = Field(description="Of the occurrence that is now, or next.")
+    ends_at: AwareDatetime | None
+    version: int = Field(description="Also the ETag.")
+
+
+class WindowPage(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"example": {"items": [_WINDOW]}})
+
+    items: list[WindowView]

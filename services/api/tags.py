@@ -15,7 +15,7 @@ _CONTROLS = {"Cc", "Zl", "Zp"}
 """Unicode's categories of what moves the line or the cursor."""
 
 
-def check(tags: Iterable[str], had: Iterable[str] = ()) -> None:
+def check_allowed(tags: Iterable[str], had: Iterable[str] = ()) -> None:
     """Problem 422 for a tag with a comma or a control character in it, unless it was there before."""
     for tag in set(tags).difference(had):
         if "," in tag:

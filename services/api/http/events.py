@@ -4,30 +4,69 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from starlette.responses import StreamingResponse
+from fastapi import Header, Query, Request
+from fastapi.responses import StreamingResponse
 
+from services.api.context import Api
+from services.api.http.routing import reading
 from services.api.projections.documents import Document, fold, moment
 from services.api.queries.event_hub import EventHub, LiveEvent, TooManyListeners
-from shared.http.problems import Problem
+from shared.http.problems import Problem, documented
+from shared.http.protocol import stranger_of
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.reader import Reader
 
-AT_ONCE = 1000
-"""Events that are read of the record before they are told."""
+READ_AT_ONCE = 1000
+"""Events that are read of the record before they are sent."""
 KEEP_ALIVE = 15.0
-"""Seconds of silence after which something is sent, so that nobody in between hangs up."""
+"""Seconds of silence after which something is sent, so that no proxy hangs up."""
 
 _EXAMPLE = (
     'id: 4711\ndata: {"seq":4711,"type":"service.status_changed.v1","service":"billing.worker",'
     '"at":"2026-11-01T12:15:01Z","data":{"from":"alive","to":"silent"}}\n\n'
 )
-DOCUMENTED: dict[str, Any] = {
+_STREAM: dict[str, Any] = {
     "description": "Events, without end",
     "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
 }
+_ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
+
+reads = reading("events")
+
+
+@reads.get(
+    "/events",
+    operation_id="follow_events",
+    response_class=StreamingResponse,
+    responses=documented(422) | {200: _STREAM},
+)
+async def follow(
+    request: Request,
+    api: Api,
+    last_event_id: Annotated[
+        str | None, Header(description="Go on after this event, as browsers do by themselves.")
+    ] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=2**53, description="The same, where a header cannot be set.")
+    ] = None,
+    heartbeats: Annotated[
+        bool, Query(description="Also who was heard, once a second, as events named `heartbeats`.")
+    ] = False,
+) -> StreamingResponse:
+    """Every change as it happens, as Server-Sent Events; the id is its sequence in the record. (When the
+    record was replaced by another one, something follows it that tells them apart.)"""
+    seen = sequence(last_event_id, api.board)
+    client = stranger_of(request)
+    if api.board.full(client):
+        raise Problem(503, "too many listen already", retry_after=30)
+    return StreamingResponse(
+        _messages(api.link, api.board, after if seen is None else seen, heartbeats, client),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
 
 
 def sequence(last_event_id: str | None, board: EventHub) -> int | None:
@@ -42,26 +81,10 @@ def sequence(last_event_id: str | None, board: EventHub) -> int | None:
     return int(found[1][:18])
 
 
-_ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
-
-
-def stream(
-    link: BrokerConnection, board: EventHub, after: int | None, heartbeats: bool, client: str | None = None
-) -> StreamingResponse:
-    """What follows `after`, or what comes from now on. `client`: the address of a stranger. Problem 503 when
-    there are too many listeners, strangers, or of them of this address."""
-    if board.full(client):
-        raise Problem(503, "too many listen already", retry_after=30)
-    return StreamingResponse(
-        _messages(link, board, after, heartbeats, client),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
-
-
 async def _messages(
     link: BrokerConnection, board: EventHub, after: int | None, heartbeats: bool, client: str | None
 ) -> AsyncIterator[str]:
+    """What follows `after`, or what comes from now on. `client`: the address of a stranger."""
     try:
         with board.listening(client, heartbeats=heartbeats) as listener:
             yield "retry: 2000\n\n"
@@ -92,12 +115,12 @@ async def _messages(
 
 
 async def _part_of_record(link: BrokerConnection, board: EventHub, after: int) -> list[tuple[int, str]]:
-    """The next of it, at most AT_ONCE: who reads slowly keeps nobody else from the record."""
+    """The next of it, at most READ_AT_ONCE: who reads slowly keeps nobody else from the record."""
     found: list[tuple[int, str]] = []
     async with board.reading, aclosing(_from_record(link, after, board.kept_from, board.edition)) as events:
         async for event in events:
             found.append(event)
-            if len(found) >= AT_ONCE:
+            if len(found) >= READ_AT_ONCE:
                 break
     return found
 
@@ -124,12 +147,12 @@ async def _from_record(
 def _written(news: LiveEvent, edition: str) -> str:
     if not news.written:
         begin = "event: heartbeats" if news.seq is None else f"id: {news.seq}{edition}"
-        row = news.row if news.seq is None else told(news.row)
+        row = news.row if news.seq is None else _shown(news.row)
         news.written = f"{begin}\ndata: {json.dumps(row, separators=(',', ':'))}\n\n"
     return news.written
 
 
-def told(row: Document) -> Document:
-    """An event of the history, as it is told to those who listen."""
+def _shown(row: Document) -> Document:
+    """An event of the history, as listeners get it."""
     at = moment(row["at"]).isoformat().replace("+00:00", "Z")
     return {"seq": row["_id"], "type": row["type"], "service": row["name"], "at": at, "data": row["data"]}

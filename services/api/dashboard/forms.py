@@ -1,0 +1,136 @@
+"""What the forms of the pages do."""
+
+from collections.abc import Coroutine, Mapping
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import ValidationError
+
+from services.api import tags
+from services.api.context import Api, ApiContext
+from services.api.dashboard.login import Form, may_submit
+from services.api.dashboard.pages import maintenance_page, service_page
+from services.api.http.models import Wanted
+from services.api.http.requests import listed
+from services.api.http.routing import NameInPath
+from shared.contracts import durations, zones
+from shared.contracts.maintenance import Window
+from shared.http.problems import Problem, explain
+
+router = APIRouter(dependencies=[Depends(may_submit)])
+
+Command = Coroutine[Any, Any, object]
+
+
+async def _run(request: Request, api: ApiContext, name: str, action: str, command: Command) -> Response:
+    """Run a command; back to the service's page, which says that `action` was done, or why not."""
+    try:
+        await command
+    except ValidationError as error:
+        return await service_page(request, api, name, 422, refused=explain(error.errors()))
+    except Problem as problem:
+        if problem.status == 404:
+            raise
+        return await service_page(request, api, name, problem.status, refused=problem.detail)
+    return RedirectResponse(f"/ui/service/{name}?done={action}", 303)
+
+
+@router.post("/ui/service/{name}/edit")
+async def edit(request: Request, name: NameInPath, form: Form, api: Api) -> Response:
+    return await _run(request, api, name, "edit", _edit(api, name, form))
+
+
+async def _edit(api: ApiContext, name: str, form: Mapping[str, str]) -> None:
+    text = {field: value.strip() for field, value in form.items()}
+    given: dict[str, Any] = {
+        field: text.get(field) or None for field in ("silent_after", "down_after", "dead_after")
+    }
+    before = (await api.document(name))["config"]["tags"]
+    # Tags that were not touched stay, whatever stands in them.
+    if text.get("tags", "") != _one_line(tags.written(before)):
+        given["tags"] = tuple(tags.read(text.get("tags", "")))
+    wanted = Wanted(description=text.get("description", ""), notify="notify" in form, **given)
+    await api.commands.merge(name, wanted, text.get("version") or None)
+
+
+def _one_line(text: str) -> str:
+    """As a browser sends back what it was given to show in one line."""
+    return text.replace("\r", "").replace("\n", "").strip()
+
+
+@router.post("/ui/service/{name}/pause")
+async def pause(request: Request, name: NameInPath, api: Api) -> Response:
+    return await _run(request, api, name, "pause", api.commands.pause(name, None))
+
+
+@router.post("/ui/service/{name}/resume")
+async def resume(request: Request, name: NameInPath, api: Api) -> Response:
+    return await _run(request, api, name, "resume", api.commands.resume(name, None))
+
+
+@router.post("/ui/service/{name}/delete")
+async def delete(name: NameInPath, api: Api) -> Response:
+    await api.commands.delete(name, None)
+    return RedirectResponse("/", 303)
+
+
+# --- maintenance
+
+
+@router.post("/ui/service/{name}/maintenance")
+async def begin_maintenance(request: Request, name: NameInPath, form: Form, api: Api) -> Response:
+    return await _run(
+        request, api, name, "maintenance", _begin_maintenance(api, name, form.get("duration", ""))
+    )
+
+
+async def _begin_maintenance(api: ApiContext, name: str, duration: str) -> None:
+    await api.document(name)
+    try:
+        length = durations.parse(duration.strip())
+    except ValueError as error:
+        raise Problem(422, f"duration: {error}") from None
+    now = api.now()
+    window = Window(title="From its page", services=(name,), starts_at=now, ends_at=now + length)
+    await api.maintenance.add(window, now)
+
+
+@router.post("/ui/maintenance")
+async def add_window(request: Request, form: Form, api: Api) -> Response:
+    given = {field: value.strip() for field, value in form.items() if value.strip()}
+    try:
+        await api.maintenance.add(_window(given, api.shown.zone), api.now())
+    except ValidationError as error:
+        return maintenance_page(request, api, 422, explain(error.errors()), given)
+    except (ValueError, KeyError) as error:
+        return maintenance_page(request, api, 422, str(error), given)
+    except Problem as problem:
+        return maintenance_page(request, api, problem.status, problem.detail, given)
+    return RedirectResponse("/ui/maintenance", 303)
+
+
+def _window(given: Mapping[str, str], zone: ZoneInfo) -> Window:
+    """The window that a form describes. Raises ValueError or Problem."""
+    if "time_zone" in given:
+        zone = zones.zone(given["time_zone"])
+    fields: dict[str, Any] = {
+        key: given[key] for key in ("title", "cron", "time_zone", "duration") if key in given
+    }
+    for key in ("starts_at", "ends_at"):
+        if key in given:
+            entered = datetime.fromisoformat(given[key])
+            fields[key] = entered if entered.tzinfo else entered.replace(tzinfo=zone)
+    return Window(
+        services=tuple(listed([given.get("services", "")])),
+        tags=tuple(tags.read(given.get("tags", ""))),
+        **fields,
+    )
+
+
+@router.post("/ui/maintenance/{id}/delete")
+async def delete_window(id: str, api: Api) -> Response:
+    await api.maintenance.delete(id, None)
+    return RedirectResponse("/ui/maintenance", 303)

@@ -1,0 +1,90 @@
+"""Badges: a label and a value in a flat picture."""
+
+from html import escape
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from services.api.context import Api
+from services.api.http.past import segments_in
+from services.api.http.routing import BEARER, NameInPath, UptimeWindow
+from services.api.projections.documents import shown
+from shared.domain import timeline
+from shared.http.problems import documented
+
+_SVG: dict[str, Any] = {"content": {"image/svg+xml": {"example": "<svg …/>"}}, "description": "A flat badge"}
+
+Key = Annotated[str, Query(description="What the service's page gives, in place of a token.")]
+
+reads = APIRouter(
+    dependencies=[BEARER],
+    responses=documented(401, 404, 422, 503) | {200: _SVG},
+    default_response_class=Response,
+    tags=["badges"],
+)
+
+
+@reads.get("/badge/{name}.svg", operation_id="get_status_badge")
+async def status_badge(request: Request, name: NameInPath, api: Api, key: Key = "") -> Response:
+    """A picture of its status."""
+    api.check_caught_up()
+    api.auth.may_see_badge(request, name, key)
+    document = await api.document(name)
+    return _picture(status(name, "paused" if document["config"]["paused"] else shown(document).status.value))
+
+
+@reads.get("/badge/{name}/uptime.svg", operation_id="get_uptime_badge")
+async def uptime_badge(
+    request: Request, name: NameInPath, api: Api, window: UptimeWindow = "30d", key: Key = ""
+) -> Response:
+    """A picture of its uptime."""
+    api.check_caught_up()
+    api.auth.may_see_badge(request, name, key)
+    found = await segments_in(api, await api.document(name), window)
+    return _picture(uptime(name, window, timeline.uptime(timeline.spent(found))))
+
+
+def _picture(svg: str) -> Response:
+    return Response(svg, media_type="image/svg+xml", headers={"Cache-Control": "public, max-age=10"})
+
+
+COLOURS = {
+    "alive": "#2b7d3f",
+    "silent": "#8a6300",
+    "down": "#b3261e",
+    "dead": "#6b3fa0",
+    "unknown": "#5c6168",
+    "paused": "#5c6168",
+}
+_WIDE, _NARROW = frozenset("mwMW@%"), frozenset("iljtfrI.,:;|!'()[] ")
+
+
+def status(name: str, value: str) -> str:
+    return _draw(name, value, COLOURS[value])
+
+
+def uptime(name: str, window: str, share: float | None) -> str:
+    """Never rounded up to 100 %, which would hide an outage."""
+    if share is None:
+        return _draw(f"{name} {window}", "no data", COLOURS["unknown"])
+    colour = COLOURS["alive" if share >= 0.99 else "silent" if share >= 0.9 else "down"]
+    return _draw(f"{name} {window}", f"{int(share * 10_000) / 100:g}%", colour)
+
+
+def _width(text: str) -> int:
+    """About how wide it is in 11 px Verdana."""
+    return round(sum(9.5 if c in _WIDE else 4.4 if c in _NARROW else 7.2 for c in text)) + 12
+
+
+def _draw(label: str, value: str, colour: str) -> str:
+    left, right = _width(label), _width(value)
+    label, value = escape(label), escape(value)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
+        f'aria-label="{label}: {value}"><title>{label}: {value}</title>'
+        f'<rect width="{left}" height="20" fill="#44484d"/>'
+        f'<rect x="{left}" width="{right}" height="20" fill="{colour}"/>'
+        '<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">'
+        f'<text x="{left / 2}" y="14" textLength="{left - 12}">{label}</text>'
+        f'<text x="{left + right / 2}" y="14" textLength="{right - 12}">{value}</text></g></svg>'
+    )

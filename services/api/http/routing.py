@@ -1,0 +1,90 @@
+"""What the API's routes have in common: who may use them, and how bodies and names are read."""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic_core import from_json
+
+from services.api.context import Api, context_of
+from shared.contracts.events import NAME_MAX, NAME_RULE_IN_WORDS, valid_name
+from shared.http import bodies
+from shared.http.problems import Problem, documented
+
+
+class _JsonRequest(Request):
+    """Its body is read within our limits, and is JSON, whatever content type the client names."""
+
+    def __init__(self, request: Request) -> None:
+        headers = [header for header in request.scope["headers"] if header[0] != b"content-type"]
+        super().__init__({**request.scope, "headers": headers}, request.receive)
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            self._body = await bodies.read(self)
+        return self._body
+
+    async def json(self) -> Any:
+        try:
+            return from_json(await self.body())
+        except ValueError as error:
+            raise Problem(422, f"body: Invalid JSON: {error}") from None
+
+
+class _WritingRoute(APIRoute):
+    """Checks who writes before it reads the body, so that nobody else makes us read one."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def check_and_handle(request: Request) -> Response:
+            api = context_of(request)
+            api.auth.may_write(request)
+            api.check_caught_up()
+            return await handle(_JsonRequest(request))
+
+        return check_and_handle
+
+
+async def _may_read(request: Request, api: Api) -> None:
+    api.auth.may_read(request)
+    api.check_caught_up()
+
+
+async def _valid_name(
+    name: Annotated[
+        str, Path(description=f"{NAME_RULE_IN_WORDS}; at most {NAME_MAX}.", examples=["my-service"])
+    ],
+) -> str:
+    if not valid_name(name):
+        raise Problem(422, f"name: {NAME_RULE_IN_WORDS}")
+    return name
+
+
+BEARER = Depends(HTTPBearer(auto_error=False, description="REGISTRY_API_TOKEN or REGISTRY_READ_TOKEN"))
+"""Shows in the documentation that a token may be needed."""
+
+NameInPath = Annotated[str, Depends(_valid_name)]
+IfMatch = Annotated[str | None, Header(description="Only if the version is still this ETag.")]
+Limit = Annotated[int, Query(ge=1, le=500)]
+UptimeWindow = Annotated[
+    str, Query(pattern="^(24h|7d|30d|90d)$", description="How far back: 24h, 7d, 30d or 90d.")
+]
+
+
+def reading(tag: str) -> APIRouter:
+    """For routes that need a read token."""
+    return APIRouter(dependencies=[Depends(_may_read), BEARER], responses=documented(401, 503), tags=[tag])
+
+
+def writing(tag: str) -> APIRouter:
+    """For routes that need the API token."""
+    return APIRouter(
+        route_class=_WritingRoute,
+        strict_content_type=False,  # there is none, see `_JsonRequest`
+        dependencies=[BEARER],
+        responses=documented(401, 503),
+        tags=[tag],
+    )

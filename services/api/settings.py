@@ -1,0 +1,25 @@
+"""The API's settings."""
+
+from datetime import time
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from services.api.projections.store import check_url
+from shared.settings import CommaSeparated, DatabaseUrl, Port, Settings, TimeOfDay, Tokens, base_url
+
+
+class ApiSettings(Settings):
+    ingest_port: Port = 8001
+    mongodb_url: Annotated[DatabaseUrl, AfterValidator(check_url)] = "mongodb://127.0.0.1:27017"
+    mongodb_database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "registry"
+    digest_time: TimeOfDay = time(9)
+    api_token: Tokens = ()
+    read_token: Tokens = ()
+    ingest_token: Tokens = ()
+    status_page: CommaSeparated = ()
+
+    @property
+    def ingest_url(self) -> str:
+        """Where the page tells people to send heartbeats: on an open address, the proxy's one port."""
+        return self.public_url if self.strangers else base_url(self.host, self.ingest_port)
