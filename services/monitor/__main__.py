@@ -4,13 +4,12 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 from starlette.applications import Starlette
 
+from services.monitor.asyncapi import describe_streams, last_evaluated_requests
 from services.monitor.domain.lifecycle import EffectiveThresholds
 from services.monitor.monitor import TICK_LAG_SECONDS, Monitor, Rules
 from services.monitor.store.event_store import EventStore
@@ -18,14 +17,11 @@ from shared.http import asyncapi, server
 from shared.http.protocol import limits_of, within
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.faststream_broker import FastStreamBroker, document
 from shared.messaging.publisher import Publisher
 from shared.messaging.record_watch import RecordWatch
 from shared.settings import Port, Settings, listens_on_loopback, load
 from shared.telemetry import logs, tracing
-
-if TYPE_CHECKING:
-    from faststream.specification.base import Specification
-
 
 FILLED = Gauge("registry_heartbeats_stream_filled_ratio", "How much of what HEARTBEATS may hold it does")
 LOOK_EVERY = 30.0
@@ -46,11 +42,14 @@ def main() -> None:
     health.follow(link)
     watch = RecordWatch(link, rewritten=(streams.MONITOR_BUCKET,))
     watch.on_another = lambda why: health.bad("history", why)
+    monitor: Monitor | None = None
 
-    def document() -> "Specification":
-        from services.monitor.asyncapi import document  # only who asks for it pays for FastStream
+    def last_evaluated() -> int:
+        return monitor.judged if monitor else 0
 
-        return document(settings.nats_url[0]).to_specification()
+    broker = FastStreamBroker(link, settings.nats_url)
+    requests = last_evaluated_requests(broker, last_evaluated)
+    describe_streams(broker)
 
     async def work() -> None:
         await link.connect()
@@ -64,12 +63,7 @@ def main() -> None:
         )
         rules = Rules(patience, settings.heartbeats_kept, settings.max_services)
         started = time.time()
-        monitor: Monitor | None = None
-
-        def judged() -> int:
-            return monitor.judged if monitor else 0
-
-        TICK_LAG_SECONDS.set_function(lambda: max(0.0, time.time() - (judged() / 1e6 or started)))
+        TICK_LAG_SECONDS.set_function(lambda: max(0.0, time.time() - (last_evaluated() / 1e6 or started)))
 
         async def watch_services() -> None:
             nonlocal monitor
@@ -79,10 +73,8 @@ def main() -> None:
             watch.on_emptied = monitor.save_everything
             await monitor.run()
 
-        async def answer(question: Msg) -> None:
-            await question.respond(str(judged()).encode())
-
-        await link.nc.subscribe(streams.LAST_EVALUATED, cb=answer)
+        await broker.connect()
+        await requests.start()
         watching = [asyncio.create_task(it) for it in (record.watch(), _measure(link))]
         try:
             await watch.keep(watch_services)
@@ -92,7 +84,7 @@ def main() -> None:
             await publisher.stop()
             await link.close()
 
-    app = Starlette(routes=[*health.routes(), asyncapi.route(document)])
+    app = Starlette(routes=[*health.routes(), asyncapi.route(document(broker, "monitor"))])
     server.run(
         app,
         work,

@@ -594,7 +594,7 @@ def main() -> None:
             except AnotherRecord:
                 current = Notifier(settings, current.that_spoke)
 
-    app = Starlette(routes=[*notifier.health.routes(), asyncapi.route(docs.to_specification)])
+    app = Starlette(routes=[*notifier.health.routes(), asyncapi.route(docs)])
     server.run(
         app,
         work,

@@ -1,7 +1,6 @@
 """Serving an AsyncAPI document."""
 
 import json
-from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 if TYPE_CHECKING:
-    from faststream.specification.base import Specification
+    from faststream.specification import AsyncAPI
 
 
 _POLICY = (
@@ -35,11 +34,11 @@ pre {{ overflow-x: auto; font-size: 0.85rem; }}</style>
 """
 
 
-def route(document: Callable[[], "Specification"]) -> Route:
+def route(document: "AsyncAPI") -> Route:
     """`/asyncapi`: the document as a page that loads nothing for browsers, as JSON for everybody else."""
 
     async def serve(request: Request) -> Response:
-        described = document().to_jsonable()
+        described = document.to_specification().to_jsonable()
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(described)
         text, title = json.dumps(described, indent=2, ensure_ascii=False), described["info"]["title"]

@@ -20,6 +20,9 @@ from uvicorn.server import ServerState
 
 from shared.http import uvicorn_internals
 from shared.messaging import nats_internals
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.faststream_broker import FastStreamBroker
+from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 IN_NATS = "nats-py has changed: mend shared/messaging/nats_internals.py, which uses "
@@ -74,6 +77,15 @@ def test_nats_frames_and_headers_are_those_of_the_protocol() -> None:
     assert frame == b"HPUB a.b reply 18 23\r\nNATS/1.0\r\nA: b\r\n\r\nhello\r\n", IN_NATS + "command.hpub_cmd"
     assert hasattr(Client, "_parse_header_lines"), IN_NATS + "Client._parse_header_lines"
     assert nats_internals.parse_headers(b"A: b\r\nC: d e\r\n\r\n") == {"A": "b", "C": "d e"}
+
+
+async def test_faststream_takes_the_connection_that_is_there() -> None:
+    link = BrokerConnection(Settings(), "test")
+    link.nc = Client()
+    broker = FastStreamBroker(link)
+    broken = "FastStream has changed: mend shared/messaging/faststream_broker.py, which overrides _connect"
+    assert await broker.connect() is link.nc, broken
+    assert broker.config.connection_state.connection is link.nc, broken
 
 
 CONNECTION = """

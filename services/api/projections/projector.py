@@ -5,7 +5,6 @@ streams again from it, because the database may have lost what it had acknowledg
 """
 
 import asyncio
-import json
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -13,7 +12,6 @@ from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
@@ -25,6 +23,7 @@ from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
 from shared.messaging.errors import NotStored
+from shared.messaging.faststream_broker import FastStreamBroker, no_payload
 from shared.messaging.queries import last_evaluated
 from shared.messaging.reader import PENDING, Reader, Stored
 from shared.messaging.record_watch import RECORD, Marks, judge, look, told_before
@@ -169,6 +168,9 @@ class Projector:
     ) -> None:
         """`left_at`: when the record was seen last that the read models are of, if that is another one."""
         self._link = link
+        self._broker = FastStreamBroker(link)
+        self._rebuild_requests = self._broker.subscriber(streams.REBUILD, "api")
+        self._rebuild_requests(self._rebuild_on_request, decoder=no_payload)
         self._left_at = left_at
         self._following: View | None = None
         self._saved_at = float("-inf")
@@ -192,12 +194,13 @@ class Projector:
         return max(0.0, now - self._behind_since.get(stream, now))
 
     async def run(self) -> None:
-        asked = await self._link.nc.subscribe(streams.REBUILD, queue="api", cb=self._answer)
+        await self._broker.connect()
+        await self._rebuild_requests.start()
         try:
             await self._run()
         finally:
             with suppress(NatsError):
-                await asked.unsubscribe()
+                await self._rebuild_requests.stop()
 
     async def _run(self) -> None:
         wait = FIRST_WAIT
@@ -407,13 +410,12 @@ class Projector:
                     break
         return StreamPosition(reader.position, reader.position_at)
 
-    async def _answer(self, request: Msg) -> None:
+    async def _rebuild_on_request(self) -> dict[str, int] | dict[str, str]:
+        """How many there are of what was built anew, or why that could not be done."""
         try:
-            answer: dict[str, int | str] = {**await self.rebuild()}
+            return await self.rebuild()
         except DatabaseUnavailable as error:
-            answer = {"error": str(error)}
-        if request.reply:
-            await request.respond(json.dumps(answer).encode())
+            return {"error": str(error)}
 
     async def _follow(
         self,
