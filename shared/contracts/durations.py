@@ -49,6 +49,11 @@ def spoken(value: timedelta) -> str:
     return " ".join(f"{n} {unit}" for n, unit in parts[first : first + 2] if n) or "0 s"
 
 
+def spoken_seconds(seconds: float) -> str:
+    """The same of what may be short: `0.25 s`."""
+    return f"{seconds:.3g} s" if seconds < 10 else spoken(timedelta(seconds=seconds))
+
+
 def _read(value: Any) -> Any:
     if isinstance(value, timedelta) and timedelta() < value <= _LONGEST:
         return value

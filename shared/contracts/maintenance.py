@@ -32,7 +32,7 @@ Span = tuple[datetime, datetime]
 
 def _utc(moment: datetime) -> datetime:
     """In UTC, as times are inside; what has no UTC in the calendar stays as an older version took it."""
-    return zones.local(moment, _UTC)
+    return zones.in_zone(moment, _UTC)
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]

@@ -27,7 +27,12 @@ ZoneName = Annotated[str, AfterValidator(_name)]
 """A pydantic field with the name of a zone."""
 
 
-def local(moment: datetime, zone: ZoneInfo) -> datetime:
+def local(moment: datetime, zone: ZoneInfo) -> str:
+    """A moment as people in `zone` read it: `2026-11-23 14:03:05 CET`."""
+    return f"{in_zone(moment, zone):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def in_zone(moment: datetime, zone: ZoneInfo) -> datetime:
     """A moment in `zone`; as it is at the ends of the calendar, where no other zone can tell it."""
     try:
         return moment.astimezone(zone)

@@ -9,10 +9,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from shared.contracts import zones
 from shared.contracts.durations import spoken
 from shared.contracts.events import Status, micros
-from shared.domain.timeline import STATES, Mark, Now, segments, uptime
+from shared.contracts.zones import local
+from shared.domain.timeline import STATES, Mark, Now, percent, segments, uptime
 from shared.domain.timeline import spent as spent_in
 
 WINDOW = timedelta(hours=24)
@@ -162,16 +162,11 @@ def _oldest_first(services: Iterable[Service]) -> tuple[Service, ...]:
     return tuple(sorted(services, key=lambda it: (it.since, it.name)))
 
 
-def local(moment: datetime, zone: ZoneInfo) -> str:
-    """A moment as people in `zone` read it: `2026-11-23 14:03:05 CET`."""
-    return f"{zones.local(moment, zone):%Y-%m-%d %H:%M:%S %Z}"
-
-
 def lines(digest: Digest, zone: ZoneInfo) -> list[str]:
     """The digest as plain text, the title first; under 4,000 UTF-16 units, however large the fleet."""
     text = [f"Daily digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
     if digest.uptime is not None:
-        text.append(f"Uptime over 24 h: {_percent(digest.uptime)}")
+        text.append(f"Uptime over 24 h: {percent(digest.uptime)}")
     text += _fallen(digest, zone)
     if digest.flappers:
         entries = [f"{name}: {count} changes in 24 h" for name, count in digest.flappers]
@@ -202,9 +197,9 @@ def weekly_lines(digest: Digest, zone: ZoneInfo) -> list[str]:
     """The digest of a week as plain text, with the uptime of each service as far as there is room."""
     text = [f"Weekly digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
     if digest.uptime is not None:
-        text.append(f"Uptime over 7 d: {_percent(digest.uptime)}")
+        text.append(f"Uptime over 7 d: {percent(digest.uptime)}")
     flawed = [it for it in digest.uptimes if it[1] < 1]
-    entries = [f"{name}: {_percent(up)}{f', fell {falls}x' if falls else ''}" for name, up, falls in flawed]
+    entries = [f"{name}: {percent(up)}{f', fell {falls}x' if falls else ''}" for name, up, falls in flawed]
     if entries:
         text += ["", f"📉 Not always up ({len(entries)})", *_fit(entries, 2600)]
     if perfect := [name for name, up, _ in digest.uptimes if up == 1]:
@@ -221,11 +216,6 @@ def _counts(digest: Digest) -> str:
     if digest.paused:
         parts.append(f"⏸ {digest.paused} paused")
     return " · ".join(parts) or "No services yet"
-
-
-def _percent(share: float) -> str:
-    """Never rounded up to 100 %, which would hide an outage."""
-    return f"{int(share * 10_000) / 100:g} %"
 
 
 def _ago(it: Service, now: datetime) -> str:

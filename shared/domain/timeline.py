@@ -99,3 +99,8 @@ def uptime(seconds: Mapping[str, float]) -> float | None:
     """The share of the observed and judged time in which it was alive or silent; None if there was none."""
     measured = sum(seconds[status] for status in _MEASURED)
     return sum(seconds[status] for status in _UP) / measured if measured else None
+
+
+def percent(share: float | None) -> str:
+    """Never rounded up to 100 %, which would hide an outage."""
+    return "-" if share is None else f"{int(share * 10_000) / 100:g} %"

@@ -26,9 +26,10 @@ MAINTENANCE_BUCKET = "registry_maintenance"
 API_BUCKET = "registry_api"
 
 REBUILD = "registry.rebuild"
-LAST_EVALUATED = "registry.monitor.judged"
-"""Each monitor answers with when the tick was stored that it judged last, in microseconds."""
 """Not in a stream: a request that the API answers when its read models have been built anew."""
+LAST_EVALUATED = "registry.monitor.judged"
+"""Not in a stream: each monitor answers with when the newest tick that it evaluated was stored, in
+microseconds since 1970 UTC."""
 
 TYPE_HEADER = "ce-type"
 """Carries an event's type beside the payload, so that a reader of headers alone knows it."""

@@ -9,7 +9,6 @@ from services.api.settings import ApiSettings
 from shared.contracts import zones
 from shared.contracts.events import micros, moment
 from shared.contracts.maintenance import Window
-from shared.domain import digest
 from shared.settings import load
 
 NO_ZONES = ["", ".", "..", "Europe", "Europe/", "/etc/passwd", "../../etc/passwd", "Mars/Base", "a\0b"]
@@ -48,5 +47,5 @@ def test_a_wrong_zone_in_the_settings_is_said(
     ],
 )
 def test_the_ends_of_the_calendar_are_shown_everywhere(at: datetime, zone: str) -> None:
-    assert digest.local(at, ZoneInfo(zone))
+    assert zones.local(at, ZoneInfo(zone))
     assert abs(moment(micros(at)) - at) <= timedelta(hours=14)

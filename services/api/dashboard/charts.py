@@ -10,10 +10,10 @@ from zoneinfo import ZoneInfo
 from services.api.http.models import HeardItem
 from services.api.projections.documents import moment
 from services.api.queries.uptime import slices
-from shared.contracts.durations import spoken
+from shared.contracts.durations import spoken, spoken_seconds
 from shared.contracts.events import Signal
-from shared.contracts.zones import local
-from shared.domain.timeline import NOTHING, Segment
+from shared.contracts.zones import in_zone
+from shared.domain.timeline import NOTHING, Segment, percent
 
 COLUMNS = 100
 """Columns of a chart, at most."""
@@ -44,7 +44,7 @@ def bar(found: Sequence[Segment], count: int, zone: ZoneInfo) -> list[Piece]:
 
 
 def _title(start: datetime, end: datetime, spent: Counter[str], zone: ZoneInfo) -> str:
-    start, end = local(start, zone), local(end, zone)
+    start, end = in_zone(start, zone), in_zone(end, zone)
     until = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%b %d %H:%M}"
     whats = [
         f"{state} {spoken(timedelta(microseconds=micros))}"
@@ -67,11 +67,6 @@ def in_a_line(found: Sequence[Segment], share: float | None) -> str:
     return "; ".join(
         [f"{percent(share)} up" if share is not None else "not evaluated", ", ".join(flaws)]
     ).rstrip("; ")
-
-
-def percent(share: float | None) -> str:
-    """Never rounded up to 100 %, which would hide an outage."""
-    return "-" if share is None else f"{int(share * 10_000) / 100:g} %"
 
 
 class Column(NamedTuple):
@@ -98,7 +93,7 @@ def cadence(heard: Sequence[HeardItem], silent_after: timedelta, zone: ZoneInfo)
     pairs = list(pairwise(heard[: COLUMNS + 1]))[::-1]
     lengths = [(newer.at - older.at).total_seconds() for newer, older in pairs]
     titles = [
-        f"{local(newer.at, zone):%b %d %H:%M:%S}: {in_words(length)} after the one before"
+        f"{in_zone(newer.at, zone):%b %d %H:%M:%S}: {spoken_seconds(length)} after the one before"
         for (newer, _), length in zip(pairs, lengths, strict=True)
     ]
     states = ["down" if newer.signal is Signal.FAIL else "alive" for newer, _ in pairs]
@@ -110,15 +105,11 @@ def durations(heard: Sequence[HeardItem], zone: ZoneInfo) -> Chart | None:
     runs = [(beat, beat.duration) for beat in heard[:COLUMNS] if beat.duration is not None][::-1]
     lengths = [duration for _, duration in runs]
     titles = [
-        f"{local(beat.at, zone):%b %d %H:%M:%S}: {beat.signal} after {in_words(duration)}"
+        f"{in_zone(beat.at, zone):%b %d %H:%M:%S}: {beat.signal} after {spoken_seconds(duration)}"
         for beat, duration in runs
     ]
     states = ["down" if beat.signal is Signal.FAIL else "alive" for beat, _ in runs]
     return _chart(lengths, states, titles, None)
-
-
-def in_words(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds < 10 else spoken(timedelta(seconds=seconds))
 
 
 def _chart(
@@ -133,4 +124,4 @@ def _chart(
         Column(round(length / most, 4), state, title)
         for length, state, title in zip(lengths, states, titles, strict=True)
     ]
-    return Chart(columns, in_words(most), line / most if line is not None and line <= most else None)
+    return Chart(columns, spoken_seconds(most), line / most if line is not None and line <= most else None)

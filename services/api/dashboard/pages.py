@@ -24,6 +24,7 @@ from services.api.http.services import service_query
 from services.api.projections.documents import Document, moment
 from services.api.queries import history
 from shared.contracts import thresholds
+from shared.contracts.durations import spoken_seconds
 from shared.contracts.events import NAME_RULE_IN_WORDS, Status, valid_name
 from shared.contracts.heartbeats import shortened
 from shared.domain import timeline
@@ -62,7 +63,7 @@ async def rows(api: ApiContext, names: Sequence[str], window: str) -> list[Row]:
     for document in documents:
         service, bar = api.present(document), _bar(api, document, window, marks[document["_id"]])
         in_maintenance = any(each.is_about(service.name, service.tags) for each in open_windows)
-        percent = charts.percent(bar.share)
+        percent = timeline.percent(bar.share)
         found.append(Row(service, bar.pieces, bar.summary, percent, _next_threshold(service), in_maintenance))
     return found
 
@@ -215,7 +216,7 @@ def _sentence(row: Document) -> str:
         case "service.status_changed.v1":
             text = f"{data['from']} → {data['to']}: {data['reason']}"
             if data.get("duration") is not None:
-                text += f", after {charts.in_words(data['duration'])}"
+                text += f", after {spoken_seconds(data['duration'])}"
             if data.get("message"):
                 text += f" - {shortened(data['message'], 100, 200)}"
             return text

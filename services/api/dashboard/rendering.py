@@ -12,13 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.api import tags
 from services.api.context import ApiContext, context_of
-from services.api.dashboard import charts
 from services.api.http.auth import Role
 from services.api.projections.documents import micros, moment
-from shared.contracts import durations
+from shared.contracts import durations, zones
 from shared.contracts.events import Status
 from shared.contracts.heartbeats import shortened
-from shared.domain import digest
+from shared.domain import timeline
 from shared.http import problems
 from shared.http.problems import Problem
 
@@ -56,8 +55,8 @@ templates.filters |= {
 }
 templates.globals |= {
     "duration_pattern": durations.FORM_PATTERN,
-    "in_words": charts.in_words,
-    "percent": charts.percent,
+    "in_words": durations.spoken_seconds,
+    "percent": timeline.percent,
     "shapes": SHAPES,
     "version": _VERSION,
 }
@@ -77,7 +76,7 @@ def page(request: Request, template: str, status: int = 200, **content: Any) -> 
         down=counts[Status.DOWN],
         form_key=api.auth.form_key(request),
         headline=headline(counts, api.board.last_change, at),
-        local=lambda moment: digest.local(moment, api.shown.zone),
+        local=lambda moment: zones.local(moment, api.shown.zone),
         now=at,
         path=request.url.path,
         role=role.value,

@@ -64,11 +64,10 @@ def status(name: str, value: str) -> str:
 
 
 def uptime(name: str, window: str, share: float | None) -> str:
-    """Never rounded up to 100 %, which would hide an outage."""
     if share is None:
         return _draw(f"{name} {window}", "no data", COLOURS["unknown"])
     colour = COLOURS["alive" if share >= 0.99 else "silent" if share >= 0.9 else "down"]
-    return _draw(f"{name} {window}", f"{int(share * 10_000) / 100:g}%", colour)
+    return _draw(f"{name} {window}", timeline.percent(share).replace(" ", ""), colour)
 
 
 def _width(text: str) -> int:

@@ -8,9 +8,11 @@ stored the facts; nothing here reads a clock. `decide` says what follows from a 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import accumulate
 from typing import NamedTuple
 
+from shared.contracts import durations
 from shared.contracts.events import Signal, Status
 from shared.domain.coverage import Coverage
 
@@ -289,9 +291,10 @@ def overdue_transitions(
 
 
 def _reason(it: MonitoredService, patience: int, doubt: Doubt | None) -> str:
-    reason = f"no heartbeat for {_spoken(patience)}"
+    waited = durations.write(timedelta(microseconds=patience))
+    reason = f"no heartbeat for {waited}"
     if it.signal is Signal.START and it.last_beat == it.heard:
-        reason = f"a run that was started has not ended within {_spoken(patience)}"
+        reason = f"a run that was started has not ended within {waited}"
     if doubt:
         detector = f"{doubt.stopped} of {doubt.of} services stopped within {doubt.within} s"
         reason += f"; {detector}, the registry may be cut off"
@@ -379,15 +382,3 @@ def record_while_paused(it: MonitoredService, beat: Beat) -> None:
     if not known and (beat.signal is not Signal.START or it.said is None):
         it.said = PausedReport(beat.signal, beat.message, beat.exit_code, _run_duration(it, beat), beat.trace)
     hear(it, beat.at, beat.signal)
-
-
-def _spoken(micros: int) -> str:
-    """A threshold as its owner wrote it, or close to it: `15m`, `1h30m`."""
-    seconds, parts = micros / SECOND, []
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count:.0f}{unit}")
-    if seconds:
-        parts.append(f"{seconds:g}s")
-    return "".join(parts)

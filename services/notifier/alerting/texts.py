@@ -12,9 +12,10 @@ from hashlib import blake2b
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from shared.contracts.durations import spoken
+from shared.contracts.durations import spoken, spoken_seconds
 from shared.contracts.events import Doubt, Status
-from shared.domain.digest import MARKS, local
+from shared.contracts.zones import local
+from shared.domain.digest import MARKS
 
 MAX_BODY = 3900
 """UTF-16 units for the body, of Telegram's 4,096; the rest is for the notes around it."""
@@ -261,7 +262,7 @@ def _warning(changes: Sequence[Change], doubted: datetime | None) -> str:
         return ""
     doubt = next(change.doubt for change in reversed(changes) if change.doubt)
     text = (
-        f"{doubt.stopped} of {doubt.of} services stopped within {_spoken(doubt.within)}: "
+        f"{doubt.stopped} of {doubt.of} services stopped within {spoken_seconds(doubt.within)}: "
         "the registry may be cut off"
     )
     return cut(text, MAX_WARNING - 5)
@@ -545,7 +546,7 @@ def _run_time(change: Change, failed: str = "") -> str:
     """How long the run was that ended with it: `ran 12 s`, or `after 12 s` for a failure."""
     if change.duration is None:
         return ""
-    return f"{'ran' if change.to is Status.ALIVE else f'{failed}after'} {_spoken(change.duration)}"
+    return f"{'ran' if change.to is Status.ALIVE else f'{failed}after'} {spoken_seconds(change.duration)}"
 
 
 def _excerpt(story: AlertGroup) -> str:
@@ -559,10 +560,6 @@ def _how_long(change: Change) -> str:
     if change.to is not Status.ALIVE or change.from_ is Status.UNKNOWN or change.began is None:
         return ""
     return f"was {change.from_} for {spoken(change.since - change.began)}"
-
-
-def _spoken(seconds: float) -> str:
-    return spoken(timedelta(seconds=seconds))
 
 
 # --- a storm: names under the changes they share

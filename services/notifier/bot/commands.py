@@ -27,8 +27,9 @@ from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.states import ServiceStates
 from shared.contracts import durations
 from shared.contracts.durations import spoken
+from shared.contracts.zones import local
 from shared.domain import digest
-from shared.domain.digest import MARKS, local
+from shared.domain.digest import MARKS
 
 log = structlog.get_logger()
 
