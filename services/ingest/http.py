@@ -77,9 +77,9 @@ def build(gate: HeartbeatStore, health: Health, access: IngestAuth) -> FastAPI:
             lambda raw: read_content(signal, raw, kind, request.query_params), request
         )
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
-        with tracing.span("heartbeat", parent, kind="SERVER", registry_service=service_name) as span:
-            sender = stranger_of(request)
-            await gate.store(service_name.rstrip(" "), {**headers, **_followed(span)}, payload, sender)
+        with tracing.span("heartbeat", parent, {"registry.service": service_name}, kind="SERVER") as span:
+            headers = {**headers, **tracing.headers_of(span)}
+            await gate.store(service_name.rstrip(" "), headers, payload, stranger_of(request))
         return stored({**OK, "warnings": warnings} if warnings else OK)
 
     async def heartbeat(request: Request, service_name: str) -> Response:
@@ -151,8 +151,8 @@ def build(gate: HeartbeatStore, health: Health, access: IngestAuth) -> FastAPI:
         REFUSED.inc(len(refused))
         access.charge(given, client_of(request), (len(names) + len(refused)) / NAMES_PER_REQUEST)
         parent = sampled(request.headers.get(TRACEPARENT_HEADER))
-        with tracing.span("heartbeats", parent, kind="SERVER", registry_services=len(names)) as span:
-            answer = await gate.store_all(names, _followed(span), stranger_of(request))
+        with tracing.span("heartbeats", parent, {"registry.services": len(names)}, kind="SERVER") as span:
+            answer = await gate.store_all(names, tracing.headers_of(span), stranger_of(request))
         answer["rejected"] = refused + answer["rejected"]
         return stored({**answer, "warnings": warnings} if warnings else answer)
 
@@ -189,10 +189,6 @@ class TidyAddress:
         if scope["type"] == "http" and (path := tidy(scope["path"])).startswith("/heartbeat"):
             scope = {**scope, "path": path}
         await self._app(scope, receive, send)
-
-
-def _followed(span: tracing.Span) -> dict[str, str]:
-    return {TRACEPARENT_HEADER: span.traceparent} if span.traceparent else {}
 
 
 def _read_batch(raw: bytes) -> tuple[list[str], list[dict[str, str]], list[str]]:

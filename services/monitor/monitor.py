@@ -349,11 +349,11 @@ class Monitor:
         while (change := next(decide(it, fact, self.coverage, detector), None)) is not None:
             event = mapping.to_event(it.name, change)
             self._appending.add(event.id)
-            what = {"registry_service": it.name, "registry_from": change.from_, "registry_to": change.to}
+            what = {"registry.service": it.name, "registry.from": change.from_, "registry.to": change.to}
             try:
-                with tracing.beginning(event, **what) as span:
+                with tracing.change_span(event, what) as span:
                     seq = await self._append(streams.status(it.name), event, it.status_seq)
-                    span.note(registry_recorded=bool(seq))
+                    span.set_attribute("registry.recorded", bool(seq))
             finally:
                 self._appending.discard(event.id)
             if seq:

@@ -96,7 +96,7 @@ class EventLog:
             data.message,
             data.duration,
             data.doubt,
-            trace=tracing.of_change(event),
+            trace=tracing.traceparent_of(event),
             silenced=await self._was_silenced(event.name, seq),
         )
 

@@ -2,48 +2,44 @@
 
 A heartbeat that carries a `traceparent` (over HTTP or NATS) is followed: the header stays with it in the
 stream, and stands in the change of status that it makes. A change that no such heartbeat made begins a trace
-of its own, whose id is that of the event, so that every service knows it without being told. While it is off,
-the SDK is not imported.
+of its own, whose id is that of the event, so that every service can work it out from the event. While tracing
+is off, OpenTelemetry's SDK is not imported, and every span is its API's span that records nothing.
 """
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from shared.contracts.events import TRACEPARENT, StatusChanged
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from shared.contracts.events import TRACEPARENT, TRACEPARENT_HEADER, StatusChanged
 from shared.settings import stop as refuse
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Link, SpanContext
+    from opentelemetry.sdk.trace import TracerProvider
 
-FLUSH_WITHIN = 2.0
+    from shared.telemetry.trace_ids import EventIds
+
+FLUSH_TIMEOUT = 2.0
 """Seconds that spans get to leave when the process ends."""
-MOST_LINKS = 100
+MAX_LINKS = 100
+CHANGE = "change of status"
 
-Kind = Literal["SERVER", "INTERNAL", "CLIENT"]
-
-
-class Span:
-    """What a block may say of itself. `traceparent`: to hand on; None if nothing is recorded."""
-
-    traceparent: str | None = None
-
-    def note(self, **attributes: str | int | bool) -> None:
-        """Add attributes, `registry_result` for `registry.result`."""
+Attributes = Mapping[str, str | int]
+_W3C = TraceContextTextMapPropagator()
 
 
-_NOTHING = Span()
-
-
-class _Tracing:
+class _Tracing(NamedTuple):
     """What is there once tracing is on."""
 
-    tracer: Any
-    sampler: Any
-    ids: Any
-    flush: Callable[[], object]
+    provider: "TracerProvider"
+    tracer: trace.Tracer
+    ids: "EventIds"
 
 
 _on: _Tracing | None = None
@@ -78,28 +74,18 @@ def start(service: str) -> bool:
     if exporter == "otlp" and protocol.strip() != "http/protobuf":
         refuse(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r} is not accepted: http/protobuf")
     try:
-        _on = _made(service, exporter)
+        _on = _sdk(service, exporter)
     except ImportError:
         refuse("OTEL_… asks for traces, which need the extra: pip install 'services-registry[otel]'")
     return True
 
 
-def _made(service: str, exporter: str) -> _Tracing:
-    from opentelemetry.sdk.resources import Resource
+def _sdk(service: str, exporter: str) -> _Tracing:
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-    class Ids(RandomIdGenerator):
-        """Random, unless the next span is to have ids that are known."""
-
-        given: tuple[int, int] | None = None
-
-        def generate_trace_id(self) -> int:
-            return self.given[0] if self.given else super().generate_trace_id()
-
-        def generate_span_id(self) -> int:
-            return self.given[1] if self.given else super().generate_span_id()
+    from shared.telemetry.trace_ids import EventIds
 
     out: SpanExporter
     if exporter == "console":
@@ -108,39 +94,29 @@ def _made(service: str, exporter: str) -> _Tracing:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         out = OTLPSpanExporter()
-    names = {"service.name": f"registry-{service}", "service.namespace": "services-registry"}
-    named = {key: value for key, value in names.items() if not _says(key)}
-    on = _Tracing()
-    on.ids = Ids()
-    provider = TracerProvider(resource=Resource.create(named), id_generator=on.ids, shutdown_on_exit=False)
+    ours = {"service.name": f"registry-{service}", "service.namespace": "services-registry"}
+    named = Resource.create(ours).merge(OTELResourceDetector().detect())  # the environment's names win
+    ids = EventIds()
+    provider = TracerProvider(resource=named, id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(out))
-    on.tracer, on.sampler = provider.get_tracer("services-registry"), provider.sampler
-    on.flush = provider.force_flush
-    return on
-
-
-def _says(attribute: str) -> bool:
-    """Whether the environment names it already."""
-    if attribute == "service.name" and os.environ.get("OTEL_SERVICE_NAME"):
-        return True
-    return f"{attribute}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return _Tracing(provider, provider.get_tracer("services-registry"), ids)
 
 
 def stop() -> None:
     """Send what is left; a collector that does not answer holds nobody up."""
     if _on:
-        leaving = threading.Thread(target=_on.flush, daemon=True)
+        leaving = threading.Thread(target=_on.provider.force_flush, daemon=True)
         leaving.start()
-        leaving.join(FLUSH_WITHIN)
+        leaving.join(FLUSH_TIMEOUT)
 
 
 def is_on() -> bool:
     return _on is not None
 
 
-def of_change(event: StatusChanged) -> str | None:
-    """The trace that a change belongs to, as who records and who tells it find out by themselves; None: it is
-    not sampled."""
+def traceparent_of(event: StatusChanged) -> str | None:
+    """The trace that a change belongs to, as who records it and who sends it find out by themselves; None: it
+    is not sampled."""
     if _on is None:
         return None
     if event.traceparent:
@@ -148,88 +124,43 @@ def of_change(event: StatusChanged) -> str | None:
     found = f"00-{event.id}-{event.id[:16]}-01"
     if not TRACEPARENT.fullmatch(found):  # an id that no monitor of ours has given
         return None
-    from opentelemetry.context import Context
-
-    decision = _on.sampler.should_sample(Context(), int(event.id, 16), "change of status").decision
-    return found if decision.is_sampled() else None
+    sampling = _on.provider.sampler.should_sample(Context(), int(event.id, 16), CHANGE)
+    return found if sampling.decision.is_sampled() else None  # type: ignore[no-untyped-call]
 
 
 def span(
     name: str,
     parent: str | None,
+    attributes: Attributes,
     *,
-    kind: Kind = "INTERNAL",
+    kind: Literal["SERVER", "INTERNAL", "CLIENT"] = "INTERNAL",
     links: Sequence[str] = (),
-    **attributes: str | int,
 ) -> AbstractContextManager[Span]:
-    """A part of the trace that `parent`, a traceparent, stands for; nothing without one. `links`: others."""
+    """A part of the trace that `parent`, a traceparent, stands for; records nothing without one. `links`:
+    other traces that it belongs to."""
     if _on is None or not parent:
-        return nullcontext(_NOTHING)
-    return _span(_on, name, parent, kind, links, attributes)
+        return nullcontext(INVALID_SPAN)
+    linked = [Link(trace.get_current_span(_context(link)).get_span_context()) for link in links[:MAX_LINKS]]
+    return _on.tracer.start_as_current_span(name, _context(parent), SpanKind[kind], attributes, linked)
 
 
-def beginning(event: StatusChanged, **attributes: str | int) -> AbstractContextManager[Span]:
+def change_span(event: StatusChanged, attributes: Attributes) -> AbstractContextManager[Span]:
     """The part in which a change is recorded: the first of its trace, unless a heartbeat has begun it."""
-    parent = of_change(event)
-    if _on is None or not parent:
-        return nullcontext(_NOTHING)
-    if event.traceparent:
-        return _span(_on, "change of status", parent, "INTERNAL", (), attributes)
-    return _span(_on, "change of status", None, "INTERNAL", (), attributes, event.id)
+    parent = traceparent_of(event)
+    if _on is None or not parent or event.traceparent:
+        return span(CHANGE, parent, attributes)
+    with _on.ids.of_event(event.id):
+        first = _on.tracer.start_span(CHANGE, Context(), attributes=attributes)
+    return trace.use_span(first, end_on_exit=True)
 
 
-@contextmanager
-def _span(
-    on: _Tracing,
-    name: str,
-    parent: str | None,
-    kind: Kind,
-    links: Sequence[str],
-    attributes: dict[str, str | int],
-    id_: str = "",
-) -> Iterator[Span]:
-    from opentelemetry import context as contexts
-    from opentelemetry import trace
-
-    context = contexts.Context()
-    if parent:
-        context = trace.set_span_in_context(trace.NonRecordingSpan(_context(parent)), context)
-    on.ids.given = (int(id_, 16), int(id_[:16], 16)) if id_ else None
-    began = on.tracer.start_span(
-        name,
-        context,
-        kind=trace.SpanKind[kind],
-        attributes=_dotted(attributes),
-        links=[_link(link) for link in links[:MOST_LINKS]],
-    )
-    on.ids.given = None
-
-    class Recording(Span):
-        def note(self, **more: str | int | bool) -> None:
-            began.set_attributes(_dotted(more))
-
-    it = Recording()
-    made = began.get_span_context()
-    if made.trace_flags.sampled:
-        it.traceparent = f"00-{made.trace_id:032x}-{made.span_id:016x}-01"
-    with trace.use_span(began, end_on_exit=True):
-        yield it
+def headers_of(span: Span) -> dict[str, str]:
+    """What carries a trace on with a message; nothing if the span is not recorded."""
+    headers: dict[str, str] = {}
+    if span.get_span_context().trace_flags.sampled:
+        _W3C.inject(headers, trace.set_span_in_context(span))
+    return headers
 
 
-def _dotted(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {key.replace("_", "."): value for key, value in attributes.items()}
-
-
-def _context(traceparent: str) -> "SpanContext":
-    from opentelemetry.trace import SpanContext, TraceFlags
-
-    _, trace_id, span_id, flags = traceparent.split("-")
-    return SpanContext(
-        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16))
-    )
-
-
-def _link(traceparent: str) -> "Link":
-    from opentelemetry.trace import Link
-
-    return Link(_context(traceparent))
+def _context(traceparent: str) -> Context:
+    return _W3C.extract({TRACEPARENT_HEADER: traceparent}, Context())

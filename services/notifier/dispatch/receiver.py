@@ -744,13 +744,11 @@ class ReceiverWorker:
         message = replace(message, id=sending.message_id(message.through_seq))
         told = sending.of is MessageKind.CHANGES
         traces = _traces(message) if told and tracing.is_on() else [""]
-        channel = self.key.partition(".")[0]
-        with tracing.span(
-            "send", traces[0], kind="CLIENT", links=traces[1:], registry_channel=channel
-        ) as span:
+        channel = {"registry.channel": self.key.partition(".")[0]}
+        with tracing.span("send", traces[0], channel, kind="CLIENT", links=traces[1:]) as span:
             outcome = await self.channel.send(self.address, message, self._reply_to(message))
             result = type(outcome).__name__.lower()
-            span.note(registry_result=result)
+            span.set_attribute("registry.result", result)
         MESSAGES.labels(result).inc()
         return await self._handle_outcome(outcome, message, sending)
 
