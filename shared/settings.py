@@ -32,35 +32,28 @@ LEAST_BYTES = 100_000_000
 log = structlog.get_logger()
 
 
-def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _time(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not value.strip():
-        return None
-    if not re.fullmatch(r"([01]?[0-9]|2[0-3]):[0-5][0-9]", value.strip()):
-        raise ValueError("accepted: HH:MM such as 09:00, or nothing")
-    hour, minute = value.split(":")
-    return time(int(hour), int(minute))
-
-
 @dataclass(frozen=True)
-class Concealed:
-    """Marks a field whose value is secret, or may hold a secret: no message shows it, or what a check says of
-    it, but only what is `accepted`."""
+class Accepted:
+    """Marks a field with what is accepted, for the message about a wrong value."""
 
     accepted: str
 
 
+class Concealed(Accepted):
+    """The same of a value that is secret, or may hold a secret: no message shows it, or what a check says of
+    it, but only what is `accepted`."""
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 def _all_of(good: Callable[[str], bool]) -> AfterValidator:
-    """That all addresses of a field are good ones; nothing is, if there is none."""
+    """That all texts of a field are good ones; an empty one is."""
 
     def check(given: Any) -> Any:
-        for url in (given,) if isinstance(given, str | SecretStr) else given:
-            text = url.get_secret_value() if isinstance(url, SecretStr) else url
+        for value in given if isinstance(given, tuple) else (given,):
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
             if text and not good(text):
                 raise ValueError("not accepted")
         return given
@@ -68,105 +61,111 @@ def _all_of(good: Callable[[str], bool]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _some(given: tuple[str, ...]) -> tuple[str, ...]:
-    if not given:
-        raise ValueError("not accepted")
-    return given
+def _written_as(
+    pattern: str, read: Callable[[re.Match[str]], Any], special: dict[str, Any]
+) -> BeforeValidator:
+    """That a text matches, and how it is read then; `special`: texts with a meaning of their own."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.strip() in special:
+            return special[value.strip()]
+        if not (parts := re.fullmatch(pattern, value.strip())):
+            raise ValueError("not accepted")
+        return read(parts)
+
+    return BeforeValidator(check)
 
 
-def _link(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        good = good and parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
-    except ValueError:
-        good = False
-    if not good:
-        raise ValueError("not accepted")
-    return url
+def _loads(load_file: Callable[[str], object], what: str) -> AfterValidator:
+    """That the file of this path can be used, if there is a path."""
+
+    def check(path: str) -> str:
+        try:
+            if path:
+                load_file(path)
+        except (OSError, ValueError) as error:  # SSLError is the former
+            why = getattr(error, "strerror", None) or error
+            raise ValueError(f"{why}; accepted: {what}") from None
+        return path
+
+    return AfterValidator(check)
+
+
+def _trust(path: str) -> None:
+    ssl.create_default_context(cafile=path)
+
+
+def _known_everywhere(name: str) -> str:
+    if name == "localtime":  # which each machine has another of
+        raise ValueError(f"must be {zones.ACCEPTED}")
+    return name
+
+
+def _time(parts: re.Match[str]) -> time:
+    return time(int(parts[1]), int(parts[2]))
+
+
+def _per_second(parts: re.Match[str]) -> float:
+    return int(parts[1]) / {"s": 1, "m": 60, "h": 3600}[parts[2]]
+
+
+def _bytes(parts: re.Match[str]) -> int:
+    size = int(parts[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[parts[2]]
+    if size < LEAST_BYTES:
+        raise ValueError("too small")
+    return size
 
 
 def _networks(value: Any) -> Any:
     """`private`: all of those that nobody has for himself on the internet."""
     if not isinstance(value, str):
         return value
-    words = [word for part in _split(value) for word in (PRIVATE if part == "private" else (part,))]
-    try:
-        return tuple(ipaddress.ip_network(word) for word in words)
-    except ValueError:
-        raise ValueError("accepted: networks such as 10.0.0.0/8 with commas between, or private") from None
+    names = [name for part in _split(value) for name in (PRIVATE if part == "private" else (part,))]
+    return tuple(map(ipaddress.ip_network, names))
 
 
-def _rate(value: Any) -> Any:
-    """So many a second."""
-    if not isinstance(value, str):
-        return value
-    if value.strip() in ("", "0"):
-        return 0.0
-    if not (parts := re.fullmatch(r"([1-9][0-9]{0,8})/([smh])", value.strip())):
-        raise ValueError("accepted: a number per s, m or h, such as 100/s, or nothing for no limit")
-    return int(parts[1]) / {"s": 1, "m": 60, "h": 3600}[parts[2]]
-
-
-def _size(value: Any) -> Any:
-    """In bytes."""
-    if not isinstance(value, str):
-        return value
-    if value.strip() in ("", "0"):
-        return 0
-    parts = re.fullmatch(r"([1-9][0-9]{0,5}) ?([MGT])B", value.strip())
-    size = int(parts[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[parts[2]] if parts else 0
-    if size < LEAST_BYTES:
-        raise ValueError("accepted: 100MB or more, such as 500MB, 10GB, 1TB, or nothing for no bound")
-    return size
-
-
-def _creds(path: str) -> str:
-    try:
-        if path:
-            Credentials(path)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{why}; accepted: a file with NATS credentials") from None
-    return path
-
-
-def _ca(path: str) -> str:
-    try:
-        if path:
-            ssl.create_default_context(cafile=path)
-    except OSError as error:  # SSLError is one
-        raise ValueError(f"{error.strerror or error}; accepted: a file with certificates (PEM)") from None
-    return path
-
-
-def _printable(tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    if not all(token.get_secret_value().isprintable() for token in tokens):
-        raise ValueError("not accepted")
-    return tokens
-
-
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Tokens = Annotated[
     tuple[SecretStr, ...],
     NoDecode,
     BeforeValidator(_split),
-    AfterValidator(_printable),
+    _all_of(str.isprintable),
     Concealed("printable characters, several tokens separated by commas"),
 ]
 """Secrets separated by commas, each as good as the others, so that one can be replaced without a gap."""
-TimeOfDay = Annotated[time | None, BeforeValidator(_time)]
-CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-BrokerUrls = Annotated[CommaSeparated, _all_of(urls.is_nats), AfterValidator(_some), Concealed(urls.NATS)]
+TimeOfDay = Annotated[
+    time | None,
+    _written_as(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", _time, {"": None}),
+    Accepted("HH:MM such as 09:00, or nothing"),
+]
+BrokerUrls = Annotated[CommaSeparated, Field(min_length=1), _all_of(urls.is_nats), Concealed(urls.NATS)]
 DatabaseUrl = Annotated[str, Field(min_length=1), _all_of(urls.is_mongodb), Concealed(urls.MONGODB)]
 HttpUrl = Annotated[str, _all_of(urls.is_http), Concealed(urls.HTTP)]
 SecretHttpUrl = Annotated[SecretStr, _all_of(urls.is_http), Concealed(urls.HTTP)]
 HttpUrls = Annotated[
     CommaSeparated, _all_of(urls.is_http), Concealed(f"{urls.HTTP}, several separated by commas")
 ]
+PublicUrl = Annotated[str, Field(min_length=1), _all_of(urls.is_public), Concealed(urls.PUBLIC)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
-PerSecond = Annotated[float, BeforeValidator(_rate)]
-Size = Annotated[int, BeforeValidator(_size)]
+Networks = Annotated[
+    tuple[Network, ...],
+    NoDecode,
+    BeforeValidator(_networks),
+    Accepted("networks such as 10.0.0.0/8 with commas between, or private"),
+]
+PerSecond = Annotated[
+    float,
+    _written_as(r"([1-9][0-9]{0,8})/([smh])", _per_second, {"": 0.0, "0": 0.0}),
+    Accepted("a number per s, m or h, such as 100/s, or nothing for no limit"),
+]
+Size = Annotated[
+    int,
+    _written_as(r"([1-9][0-9]{0,5}) ?([MGT])B", _bytes, {"": 0, "0": 0}),
+    Accepted("100MB or more, such as 500MB, 10GB, 1TB, or nothing for no bound"),
+]
+"""In bytes; 0: no bound."""
 Anonymous = Annotated[tuple[Literal["ingest", "read"], ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -178,8 +177,8 @@ class Settings(BaseSettings):
     )
 
     nats_url: BrokerUrls = ("nats://127.0.0.1:4222",)
-    nats_creds: Annotated[str, AfterValidator(_creds)] = ""
-    nats_ca: Annotated[str, AfterValidator(_ca)] = ""
+    nats_creds: Annotated[str, _loads(Credentials, "a file with NATS credentials")] = ""
+    nats_ca: Annotated[str, _loads(_trust, "a file with certificates (PEM)")] = ""
     nats_replicas: int = Field(default=1, ge=1, le=5)
     heartbeats_kept: int = Field(
         default=100, ge=1, le=10_000, description="Heartbeats kept per service; 1-5 at a million services."
@@ -190,13 +189,9 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")
-    timezone: ZoneName = "UTC"
+    timezone: Annotated[ZoneName, AfterValidator(_known_everywhere)] = "UTC"
     api_port: Port = 8002
-    public_url: Annotated[
-        str,
-        AfterValidator(_link),
-        Concealed("http://HOST or https://HOST, as people reach the API, without a path"),
-    ] = Field(
+    public_url: PublicUrl = Field(
         default_factory=lambda known: base_url(
             known["host"] if listens_on_loopback(known.get("host", "")) else "127.0.0.1",
             known.get("api_port", 8002),
@@ -339,11 +334,17 @@ def _explain(kind: type[Settings], error: Any) -> str:
     if not error["loc"]:
         return reason
     field = str(error["loc"][0])
-    variable, accepted = PREFIX + field.upper(), concealed(kind, field)
-    if accepted is not None:
-        return f"{variable}: its value is not accepted, and not shown; accepted: {accepted}"
-    given = f"{variable}={error['input']!r}"
-    return f"{given} is not accepted{'; ' if reason.startswith('accepted') else ': '}{reason}"
+    variable, hidden = PREFIX + field.upper(), concealed(kind, field)
+    if hidden is not None:
+        return f"{variable}: its value is not accepted, and not shown; accepted: {hidden}"
+    if mark := _mark(kind, field):
+        reason = f"accepted: {mark.accepted}"
+    given = f"{variable}={error['input']!r} is not accepted"
+    return f"{given}{'; ' if reason.startswith('accepted') else ': '}{reason}"
+
+
+def _mark(kind: type[Settings], field: str) -> Accepted | None:
+    return next((it for it in kind.model_fields[field].metadata if isinstance(it, Accepted)), None)
 
 
 def concealed(kind: type[Settings], field: str) -> str | None:
@@ -351,9 +352,8 @@ def concealed(kind: type[Settings], field: str) -> str | None:
     info = kind.model_fields.get(field)
     if info is None:
         return "see .env.example"
-    for mark in info.metadata:
-        if isinstance(mark, Concealed):
-            return mark.accepted
+    if isinstance(mark := _mark(kind, field), Concealed):
+        return mark.accepted
     return "see .env.example" if "Secret" in str(info.annotation) else None
 
 

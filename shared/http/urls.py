@@ -6,6 +6,7 @@ from urllib.parse import SplitResult, urlsplit
 ESCAPED = "what is no letter, digit, -, . or _ in a user's name or password as %XX"
 NATS = f"nats://HOST:4222 or tls://HOST:4222, several separated by commas; {ESCAPED}"
 HTTP = "http://HOST/… or https://HOST/…"
+PUBLIC = "http://HOST or https://HOST, as people reach the API, without a path"
 MONGODB = f"mongodb://HOST:27017/ with the driver's own options; {ESCAPED}"
 
 _SCHEMED = re.compile(r"[a-z][a-z0-9+.-]{0,30}://\S+", re.IGNORECASE)
@@ -34,6 +35,16 @@ def is_http(url: str) -> bool:
         return bool(httpx.URL(url).host)
     except (httpx.InvalidURL, ValueError):  # a host such as 0177.0.0.1
         return False
+
+
+def is_public(url: str) -> bool:
+    parts = _parts(url)
+    return (
+        parts is not None
+        and parts.scheme in ("http", "https")
+        and parts.path in ("", "/")
+        and not (parts.query or parts.fragment or parts.username)
+    )
 
 
 def is_mongodb(url: str) -> bool:

@@ -224,3 +224,29 @@ def test_a_password_may_hold_anything_that_is_escaped() -> None:
     assert options["servers"] == ["nats://h:1", "nats://i:2"]
     two = ("nats://u:a@h:1", "nats://v:b@i:2")
     assert access(Settings(nats_url=two))["servers"] == list(two)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "value", "accepted"),
+    [
+        (RunSettings, "DIGEST_TIME", "24:00", "HH:MM such as 09:00, or nothing"),
+        (RunSettings, "DIGEST_TIME", "0", "HH:MM such as 09:00, or nothing"),
+        (Settings, "RATE_LIMIT_PER_ADDRESS", "5/d", "a number per s, m or h, such as 100/s"),
+        (Settings, "HEARTBEATS_BYTES", "99MB", "100MB or more, such as 500MB, 10GB, 1TB"),
+        (
+            Settings,
+            "TRUSTED_PROXIES",
+            "private,x",
+            "networks such as 10.0.0.0/8 with commas between, or private",
+        ),
+        (Settings, "NATS_CREDS", "/nope", "a file with NATS credentials"),
+        (Settings, "NATS_CA", "/nope", "a file with certificates (PEM)"),
+        (Settings, "TIMEZONE", "localtime", ""),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_is_accepted(
+    kind: type[Settings], variable: str, value: str, accepted: str
+) -> None:
+    said = said_of(kind, f"REGISTRY_{variable}", value)
+    assert said.startswith(f"REGISTRY_{variable}={value!r} is not accepted")
+    assert f"accepted: {accepted}" in said if accepted else "must be an IANA time zone such as UTC" in said
