@@ -22,7 +22,7 @@ from shared.domain import digest
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import Unreadable
-from shared.messaging.queries import newest, newest_before
+from shared.messaging.queries import last_sequence, newest, newest_before
 from shared.messaging.reader import Reader, Stored
 from shared.telemetry import tracing
 
@@ -62,6 +62,12 @@ class EventLog:
     def was_told(self, event: StatusChanged, seq: int) -> bool:
         until = self._told_until
         return until is not None and seq > self._told_through and event.data.since <= until
+
+    async def newest_sequence(self) -> int:
+        found: tuple[int, int] = await retry_until_done(
+            "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
+        )
+        return found[0]
 
     async def load_states(self) -> None:
         """Take the newest state of every service into the fleet: of events that can be read, for whoever is

@@ -35,12 +35,12 @@ from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.lifecycle import EffectiveThresholds, MonitoredService
 from services.monitor.store import mapping
 from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
-from services.notifier.__main__ import NotifierSettings
 from services.notifier.alerting.texts import LinkContext
 from services.notifier.bot.commands import BotActions, BotCommands
 from services.notifier.bot.updates import Update, Updates
 from services.notifier.channels.channel import Limited, Migrated, Sent
 from services.notifier.channels.telegram import outcome
+from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from shared.contracts import durations
 from shared.contracts.events import (

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
-from services.notifier.__main__ import Notifier, NotifierSettings
+from services.notifier.__main__ import Notifier
 from services.notifier.event_log import EventLog
+from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from shared.contracts.events import Status, StatusData, status_changed
 from shared.messaging import streams

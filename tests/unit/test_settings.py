@@ -14,7 +14,8 @@ from services.cli.doctor import DoctorSettings
 from services.cli.supervisor import RunSettings
 from services.ingest.__main__ import IngestSettings
 from services.monitor.__main__ import MonitorSettings
-from services.notifier.__main__ import NotifierSettings, _others
+from services.notifier.channels.configured import configured_channels
+from services.notifier.settings import NotifierSettings
 from shared.messaging.connection import access
 from shared.settings import Settings, concealed, load
 
@@ -82,7 +83,7 @@ def said_of(kind: type[Settings], variable: str, value: str) -> str:
         settings = load(kind)
         access(settings)
         if isinstance(settings, NotifierSettings):
-            _others(settings)
+            configured_channels(settings, None)
     return "".join(said)
 
 

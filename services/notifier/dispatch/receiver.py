@@ -17,7 +17,6 @@ from typing import Any
 
 import structlog
 from nats.js.kv import KeyValue
-from prometheus_client import Counter, Gauge
 
 from services.notifier.alerting.policy import (
     FLAPPING_WITHIN,
@@ -55,6 +54,7 @@ from services.notifier.channels.channel import (
     Sent,
 )
 from services.notifier.dispatch import notification_log
+from services.notifier.dispatch.metrics import LAST_DIGEST, MESSAGES
 from services.notifier.dispatch.notification_log import Intent, MessageKind, ReceiverState
 from services.notifier.states import ServiceStates
 from shared.contracts.events import Status
@@ -63,11 +63,6 @@ from shared.domain.digest import digest_due, next_digest_at
 from shared.telemetry import tracing
 
 log = structlog.get_logger()
-
-MESSAGES = Counter("registry_messages_total", "Attempts to send a message, by how they ended", ["result"])
-for _result in ("sent", "failed", "limited", "migrated", "permanent", "refused", "badtoken", "expired"):
-    MESSAGES.labels(_result)
-LAST_DIGEST = Gauge("registry_last_digest_timestamp_seconds", "When a digest was last sent")
 
 MAX_MUTES = 500
 EXPIRES_AFTER = timedelta(hours=24)
@@ -956,9 +951,3 @@ def _owed_by_windows(deps: ReceiverDependencies, cursor: ReceiverState) -> dict[
 def _traces(message: Message) -> list[str]:
     """Those of the changes that a message tells of: it is part of the first, and links to the others."""
     return list(dict.fromkeys(it.trace for it in message.changes if it.trace)) or [""]
-
-
-def oldest_unsent_seconds(chats: list[ReceiverWorker], now: datetime) -> float:
-    """How long the oldest change has waited that some chat has not got yet."""
-    moments = [moment for chat in chats if (moment := chat.oldest_unsent())]
-    return max(0.0, (now - min(moments, default=now)).total_seconds())

@@ -6,13 +6,14 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from services.notifier.__main__ import Notifier
 from services.notifier.alerting import policy
 from services.notifier.alerting.policy import Decision, Suppression
 from services.notifier.alerting.texts import Notice, NoticeKind
 from services.notifier.dispatch import receiver
 from services.notifier.dispatch.notification_log import NotificationLog
 from services.notifier.dispatch.receiver import ReceiverWorker
+from services.notifier.dispatch.receivers import Receivers
+from services.notifier.event_log import EventLog
 from tests.simulation.catching import first_caught
 from tests.simulation.notifier.run import Process
 from tests.simulation.notifier.simulate import simulate
@@ -149,7 +150,7 @@ class TellsAGroupTwice(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        return {(Notifier, "_is_taken"): lambda notifier, channel, address: False}
+        return {(Receivers, "_is_taken"): lambda receivers, channel, address: False}
 
 
 class LooksForTheEndOnce(Process):
@@ -157,14 +158,14 @@ class LooksForTheEndOnce(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        newest, known = Notifier._newest, dict[Notifier, int]()
+        newest, known = EventLog.newest_sequence, dict[EventLog, int]()
 
-        async def once(notifier: Notifier) -> int:
-            if notifier not in known:
-                known[notifier] = await newest(notifier)
-            return known[notifier]
+        async def once(event_log: EventLog) -> int:
+            if event_log not in known:
+                known[event_log] = await newest(event_log)
+            return known[event_log]
 
-        return {(Notifier, "_newest"): once}
+        return {(EventLog, "newest_sequence"): once}
 
 
 class TakesOverWithoutWriting(Process):

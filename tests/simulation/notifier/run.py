@@ -15,9 +15,10 @@ import shared.messaging.connection
 import shared.messaging.reader
 import shared.messaging.record_watch
 from services.notifier import __main__ as notifier
-from services.notifier import consumer, lease
-from services.notifier.dispatch import notification_log, receiver
+from services.notifier import broker_outage, consumer, lease
+from services.notifier.dispatch import notification_log, receiver, receivers
 from services.notifier.dispatch.notification_log import Superseded
+from services.notifier.settings import NotifierSettings
 from tests.simulation.clock import OWNER, VirtualLoop, play
 from tests.simulation.notifier import world as worlds
 from tests.simulation.notifier.scenario import INVITE, Command, Scenario, Seat, when
@@ -61,7 +62,7 @@ class Process(Host):
         """What is put in the place of which attribute."""
         return {}
 
-    def notifier(self, settings: notifier.NotifierSettings) -> notifier.Notifier:
+    def notifier(self, settings: NotifierSettings) -> notifier.Notifier:
         return notifier.Notifier(settings)
 
 
@@ -204,7 +205,7 @@ async def _write(played: Played, commands: list[Command]) -> None:
                     break
 
 
-def _settings(scenario: Scenario) -> notifier.NotifierSettings:
+def _settings(scenario: Scenario) -> NotifierSettings:
     return _SETTINGS.model_copy(
         update={
             "timezone": str(scenario.zone),
@@ -216,7 +217,7 @@ def _settings(scenario: Scenario) -> notifier.NotifierSettings:
     )
 
 
-_SETTINGS = notifier.NotifierSettings(
+_SETTINGS = NotifierSettings(
     _env_file=None,
     telegram_bot_token="1:test",
     telegram_invite=INVITE,  # type: ignore[call-arg]
@@ -256,7 +257,8 @@ def surroundings() -> Iterator[None]:
         put(notifier, "BrokerConnection", SimulatedLink)
         put(notifier, "Bot", SimulatedBot)
         put(notifier, "now", now)
-        put(notifier, "asyncio", Unhurried())
+        put(broker_outage, "asyncio", Unhurried())
+        put(receivers, "asyncio", Unhurried())
         put(consumer, "NatsBroker", EventFeed)
         put(lease, "secrets", SimpleNamespace(token_hex=_token))
         put(notification_log, "secrets", SimpleNamespace(token_hex=_token))

@@ -1,0 +1,26 @@
+"""Which channels the settings ask for. A new kind of channel is a file in this folder, and a line below."""
+
+from services.notifier.channels.apprise import AppriseChannel, NotInstalled
+from services.notifier.channels.channel import Channel
+from services.notifier.channels.telegram import Bot, TelegramChannel
+from services.notifier.channels.webhook import WebhookChannel
+from services.notifier.settings import NotifierSettings
+from shared.settings import stop
+
+
+def configured_channels(settings: NotifierSettings, bot: Bot | None) -> list[Channel]:
+    secret, private = settings.webhook_secret.get_secret_value(), settings.webhook_private
+    return [
+        *(TelegramChannel(bot, chat) for chat in settings.telegram_chat_id if bot),
+        *(WebhookChannel(url, secret, private=private) for url in settings.webhook_urls),
+        *(_apprise(url) for url in settings.apprise_urls),
+    ]
+
+
+def _apprise(url: str) -> AppriseChannel:
+    try:
+        return AppriseChannel(url)
+    except NotInstalled:
+        stop("REGISTRY_APPRISE_URLS needs the extra: pip install 'services-registry[apprise]'")
+    except ValueError as error:
+        stop(f"REGISTRY_APPRISE_URLS: {error}")

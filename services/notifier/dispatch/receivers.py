@@ -1,0 +1,218 @@
+"""All receivers: the channels that were configured, and the chats that subscribed themselves."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+from nats.js.kv import KeyValue
+
+from services.notifier.alerting.reminders import Reminders
+from services.notifier.alerting.texts import Change
+from services.notifier.bot.subscribers import Subscribers
+from services.notifier.channels.channel import Channel
+from services.notifier.channels.log import LogChannel
+from services.notifier.channels.telegram import Bot, TelegramChannel
+from services.notifier.dispatch import metrics
+from services.notifier.dispatch.handover import StartingPoint
+from services.notifier.dispatch.notification_log import ReceiverState
+from services.notifier.dispatch.receiver import ReceiverDependencies, ReceiverWorker
+from shared.contracts.maintenance import Window
+
+log = structlog.get_logger()
+
+MAX_WAIT = 300.0
+"""Seconds that a change may wait for some receiver before the deadman's switch is let go."""
+
+
+class Receivers:
+    """`open` once, then `start`. From then on chats may `subscribe` and `unsubscribe`."""
+
+    def __init__(self, configured: Sequence[Channel], deps: ReceiverDependencies, bot: Bot | None) -> None:
+        self._configured = configured
+        self._deps = replace(deps, is_taken=self._is_taken, on_taken=self._on_taken)
+        self._bot = bot
+        self._workers: list[ReceiverWorker] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup
+        self._subscribers: Subscribers
+        self._joining = asyncio.Lock()
+        self._bucket: KeyValue
+        self._position = 0
+        """The sequence of the event that was read last."""
+
+    def __iter__(self) -> Iterator[ReceiverWorker]:
+        return iter(self._workers)
+
+    async def open(self, bucket: KeyValue, start: StartingPoint) -> None:
+        """Read how each of them stands."""
+        before = start.handover
+        states = before.receivers if before else {}
+        self._bucket, self._subscribers = bucket, Subscribers(bucket)
+        await self._subscribers.load()
+        await self._subscribers.claim(before.subscribers if before and states else None)
+        for channel in self._channels():
+            worker = await ReceiverWorker.open(
+                channel, bucket, start.end, self._deps, anew=start.anew, known=states.get(channel.key)
+            )
+            if self._is_taken(channel, worker.address):
+                log.warning(
+                    "two chats are one, which is told once", left_out=worker.key, address=worker.address
+                )
+                await self._end(worker)
+            else:
+                self._workers.append(worker)
+        self._measure()
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+        for worker in self._workers:
+            self._running[worker.key] = group.create_task(worker.run())
+
+    def _channels(self) -> list[Channel]:
+        known = {channel.key for channel in self._configured}
+        subscribed = [TelegramChannel(self._bot, it) for it in self._subscribers.since] if self._bot else []
+        return [*self._configured, *(it for it in subscribed if it.key not in known)] or [LogChannel()]
+
+    # --- how they stand
+
+    @property
+    def done_through(self) -> int:
+        """Up to here no receiver needs to read the record again."""
+        return min(worker.cursor.done for worker in self._workers)
+
+    def states(self) -> dict[str, ReceiverState]:
+        return {worker.key: worker.cursor for worker in self._workers}
+
+    def subscribers(self) -> dict[str, datetime]:
+        return self._subscribers.since
+
+    def problem(self) -> str | None:
+        """Why messages do not reach people, if so."""
+        if all(worker.cursor.off for worker in self._workers):
+            return "every chat refuses messages"
+        return "a change waits too long to be sent" if self._oldest_unsent_seconds() > MAX_WAIT else None
+
+    def _oldest_unsent_seconds(self) -> float:
+        """How long the oldest change has waited that some receiver has not got yet, of those that are on."""
+        on = [worker for worker in self._workers if not worker.cursor.off]
+        now, moments = self._deps.now(), [at for worker in on if (at := worker.oldest_unsent())]
+        return max(0.0, (now - min(moments, default=now)).total_seconds())
+
+    def _measure(self) -> None:
+        all_ = self._workers
+        metrics.OLDEST_UNSENT.set_function(self._oldest_unsent_seconds)
+        metrics.UNSENT.set_function(lambda: sum(len(worker.pending.changes) for worker in all_))
+        metrics.CHATS.set_function(lambda: sum(worker.cursor.off is None for worker in all_))
+        metrics.CHATS_OFF.set_function(lambda: sum(worker.cursor.off is not None for worker in all_))
+        metrics.DIGEST_OVERDUE.set_function(
+            lambda: max((worker.digest_overdue() for worker in all_), default=0.0)
+        )
+        if sent := [at for worker in all_ if (at := worker.digest_at(worker.cursor.digest))]:
+            metrics.LAST_DIGEST.set(max(sent).timestamp())
+
+    # --- what all of them are given
+
+    def enqueue(self, seq: int, change: Change | None) -> None:
+        self._position = seq
+        for worker in self._workers:
+            worker.enqueue(seq, change)
+
+    def configuration_changed(self, name: str) -> None:
+        for worker in self._workers:
+            worker.configured(name)
+
+    def window_removed(self, window: Window) -> None:
+        for worker in self._workers:
+            worker.window_removed(window)
+
+    def watch_all(self, reminders: Reminders) -> None:
+        """Have everybody reminded of what is down already."""
+        after = min(worker.cursor.notices or self._deps.now() for worker in self._workers)
+        for name in self._deps.states:
+            reminders.watch(name, after)
+
+    def tick(self, reminders: Reminders) -> None:
+        """Look at what has come due."""
+        for notice in reminders.due(self._deps.now()):
+            for worker in self._workers:
+                worker.remind(notice)
+        for worker in self._workers:
+            worker.tick()
+
+    async def keep_ticking(self, reminders: Reminders) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self.tick(reminders)
+
+    # --- chats that subscribe themselves
+
+    async def subscribe(self, address: str) -> bool:
+        """Begin with what comes next. False: there are too many already."""
+        assert self._bot
+        channel = TelegramChannel(self._bot, address)
+        async with self._joining:
+            if any(address == worker.address or channel.key == worker.key for worker in self._workers):
+                return True  # the latter: a group that has a new number, by its old one
+            if not await self._subscribers.add(address, self._deps.now()):
+                return False
+            worker = await ReceiverWorker.open(channel, self._bucket, await self._deps.newest(), self._deps)
+            if self._is_taken(channel, worker.address):  # a group that has got its new number meanwhile
+                await self._end(worker)
+                return True
+            worker.mark_missed(self._position)  # what came while its record was written
+            self._workers.append(worker)
+            self._running[worker.key] = self._group.create_task(worker.run())
+            log.info("a chat has subscribed", chat=worker.key)
+        return True
+
+    async def unsubscribe(self, address: str) -> bool:
+        """False: it was configured. A group that has a new number is known here by its old one."""
+        async with self._joining:
+            leaving = [it for it in self._workers if it.address == address and self._subscribed_as(it)]
+            for worker in leaving:
+                await self._end(worker)
+                log.info("a chat has unsubscribed", chat=worker.key)
+        return bool(leaving)
+
+    async def migrate(self, old: str, new: str) -> None:
+        for worker in [worker for worker in self._workers if worker.address == old]:
+            if self._is_taken(worker.channel, new):
+                self._on_taken(worker)
+            else:
+                await worker.migrate(new)
+
+    def _is_taken(self, channel: Channel, address: str) -> bool:
+        """Whether another receiver has this address, and topic."""
+        topic = getattr(channel, "topic", None)
+        others = (it for it in self._workers if it.channel is not channel and it.address == address)
+        return any(getattr(worker.channel, "topic", None) == topic for worker in others)
+
+    def _on_taken(self, worker: ReceiverWorker) -> None:
+        """It is another receiver's chat now: who leaves by that one means both."""
+
+        async def end() -> None:
+            async with self._joining:
+                if worker in self._workers:
+                    await self._end(worker)
+
+        self._group.create_task(end())
+
+    async def _end(self, worker: ReceiverWorker) -> None:
+        """A subscriber is no more; who was configured stays."""
+        if address := self._subscribed_as(worker):
+            if worker in self._workers:
+                self._workers.remove(worker)
+                running = self._running.pop(worker.key)
+                running.cancel()
+                await asyncio.wait({running})
+            await worker.forget()
+            await self._subscribers.remove(address)
+
+    def _subscribed_as(self, worker: ReceiverWorker) -> str | None:
+        """By which address; None: it was configured."""
+        if self._bot is None or worker.key in {channel.key for channel in self._configured}:
+            return None
+        subscribers = self._subscribers.since
+        return next((it for it in subscribers if TelegramChannel(self._bot, it).key == worker.key), None)

@@ -1,0 +1,120 @@
+"""What the notifier is told by its environment."""
+
+import re
+from datetime import time, timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
+from pydantic_settings import NoDecode
+
+from services.notifier.channels import webhook
+from shared.contracts import durations
+from shared.http import urls
+from shared.settings import (
+    CommaSeparated,
+    Concealed,
+    HttpUrl,
+    HttpUrls,
+    Port,
+    SecretHttpUrl,
+    Settings,
+    TimeOfDay,
+)
+
+MIN_SECRET_LENGTH = 16
+
+_CHAT = re.compile(r"(-?\d{1,20}|@\w{3,64})(:\d{1,18})?", re.ASCII)
+
+
+def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
+    for chat in chats:
+        if not _CHAT.fullmatch(chat):
+            raise ValueError(
+                f"{chat!r}; accepted: a chat's number, @channel, or either with :topic behind it"
+            )
+    return tuple(dict.fromkeys(chats))
+
+
+def _secret(given: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"([A-Za-z0-9_-]{8,64})?", given.get_secret_value(), re.ASCII):
+        raise ValueError("not accepted")
+    return given
+
+
+def _schemes(given: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(map(urls.has_scheme, given)):
+        raise ValueError("not accepted")
+    return given
+
+
+def _words(value: Any) -> Any:
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
+def _key(given: SecretStr) -> SecretStr:
+    webhook.signing_key(given.get_secret_value())
+    return given
+
+
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _weekday(value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        return None
+    if value.strip().lower()[:3] not in _DAYS:
+        raise ValueError("accepted: mon, tue, wed, thu, fri, sat, sun, or nothing")
+    return _DAYS.index(value.strip().lower()[:3])
+
+
+def _reminders(value: Any) -> Any:
+    """In order, without doubles; `0` or nothing: none."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    return tuple(sorted({durations.parse(part) for part in parts})) if parts != ["0"] else ()
+
+
+class NotifierSettings(Settings):
+    notifier_port: Port = 8004
+    digest_time: TimeOfDay = time(9)
+    weekly_digest: Annotated[int | None, BeforeValidator(_weekday)] = None
+    remind_after: Annotated[tuple[timedelta, ...], NoDecode, BeforeValidator(_reminders)] = (
+        timedelta(hours=1),
+        timedelta(hours=6),
+        timedelta(days=1),
+    )
+    deadman_url: SecretHttpUrl = SecretStr("")
+    webhook_urls: HttpUrls = ()
+    webhook_secret: Annotated[
+        SecretStr,
+        AfterValidator(_key),
+        Concealed("16 or more characters, or whsec_ and base64 behind it"),
+    ] = SecretStr("")
+    webhook_private: bool = False
+    apprise_urls: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_words),
+        AfterValidator(_schemes),
+        Concealed("Apprise URLs such as ntfy://TOPIC, several separated by blanks"),
+    ] = ()
+    telegram_bot_token: SecretStr = SecretStr("")
+    telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
+    telegram_invite: Annotated[
+        SecretStr, AfterValidator(_secret), Concealed("8 to 64 letters, digits, _ and -")
+    ] = SecretStr("")
+    telegram_api_url: HttpUrl = "https://api.telegram.org"
+
+    @model_validator(mode="after")
+    def _together(self) -> "NotifierSettings":
+        if self.weekly_digest is not None and self.digest_time is None:
+            raise ValueError("REGISTRY_WEEKLY_DIGEST needs a REGISTRY_DIGEST_TIME")
+        if self.webhook_urls and len(self.webhook_secret.get_secret_value()) < MIN_SECRET_LENGTH:
+            needed = f"REGISTRY_WEBHOOK_SECRET of {MIN_SECRET_LENGTH} or more characters"
+            raise ValueError(f"REGISTRY_WEBHOOK_URLS needs a {needed}")
+        return self
+
+    @property
+    def token(self) -> str:
+        return self.telegram_bot_token.get_secret_value().strip()
