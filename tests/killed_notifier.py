@@ -44,7 +44,7 @@ def guarded(action: Callable[..., Awaitable[Any]], concerns: Callable[..., bool]
 
 
 def is_of_a_message(record: NotificationLog, cursor: ReceiverState) -> bool:
-    return cursor.sending is not None or record.cursor.sending is not None
+    return cursor.sending is not None or record.state.sending is not None
 
 
 if __name__ == "__main__":

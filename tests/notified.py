@@ -15,7 +15,9 @@ from nats.js.kv import KeyValue
 from services.notifier.alerting.reminders import Reminders
 from services.notifier.alerting.texts import Change, Deafness, LinkContext, Message
 from services.notifier.channels.channel import Outcome, Refused, Sent
-from services.notifier.dispatch.receiver import DigestSchedule, ReceiverDependencies, ReceiverWorker
+from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDependencies
+from services.notifier.dispatch.opening import open_receiver
+from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.states import ServiceStates
 from shared.contracts.events import (
     ConfigData,
@@ -127,15 +129,21 @@ class World:
         )
         end = len(self.events)
         self.chats = [
-            await ReceiverWorker.open(inbox, cast(KeyValue, self.bucket), end, deps) for inbox in self.inboxes
+            await open_receiver(inbox, cast(KeyValue, self.bucket), end, deps) for inbox in self.inboxes
         ]
-        self.states.on_config = lambda name: [chat.configured(name) for chat in self.chats] and None
-        after = min(chat.cursor.done for chat in self.chats)
+        self.states.on_config = lambda name: (
+            [chat.configuration_changed(name) for chat in self.chats] and None
+        )
+        after = min(chat.state.done for chat in self.chats)
         for name in self.states:
-            self.reminders.watch(name, min(chat.cursor.notices or self.now for chat in self.chats))
+            self.reminders.watch(name, min(chat.state.notices or self.now for chat in self.chats))
         self.is_on = True
         for seq, (event, at) in enumerate(self.events[after:], after + 1):
             self._deliver(seq, event, at)
+
+    def _configuration_changed(self, name: str) -> None:
+        for chat in self.chats:
+            chat.configuration_changed(name)
 
     def stop(self) -> None:
         self.is_on, self.chats = False, []
@@ -153,7 +161,7 @@ class World:
         for chat in self.chats:
             chat.tick()
             while chat._has_work():
-                if (found := await chat._compose()) and await chat._attempt(*found) > 0:
+                if (found := await chat._compose()) and await chat._sender.send(*found) > 0:
                     break
 
     async def passes(self, length: timedelta, steps: int = 1) -> None:

@@ -18,8 +18,8 @@ from services.notifier.consumer import EventConsumer, asyncapi_document
 from services.notifier.deadman import DeadmanSwitch
 from services.notifier.deafness import DeafnessWatch
 from services.notifier.digests import Digests
+from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDependencies
 from services.notifier.dispatch.handover import Handover, RecordNotes, starting_point
-from services.notifier.dispatch.receiver import DigestSchedule, ReceiverDependencies
 from services.notifier.dispatch.receivers import Receivers
 from services.notifier.dispatch.seen_record import SeenRecord
 from services.notifier.event_log import EventLog

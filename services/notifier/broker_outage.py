@@ -30,4 +30,4 @@ async def watch_for_outages(
         if not told and loop.time() - lost_at >= NOTIFY_AFTER.total_seconds():
             told = True
             for receiver in receivers:
-                group.create_task(receiver.tell_cut_off(since, lambda: not link.up))
+                group.create_task(receiver.send_cut_off(since, lambda: not link.up))

@@ -23,9 +23,12 @@ from nats.js.api import KeyValueConfig
 from services.notifier.alerting.policy import Withheld
 from services.notifier.alerting.texts import REPEAT, Change, LinkContext, Message
 from services.notifier.channels.channel import Outcome, Sent
-from services.notifier.dispatch import notification_log, receiver
+from services.notifier.dispatch import notification_log
+from services.notifier.dispatch import pending as pending_changes
+from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
-from services.notifier.dispatch.receiver import DigestSchedule, ReceiverDependencies, ReceiverWorker
+from services.notifier.dispatch.opening import open_receiver
+from services.notifier.dispatch.receiver import ReceiverWorker
 from shared.contracts.events import (
     ConfigData,
     Doubt,
@@ -847,7 +850,7 @@ async def open_chat(record: NotificationLog, inbox: Inbox, clock: Clock, end: in
         LinkContext("http://x", ZoneInfo("UTC")), DigestSchedule(datetime_time(9), lines), clock, page, newest
     )
     bucket = await record.link.js.create_key_value(config=KeyValueConfig(bucket=streams.NOTIFIER_BUCKET))
-    return await ReceiverWorker.open(inbox, bucket, end, deps)
+    return await open_receiver(inbox, bucket, end, deps)
 
 
 async def test_the_digest_comes_when_it_is_due_and_old_changes_not_at_all(record: NotificationLog) -> None:
@@ -863,7 +866,7 @@ async def test_the_digest_comes_when_it_is_due_and_old_changes_not_at_all(record
     await asyncio.sleep(0.3)
     running.cancel()
     again = await open_chat(record, inbox, clock, 2)
-    assert (again.cursor.done, again.cursor.digest) == (2, clock().date())
+    assert (again.state.done, again.state.digest) == (2, clock().date())
     assert len(inbox.texts) == 2
 
 
@@ -878,13 +881,13 @@ async def test_a_cursor_that_owes_more_than_one_message_holds_is_read_as_it_was_
     for owed in (much, much | {"web": Withheld(7, DOWN)}, {"web": Withheld(7, DOWN)}):
         await stored.update(owed=owed)
         again = await notification_log.load(bucket, "inbox", fresh)
-        assert again.cursor.owed == owed
+        assert again.state.owed == owed
         stored = again
     assert await bucket.keys() == ["inbox"]
     await stored.update(owed=much)
     await stored.forget()
     again = await notification_log.load(bucket, "inbox", fresh)
-    assert again.cursor.model_copy(update={"by": fresh.by}) == fresh
+    assert again.state.model_copy(update={"by": fresh.by}) == fresh
 
 
 async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(
@@ -894,9 +897,9 @@ async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(
     inbox, clock = Inbox(), Clock()
     chat = await open_chat(record, inbox, clock, 9)
     await chat.mute("s7", clock() + timedelta(hours=1))
-    await chat._write(sending=Intent(through=11), threads={"s1": 12})
+    await chat._log.update(sending=Intent(through=11), threads={"s1": 12})
     chat = await open_chat(record, inbox, clock, 5)
-    cursor = chat.cursor
+    cursor = chat.state
     assert (cursor.done, cursor.sending, cursor.threads, [*cursor.mutes]) == (5, None, {"s1": 12}, ["s7"])
     for seq in (5, 6, 7):
         chat.enqueue(seq, change(seq, clock()))
@@ -907,10 +910,10 @@ async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(
 
 
 async def test_what_finds_no_room_is_read_again_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver, "MAX_PENDING", 10)
+    monkeypatch.setattr(pending_changes, "MAX_PENDING", 10)
     at = datetime(2026, 11, 23, tzinfo=UTC)
     stored = [change(seq, at) for seq in range(1, 36)]
-    pending, arrived, seen = receiver.PendingChanges(0), 25, []
+    pending, arrived, seen = pending_changes.PendingChanges(0), 25, []
 
     async def page(after: int, most: int) -> tuple[list[Change], int, bool]:
         pending.enqueue(26, stored[25])  # goes on meanwhile

@@ -248,7 +248,7 @@ async def test_a_recovery_that_waits_while_somebody_looks_at_what_is_owed() -> N
     it.inboxes[0].always = Failed("away", maybe_delivered=False)
     await free(it, "window")
     it.change(ALIVE)
-    it.chats[0].evaluate("web")
+    it.chats[0]._alerts.evaluate("web")
     it.inboxes[0].always = None
     await it.settle()
     assert it.told() == []
@@ -386,7 +386,7 @@ async def test_much_that_is_owed_stands_in_parts_beside_the_cursor(monkeypatch: 
     for name in names:
         it.change(DOWN, name)
     await it.restart()
-    assert len(it.chats[0].cursor.owed) == 100
+    assert len(it.chats[0].state.owed) == 100
     assert b"s77" not in it.bucket.entries["inbox.0"].value
     it.change(ALIVE, "s7")
     await it.settle()
@@ -428,7 +428,7 @@ async def test_parts_of_before_turns_stood_in_them_are_read() -> None:
         await it.bucket.put("owed.inbox.0.a", content)
         await it.bucket.put("inbox.0", b'{"done": 5, "owed_parts": ["owed.inbox.0.a"]}')
         record = await notification_log.load(cast(KeyValue, it.bucket), "inbox.0", ReceiverState(done=0))
-        assert set(record.cursor.owed) == names
+        assert set(record.state.owed) == names
 
 
 @pytest.mark.parametrize("lost", ["gone", "unreadable"])
@@ -630,7 +630,7 @@ async def test_a_recovery_that_may_have_been_told_and_is_withheld_then_is_told()
 async def test_no_two_notifiers_take_what_the_other_has_written_for_their_own() -> None:
     it = await world()
     bucket: Any = it.bucket
-    fresh = it.chats[0].cursor
+    fresh = it.chats[0].state
     one, other = [await notification_log.load(bucket, "inbox.0", fresh) for _ in range(2)]
     await one.update(digest=NOW.date())
     with pytest.raises(notification_log.Superseded):
@@ -726,7 +726,7 @@ async def test_what_flaps_for_good_is_told_again_and_again() -> None:
             await it.restart()
     assert all(said.startswith("flaps: ") for said in it.told())
     assert len(it.told()) == 4, "after 1 h, 6 h, 24 h, 48 h"
-    assert len(it.chats[0]._timers) < 20, "what is looked at later does not pile up"
+    assert len(it.chats[0]._alerts._timers) < 20, "what is looked at later does not pile up"
     assert "web is still flapping: 24 changes in 1 h" in it.texts[0]
     assert it.now - at > 2 * DAY
 
@@ -749,7 +749,7 @@ async def test_the_state_begins_when_its_notice_is_sent() -> None:
         await it.then(to)
     it.inboxes[1].answers = [Failed("away", maybe_delivered=False)]
     await it.then(ALIVE)
-    assert not it.chats[1]._flapping["web"].flapping_since
+    assert not it.chats[1]._alerts.flapping["web"].flapping_since
     await it.then(DOWN)
     assert it.told(0) == ["down", "alive", "down", "alive flaps"]
     assert it.told(1) == ["down", "alive", "down", "alive flaps"]
@@ -794,16 +794,16 @@ async def test_a_chat_that_refuses_is_tried_again_and_told_what_was_kept_for_it(
     it.inboxes[0].always = Permanent("kicked")
     it.change(DOWN)
     await it.settle()
-    assert (it.chats[0].cursor.off, it.chats[0].cursor.off_since) == ("kicked", NOW)
+    assert (it.chats[0].state.off, it.chats[0].state.off_since) == ("kicked", NOW)
     assert it.told(1) == ["down"]
     await it.then(ALIVE)
     await it.restart()
-    assert it.chats[0].cursor.off == "kicked"
+    assert it.chats[0].state.off == "kicked"
     await it.then(DOWN)
     assert it.told() == []
     it.inboxes[0].always = None
     await it.passes(HOUR)
-    assert it.chats[0].cursor.off is None
+    assert it.chats[0].state.off is None
     assert it.told() == ["down", "alive", "down"]
     assert it.texts[0].startswith("(late: this chat took no messages since 2026-11-24 12:00:00 UTC)\n")
     await it.then(ALIVE)
@@ -818,7 +818,7 @@ async def test_probes_come_with_growing_pauses_and_start_comes_before_them() -> 
     for _ in range(9):
         found = await it.chats[0]._compose()
         assert found
-        pauses.append(await it.chats[0]._attempt(*found))
+        pauses.append(await it.chats[0]._sender.send(*found))
     assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
     assert await it.chats[0].switch_on() == "kicked"
     assert it.chats[0]._retry_now.is_set()
@@ -832,7 +832,7 @@ async def test_a_message_that_is_refused_for_an_unknown_reason_switches_nothing_
     it.inboxes[0].answers = [Refused("Bad Request: odd")] * 2
     it.change(DOWN)
     await it.settle()
-    assert it.chats[0].cursor.off is None
+    assert it.chats[0].state.off is None
     await it.settle()
     await it.settle()
     assert it.told() == ["down"]
@@ -895,7 +895,7 @@ async def test_an_older_versions_chat_that_is_off_begins_at_the_end_and_is_tried
     assert it.told() == []
     await it.then(ALIVE)
     assert it.told() == ["alive"]
-    assert it.chats[0].cursor.off is None
+    assert it.chats[0].state.off is None
 
 
 @pytest.mark.parametrize("ends", [HOUR, -MINUTE])
@@ -1077,7 +1077,7 @@ class Story:
                 for name, to in told:
                     quiet = self.config[name].get("paused") or not self.config[name].get("notify", True)
                     assert not quiet, f"{name} is not to be told of"
-                    assert name not in it.chats[n].muted(), f"{name} is muted"
+                    assert name not in it.chats[n].mutes(), f"{name} is muted"
                     assert to in (ALIVE, SILENT) or not it.maintenance_until(name, it.now), (
                         f"{name} is in maintenance"
                     )
@@ -1092,7 +1092,7 @@ class Story:
         it.windows.clear()
         await it.restart()
         for chat in it.chats:
-            for name in list(chat.muted()):
+            for name in list(chat.mutes()):
                 await chat.unmute(name)
         await it.passes(2 * HOUR, 40)
         for n in range(len(it.inboxes)):
@@ -1104,7 +1104,7 @@ class Story:
                 assert knows == is_down, (n, name, it.status.get(name), it.told(n, name))
             seqs = [c.seq for message in it.inboxes[n].messages for c in message.changes]
             assert len(seqs) == len(set(seqs)), "a change was told twice"
-            assert not it.chats[n]._due
+            assert not it.chats[n]._alerts.due
 
 
 @given(STEPS)

@@ -99,7 +99,7 @@ class BotCommands:
             return
         else:
             for it in known:
-                if it.cursor.off:  # whoever writes in it may have let us in again
+                if it.state.off:  # whoever writes in it may have let us in again
                     it.try_now()
             answer = await self._answer(chat, command.lower(), words)
         if answer:
@@ -166,7 +166,7 @@ class BotCommands:
     async def _unmute(self, chat: str, words: list[str]) -> Message:
         if len(words) != 1:
             return _text("/unmute NAME")
-        muted = [it for it in self._receivers(chat) if words[0] in it.muted()]
+        muted = [it for it in self._receivers(chat) if words[0] in it.mutes()]
         for it in muted:
             await it.unmute(words[0])
         return _text(f"🔔 {cut(words[0], MAX_NAME)} is {'no longer' if muted else 'not'} muted.")
@@ -182,7 +182,7 @@ class BotCommands:
     def _fleet_status(self, chat: str) -> Message:
         now = self._actions.now()
         lines = digest.status_lines(digest.digest(self._states.services(), [], now), self._links.zone)
-        muted = {name: until for it in self._receivers(chat) for name, until in it.muted().items()}
+        muted = {name: until for it in self._receivers(chat) for name, until in it.mutes().items()}
         if muted:
             entries = [
                 f"{name} until {local(until, self._links.zone)}" for name, until in sorted(muted.items())
@@ -205,7 +205,7 @@ class BotCommands:
         lines += [
             f"🔕 muted here until {local(m[name], zone)}"
             for c in self._receivers(chat)
-            if name in (m := c.muted())
+            if name in (m := c.mutes())
         ]
         lines = [line for line in lines if line]
         url = service_url(name, self._links)

@@ -133,40 +133,40 @@ class NotificationLog:
 
     def __init__(self, bucket: KeyValue, key: str, cursor: ReceiverState, revision: int) -> None:
         self._bucket = bucket
-        self._key = key
+        self.key = key
         self._revision = revision
         self._parts = cursor.owed_parts
         self._writing = asyncio.Lock()
         self._by = secrets.token_hex(8)
         """So that no two write the same, and each would take it for its own."""
-        self.cursor = cursor
+        self.state = cursor
         self.on_write: Callable[[Exception | None], None] = lambda _: None
         """Is told why an attempt to store it failed; None: it is stored."""
 
     async def update(self, **changed: object) -> None:
         """Change a part, whoever else is changing another."""
         async with self._writing:
-            await self.write(self.cursor.model_copy(update=changed))
+            await self.write(self.state.model_copy(update=changed))
 
     async def update_locally(self, **changed: object) -> None:
         """The same here only; the broker has it with the next update."""
         async with self._writing:
-            self.cursor = self.cursor.model_copy(update=changed)
+            self.state = self.state.model_copy(update=changed)
 
     async def forget(self) -> None:
         async with self._writing:
             for key in self._parts:
                 await retry_until_done(f"forget {key}", partial(self._bucket.purge, key))
-            await retry_until_done(f"forget the record {self._key}", lambda: self._bucket.delete(self._key))
+            await retry_until_done(f"forget the record {self.key}", lambda: self._bucket.delete(self.key))
 
     async def write(self, cursor: ReceiverState) -> None:
         cursor = cursor.model_copy(update={"by": self._by})
-        stored, parts = _split(self._key, cursor)
+        stored, parts = _split(self.key, cursor)
         for key in sorted(parts.keys() - set(self._parts)):
             await retry_until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
         payload = stored.model_dump_json().encode()
-        self._revision = await retry_until_done(f"record {self._key}", lambda: self._store(payload))
-        self.cursor = cursor
+        self._revision = await retry_until_done(f"record {self.key}", lambda: self._store(payload))
+        self.state = cursor
         old, self._parts = set(self._parts) - parts.keys(), tuple(parts)
         for key in sorted(old):
             with suppress(NatsError, OSError, TimeoutError):  # what is left lying is in nobody's way
@@ -174,13 +174,13 @@ class NotificationLog:
 
     async def _store(self, payload: bytes) -> int:
         try:
-            revision = await self._bucket.update(self._key, payload, last=self._revision)
+            revision = await self._bucket.update(self.key, payload, last=self._revision)
         except KeyWrongLastSequenceError:
-            found = await self._bucket.get(self._key)
+            found = await self._bucket.get(self.key)
             if found.value == payload and found.revision:  # an earlier attempt was stored after all
                 self.on_write(None)
                 return found.revision
-            raise Superseded(f"the record {self._key} was changed by somebody else") from None
+            raise Superseded(f"the record {self.key} was changed by somebody else") from None
         except (NatsError, OSError, TimeoutError) as error:
             self.on_write(error)
             raise
@@ -254,6 +254,6 @@ async def load(bucket: KeyValue, key: str, fresh: ReceiverState) -> Notification
         return NotificationLog(bucket, key, whole, found.revision or 0)
 
     record: NotificationLog = await retry_until_done(f"read the record {key}", attempt)
-    if record.cursor is fresh:
+    if record.state is fresh:
         await record.write(fresh)
     return record

@@ -15,9 +15,11 @@ from services.notifier.channels.channel import Channel
 from services.notifier.channels.log import LogChannel
 from services.notifier.channels.telegram import Bot, TelegramChannel
 from services.notifier.dispatch import metrics
+from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.handover import StartingPoint
 from services.notifier.dispatch.notification_log import ReceiverState
-from services.notifier.dispatch.receiver import ReceiverDependencies, ReceiverWorker
+from services.notifier.dispatch.opening import open_receiver
+from services.notifier.dispatch.receiver import ReceiverWorker
 from shared.contracts.maintenance import Window
 
 log = structlog.get_logger()
@@ -53,7 +55,7 @@ class Receivers:
         await self._subscribers.load()
         await self._subscribers.claim(before.subscribers if before and states else None)
         for channel in self._channels():
-            worker = await ReceiverWorker.open(
+            worker = await open_receiver(
                 channel, bucket, start.end, self._deps, anew=start.anew, known=states.get(channel.key)
             )
             if self._is_taken(channel, worker.address):
@@ -80,23 +82,23 @@ class Receivers:
     @property
     def done_through(self) -> int:
         """Up to here no receiver needs to read the record again."""
-        return min(worker.cursor.done for worker in self._workers)
+        return min(worker.state.done for worker in self._workers)
 
     def states(self) -> dict[str, ReceiverState]:
-        return {worker.key: worker.cursor for worker in self._workers}
+        return {worker.key: worker.state for worker in self._workers}
 
     def subscribers(self) -> dict[str, datetime]:
         return self._subscribers.since
 
     def problem(self) -> str | None:
         """Why messages do not reach people, if so."""
-        if all(worker.cursor.off for worker in self._workers):
+        if all(worker.state.off for worker in self._workers):
             return "every chat refuses messages"
         return "a change waits too long to be sent" if self._oldest_unsent_seconds() > MAX_WAIT else None
 
     def _oldest_unsent_seconds(self) -> float:
         """How long the oldest change has waited that some receiver has not got yet, of those that are on."""
-        on = [worker for worker in self._workers if not worker.cursor.off]
+        on = [worker for worker in self._workers if not worker.state.off]
         now, moments = self._deps.now(), [at for worker in on if (at := worker.oldest_unsent())]
         return max(0.0, (now - min(moments, default=now)).total_seconds())
 
@@ -104,12 +106,12 @@ class Receivers:
         all_ = self._workers
         metrics.OLDEST_UNSENT.set_function(self._oldest_unsent_seconds)
         metrics.UNSENT.set_function(lambda: sum(len(worker.pending.changes) for worker in all_))
-        metrics.CHATS.set_function(lambda: sum(worker.cursor.off is None for worker in all_))
-        metrics.CHATS_OFF.set_function(lambda: sum(worker.cursor.off is not None for worker in all_))
+        metrics.CHATS.set_function(lambda: sum(worker.state.off is None for worker in all_))
+        metrics.CHATS_OFF.set_function(lambda: sum(worker.state.off is not None for worker in all_))
         metrics.DIGEST_OVERDUE.set_function(
             lambda: max((worker.digest_overdue() for worker in all_), default=0.0)
         )
-        if sent := [at for worker in all_ if (at := worker.digest_at(worker.cursor.digest))]:
+        if sent := [at for worker in all_ if (at := worker.digest_sent_at())]:
             metrics.LAST_DIGEST.set(max(sent).timestamp())
 
     # --- what all of them are given
@@ -121,7 +123,7 @@ class Receivers:
 
     def configuration_changed(self, name: str) -> None:
         for worker in self._workers:
-            worker.configured(name)
+            worker.configuration_changed(name)
 
     def window_removed(self, window: Window) -> None:
         for worker in self._workers:
@@ -129,7 +131,7 @@ class Receivers:
 
     def watch_all(self, reminders: Reminders) -> None:
         """Have everybody reminded of what is down already."""
-        after = min(worker.cursor.notices or self._deps.now() for worker in self._workers)
+        after = min(worker.state.notices or self._deps.now() for worker in self._workers)
         for name in self._deps.states:
             reminders.watch(name, after)
 
@@ -157,7 +159,7 @@ class Receivers:
                 return True  # the latter: a group that has a new number, by its old one
             if not await self._subscribers.add(address, self._deps.now()):
                 return False
-            worker = await ReceiverWorker.open(channel, self._bucket, await self._deps.newest(), self._deps)
+            worker = await open_receiver(channel, self._bucket, await self._deps.newest(), self._deps)
             if self._is_taken(channel, worker.address):  # a group that has got its new number meanwhile
                 await self._end(worker)
                 return True
@@ -179,7 +181,7 @@ class Receivers:
     async def migrate(self, old: str, new: str) -> None:
         for worker in [worker for worker in self._workers if worker.address == old]:
             if self._is_taken(worker.channel, new):
-                self._on_taken(worker)
+                self._on_taken(worker.channel)
             else:
                 await worker.migrate(new)
 
@@ -189,12 +191,12 @@ class Receivers:
         others = (it for it in self._workers if it.channel is not channel and it.address == address)
         return any(getattr(worker.channel, "topic", None) == topic for worker in others)
 
-    def _on_taken(self, worker: ReceiverWorker) -> None:
-        """It is another receiver's chat now: who leaves by that one means both."""
+    def _on_taken(self, channel: Channel) -> None:
+        """Its chat is another receiver's now: who leaves by that one means both."""
 
         async def end() -> None:
             async with self._joining:
-                if worker in self._workers:
+                for worker in [worker for worker in self._workers if worker.channel is channel]:
                     await self._end(worker)
 
         self._group.create_task(end())

@@ -9,10 +9,11 @@ from typing import Any
 from services.notifier.alerting import policy
 from services.notifier.alerting.policy import Decision, Suppression
 from services.notifier.alerting.texts import Notice, NoticeKind
-from services.notifier.dispatch import receiver
+from services.notifier.dispatch import alert_states
 from services.notifier.dispatch.notification_log import NotificationLog
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
+from services.notifier.dispatch.sources.withheld import WithheldSource
 from services.notifier.event_log import EventLog
 from tests.simulation.catching import first_caught
 from tests.simulation.notifier.run import Process
@@ -121,13 +122,14 @@ class DropsTheQueueOfWhoIsOff(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        switch_off = ReceiverWorker._switch_off
+        compose = ReceiverWorker._compose
 
-        async def drops(chat: ReceiverWorker, reason: str) -> float:
-            chat.pending.changes.clear()
-            return await switch_off(chat, reason)
+        async def drops(chat: ReceiverWorker) -> Any:
+            if chat.state.off:
+                chat.pending.changes.clear()
+            return await compose(chat)
 
-        return {(ReceiverWorker, "_switch_off"): drops}
+        return {(ReceiverWorker, "_compose"): drops}
 
 
 class NotesByTime(Process):
@@ -135,14 +137,13 @@ class NotesByTime(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        sent = ReceiverWorker._record_sent
+        sent = WithheldSource.record_sent
 
-        async def marks(chat: ReceiverWorker, message: Any, sending: Any, *given: Any) -> None:
-            if sending.owed:
-                chat._withheld_by_name.clear()
-            await sent(chat, message, sending, *given)
+        async def marks(source: WithheldSource, *given: Any) -> None:
+            source._alerts.withheld.clear()
+            await sent(source, *given)
 
-        return {(ReceiverWorker, "_record_sent"): marks}
+        return {(WithheldSource, "record_sent"): marks}
 
 
 class TellsAGroupTwice(Process):
@@ -176,7 +177,7 @@ class TakesOverWithoutWriting(Process):
         write = NotificationLog.write
 
         async def writes(record: NotificationLog, cursor: Any) -> None:
-            if cursor != record.cursor or not cursor.sending:
+            if cursor != record.state or not cursor.sending:
                 await write(record, cursor)
 
         return {(NotificationLog, "write"): writes}
@@ -192,7 +193,7 @@ class IsSureOfCalm(Process):
             is_calm = isinstance(found, Notice) and found.kind is NoticeKind.CALM
             return replace(found, maybe=False) if is_calm else found
 
-        return {(receiver, "next_notice"): review}
+        return {(alert_states, "next_notice"): review}
 
 
 class _Judges(Process):
@@ -204,7 +205,7 @@ class _Judges(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        return {(receiver, "decide"): cls.judge}
+        return {(alert_states, "decide"): cls.judge}
 
 
 class WithholdsRecoveries(Process):
@@ -218,7 +219,7 @@ class WithholdsRecoveries(Process):
         def review(name: str, it: Any, owed: Any, turns: Any, now: Any, hold: Suppression, *more: Any) -> Any:
             return policy.next_notice(name, it, owed, turns, now, _all_or_nothing(hold), *more)
 
-        return {(receiver, "decide"): judge, (receiver, "next_notice"): review}
+        return {(alert_states, "decide"): judge, (alert_states, "next_notice"): review}
 
 
 def _all_or_nothing(hold: Suppression) -> Suppression:

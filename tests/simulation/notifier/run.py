@@ -16,7 +16,7 @@ import shared.messaging.reader
 import shared.messaging.record_watch
 from services.notifier import __main__ as notifier
 from services.notifier import broker_outage, consumer, lease
-from services.notifier.dispatch import notification_log, receiver, receivers
+from services.notifier.dispatch import notification_log, receiver, receivers, sender
 from services.notifier.dispatch.notification_log import Superseded
 from services.notifier.settings import NotifierSettings
 from tests.simulation.clock import OWNER, VirtualLoop, play
@@ -235,7 +235,7 @@ def _paced(scenario: Scenario) -> Iterator[None]:
         patch.object(lease, "POLL_INTERVAL", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
         patch.object(notification_log, "MAX_INLINE", scenario.most_owed_within),
         patch.object(notification_log, "PARTS", 2),
-        patch.object(receiver, "random", Random(scenario.seed + 3)),
+        patch.object(sender, "random", Random(scenario.seed + 3)),
     ):
         yield
 

@@ -1,0 +1,186 @@
+"""How each service stands with one receiver: what was withheld, who is flapping, and which notices are due.
+
+A notice is due when a service's withheld changes, or its flapping, are to be told now: as nothing suppresses
+them any more, or by the time that has passed. Services for which that depends on the time have a timer.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from services.notifier.alerting.policy import (
+    FLAPPING_WITHIN,
+    Decision,
+    FlapState,
+    NothingDue,
+    Suppression,
+    Withheld,
+    decide,
+    flap_state_after,
+    next_notice,
+)
+from services.notifier.alerting.suppression import Suppressor
+from services.notifier.alerting.texts import Change, Notice, NoticeKind
+from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
+from services.notifier.states import ServiceStates
+from shared.contracts.maintenance import Window
+
+MAX_FLAP_STATES = 10_000
+"""Services whose changes of direction are remembered in memory per receiver."""
+
+
+class AlertStates:
+    """`begin`, then `evaluate` a service whenever something about it has changed. `on_due`: called when a
+    notice has become due."""
+
+    def __init__(
+        self,
+        states: ServiceStates,
+        log: NotificationLog,
+        suppressor: Suppressor,
+        remind_after: tuple[timedelta, ...],
+        now: Callable[[], datetime],
+        on_due: Callable[[], None],
+    ) -> None:
+        self._states = states
+        self._log = log
+        self._suppressor = suppressor
+        self._remind_after = remind_after
+        self._now = now
+        self._on_due = on_due
+        self.withheld = dict(log.state.owed)
+        self.flapping = dict(log.state.turns)
+        self.due: dict[str, Notice] = {}
+        self._timers: list[tuple[datetime, str]] = []
+        """When to evaluate which service again; the first is next."""
+        self._next_timer: dict[str, datetime] = {}
+        """Of each service the timer that counts."""
+
+    def begin(self) -> None:
+        flapping = [name for name, flap_state in self.flapping.items() if flap_state.flapping_since]
+        for name in [*self.withheld, *flapping]:
+            self.evaluate(name)
+        for name in self._states.paused:
+            self.configuration_changed(name)
+
+    # --- when to evaluate
+
+    def tick(self) -> None:
+        now = self._now()
+        while self._timers and self._timers[0][0] <= now:
+            at, name = heapq.heappop(self._timers)
+            if self._next_timer.get(name) == at:
+                del self._next_timer[name]
+                self.evaluate(name)
+
+    def configuration_changed(self, name: str) -> None:
+        """What is down when it is paused is told again if it is still down when it is resumed."""
+        if self._states.get(name).paused:
+            self.withhold_down(name)
+        self.evaluate(name)
+
+    def window_removed(self, window: Window) -> None:
+        """A maintenance window is no more, or no more the same."""
+        for name in list(self.withheld):
+            if window.is_about(name, self._states.get(name).tags):
+                self.evaluate(name)
+
+    def evaluate(self, name: str) -> None:
+        """Find out whether a notice of a service is due now."""
+        withheld, flap_state = self.withheld.get(name), self.flapping.get(name)
+        is_flapping = flap_state is not None and flap_state.flapping_since is not None
+        self.due.pop(name, None)
+        if withheld is None and not is_flapping:
+            return
+        state, now = self._states.get(name), self._now()
+        if state.status_seq > self._log.state.done:
+            return  # a change that is not handled yet tells more
+        suppression, until = self._suppressor.of_service(name, now)
+        found = next_notice(name, state, withheld, flap_state, now, suppression, until, self._remind_after)
+        if isinstance(found, Notice):
+            self.due[name] = found
+            self._on_due()
+        elif isinstance(found, datetime):
+            if self._next_timer.get(name) != found:
+                self._next_timer[name] = found
+                heapq.heappush(self._timers, (found, name))
+        elif found is NothingDue.FORGET:
+            self.withheld.pop(name, None)
+            if is_flapping:
+                del self.flapping[name]
+
+    def evaluate_all(self, decisions: Sequence[Decision]) -> None:
+        for name in dict.fromkeys(decision.change.name for decision in decisions):
+            self.evaluate(name)
+
+    # --- what changes the state
+
+    def decide(
+        self, changes: Iterable[Change], suppression: Callable[[Change], Suppression]
+    ) -> list[Decision]:
+        """Which of these changes are sent. Nothing is changed until the decisions are applied."""
+        by_name: dict[str, list[Change]] = {}
+        for change in changes:
+            by_name.setdefault(change.name, []).append(change)
+        decisions = [
+            decision
+            for name, of_name in by_name.items()
+            for decision in decide(of_name, self.withheld.get(name), self.flapping.get(name), suppression)
+        ]
+        return sorted(decisions, key=lambda decision: decision.change.seq)
+
+    def apply(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            name = decision.change.name
+            self.withheld.pop(name, None)
+            if decision.owed:
+                self.withheld[name] = decision.owed
+            self._set_flap_state(name, decision.turns)
+
+    def withhold_down(self, name: str) -> None:
+        """The receiver knows that a service is down: it is told again when nothing suppresses it any more."""
+        state = self._states.get(name)
+        if name in self.withheld or not state.is_down or state.status_seq > self._log.state.done:
+            return
+        self.withheld[name] = Withheld(state.status_seq, state.status, told_since=state.since)
+
+    def suppress(self, name: str, now: datetime) -> bool:
+        """Withhold that a service is down, if something suppresses it. Whether that is so."""
+        if self._suppressor.of_service(name, now)[0] is Suppression.NONE:
+            return False
+        self.withhold_down(name)
+        self.evaluate(name)
+        return True
+
+    def notice_sent(self, notice: Notice) -> None:
+        self.due.pop(notice.name, None)
+        if notice.kind is not NoticeKind.FLAPS:
+            self.withheld.pop(notice.name, None)
+        self._set_flap_state(notice.name, flap_state_after(notice, self.flapping.get(notice.name)))
+
+    def is_still_due(self, notice: Notice) -> bool:
+        now = self.due.get(notice.name)
+        return now is not None and (now.seq, now.kind) == (notice.seq, notice.kind)
+
+    def _set_flap_state(self, name: str, flap_state: FlapState | None) -> None:
+        self.flapping.pop(name, None)
+        if flap_state:
+            self.flapping[name] = flap_state
+            if len(self.flapping) > MAX_FLAP_STATES:
+                first = next(iter(self.flapping))
+                if self.flapping[first].flapping_since is None:
+                    del self.flapping[first]
+
+    def forget_old_turns(self) -> None:
+        old = self._now() - FLAPPING_WITHIN
+        for name, flap_state in list(self.flapping.items()):
+            if not flap_state.flapping_since and flap_state.last < old:
+                del self.flapping[name]
+
+    def as_record(self) -> dict[str, object]:
+        """For the log. Of services that do not flap only those that have turned before are worth it."""
+        flapping = {name: it for name, it in self.flapping.items() if it.flapping_since}
+        others = [
+            (name, it) for name, it in self.flapping.items() if not it.flapping_since and len(it.moments) > 1
+        ]
+        return {"owed": dict(self.withheld), "turns": flapping | dict(others[-MAX_TURNS:])}

@@ -1,0 +1,230 @@
+"""Sends one receiver's messages. Each is recorded before it is sent and after it: so a crash in between
+repeats that one message, marked as a repeat, and loses none."""
+
+import random
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from services.notifier.alerting.texts import Message
+from services.notifier.channels.channel import (
+    BadToken,
+    Channel,
+    Failed,
+    Limited,
+    Migrated,
+    Outcome,
+    Permanent,
+    Refused,
+    Sent,
+)
+from services.notifier.dispatch.dependencies import ReceiverDependencies
+from services.notifier.dispatch.metrics import MESSAGES
+from services.notifier.dispatch.notification_log import MAX_THREADS, Intent, MessageKind, NotificationLog
+from services.notifier.dispatch.pending import EXPIRES_AFTER
+from services.notifier.dispatch.sources.source import Notes, Source
+from shared.telemetry import tracing
+
+log = structlog.get_logger()
+
+MIN_SET_ASIDE = 30.0
+"""Seconds, at least, in which what was refused for an unknown reason lets other messages go first."""
+BAD_TOKEN_RETRY = 30.0
+"""Seconds between attempts while the credentials are refused."""
+
+
+class Backoff:
+    """Pauses that double, in seconds."""
+
+    def __init__(self, first: float = 0.5, longest: float = 60.0) -> None:
+        self._first = self._pause = first
+        self._longest = longest
+
+    def next(self) -> float:
+        pause = self._pause
+        self._pause = min(2 * pause, self._longest)
+        return pause
+
+    def reset(self) -> None:
+        self._pause = self._first
+
+
+class Sender:
+    def __init__(
+        self, channel: Channel, log: NotificationLog, deps: ReceiverDependencies, notes: Notes
+    ) -> None:
+        self.channel = channel
+        self._log = log
+        self._deps = deps
+        self._notes = notes
+        self._backoff = Backoff()
+        self._probe_backoff = Backoff(60.0, 3600.0)
+        """Between attempts at a receiver that refuses messages for good."""
+        self._refused: dict[MessageKind, tuple[object, datetime]] = {}
+        """Of each kind of message what was refused for a reason that is not known, and since when."""
+        self._set_aside_until: dict[MessageKind, datetime] = {}
+        self._moved_to: str | None = None
+        """The new address, while it is being recorded."""
+        self._maybe_delivered = log.state.sending is not None
+        """Whether an attempt at what is being sent may have reached the receiver."""
+
+    @property
+    def address(self) -> str:
+        return self._moved_to or self._log.state.chat or self.channel.chat
+
+    def is_set_aside(self, kind: MessageKind) -> bool:
+        until = self._set_aside_until.get(kind)
+        return until is not None and until > self._deps.now()
+
+    def was_refused(self, kind: MessageKind) -> bool:
+        return kind in self._refused
+
+    def reset_backoff(self) -> None:
+        self._backoff.reset()
+        self._probe_backoff.reset()
+
+    async def send(self, source: Source, message: Message, intent: Intent) -> float:
+        """Send a message. Seconds to wait before anything else is sent."""
+        if intent != self._log.state.sending:
+            goes_on = self._log.state.sending is not None  # and names more services than before
+            await self._log.update(sending=intent)
+            self._maybe_delivered = self._maybe_delivered and goes_on
+        message = replace(message, id=intent.message_id(message.through_seq))
+        traces = _traces(message) if source.kind is MessageKind.CHANGES and tracing.is_on() else [""]
+        channel = {"registry.channel": self.channel.key.partition(".")[0]}
+        with tracing.span("send", traces[0], channel, kind="CLIENT", links=traces[1:]) as span:
+            outcome = await self.channel.send(self.address, message, self._reply_to(message))
+            result = type(outcome).__name__.lower()
+            span.set_attribute("registry.result", result)
+        MESSAGES.labels(result).inc()
+        return await self._handle_outcome(outcome, source, message, intent)
+
+    async def _handle_outcome(
+        self, outcome: Outcome, source: Source, message: Message, intent: Intent
+    ) -> float:
+        match outcome:
+            case Sent(message_id):
+                await self._sent(source, message, intent, message_id)
+                return 0
+            case Permanent(reason):
+                return await self._switch_off(reason)
+            case Refused(reason):
+                return await self._set_aside(reason, source, message, intent)
+            case Migrated(chat):
+                if self._deps.is_taken(self.channel, chat):  # or each message would come there twice
+                    self._deps.on_taken(self.channel)
+                    return await self._switch_off(f"it is {chat} now, which is a chat here already")
+                await self.migrate(chat)
+                await self._withdraw_intent()
+                return 0
+            case Limited(retry_after):
+                await self._withdraw_intent()
+                return retry_after
+            case BadToken(reason):
+                self._deps.on_token(reason)
+                await self._withdraw_intent()
+                return BAD_TOKEN_RETRY
+            case Failed(reason, maybe_delivered):
+                log.warning("message not sent; will be tried again", chat=self._log.key, reason=reason)
+                if maybe_delivered:
+                    self._maybe_delivered = True
+                await self._withdraw_intent()
+                return self._pause()
+
+    def _pause(self) -> float:
+        return self._backoff.next() * random.uniform(0.8, 1.2)  # it only spreads  # nosec B311
+
+    async def _withdraw_intent(self) -> None:
+        """Unless an attempt may have reached the receiver, the next one may tell more, and is no repeat. (The
+        record keeps the intent until then.)"""
+        if not self._maybe_delivered:
+            await self._log.update_locally(sending=None)
+
+    async def _sent(self, source: Source, message: Message, intent: Intent, message_id: int | None) -> None:
+        self.reset_backoff()
+        self._refused.pop(source.kind, None)
+        self._deps.on_token(None)
+        also: dict[str, object] = {"threads": self._threads(message, message_id)}
+        if self._log.state.off:
+            also |= self._switched_on()
+            log.info("the chat takes messages again", chat=self._log.key)
+        await source.record_sent(message, intent, also)
+
+    # --- a receiver that refuses messages
+
+    async def _switch_off(self, reason: str) -> float:
+        """The receiver refuses messages for good, as far as anybody knows. What waits for it is kept, and it
+        is tried again with growing pauses, for bots are thrown out and let in again."""
+        state = self._log.state
+        if not state.off:
+            log.error(
+                "the chat is off: it refuses messages; it is tried again", chat=self._log.key, reason=reason
+            )
+        since = state.off_since or self._deps.now()
+        intent = state.sending if self._maybe_delivered else None
+        await self._log.update(off=reason, off_since=since, sending=intent)
+        return self._probe_backoff.next()
+
+    async def switch_on(self) -> None:
+        await self._log.update(**self._switched_on())
+        log.info("the chat is switched on again", chat=self._log.key)
+
+    def _switched_on(self) -> dict[str, object]:
+        now = self._deps.now()
+        self._notes.switched_on(self._log.state.off_since or now, now)
+        return {"off": None, "off_since": None}
+
+    async def migrate(self, chat: str) -> None:
+        """The group has a new number, for good."""
+        if chat != self.address:
+            log.warning("the chat has a new id", chat=self._log.key, new=chat)
+            self._moved_to = chat
+            await self._log.update(chat=chat)
+
+    async def _set_aside(self, reason: str, source: Source, message: Message, intent: Intent) -> float:
+        """A message is refused for an unknown reason, which says nothing of the receiver. It is tried again
+        for a day, and other messages go first. (Changes are all tried again together, and given up one by
+        one: see `drop_expired`.)"""
+        kind, now, what = source.kind, self._deps.now(), _subject(message, intent)
+        before, since = self._refused.get(kind, (what, now))
+        since = since if before == what else now
+        self._refused[kind] = what, since
+        log.warning("message refused; will be tried again", chat=self._log.key, of=kind, reason=reason)
+        if now - since > EXPIRES_AFTER and kind is not MessageKind.CHANGES:
+            log.error("message given up after a day of refusals", chat=self._log.key, of=kind, reason=reason)
+            del self._refused[kind]
+            await source.record_sent(message, intent, {"threads": self._threads(message, None)})
+            return 0
+        await self._withdraw_intent()
+        pause = self._pause()
+        if kind is not MessageKind.CHANGES and not self._maybe_delivered:
+            self._set_aside_until[kind] = now + timedelta(seconds=max(pause, MIN_SET_ASIDE))
+            return 0
+        return pause
+
+    # --- the thread of an incident
+
+    def _reply_to(self, message: Message) -> int | None:
+        return self._log.state.threads.get(message.about) if message.about else None
+
+    def _threads(self, message: Message, message_id: int | None) -> dict[str, int]:
+        """The message that told of each service that is down; only the newest are remembered."""
+        known = self._log.state.threads
+        threads = {name: id_ for name, id_ in known.items() if name not in message.recoveries}
+        if message_id:
+            for name in message.problems:
+                threads.pop(name, None)
+                threads[name] = message_id
+        return dict(list(threads.items())[-MAX_THREADS:])
+
+
+def _subject(message: Message, intent: Intent) -> object:
+    """What a message is about, whenever it is sent; changes as a whole."""
+    notices = sorted((notice.name, notice.seq, notice.kind) for notice in message.notices)
+    return intent.digest, intent.weekly, intent.deaf, notices
+
+
+def _traces(message: Message) -> list[str]:
+    """Those of the changes that a message tells of: it is part of the first, and links to the others."""
+    return list(dict.fromkeys(change.trace for change in message.changes if change.trace)) or [""]

@@ -1,0 +1,119 @@
+"""Changes of status that wait for a receiver."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+
+import structlog
+
+from services.notifier.alerting.policy import Decision, Suppression
+from services.notifier.alerting.suppression import Suppressor
+from services.notifier.alerting.texts import Change, Message, pack
+from services.notifier.dispatch.alert_states import AlertStates
+from services.notifier.dispatch.dependencies import ReceiverDependencies
+from services.notifier.dispatch.metrics import MESSAGES
+from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
+from services.notifier.dispatch.pending import EXPIRES_AFTER, PendingChanges
+from services.notifier.dispatch.sources.source import Draft, Notes
+
+log = structlog.get_logger()
+
+
+class ChangeSource:
+    kind = MessageKind.CHANGES
+
+    def __init__(
+        self,
+        deps: ReceiverDependencies,
+        log: NotificationLog,
+        notes: Notes,
+        alerts: AlertStates,
+        suppressor: Suppressor,
+    ) -> None:
+        self._deps = deps
+        self._log = log
+        self._notes = notes
+        self._alerts = alerts
+        self._suppressor = suppressor
+        self.pending = PendingChanges(log.state.done)
+        self._decisions: list[Decision] = []
+        """Of the changes that are being sent, and of those among them that are withheld."""
+
+    def is_waiting(self) -> bool:
+        return bool(self.pending.changes)
+
+    def has_read(self, unfinished: Intent) -> bool:
+        """Whether all that an unfinished message tells of is there again, or cannot be all in memory."""
+        return self.pending.tail >= unfinished.through or self.pending.behind
+
+    async def compose(self, unfinished: Intent | None) -> Draft | None:
+        waiting = [it for it in self.pending.changes if unfinished is None or it.seq <= unfinished.through]
+        self._decisions = self._alerts.decide(waiting, self._suppression)
+        if unfinished:
+            self._decisions = [_maybe_told(decision, unfinished) for decision in self._decisions]
+        if sent := [decision.change for decision in self._decisions if decision.is_sent]:
+            notes = self._notes.above(unfinished, waiting[0].stored_at)
+            message = pack(sent, self._deps.links, doubted=self._log.state.doubted, **notes)
+            names = (*(unfinished.names if unfinished else ()), *(it.name for it in message.changes))
+            intent = unfinished or Intent(through=message.through_seq)
+            return message, intent.model_copy(update={"names": tuple(dict.fromkeys(names))})
+        if waiting or unfinished:
+            await self._skip(waiting, unfinished)
+        return None
+
+    def _suppression(self, change: Change) -> Suppression:
+        return self._suppressor.of_change(change, self._deps.now())
+
+    async def _skip(self, waiting: Sequence[Change], unfinished: Intent | None) -> None:
+        """Nothing of what waits is to be sent, nor of what was left unfinished."""
+        self._alerts.apply(self._decisions)
+        through = max([change.seq for change in waiting], default=0)
+        self.pending.drop(through)
+        done = max(self._log.state.done, through, unfinished.through if unfinished else 0)
+        await self._log.update(done=done, sending=None, **self._alerts.as_record())
+        self._alerts.evaluate_all(self._decisions)
+
+    async def record_sent(self, message: Message, intent: Intent, also: dict[str, object]) -> None:
+        sent = [it for it in self._decisions if it.change.seq <= message.through_seq]
+        self._alerts.apply(sent)
+        self.pending.drop(message.through_seq)
+        idle = not self.pending.changes and not self.pending.behind
+        await self._log.update(
+            done=max(self.pending.tail, message.through_seq) if idle else message.through_seq,
+            sending=intent if message.through_seq < intent.through else None,
+            doubted=max(filter(None, (self._log.state.doubted, message.doubted)), default=None),
+            **self._alerts.as_record(),
+            **also,
+        )
+        self._alerts.evaluate_all(sent)
+
+    async def drop_expired(self) -> None:
+        """Of changes that are not worth sending any more only the state that they led to is kept."""
+        horizon = self._deps.now() - EXPIRES_AFTER
+        old = list(takewhile(lambda change: change.stored_at < horizon, self.pending.changes))
+        if not old:
+            return
+        log.error("changes older than a day were not sent", chat=self._log.key, changes=len(old))
+        MESSAGES.labels("expired").inc(len(old))
+        decisions = self._alerts.decide(old, lambda _: Suppression.ALL)
+        self._alerts.apply(decisions)
+        self.pending.drop(old[-1].seq)
+        await self._log.update(done=old[-1].seq, **self._alerts.as_record())
+        self._alerts.evaluate_all(decisions)
+
+    async def advance_idle(self) -> None:
+        """Let the record of an idle receiver follow, so that a restart need not read far back."""
+        pending = self.pending
+        if not pending.changes and not pending.behind and pending.tail > self._log.state.done:
+            await self._log.update(done=pending.tail, **self._alerts.as_record())
+
+
+def _maybe_told(decision: Decision, unfinished: Intent) -> Decision:
+    """What is withheld now may have been told by the unfinished attempt: then its recovery is told as well.
+    (Of a recovery that may have been told the fall counts, which was.)"""
+    change, withheld = decision.change, decision.owed
+    if withheld is None or change.name not in unfinished.names:
+        return decision
+    told = max(withheld.told, change.to, key=lambda status: status.badness)
+    since = withheld.told_since if told is withheld.told else change.since
+    return replace(decision, owed=replace(withheld, told=told, maybe=True, told_since=since))

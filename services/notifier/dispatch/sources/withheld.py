@@ -1,0 +1,98 @@
+"""What was withheld of services, and is to be told now: how they are, or that they flap no more."""
+
+from dataclasses import replace
+
+from services.notifier.alerting.texts import Change, Message, Notice, NoticeKind, notice_message
+from services.notifier.dispatch.alert_states import AlertStates
+from services.notifier.dispatch.dependencies import ReceiverDependencies
+from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
+from services.notifier.dispatch.sources.reminders import ReminderSource
+from services.notifier.dispatch.sources.source import Draft, Notes
+
+
+class WithheldSource:
+    kind = MessageKind.OWED
+
+    def __init__(
+        self,
+        deps: ReceiverDependencies,
+        log: NotificationLog,
+        notes: Notes,
+        alerts: AlertStates,
+        reminders: ReminderSource,
+    ) -> None:
+        self._deps = deps
+        self._log = log
+        self._notes = notes
+        self._alerts = alerts
+        self._reminders = reminders
+
+    def is_waiting(self) -> bool:
+        return bool(self._alerts.due)
+
+    async def compose(self, unfinished: Intent | None) -> Draft | None:
+        alerts = self._alerts
+        for name in list(alerts.due):
+            alerts.evaluate(name)
+        if unfinished:
+            for notice in unfinished.owed:
+                if not alerts.is_still_due(notice):
+                    self._note_maybe_told(notice)
+            notices = [notice for notice in unfinished.owed if alerts.is_still_due(notice)]
+            if not notices:
+                await self._log.update(sending=None, **alerts.as_record())
+        else:
+            notices = sorted(alerts.due.values(), key=lambda notice: (notice.since, notice.name))
+        if not notices:
+            return None
+        changes = {notice.name: change for notice in notices if (change := self._change_of(notice))}
+        notes = self._notes.above(unfinished)
+        message = notice_message(notices, self._deps.links, self._log.state.done, changes, **notes)
+        return message, unfinished or Intent(through=self._log.state.done, owed=message.notices)
+
+    def _note_maybe_told(self, notice: Notice) -> None:
+        """It is due no more, but the receiver may have been told it. (Of a recovery that may have been told
+        the fall counts, which was.)"""
+        alerts, name = self._alerts, notice.name
+        withheld, flap_state = alerts.withheld.get(name), alerts.flapping.get(name)
+        if withheld and withheld.seq == notice.seq:
+            is_worse = notice.status.badness > withheld.told.badness
+            told, since = (notice.status, notice.since) if is_worse else (withheld.told, withheld.told_since)
+            alerts.withheld[name] = replace(withheld, told=told, maybe=True, told_since=since)
+        if (
+            flap_state
+            and flap_state.flapping_since == notice.flapping_since
+            and notice.kind is NoticeKind.CALM
+        ):
+            alerts.flapping[name] = replace(flap_state, maybe=True)
+
+    def _change_of(self, notice: Notice) -> Change | None:
+        """The change that a notice makes up for, as if it were stored now; None if the receiver believes
+        already that it is so."""
+        withheld, state = self._alerts.withheld.get(notice.name), self._deps.states.get(notice.name)
+        if notice.kind is not NoticeKind.OWED or withheld is None or withheld.told is notice.status:
+            return None
+        fall = state.fall
+        return Change(
+            notice.seq,
+            notice.at,
+            notice.name,
+            withheld.told,
+            notice.status,
+            notice.since,
+            state.last_heartbeat,
+            fall.reason if fall else "",
+            withheld.told_since,
+            fall.message if fall else None,
+            fall.duration if fall else None,
+        )
+
+    async def record_sent(self, message: Message, intent: Intent, also: dict[str, object]) -> None:
+        for notice in message.notices:
+            self._alerts.notice_sent(notice)
+        said = self._reminders.said_by(message)
+        changed = {**self._alerts.as_record(), **self._reminders.done_with(said), **also}
+        await self._log.update(sending=None, **changed)
+        self._reminders.remove(said)
+        for notice in message.notices:
+            self._alerts.evaluate(notice.name)
