@@ -18,12 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import processes
 from services.cli.supervisor import free_port
+from services.monitor.domain import buckets
 from services.monitor.domain.deadlines import DeadlineQueue
-from services.monitor.domain.lifecycle import SECOND, Beat, Coverage, EffectiveThresholds, MonitoredService
-from services.monitor.store import mapping
+from services.monitor.domain.service import SECOND, Beat, EffectiveThresholds, MonitoredService
+from services.monitor.store import mapping, snapshot_codec
 from services.monitor.store.event_store import EventStore
-from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
+from services.monitor.store.snapshot_codec import Bucket, Checkpoint, SnapshotPosition
 from shared.contracts.events import Status
+from shared.domain.coverage import Coverage
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
@@ -51,7 +53,7 @@ async def fill(link: BrokerConnection, count: int) -> list[str]:
     )
     beats, now = await _publish(link, streams.HEARTBEATS, ((streams.heartbeat(name), b"") for name in names))
     reach = Checkpoint(beats, events)
-    buckets: list[list[MonitoredService]] = [[] for _ in range(mapping.BUCKETS)]
+    parts: list[list[MonitoredService]] = [[] for _ in range(buckets.BUCKETS)]
     falling = names[:: count // FALLS] if count >= FALLS * 10 else []
     apart = set(falling)
     for n, name in enumerate(names):
@@ -62,21 +64,21 @@ async def fill(link: BrokerConnection, count: int) -> list[str]:
             name, now - 86400 * SECOND, PATIENCE, status=Status.ALIVE, since=now - 86400 * SECOND
         )
         it.last_beat, it.rhythm, it.config_seq = beat, PERIOD * SECOND, n + 1
-        it.bucket = mapping.bucket_of(name)
-        buckets[it.bucket].append(it)
+        it.bucket = buckets.bucket_of(name)
+        parts[it.bucket].append(it)
     publisher = Publisher(link)
     await publisher.start()
     event_store = EventStore(link, publisher, await link.bucket(streams.MONITOR_BUCKET))
-    for bucket, services in enumerate(buckets):
+    for bucket, services in enumerate(parts):
         await event_store.save(
-            f"bucket.{bucket}", mapping.dump(Bucket(reach, Coverage(now), events, 0, services))
+            f"bucket.{bucket}", snapshot_codec.dump(Bucket(reach, Coverage(now), events, 0, services))
         )
     position = SnapshotPosition(
         await event_store.identity(),
         reach,
         Coverage(now),
-        [beats] * mapping.BUCKETS,
-        [events] * mapping.BUCKETS,
+        [beats] * buckets.BUCKETS,
+        [events] * buckets.BUCKETS,
     )
     await event_store.save("position", position.dump())
     await publisher.stop()
@@ -197,8 +199,8 @@ def looks(count: int) -> dict[str, float]:
     fleet = []
     for n in range(count):
         it = MonitoredService(f"service-{n:07}", now, PATIENCE, status=Status.ALIVE, rhythm=PERIOD * SECOND)
-        it.last_beat, it.bucket = now - (n % PERIOD) * SECOND, mapping.bucket_of(it.name)
-        deadlines.note(it, coverage)
+        it.last_beat, it.bucket = now - (n % PERIOD) * SECOND, buckets.bucket_of(it.name)
+        deadlines.schedule(it, coverage)
         fleet.append(it)
     gc.freeze()
     costs = []

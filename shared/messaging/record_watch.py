@@ -15,7 +15,7 @@ from shared.messaging.connection import BrokerConnection, in_own_task, reraise_c
 from shared.messaging.errors import NotStored, StreamMissing
 from shared.messaging.queries import first_later, full_subjects, last_sequence, message_at, stream_info
 from shared.messaging.reader import micros
-from shared.messaging.stream_identity import Comparison, Eviction, Mark, StreamPosition, compare
+from shared.messaging.stream_identity import Comparison, Eviction, StreamMark, StreamPosition, compare
 
 log = structlog.get_logger()
 
@@ -44,14 +44,14 @@ class AnotherRecord(Exception):
         self.verdict = verdict
 
 
-Marks = dict[str, Mark]
+Marks = dict[str, StreamMark]
 
 
 @dataclass(frozen=True)
 class Seen:
     """A stream as the broker described it. `asked_at`: the broker's time of that, in microseconds."""
 
-    mark: Mark
+    mark: StreamMark
     asked_at: int
 
 
@@ -65,14 +65,14 @@ async def look(link: BrokerConnection, stream: str) -> Seen | None:
     last = state["last_seq"]
     at = max(0, micros(state["last_ts"])) if last else 0
     kept = info["config"].get("max_msgs_per_subject", -1)
-    mark = Mark(info["created"], last, at, state["messages"], state.get("num_subjects", 0), kept)
+    mark = StreamMark(info["created"], last, at, state["messages"], state.get("num_subjects", 0), kept)
     return Seen(mark, micros(info["ts"]))
 
 
 async def judge(
     link: BrokerConnection,
     stream: str,
-    before: Mark,
+    before: StreamMark,
     position: StreamPosition | None = None,
     *,
     thoroughly: bool = True,

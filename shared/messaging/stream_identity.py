@@ -28,7 +28,7 @@ class Eviction(Enum):
 
 
 @dataclass(frozen=True)
-class Mark:
+class StreamMark:
     """A stream at one moment. `last`: its last sequence; `at`: when that message was stored, microseconds
     since 1970 UTC; `messages`, `subjects`: how many it holds; `kept`: how many of each subject it may keep,
     -1 if any number, or not known."""
@@ -55,8 +55,8 @@ class StreamPosition:
 
 
 def compare(
-    before: Mark,
-    now: Mark,
+    before: StreamMark,
+    now: StreamMark,
     position: StreamPosition,
     found: int | None = None,
     first_later: int | None = None,

@@ -65,7 +65,7 @@ def test_every_reader_takes_what_older_versions_wrote(file: Path) -> None:
     ServiceStates().apply(event, 7, event.time)
     if isinstance(event, StatusChanged):
         assert (
-            mapping.to_event(event.name, mapping.to_change(event)).id
+            mapping.to_event(event.name, mapping.to_transition(event)).id
             == events.status_changed(event.name, event.data).id
         )
     else:

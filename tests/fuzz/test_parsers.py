@@ -32,9 +32,9 @@ from services.ingest.content import bad_address, bad_name, read_content, read_si
 from services.ingest.http import _echo, _read_batch
 from services.monitor.__main__ import MonitorSettings
 from services.monitor.domain.epochs import Epoch
-from services.monitor.domain.lifecycle import EffectiveThresholds, MonitoredService
-from services.monitor.store import mapping
-from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
+from services.monitor.domain.service import EffectiveThresholds, MonitoredService
+from services.monitor.store import mapping, snapshot_codec
+from services.monitor.store.snapshot_codec import Bucket, Checkpoint, SnapshotPosition
 from services.notifier.alerting.texts import LinkContext
 from services.notifier.bot.commands import BotActions, BotCommands
 from services.notifier.bot.updates import Update, Updates
@@ -406,7 +406,7 @@ def _bucket() -> bytes:
         MonitoredService(f"s{n}", n, EffectiveThresholds(1, 2, 3), own=(None, 2, None), status=status)
         for n, status in enumerate(Status)
     ]
-    return mapping.dump(Bucket(Checkpoint(3, 4), Coverage(9, [(1, 2)]), 4, 0, services))
+    return snapshot_codec.dump(Bucket(Checkpoint(3, 4), Coverage(9, [(1, 2)]), 4, 0, services))
 
 
 BUCKET = _bucket()
@@ -440,8 +440,9 @@ def test_buckets(at: int, byte: int, tail: bytes, odd: Any) -> None:
         *(zlib.compress(dumped(json.loads(head) | {key: odd}) + b"\n" + columns) for key in json.loads(head)),
     ):
         with suppress(ValueError):
-            mapping.load(payload, [Epoch(0, EffectiveThresholds(1, 2, 3))])
-    assert mapping.dump(mapping.load(BUCKET, [Epoch(0, EffectiveThresholds(1, 2, 3))])) == BUCKET
+            snapshot_codec.load(payload, [Epoch(0, EffectiveThresholds(1, 2, 3))])
+    bucket = snapshot_codec.load(BUCKET, [Epoch(0, EffectiveThresholds(1, 2, 3))])
+    assert snapshot_codec.dump(bucket) == BUCKET
 
 
 # --- what the API is asked

@@ -14,9 +14,10 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
+from services.monitor.domain import buckets
 from services.monitor.domain.epochs import Epoch
-from services.monitor.domain.lifecycle import EffectiveThresholds
-from services.monitor.store import mapping
+from services.monitor.domain.service import EffectiveThresholds
+from services.monitor.store import mapping, snapshot_codec
 from shared.contracts.events import (
     ConfigData,
     ServiceConfig,
@@ -673,11 +674,11 @@ async def test_a_part_of_the_snapshot_that_a_monitor_behind_put_back_changes_not
     nc, js = await connect(nats_url)
     await provisioned(nats_url)
 
-    bucket = f"bucket.{mapping.bucket_of('web')}"
+    bucket = f"bucket.{buckets.bucket_of('web')}"
 
     async def alive_in_snapshot(beat_after: int = 0) -> bytes:
         value = await saved(js, bucket)
-        found = mapping.load(value, [Epoch(0, EffectiveThresholds(1, 2, 3))]).services if value else ()
+        found = snapshot_codec.load(value, [Epoch(0, EffectiveThresholds(1, 2, 3))]).services if value else ()
         good = any(it.status is Status.ALIVE and it.last_beat > beat_after for it in found)
         return value if good else b""
 
@@ -729,7 +730,7 @@ async def test_a_snapshot_of_streams_that_are_gone_leaves_no_ghosts(nats_url: st
     await provisioned(nats_url)
     async with Ticks(js):
         await nc.publish("heartbeat.old", b"")
-        await eventually(lambda: saved(js, f"bucket.{mapping.bucket_of('old')}"))
+        await eventually(lambda: saved(js, f"bucket.{buckets.bucket_of('old')}"))
         await eventually(lambda: saved(js, "position"))
     monitor.kill()
     ends = [
@@ -771,7 +772,7 @@ async def test_a_snapshot_of_another_format_or_damaged_is_ignored_and_everything
         monitor.kill()
         before = await events(js)
         for key, value in damage.items():
-            await put_back(js, key if key == "position" else f"bucket.{mapping.bucket_of('web')}", value)
+            await put_back(js, key if key == "position" else f"bucket.{buckets.bucket_of('web')}", value)
         again = start(**rules)
         assert await eventually(lambda: _read_after(again)) == "0"
         await nc.publish("heartbeat.web", b"")

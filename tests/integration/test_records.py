@@ -28,7 +28,7 @@ from shared.contracts.maintenance import Window
 from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.stream_identity import Mark
+from shared.messaging.stream_identity import StreamMark
 from shared.messaging.window_bucket import Windows
 from tests.broker import eventually, provisioned
 
@@ -230,6 +230,6 @@ async def test_read_models_at_whose_position_another_message_stands_are_of_anoth
     store.close()
 
 
-def _of_before(known: ReadRecord) -> tuple[str, dict[str, Mark]]:
+def _of_before(known: ReadRecord) -> tuple[str, dict[str, StreamMark]]:
     """As it was noted some messages before."""
     return known.made, {name: replace(mark, last=0, at=0, messages=0) for name, mark in known.marks.items()}

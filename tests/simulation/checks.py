@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from services.monitor.domain.lifecycle import EffectiveThresholds
+from services.monitor.domain.service import EffectiveThresholds
 from shared.contracts.events import (
     MICRO,
     ServiceDeleted,

@@ -19,7 +19,7 @@ from shared.messaging import streams
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack
 from shared.messaging.reader import Stored
-from shared.messaging.stream_identity import Comparison, Eviction, Mark, StreamPosition, compare
+from shared.messaging.stream_identity import Comparison, Eviction, StreamMark, StreamPosition, compare
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")
@@ -73,10 +73,10 @@ class Heartbeats:
             for fact in (self.facts[i],)
         ]
 
-    def mark(self, now: int) -> Mark:
+    def mark(self, now: int) -> StreamMark:
         """The stream as it is described at a moment. (Nobody asks how many are left.)"""
         end = self.end(now)
-        return Mark("", end, self.ats[end - 1] if end else 0, end, 0)
+        return StreamMark("", end, self.ats[end - 1] if end else 0, end, 0)
 
     def first(self, subject: str, now: int) -> Stored | None:
         for i in self.of.get(subject, ()):
@@ -174,14 +174,14 @@ class Broker:
         now = self.now()
         return (self.heartbeats.end(now) if stream == streams.HEARTBEATS else self._seq), now
 
-    def mark(self, stream: str) -> Mark:
+    def mark(self, stream: str) -> StreamMark:
         """A stream as it is described now."""
         if stream == streams.HEARTBEATS:
             return self.heartbeats.mark(self.now())
         last_at = self.events[-1].at if self.events else 0
-        return Mark("", self._seq, last_at, len(self.events), len(self._last))
+        return StreamMark("", self._seq, last_at, len(self.events), len(self._last))
 
-    def differs(self, marks: Sequence[Mark]) -> str | None:
+    def differs(self, marks: Sequence[StreamMark]) -> str | None:
         """Why the streams are not those that were marked."""
         for stream, before in zip((streams.HEARTBEATS, streams.SERVICES), marks, strict=True):
             place = before.last - 1
@@ -308,10 +308,10 @@ class Session(Owner):
     async def identity(self) -> list[str]:
         return await self.operation("identity", "", lambda: ["these", "streams"])
 
-    def marks(self) -> list[Mark]:
+    def marks(self) -> list[StreamMark]:
         return [self.broker.mark(stream) for stream in (streams.HEARTBEATS, streams.SERVICES)]
 
-    async def differs(self, marks: list[Mark]) -> str | None:
+    async def differs(self, marks: list[StreamMark]) -> str | None:
         return await self.operation("differs", "", lambda: self.broker.differs(marks))
 
     async def newest_event(self, subject: str) -> Stored | None:

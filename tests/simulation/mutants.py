@@ -9,15 +9,16 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from services.monitor.domain.lifecycle import MonitoredService
-from services.monitor.monitor import Monitor, Rules
+from services.monitor.consume import Monitor
+from services.monitor.domain.service import MonitoredService
+from services.monitor.evaluate import Rules
 from services.monitor.store.mapping import ConfigChange
 from shared.contracts.events import ConfigEvent, StatusChanged
 from shared.messaging import streams
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack
 from shared.messaging.reader import Stored
-from shared.messaging.stream_identity import Mark
+from shared.messaging.stream_identity import StreamMark
 from tests.simulation.catching import first_caught
 from tests.simulation.model import NEVER, ModelReader
 from tests.simulation.run import Process
@@ -103,15 +104,15 @@ class BelievesRepetition(Process):
         now = self.broker.now
 
         class Credulous(Monitor):
-            async def _process_batch(self, batch: list[Stored]) -> None:
-                newest, self._beats_read = self._beats_read, 0
-                await super()._process_batch(
+            async def process_batch(self, batch: list[Stored]) -> None:
+                newest, self._read_until = self._read_until, 0
+                await super().process_batch(
                     [
                         m._replace(at=now()) if m.seq <= newest and m.subject.startswith("heartbeat.") else m
                         for m in batch
                     ]
                 )
-                self._beats_read = max(newest, self._beats_read)
+                self._read_until = max(newest, self._read_until)
 
         return Credulous(self, rules)  # type: ignore[arg-type]
 
@@ -121,9 +122,9 @@ class TakesConfigurationAtOnce(Process):
 
     def monitor(self, rules: Rules) -> Monitor:
         class Hasty(Monitor):
-            def _apply_event(self, message: Stored) -> None:
-                super()._apply_event(message)
-                self._configure(NEVER)
+            def apply_event(self, message: Stored) -> None:
+                super().apply_event(message)
+                self.configuration.apply_until(NEVER)
 
         return Hasty(self, rules)  # type: ignore[arg-type]
 
@@ -143,7 +144,7 @@ class TrustsAnyBucket(Process):
 class TrustsAnyRecord(Process):
     """Takes a snapshot to be good for whatever record it finds."""
 
-    async def differs(self, marks: list[Mark]) -> str | None:
+    async def differs(self, marks: list[StreamMark]) -> str | None:
         return None
 
 
@@ -187,36 +188,43 @@ class ForgetsTheResumed(Process):
     """Does not expect a service after its resume before it is heard again."""
 
     def monitor(self, rules: Rules) -> Monitor:
-        class Forgetful(Monitor):
-            def _service_for(self, config_change: ConfigChange) -> MonitoredService:
-                it = super()._service_for(config_change)
-                it.unsure = it.unsure or config_change.resumes
-                return it
+        monitor = super().monitor(rules)
+        apply = monitor.configuration.apply
 
-        return Forgetful(self, rules)  # type: ignore[arg-type]
+        def forgetful(change: ConfigChange) -> MonitoredService:
+            it = apply(change)
+            it.unsure = it.unsure or change.resumes
+            return it
+
+        monitor.configuration.apply = forgetful  # type: ignore[method-assign]
+        return monitor
 
 
 class DeafInPauses(Process):
     """Knows nothing at the resume of what came in while the service was paused."""
 
     def monitor(self, rules: Rules) -> Monitor:
-        class Deaf(Monitor):
-            async def _apply_one_resumed(self, read: Stored, it: MonitoredService) -> None:
-                it.said = None
+        async def deaf(read: Stored, it: MonitoredService) -> None:
+            it.said = None
 
-        return Deaf(self, rules)  # type: ignore[arg-type]
+        monitor = super().monitor(rules)
+        monitor.evaluator.evaluate_one_resumed = deaf  # type: ignore[method-assign]
+        return monitor
 
 
 class ChargesThePast(Process):
     """Goes by new thresholds as if they had always held."""
 
     def monitor(self, rules: Rules) -> Monitor:
-        class Charging(Monitor):
-            def _recompute_thresholds(self, it: MonitoredService, at: int) -> None:
-                super()._recompute_thresholds(it, at)
-                it.counted_from = (0, 0, 0)
+        monitor = super().monitor(rules)
+        update = monitor.configuration.update_thresholds
 
-        return Charging(self, rules)  # type: ignore[arg-type]
+        def charging(it: MonitoredService, at: int) -> None:
+            update(it, at)
+            it.counted_from = (0, 0, 0)
+
+        monitor.configuration.update_thresholds = charging  # type: ignore[method-assign]
+        return monitor
 
 
 class ForgetsOldDefaults(Process):

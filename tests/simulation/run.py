@@ -11,10 +11,11 @@ from unittest.mock import patch
 
 import shared.messaging.connection
 import shared.messaging.reader
-from services.monitor import monitor
-from services.monitor.domain import epochs
-from services.monitor.domain.lifecycle import EffectiveThresholds
-from services.monitor.monitor import Monitor, Rules
+from services.monitor import configure, consume, evaluate
+from services.monitor.consume import Monitor
+from services.monitor.domain import buckets, epochs
+from services.monitor.domain.service import EffectiveThresholds
+from services.monitor.evaluate import Rules
 from services.monitor.store import dead_letters, mapping, snapshots
 from shared.contracts import thresholds
 from shared.contracts.events import (
@@ -160,7 +161,7 @@ def _alone(
             broker.replace(epochs.KEY, defaults, 0)
         session = process(broker, "alone", Random(0), at_once=start > 0)
         monitor = session.monitor(rules(scenario.seats[0].lives[-1].patience, None))
-        monitor._snapshots.save_some = lambda *_: None  # type: ignore[method-assign] # nobody will read them
+        monitor.snapshots.save_some = lambda *_: None  # type: ignore[method-assign] # nobody will read them
         task = session.run(monitor.run())
         await asyncio.sleep(end - start)
         if task.done():
@@ -263,8 +264,10 @@ def surroundings() -> Iterator[None]:
     wild = Random(1)
     started = time.time()
     with (
-        patch.object(mapping, "BUCKETS", BUCKETS),
-        patch.object(monitor, "log", Silent()),
+        patch.object(buckets, "BUCKETS", BUCKETS),
+        patch.object(consume, "log", Silent()),
+        patch.object(configure, "log", Silent()),
+        patch.object(evaluate, "log", Silent()),
         patch.object(snapshots, "log", Silent()),
         patch.object(dead_letters, "log", Silent()),
         patch.object(shared.messaging.connection, "log", Silent()),
@@ -273,9 +276,9 @@ def surroundings() -> Iterator[None]:
         patch.object(time, "time", lambda: started + wild.uniform(-1e7, 1e7)),
         patch.object(thresholds, "LONGEST_GRACE", LONGEST_GRACE),
     ):
-        mapping.in_force.cache_clear()
+        mapping.effective_thresholds.cache_clear()
         yield
-    mapping.in_force.cache_clear()
+    mapping.effective_thresholds.cache_clear()
 
 
 def micros(time: datetime) -> int:

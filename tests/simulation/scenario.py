@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from services.monitor.domain.lifecycle import EffectiveThresholds
+from services.monitor.domain.service import EffectiveThresholds
 from shared.contracts.events import LATE, moment
 from tests.simulation.model import BASE, CALM, Fact, Faults, Heartbeats
 

@@ -4,7 +4,7 @@ import gc
 import hashlib
 import sys
 
-from services.monitor.domain.lifecycle import EffectiveThresholds
+from services.monitor.domain.service import EffectiveThresholds
 from tests.simulation import checks
 from tests.simulation.clock import Stuck
 from tests.simulation.model import BASE, Broker

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.monitor.domain.deadlines import AHEAD, DeadlineQueue
-from services.monitor.domain.lifecycle import ALIVE, SECOND, EffectiveThresholds, MonitoredService, next_due
+from services.monitor.domain.lifecycle import next_due
+from services.monitor.domain.service import ALIVE, SECOND, EffectiveThresholds, MonitoredService
 from shared.domain.coverage import Coverage
 
 START = 1_700_000_000 * SECOND
@@ -27,7 +28,7 @@ def test_a_fall_is_found_by_the_first_look_after_it_is_due(
     coverage, deadlines, at = Coverage(), DeadlineQueue(START), START
     here = [watched(f"s{n}", silent, bucket) for n, (silent, bucket) in enumerate(services)]
     for it in here:
-        deadlines.note(it, coverage)
+        deadlines.schedule(it, coverage)
     fallen: set[str] = set()
     for passed, which in steps:
         at += passed * SECOND
@@ -43,7 +44,7 @@ def test_a_beat_costs_nothing_and_far_looks_are_spread() -> None:
     coverage, deadlines = Coverage(), DeadlineQueue(START)
     here = [watched(f"s{n}", 900, bucket=n) for n in range(256)]
     for it in here:
-        deadlines.note(it, coverage)
+        deadlines.schedule(it, coverage)
     looks = {it.scheduled for it in here}
     due = START // SECOND + 900
     assert max(looks) <= due
@@ -51,7 +52,7 @@ def test_a_beat_costs_nothing_and_far_looks_are_spread() -> None:
     assert len(looks) > 200, "not all in one second"
     near = [watched(f"n{n}", AHEAD, bucket=n) for n in range(256)]
     for it in near:
-        deadlines.note(it, coverage)
+        deadlines.schedule(it, coverage)
     assert {it.scheduled for it in near} == {START // SECOND + AHEAD}, "those that are due soon are not"
 
 
@@ -59,7 +60,7 @@ def test_what_is_dropped_or_paused_is_not_found() -> None:
     coverage, deadlines = Coverage(), DeadlineQueue(START)
     dropped, paused, other = (watched(name, 5) for name in ("dropped", "paused", "other"))
     for it in (dropped, paused, other):
-        deadlines.note(it, coverage)
-    deadlines.drop(dropped)
+        deadlines.schedule(it, coverage)
+    deadlines.remove(dropped)
     paused.paused = True
     assert deadlines.overdue(START + 60 * SECOND, coverage) == [other]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from services.monitor.domain import epochs
 from services.monitor.domain.epochs import MAX_EPOCHS, Epoch
-from services.monitor.domain.lifecycle import EffectiveThresholds
+from services.monitor.domain.service import EffectiveThresholds
 
 ONE, OTHER = EffectiveThresholds(1, 2, 3), EffectiveThresholds(4, 5, 6)
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.messaging.stream_identity import Comparison, Eviction, Mark, StreamPosition, compare
+from shared.messaging.stream_identity import Comparison, Eviction, StreamMark, StreamPosition, compare
 
-BEFORE = Mark(created="2026-11-27T04:18:00.123456789Z", last=100, at=5_000, messages=80, subjects=10)
+BEFORE = StreamMark(created="2026-11-27T04:18:00.123456789Z", last=100, at=5_000, messages=80, subjects=10)
 READ = StreamPosition(100, 5_000)
 
 
@@ -21,7 +21,7 @@ def test_a_stream_that_went_on_is_the_same() -> None:
 
 def test_one_that_was_made_anew_is_another_however_long_it_is() -> None:
     for last in (0, 100, 1_000):
-        now = Mark("2026-11-27T05:00:00Z", last, 9_000, last, 1)
+        now = StreamMark("2026-11-27T05:00:00Z", last, 9_000, last, 1)
         assert compare(BEFORE, now, READ) is Comparison.ANOTHER
 
 
@@ -66,7 +66,7 @@ def test_a_bound_that_is_lowered_is_no_purge_unless_a_subject_is_gone() -> None:
 
 
 def test_an_empty_stream_is_the_same_until_it_is_made_anew() -> None:
-    empty = Mark("2026-11-27T05:00:00Z", 0, 0, 0, 0)
+    empty = StreamMark("2026-11-27T05:00:00Z", 0, 0, 0, 0)
     assert compare(empty, empty, StreamPosition(0, 0)) is Comparison.SAME
     first = replace(empty, last=3, at=7, messages=3, subjects=1)
     assert compare(empty, first, StreamPosition(0, 0)) is Comparison.SAME
@@ -81,11 +81,11 @@ def test_any_history_is_told_from_any_copy_of_it(evicts: Eviction, data: st.Data
     gone = data.draw(st.sets(st.integers(1, len(times))) if evicts is Eviction.ANY else st.just(set()))
     new = data.draw(st.lists(st.integers(2000, 3000), max_size=30, unique=True).map(sorted))
     position = StreamPosition(known, times[known - 1])
-    before = Mark("t", known, position.at, known, 1)
+    before = StreamMark("t", known, position.at, known, 1)
 
     def verdict(stream: list[int]) -> Comparison:
         there = {seq: at for seq, at in enumerate(stream, 1) if seq not in gone or seq > len(times)}
-        now = Mark("t", len(stream), stream[-1] if stream else 0, len(there), 1)
+        now = StreamMark("t", len(stream), stream[-1] if stream else 0, len(there), 1)
         later = min((seq for seq, at in there.items() if at > position.at), default=None)
         return compare(before, now, position, there.get(known), later, evicts=evicts)
 

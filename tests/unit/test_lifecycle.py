@@ -10,23 +10,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.monitor.domain.lifecycle import (
-    REGULAR,
-    SECOND,
-    Beat,
-    CadenceIndex,
-    Change,
-    Doubt,
-    EffectiveThresholds,
-    MassOutageDetector,
-    MonitoredService,
+    apply_heartbeat,
+    apply_transition,
+    apply_while_paused,
     change_thresholds,
     decidable,
     decide,
-    evolve,
-    hear,
     next_due,
-    record_while_paused,
     resume,
+)
+from services.monitor.domain.mass_outage import REGULAR, CadenceIndex, MassOutageDetector
+from services.monitor.domain.service import (
+    SECOND,
+    Beat,
+    EffectiveThresholds,
+    MassOutage,
+    MonitoredService,
+    StatusTransition,
 )
 from shared.contracts.events import Signal, Status
 from shared.domain.coverage import Coverage
@@ -49,7 +49,7 @@ class Watcher:
     def __init__(self, patience: EffectiveThresholds = PATIENCE) -> None:
         self.it = MonitoredService("web", registered_at=0, patience=patience)
         self.coverage = Coverage()
-        self.history: list[Change] = []
+        self.history: list[StatusTransition] = []
 
     def take(self, facts: Iterable[Fact]) -> "Watcher":
         for fact in facts:
@@ -62,7 +62,7 @@ class Watcher:
             elif fact.at <= self.it.last_beat or fact.signal is Signal.LOG:
                 continue
             elif self.it.paused:
-                record_while_paused(self.it, fact)
+                apply_while_paused(self.it, fact)
             elif self.it.held or not decidable(self.it, fact, self.coverage):
                 if fact not in self.it.held:
                     self.it.held += (fact,)
@@ -88,12 +88,12 @@ class Watcher:
 
     def _beat(self, beat: Beat) -> None:
         self._record(decide(self.it, beat, self.coverage))
-        hear(self.it, beat.at, beat.signal)
+        apply_heartbeat(self.it, beat.at, beat.signal)
 
-    def _record(self, changes: Iterable[Change]) -> None:
+    def _record(self, changes: Iterable[StatusTransition]) -> None:
         for change in list(changes):
             self.history.append(change)
-            evolve(self.it, change)
+            apply_transition(self.it, change)
 
     @property
     def short(self) -> list[tuple[Status, int]]:
@@ -248,14 +248,14 @@ def test_the_change_of_a_resume_says_what_the_heartbeat_said() -> None:
     watcher = Watcher().take([Beat(5, START)]).pause()
     watcher.take([Beat(12, FAIL, message="disk full", exit_code=3)]).resume(20)
     change = watcher.history[-1]
-    assert change == Change(
+    assert change == StatusTransition(
         ALIVE, DOWN, 20, 12, "reported failure (exit code 3) while it was paused", "disk full", 7
     )
 
 
 def test_the_resume_is_not_taken_in_again_once_later_changes_are_known() -> None:
     watcher = Watcher().take([Beat(5)]).pause().take([Beat(12, FAIL)])
-    adopt(watcher, Change(DOWN, ALIVE, 30, 30, "heartbeat"))
+    adopt(watcher, StatusTransition(DOWN, ALIVE, 30, 30, "heartbeat"))
     assert watcher.resume(20).short[1:] == [(ALIVE, 30)]
 
 
@@ -425,17 +425,17 @@ def regular(stopped_at: int, rhythm: int = 10, silent: int = 30) -> MonitoredSer
         "web", 0, EffectiveThresholds(silent * SECOND, 2 * silent * SECOND, 9 * silent * SECOND), status=ALIVE
     )
     for n in range(REGULAR, -1, -1):
-        hear(it, (stopped_at - n * rhythm) * SECOND)
+        apply_heartbeat(it, (stopped_at - n * rhythm) * SECOND)
     return it
 
 
-def doubt(*services: MonitoredService) -> Doubt | None:
+def doubt(*services: MonitoredService) -> MassOutage | None:
     """What is thought of the first when it falls silent."""
     cadence = CadenceIndex()
     for it in services:
-        cadence.take(it)
+        cadence.update(it)
     it = services[0]
-    return MassOutageDetector(cadence, it.last_beat + it.patience.silent).doubt(it)
+    return MassOutageDetector(cadence, it.last_beat + it.patience.silent).outage_of(it)
 
 
 def many(count: int, stopped_at: int, **more: int) -> list[MonitoredService]:
@@ -447,12 +447,12 @@ BEATING = 200
 
 
 def test_more_than_half_stopped_together() -> None:
-    assert doubt(*many(5, 100), *many(4, BEATING)) == Doubt(stopped=5, of=9, within=1)
+    assert doubt(*many(5, 100), *many(4, BEATING)) == MassOutage(stopped=5, of=9, within=1)
 
 
 def test_the_doubt_says_how_far_apart_they_stopped() -> None:
-    assert doubt(*many(3, 100), *many(3, 103), *many(4, BEATING)) == Doubt(stopped=6, of=10, within=3)
-    assert doubt(*many(3, 103), *many(3, 100), *many(4, BEATING)) == Doubt(stopped=6, of=10, within=3)
+    assert doubt(*many(3, 100), *many(3, 103), *many(4, BEATING)) == MassOutage(stopped=6, of=10, within=3)
+    assert doubt(*many(3, 103), *many(3, 100), *many(4, BEATING)) == MassOutage(stopped=6, of=10, within=3)
 
 
 def test_half_is_not_most() -> None:
@@ -465,14 +465,14 @@ def test_from_a_few_nothing_is_concluded() -> None:
 
 
 def test_who_stopped_long_before_counts_on_neither_side() -> None:
-    assert doubt(*many(5, 500), *many(4, 600), *many(50, 100)) == Doubt(5, 9, 1)
+    assert doubt(*many(5, 500), *many(4, 600), *many(50, 100)) == MassOutage(5, 9, 1)
     assert doubt(*many(4, 500), *many(50, 100)) is None
 
 
 def test_a_slow_rhythm_widens_the_window() -> None:
     assert doubt(*many(3, 1000, rhythm=5), *many(3, 1007, rhythm=5)) is None
     slow = [*many(3, 1000, rhythm=8, silent=60), *many(3, 1007, rhythm=8, silent=60)]
-    assert doubt(*slow) == Doubt(6, 6, 7)
+    assert doubt(*slow) == MassOutage(6, 6, 7)
 
 
 def test_those_that_go_on_are_not_doubted_by_one_that_beats_seldom() -> None:
@@ -482,7 +482,7 @@ def test_those_that_go_on_are_not_doubted_by_one_that_beats_seldom() -> None:
         return regular(1_000_000, rhythm=86_400, silent=90_000)
 
     assert doubt(nightly(), *many(20, 1_089_990)) is None
-    assert doubt(nightly(), *many(20, 1_050_000)) == Doubt(21, 21, 39_980)
+    assert doubt(nightly(), *many(20, 1_050_000)) == MassOutage(21, 21, 39_980)
 
 
 @pytest.mark.parametrize("kind", ["paused", "irregular", "heard once", "tried by hand", "after a break"])
@@ -494,12 +494,12 @@ def test_who_is_paused_or_beats_irregularly_is_not_counted(kind: str) -> None:
             it.rhythm = 0 if kind == "heard once" else it.rhythm
             it.in_a_row -= kind == "tried by hand"
             if kind == "after a break":
-                hear(it, 200 * SECOND)
-                hear(it, 201 * SECOND)
+                apply_heartbeat(it, 200 * SECOND)
+                apply_heartbeat(it, 201 * SECOND)
         return found
 
     assert doubt(*many(4, 100), *others()) is None, "not among those that stopped"
-    assert doubt(*many(5, 100), *others()) == Doubt(5, 5, 1), "nor among all"
+    assert doubt(*many(5, 100), *others()) == MassOutage(5, 5, 1), "nor among all"
     assert doubt(*others(), *many(5, 100)) is None, "and not in doubt itself"
 
 
@@ -509,16 +509,16 @@ def test_a_doubtful_fall_says_so_after_its_own_reason() -> None:
     ran.signal = Signal.START
     cadence = CadenceIndex()
     for it in services:
-        cadence.take(it)
+        cadence.update(it)
 
-    def overdue_transitions(it: MonitoredService) -> list[tuple[str, Doubt | None]]:
+    def overdue_transitions(it: MonitoredService) -> list[tuple[str, MassOutage | None]]:
         covered = Coverage(until=10_000 * SECOND)
         return [
             (c.reason, c.doubt)
             for c in decide(it, covered.until, covered, MassOutageDetector(cadence, 130 * SECOND))
         ]
 
-    doubt, why = Doubt(5, 9, 1), "; 5 of 9 services stopped within 1 s, the registry may be cut off"
+    doubt, why = MassOutage(5, 9, 1), "; 5 of 9 services stopped within 1 s, the registry may be cut off"
     assert overdue_transitions(beat) == [
         (f"no heartbeat for 30s{why}", doubt),
         (f"no heartbeat for 1m{why}", doubt),
@@ -544,9 +544,9 @@ def test_the_pulse_equals_a_recount_from_scratch(steps: list[tuple[int, str, int
         it = services[n]
         it.last_beat, it.rhythm, it.paused = last_beat * SECOND, rhythm * SECOND, step == "pause"
         if step == "drop":
-            cadence.drop(it)
+            cadence.remove(it)
         else:
-            cadence.take(it)
+            cadence.update(it)
         quiet[n] = last_beat + 2 * rhythm if step == "take" and rhythm in (1, 2) else 0
         assert cadence.counts == Counter(second for second in quiet.values() if second)
 
@@ -613,10 +613,10 @@ def test_a_crash_at_any_point_gives_the_same_history(facts: list[Fact], data: st
         assert again.short == undisturbed.short
 
 
-def adopt(watcher: Watcher, change: Change) -> None:
+def adopt(watcher: Watcher, change: StatusTransition) -> None:
     """Take over a recorded change, as the monitor does with the events of another one."""
     watcher.history.append(change)
-    evolve(watcher.it, change)
+    apply_transition(watcher.it, change)
 
 
 @given(stories)

@@ -10,27 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.monitor.domain import buckets
+from services.monitor.domain.buckets import BUCKETS
 from services.monitor.domain.epochs import Epoch
-from services.monitor.domain.lifecycle import (
-    REGULAR,
+from services.monitor.domain.mass_outage import REGULAR
+from services.monitor.domain.service import (
     Beat,
-    Change,
-    Doubt,
     EffectiveThresholds,
+    MassOutage,
     MonitoredService,
     PausedReport,
+    StatusTransition,
 )
-from services.monitor.store import mapping
-from services.monitor.store.mapping import (
-    BUCKETS,
-    FORMAT,
-    Bucket,
-    Checkpoint,
-    ConfigChange,
-    SnapshotPosition,
-    in_force,
-    moment,
-)
+from services.monitor.store import mapping, snapshot_codec
+from services.monitor.store.mapping import ConfigChange, effective_thresholds, moment
+from services.monitor.store.snapshot_codec import FORMAT, Bucket, Checkpoint, SnapshotPosition
 from shared.contracts.events import (
     NAME_MAX,
     ConfigData,
@@ -104,23 +98,23 @@ reaches = st.builds(Checkpoint, times, times)
 @given(reaches, st.lists(services, max_size=5, unique_by=lambda it: it.name))
 def test_a_bucket_is_read_as_it_was_written(reach: Checkpoint, services: list[MonitoredService]) -> None:
     for it in services:
-        it.patience = in_force(it.own, it.every, EPOCHS[0])
+        it.patience = effective_thresholds(it.own, it.every, EPOCHS[0])
     bucket = Bucket(reach, Coverage(7, [(1, 2), (4, 5)]), 9, 0, services)
-    assert mapping.load(mapping.dump(bucket), EPOCHS) == bucket
+    assert snapshot_codec.load(snapshot_codec.dump(bucket), EPOCHS) == bucket
 
 
 def test_a_bucket_fits_the_broker_however_much_paused_services_have_said() -> None:
     said = [PausedReport(Signal.FAIL, excerpt(random.Random(n).randbytes(600).hex()), 1) for n in range(4000)]
     paused = [MonitoredService(f"s{n}", THEN, DEFAULT, paused=True, said=it) for n, it in enumerate(said)]
-    part = mapping.dump(Bucket(services=paused))
+    part = snapshot_codec.dump(Bucket(services=paused))
     assert len(part) < 1024 * 1024 * 0.9
-    for before, after in zip(said, mapping.load(part, EPOCHS).services, strict=True):
+    for before, after in zip(said, snapshot_codec.load(part, EPOCHS).services, strict=True):
         assert after.said
         assert before.message
         assert after.said.message
         assert (after.said.signal, after.said.message[-30:]) == (Signal.FAIL, before.message[-30:])
-    few = mapping.dump(Bucket(services=paused[:200]))
-    assert [it.said for it in mapping.load(few, EPOCHS).services] == said[:200]
+    few = snapshot_codec.dump(Bucket(services=paused[:200]))
+    assert [it.said for it in snapshot_codec.load(few, EPOCHS).services] == said[:200]
 
 
 def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
@@ -128,7 +122,9 @@ def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
     own = MonitoredService("own", THEN, DEFAULT, own=(5 * SECOND, None, None))
     declared = MonitoredService("declared", THEN, DEFAULT, every=10 * SECOND)
     new = EffectiveThresholds(1 * MINUTE, 2 * MINUTE, 3 * MINUTE)
-    found = mapping.load(mapping.dump(Bucket(services=[plain, own, declared])), [Epoch(0, new)]).services
+    found = snapshot_codec.load(
+        snapshot_codec.dump(Bucket(services=[plain, own, declared])), [Epoch(0, new)]
+    ).services
     assert [it.patience for it in found] == [
         new,
         EffectiveThresholds(5 * SECOND, 2 * MINUTE, 4 * MINUTE),
@@ -138,7 +134,7 @@ def test_other_defaults_hold_for_what_an_older_snapshot_brings() -> None:
 
 def test_a_beat_that_waits_for_its_proof_is_read_again_not_kept() -> None:
     it = MonitoredService("web", THEN, DEFAULT, held=(Beat(THEN + 1),), unsure=True, scheduled=7, quiet=8)
-    (found,) = mapping.load(mapping.dump(Bucket(services=[it])), EPOCHS).services
+    (found,) = snapshot_codec.load(snapshot_codec.dump(Bucket(services=[it])), EPOCHS).services
     assert found == MonitoredService("web", THEN, DEFAULT)
 
 
@@ -165,7 +161,7 @@ BEFORE = base64.b64decode(
 def test_a_snapshot_of_the_version_before_is_read_and_nothing_falls_for_the_past_by_it() -> None:
     """Its services go by its graces until the epoch of the upgrade."""
     upgrade = THEN + 100 * SECOND
-    bucket = mapping.load(BEFORE, [Epoch(0, DEFAULT, bounded=False), Epoch(upgrade, DEFAULT)])
+    bucket = snapshot_codec.load(BEFORE, [Epoch(0, DEFAULT, bounded=False), Epoch(upgrade, DEFAULT)])
     plain, nightly, resumed, paused = bucket.services
     assert (bucket.reach, bucket.configured, bucket.epoch) == (Checkpoint(3, 4), 4, 0)
     assert (plain.status, plain.last_beat, plain.rhythm) == (Status.ALIVE, THEN, 5 * SECOND)
@@ -201,7 +197,9 @@ def test_a_position_that_is_damaged_or_of_another_version_is_refused(content: ob
         SnapshotPosition.load(json.dumps(GOOD).encode()[:-5])
 
 
-BUCKET = mapping.dump(Bucket(Checkpoint(3, 4), Coverage(), 4, 0, [MonitoredService("web", 1, DEFAULT)]))
+BUCKET = snapshot_codec.dump(
+    Bucket(Checkpoint(3, 4), Coverage(), 4, 0, [MonitoredService("web", 1, DEFAULT)])
+)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ BUCKET = mapping.dump(Bucket(Checkpoint(3, 4), Coverage(), 4, 0, [MonitoredServi
 )
 def test_a_bucket_that_is_damaged_or_of_another_version_is_refused(part: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        mapping.load(part, EPOCHS)
+        snapshot_codec.load(part, EPOCHS)
 
 
 def test_a_bucket_goes_as_far_as_the_position_if_it_holds_what_that_knew_of_it() -> None:
@@ -245,8 +243,8 @@ def test_a_bucket_put_back_by_a_monitor_that_is_behind_goes_no_further_than_it_s
 
 def test_streams_are_read_from_the_oldest_part_and_belong_to_the_newest() -> None:
     parts = [Checkpoint(5, 30), Checkpoint(9, 10), Checkpoint(7, 20)]
-    assert mapping.oldest(parts) == Checkpoint(5, 10)
-    assert mapping.newest(parts) == Checkpoint(9, 30)
+    assert snapshot_codec.oldest(parts) == Checkpoint(5, 10)
+    assert snapshot_codec.newest(parts) == Checkpoint(9, 30)
 
 
 # --- configuration
@@ -335,7 +333,7 @@ def test_a_deletion_carries_nothing_but_itself() -> None:
 def test_thresholds_in_force(
     own: tuple[int | None, int | None, int | None], every: int, expected: EffectiveThresholds
 ) -> None:
-    assert in_force(own, every, EPOCHS[0]) == expected
+    assert effective_thresholds(own, every, EPOCHS[0]) == expected
 
 
 # --- what a beat declares
@@ -403,8 +401,8 @@ def test_of_a_heartbeat_the_change_keeps_the_beginning_and_the_end_of_its_messag
     assert mapping.beat(THEN, Heartbeat(Signal.SUCCESS, None, None)) == Beat(THEN)
 
 
-CHANGE = Change(
-    Status.ALIVE, Status.DOWN, THEN, THEN - 5, "why", "said", 1_500_000, Doubt(stopped=6, of=9, within=2)
+CHANGE = StatusTransition(
+    Status.ALIVE, Status.DOWN, THEN, THEN - 5, "why", "said", 1_500_000, MassOutage(stopped=6, of=9, within=2)
 )
 
 
@@ -414,7 +412,7 @@ def test_a_change_is_an_event_and_the_lifecycle_reads_it_back() -> None:
     assert event.data.doubt
     assert event.data.doubt.model_dump() == {"stopped": 6, "of": 9, "within": 2}
     assert parse_event(event.to_bytes()) == event
-    assert mapping.to_change(event) == CHANGE._replace(message=None, duration=None, doubt=None)
+    assert mapping.to_transition(event) == CHANGE._replace(message=None, duration=None, doubt=None)
 
 
 def test_the_same_fact_always_has_the_same_id() -> None:
@@ -438,7 +436,7 @@ def test_the_same_fact_always_has_the_same_id() -> None:
 @given(names)
 def test_names_of_these_tests_are_names(name: str) -> None:
     assert valid_name(name)
-    assert 0 <= mapping.bucket_of(name) < BUCKETS
+    assert 0 <= buckets.bucket_of(name) < BUCKETS
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001

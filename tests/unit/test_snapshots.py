@@ -3,11 +3,12 @@
 import asyncio
 from typing import cast
 
+from services.monitor.domain.buckets import BUCKETS
 from services.monitor.store.event_store import EventStore
-from services.monitor.store.mapping import BUCKETS, Checkpoint
+from services.monitor.store.snapshot_codec import Checkpoint
 from services.monitor.store.snapshots import Snapshots
 from shared.domain.coverage import Coverage
-from shared.messaging.stream_identity import Mark
+from shared.messaging.stream_identity import StreamMark
 
 
 class Kept:
@@ -19,7 +20,7 @@ class Kept:
     async def save(self, key: str, part: bytes) -> None:
         self.parts[key] = part
 
-    def marks(self) -> list[Mark]:
+    def marks(self) -> list[StreamMark]:
         return []
 
 

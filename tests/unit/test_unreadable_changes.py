@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import cast
 
-from services.monitor.domain.lifecycle import DOWN, EffectiveThresholds
-from services.monitor.monitor import Monitor, Rules
+from services.monitor.consume import Monitor
+from services.monitor.domain.service import DOWN, EffectiveThresholds
+from services.monitor.evaluate import Rules
 from services.monitor.store.event_store import EventStore
 from shared.contracts.events import Status, StatusData, moment, status_changed
 from shared.messaging import streams
@@ -59,9 +60,9 @@ async def test_the_one_before_it_counts_as_for_a_monitor_that_has_read_all_along
     kept = Record([change(1, Status.UNKNOWN, Status.ALIVE), change(2, Status.ALIVE, DOWN), *odd, last])
     patience = EffectiveThresholds(*(timedelta(hours=n) // timedelta(microseconds=1) for n in (1, 2, 3)))
     monitor = Monitor(cast(EventStore, kept), Rules(patience, kept=100, max_services=10))
-    reading = asyncio.create_task(monitor._read_events(fresh=True))
-    await asyncio.wait_for(monitor._events_moved.wait(), 5)
+    reading = asyncio.create_task(monitor.events.read(fresh=True))
+    await asyncio.wait_for(monitor.events.moved.wait(), 5)
     reading.cancel()
-    seq, found = monitor._unclaimed["web"]
+    seq, found = monitor.state.unclaimed["web"]
     assert (seq, found.to, found.since) == (5, DOWN, THEN + 2)
-    assert "a" not in monitor._unclaimed
+    assert "a" not in monitor.state.unclaimed

@@ -27,7 +27,7 @@ from shared.messaging.faststream_broker import FastStreamBroker, no_payload
 from shared.messaging.queries import last_evaluated
 from shared.messaging.reader import PENDING, Reader, Stored
 from shared.messaging.record_watch import RECORD, Marks, judge, look, told_before
-from shared.messaging.stream_identity import Comparison, Mark, StreamPosition
+from shared.messaging.stream_identity import Comparison, StreamMark, StreamPosition
 from shared.messaging.truncation import truncated
 
 log = structlog.get_logger()
@@ -325,7 +325,7 @@ class Projector:
     async def _look(self) -> Marks:
         """What the streams look like now."""
 
-        async def ask(stream: str) -> Mark:
+        async def ask(stream: str) -> StreamMark:
             if (seen := await look(self._link, stream)) is None:
                 raise NotStored(f"there is no stream {stream}")
             return seen.mark

@@ -20,7 +20,7 @@ from pymongo.uri_parser import parse_uri
 
 from services.api.projections.documents import Document, Heard, Projection
 from shared.contracts.events import Signal, StatusChanged
-from shared.messaging.stream_identity import Mark, StreamPosition
+from shared.messaging.stream_identity import StreamMark, StreamPosition
 from shared.messaging.truncation import Truncated
 
 _STATE = "registry_state"
@@ -155,7 +155,7 @@ class ReadRecord(NamedTuple):
     the first; `new_from`: the sequence after which they are new in it."""
 
     made: str
-    marks: dict[str, Mark]
+    marks: dict[str, StreamMark]
     edition: str
     new_from: int
 
@@ -202,10 +202,10 @@ class View:
     async def record(self) -> ReadRecord:
         with _reporting():
             found = await self._checkpoints.find_one({"_id": "record"}) or {}
-        marks = {name: Mark(**mark) for name, mark in found.get("marks", {}).items()}
+        marks = {name: StreamMark(**mark) for name, mark in found.get("marks", {}).items()}
         return ReadRecord(found.get("made", ""), marks, found.get("edition", ""), found.get("new_from", 0))
 
-    async def save_record(self, made: str, marks: dict[str, Mark]) -> None:
+    async def save_record(self, made: str, marks: dict[str, StreamMark]) -> None:
         new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}}
         await self._save_record(new)
 

@@ -1,68 +1,72 @@
-"""Which services are to be looked at when, so that a tick costs what may be due and not what there is. Pure.
+"""Which services a tick has to check: those with a transition that may be due, not all there are. Pure.
 
-Services stand under the second at which their next fall may be due. A heartbeat moves none of them: who is
-found to have beaten since is noted down anew.
+A service is kept under the second in which its next transition may be due. A heartbeat does not move it: when
+that second comes and a heartbeat has come meanwhile, the service is put under a later second.
 """
 
 from collections import defaultdict
 
-from services.monitor.domain.lifecycle import ALIVE, SECOND, MonitoredService, next_due
-from services.monitor.store.mapping import BUCKETS
+from services.monitor.domain.buckets import BUCKETS
+from services.monitor.domain.lifecycle import next_due
+from services.monitor.domain.service import ALIVE, SECOND, MonitoredService
 from shared.domain.coverage import Coverage
 
 AHEAD = 60
-"""Seconds from which on looks are spread, over the second half of the time until they are needed."""
+"""Deadlines that are further away than so many seconds are spread over the second half of that time, so that
+a tick does not have to check all services at once."""
 
 
 class DeadlineQueue:
     def __init__(self, at: int = 0) -> None:
-        """`at`: the moment from which on it is looked, in microseconds; 0: the first look's."""
+        """`at`: the moment from which on deadlines are checked, in microseconds; 0: that of the first
+        check."""
         self._due: defaultdict[int, list[MonitoredService]] = defaultdict(list)
         self._now = at // SECOND
 
-    def note(self, it: MonitoredService, coverage: Coverage) -> None:
-        """See to it that a service is looked at in the second its next fall is due, or before."""
-        at = next_due(it, coverage)
+    def schedule(self, service: MonitoredService, coverage: Coverage) -> None:
+        """Make sure that a service is checked in the second in which its next transition is due, or
+        before."""
+        at = next_due(service, coverage)
         if at is None:
-            it.scheduled = 0
+            service.scheduled = 0
         else:
-            self._note(it, at)
+            self._schedule(service, at)
 
-    def drop(self, it: MonitoredService) -> None:
-        it.scheduled = 0
+    def remove(self, service: MonitoredService) -> None:
+        service.scheduled = 0
 
     def overdue(self, at: int, coverage: Coverage) -> list[MonitoredService]:
-        """Those with a fall due, to be noted anew when it is recorded."""
+        """The services with a transition that is due; they are to be scheduled again when it is recorded."""
         now = at // SECOND
         if not self._now:
             self._now = min(now, min(self._due, default=now))
         span = range(self._now, now + 1)
         seconds = span if len(span) < len(self._due) else sorted(s for s in self._due if s <= now)
-        looked = [(second, it) for second in seconds for it in self._due.pop(second, ())]
+        checked = [(second, service) for second in seconds for service in self._due.pop(second, ())]
         self._now = max(self._now, now)
-        fallen, due = [], self._due
-        for second, it in looked:
-            if it.scheduled != second:  # noted for another second since, or looked at a moment ago
+        overdue, due = [], self._due
+        for second, service in checked:
+            if service.scheduled != second:  # scheduled for another second since, or checked a moment ago
                 continue
-            soonest = it.last_beat + it.patience.silent
-            if soonest > at and it.status is ALIVE and not it.paused:  # nearly always
+            soonest = service.last_beat + service.patience.silent
+            if soonest > at and service.status is ALIVE and not service.paused:  # nearly always
                 later = soonest // SECOND
-                it.scheduled = later - _spread(later - now, it.bucket)
-                due[it.scheduled].append(it)
+                service.scheduled = later - _spread(later - now, service.bucket)
+                due[service.scheduled].append(service)
                 continue
-            it.scheduled = 0
-            overdue_transitions = next_due(it, coverage)
-            if overdue_transitions is not None and overdue_transitions <= at:
-                fallen.append(it)
-            elif overdue_transitions is not None:
-                self._note(it, overdue_transitions)
-        return fallen
+            service.scheduled = 0
+            next_at = next_due(service, coverage)
+            if next_at is not None and next_at <= at:
+                overdue.append(service)
+            elif next_at is not None:
+                self._schedule(service, next_at)
+        return overdue
 
-    def _note(self, it: MonitoredService, at: int) -> None:
+    def _schedule(self, service: MonitoredService, at: int) -> None:
         second = max(at // SECOND, self._now)
-        if not it.scheduled or not self._now <= it.scheduled <= second:
-            it.scheduled = second - _spread(second - self._now, it.bucket) if self._now else second
-            self._due[it.scheduled].append(it)
+        if not service.scheduled or not self._now <= service.scheduled <= second:
+            service.scheduled = second - _spread(second - self._now, service.bucket) if self._now else second
+            self._due[service.scheduled].append(service)
 
 
 def _spread(ahead: int, bucket: int) -> int:

@@ -1,15 +1,15 @@
-"""Since when which default thresholds hold, as the monitors write it down. Pure.
+"""Which default thresholds were used from when on, as the monitors store it. Pure.
 
-The history of a service follows from the streams and from what configuration held when. The registry's
-defaults stand in no stream, so each change of them is kept, with its moment: what is read again is evaluated
-as it was, and nothing falls for the past by a change.
+The history of a service follows from the streams and from the configuration at each moment. The registry's
+defaults are in no stream, so each change of them is kept with its moment (an epoch): heartbeats that are read
+again are evaluated as they were before, and a change causes no transition in the past.
 """
 
 import json
 from itertools import pairwise
 from typing import NamedTuple
 
-from services.monitor.domain.lifecycle import EffectiveThresholds
+from services.monitor.domain.service import EffectiveThresholds
 
 MAX_EPOCHS = 50
 """Epochs that are kept; of what was before, the oldest of them holds."""

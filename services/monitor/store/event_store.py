@@ -21,7 +21,7 @@ from shared.messaging.queries import (
 )
 from shared.messaging.reader import Reader, Stored
 from shared.messaging.record_watch import RECORD, Marks, judge
-from shared.messaging.stream_identity import Comparison, Mark
+from shared.messaging.stream_identity import Comparison, StreamMark
 
 
 class EventStore:
@@ -56,12 +56,12 @@ class EventStore:
         """Tells these streams from others of the same names."""
         return [await created(self._link, stream) for stream in RECORD]
 
-    def marks(self) -> list[Mark]:
+    def marks(self) -> list[StreamMark]:
         """What else tells them, as it was a moment ago: heartbeats first."""
         found = self._looked_at()
         return [found[stream] for stream in RECORD if stream in found]
 
-    async def differs(self, marks: list[Mark]) -> str | None:
+    async def differs(self, marks: list[StreamMark]) -> str | None:
         """Why the streams are not those that were marked, though they were made at the same time."""
         for stream, mark in zip(RECORD, marks, strict=False):
             verdict, _ = await judge(self._link, stream, mark)

@@ -1,7 +1,8 @@
-"""Writing the monitor's state away, bucket by bucket behind the ticks, and reading it at the start.
+"""Saves the monitor's state, a few buckets behind each tick, and loads it at the start.
 
-Each bucket tells how far it goes, and the position what each of them must hold to be good for it. So two
-monitors may write the same buckets, however far apart they are, and any mixture of theirs can be read.
+Each bucket has a checkpoint, which says how far it goes, and the position says what each bucket must contain
+to go as far as the position. So two monitors may write the same buckets, and any mixture of theirs can be
+loaded.
 """
 
 import asyncio
@@ -12,11 +13,12 @@ import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter
 
+from services.monitor.domain import buckets
 from services.monitor.domain.epochs import Epoch
-from services.monitor.domain.lifecycle import MonitoredService
-from services.monitor.store import mapping
+from services.monitor.domain.service import MonitoredService
+from services.monitor.store import snapshot_codec
 from services.monitor.store.event_store import EventStore
-from services.monitor.store.mapping import Bucket, Checkpoint, SnapshotPosition
+from services.monitor.store.snapshot_codec import Bucket, Checkpoint, SnapshotPosition
 from shared.domain.coverage import Coverage
 
 log = structlog.get_logger()
@@ -27,18 +29,19 @@ WRITES = Counter(
 _STORED, _FAILED = WRITES.labels("stored"), WRITES.labels("failed")
 
 BUCKETS_AT_ONCE = 16
-"""Written behind one tick, at most, besides empty ones."""
+"""Buckets saved behind one tick, at most, not counting empty ones."""
 BYTES_AT_ONCE = 8 << 20
 
 
 NOTHING = Checkpoint(-1, -1)
-"""Of a bucket that is to be written even if nothing is in it: who knows what stands there."""
+"""The checkpoint of a bucket that has to be saved even if it is empty, as nobody knows what is stored
+there."""
 
 
 @dataclass(frozen=True)
 class LoadedSnapshot:
-    """A snapshot as it was read. `reach`: from where both streams are to be read on; `furthest`: how far
-    any part of it goes. `epochs`: the moment of the epoch that each bucket's services go by."""
+    """A snapshot as it was loaded. `reach`: from where both streams are to be read; `furthest`: how far any
+    part of it goes. `epochs`: the beginning of the epoch that each bucket's services use."""
 
     reach: Checkpoint
     furthest: Checkpoint
@@ -51,57 +54,57 @@ class Snapshots:
     def __init__(
         self, event_store: EventStore, state: Callable[[int], tuple[int, int, Collection[MonitoredService]]]
     ) -> None:
-        """`state`: up to which event the configuration is taken in, and of a bucket the epoch it goes by and
-        its services, right now."""
+        """`state`: of a bucket, up to which event its configuration has been applied, the epoch its services
+        use, and the services, right now."""
         self._event_store = event_store
         self._state = state
         self.discard()
         self._round: list[int] = []
         self._position: SnapshotPosition | None = None
-        """What the round that is under way is good for; None: none is."""
+        """The position of the round that is being saved; None: none is."""
         self._streams: list[str] = []
         self._saving: asyncio.Task[None] | None = None
 
     def discard(self) -> None:
-        """Nothing that was written is good for anything any more; all is to be written anew."""
-        self.beats = [0] * mapping.BUCKETS
-        """The newest heartbeat taken in of each bucket."""
-        self.events = [0] * mapping.BUCKETS
-        """The newest event."""
-        self.configured = [0] * mapping.BUCKETS
-        """Up to which event the configuration was taken in already where a bucket was loaded from."""
-        self._saved = [NOTHING] * mapping.BUCKETS
+        """The snapshot that was loaded cannot be used; everything has to be saved again."""
+        self.beats = [0] * buckets.BUCKETS
+        """The newest heartbeat of each bucket that has been applied."""
+        self.events = [0] * buckets.BUCKETS
+        """The same for events."""
+        self.configured = [0] * buckets.BUCKETS
+        """Up to which event the configuration had been applied when each bucket was saved that was loaded."""
+        self._saved = [NOTHING] * buckets.BUCKETS
 
     def save_everything(self) -> None:
-        """What was written is gone: all is to be written anew, and a round that is under way counts for
-        nothing."""
-        self._saved = [NOTHING] * mapping.BUCKETS
+        """The snapshot that was saved is gone: everything has to be saved again, in a new round."""
+        self._saved = [NOTHING] * buckets.BUCKETS
         self._position = None
 
     async def are_before_epochs(self) -> bool:
-        """Whether the version before wrote the newest snapshot. Raises nats' errors."""
-        return mapping.is_before_epochs(await self._event_store.load("position"))
+        """Whether a version without epochs saved the newest snapshot. Raises nats' errors."""
+        return snapshot_codec.is_before_epochs(await self._event_store.load("position"))
 
     async def load(self, epochs: list[Epoch]) -> LoadedSnapshot | None:
         """None: there is none of these streams that can be read. Raises NotStored, or nats' errors."""
         self._streams = await self._event_store.identity()
         payload = await self._event_store.load("position")
-        if not payload:
-            return None
         try:
-            position = SnapshotPosition.load(payload)
-            if position.streams != self._streams:
+            position = SnapshotPosition.load(payload) if payload else None
+            if position and position.streams != self._streams:
                 raise ValueError("it is of other streams")
-            if why := await self._event_store.differs(position.marks):
+            if position and (why := await self._event_store.differs(position.marks)):
                 raise ValueError(why)
         except ValueError as error:
             log.warning("the snapshot is not used; reading everything again", why=str(error))
             return None
+        return await self._load_buckets(position, epochs) if position else None
+
+    async def _load_buckets(self, position: SnapshotPosition, epochs: list[Epoch]) -> LoadedSnapshot:
         reaches, furthest, services = [position.reach], [position.reach], list[MonitoredService]()
         bucket_epochs = list[int]()
         oldest = position.reach, position.coverage
         self.beats, self.events = position.beats, position.events
-        for bucket in range(mapping.BUCKETS):
+        for bucket in range(buckets.BUCKETS):
             found = await self._load_bucket(bucket, epochs)
             reaches.append(position.holds(bucket, found.reach))
             if reaches[-1].heartbeats < oldest[0].heartbeats:
@@ -109,18 +112,22 @@ class Snapshots:
             furthest.append(found.reach)
             self.configured[bucket] = found.configured
             bucket_epochs.append(found.epoch)
-            for it in found.services:
-                it.bucket = bucket
+            for service in found.services:
+                service.bucket = bucket
             services += found.services
         return LoadedSnapshot(
-            mapping.oldest(reaches), mapping.newest(furthest), oldest[1], services, bucket_epochs
+            snapshot_codec.oldest(reaches),
+            snapshot_codec.newest(furthest),
+            oldest[1],
+            services,
+            bucket_epochs,
         )
 
     async def _load_bucket(self, bucket: int, epochs: list[Epoch]) -> Bucket:
         part = await self._event_store.load(f"bucket.{bucket}")
         try:
             if part:
-                found = mapping.load(part, epochs)
+                found = snapshot_codec.load(part, epochs)
                 self._saved[bucket] = found.reach
                 return found
         except ValueError as error:
@@ -129,11 +136,12 @@ class Snapshots:
         return Bucket()
 
     def touch(self, bucket: int, event: int) -> None:
-        """An event of this bucket was taken in."""
+        """An event of this bucket was applied."""
         self.events[bucket] = max(self.events[bucket], event)
 
     def save_some(self, reach: Checkpoint, coverage: Coverage) -> None:
-        """A few of the buckets that changed, in the background; the last of a round, then the position.
+        """Save a few of the buckets that changed, in the background, and the position after the last of a
+        round.
 
         To be called behind a tick, with how far the state goes.
         """
@@ -156,17 +164,17 @@ class Snapshots:
 
     async def _save(self, reach: Checkpoint, coverage: Coverage) -> None:
         if self._position is None:
-            return  # everything is to be saved anew, since this was begun
+            return  # everything has to be saved again since this was begun
         size = count = 0
         try:
             while self._round and size < BYTES_AT_ONCE and count < BUCKETS_AT_ONCE:
                 bucket = self._round[0]
                 configured, epoch, services = self._state(bucket)
-                part = mapping.dump(Bucket(reach, coverage, configured, epoch, services))
+                part = snapshot_codec.dump(Bucket(reach, coverage, configured, epoch, services))
                 saved = self._saved
                 await self._event_store.save(f"bucket.{bucket}", part)
                 if saved is not self._saved:
-                    return  # everything is to be saved anew
+                    return  # everything has to be saved again
                 _STORED.inc()
                 self._saved[bucket] = reach
                 del self._round[0]

@@ -10,7 +10,7 @@ from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.messaging.connection import retry_until_done
-from shared.messaging.stream_identity import Mark
+from shared.messaging.stream_identity import StreamMark
 
 log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ class SeenRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    events: Mark
+    events: StreamMark
     seen_at: int
 
 

@@ -1,0 +1,133 @@
+"""What the monitor knows of a service, and the facts it learns. Pure.
+
+Times are microseconds since 1970 UTC, as the broker stored the facts.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from shared.contracts.events import Signal, Status
+
+SECOND = 1_000_000
+
+UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+
+
+class EffectiveThresholds(NamedTuple):
+    """How long after the last heartbeat a service becomes silent, down and dead, in microseconds."""
+
+    silent: int
+    down: int
+    dead: int
+
+
+class Beat(NamedTuple):
+    """A heartbeat. `after_hole`: the broker has removed heartbeats just before it, so that nobody knows
+    whether the service was silent before it."""
+
+    at: int
+    signal: Signal = Signal.SUCCESS
+    every: int = 0
+    """The interval it declares, in microseconds; 0 if none."""
+    message: str | None = None
+    exit_code: int | str | None = None
+    after_hole: bool = False
+    trace: str | None = None
+    """The `traceparent` it came with."""
+
+
+class MassOutage(NamedTuple):
+    """Of the services that sent heartbeats regularly, how many stopped within so many seconds of each
+    other."""
+
+    stopped: int
+    of: int
+    within: int
+
+
+class PausedReport(NamedTuple):
+    """What the heartbeats during a pause amount to. It takes effect at the resume, at `resumed_at` (0: not
+    yet).
+
+    The newest success or failure counts, or a start if there is neither.
+    """
+
+    signal: Signal
+    message: str | None = None
+    exit_code: int | str | None = None
+    duration: int | None = None
+    """Of the run that ended with it, in microseconds."""
+    trace: str | None = None
+    resumed_at: int = 0
+
+
+class StatusTransition(NamedTuple):
+    """A step from one status to another. `since`: when it happened, which may be long before it was
+    noticed."""
+
+    from_: Status
+    to: Status
+    since: int
+    last_beat: int | None
+    reason: str
+    message: str | None = None
+    duration: int | None = None
+    """How long the run took that ended with this heartbeat, in microseconds."""
+    doubt: MassOutage | None = None
+    trace: str | None = None
+    """The `traceparent` of the heartbeat that caused it."""
+
+
+@dataclass(slots=True)
+class MonitoredService:
+    """All that the monitor knows of one service."""
+
+    name: str
+    registered_at: int
+    patience: EffectiveThresholds
+    counted_from: tuple[int, int, int] = (0, 0, 0)
+    """The moments from which the thresholds for silent, down and dead are counted, where these are later than
+    its last heartbeat: it was resumed then, or its thresholds were changed (`change_thresholds`)."""
+    own: tuple[int | None, int | None, int | None] = (None, None, None)
+    """The thresholds in its own configuration; None where the registry's default is used."""
+    every: int = 0
+    """The interval that its heartbeats declare; 0: none."""
+    every_at: int = 0
+    """When the heartbeat came that declared the interval."""
+    paused: bool = False
+    said: PausedReport | None = None
+    """What its heartbeats reported during a pause, kept until that has been evaluated after the resume."""
+    config_seq: int = 0
+    status: Status = UNKNOWN
+    since: int = 0
+    status_seq: int = 0
+    last_beat: int = 0
+    """0: there was none yet."""
+    recorded_beat: int = 0
+    """The newest heartbeat that a recorded event mentions; later than `last_beat` while heartbeats are read
+    again."""
+    unproved: int = 0
+    """Until this moment there may have been heartbeats that the broker has removed: silence counts from
+    here."""
+    rhythm: int = 0
+    """Time between the last two heartbeats that did not end a run; 0 if fewer are known."""
+    in_a_row: int = 0
+    """How many heartbeats in a row came in time after the one before; at most REGULAR."""
+    signal: Signal = Signal.SUCCESS
+    """The signal of its last heartbeat."""
+    held: tuple[Beat, ...] = ()
+    """Heartbeats that came late. They wait for a tick to prove that the registry was listening before
+    them."""
+    unsure: bool = False
+    """The broker has removed heartbeats that were not read: it is not evaluated before the next one comes."""
+    scheduled: int = 0
+    """The second in which it is checked next."""
+    quiet: int = 0
+    """The second under which the cadence index counts it; 0: it does not."""
+    bucket: int = 0
+    """The part of the snapshot it belongs to."""
+
+    @property
+    def heard(self) -> int:
+        """The newest heartbeat that is known, read or mentioned by an event."""
+        return max(self.last_beat, self.recorded_beat)

@@ -1,0 +1,267 @@
+"""The monitor's state as bytes: one part for each bucket, and the position that they belong to. Pure."""
+
+import json
+import zlib
+from array import array
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from services.monitor.domain import buckets
+from services.monitor.domain.epochs import Epoch, bounded_since
+from services.monitor.domain.epochs import at as epoch_at
+from services.monitor.domain.service import MonitoredService, PausedReport
+from services.monitor.store.mapping import effective_thresholds
+from shared.contracts.events import Signal, Status
+from shared.contracts.heartbeats import shortened
+from shared.domain.coverage import Coverage
+from shared.messaging.stream_identity import StreamMark
+
+FORMAT = 4
+FORMAT_BEFORE = 3
+"""Can be read too. Its monitor stored no epochs."""
+SAID_MAX = 256 * 1024
+"""Bytes of the messages in one bucket that paused services have reported last. A bucket is one message of the
+broker, which usually takes 1 MiB; if they are longer together, each is cut to its share."""
+_SIGNALS = [Signal.SUCCESS, Signal.START, Signal.FAIL]
+"""The signals that the last heartbeat of a service may have."""
+_STATUSES = list(Status)
+_NUMBERS = (
+    "registered_at",
+    "every",
+    "every_at",
+    "config_seq",
+    "since",
+    "status_seq",
+    "last_beat",
+    "recorded_beat",
+    "unproved",
+    "rhythm",
+)
+_NUMBERS_BEFORE = (*_NUMBERS[:1], "patience_at", *_NUMBERS[1:3], "resumed_at", *_NUMBERS[3:])
+"""The columns of a bucket, 64 bits each; what is no number in a service becomes one in `_coded`."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a bucket goes: everything in both streams up to these sequences has been applied."""
+
+    heartbeats: int = 0
+    events: int = 0
+
+    def covers(self, heartbeats: int, events: int) -> bool:
+        return self.heartbeats >= heartbeats and self.events >= events
+
+
+@dataclass(frozen=True)
+class SnapshotPosition:
+    """How far a round of buckets goes together.
+
+    `beats`, `events`: for each bucket, the sequence of the newest heartbeat and event of its services. A
+    bucket that does not go as far was overwritten by a monitor that is behind, and only its own checkpoint
+    counts. `streams`: tells the streams from others of the same names; `marks`: from older copies of the
+    same, and from what is left after a purge. Older versions wrote none.
+    """
+
+    streams: list[str]
+    reach: Checkpoint
+    coverage: Coverage
+    beats: list[int]
+    events: list[int]
+    marks: list[StreamMark] = field(default_factory=list)
+
+    def holds(self, bucket: int, found: Checkpoint) -> Checkpoint:
+        """How far a bucket goes that was found together with this position."""
+        return self.reach if found.covers(self.beats[bucket], self.events[bucket]) else found
+
+    def dump(self) -> bytes:
+        content = {
+            **vars(self),
+            "reach": vars(self.reach),
+            "coverage": _dump_coverage(self.coverage),
+            "marks": [vars(mark) for mark in self.marks],
+        }
+        return json.dumps({"format": FORMAT, **content}, separators=(",", ":")).encode()
+
+    @staticmethod
+    def load(payload: bytes) -> "SnapshotPosition":
+        """ValueError: it is damaged, or another version wrote it."""
+        try:
+            data = json.loads(payload)
+            if (
+                data["format"] not in (FORMAT, FORMAT_BEFORE)
+                or not len(data["beats"]) == len(data["events"]) == buckets.BUCKETS
+            ):
+                raise ValueError("it is of another format")
+            coverage = _load_coverage(data["coverage"])
+            return SnapshotPosition(
+                data["streams"],
+                Checkpoint(**data["reach"]),
+                coverage,
+                data["beats"],
+                data["events"],
+                [StreamMark(**mark) for mark in data.get("marks", [])],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is damaged: {error!r}") from None
+
+
+def is_before_epochs(position: bytes | None) -> bool:
+    """Whether the version before wrote it."""
+    try:
+        return position is not None and bool(json.loads(position)["format"] == FORMAT_BEFORE)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _dump_coverage(coverage: Coverage) -> dict[str, Any]:
+    return {"until": coverage.until, "gaps": coverage.gaps}
+
+
+def _load_coverage(data: dict[str, Any]) -> Coverage:
+    return Coverage(data["until"], [(start, end) for start, end in data["gaps"]])
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One bucket as it is dumped. It may go further than its reach, which is from the tick before.
+
+    `coverage`: as it was known then. What is read again is evaluated by it, not by what became known later.
+    `configured`: up to this event the configuration of its services has been applied.
+    `epoch`: the beginning of the epoch whose default thresholds its services use.
+    """
+
+    reach: Checkpoint = Checkpoint()
+    coverage: Coverage = field(default_factory=Coverage)
+    configured: int = 0
+    epoch: int = 0
+    services: Collection[MonitoredService] = ()
+
+
+def dump(bucket: Bucket) -> bytes:
+    """A bucket's snapshot, in columns. Held heartbeats are not in it: they are newer than its reach."""
+    services = bucket.services
+    head = {
+        "format": FORMAT,
+        "reach": vars(bucket.reach),
+        "coverage": _dump_coverage(bucket.coverage),
+        "configured": bucket.configured,
+        "epoch": bucket.epoch,
+        "names": [service.name for service in services],
+        "said": _paused_reports(services),
+    }
+    columns = [array("q", [getattr(service, column) for service in services]) for column in _NUMBERS]
+    columns += [
+        array("q", [own or 0 for own in owns])
+        for owns in zip(*(service.own for service in services), strict=True)
+    ]
+    columns += [array("q", [service.counted_from[rung] for service in services]) for rung in range(3)]
+    columns.append(array("q", [_coded(service) for service in services]))
+    line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
+    return zlib.compress(line + b"".join(column.tobytes() for column in columns), level=1)
+
+
+def _paused_reports(services: Collection[MonitoredService]) -> dict[str, PausedReport]:
+    said = {service.name: service.said for service in services if service.said}
+    if sum(len((service.message or "").encode()) for service in said.values()) <= SAID_MAX:
+        return said
+    room = SAID_MAX // len(said)
+    return {
+        name: service._replace(
+            message=service.message and shortened(service.message, room // 5, room - room // 5)
+        )
+        for name, service in said.items()
+    }
+
+
+def _coded(service: MonitoredService) -> int:
+    status_and_signal = _STATUSES.index(service.status) * len(_SIGNALS) + _SIGNALS.index(service.signal)
+    return service.in_a_row << 8 | status_and_signal << 1 | service.paused
+
+
+def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
+    """What was dumped. ValueError: it is damaged, or of another version."""
+    try:
+        line, _, data = zlib.decompress(payload).partition(b"\n")
+        head = json.loads(line)
+        if head["format"] not in (FORMAT, FORMAT_BEFORE):
+            raise ValueError("it is of another format")
+        names, numbers = head["names"], array("q", data)
+        columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
+        rows = zip(names, *columns, strict=True)
+        if head["format"] == FORMAT_BEFORE:
+            epoch = epochs[0]
+            services = [_service_before(name, values, epoch, epochs) for name, *values in rows]
+        else:
+            epoch = epoch_at(epochs, head["epoch"])
+            services = [_service(name, values, epoch) for name, *values in rows]
+            _add_paused_reports(services, head["said"])
+        reach, coverage = Checkpoint(**head["reach"]), _load_coverage(head["coverage"])
+        return Bucket(reach, coverage, head["configured"], epoch.since, services)
+    except (KeyError, TypeError, IndexError, AttributeError, zlib.error) as error:
+        raise ValueError(f"it is damaged: {error!r}") from None
+
+
+def _service(name: str, values: list[int], epoch: Epoch) -> MonitoredService:
+    *own, silent, down, dead, code = values[len(_NUMBERS) :]
+    service = _basic(name, dict(zip(_NUMBERS, values, strict=False)), own, code, epoch)
+    if silent or down or dead:
+        service.counted_from = silent, down, dead
+    return service
+
+
+def _service_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epoch]) -> MonitoredService:
+    """A service in the format before. There, no heartbeat was expected after a resume before the first
+    came."""
+    numbers = dict(zip(_NUMBERS_BEFORE, values, strict=False))
+    patience_at, resumed_at = numbers.pop("patience_at"), numbers.pop("resumed_at")
+    *own, code = values[len(_NUMBERS_BEFORE) :]
+    service = _basic(name, numbers, own, code, epoch)
+    silent, down, dead = (max(0, patience_at - patience) for patience in service.patience)
+    service.counted_from = silent, down, dead
+    if resumed_at > service.heard:
+        service.counted_from = (max(resumed_at, bounded_since(epochs)),) * 3
+    return service
+
+
+def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch: Epoch) -> MonitoredService:
+    silent, down, dead = own
+    in_a_row, code = divmod(code, 1 << 8)
+    status, signal = divmod(code // 2, len(_SIGNALS))
+    owned = _own(silent, down, dead)
+    return MonitoredService(
+        name=name,
+        patience=effective_thresholds(owned, numbers["every"], epoch),
+        own=owned,
+        paused=bool(code % 2),
+        status=_STATUSES[status],
+        signal=_SIGNALS[signal],
+        in_a_row=in_a_row,
+        **numbers,
+    )
+
+
+def _add_paused_reports(services: list[MonitoredService], said: dict[str, list[Any]]) -> None:
+    if said:
+        for service in services:
+            if service.name in said:
+                signal, *rest = said[service.name]
+                service.said = PausedReport(Signal(signal), *rest)
+
+
+@lru_cache(maxsize=10_000)
+def _own(silent: int, down: int, dead: int) -> tuple[int | None, int | None, int | None]:
+    return silent or None, down or None, dead or None
+
+
+def oldest(reaches: Iterable[Checkpoint]) -> Checkpoint:
+    """From where both streams must be read so that nothing is missing in any bucket."""
+    found = list(reaches)
+    return Checkpoint(min(r.heartbeats for r in found), min(r.events for r in found))
+
+
+def newest(reaches: Iterable[Checkpoint]) -> Checkpoint:
+    """How far the streams must go at least if the snapshot is of these streams."""
+    found = list(reaches)
+    return Checkpoint(max(r.heartbeats for r in found), max(r.events for r in found))
