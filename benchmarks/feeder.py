@@ -8,8 +8,9 @@ import time
 
 from shared.messaging import streams
 from shared.messaging.batch_choice import BatchMode, BatchStrategy
-from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, Message
+from shared.messaging.batch_publisher import BatchPublisher
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.message_group import GROUP_MAX, StreamMessage
 from shared.settings import Settings
 
 
@@ -39,7 +40,7 @@ async def feed(url: str, services: int, rate: float, seconds: float, kind: str =
     await link.connect()
     groups = BatchPublisher(link, timeout=20, max_waiting=4 * GROUP_MAX, batching=batching)
     await groups.start()
-    beats = [Message(streams.heartbeat(name(n)), b"", b"") for n in range(services)]
+    beats = [StreamMessage(streams.heartbeat(name(n)), b"", b"") for n in range(services)]
     began, sent, going = time.perf_counter(), 0, set[asyncio.Task[None]]()
     while (passed := time.perf_counter() - began) < seconds:
         due = int(passed * rate) - sent if rate else GROUP_MAX

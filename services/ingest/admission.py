@@ -11,8 +11,9 @@ from services.ingest.names import KnownNames
 from shared.contracts.events import valid_name
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
-from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, Done, Message, block
+from shared.messaging.batch_publisher import BatchPublisher
 from shared.messaging.errors import BrokerError, ShareExhausted, TooLarge
+from shared.messaging.message_group import GROUP_MAX, OnStored, StreamMessage, header_block
 from shared.messaging.reader import OVER_HTTP
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
@@ -24,7 +25,7 @@ STORE_SECONDS = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 
-_PLAIN = block(OVER_HTTP)
+_PLAIN = header_block(OVER_HTTP)
 
 
 def _count(stored: int, not_stored: int, took: float | None) -> None:
@@ -66,7 +67,7 @@ class HeartbeatStore:
                 self.names.forget(name)
             raise self.not_stored(error) from None
 
-    def add(self, name: str, done: Done, sender: str | None = None) -> None:
+    def add(self, name: str, done: OnStored, sender: str | None = None) -> None:
         """Store a plain heartbeat of a valid name, and tell `done`. Raises Problem 429, untold. `sender`: as
         for `store`."""
         if not self._admit(name):
@@ -77,7 +78,7 @@ class HeartbeatStore:
                     self.names.forget(name)
                 tell(error)
 
-        self._groups.add((Message(streams.heartbeat(name), _PLAIN, b""),), done, sender)
+        self._groups.enqueue((StreamMessage(streams.heartbeat(name), _PLAIN, b""),), done, sender)
 
     def _admit(self, name: str) -> bool:
         """Whether it was known before. Raises Problem 429 if there is no room for it."""
@@ -104,7 +105,7 @@ class HeartbeatStore:
         """Store one heartbeat per name, all of them valid, a group after the other: no batch takes more room
         than that, and what came meanwhile goes in between. Raises Problem 429 or 503 if none of them was
         stored. `sender`: as for `store`."""
-        said = block(OVER_HTTP | headers) if headers else _PLAIN
+        said = header_block(OVER_HTTP | headers) if headers else _PLAIN
         rejected: list[dict[str, Any]] = []
         good: list[str] = []
         new: set[str] = set()
@@ -120,7 +121,7 @@ class HeartbeatStore:
             part = good[start : start + GROUP_MAX]
             try:
                 await self._groups.store(
-                    [Message(streams.heartbeat(name), said, b"") for name in part], sender
+                    [StreamMessage(streams.heartbeat(name), said, b"") for name in part], sender
                 )
             except BrokerError as error:
                 left = good[start:]
@@ -140,5 +141,7 @@ def _limit_reached() -> Problem:
     return Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
 
 
-def _message(name: str, headers: dict[str, str], payload: bytes) -> Message:
-    return Message(streams.heartbeat(name), block(OVER_HTTP | headers) if headers else _PLAIN, payload)
+def _message(name: str, headers: dict[str, str], payload: bytes) -> StreamMessage:
+    return StreamMessage(
+        streams.heartbeat(name), header_block(OVER_HTTP | headers) if headers else _PLAIN, payload
+    )

@@ -61,6 +61,7 @@ from shared.http.rate_limits import TrustedProxies
 from shared.messaging import ack_subjects, nats_internals, reader, streams
 from shared.messaging.batch_publisher import BatchPublisher
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.message_group import MessageGroup
 from shared.messaging.reader import Reader, Stored
 from shared.settings import Settings, load
 
@@ -318,11 +319,9 @@ def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, header
 @given(st.binary(max_size=40), st.binary(max_size=80) | st.just(b"[]") | st.just(b"7"))
 def test_what_the_broker_answers(tail: bytes, data: bytes) -> None:
     groups = BatchPublisher(BrokerConnection(Settings(), "fuzz"))
-    from shared.messaging.batch_publisher import _Batch
-
     loop = asyncio.new_event_loop()
     groups._loop, groups._inbox, groups._batch_id, groups._sent = loop, "_INBOX.x", "id", 1
-    groups._on_its_way = _Batch(0.0)
+    groups._on_its_way = MessageGroup(0.0)
     groups._deadline = loop.call_later(60, lambda: None)
     ours = len(tail) % 2 == 1
     groups._answered(b"_INBOX.x." + (b"id1" if ours else tail), b"", data, None)

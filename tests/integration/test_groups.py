@@ -17,12 +17,12 @@ from services.ingest.ticker import Ticker
 from shared.contracts.events import Tick
 from shared.http.problems import Problem
 from shared.http.server import Health
-from shared.messaging import batch_publisher as groups_module
-from shared.messaging import streams
+from shared.messaging import backlog, streams
 from shared.messaging.batch_choice import BatchMode
-from shared.messaging.batch_publisher import GROUP_MAX, SIZE_MAX, BatchPublisher, Message, block
+from shared.messaging.batch_publisher import BatchPublisher
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import BrokerError, Busy, NotStored, TooLarge
+from shared.messaging.message_group import GROUP_MAX, SIZE_MAX, StreamMessage, header_block
 from shared.messaging.publisher import Publisher
 from shared.messaging.reader import OVER_HTTP, Reader, Stored
 from tests.broker import eventually, provisioned
@@ -53,8 +53,8 @@ def always(groups: BatchPublisher, atomic: bool) -> None:
     groups._batching.choose = lambda count, now: BatchMode(atomic, count)  # type: ignore[method-assign]
 
 
-def beat(name: str, payload: bytes = b"", **headers: str) -> Message:
-    return Message(streams.heartbeat(name), block(OVER_HTTP | headers), payload)
+def beat(name: str, payload: bytes = b"", **headers: str) -> StreamMessage:
+    return StreamMessage(streams.heartbeat(name), header_block(OVER_HTTP | headers), payload)
 
 
 async def stored(link: BrokerConnection) -> list[Stored]:
@@ -148,7 +148,7 @@ async def test_groups_are_bounded_and_so_is_what_waits(link: BrokerConnection) -
 async def test_what_waits_is_bounded_in_bytes_too(
     link: BrokerConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups_module, "WAITING_SIZE_MAX", 1_000_000)
+    monkeypatch.setattr(backlog, "MAX_BYTES", 1_000_000)
     groups = BatchPublisher(link)
     await groups.start()
     for _ in range(2):  # what was stored makes room
@@ -248,7 +248,7 @@ async def test_a_stranger_fills_its_share_and_closes_nothing_and_a_full_queue_cl
     assert await _stretches(link, 1), "a stranger has closed the door"
     assert await batches(None, 20) == [stored_] * 10 + [503] * 10
     await eventually(lambda: _stretches(link, 2))
-    assert not groups._count_of
+    assert not groups.backlog._messages_of
     ticking.cancel()
     await groups.stop()
     await publisher.stop()
@@ -277,7 +277,7 @@ async def test_a_callback_that_fails_keeps_nobody_from_being_told(link: BrokerCo
         raise RuntimeError("as it must be")
 
     for done in (told.append, fails, told.append):
-        groups.add((beat("web"),), done)
+        groups.enqueue((beat("web"),), done)
 
     async def all_told() -> bool:
         return told == [None, None]
