@@ -38,13 +38,8 @@ OnStored = Callable[[BrokerError | None], None]
 """Is called once: with None when the messages are stored."""
 
 
-class Waiter(NamedTuple):
-    """Who has added messages. `end`: the index behind the last of them."""
-
-    end: int
-    on_stored: OnStored
-    sender: str | None
-    size: int
+Waiter = tuple[int, OnStored, str | None, int]
+"""Who has added messages: the index behind the last of them, whom to call, their sender, their bytes."""
 
 
 class MessageGroup:
@@ -77,7 +72,7 @@ class MessageGroup:
     ) -> None:
         self.messages += messages
         self.size += size
-        self.waiters.append(Waiter(len(self.messages), on_stored, sender, size))
+        self.waiters.append((len(self.messages), on_stored, sender, size))
 
     @property
     def missing(self) -> Sequence[int]:
@@ -88,12 +83,12 @@ class MessageGroup:
         """Tell all that wait whether their messages are stored. `reason`: why those are not that are
         missing."""
         missing, first = self.missing, 0
-        for waiter in self.waiters:
+        for end, on_stored, _, _ in self.waiters:
             at = bisect_left(missing, first)
-            stored = at == len(missing) or missing[at] >= waiter.end
-            first = waiter.end
+            stored = at == len(missing) or missing[at] >= end
+            first = end
             try:
-                waiter.on_stored(None if stored else NotStored(reason))
+                on_stored(None if stored else NotStored(reason))
             except Exception:  # must not keep the others from being told
                 log.exception("an answer could not be given")
 
