@@ -14,7 +14,7 @@ from services.notifier.bot.updates import Updates
 from services.notifier.broker_outage import watch_for_outages
 from services.notifier.channels.configured import configured_channels
 from services.notifier.channels.telegram import Bot
-from services.notifier.consumer import EventConsumer, asyncapi_document
+from services.notifier.consumer import EventConsumer
 from services.notifier.deadman import DeadmanSwitch
 from services.notifier.deafness import DeafnessWatch
 from services.notifier.digests import Digests
@@ -32,6 +32,7 @@ from shared.http import asyncapi, server
 from shared.http.protocol import limits_of, within
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.faststream_broker import document
 from shared.messaging.record_watch import AnotherRecord, RecordWatch
 from shared.messaging.window_bucket import Windows
 from shared.settings import listens_on_loopback, load
@@ -104,15 +105,13 @@ class Notifier:
         finally:
             if self._lease:
                 await self._lease.release()
-            await self.consumer.stop()
             await self._link.close()
             if self._bot:
                 await self._bot.close()
 
     async def _connect(self) -> KeyValue:
         """The bucket that the notifier's records are in, when the broker is there."""
-        self._link.adopt(await self.consumer.broker.connect())
-        await self._link.provision()
+        await self._link.connect()
         self.health.good("broker")
         return await self._link.bucket(streams.NOTIFIER_BUCKET)
 
@@ -151,7 +150,7 @@ class Notifier:
         self._receivers.watch_all(self._reminders)
         self._receivers.tick(self._reminders)
         self.consumer.subscribers.append(self._receivers.enqueue)
-        await self.consumer.start(after)
+        self.consumer.start(after)
         self.health.good("delivery")
         log.info("notifying", chats=list(self._receivers.states()), after=after, newest=start.end)
 
@@ -195,7 +194,7 @@ def main() -> None:
     logs.configure("notifier", settings.log_level, settings.log_format)
     tracing.start("notifier")
     notifier = Notifier(settings)
-    docs = asyncapi_document(notifier.consumer)
+    docs = document(notifier.consumer.broker, "notifier")
 
     async def work() -> None:
         current = notifier

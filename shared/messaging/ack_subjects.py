@@ -33,19 +33,6 @@ def parse(reply: bytes) -> Delivered | None:
     return Delivered(int(sequence), int(delivered), int(stored_at) // 1000, int(pending))
 
 
-def in_first_form(reply: bytes) -> bytes:
-    """The same place in the first form, which the broker takes no acknowledgement for; any other subject as
-    it is."""
-    if not reply.startswith(PREFIX):
-        return reply
-    tokens = reply.split(b".")
-    try:
-        start = _stream_token(tokens)
-    except ValueError:
-        return reply
-    return b".".join([*tokens[:2], *tokens[start : start + _FIRST - 2]])
-
-
 def _stream_token(tokens: list[bytes]) -> int:
     """Which one is the stream's name. Raises ValueError if it is neither form."""
     count = len(tokens)

@@ -22,7 +22,7 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from shared.http.urls import without_secrets
-from shared.messaging import ack_subjects, nats_internals, streams
+from shared.messaging import nats_internals, streams
 from shared.messaging.credentials import Credentials
 from shared.messaging.errors import BrokerError, NotStored
 from shared.messaging.stream_identity import StreamPosition
@@ -104,6 +104,10 @@ class BrokerConnection:
             "closed_cb": self._closed,
         }
 
+    @property
+    def inbox_prefix(self) -> str:
+        return _inbox_prefix(self._settings.nats_url[0])
+
     async def connect(self) -> None:
         """Wait for the broker as long as it takes, then see to it that the streams are there."""
         self.adopt(await nats.connect(**self.options()))
@@ -120,8 +124,6 @@ class BrokerConnection:
                     if taker := self._takers.get(sid):
                         taker(subject, reply, data, headers)
                     else:
-                        # Its ordered consumer knows the first form only; nothing is acknowledged anywhere.
-                        reply = ack_subjects.in_first_form(reply)
                         await usual(
                             sid,
                             nats_internals.legible(subject),

@@ -225,9 +225,9 @@ async def test_a_password_may_hold_what_is_escaped_in_a_url(tmp_path: Path) -> N
     try:
         link = await provisioned(url)
         notifier = Notifier(NotifierSettings(nats_url=(url,)))
-        client = await asyncio.wait_for(notifier.consumer.broker.connect(), 10)
-        assert client.is_connected
-        await notifier.consumer.stop()
+        await asyncio.wait_for(notifier._link.connect(), 10)
+        assert notifier._link.up
+        await notifier._link.close()
         await link.close()
     finally:
         server.kill()

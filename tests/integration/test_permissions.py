@@ -26,6 +26,8 @@ from nats.js.api import StreamConfig
 
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.event_subscription import MAX_UNACKNOWLEDGED, EventSubscription, ReceivedEvent
+from shared.messaging.faststream_broker import FastStreamBroker
 from shared.settings import Settings
 from tests.broker import eventually, statuses
 from tests.e2e.system import SERVICES, System, until
@@ -332,6 +334,8 @@ MAY_PUBLISH = {
     f"{REQUEST}CONSUMER.MSG.NEXT.HEARTBEATS.x": "monitor notifier api operator",
     f"{REQUEST}CONSUMER.DELETE.HEARTBEATS.x": "monitor notifier api operator",
     f"{REQUEST}CONSUMER.CREATE.SERVICES": "ingest monitor notifier api operator",
+    f"{REQUEST}CONSUMER.CREATE.SERVICES.x.service.y": "notifier api operator",
+    f"{REQUEST}CONSUMER.CREATE.SERVICES.x": "operator",
     f"{REQUEST}CONSUMER.CREATE.ASIDE": "operator",
     f"{REQUEST}CONSUMER.DURABLE.CREATE.SERVICES.x": "operator",
     **{
@@ -426,20 +430,42 @@ async def test_an_answer_that_a_sender_asks_for_goes_nowhere_else(port: int) -> 
         assert refused == []
 
 
-async def test_much_at_once_comes_through_to_the_notifier(port: int) -> None:
-    """Which it has to confirm to the broker, from some megabytes on."""
-    async with connected("monitor", port) as (monitor, _), connected("notifier", port) as (notifier, refused):
-        for n in range(4000):
+@pytest.mark.parametrize("user", ["notifier", "api"])
+async def test_much_at_once_comes_through_and_is_acknowledged(port: int, user: str) -> None:
+    count = 3 * MAX_UNACKNOWLEDGED  # refused acknowledgements would hold up the rest
+    async with (
+        connected("monitor", port) as (monitor, _),
+        connected("operator", port) as (operator, _),
+        connected(user, port) as (client, refused),
+    ):
+        for n in range(count):
             await monitor.publish(f"service.status.s{n}", bytes(1000))
         await monitor.flush()
-        BrokerConnection(Settings(), "test").adopt(notifier)
-        sub = await notifier.jetstream().subscribe(
-            streams.ALL_EVENTS, stream=streams.SERVICES, ordered_consumer=True, pending_msgs_limit=10_000
-        )
-        for _ in range(4000):
-            await sub.next_msg(20)
-        await notifier.flush()
+        link = BrokerConnection(Settings(nats_url=(url_of(user, port),)), "test")
+        link.adopt(client)
+        seen: list[int] = []
+
+        async def apply(received: list[ReceivedEvent]) -> None:
+            seen.extend(it.stored.seq for it in received)
+
+        reading = asyncio.create_task(EventSubscription(link, FastStreamBroker(link)).run(0, apply))
+        await eventually(lambda: _is(len(seen) == count), within=30)
+        assert seen == [*range(1, count + 1)]
+
+        async def acknowledged() -> bool:
+            [consumer] = await operator.jetstream().consumers_info(streams.SERVICES)
+            return consumer.num_ack_pending == 0 and consumer.num_redelivered == 0
+
+        await eventually(acknowledged)
+        reading.cancel()
+        await asyncio.wait({reading})
+        await client.flush()
         assert refused == []
+        assert await operator.jetstream().consumers_info(streams.SERVICES) == []
+
+
+async def _is(true: bool) -> bool:
+    return true
 
 
 async def test_nobody_comes_in_without_a_password(port: int) -> None:

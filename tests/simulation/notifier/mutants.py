@@ -15,6 +15,7 @@ from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
 from services.notifier.dispatch.sources.withheld import WithheldSource
 from services.notifier.event_log import EventLog
+from shared.messaging import event_subscription
 from tests.simulation.catching import first_caught
 from tests.simulation.notifier.run import Process
 from tests.simulation.notifier.simulate import simulate
@@ -58,6 +59,27 @@ def _changed(key: str, value: bytes, change: Callable[[ReceiverState], ReceiverS
     if not key.startswith("telegram."):
         return value
     return json.dumps(change(json.loads(value)), separators=(",", ":")).encode()
+
+
+class _Any(int):
+    """Whatever it is compared with."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+class SeesNoLoss(Process):
+    """Goes on with what comes, though events before it were lost on their way."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        place = event_subscription._place
+
+        def fits(raw: Any) -> Any:
+            found = place(raw)
+            return found._replace(consumer_sequence=_Any()) if found else None
+
+        return {(event_subscription, "_place"): fits}
 
 
 class SendsBeforeTheIntent(_Rewrites):
@@ -253,6 +275,7 @@ class NeverFlaps(_Judges):
 
 
 MUTANTS: list[type[Process]] = [
+    SeesNoLoss,
     SendsBeforeTheIntent,
     DoneBeforeItIsSent,
     ForgetsWhatIsOwed,
@@ -273,10 +296,11 @@ MUTANTS: list[type[Process]] = [
 
 
 CAUGHT_BY = {
+    "SeesNoLoss": 43,
     "SendsBeforeTheIntent": 6,
     "DoneBeforeItIsSent": 51,
     "ForgetsWhatIsOwed": 282,
-    "ForgetsDigests": 14,
+    "ForgetsDigests": 51,
     "WritesWithoutLooking": 208,
     "BelievesSilence": 0,
     "DropsTheQueueOfWhoIsOff": 35,

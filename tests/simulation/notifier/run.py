@@ -19,6 +19,7 @@ from services.notifier import broker_outage, consumer, lease
 from services.notifier.dispatch import notification_log, receiver, receivers, sender
 from services.notifier.dispatch.notification_log import Superseded
 from services.notifier.settings import NotifierSettings
+from shared.contracts.events import parse_event
 from tests.simulation.clock import OWNER, VirtualLoop, play
 from tests.simulation.notifier import world as worlds
 from tests.simulation.notifier.scenario import INVITE, Command, Scenario, Seat, when
@@ -127,7 +128,7 @@ def _append(world: World, subject: str, data: bytes) -> None:
 
 def _told(data: bytes) -> str:
     try:
-        event = worlds.parse_event(data)
+        event = parse_event(data)
     except ValueError:
         return "(malformed)"
     content = getattr(event.data, "config", event.data)
@@ -259,7 +260,7 @@ def surroundings() -> Iterator[None]:
         put(notifier, "now", now)
         put(broker_outage, "asyncio", Unhurried())
         put(receivers, "asyncio", Unhurried())
-        put(consumer, "NatsBroker", EventFeed)
+        put(consumer, "FastStreamBroker", EventFeed)
         put(lease, "secrets", SimpleNamespace(token_hex=_token))
         put(notification_log, "secrets", SimpleNamespace(token_hex=_token))
         put(asyncio, "to_thread", _at_once)

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,17 +18,21 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 
-from shared.contracts.events import micros, moment, parse_event
-from shared.messaging import streams
+from shared.contracts.events import micros, moment
+from shared.messaging import event_subscription, streams
 from shared.messaging.errors import WrongSequence
 from shared.messaging.reader import Stored
 from shared.messaging.stream_identity import StreamPosition
 from tests.simulation.clock import OWNER, VirtualLoop
-from tests.simulation.model import Broker, Heartbeats, ModelReader, Session
+from tests.simulation.model import CALM, Broker, Heartbeats, ModelReader, Session
 
 WINDOWS = f"KV_{streams.MAINTENANCE_BUCKET}"
 RECORDS = f"KV_{streams.NOTIFIER_BUCKET}"
 CREATED = "2026-09-21T00:00:00Z"
+LOST = 0.2
+"""How many batches do not arrive as a whole, and how many acknowledgements do not."""
+ACK_WAIT = 600.0
+"""Seconds until the broker delivers again what was not acknowledged: long, for others to come before."""
 
 
 class Record(NamedTuple):
@@ -124,6 +129,10 @@ class Host(Session):
 
     broker: World
 
+    def __init__(self, broker: World, name: str, rng: Random, *rest: Any, **options: Any) -> None:
+        super().__init__(broker, name, rng, *rest, **options)
+        self._losses = Random(rng.getstate()[1][1])
+
     def read(self, stream: str, subjects: Sequence[str], options: dict[str, Any]) -> ModelReader:
         after = options.get("after", 0)
         if since := options.get("since"):
@@ -134,6 +143,14 @@ class Host(Session):
         if stream == WINDOWS:
             reader._broker = self.broker.windows
         return reader
+
+    def loses(self, delivered: int) -> int:
+        """How many of those messages that the broker has delivered do not arrive, last ones first."""
+        return self._losses.randint(1, delivered) if self.goes_wrong() else 0
+
+    def goes_wrong(self) -> bool:
+        """Of a delivery, or of what acknowledges it."""
+        return self.faults is not CALM and self._losses.random() < LOST
 
     @property
     def is_suspended(self) -> bool:
@@ -222,6 +239,8 @@ class Client:
     async def subscribe(self, subject: str, **_: Any) -> None:
         self._world.listeners[subject] = self._host
 
+    async def publish(self, *_: Any) -> None: ...
+
     async def flush(self, _: float = 0) -> None:
         await self._host.operation("flush", "", lambda: None, NatsError)
 
@@ -234,6 +253,7 @@ class SimulatedLink:
     """In place of `shared.messaging.connection.BrokerConnection`."""
 
     replicated = False
+    inbox_prefix = "_INBOX"
 
     def __init__(self, *_: Any, **__: Any) -> None:
         host = OWNER.get()
@@ -263,11 +283,7 @@ class SimulatedLink:
             for listener in list(listeners):
                 listener()
 
-    def options(self) -> dict[str, Any]:
-        return {}
-
-    def adopt(self, client: Client) -> None:
-        self.nc = client
+    async def connect(self) -> None: ...
 
     async def provision(self) -> None: ...
 
@@ -287,41 +303,64 @@ def reader(link: SimulatedLink, stream: str, *subjects: str, **options: Any) -> 
 
 
 class EventFeed:
-    """In place of FastStream's broker: reads the events in order and hands each to the one subscriber."""
+    """In place of FastStream's broker and its one subscriber: hands on the events in batches, which may come
+    again, or be lost on their way."""
 
-    def __init__(self, *_: Any, middlewares: Sequence[Any], **__: Any) -> None:
+    def __init__(self, *_: Any, **__: Any) -> None:
         host = OWNER.get()
         assert isinstance(host, Host)
         self._host = host
-        self._guard = middlewares[0]
         self._config: Any = None
         self._handle: Any = None
-        self._reading: asyncio.Task[None] | None = None
+        self.tasks: list[asyncio.Task[None]] = []
+        self.subscription: Any = None
+        self._delivered = 0
+        self._busy = asyncio.Lock()
 
-    async def connect(self) -> Client:
-        return Client(self._host)
+    async def connect(self) -> None: ...
 
-    def subscriber(self, *_: Any, config: Any, **__: Any) -> Callable[[Any], None]:
+    def subscriber(self, *_: Any, config: Any, **__: Any) -> "EventFeed":
         self._config = config
-        return partial(setattr, self, "_handle")
+        return self
+
+    def __call__(self, handle: Any, **_: Any) -> None:
+        self._handle = handle
 
     async def start(self) -> None:
-        self._reading = asyncio.create_task(self._read(self._config.opt_start_seq - 1))
+        self.subscription, self._delivered, self._busy = self, 0, asyncio.Lock()
+        self.tasks.append(asyncio.create_task(self._read(self._config.opt_start_seq - 1)))
 
     async def stop(self) -> None:
-        if self._reading:
-            self._reading.cancel()
+        for task in self.tasks:
+            task.cancel()
+        self.tasks.clear()
 
     async def _read(self, after: int) -> None:
-        count = 0
         async for batch in self._host.read(streams.SERVICES, (streams.ALL_EVENTS,), {"after": after}):
-            for stored in batch:
-                count += 1
-                place = f"$JS.ACK.SERVICES.feed.1.{stored.seq}.{count}.{stored.at * 1000}.{stored.pending}"
-                message = SimpleNamespace(
-                    raw_message=SimpleNamespace(reply=place, subject=stored.subject, data=stored.data)
-                )
-                await self._guard(message, context=None).consume_scope(self._handed, message)
+            if not batch:
+                continue
+            lost = self._host.loses(len(batch))
+            await self._deliver(batch, lost)
+            if lost or self._host.goes_wrong():
+                self.tasks.append(asyncio.create_task(self._deliver_again(batch[-lost:])))
 
-    async def _handed(self, message: Any) -> None:
-        await self._handle(parse_event(message.raw_message.data), message)
+    async def _deliver(self, batch: list[Stored], lost: int = 0) -> None:
+        async with self._busy:
+            raw = []
+            for stored in batch:
+                self._delivered += 1
+                place = f"1.{stored.seq}.{self._delivered}.{stored.at * 1000}.{stored.pending}"
+                reply = f"$JS.ACK.SERVICES.feed.{place}"
+                raw.append(
+                    SimpleNamespace(reply=reply, subject=stored.subject, data=stored.data, headers=None)
+                )
+            if arrived := raw[: len(raw) - lost]:
+                events = [event_subscription._read(it.data, None) for it in arrived]
+                await self._handle(events, SimpleNamespace(raw_message=arrived, ack=self._acknowledge))
+
+    async def _deliver_again(self, batch: list[Stored]) -> None:
+        """What nobody has acknowledged."""
+        await asyncio.sleep(ACK_WAIT)
+        await self._deliver(batch)
+
+    async def _acknowledge(self) -> None: ...
