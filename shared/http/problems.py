@@ -53,11 +53,17 @@ def response(problem: Problem) -> JSONResponse:
     )
 
 
+_IN_WORDS_OF_JSON = {
+    "tuple_type": "Input should be a valid array",
+    "model_attributes_type": "Input should be an object",
+}
+
+
 def explain(errors: Any) -> str:
     """Which field broke which rule, for people. Never the value: it may be secret or large."""
     return "; ".join(
         f"{'.'.join(map(str, error['loc'])).removeprefix('body.') or 'body'}: "
-        + error["msg"].removeprefix("Value error, ")
+        + _IN_WORDS_OF_JSON.get(error["type"], error["msg"].removeprefix("Value error, "))
         for error in list(errors)[:5]
     )
 
