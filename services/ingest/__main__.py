@@ -7,9 +7,10 @@ import time
 from services.ingest.admission import HeartbeatStore
 from services.ingest.auth import IngestAuth
 from services.ingest.availability import Availability
-from services.ingest.fast_path import fast_path
+from services.ingest.fast_path import FastPath
 from services.ingest.http import build
 from services.ingest.names import KnownNames
+from services.ingest.settings import IngestSettings
 from services.ingest.ticker import Ticker
 from shared.http import server
 from shared.http.protocol import limits_of
@@ -18,14 +19,8 @@ from shared.messaging.batch_publisher import BatchPublisher
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
 from shared.messaging.record_watch import RecordWatch
-from shared.settings import PerSecond, Port, Settings, Tokens, load, warn_of_short_tokens
+from shared.settings import load, warn_of_short_tokens
 from shared.telemetry import logs, tracing
-
-
-class IngestSettings(Settings):
-    ingest_port: Port = 8001
-    ingest_token: Tokens = ()
-    rate_limit_per_token: PerSecond = 0.0
 
 
 def main() -> None:
@@ -44,13 +39,13 @@ def main() -> None:
     health = server.Health("broker", "ticks")
     link = BrokerConnection(settings, "ingest")
     health.follow(link)
-    publisher, groups = Publisher(link), BatchPublisher(link)
-    names, door = KnownNames(settings.max_services), Availability(groups.longest_wait)
+    publisher, batches = Publisher(link), BatchPublisher(link)
+    names, availability = KnownNames(settings.max_services), Availability(batches.longest_wait)
     watch = RecordWatch(link)
     watch.on_another = lambda why: health.bad("ticks", why)
 
     async def follow() -> None:
-        ticker = Ticker(link, publisher, health, settings.tick, _seconds, door.obstacle)
+        ticker = Ticker(link, publisher, health, settings.tick, _seconds, availability.obstacle)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(ticker.run())
             tasks.create_task(names.follow(link))
@@ -59,11 +54,11 @@ def main() -> None:
         try:
             await link.connect()
             await publisher.start()
-            await groups.start()
+            await batches.start()
             health.good("broker")
             await watch.keep(follow)
         finally:
-            await groups.stop()
+            await batches.stop()
             await publisher.stop()
             await link.close()
 
@@ -71,29 +66,23 @@ def main() -> None:
     loopback_only = not (tokens or anonymous)
     limits = limits_of(settings, loopback_only=loopback_only)
     per_token = RateLimit(settings.rate_limit_per_token)
-    access = IngestAuth(
-        tokens, limits.per_address, per_token, optional=anonymous, loopback_only=loopback_only
-    )
-    gate = HeartbeatStore(groups, names, door)
-    limits.on_full = door.refused
+    auth = IngestAuth(tokens, limits.per_address, per_token, optional=anonymous, loopback_only=loopback_only)
+    store = HeartbeatStore(batches, names, availability)
+    limits.on_full = availability.refused
     if tokens:
-        limits.recognises = lambda request: access.knows(access.given(request))
-    app, http = (
-        door.watched(build(gate, health, access)),
-        fast_path(gate, access, limits, settings.ingest_port),
-    )
+        limits.recognises = lambda request: auth.knows(auth.given(request))
     # Much is made and thrown away per request, little stays: looking through it seldom takes p99 at 256
     # connections from 47 to 18 ms.
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
     server.run(
-        app,
+        availability.watched(build(store, health, auth)),
         work,
-        http=http,
+        http=FastPath.configured(store, auth, limits, settings.ingest_port),
         host=settings.host,
         port=settings.ingest_port,
         variable="INGEST_PORT",
-        on_stop=lambda: door.shut("ingest is stopping"),
+        on_stop=lambda: availability.shut("ingest is stopping"),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a heartbeat must be, and the one way it takes into the stream."""
+"""Which heartbeats are let in, and the one way they take into the stream."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,11 +42,11 @@ RETRY_AFTER = 2
 class HeartbeatStore:
     """Lets heartbeats through to the broker, or says why not."""
 
-    def __init__(self, groups: BatchPublisher, names: KnownNames, door: Availability) -> None:
-        self._groups = groups
-        self._door = door
-        groups.on_end = _count
-        WAITING.set_function(lambda: groups.waiting)
+    def __init__(self, batches: BatchPublisher, names: KnownNames, availability: Availability) -> None:
+        self._batches = batches
+        self._availability = availability
+        batches.on_end = _count
+        WAITING.set_function(lambda: batches.waiting)
         self.names = names
 
     async def store(
@@ -61,24 +61,24 @@ class HeartbeatStore:
         message = _message(name, headers, payload)
         known = self._admit(name)
         try:
-            await self._groups.store((message,), sender)
+            await self._batches.store((message,), sender)
         except BrokerError as error:
             if not known:
                 self.names.forget(name)
             raise self.not_stored(error) from None
 
     def add(self, name: str, done: OnStored, sender: str | None = None) -> None:
-        """Store a plain heartbeat of a valid name, and tell `done`. Raises Problem 429, untold. `sender`: as
-        for `store`."""
+        """Store a plain heartbeat of a valid name, and call `done`. Raises Problem 429 without calling it.
+        `sender`: as for `store`."""
         if not self._admit(name):
-            tell = done
+            answer = done
 
             def done(error: BrokerError | None) -> None:
                 if error:
                     self.names.forget(name)
-                tell(error)
+                answer(error)
 
-        self._groups.enqueue((StreamMessage(streams.heartbeat(name), _PLAIN, b""),), done, sender)
+        self._batches.enqueue((StreamMessage(streams.heartbeat(name), _PLAIN, b""),), done, sender)
 
     def _admit(self, name: str) -> bool:
         """Whether it was known before. Raises Problem 429 if there is no room for it."""
@@ -90,13 +90,13 @@ class HeartbeatStore:
         return False
 
     def not_stored(self, error: BrokerError, count: int = 1) -> Problem:
-        """What is said of so many heartbeats that `error` has cost."""
+        """The answer for so many heartbeats that `error` has cost."""
         if isinstance(error, TooLarge):
             return Problem(413, str(error))
         if isinstance(error, ShareExhausted):
             REFUSED.inc(count)
             return Problem(429, str(error), retry_after=RETRY_AFTER)
-        self._door.refused(f"a heartbeat was not stored: {error}")
+        self._availability.refused(f"a heartbeat was not stored: {error}")
         return Problem(503, f"not stored: {error}", retry_after=RETRY_AFTER)
 
     async def store_all(
@@ -120,7 +120,7 @@ class HeartbeatStore:
         for start in range(0, len(good), GROUP_MAX):
             part = good[start : start + GROUP_MAX]
             try:
-                await self._groups.store(
+                await self._batches.store(
                     [StreamMessage(streams.heartbeat(name), said, b"") for name in part], sender
                 )
             except BrokerError as error:

@@ -5,6 +5,9 @@ a task and messages per request, for it costs several times as much as storing t
 not plain goes to the app.
 """
 
+from functools import partial
+from typing import Self
+
 from services.ingest.admission import HeartbeatStore
 from services.ingest.auth import IngestAuth, bearer
 from services.ingest.http import OK, stored
@@ -19,7 +22,7 @@ PREFIX = b"/heartbeat/"
 METHODS = (b"POST", b"GET", b"PUT")
 """HEAD is answered without a body: by the app."""
 NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-site", b"origin"))
-LOOKED_AT = NOT_PLAIN | {b"content-length", b"authorization", b"host", b"x-forwarded-for"}
+READ = frozenset((b"content-length", b"authorization", b"host", b"x-forwarded-for"))
 
 
 class _NoEvent:
@@ -40,97 +43,117 @@ class _FastResponse:
         self.disconnected = self.response_complete = self.more_body = False
 
 
-def fast_path(
-    gate: HeartbeatStore, access: IngestAuth, limits: ConnectionLimits, port: int
-) -> type[Connection]:
-    """The protocol to serve the app with, at this port."""
-    known, tokens = gate.names, access.tokens
-    followed: set[bytes] = {TRACEPARENT_HEADER.encode()} if tracing.is_on() else set()
-    not_plain, looked_at = NOT_PLAIN | followed, LOOKED_AT | followed
-    hosts = {
-        text.encode()
-        for host in limits.hosts
-        for name in (host, f"[{host}]")
-        for text in (name, f"{name}:{port}")
-    }
-    dated: list[tuple[bytes, bytes]] | None = None
-    ok = b""
+class _WrittenOk:
+    """The answer to most requests, written once for all connections. (No attribute of their class, which
+    would make Python forget what it knows of the class with each change.)"""
 
-    class FastPath(Connection):
-        given = ""
-        """The right token that the request shows."""
+    __slots__ = ("headers", "written")
 
-        def on_headers_complete(self) -> None:
-            name = self._plain()
-            if not name:
-                super().on_headers_complete()
-                return
-            self.in_head = False
-            beat = _FastResponse(self.parser.should_keep_alive())
-            self.cycle = beat  # type: ignore[assignment]
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] | None = None
+        self.written = b""
 
-            def done(error: BrokerError | None) -> None:
-                self._answer(beat, gate.not_stored(error) if error else None)
 
-            try:
-                if self.given:
-                    if not self.known:
-                        self.meet()
-                    access.enter(self.given, True, self.client_key)
-                elif self.client_key and (problem := self.too_many()):
-                    raise problem
-                gate.add(name, done, None if self.given else self.client_key)
-            except Problem as problem:
-                self._answer(beat, problem)
+class FastPath(Connection):
+    """Serves one connection. What it needs is the class's: `configured` makes such a class."""
 
-        def _plain(self) -> str:
-            """The name in a request that may take the short way; else nothing."""
-            if not self.url.startswith(PREFIX) or not (self.cycle is None or self.cycle.response_complete):
-                return ""
-            name = self.url[len(PREFIX) :].decode("latin-1")
-            if not (name in known or valid_name(name)) or self.parser.get_method() not in METHODS:
-                return ""
-            authorization = forwarded = b""
-            if len(self.headers) > HEADERS_MAX:
-                return ""
-            for key, value in self.headers:
-                if key not in looked_at:
-                    continue
-                if key == b"host":
-                    if hosts and value not in hosts:
-                        return ""
-                elif key == b"authorization":
-                    authorization = value
-                elif key == b"x-forwarded-for":
-                    forwarded = value
-                elif key in not_plain or value != b"0":
+    store: HeartbeatStore
+    auth: IngestAuth
+    hosts: frozenset[bytes]
+    """What `Host` may say, if not everything."""
+    not_plain = NOT_PLAIN
+    """Headers of requests that go to the app."""
+    looked_at = NOT_PLAIN | READ
+    given = ""
+    """The right token that the request shows."""
+    ok: "_WrittenOk"
+
+    @classmethod
+    def configured(
+        cls, store: HeartbeatStore, auth: IngestAuth, limits: ConnectionLimits, port: int
+    ) -> type[Self]:
+        """The protocol to serve the app with, at this port."""
+        names = [name for host in limits.hosts for name in (host, f"[{host}]")]
+        not_plain = NOT_PLAIN | ({TRACEPARENT_HEADER.encode()} if tracing.is_on() else set())
+        attributes = {
+            "store": store,
+            "auth": auth,
+            "limits": limits,
+            "hosts": frozenset(text.encode() for name in names for text in (name, f"{name}:{port}")),
+            "not_plain": not_plain,
+            "looked_at": not_plain | READ,
+            "ok": _WrittenOk(),
+        }
+        return type("ConfiguredFastPath", (cls,), attributes)
+
+    def on_headers_complete(self) -> None:
+        name = self._plain_heartbeat()
+        if not name:
+            super().on_headers_complete()
+            return
+        self.in_head = False
+        response = _FastResponse(self.parser.should_keep_alive())
+        self.cycle = response  # type: ignore[assignment]
+        try:
+            if self.given:
+                if not self.known:
+                    self.meet()
+                self.auth.enter(self.given, True, self.client_key)
+            elif self.client_key and (problem := self.too_many()):
+                raise problem
+            self.store.add(name, partial(self._done, response), None if self.given else self.client_key)
+        except Problem as problem:
+            self._answer(response, problem)
+
+    def _plain_heartbeat(self) -> str:
+        """The name in a request that may take the short way; else nothing."""
+        if not self.url.startswith(PREFIX) or not (self.cycle is None or self.cycle.response_complete):
+            return ""
+        name = self.url[len(PREFIX) :].decode("latin-1")
+        if not (name in self.store.names or valid_name(name)) or self.parser.get_method() not in METHODS:
+            return ""
+        authorization = forwarded = b""
+        if len(self.headers) > HEADERS_MAX:
+            return ""
+        hosts, not_plain, looked_at = self.hosts, self.not_plain, self.looked_at
+        for key, value in self.headers:
+            if key not in looked_at:
+                continue
+            if key == b"host":
+                if hosts and value not in hosts:
                     return ""
-            if tokens:
-                given = bearer(authorization.decode("latin-1"))
-                self.given = given if access.knows(given) else ""
-                if access.needs_token and not self.given:
-                    return ""
-            if self.behind_proxy and (forwarded or self.client_key):
-                self.client_key = self.forwarded_for(forwarded)
-            return name if self.parser.get_http_version() == "1.1" else ""
+            elif key == b"authorization":
+                authorization = value
+            elif key == b"x-forwarded-for":
+                forwarded = value
+            elif key in not_plain or value != b"0":
+                return ""
+        if self.auth.tokens:
+            given = bearer(authorization.decode("latin-1"))
+            self.given = given if self.auth.knows(given) else ""
+            if self.auth.needs_token and not self.given:
+                return ""
+        if self.behind_proxy and (forwarded or self.client_key):
+            self.client_key = self.forwarded_for(forwarded)
+        return name if self.parser.get_http_version() == "1.1" else ""
 
-        def _answer(self, beat: _FastResponse, problem: Problem | None) -> None:
-            if beat.disconnected or self.transport.is_closing():
-                return
-            if problem or not beat.keep_alive:
-                response = problems.response(problem) if problem else stored(OK)
-                self.transport.write(self.written(response, close=not beat.keep_alive))
-            else:
-                nonlocal dated, ok
-                if dated is not self.server_state.default_headers:  # uvicorn makes them anew each second
-                    dated, ok = self.server_state.default_headers, self.written(stored(OK), close=False)
-                self.transport.write(ok)
-            beat.response_complete = True
-            if self.flow.write_paused:
-                self.transport.abort()  # a client that does not read its answers
-            elif not beat.keep_alive:
-                self.transport.close()
-            self.on_response_complete()
+    def _done(self, response: _FastResponse, error: BrokerError | None) -> None:
+        self._answer(response, self.store.not_stored(error) if error else None)
 
-    FastPath.limits = limits
-    return FastPath
+    def _answer(self, response: _FastResponse, problem: Problem | None) -> None:
+        if response.disconnected or self.transport.is_closing():
+            return
+        if problem or not response.keep_alive:
+            answer = problems.response(problem) if problem else stored(OK)
+            self.transport.write(self.written(answer, close=not response.keep_alive))
+        else:
+            ok, headers = self.ok, self.server_state.default_headers
+            if ok.headers is not headers:  # uvicorn makes them anew each second
+                ok.headers, ok.written = headers, self.written(stored(OK), close=False)
+            self.transport.write(ok.written)
+        response.response_complete = True
+        if self.flow.write_paused:
+            self.transport.abort()  # a client that does not read its answers
+        elif not response.keep_alive:
+            self.transport.close()
+        self.on_response_complete()

@@ -1,10 +1,12 @@
 """Ingest over HTTP: every rule of it. Most heartbeats are plain, and take the short way past this."""
 
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -12,6 +14,7 @@ from services.ingest.admission import REFUSED, HeartbeatStore
 from services.ingest.auth import IngestAuth
 from services.ingest.content import bad_address, bad_name, read_content, tidy
 from shared.contracts.events import (
+    NAME_MAX,
     NAME_RULE,
     NAME_RULE_IN_WORDS,
     TRACEPARENT_HEADER,
@@ -38,14 +41,17 @@ NAMES_PER_REQUEST = 100
 
 METHODS = ("POST", "GET", "HEAD", "PUT")
 OK = {"status": "ok"}
-WARNING = "every: 'whenever' is not a duration such as 30s, 15m, 1h"
 
 
-def stored(answer: dict[str, Any]) -> Response:
-    return JSONResponse(answer, headers={"cache-control": "no-store"})
+@dataclass(frozen=True)
+class IngestContext:
+    """What the routes work with; the app keeps it."""
+
+    store: HeartbeatStore
+    auth: IngestAuth
 
 
-def build(gate: HeartbeatStore, health: Health, access: IngestAuth) -> FastAPI:
+def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
     app = FastAPI(
         title="services registry: ingest",
         summary="Services say here that they are alive.",
@@ -56,143 +62,186 @@ def build(gate: HeartbeatStore, health: Health, access: IngestAuth) -> FastAPI:
         routes=health.routes(),
         middleware=[Middleware(Throttled), Middleware(HeadAsGet), Middleware(TidyAddress)],
     )
+    app.state.context = IngestContext(store, auth)
+    app.include_router(router)
     problems.install(app)
     docs.install(app)
-
-    def check(request: Request) -> str:
-        """The token that was given. Raises Problem 401, 403 or 429 if whoever asks may not."""
-        if access.loopback_only and is_foreign(request.headers):
-            raise Problem(403, "not from another site's page; with a token it may be")
-        given = access.given(request)
-        access.enter(given, access.knows(given), client_of(request))
-        return given
-
-    async def take(request: Request, service_name: str, signal: str = "") -> Response:
-        check(request)
-        if b"%2f" in request.scope.get("raw_path", b"").lower():
-            raise bad_name("/")
-        kind = request.headers.get("content-type", "")
-        # The body itself is let go of before the broker is waited for.
-        headers, payload, warnings = await bodies.parsed(
-            lambda raw: read_content(signal, raw, kind, request.query_params), request
-        )
-        parent = sampled(request.headers.get(TRACEPARENT_HEADER))
-        with tracing.span("heartbeat", parent, {"registry.service": service_name}, kind="SERVER") as span:
-            headers = {**headers, **tracing.headers_of(span)}
-            await gate.store(service_name.rstrip(" "), headers, payload, stranger_of(request))
-        return stored({**OK, "warnings": warnings} if warnings else OK)
-
-    async def heartbeat(request: Request, service_name: str) -> Response:
-        """The service is alive. Answers once the broker has stored it; registers an unknown service. What it
-        says never costs the heartbeat: what cannot be used as it is meant is told in `warnings`."""
-        return await take(request, service_name)
-
-    async def heartbeat_signal(request: Request, service_name: str, signal: str) -> Response:
-        """`fail`: it failed, and is down at once. `start`: a run has begun. `log`: kept, and no sign of life.
-        An exit code: 0 is success, any other number a failure, and so is a word in capitals, such as KILL."""
-        return await take(request, service_name, signal)
-
-    for method in METHODS:
-        word = method.lower()
-        app.add_api_route(
-            "/heartbeat/{service_name}",
-            heartbeat,
-            methods=[method],
-            operation_id=f"{word}_heartbeat",
-            summary="I am alive",
-            tags=["heartbeats"],
-            responses=_RESPONSES,
-            openapi_extra=_documentation(method),
-        )
-        app.add_api_route(
-            "/heartbeat/{service_name}/{signal}",
-            heartbeat_signal,
-            methods=[method],
-            operation_id=f"{word}_heartbeat_signal",
-            summary="A run has begun, failed, or ended with an exit code",
-            tags=["heartbeats"],
-            responses=_RESPONSES,
-            openapi_extra=_documentation(method),
-        )
-
-    @app.post(
-        "/heartbeats",
-        response_model=dict[str, Any],
-        operation_id="post_heartbeats",
-        summary="Many services are alive",
-        tags=["heartbeats"],
-        responses=_RESPONSES | {200: {"content": {"application/json": {"example": _BATCH_ANSWER}}}},
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {
-                        "schema": {
-                            "type": "object",
-                            "required": ["services"],
-                            "properties": {
-                                "services": {
-                                    "type": "array",
-                                    "items": {"type": "string"},
-                                    "maxItems": BATCH_MAX,
-                                }
-                            },
-                        },
-                        "example": {"services": ["web", "worker.1"]},
-                    }
-                },
-            }
-        },
-    )
-    async def heartbeats(request: Request) -> Response:
-        """Up to 10,000 names in one request; a bad name rejects itself alone."""
-        given = check(request)
-        names, refused, warnings = await bodies.parsed(_read_batch, request, BATCH_BODY_MAX)
-        REFUSED.inc(len(refused))
-        access.charge(given, client_of(request), (len(names) + len(refused)) / NAMES_PER_REQUEST)
-        parent = sampled(request.headers.get(TRACEPARENT_HEADER))
-        with tracing.span("heartbeats", parent, {"registry.services": len(names)}, kind="SERVER") as span:
-            answer = await gate.store_all(names, tracing.headers_of(span), stranger_of(request))
-        answer["rejected"] = refused + answer["rejected"]
-        return stored({**answer, "warnings": warnings} if warnings else answer)
-
-    @app.api_route("/heartbeat", methods=list(METHODS), include_in_schema=False)
-    @app.api_route("/heartbeat/{rest:path}", methods=list(METHODS), include_in_schema=False)
-    async def nowhere(request: Request, rest: str = "") -> Response:
-        check(request)
-        raise bad_address(rest)
-
     return app
 
 
-class Throttled:
-    """So many requests that come at once are not begun at once: ticks and plain heartbeats go in between. Who
-    is known does not wait for strangers."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._strangers, self._known = Throttle(), Throttle()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stranger = scope["type"] == "http" and scope["client"] and not scope.get("known")
-        await (self._strangers if stranger else self._known).enter()
-        await self._app(scope, receive, send)
+def _context(request: Request) -> IngestContext:
+    context: IngestContext = request.app.state.context
+    return context
 
 
-class TidyAddress:
-    """Lets a slash or a blank too many go by."""
+def _check(request: Request) -> str:
+    """The token that was given. Raises Problem 401, 403 or 429 if this client may not send anything."""
+    auth = _context(request).auth
+    if auth.loopback_only and is_foreign(request.headers):
+        raise Problem(403, "not from another site's page; with a token it may be")
+    given = auth.given(request)
+    auth.enter(given, auth.knows(given), client_of(request))
+    return given
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (path := tidy(scope["path"])).startswith("/heartbeat"):
-            scope = {**scope, "path": path}
-        await self._app(scope, receive, send)
+def stored(answer: dict[str, Any]) -> Response:
+    return JSONResponse(answer, headers={"cache-control": "no-store"})
+
+
+# --- what the documentation says
+
+
+class Stored(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {**OK, "warnings": ["every: 'whenever' is not a duration such as 30s, 15m, 1h"]}
+        }
+    )
+
+    status: Literal["ok"]
+    warnings: list[str] = Field(default=[], description="What could not be used as it was meant.")
+
+
+class Batch(BaseModel):
+    services: list[str] = Field(max_length=BATCH_MAX, examples=[["web", "worker.1"]])
+
+
+class Rejected(BaseModel):
+    service: str
+    reason: str = Field(examples=[f"service_name: {NAME_RULE_IN_WORDS}"])
+
+
+class BatchStored(BaseModel):
+    accepted: int
+    rejected: list[Rejected]
+    warnings: list[str] = []
+
+
+ServiceName = Annotated[
+    str, Path(json_schema_extra={"pattern": NAME_RULE, "maxLength": NAME_MAX}, examples=["my-service"])
+]
+_QUERY = {
+    "every": "The interval this service beats at, such as 5m",
+    "message": "What it says, if there is no body",
+    "status": "`down` makes it a failure, as for Uptime Kuma's clients",
+    "token": "The ingest token, where a header cannot be set",
+}
+_PARAMETERS = [
+    {"name": name, "in": "query", "schema": {"type": "string"}, "description": text}
+    for name, text in _QUERY.items()
+]
+_BODY = {
+    "content": {
+        "application/json": {
+            "schema": HeartbeatBody.model_json_schema(),
+            "example": {"message": "backup done", "every": "5m"},
+        },
+        "text/plain": {"schema": {"type": "string"}, "example": "backup done"},
+    },
+    "description": "A JSON object with any of these fields; any other body is the message. "
+    f"Up to 1 MiB; of a message longer than {FIRST_KEPT + LAST_KEPT:,} bytes (UTF-8) the first "
+    f"{FIRST_KEPT:,} and the last {LAST_KEPT:,} are kept.",
+}
+
+
+def _documentation(method: str) -> dict[str, Any]:
+    """What FastAPI cannot see: address and body are read by hand, so that no fault in them costs the
+    heartbeat."""
+    documented = {"parameters": _PARAMETERS}
+    return documented | {"requestBody": _BODY} if method in ("POST", "PUT") else documented
+
+
+# --- the routes
+
+_STORED: dict[int | str, dict[str, Any]] = {200: {"model": Stored, "description": "Stored"}}
+
+router = APIRouter(tags=["heartbeats"], responses=documented(401, 413, 422, 429, 503))
+
+
+async def heartbeat(request: Request, service_name: ServiceName) -> Response:
+    """The service is alive. Answers once the broker has stored it; registers an unknown service. What it
+    says never costs the heartbeat: what cannot be used as it is meant is said in `warnings`."""
+    return await _store(request, service_name)
+
+
+async def heartbeat_signal(request: Request, service_name: ServiceName, signal: str) -> Response:
+    """`fail`: it failed, and is down at once. `start`: a run has begun. `log`: kept, and no sign of life.
+    An exit code: 0 is success, any other number a failure, and so is a word in capitals, such as KILL."""
+    return await _store(request, service_name, signal)
+
+
+for _method in METHODS:
+    router.add_api_route(
+        "/heartbeat/{service_name}",
+        heartbeat,
+        methods=[_method],
+        operation_id=f"{_method.lower()}_heartbeat",
+        summary="I am alive",
+        responses=_STORED,
+        openapi_extra=_documentation(_method),
+    )
+    router.add_api_route(
+        "/heartbeat/{service_name}/{signal}",
+        heartbeat_signal,
+        methods=[_method],
+        operation_id=f"{_method.lower()}_heartbeat_signal",
+        summary="A run has begun, failed, or ended with an exit code",
+        responses=_STORED,
+        openapi_extra=_documentation(_method),
+    )
+
+
+async def _store(request: Request, service_name: str, signal: str = "") -> Response:
+    _check(request)
+    if b"%2f" in request.scope.get("raw_path", b"").lower():
+        raise bad_name("/")
+    kind = request.headers.get("content-type", "")
+    # The body itself is let go of before the broker is waited for.
+    headers, payload, warnings = await bodies.parsed(
+        lambda raw: read_content(signal, raw, kind, request.query_params), request
+    )
+    parent = sampled(request.headers.get(TRACEPARENT_HEADER))
+    with tracing.span("heartbeat", parent, {"registry.service": service_name}, kind="SERVER") as span:
+        headers = {**headers, **tracing.headers_of(span)}
+        await _context(request).store.store(service_name.rstrip(" "), headers, payload, stranger_of(request))
+    return stored({**OK, "warnings": warnings} if warnings else OK)
+
+
+@router.post(
+    "/heartbeats",
+    operation_id="post_heartbeats",
+    summary="Many services are alive",
+    responses={200: {"model": BatchStored}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": Batch.model_json_schema()}},
+        }
+    },
+)
+async def heartbeats(request: Request) -> Response:
+    """Up to 10,000 names in one request; a bad name rejects itself alone."""
+    given = _check(request)
+    context = _context(request)
+    names, refused, warnings = await bodies.parsed(_read_batch, request, BATCH_BODY_MAX)
+    REFUSED.inc(len(refused))
+    context.auth.charge(given, client_of(request), (len(names) + len(refused)) / NAMES_PER_REQUEST)
+    parent = sampled(request.headers.get(TRACEPARENT_HEADER))
+    with tracing.span("heartbeats", parent, {"registry.services": len(names)}, kind="SERVER") as span:
+        answer = await context.store.store_all(names, tracing.headers_of(span), stranger_of(request))
+    answer["rejected"] = refused + answer["rejected"]
+    return stored({**answer, "warnings": warnings} if warnings else answer)
+
+
+@router.api_route("/heartbeat", methods=list(METHODS), include_in_schema=False)
+@router.api_route("/heartbeat/{rest:path}", methods=list(METHODS), include_in_schema=False)
+async def nowhere(request: Request, rest: str = "") -> Response:
+    _check(request)
+    raise bad_address(rest)
 
 
 def _read_batch(raw: bytes) -> tuple[list[str], list[dict[str, str]], list[str]]:
-    """The good names, what is said of the others, and what else was given and is not used."""
+    """The good names, why the others are refused, and warnings of what else was given."""
     try:
         given = json.loads(raw)
         services = given["services"]
@@ -221,63 +270,30 @@ def _echo(name: Any) -> str:
     return name[:200].encode(errors="replace").decode() if isinstance(name, str) else quoted(name)
 
 
-_BATCH_ANSWER = {
-    "accepted": 1,
-    "rejected": [{"service": "a b", "reason": f"service_name: {NAME_RULE_IN_WORDS}"}],
-}
-
-_RESPONSES: dict[int | str, dict[str, Any]] = documented(401, 413, 422, 429, 503) | {
-    200: {
-        "description": "Stored",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["status"],
-                    "properties": {
-                        "status": {"const": "ok"},
-                        "warnings": {"type": "array", "items": {"type": "string"}},
-                    },
-                },
-                "examples": {
-                    "plain": {"value": OK},
-                    "warned": {"value": {**OK, "warnings": [WARNING]}},
-                },
-            }
-        },
-    }
-}
+# --- around all routes
 
 
-def _documentation(method: str) -> dict[str, Any]:
-    """The parts of the OpenAPI operation that FastAPI cannot see in the handler."""
-    query = (
-        ("every", "The interval this service beats at, such as 5m"),
-        ("message", "What it says, if there is no body"),
-        ("status", "`down` makes it a failure, as for Uptime Kuma's clients"),
-        ("token", "The ingest token, where a header cannot be set"),
-    )
-    name = {"type": "string", "pattern": NAME_RULE, "maxLength": 128}
-    documentation: dict[str, Any] = {
-        "parameters": [
-            {"name": "service_name", "in": "path", "required": True, "schema": name, "example": "my-service"},
-            *(
-                {"name": key, "in": "query", "schema": {"type": "string"}, "description": text}
-                for key, text in query
-            ),
-        ]
-    }
-    if method in ("POST", "PUT"):
-        documentation["requestBody"] = {
-            "content": {
-                "application/json": {
-                    "schema": HeartbeatBody.model_json_schema(),
-                    "example": {"message": "backup done", "every": "5m"},
-                },
-                "text/plain": {"schema": {"type": "string"}, "example": "backup done"},
-            },
-            "description": "A JSON object with any of these fields; any other body is the message. "
-            f"Up to 1 MiB; of a message longer than {FIRST_KEPT + LAST_KEPT:,} bytes (UTF-8) the first "
-            f"{FIRST_KEPT:,} and the last {LAST_KEPT:,} are kept.",
-        }
-    return documentation
+class Throttled:
+    """So many requests that come at once are not begun at once: ticks and plain heartbeats go in between.
+    Known clients do not wait for strangers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._strangers, self._known = Throttle(), Throttle()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stranger = scope["type"] == "http" and scope["client"] and not scope.get("known")
+        await (self._strangers if stranger else self._known).enter()
+        await self._app(scope, receive, send)
+
+
+class TidyAddress:
+    """Lets a slash or a blank too many pass."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (path := tidy(scope["path"])).startswith("/heartbeat"):
+            scope = {**scope, "path": path}
+        await self._app(scope, receive, send)

@@ -25,11 +25,11 @@ from services.api.projections.documents import fold, hear
 from services.api.queries.event_hub import EventHub
 from services.api.settings import ApiSettings
 from services.cli.supervisor import RunSettings
-from services.ingest.__main__ import IngestSettings
 from services.ingest.admission import HeartbeatStore, _message
 from services.ingest.auth import bearer
 from services.ingest.content import bad_address, bad_name, read_content, read_signal, tidy
 from services.ingest.http import _echo, _read_batch
+from services.ingest.settings import IngestSettings
 from services.monitor.__main__ import MonitorSettings
 from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.service import EffectiveThresholds, MonitoredService

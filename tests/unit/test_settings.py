@@ -12,7 +12,7 @@ from services.api.settings import ApiSettings
 from services.cli.__main__ import ClientSettings
 from services.cli.doctor import DoctorSettings
 from services.cli.supervisor import RunSettings
-from services.ingest.__main__ import IngestSettings
+from services.ingest.settings import IngestSettings
 from services.monitor.__main__ import MonitorSettings
 from services.notifier.channels.configured import configured_channels
 from services.notifier.settings import NotifierSettings
