@@ -12,13 +12,14 @@ from zoneinfo import ZoneInfo
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
+from services.notifier.alerting.changes import Deafness, StatusChange
 from services.notifier.alerting.reminders import Reminders
-from services.notifier.alerting.texts import Change, Deafness, LinkContext, Message
 from services.notifier.channels.channel import Outcome, Refused, Sent
 from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDependencies
 from services.notifier.dispatch.opening import open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.states import ServiceStates
+from services.notifier.texts.message import LinkContext, OutgoingMessage
 from shared.contracts.events import (
     ConfigData,
     ServiceConfig,
@@ -73,15 +74,15 @@ class Inbox:
 
     def __init__(self, key: str = "inbox") -> None:
         self.key = self.chat = key
-        self.messages: list[Message] = []
+        self.messages: list[OutgoingMessage] = []
         self.answers: list[Outcome] = []
         self.always: Outcome | None = None
-        self.refuses: Callable[[Message], bool] = lambda _: False
+        self.refuses: Callable[[OutgoingMessage], bool] = lambda _: False
         self.attempts = 0
 
     async def turn(self, chat: str) -> None: ...
 
-    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+    async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         self.attempts += 1
         if self.refuses(message):
             return Refused("Bad Request: odd")
@@ -221,21 +222,21 @@ class World:
         for chat in self.chats:
             chat.enqueue(seq, change)
 
-    def _change(self, seq: int, event: Any, at: datetime) -> Change | None:
+    def _change(self, seq: int, event: Any, at: datetime) -> StatusChange | None:
         if event.type != "service.status_changed.v1":
             return None
         it, said = event.data, (ServiceRegistered, ServiceDeleted)
         configs = [e for e, _ in self.events[: seq - 1] if e.name == event.name and isinstance(e, said)]
         config = configs[-1].data.config if configs and isinstance(configs[-1], ServiceRegistered) else None
         quiet = config is not None and (config.paused or not config.notify)
-        return Change(
+        return StatusChange(
             seq, at, event.name, it.from_, it.to, it.since, it.last_heartbeat, it.reason, None, silenced=quiet
         )
 
     async def _newest(self) -> int:
         return len(self.events)
 
-    async def _page(self, after: int, most: int) -> tuple[list[Change], int, bool]:
+    async def _page(self, after: int, most: int) -> tuple[list[StatusChange], int, bool]:
         found = [self._change(n, *it) for n, it in enumerate(self.events[after:], after + 1)]
         changes = [it for it in found if it][:most]
         return changes, changes[-1].seq if changes else len(self.events), len(changes) < most

@@ -8,7 +8,6 @@ from nats.js.kv import KeyValue
 from starlette.applications import Starlette
 
 from services.notifier.alerting.reminders import Reminders
-from services.notifier.alerting.texts import LinkContext
 from services.notifier.bot.commands import BotActions, BotCommands
 from services.notifier.bot.updates import Updates
 from services.notifier.broker_outage import watch_for_outages
@@ -27,6 +26,7 @@ from services.notifier.lease import Lease
 from services.notifier.readiness import Readiness
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
+from services.notifier.texts.message import LinkContext
 from shared.contracts.maintenance import maintenance_until
 from shared.http import asyncapi, server
 from shared.http.protocol import limits_of, within
@@ -167,7 +167,7 @@ class Notifier:
 
     def _commands(self, bot: Bot) -> BotCommands:
         actions = BotActions(
-            chats=lambda: list(self._receivers),
+            receivers=lambda: list(self._receivers),
             subscribe=self._receivers.subscribe,
             unsubscribe=self._receivers.unsubscribe,
             migrate=self._receivers.migrate,

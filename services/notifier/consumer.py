@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import structlog
 
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.reminders import Reminders
-from services.notifier.alerting.texts import Change
 from services.notifier.event_log import EventLog, moment, report_unreadable
 from services.notifier.states import ServiceStates
 from shared.contracts.events import Event, StatusChanged
@@ -29,7 +29,7 @@ RETRY_INTERVAL = 1.0
 STALL_TIMEOUT = 30.0
 """Seconds after which a read that is behind and does not move is given up."""
 
-Subscriber = Callable[[int, Change | None], None]
+Subscriber = Callable[[int, StatusChange | None], None]
 """Takes the event at a sequence: a change to tell, or nothing. Of the same event again it takes no notice."""
 
 
@@ -100,7 +100,7 @@ class EventConsumer:
                 enqueue(stored.seq, change)
             self.position = stored.seq
 
-    async def _apply(self, event: Event, stored: Stored) -> Change | None:
+    async def _apply(self, event: Event, stored: Stored) -> StatusChange | None:
         """The change to tell, if it is one."""
         seq, stored_at, change = stored.seq, moment(stored.at), None
         if isinstance(event, StatusChanged) and not self._event_log.was_told(event, seq):

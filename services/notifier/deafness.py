@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 
-from services.notifier.alerting.texts import Deafness
+from services.notifier.alerting.changes import Deafness
 from shared.contracts.events import MICRO, Tick, micros, moment
 from shared.domain.coverage import Coverage
 from shared.messaging import streams

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import structlog
 from prometheus_client import Counter
 
-from services.notifier.alerting.texts import Change
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.states import ServiceStates
 from shared.contracts.events import (
     Event,
@@ -83,13 +83,13 @@ class EventLog:
                 if reader.pending == 0:
                     return
 
-    async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> Change:
+    async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> StatusChange:
         """The change as people are told of it, with what it left behind."""
         data = event.data
         began = self._states.since(event.name, data.from_, seq)
         if began is None and data.from_.badness > 1:
             began = await self._began(event, seq)
-        return Change(
+        return StatusChange(
             seq,
             stored_at,
             event.name,
@@ -144,9 +144,9 @@ class EventLog:
                 return event, stored
             seq = stored.seq
 
-    async def changes_after(self, after: int, most: int) -> tuple[list[Change], int, bool]:
+    async def changes_after(self, after: int, most: int) -> tuple[list[StatusChange], int, bool]:
         """About `most` changes after a sequence, the sequence read last, and whether that was the end."""
-        changes: list[Change] = []
+        changes: list[StatusChange] = []
         reader = Reader(self._link, streams.SERVICES, streams.ALL_STATUS, after=after)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:

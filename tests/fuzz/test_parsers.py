@@ -35,13 +35,13 @@ from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.service import EffectiveThresholds, MonitoredService
 from services.monitor.store import mapping, snapshot_codec
 from services.monitor.store.snapshot_codec import Bucket, Checkpoint, SnapshotPosition
-from services.notifier.alerting.texts import LinkContext
 from services.notifier.bot.commands import BotActions, BotCommands
 from services.notifier.bot.updates import Update, Updates
 from services.notifier.channels.channel import Limited, Migrated, Sent
 from services.notifier.channels.telegram import outcome
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
+from services.notifier.texts.message import LinkContext
 from shared.contracts import durations
 from shared.contracts.events import (
     ConfigData,
@@ -654,11 +654,11 @@ class _Chat:
 
     address = "42"
 
-    class cursor:
+    class state:
         off = None
 
     @staticmethod
-    def muted() -> dict[str, datetime]:
+    def mutes() -> dict[str, datetime]:
         return {"a<b": datetime(2030, 1, 1, tzinfo=UTC)}
 
     @staticmethod

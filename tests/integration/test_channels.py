@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from services.notifier.alerting.texts import REPEAT, Message
 from services.notifier.channels import webhook
 from services.notifier.channels.channel import Failed
+from services.notifier.texts.message import REPEAT, OutgoingMessage
 from shared.contracts.events import Status
 from tests.broker import eventually
 from tests.integration.test_notifier import NotificationLog, Start, get, record, start, telegram, told
@@ -167,7 +167,7 @@ async def test_a_name_that_leads_to_a_wrapped_private_address_is_refused(
     found = [public, (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 80, 0, 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     hook = webhook.WebhookChannel("http://hook.example/", SECRET, private=False)
-    outcome = await hook.send("", Message("a", "a", True, 1, id="x"), None)
+    outcome = await hook.send("", OutgoingMessage("a", "a", True, 1, id="x"), None)
     assert isinstance(outcome, Failed)
     assert "private address" in outcome.reason
 

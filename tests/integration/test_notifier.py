@@ -20,8 +20,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from nats.js.api import KeyValueConfig
 
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.policy import Withheld
-from services.notifier.alerting.texts import REPEAT, Change, LinkContext, Message
 from services.notifier.channels.channel import Outcome, Sent
 from services.notifier.dispatch import notification_log
 from services.notifier.dispatch import pending as pending_changes
@@ -29,6 +29,7 @@ from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDepe
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
 from services.notifier.dispatch.opening import open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
+from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage
 from shared.contracts.events import (
     ConfigData,
     Doubt,
@@ -818,13 +819,13 @@ class Inbox:
 
     async def turn(self, chat: str) -> None: ...
 
-    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+    async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         self.texts.append(message.plain_text)
         return Sent()
 
 
-def change(seq: int, stored_at: datetime) -> Change:
-    return Change(seq, stored_at, f"s{seq}", ALIVE, DOWN, stored_at, None, "test", None)
+def change(seq: int, stored_at: datetime) -> StatusChange:
+    return StatusChange(seq, stored_at, f"s{seq}", ALIVE, DOWN, stored_at, None, "test", None)
 
 
 class Clock:
@@ -840,7 +841,7 @@ async def open_chat(record: NotificationLog, inbox: Inbox, clock: Clock, end: in
     async def lines(at: datetime, weekly: bool) -> list[str]:
         return ["Weekly digest" if weekly else "Daily digest"]
 
-    async def page(after: int, most: int) -> tuple[list[Change], int, bool]:
+    async def page(after: int, most: int) -> tuple[list[StatusChange], int, bool]:
         raise AssertionError("nothing was skipped")
 
     async def newest() -> int:
@@ -915,7 +916,7 @@ async def test_what_finds_no_room_is_read_again_in_order(monkeypatch: pytest.Mon
     stored = [change(seq, at) for seq in range(1, 36)]
     pending, arrived, seen = pending_changes.PendingChanges(0), 25, []
 
-    async def page(after: int, most: int) -> tuple[list[Change], int, bool]:
+    async def page(after: int, most: int) -> tuple[list[StatusChange], int, bool]:
         pending.enqueue(26, stored[25])  # goes on meanwhile
         found = [it for it in stored[:arrived] if it.seq > after][:most]
         return found, found[-1].seq, found[-1].seq == arrived

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.js.kv import KeyValue
 
-from services.notifier.alerting.texts import REPEAT, Deafness, Notice, NoticeKind
+from services.notifier.alerting.changes import Deafness, Notice, NoticeKind
 from services.notifier.channels.channel import Failed, Permanent, Refused
 from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
+from services.notifier.texts.message import REPEAT
 from shared.contracts.events import Status
 from tests.notified import (
     ALIVE,

@@ -3,7 +3,7 @@
 import json
 from datetime import datetime, timedelta
 
-from services.notifier.alerting.texts import Deafness
+from services.notifier.alerting.changes import Deafness
 from services.notifier.deafness import STARTUP_GRACE, TickCoverage
 from shared.contracts.events import micros
 from shared.messaging.reader import Stored

@@ -11,17 +11,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.alerting.texts import (
-    Change,
-    LinkContext,
-    Message,
-    Notice,
-    NoticeKind,
-    digest_message,
-    late_note,
-    notice_message,
-    pack,
-)
+from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
+from services.notifier.texts.changes import changes_message as pack
+from services.notifier.texts.digest import digest_message
+from services.notifier.texts.message import LinkContext, OutgoingMessage, late_note
+from services.notifier.texts.notices import notice_message
 from shared.contracts.events import Doubt, Status
 from shared.domain.digest import WEEK, Service, Transition, digest, lines, weekly_lines
 from tests.telegram_standin import parsed
@@ -32,12 +26,12 @@ LOOK = LinkContext("https://registry.example", ZoneInfo("Europe/Berlin"))
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 
 
-def change(name: str, from_: Status, to: Status, seq: int = 1, ago: float = 0, **more: Any) -> Change:
+def change(name: str, from_: Status, to: Status, seq: int = 1, ago: float = 0, **more: Any) -> StatusChange:
     since = NOW - timedelta(minutes=ago)
     last = since if to is ALIVE else since - timedelta(hours=1)
     began = None if from_ is UNKNOWN else since - timedelta(minutes=47)
     given = {"reason": "heartbeat" if to is ALIVE else "no heartbeat for 1h", **more}
-    return Change(seq, NOW, name, from_, to, since, last, began=began, **given)
+    return StatusChange(seq, NOW, name, from_, to, since, last, began=began, **given)
 
 
 def states(count: int) -> tuple[list[Service], list[Transition]]:
@@ -55,17 +49,17 @@ def states(count: int) -> tuple[list[Service], list[Transition]]:
     return services, transitions
 
 
-def digests(count: int) -> Message:
+def digests(count: int) -> OutgoingMessage:
     services, transitions = states(count)
     return digest_message(lines(digest(services, transitions, NOW), LOOK.zone), LOOK, 1)
 
 
-def weekly(count: int) -> Message:
+def weekly(count: int) -> OutgoingMessage:
     services, transitions = states(count)
     return digest_message(weekly_lines(digest(services, transitions, NOW, WEEK), LOOK.zone), LOOK, 1)
 
 
-def storm(count: int) -> list[Change]:
+def storm(count: int) -> list[StatusChange]:
     falls = [change(f"service-{n:04}", SILENT, DOWN, n, ago=n % 3) for n in range(count)]
     return [*falls, *(change(f"service-{n:04}", DOWN, ALIVE, count + n) for n in range(0, count, 9))]
 
@@ -77,7 +71,7 @@ def notice(kind: NoticeKind, status: Status, ago: float, name: str = "web", **mo
 
 FAILED = {"reason": "reported failure (exit code 3)", "message": "disk <full> on /var & more"}
 DOUBT = {"doubt": Doubt(stopped=312, of=340, within=5)}
-TEXTS: dict[str, Message] = {
+TEXTS: dict[str, OutgoingMessage] = {
     "first-heartbeat": pack([change("web", UNKNOWN, ALIVE)], LOOK),
     "silent": pack([change("web", ALIVE, SILENT)], LOOK),
     "down": pack([change("web", SILENT, DOWN)], LOOK),

@@ -8,22 +8,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.alerting.texts import (
-    MAX_BODY,
-    REPEAT,
-    Change,
-    LinkContext,
-    Message,
-    Notice,
-    NoticeKind,
-    digest_message,
-    group_by_service,
-    is_loud,
-    late_note,
-    notice_message,
-    pack,
-    units,
-)
+from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
+from services.notifier.alerting.grouping import group_by_service
+from services.notifier.texts.changes import changes_message as pack
+from services.notifier.texts.digest import digest_message
+from services.notifier.texts.markup import units
+from services.notifier.texts.message import MAX_BODY, REPEAT, LinkContext, OutgoingMessage, late_note
+from services.notifier.texts.notices import notice_message
 from shared.contracts.events import Doubt, Status
 from tests.telegram_standin import parsed
 
@@ -51,12 +42,12 @@ def change(
     reason: str = "no heartbeat for 1h",
     since: datetime = NOW,
     **more: Any,
-) -> Change:
+) -> StatusChange:
     began = NOW - timedelta(hours=3, minutes=12)
-    return Change(seq, NOW, name, from_, to, since, NOW - timedelta(hours=1), reason, began, **more)
+    return StatusChange(seq, NOW, name, from_, to, since, NOW - timedelta(hours=1), reason, began, **more)
 
 
-def storm(count: int, **more: Any) -> list[Change]:
+def storm(count: int, **more: Any) -> list[StatusChange]:
     return [change(f"service-{i:04}", seq=i + 1, **more) for i in range(count)]
 
 
@@ -65,7 +56,7 @@ WARNING = "312 of 340 services stopped within 5 s: the registry may be cut off"
 DOUBTED = {"doubt": DOUBT, "reason": "no heartbeat for 1h; 312 of 340 services stopped within 5 s"}
 
 
-def all_messages(pending: list[Change]) -> list[Message]:
+def all_messages(pending: list[StatusChange]) -> list[OutgoingMessage]:
     found = []
     while pending:
         found.append(pack(pending, LOOK))
@@ -110,7 +101,7 @@ def test_a_failure_and_a_first_heartbeat_say_so() -> None:
     ],
 )
 def test_what_sounds(from_: Status, to: Status, sounds: bool) -> None:
-    assert is_loud(change(from_=from_, to=to)) is sounds
+    assert change(from_=from_, to=to).is_loud is sounds
     assert pack([change(from_=from_, to=to)], LOOK).silent is not sounds
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
-from services.notifier.alerting.texts import AlertGroup, Change, Notice, NoticeKind
+from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
+from services.notifier.alerting.grouping import AlertGroup
 from services.notifier.states import ServiceState
 from shared.contracts.events import Status
 
@@ -70,17 +71,17 @@ class FlapState:
 class Decision:
     """Whether a change is told, and how the service stands with the chat after it."""
 
-    change: Change
+    change: StatusChange
     is_sent: bool
     owed: Withheld | None
     turns: FlapState | None
 
 
 def decide(
-    changes: Sequence[Change],
+    changes: Sequence[StatusChange],
     owed: Withheld | None,
     turns: FlapState | None,
-    hold: Callable[[Change], Suppression],
+    hold: Callable[[StatusChange], Suppression],
 ) -> list[Decision]:
     """Of changes of one service that wait for a chat, in order, which are told. What fell silent and came
     back before anybody was told is not."""
@@ -92,10 +93,10 @@ def decide(
 
 
 def _decide(
-    changes: Sequence[Change],
+    changes: Sequence[StatusChange],
     owed: Withheld | None,
     turns: FlapState | None,
-    hold: Callable[[Change], Suppression],
+    hold: Callable[[StatusChange], Suppression],
 ) -> Iterator[Decision]:
     for change in changes:
         if change.from_ is Status.UNKNOWN:  # it was registered anew

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from services.notifier.alerting.changes import Notice
 from services.notifier.alerting.policy import next_reminder
-from services.notifier.alerting.texts import Notice
 from services.notifier.states import ServiceStates
 from shared.contracts.events import Status
 

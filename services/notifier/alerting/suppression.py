@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.policy import Suppression
-from services.notifier.alerting.texts import Change
 from services.notifier.states import ServiceStates
 
 
@@ -30,7 +30,7 @@ class Suppressor:
             return Suppression.MAINTENANCE, end
         return Suppression.NONE, None
 
-    def of_change(self, change: Change, now: datetime) -> Suppression:
+    def of_change(self, change: StatusChange, now: datetime) -> Suppression:
         """A change that was suppressed when it was stored, or when it happened, is so still."""
         suppression, _ = self.of_service(change.name, now)
         mute = self._mutes().get(change.name)

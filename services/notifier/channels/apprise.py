@@ -5,8 +5,8 @@ import hashlib
 import logging
 from typing import Any
 
-from services.notifier.alerting.texts import Message
 from services.notifier.channels.channel import Failed, Outcome, Sent
+from services.notifier.texts.message import OutgoingMessage
 
 SEND_TIMEOUT = 60.0
 """Seconds that a service behind Apprise may take; a thread cannot be ended, only waited for no longer."""
@@ -35,7 +35,7 @@ class AppriseChannel:
     async def turn(self, chat: str) -> None:
         """Apprise keeps the pace that each service asks for."""
 
-    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+    async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         title, _, body = message.plain_text.partition("\n")
         kind = "info" if message.silent else "failure" if message.problems else "warning"
         try:

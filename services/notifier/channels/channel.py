@@ -6,7 +6,7 @@ A new channel is a file with such a target, and a line in `__main__`.
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.notifier.alerting.texts import Message
+from services.notifier.texts.message import OutgoingMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +72,4 @@ class Channel(Protocol):
     async def turn(self, chat: str) -> None:
         """Wait until the next message is permitted."""
 
-    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome: ...
+    async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome: ...

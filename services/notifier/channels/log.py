@@ -2,8 +2,8 @@
 
 import structlog
 
-from services.notifier.alerting.texts import Message
 from services.notifier.channels.channel import Outcome, Sent
+from services.notifier.texts.message import OutgoingMessage
 
 log = structlog.get_logger()
 
@@ -15,6 +15,6 @@ class LogChannel:
     async def turn(self, chat: str) -> None:
         """A log takes all there is at once."""
 
-    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+    async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         log.info("notification", text=message.plain_text, loud=not message.silent)
         return Sent()

@@ -12,7 +12,6 @@ import httpx
 import structlog
 from prometheus_client import Counter
 
-from services.notifier.alerting.texts import Message, cut
 from services.notifier.channels.channel import (
     BadToken,
     Failed,
@@ -23,6 +22,8 @@ from services.notifier.channels.channel import (
     Refused,
     Sent,
 )
+from services.notifier.texts.markup import cut
+from services.notifier.texts.message import OutgoingMessage
 
 log = structlog.get_logger()
 
@@ -206,7 +207,7 @@ class TelegramChannel:
     async def turn(self, chat: str) -> None:
         await self._bot.pace.turn(chat)
 
-    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+    async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         body = self._body(chat, message, reply_to)
         result, said = await self._bot.send(body)
         if isinstance(result, Refused) and "message_thread_id" in body and _mentions(said, _BAD_TOPIC):
@@ -222,7 +223,7 @@ class TelegramChannel:
             result, said = await self._bot.send(body)
         return result
 
-    def _body(self, chat: str, message: Message, reply_to: int | None) -> dict[str, Any]:
+    def _body(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> dict[str, Any]:
         body: dict[str, Any] = {
             "chat_id": chat if chat.startswith("@") else int(chat),
             "text": message.text,

@@ -16,8 +16,9 @@ import time
 
 import httpx
 
-from services.notifier.alerting.texts import REPEAT, Change, Message
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.channels.channel import Failed, Limited, Outcome, Permanent, Sent
+from services.notifier.texts.message import REPEAT, OutgoingMessage
 
 TIMEOUT = httpx.Timeout(10, connect=5)
 ANSWER_TIMEOUT = 15.0
@@ -41,7 +42,7 @@ class WebhookChannel:
     async def turn(self, chat: str) -> None:
         """A program takes messages as they come."""
 
-    async def send(self, chat: str, message: Message, reply_to: int | None) -> Outcome:
+    async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         payload = json.dumps(content(message), ensure_ascii=False).encode()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
@@ -129,7 +130,7 @@ def signed(id_: str, payload: bytes, key: bytes) -> dict[str, str]:
     }
 
 
-def content(message: Message) -> dict[str, object]:
+def content(message: OutgoingMessage) -> dict[str, object]:
     return {
         "type": "registry.changes" if message.changes else "registry.message",
         "text": message.plain_text,
@@ -139,7 +140,7 @@ def content(message: Message) -> dict[str, object]:
     }
 
 
-def _change(change: Change) -> dict[str, object]:
+def _change(change: StatusChange) -> dict[str, object]:
     heard = change.last_heartbeat
     return {
         "seq": change.seq,

@@ -8,6 +8,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
+from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
 from services.notifier.alerting.policy import (
     FLAPPING_WITHIN,
     Decision,
@@ -20,7 +21,6 @@ from services.notifier.alerting.policy import (
     next_notice,
 )
 from services.notifier.alerting.suppression import Suppressor
-from services.notifier.alerting.texts import Change, Notice, NoticeKind
 from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
 from services.notifier.states import ServiceStates
 from shared.contracts.maintenance import Window
@@ -116,10 +116,10 @@ class AlertStates:
     # --- what changes the state
 
     def decide(
-        self, changes: Iterable[Change], suppression: Callable[[Change], Suppression]
+        self, changes: Iterable[StatusChange], suppression: Callable[[StatusChange], Suppression]
     ) -> list[Decision]:
         """Which of these changes are sent. Nothing is changed until the decisions are applied."""
-        by_name: dict[str, list[Change]] = {}
+        by_name: dict[str, list[StatusChange]] = {}
         for change in changes:
             by_name.setdefault(change.name, []).append(change)
         decisions = [

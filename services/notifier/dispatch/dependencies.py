@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 
-from services.notifier.alerting.texts import Deafness, LinkContext, Notice
+from services.notifier.alerting.changes import Deafness, Notice
 from services.notifier.channels.channel import Channel
 from services.notifier.dispatch.pending import Pages
 from services.notifier.states import ServiceStates
+from services.notifier.texts.message import LinkContext
 
 
 @dataclass(frozen=True)

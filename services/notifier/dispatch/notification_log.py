@@ -17,8 +17,8 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from services.notifier.alerting.changes import Deafness, Notice
 from services.notifier.alerting.policy import FlapState, Withheld
-from services.notifier.alerting.texts import Deafness, Notice
 from shared.messaging.connection import retry_until_done, version_to_follow
 
 log = structlog.get_logger()

@@ -4,21 +4,21 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from services.notifier.alerting.texts import Change
+from services.notifier.alerting.changes import StatusChange
 
 MAX_PENDING = 10_000
 """Changes held in memory per receiver."""
 EXPIRES_AFTER = timedelta(hours=24)
 """What is older is not sent any more."""
 
-Pages = Callable[[int, int], Awaitable[tuple[list[Change], int, bool]]]
+Pages = Callable[[int, int], Awaitable[tuple[list[StatusChange], int, bool]]]
 """Reads changes after a sequence, up to a number of them. Also says which sequence was read last, and whether
 that was the record's end."""
 
 
 class PendingChanges:
     def __init__(self, after: int) -> None:
-        self.changes: deque[Change] = deque()
+        self.changes: deque[StatusChange] = deque()
         self.tail = after
         """Every change up to here is in `changes`, or done, or not to be sent."""
         self._skipped = after
@@ -27,7 +27,7 @@ class PendingChanges:
     def behind(self) -> bool:
         return self._skipped > self.tail
 
-    def enqueue(self, seq: int, change: Change | None) -> None:
+    def enqueue(self, seq: int, change: StatusChange | None) -> None:
         if seq <= self.tail:
             return
         if self.behind or len(self.changes) >= MAX_PENDING:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
+from services.notifier.alerting.changes import Notice, StatusChange
 from services.notifier.alerting.suppression import Suppressor
-from services.notifier.alerting.texts import Change, Message, Notice
 from services.notifier.channels.channel import Channel
 from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.dependencies import ReceiverDependencies
@@ -18,8 +18,9 @@ from services.notifier.dispatch.sources.changes import ChangeSource
 from services.notifier.dispatch.sources.deafness import DeafnessSource
 from services.notifier.dispatch.sources.digest import DigestSource
 from services.notifier.dispatch.sources.reminders import ReminderSource
-from services.notifier.dispatch.sources.source import Notes, Source
+from services.notifier.dispatch.sources.source import MessageSource, Notes
 from services.notifier.dispatch.sources.withheld import WithheldSource
+from services.notifier.texts.message import OutgoingMessage
 from shared.contracts.maintenance import Window
 
 POLL_INTERVAL = 30.0
@@ -46,7 +47,7 @@ class ReceiverWorker:
         self._changes = ChangeSource(deps, log, notes, self._alerts, suppressor)
         self._reminders = ReminderSource(deps, log, notes, self._alerts)
         withheld = WithheldSource(deps, log, notes, self._alerts, self._reminders)
-        self._sources: tuple[Source, ...] = (
+        self._sources: tuple[MessageSource, ...] = (
             self._deafness,
             self._digest,
             self._changes,
@@ -110,10 +111,10 @@ class ReceiverWorker:
             return unfinished.of is not MessageKind.CHANGES or self._changes.has_read(unfinished)
         return self._deafness.cut_off_since is not None or any(map(self._is_ready, self._sources))
 
-    def _is_ready(self, source: Source) -> bool:
+    def _is_ready(self, source: MessageSource) -> bool:
         return not self._sender.is_set_aside(source.kind) and source.is_waiting()
 
-    async def _compose(self) -> tuple[Source, Message, Intent] | None:
+    async def _compose(self) -> tuple[MessageSource, OutgoingMessage, Intent] | None:
         """What comes next: what an earlier attempt left unfinished, else of the first source that has any."""
         await self._deafness.record_cut_off()
         await self._changes.drop_expired()
@@ -131,7 +132,7 @@ class ReceiverWorker:
 
     # --- what may lead to a message
 
-    def enqueue(self, seq: int, change: Change | None) -> None:
+    def enqueue(self, seq: int, change: StatusChange | None) -> None:
         """The event at a sequence: a change, or nothing that is sent."""
         self.pending.enqueue(seq, change)
         self._wake.set()

@@ -8,8 +8,8 @@ from datetime import datetime
 import structlog
 from nats.js.kv import KeyValue
 
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.reminders import Reminders
-from services.notifier.alerting.texts import Change
 from services.notifier.bot.subscribers import Subscribers
 from services.notifier.channels.channel import Channel
 from services.notifier.channels.log import LogChannel
@@ -116,7 +116,7 @@ class Receivers:
 
     # --- what all of them are given
 
-    def enqueue(self, seq: int, change: Change | None) -> None:
+    def enqueue(self, seq: int, change: StatusChange | None) -> None:
         self._position = seq
         for worker in self._workers:
             worker.enqueue(seq, change)

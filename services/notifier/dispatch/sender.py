@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from services.notifier.alerting.texts import Message
 from services.notifier.channels.channel import (
     BadToken,
     Channel,
@@ -23,7 +22,8 @@ from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.metrics import MESSAGES
 from services.notifier.dispatch.notification_log import MAX_THREADS, Intent, MessageKind, NotificationLog
 from services.notifier.dispatch.pending import EXPIRES_AFTER
-from services.notifier.dispatch.sources.source import Notes, Source
+from services.notifier.dispatch.sources.source import MessageSource, Notes
+from services.notifier.texts.message import OutgoingMessage
 from shared.telemetry import tracing
 
 log = structlog.get_logger()
@@ -84,7 +84,7 @@ class Sender:
         self._backoff.reset()
         self._probe_backoff.reset()
 
-    async def send(self, source: Source, message: Message, intent: Intent) -> float:
+    async def send(self, source: MessageSource, message: OutgoingMessage, intent: Intent) -> float:
         """Send a message. Seconds to wait before anything else is sent."""
         if intent != self._log.state.sending:
             goes_on = self._log.state.sending is not None  # and names more services than before
@@ -101,7 +101,7 @@ class Sender:
         return await self._handle_outcome(outcome, source, message, intent)
 
     async def _handle_outcome(
-        self, outcome: Outcome, source: Source, message: Message, intent: Intent
+        self, outcome: Outcome, source: MessageSource, message: OutgoingMessage, intent: Intent
     ) -> float:
         match outcome:
             case Sent(message_id):
@@ -141,7 +141,9 @@ class Sender:
         if not self._maybe_delivered:
             await self._log.update_locally(sending=None)
 
-    async def _sent(self, source: Source, message: Message, intent: Intent, message_id: int | None) -> None:
+    async def _sent(
+        self, source: MessageSource, message: OutgoingMessage, intent: Intent, message_id: int | None
+    ) -> None:
         self.reset_backoff()
         self._refused.pop(source.kind, None)
         self._deps.on_token(None)
@@ -182,7 +184,9 @@ class Sender:
             self._moved_to = chat
             await self._log.update(chat=chat)
 
-    async def _set_aside(self, reason: str, source: Source, message: Message, intent: Intent) -> float:
+    async def _set_aside(
+        self, reason: str, source: MessageSource, message: OutgoingMessage, intent: Intent
+    ) -> float:
         """A message is refused for an unknown reason, which says nothing of the receiver. It is tried again
         for a day, and other messages go first. (Changes are all tried again together, and given up one by
         one: see `drop_expired`.)"""
@@ -205,10 +209,10 @@ class Sender:
 
     # --- the thread of an incident
 
-    def _reply_to(self, message: Message) -> int | None:
+    def _reply_to(self, message: OutgoingMessage) -> int | None:
         return self._log.state.threads.get(message.about) if message.about else None
 
-    def _threads(self, message: Message, message_id: int | None) -> dict[str, int]:
+    def _threads(self, message: OutgoingMessage, message_id: int | None) -> dict[str, int]:
         """The message that told of each service that is down; only the newest are remembered."""
         known = self._log.state.threads
         threads = {name: id_ for name, id_ in known.items() if name not in message.recoveries}
@@ -219,12 +223,12 @@ class Sender:
         return dict(list(threads.items())[-MAX_THREADS:])
 
 
-def _subject(message: Message, intent: Intent) -> object:
+def _subject(message: OutgoingMessage, intent: Intent) -> object:
     """What a message is about, whenever it is sent; changes as a whole."""
     notices = sorted((notice.name, notice.seq, notice.kind) for notice in message.notices)
     return intent.digest, intent.weekly, intent.deaf, notices
 
 
-def _traces(message: Message) -> list[str]:
+def _traces(message: OutgoingMessage) -> list[str]:
     """Those of the changes that a message tells of: it is part of the first, and links to the others."""
     return list(dict.fromkeys(change.trace for change in message.changes if change.trace)) or [""]

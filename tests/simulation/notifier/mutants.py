@@ -7,8 +7,8 @@ from functools import cache
 from typing import Any
 
 from services.notifier.alerting import policy
+from services.notifier.alerting.changes import Notice, NoticeKind
 from services.notifier.alerting.policy import Decision, Suppression
-from services.notifier.alerting.texts import Notice, NoticeKind
 from services.notifier.dispatch import alert_states
 from services.notifier.dispatch.notification_log import NotificationLog
 from services.notifier.dispatch.receiver import ReceiverWorker

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from services.notifier.alerting.texts import REPEAT, Message
 from services.notifier.channels.channel import Failed
 from services.notifier.channels.telegram import Bot, Pace, TelegramChannel
+from services.notifier.texts.message import REPEAT, OutgoingMessage
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.notifier.world import Host
 
@@ -53,7 +53,7 @@ class Shown:
 
     at: float
     phone: Phone
-    message: Message
+    message: OutgoingMessage
     by: str
     confirmed: bool = False
 
@@ -146,7 +146,7 @@ class Telegram:
         return status, answer, failed
 
     async def _send(
-        self, host: Host, phone: Phone, address: str, message: Message, dies: bool
+        self, host: Host, phone: Phone, address: str, message: OutgoingMessage, dies: bool
     ) -> tuple[int, dict[str, Any], Failed | None]:
         now = self.loop.time()
         if address != phone.now_at(now):
@@ -231,5 +231,5 @@ class SimulatedBot(Bot):
 class SimulatedChat(TelegramChannel):
     """Lets the message be seen that a text was made of."""
 
-    def _body(self, chat: str, message: Message, reply_to: int | None) -> dict[str, Any]:
+    def _body(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> dict[str, Any]:
         return {**super()._body(chat, message, reply_to), "message": message}

@@ -6,15 +6,17 @@ from itertools import takewhile
 
 import structlog
 
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.policy import Decision, Suppression
 from services.notifier.alerting.suppression import Suppressor
-from services.notifier.alerting.texts import Change, Message, pack
 from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.metrics import MESSAGES
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
 from services.notifier.dispatch.pending import EXPIRES_AFTER, PendingChanges
 from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.texts.changes import changes_message
+from services.notifier.texts.message import OutgoingMessage
 
 log = structlog.get_logger()
 
@@ -53,7 +55,7 @@ class ChangeSource:
             self._decisions = [_maybe_told(decision, unfinished) for decision in self._decisions]
         if sent := [decision.change for decision in self._decisions if decision.is_sent]:
             notes = self._notes.above(unfinished, waiting[0].stored_at)
-            message = pack(sent, self._deps.links, doubted=self._log.state.doubted, **notes)
+            message = changes_message(sent, self._deps.links, doubted=self._log.state.doubted, **notes)
             names = (*(unfinished.names if unfinished else ()), *(it.name for it in message.changes))
             intent = unfinished or Intent(through=message.through_seq)
             return message, intent.model_copy(update={"names": tuple(dict.fromkeys(names))})
@@ -61,10 +63,10 @@ class ChangeSource:
             await self._skip(waiting, unfinished)
         return None
 
-    def _suppression(self, change: Change) -> Suppression:
+    def _suppression(self, change: StatusChange) -> Suppression:
         return self._suppressor.of_change(change, self._deps.now())
 
-    async def _skip(self, waiting: Sequence[Change], unfinished: Intent | None) -> None:
+    async def _skip(self, waiting: Sequence[StatusChange], unfinished: Intent | None) -> None:
         """Nothing of what waits is to be sent, nor of what was left unfinished."""
         self._alerts.apply(self._decisions)
         through = max([change.seq for change in waiting], default=0)
@@ -73,7 +75,7 @@ class ChangeSource:
         await self._log.update(done=done, sending=None, **self._alerts.as_record())
         self._alerts.evaluate_all(self._decisions)
 
-    async def record_sent(self, message: Message, intent: Intent, also: dict[str, object]) -> None:
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         sent = [it for it in self._decisions if it.change.seq <= message.through_seq]
         self._alerts.apply(sent)
         self.pending.drop(message.through_seq)

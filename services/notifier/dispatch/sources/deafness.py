@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from services.notifier.alerting.texts import Deafness, Message, deafness_message
+from services.notifier.alerting.changes import Deafness
 from services.notifier.channels.channel import Limited, Sent
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
 from services.notifier.dispatch.sender import Backoff, Sender
 from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.texts.deafness import deafness_message
+from services.notifier.texts.message import OutgoingMessage
 
 
 class DeafnessSource:
@@ -47,7 +49,7 @@ class DeafnessSource:
         notes, now = self._notes.above(unfinished), self._deps.now()
         return deafness_message(intent.deaf, now, self._deps.links, intent.through, **notes), intent
 
-    async def record_sent(self, message: Message, intent: Intent, also: dict[str, object]) -> None:
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         assert intent.deaf
         until = intent.deaf.until
         since = None if until else intent.deaf.since

@@ -2,11 +2,12 @@
 
 from datetime import date, datetime
 
-from services.notifier.alerting.texts import Message, digest_message
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.metrics import LAST_DIGEST
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
 from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.texts.digest import digest_message
+from services.notifier.texts.message import OutgoingMessage
 from shared.domain.digest import digest_due, next_digest_at
 
 
@@ -40,7 +41,7 @@ class DigestSource:
         notes = self._notes.above(unfinished)
         return digest_message(lines, self._deps.links, intent.through, **notes), intent
 
-    async def record_sent(self, message: Message, intent: Intent, also: dict[str, object]) -> None:
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         LAST_DIGEST.set(self._deps.now().timestamp())
         day = {"weekly" if intent.weekly else "digest": intent.digest}
         await self._log.update(sending=None, **day, **also)

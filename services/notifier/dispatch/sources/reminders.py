@@ -3,11 +3,13 @@
 from collections import deque
 from datetime import UTC, datetime
 
-from services.notifier.alerting.texts import Message, Notice, NoticeKind, notice_message
+from services.notifier.alerting.changes import Notice, NoticeKind
 from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
 from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.texts.message import OutgoingMessage
+from services.notifier.texts.notices import notice_message
 
 MAX_REMINDERS = 10_000
 
@@ -62,14 +64,14 @@ class ReminderSource:
         done_until = unfinished.notices if unfinished else max(passed, self._log.state.notices or passed)
         await self._log.update(notices=done_until, sending=None, **self._alerts.as_record())
 
-    async def record_sent(self, message: Message, intent: Intent, also: dict[str, object]) -> None:
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         until = intent.notices
         assert until
         passed = {reminder for reminder in self._waiting if reminder.at <= until}
         await self._log.update(sending=None, notices=until, **self._alerts.as_record(), **also)
         self.remove(passed)
 
-    def said_by(self, message: Message) -> set[Notice]:
+    def said_by(self, message: OutgoingMessage) -> set[Notice]:
         """Those that were due before a notice of the same service was told, which says the same."""
         told = {it.name: it.at for it in message.notices if it.kind is not NoticeKind.FLAPS}
         return {it for it in self._waiting if it.name in told and it.at <= told[it.name]}

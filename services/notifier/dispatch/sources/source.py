@@ -4,13 +4,13 @@ composes the message, and records later that it was sent."""
 from datetime import datetime
 from typing import Any, Protocol
 
-from services.notifier.alerting.texts import LinkContext, Message, late_note
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
+from services.notifier.texts.message import LinkContext, OutgoingMessage, late_note
 
-Draft = tuple[Message, Intent]
+Draft = tuple[OutgoingMessage, Intent]
 
 
-class Source(Protocol):
+class MessageSource(Protocol):
     @property
     def kind(self) -> MessageKind: ...
 
@@ -21,7 +21,7 @@ class Source(Protocol):
         """The message to send now, with what is to be recorded before. `unfinished`: an attempt that may have
         reached the receiver, which is to be repeated."""
 
-    async def record_sent(self, message: Message, intent: Intent, also: dict[str, object]) -> None:
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         """Record that a message is done with, and `also` what else has changed, in one write."""
 
 

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
-from services.notifier.alerting.texts import Change, Message, Notice, NoticeKind, notice_message
+from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
 from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
 from services.notifier.dispatch.sources.reminders import ReminderSource
 from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.texts.message import OutgoingMessage
+from services.notifier.texts.notices import notice_message
 
 
 class WithheldSource:
@@ -66,14 +68,14 @@ class WithheldSource:
         ):
             alerts.flapping[name] = replace(flap_state, maybe=True)
 
-    def _change_of(self, notice: Notice) -> Change | None:
+    def _change_of(self, notice: Notice) -> StatusChange | None:
         """The change that a notice makes up for, as if it were stored now; None if the receiver believes
         already that it is so."""
         withheld, state = self._alerts.withheld.get(notice.name), self._deps.states.get(notice.name)
         if notice.kind is not NoticeKind.OWED or withheld is None or withheld.told is notice.status:
             return None
         fall = state.fall
-        return Change(
+        return StatusChange(
             notice.seq,
             notice.at,
             notice.name,
@@ -87,7 +89,7 @@ class WithheldSource:
             fall.duration if fall else None,
         )
 
-    async def record_sent(self, message: Message, intent: Intent, also: dict[str, object]) -> None:
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         for notice in message.notices:
             self._alerts.notice_sent(notice)
         said = self._reminders.said_by(message)

@@ -1,0 +1,82 @@
+"""What happens to services and to the registry, as receivers are notified of it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from shared.contracts.events import Doubt, Status
+
+FALLEN = {Status.DOWN, Status.DEAD}
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """A change of status on its way to receivers. `seq`, `stored_at`: its place in the record."""
+
+    seq: int
+    stored_at: datetime
+    name: str
+    from_: Status
+    to: Status
+    since: datetime
+    last_heartbeat: datetime | None
+    reason: str
+    began: datetime | None
+    """When the status it left had begun; None if that is not known."""
+    message: str | None = None
+    duration: float | None = None
+    doubt: Doubt | None = None
+    flaps: int = 0
+    """With this change the service is flapping: its turns within the hour."""
+    still_flaps: bool = False
+    """The service has been flapping since an earlier change."""
+    trace: str | None = None
+    """The `traceparent` it belongs to."""
+    silenced: bool = False
+    """When it was stored, the service was paused, or its configuration said `notify: false`."""
+
+    @property
+    def is_loud(self) -> bool:
+        return self.to in FALLEN or self.from_ in FALLEN
+
+
+class NoticeKind(StrEnum):
+    """What a notice says of a service."""
+
+    REMINDER = "reminder"
+    """It is still down."""
+    OWED = "owed"
+    """How it is, which was withheld until now."""
+    STAYS = "stays"
+    """It is flapping, and has been down for some minutes now."""
+    CALM = "calm"
+    """It is flapping no more."""
+    FLAPS = "flaps"
+    """It is still flapping."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Notice:
+    """Something to say of a service though it has not changed: time has passed, or nothing suppresses it any
+    more. `seq`, `status`, `since`: of its newest change. `flapped`: how many changes it made while it was
+    flapping, since `flapping_since`. `maybe`: an earlier attempt may have told it."""
+
+    at: datetime
+    name: str
+    seq: int
+    status: Status
+    since: datetime
+    flapped: int = 0
+    kind: NoticeKind = NoticeKind.REMINDER
+    flapping_since: datetime | None = None
+    maybe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deafness:
+    """The registry could take no heartbeats. `until`: None while it lasts. `cut_off`: all that is known is
+    that the notifier cannot reach the broker."""
+
+    since: datetime
+    until: datetime | None = None
+    cut_off: bool = False

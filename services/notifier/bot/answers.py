@@ -1,0 +1,94 @@
+"""What the bot answers, as texts. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from services.notifier.texts.digest import digest_message
+from services.notifier.texts.markup import Text, bold, cut, lines, units
+from services.notifier.texts.message import (
+    MAX_NAME,
+    LinkContext,
+    OutgoingMessage,
+    answer,
+    answer_lines,
+    service_link,
+    service_url,
+)
+from shared.contracts.durations import spoken
+from shared.contracts.zones import local
+from shared.domain import digest
+from shared.domain.digest import MARKS, Service
+
+SERVICES_PER_PAGE, MAX_PAGE = 40, 3500
+"""Services on one page of the list, and its UTF-16 units."""
+MAX_MUTES_LISTED = 5
+
+HELP = """/status: how the fleet is
+/status NAME: one service
+/services: all of them
+/mute NAME 2h: hear nothing of a service for a while (1h if no time is given)
+/unmute NAME
+/digest: the daily digest as of now
+/stop: no more messages
+/help"""
+
+
+def unknown_service(name: str, similar: Sequence[str]) -> OutgoingMessage:
+    hint = f"Did you mean {', '.join(similar)}?" if similar else "/services lists them all."
+    return answer_lines(f"There is no service {cut(name, MAX_NAME)}. {hint}")
+
+
+def fleet_status(
+    services: Iterable[Service], mutes: Mapping[str, datetime], now: datetime, links: LinkContext
+) -> OutgoingMessage:
+    said = digest.status_lines(digest.digest(services, [], now), links.zone)
+    if mutes:
+        entries = [f"{name} until {local(until, links.zone)}" for name, until in sorted(mutes.items())]
+        more = len(entries) - MAX_MUTES_LISTED
+        said += ["", f"🔕 Muted here ({len(entries)})", *entries[:MAX_MUTES_LISTED]]
+        said += [f"+{more} more"] if more > 0 else []
+    return digest_message(said, links, 0)
+
+
+def service_status(
+    service: Service, heard: datetime | None, muted_until: datetime | None, now: datetime, links: LinkContext
+) -> OutgoingMessage:
+    since, zone = service.since, links.zone
+    details = [f"since {local(since, zone)}, for {spoken(now - since)}"]
+    details.append(
+        f"last heartbeat {local(heard, zone)}, {spoken(now - heard)} ago" if heard else "never heard"
+    )
+    if service.paused:
+        details.append("paused: it is not evaluated")
+    if muted_until:
+        details.append(f"🔕 muted here until {local(muted_until, zone)}")
+    title = f"{MARKS[service.status]} " + bold(service_link(service.name, links)) + f": {service.status}"
+    url = Text("", f"\n{service_url(service.name, links)}")
+    return answer(lines([title, *details]) + url)
+
+
+def services_page(services: Iterable[Service], number: int) -> OutgoingMessage:
+    """A page of the list of all services, worst first; the first is 0."""
+    pages = _pages(sorted(services, key=lambda service: (-service.status.badness, service.name)))
+    if not pages:
+        return answer_lines("No services yet.")
+    number = max(0, min(number, len(pages) - 1))
+    turns = (("◀", number - 1), ("▶", number + 1))
+    row = tuple((sign, f"page:{to}") for sign, to in turns if 0 <= to < len(pages))
+    title = bold(f"Services, page {number + 1} of {len(pages)}")
+    entries = [f"{MARKS[service.status]} {service.name}" for service in pages[number]]
+    return answer(lines([title, *entries]), (row,) if row else ())
+
+
+def _pages(services: Iterable[Service]) -> list[list[Service]]:
+    """As many to a page as it holds."""
+    pages: list[list[Service]] = []
+    room = 0
+    for service in services:
+        size = units(service.name) + 4
+        if not pages or len(pages[-1]) >= SERVICES_PER_PAGE or size > room:
+            pages.append([])
+            room = MAX_PAGE
+        pages[-1].append(service)
+        room -= size
+    return pages

@@ -1,0 +1,40 @@
+"""That the registry takes no heartbeats, or took none for a while, as a message. Pure."""
+
+from datetime import datetime
+
+from services.notifier.alerting.changes import Deafness
+from services.notifier.texts.markup import lines
+from services.notifier.texts.message import LinkContext, OutgoingMessage, notes
+from shared.contracts.durations import spoken
+from shared.contracts.zones import local
+
+
+def deafness_message(
+    deafness: Deafness,
+    now: datetime,
+    links: LinkContext,
+    through_seq: int,
+    *,
+    repeat: bool = False,
+    late: str = "",
+) -> OutgoingMessage:
+    since, until = local(deafness.since, links.zone), deafness.until
+    length = spoken((until or now) - deafness.since)
+    if until and deafness.cut_off:
+        said = f"The broker can be reached again, after {length}; heartbeats were taken all the while"
+    elif until:
+        said = (
+            f"The registry takes heartbeats again. It could not from {since} to {local(until, links.zone)} "
+            f"({length}): nobody was evaluated for that time"
+        )
+    elif deafness.cut_off:
+        said = (
+            f"The broker cannot be reached since {since}, for {length}: heartbeats may not be taken, and no "
+            "change is told until it can"
+        )
+    else:
+        said = (
+            f"The registry takes no heartbeats since {since}, for {length}: nobody is evaluated until it does"
+        )
+    text = lines([*notes(repeat, late), f"📡 {said}"])
+    return OutgoingMessage(text.html, text.plain, False, through_seq)

@@ -1,0 +1,93 @@
+"""A message on its way to a receiver, and what all messages have in common. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import blake2b
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from services.notifier.alerting.changes import Notice, StatusChange
+from services.notifier.texts.markup import Text, cut, lines, link
+from shared.contracts.zones import local
+
+MAX_BODY = 3900
+"""UTF-16 units for the body, of Telegram's 4,096; the rest is for the notes above it."""
+MAX_NAME = 128
+REPEAT = "(possible repeat: an earlier attempt may have reached you)"
+
+Buttons = tuple[tuple[tuple[str, str], ...], ...]
+"""Rows of buttons: what each says, and what comes back when it is pressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkContext:
+    """Where links lead, and in which time zone times are written."""
+
+    public_url: str
+    zone: ZoneInfo
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """`through_seq`: everything up to this change is told by this message or by earlier ones."""
+
+    text: str
+    plain_text: str
+    silent: bool
+    through_seq: int
+    problems: tuple[str, ...] = ()
+    recoveries: tuple[str, ...] = ()
+    changes: tuple[StatusChange, ...] = ()
+    """What it tells, for channels that are read by programs."""
+    id: str = ""
+    """The same when it is sent again."""
+    about: str | None = None
+    """The service, if the message is about one alone."""
+    buttons: Buttons = ()
+    doubted: datetime | None = None
+    """Since when the newest of its changes holds that the registry doubts."""
+    notices: tuple[Notice, ...] = ()
+    """What it tells though nothing has changed."""
+
+
+def notes(repeat: bool, late: str) -> list[str]:
+    """What stands above a message's body."""
+    return [*([REPEAT] if repeat else []), *([late] if late else [])]
+
+
+def late_note(since: datetime, links: LinkContext) -> str:
+    """Above what was kept for a receiver that refused messages."""
+    return f"(late: this chat took no messages since {local(since, links.zone)})"
+
+
+def answer(text: Text, buttons: Buttons = ()) -> OutgoingMessage:
+    """A message that tells of no change."""
+    return OutgoingMessage(text.html, text.plain, True, 0, buttons=buttons)
+
+
+def answer_lines(*texts: str) -> OutgoingMessage:
+    return answer(lines(texts))
+
+
+def service_buttons(name: str) -> Buttons:
+    return ((("Mute 1h", f"mute:{button_key(name)}"), ("Details", f"details:{button_key(name)}")),)
+
+
+def button_key(name: str) -> str:
+    """A service in the 64 bytes that come back from a button."""
+    return blake2b(name.encode(), digest_size=8).hexdigest()
+
+
+def service_url(name: str, links: LinkContext) -> str:
+    return f"{links.public_url}/ui/service/{quote(name, safe='')}"
+
+
+def service_link(name: str, links: LinkContext) -> Text:
+    name = cut(name, MAX_NAME)
+    return link(service_url(name, links), name)
+
+
+def home_link(links: LinkContext, words: str = "All services") -> Text:
+    """In the plain form the address itself."""
+    home = f"{links.public_url}/"
+    return link(home, words, plain=home)

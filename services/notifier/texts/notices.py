@@ -1,0 +1,142 @@
+"""Notices as a message: reminders, or what was withheld. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from services.notifier.alerting.changes import FALLEN, Notice, NoticeKind, StatusChange
+from services.notifier.alerting.grouping import AlertGroup
+from services.notifier.texts import alerts
+from services.notifier.texts.alerts import MAX_EXCERPT
+from services.notifier.texts.changes import MAX_BLOCKS, MAX_LINES
+from services.notifier.texts.markup import Text, bold, cut, join, lines, one_line, units
+from services.notifier.texts.message import (
+    MAX_BODY,
+    MAX_NAME,
+    LinkContext,
+    OutgoingMessage,
+    home_link,
+    notes,
+    service_buttons,
+    service_link,
+)
+from shared.contracts.durations import spoken
+from shared.contracts.events import Status
+from shared.contracts.zones import local
+from shared.domain.digest import MARKS
+
+_MAX_LINE = 260
+"""UTF-16 units of a notice in one line, at most."""
+
+
+def notice_message(
+    notices: Sequence[Notice],
+    links: LinkContext,
+    through_seq: int,
+    withheld: Mapping[str, StatusChange] = {},
+    *,
+    repeat: bool = False,
+    late: str = "",
+) -> OutgoingMessage:
+    """Of reminders those that do not fit are counted. Of what was withheld as many of the first are told as
+    fit by name (`notices` of the message). `withheld`: by service, the change that its notice makes up for,
+    which reads as the change itself would have, where there are few."""
+    told, body = _packed(notices, links, withheld)
+    text = lines([*notes(repeat or any(notice.maybe for notice in told), late), body])
+    states = [it for it in told if it.kind not in (NoticeKind.REMINDER, NoticeKind.FLAPS)]
+    about = told[0].name if len(told) == 1 else None
+    return OutgoingMessage(
+        text=text.html,
+        plain_text=text.plain,
+        silent=all(notice.status is Status.SILENT for notice in told),
+        through_seq=through_seq,
+        problems=tuple(notice.name for notice in states if notice.status is not Status.ALIVE),
+        recoveries=tuple(notice.name for notice in states if notice.status is Status.ALIVE),
+        about=about,
+        buttons=service_buttons(about) if about and withheld and told[0].status in FALLEN else (),
+        notices=tuple(told),
+    )
+
+
+def _packed(
+    notices: Sequence[Notice], links: LinkContext, withheld: Mapping[str, StatusChange]
+) -> tuple[Sequence[Notice], Text]:
+    reminders = all(notice.kind is NoticeKind.REMINDER for notice in notices)
+    blocks = _blocks(withheld.values(), links) if len(notices) <= MAX_BLOCKS else {}
+    parts: list[Text] = []
+    room = MAX_BODY
+    for count, notice in enumerate(notices):
+        if notice.name in blocks:
+            parts.append(blocks[notice.name])
+            continue
+        change = withheld.get(notice.name)
+        rest = _what(notice, links)
+        rest += f", {cut(one_line(change.reason), MAX_EXCERPT)}" if change and change.reason else ""
+        room -= units(f"{cut(notice.name, MAX_NAME)}{rest}") + 6
+        if room < 0 or (count >= MAX_LINES and not reminders):
+            if not reminders:
+                return _named(notices, links)
+            parts.append(f"+{len(notices) - count} more: " + home_link(links, "all services"))
+            break
+        parts.append(f"{_mark(notice)} " + bold(service_link(notice.name, links)) + rest)
+    return notices, join("\n\n" if blocks else "\n", parts)
+
+
+def _blocks(changes: Iterable[StatusChange], links: LinkContext) -> dict[str, Text]:
+    """By service; empty if they may not all fit into one message, with lines of other notices."""
+    found = {it.name: alerts.block(AlertGroup((it,)), links, it.stored_at) for it in changes}
+    taken = sum(text.units for text in found.values())
+    return found if taken + MAX_BLOCKS * _MAX_LINE <= MAX_BODY else {}
+
+
+def _mark(notice: Notice) -> str:
+    return "🔁" if notice.kind is NoticeKind.FLAPS else MARKS[notice.status]
+
+
+def _what(notice: Notice, links: LinkContext) -> str:
+    since = f"since {local(notice.since, links.zone)}"
+    match notice.kind:
+        case NoticeKind.CALM:
+            changes = f"{notice.flapped} changes while it was flapping"
+            return f" has calmed down: {notice.status} {since}, {changes}"
+        case NoticeKind.STAYS:
+            return f" stays {notice.status}: {since}, after {notice.flapped} changes; it is flapping"
+        case NoticeKind.FLAPS:
+            length = spoken(notice.at - (notice.flapping_since or notice.since))
+            return f" is still flapping: {notice.flapped} changes in {length}"
+    if notice.status is Status.ALIVE:
+        return f" alive again {since}"
+    return f" still {notice.status} for {spoken(notice.at - notice.since)}, {since}"
+
+
+# --- many: only named, those alike together
+
+
+def _named(notices: Sequence[Notice], links: LinkContext) -> tuple[Sequence[Notice], Text]:
+    """As many of the first as can be named."""
+    home = home_link(links)
+    room, groups, taken = MAX_BODY - home.units - 100, dict[str, list[str]](), 0
+    for notice in notices:
+        name, alike = cut(notice.name, MAX_NAME), _alike(notice)
+        room -= units(name) + 2 + (0 if alike in groups else 40)
+        if room < 0 and taken:
+            break
+        groups.setdefault(alike, []).append(name)
+        taken += 1
+    waiting = len(notices) - taken
+    title = f"{taken} services" + (f", {waiting} more follow" if waiting else "")
+    parts: list[Text | str] = [bold(title)]
+    for alike, names in groups.items():
+        parts += [bold(f"{alike} ({len(names)}):"), ", ".join(names)]
+    return notices[:taken], lines([*parts, home])
+
+
+def _alike(notice: Notice) -> str:
+    match notice.kind:
+        case NoticeKind.CALM:
+            said = f"calmed down, {notice.status}"
+        case NoticeKind.STAYS:
+            said = f"flapping, stays {notice.status}"
+        case NoticeKind.FLAPS:
+            said = "still flapping"
+        case _:
+            said = "alive again" if notice.status is Status.ALIVE else f"still {notice.status}"
+    return f"{_mark(notice)} {said}"
