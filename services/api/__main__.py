@@ -60,7 +60,7 @@ def main() -> None:
         await windows.load()
         await keyring.load()
         projector = Projector(link, store, board, health, _now, left_at=watch.left_at)
-        watch.on_look = projector.remember
+        watch.on_check = projector.remember
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(projector.run())
             tasks.create_task(projector.watch_judging())

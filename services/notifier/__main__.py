@@ -145,7 +145,7 @@ class Notifier:
         self._handover = None
         notes = RecordNotes(self._watch, bucket)
         await notes.note(self._watch.marks)
-        self._watch.on_look = notes.note
+        self._watch.on_check = notes.note
         after = self._receivers.done_through
         self._receivers.watch_all(self._reminders)
         self._receivers.tick(self._reminders)

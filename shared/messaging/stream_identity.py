@@ -1,4 +1,4 @@
-"""Whether a stream is still the one that was read before, or another record in its place. Pure.
+"""Whether a stream is still the one that was read before, or another one in its place. Pure.
 
 A stream's time of creation tells it from one that was made anew. An older copy of the same stream has the
 same time: it ends before what was read of it, or has, once new messages have come, another message there.
@@ -18,7 +18,7 @@ class Comparison(Enum):
 
 
 class Eviction(Enum):
-    """Which messages the broker itself lets go of."""
+    """Which messages the broker removes itself."""
 
     NONE = 0
     ONE_FOR_ONE = 1

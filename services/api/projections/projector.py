@@ -26,7 +26,7 @@ from shared.messaging.errors import NotStored
 from shared.messaging.faststream_broker import FastStreamBroker, no_payload
 from shared.messaging.queries import last_evaluated
 from shared.messaging.reader import PENDING, Reader, Stored
-from shared.messaging.record_watch import RECORD, Marks, judge, look, told_before
+from shared.messaging.stream_check import RECORD, Marks, check_stream, known_until, snapshot_of
 from shared.messaging.stream_identity import Comparison, StreamMark, StreamPosition
 from shared.messaging.truncation import truncated
 
@@ -316,7 +316,7 @@ class Projector:
                 return left_at
             if mark := known.marks.get(stream):
                 newest = position if position.at else None
-                question = partial(judge, self._link, stream, mark, newest)
+                question = partial(check_stream, self._link, stream, mark, newest)
                 verdict, _ = await retry_until_done("compare the record", question)
                 if verdict is not Comparison.SAME:
                     return left_at
@@ -326,7 +326,7 @@ class Projector:
         """What the streams look like now."""
 
         async def ask(stream: str) -> StreamMark:
-            if (seen := await look(self._link, stream)) is None:
+            if (seen := await snapshot_of(self._link, stream)) is None:
                 raise NotStored(f"there is no stream {stream}")
             return seen.mark
 
@@ -356,7 +356,7 @@ class Projector:
                 await self._follow(new, heartbeats, to_the_end=True)
                 before = await old.record()
                 if left_at is not None:
-                    new_from = await told_before(self._link, left_at)
+                    new_from = await known_until(self._link, left_at)
                     await new.begin_edition(f"-{secrets.token_hex(3)}", new_from)
                 else:
                     await new.begin_edition(before.edition, before.new_from)

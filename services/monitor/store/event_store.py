@@ -20,7 +20,7 @@ from shared.messaging.queries import (
     newest_event,
 )
 from shared.messaging.reader import Reader, Stored
-from shared.messaging.record_watch import RECORD, Marks, judge
+from shared.messaging.stream_check import RECORD, Marks, check_stream
 from shared.messaging.stream_identity import Comparison, StreamMark
 
 
@@ -64,7 +64,7 @@ class EventStore:
     async def differs(self, marks: list[StreamMark]) -> str | None:
         """Why the streams are not those that were marked, though they were made at the same time."""
         for stream, mark in zip(RECORD, marks, strict=False):
-            verdict, _ = await judge(self._link, stream, mark)
+            verdict, _ = await check_stream(self._link, stream, mark)
             if verdict is not Comparison.SAME:
                 return f"{stream}: {verdict.value}"
         return None

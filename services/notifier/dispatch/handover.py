@@ -16,7 +16,8 @@ from services.notifier.event_log import EventLog
 from shared.contracts.events import moment
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
-from shared.messaging.record_watch import Marks, RecordWatch, judge, told_before
+from shared.messaging.record_watch import RecordWatch
+from shared.messaging.stream_check import Marks, check_stream, known_until
 from shared.messaging.stream_identity import Comparison
 
 log = structlog.get_logger()
@@ -60,7 +61,7 @@ async def starting_point(
     if seen is None or (decision := await _compare(link, seen)) is Comparison.SAME:
         return StartingPoint(end, False, handover)
     log.info("the cursors are of another record", why=decision.value)
-    told = await told_before(link, seen.seen_at)
+    told = await known_until(link, seen.seen_at)
     event_log.skip_told_before(moment(seen.seen_at) - MAX_RECORDING_DELAY, told)
     if decision is Comparison.PURGED:  # the sequences are what they were
         return StartingPoint(end, False, handover)
@@ -68,7 +69,7 @@ async def starting_point(
 
 
 async def _compare(link: BrokerConnection, seen: SeenRecord) -> Comparison:
-    question = partial(judge, link, streams.SERVICES, seen.events)
+    question = partial(check_stream, link, streams.SERVICES, seen.events)
     decision: Comparison = (await retry_until_done("compare the record", question))[0]
     return decision
 

@@ -232,7 +232,7 @@ def _paced(scenario: Scenario) -> Iterator[None]:
         patch.object(Unhurried, "pace", scenario.paces.reminders),
         patch.object(receiver, "POLL_INTERVAL", scenario.paces.idle),
         patch.object(consumer, "STALL_TIMEOUT", 3600.0),
-        patch.object(shared.messaging.record_watch, "LOOK_AGAIN", 3600.0),
+        patch.object(shared.messaging.record_watch, "CHECK_INTERVAL", 3600.0),
         patch.object(lease, "POLL_INTERVAL", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
         patch.object(notification_log, "MAX_INLINE", scenario.most_owed_within),
         patch.object(notification_log, "PARTS", 2),
