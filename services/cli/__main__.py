@@ -2,32 +2,31 @@
 
 import asyncio
 import json
-import signal
-import subprocess
-import time
 from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import httpx
 import nats
 import typer
 from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
 from services.cli import backup as copies
-from services.cli.doctor import DoctorSettings, Finding, examine, report
-from services.cli.supervisor import RunSettings, broker
+from services.cli.client import RequestFailed, ask
+from services.cli.doctor import Finding, examine, report
+from services.cli.execute import run_reported
+from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
+from services.cli.supervisor import broker
 from services.cli.supervisor import run as supervise
+from services.cli.terminal import say, warn
 from shared.contracts.events import NAME_RULE_IN_WORDS, valid_name
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.messaging.connection import access
-from shared.settings import Tokens, load, near, stop
+from shared.settings import load, near, stop
 from shared.telemetry import logs
-from shared.telemetry.visible import visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,11 +36,6 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
-
-
-class ClientSettings(RunSettings):
-    api_token: Tokens = ()
-    read_token: Tokens = ()
 
 
 @app.command()
@@ -65,7 +59,7 @@ def beat(
     url = f"http://{near(settings.host)}:{settings.ingest_port}/heartbeat/{quote(name, safe='')}"
     url += "/fail" if fail else ""
     answer = _request("POST", url, settings.ingest_token, json=body or None)
-    _say(json.dumps(answer) if as_json else f"{name}: stored")
+    say(json.dumps(answer) if as_json else f"{name}: stored")
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True})
@@ -79,45 +73,7 @@ def execute(
     if not valid_name(name):
         stop(f"{name!r} is no service's name: {NAME_RULE_IN_WORDS}")
     url = f"http://{near(settings.host)}:{settings.ingest_port}/heartbeat/{name}"
-    warned = _report(f"{url}/start", settings.ingest_token, tries=1)
-    if warned:
-        _warn(warned)
-    code, message = _run(command)
-    why = _report(f"{url}/{code}", settings.ingest_token, tries=3, message=message)
-    if why not in ("", warned):
-        _warn(why)
-    raise typer.Exit(code)
-
-
-def _run(command: list[str]) -> tuple[int, str | None]:
-    """Run it with our own input and output, passing on what we are told. Its exit code, 128 + n if signal n
-    ended it, and why it could not be run."""
-    try:
-        process = subprocess.Popen(command)  # what our own user gave  # nosec B603
-    except OSError as error:
-        message = f"{command[0]}: {error.strerror}"
-        _warn(message)
-        return (127 if isinstance(error, FileNotFoundError) else 126), message
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: process.send_signal(received))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command as well
-    code = process.wait()
-    return (128 - code, f"ended by signal {-code}") if code < 0 else (code, None)
-
-
-def _report(url: str, tokens: tuple[SecretStr, ...], *, tries: int, message: str | None = None) -> str:
-    """Tell the registry; a run that worked must not fail because that did not. Why it was not told; empty if
-    it was."""
-    why = ""
-    for left in reversed(range(tries)):
-        try:
-            _ask("POST", url, tokens, json={"message": message} if message else None)
-            return ""
-        except NoAnswer as error:
-            why = f"the registry was not told: {error}"
-            if left:
-                time.sleep(1)
-    return why
+    raise typer.Exit(run_reported(url, settings.ingest_token, command))
 
 
 @app.command()
@@ -136,10 +92,10 @@ def services(
         if cursor is None:
             break
     if as_json:
-        _say(json.dumps(items))
+        say(json.dumps(items))
         return
     for item in items:
-        _say(
+        say(
             f"{item['status']:8} {item['name']}  last heartbeat {item['last_heartbeat'] or 'never'}"
             + ("  (paused)" if item["paused"] else "")
         )
@@ -150,10 +106,10 @@ def status(name: Annotated[str, typer.Argument(help="The service's name.")], as_
     """Show one service."""
     service = _api(f"/service/{quote(name, safe='')}")
     if as_json:
-        _say(json.dumps(service))
+        say(json.dumps(service))
         return
     for key, value in service.items():
-        _say(f"{key:18} {value if not isinstance(value, dict | list) else json.dumps(value)}")
+        say(f"{key:18} {value if not isinstance(value, dict | list) else json.dumps(value)}")
 
 
 @app.command()
@@ -162,7 +118,7 @@ def rebuild(as_json: AsJson = False) -> None:
     answer = asyncio.run(_rebuild(load(ClientSettings)))
     if "error" in answer:
         _fail(answer["error"])
-    _say(json.dumps(answer) if as_json else f"{answer['services']} services from {answer['events']} events")
+    say(json.dumps(answer) if as_json else f"{answer['services']} services from {answer['events']} events")
 
 
 @app.command()
@@ -174,9 +130,9 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = asyncio.run(examined())
     if as_json:
-        _say(json.dumps([{**asdict(it), "ok": not it.mend} for it in findings]))
+        say(json.dumps([{**asdict(it), "ok": not it.mend} for it in findings]))
     else:
-        report(findings, _say)
+        report(findings, say)
     if any(it.part.startswith("settings") and it.mend for it in findings):
         raise typer.Exit(2)
     if any(it.mend for it in findings):
@@ -209,7 +165,7 @@ def restore(
     """Put a copied record back, while the four services are stopped and the broker runs (an embedded one is
     started for it)."""
     settings = load(RunSettings)
-    copied = _with_broker(settings, copies.restore(settings, file, replace=replace, warn=_warn))
+    copied = _with_broker(settings, copies.restore(settings, file, replace=replace, warn=warn))
     _say_copied(copied, as_json, f"restored from {file}; start the services now")
 
 
@@ -231,11 +187,11 @@ def _with_broker(
 def _say_copied(copied: list[copies.Copied], as_json: bool, done: str, *, err: bool = False) -> None:
     if as_json:
         found = [{"stream": it.name, "messages": it.messages, "last_seq": it.last_seq} for it in copied]
-        _say(json.dumps(found), err=err)
+        say(json.dumps(found), err=err)
         return
     for it in copied:
-        _say(f"{it.messages:>10} messages, up to {it.last_seq:>10}  {it.name}", err=err)
-    _say(done, err=err)
+        say(f"{it.messages:>10} messages, up to {it.last_seq:>10}  {it.name}", err=err)
+    say(done, err=err)
 
 
 async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
@@ -259,49 +215,15 @@ def _api(path: str, query: dict[str, Any] | None = None) -> Any:
     return _request("GET", f"http://{near(settings.host)}:{settings.api_port}{path}", tokens, params=query)
 
 
-class NoAnswer(Exception):
-    """A request was refused, or nobody answered; says why."""
-
-
 def _request(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) -> Any:
     try:
-        return _ask(method, url, tokens, **rest)
-    except NoAnswer as error:
+        return ask(method, url, tokens, **rest)
+    except RequestFailed as error:
         _fail(str(error))
 
 
-def _ask(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) -> Any:
-    """The answer as JSON. Raises NoAnswer."""
-    secret = tokens[0].get_secret_value() if tokens else ""
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    try:
-        response = httpx.request(method, url, headers=headers, timeout=15, trust_env=False, **rest)
-    except (httpx.HTTPError, UnicodeError) as error:
-        # What is said of a header that cannot be sent holds the token.
-        sent = not isinstance(error, httpx.LocalProtocolError | UnicodeError)
-        at = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
-        why = f"{at}: {error}" if sent else f"{at}: the token cannot be sent in a header"
-        raise NoAnswer(why) from None
-    if response.is_error:
-        try:
-            reason = response.json().get("detail", response.text)
-        except ValueError:
-            reason = response.text
-        raise NoAnswer(f"{response.status_code}: {reason}")
-    return response.json()
-
-
-def _say(line: str, *, err: bool = False) -> None:
-    """Print one line, in which nothing that others wrote acts on the terminal."""
-    typer.echo(visible(line), err=err)
-
-
-def _warn(message: str) -> None:
-    _say(message, err=True)
-
-
 def _fail(message: str) -> NoReturn:
-    _say(message, err=True)
+    say(message, err=True)
     raise typer.Exit(1)
 
 

@@ -16,27 +16,20 @@ import nats
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
-from pydantic import SecretStr
 
-from services.cli.supervisor import RunSettings, bound_to
+from services.cli.ports import bound_to
+from services.cli.settings import DoctorSettings
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.messaging.connection import access
 from shared.messaging.errors import READ_ONLY
-from shared.settings import CommaSeparated, HttpUrl, SecretHttpUrl, load, near
+from shared.settings import load, near
 
 SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
     "api": "ApiSettings"
 }
 LOOK = "See its log, and what is wrong above."
 START = "Start it: `make run`, or `docker compose up --detach`."
-
-
-class DoctorSettings(RunSettings):
-    telegram_bot_token: SecretStr = SecretStr("")
-    telegram_chat_id: CommaSeparated = ()
-    telegram_api_url: HttpUrl = "https://api.telegram.org"
-    deadman_url: SecretHttpUrl = SecretStr("")
 
 
 @dataclass(frozen=True)

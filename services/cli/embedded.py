@@ -14,7 +14,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
-class Server:
+class EmbeddedServer:
     """A server to start. `variable` names where its address comes from."""
 
     name: str
@@ -25,7 +25,7 @@ class Server:
     log: Path
 
 
-def nats(urls: tuple[str, ...], data: Path, sync: str = "always") -> Server | None:
+def nats(urls: tuple[str, ...], data: Path, sync: str = "always") -> EmbeddedServer | None:
     """The NATS server for these URLs; None if they lead elsewhere than to this machine. `sync`: how often
     what was written is put on the disk."""
     url = urlsplit(urls[0])
@@ -47,7 +47,7 @@ def nats(urls: tuple[str, ...], data: Path, sync: str = "always") -> Server | No
         user, password = unquote(url.username), unquote(url.password)
         lines.append(f"authorization {{ user: {_quoted(user)}, password: {_quoted(password)} }}")
     config.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return Server(
+    return EmbeddedServer(
         "nats", [_program("nats-server"), "-c", str(config)], host, port, "NATS_URL", data / "nats.out"
     )
 
@@ -57,7 +57,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def mongodb(url: str, data: Path) -> Server | None:
+def mongodb(url: str, data: Path) -> EmbeddedServer | None:
     """The MongoDB-compatible server for this URL; None if it leads elsewhere than to this machine."""
     parts = urlsplit(url)
     if "," in parts.netloc or parts.hostname not in LOOPBACK:
@@ -70,7 +70,7 @@ def mongodb(url: str, data: Path) -> Server | None:
         *("--host", host, "--port", str(port), "--storage-path", str(store), "--log-level", "WARNING"),
         *("--cache-size", "128M", "--log-file-max", "64MB", "--sync-on-commit"),
     ]
-    return Server("mongodb", command, host, port, "MONGODB_URL", data / "mongodb.log")
+    return EmbeddedServer("mongodb", command, host, port, "MONGODB_URL", data / "mongodb.log")
 
 
 def _program(name: str) -> str:

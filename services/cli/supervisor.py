@@ -1,18 +1,12 @@
 """`registry run`: the embedded servers and the four services, kept alive, started and stopped in order."""
 
 import asyncio
-import ctypes
 import fcntl
-import ipaddress
 import os
 import signal
-import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
@@ -22,115 +16,15 @@ import structlog
 import typer
 
 from services.cli import embedded
-from shared.settings import PREFIX, DatabaseUrl, Port, Settings, TimeOfDay, Tokens, near, stop
+from services.cli.child import WRONG_CONFIGURATION, Child, announce
+from services.cli.ports import bound_to, choose_ports, is_free
+from services.cli.settings import RunSettings
+from shared.settings import PREFIX, near, stop
 from shared.telemetry import logs
-from shared.telemetry.visible import visible
 
 log = structlog.get_logger()
 
-READY_WITHIN = 60.0
-STOP_WITHIN = 3.0
-"""Seconds that each step of the stop may take before it is ended the hard way; there are three."""
-STEADY_AFTER = 30.0
-LONGEST_BACKOFF = 10.0
-WRONG_CONFIGURATION = 2
-
-
-class RunSettings(Settings):
-    """With what two services have: a wrong value is told once, before anything is started."""
-
-    data_dir: Path = Path("./data")
-    mongodb_url: DatabaseUrl = "mongodb://127.0.0.1:27017"
-    ingest_port: Port = 8001
-    monitor_port: Port = 8003
-    notifier_port: Port = 8004
-    ingest_token: Tokens = ()
-    digest_time: TimeOfDay = time(9)
-
-
-@dataclass
-class Child:
-    """A process that is started again, with back-off, whenever it ends by itself."""
-
-    name: str
-    command: list[str]
-    log: Path | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    process: asyncio.subprocess.Process | None = None
-    keeper: asyncio.Task[None] | None = None
-    misconfigured: bool = False
-
-    async def start(self) -> str:
-        """Why it cannot be started; empty if it was."""
-        out = None
-        try:
-            out = self.log.open("ab") if self.log else None
-            self.process = await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=os.environ | self.env,
-                start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            return f"cannot be started ({getattr(error, 'strerror', None) or error})"
-        finally:
-            if out:
-                out.close()
-        return ""
-
-    async def keep(self) -> None:
-        """Watch it, and start it again, until cancelled or it says that its configuration is wrong."""
-        loop, wait = asyncio.get_running_loop(), 0.2
-        while True:
-            assert self.process
-            started = loop.time()
-            code = await self.process.wait()
-            if code == WRONG_CONFIGURATION:
-                self.misconfigured = True
-                return
-            if loop.time() - started > STEADY_AFTER:
-                wait = 0.2
-            why = f"ended ({_ending(code)})"
-            while why:
-                say(f"{self.name} {why}; starting it again in {wait:.1f} s")
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, LONGEST_BACKOFF)
-                why = await self.start()
-
-    async def stop(self) -> None:
-        if self.keeper:
-            self.keeper.cancel()
-        if self.process is None or self.process.returncode is not None:
-            return
-        with suppress(ProcessLookupError):
-            self.process.terminate()
-        try:
-            await asyncio.wait_for(self.process.wait(), STOP_WITHIN)
-        except TimeoutError:
-            say(f"{self.name} did not stop within {STOP_WITHIN:g} s; ending it")
-            with suppress(ProcessLookupError):
-                self.process.kill()
-            await self.process.wait()
-
-
-def _end_with_parent() -> None:
-    """A child gets SIGTERM when the supervisor is killed, so that no orphan keeps a port (Linux)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def _ending(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def say(text: str) -> None:
-    """Tell what happens: as a line of log if that is to be JSON."""
-    if structlog.is_configured():
-        log.warning(text)
-    else:
-        typer.echo(visible(text), err=True)
+READY_TIMEOUT = 60.0
 
 
 def run(settings: RunSettings) -> int:
@@ -147,7 +41,7 @@ def run(settings: RunSettings) -> int:
 
 
 def _lock(data: Path) -> TextIO:
-    """The folder, made if it is not there, as ours alone."""
+    """Create the data folder if it is not there, and lock it for this process alone."""
     try:
         data.mkdir(parents=True, exist_ok=True)
         lock = (data / "lock").open("w")
@@ -163,7 +57,7 @@ def _lock(data: Path) -> TextIO:
 async def _run(settings: RunSettings, data: Path) -> int:
     embedded_ = [embedded.nats(settings.nats_url, data), embedded.mongodb(settings.mongodb_url, data)]
     found = [server for server in embedded_ if server]
-    ports = _ports(settings, [(it.variable, it.host, it.port) for it in found])
+    ports = choose_ports(settings, [(it.variable, it.host, it.port) for it in found])
     servers, services = _children(found), _services(ports)
     stopping = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -171,31 +65,31 @@ async def _run(settings: RunSettings, data: Path) -> int:
     try:
         for child in servers + services:
             if why := await child.start():
-                say(f"{child.name} {why}")
+                announce(f"{child.name} {why}")
                 return 1
             child.keeper = asyncio.create_task(child.keep())
         keepers = [child.keeper for child in servers + services if child.keeper]
-        told = asyncio.create_task(stopping.wait())
+        stop_wanted = asyncio.create_task(stopping.wait())
         ready = asyncio.create_task(_announce(settings, ports))
-        await asyncio.wait([*keepers, told, ready], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*keepers, stop_wanted, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done() and not ready.result():
-            say(f"not ready within {READY_WITHIN:g} s; see the lines above and {data}")
-        await asyncio.wait([*keepers, told], return_when=asyncio.FIRST_COMPLETED)
+            announce(f"not ready within {READY_TIMEOUT:g} s; see the lines above and {data}")
+        await asyncio.wait([*keepers, stop_wanted], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
     finally:
-        say("stopping")
+        announce("stopping")
         await _stop(servers, services)
-        say("stopped")
+        announce("stopped")
     return WRONG_CONFIGURATION if any(child.misconfigured for child in servers + services) else 0
 
 
 async def _stop(servers: list[Child], services: list[Child]) -> None:
-    """The front door first, then the rest, then what they stand on."""
+    """First ingest, then the other services, then the servers that they need."""
     for step in (services[:1], services[1:], servers):
         await asyncio.gather(*(child.stop() for child in step))
 
 
-def _children(servers: list[embedded.Server]) -> list[Child]:
+def _children(servers: list[embedded.EmbeddedServer]) -> list[Child]:
     for server in servers:
         server.log.unlink(missing_ok=True)
     return [Child(server.name, server.command, server.log) for server in servers]
@@ -212,24 +106,24 @@ def _services(ports: dict[str, int]) -> list[Child]:
 
 @asynccontextmanager
 async def broker(settings: RunSettings) -> AsyncIterator[None]:
-    """See to it that the broker runs: the embedded one is started for a while if it should be on this machine
-    and nothing is there. It puts all it has on the disk at its end, not each message by itself."""
+    """Make sure that the broker runs: the embedded one is started for a while if it is to be on this machine
+    and nothing is there. It syncs everything to the disk at its end, not each message."""
     data = settings.data_dir.resolve()
     url = urlsplit(settings.nats_url[0])
     ours = len(settings.nats_url) == 1 and url.hostname in embedded.LOOPBACK
-    if not ours or not _is_free(url.hostname or "", url.port or 4222):
+    if not ours or not is_free(url.hostname or "", url.port or 4222):
         yield
         return
     lock = _lock(data)
     server = embedded.nats(settings.nats_url, data, sync="2m")
     assert server
-    say(f"no broker is running; starting the embedded one of {data} for this")
+    announce(f"no broker is running; starting the embedded one of {data} for this")
     child = Child(server.name, server.command, server.log)
     try:
         if why := await child.start():
             raise OSError(f"the broker {why}")
-        async with asyncio.timeout(READY_WITHIN):
-            while _is_free(server.host, server.port):  # noqa: ASYNC110 - another process
+        async with asyncio.timeout(READY_TIMEOUT):
+            while is_free(server.host, server.port):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
         yield
     finally:
@@ -238,74 +132,11 @@ async def broker(settings: RunSettings) -> AsyncIterator[None]:
         lock.close()
 
 
-Place = tuple[str, str, int]
-"""Where something listens: its variable, without the prefix, host and port."""
-
-
-def _ports(settings: RunSettings, servers: Sequence[Place] = ()) -> dict[str, int]:
-    """Where the services listen. Ports that nobody asked for give way when they are taken. Ends with code 2
-    if another one cannot be had, or is to be that of two; `servers` listen too."""
-    ports = {
-        "ingest": settings.ingest_port,
-        "monitor": settings.monitor_port,
-        "notifier": settings.notifier_port,
-        "api": settings.api_port,
-    }
-    ours = list(servers)
-    gives_way = {it for it in ("monitor", "notifier") if f"{it}_port" not in settings.model_fields_set}
-    for name in sorted(ports, key=gives_way.__contains__):
-        place = f"{name.upper()}_PORT", bound_to(name, settings), ports[name]
-        if name in gives_way and (_holder(place, ours) or not _is_free(*place[1:])):
-            ports[name] = free_port()
-            place = *place[:2], ports[name]
-        ours.append(place)
-    for n, place in enumerate(ours):
-        variable, host, port = place
-        if other := _holder(place, ours[:n]):
-            stop(f"{PREFIX}{variable}: port {port} is that of {PREFIX}{other} already; accepted: another one")
-        if not _is_free(host, port):
-            stop(f"port {port} on {host} is taken (or not ours to use): set {PREFIX}{variable} to a free one")
-    return ports
-
-
-def _holder(place: Place, others: Iterable[Place]) -> str:
-    """The variable of the one among others that listens at the same place; empty: none does."""
-    _, host, port = place
-    for variable, its_host, its_port in others:
-        if port == its_port and (host == its_host or any(map(_is_everywhere, (host, its_host)))):
-            return variable
-    return ""
-
-
-def _is_everywhere(host: str) -> bool:
-    """Whether what is bound to it listens at each address of this machine."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_unspecified
-    return False
-
-
-def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-        except (OSError, UnicodeError):  # the latter: it cannot be the name of a host
-            return False
-    return True
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 async def _announce(settings: RunSettings, ports: dict[str, int]) -> bool:
     """Wait until all are ready, then print where everything is. False if that took too long."""
     async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
         try:
-            async with asyncio.timeout(READY_WITHIN):
+            async with asyncio.timeout(READY_TIMEOUT):
                 for name, port in ports.items():
                     url = f"http://{near(bound_to(name, settings))}:{port}/readyz"
                     while not await _is_ready(client, url):  # noqa: ASYNC110 - another process
@@ -325,11 +156,6 @@ async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
         return (await client.get(url)).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def bound_to(name: str, settings: Settings) -> str:
-    """The address that a service is bound to."""
-    return settings.host if name in ("ingest", "api") else settings.metrics_host
 
 
 def _welcome(settings: RunSettings, ports: dict[str, int]) -> str:

@@ -24,7 +24,7 @@ from services.api.http.requests import check_version
 from services.api.projections.documents import fold, hear
 from services.api.queries.event_hub import EventHub
 from services.api.settings import ApiSettings
-from services.cli.supervisor import RunSettings
+from services.cli.settings import RunSettings
 from services.ingest.admission import HeartbeatStore, _message
 from services.ingest.auth import bearer
 from services.ingest.content import bad_address, bad_name, read_content, read_signal, tidy

@@ -9,9 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from services.api.settings import ApiSettings
-from services.cli.__main__ import ClientSettings
-from services.cli.doctor import DoctorSettings
-from services.cli.supervisor import RunSettings
+from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.ingest.settings import IngestSettings
 from services.monitor.__main__ import MonitorSettings
 from services.notifier.channels.configured import configured_channels

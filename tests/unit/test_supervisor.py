@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from services.cli import child as child_module
 from services.cli import supervisor
-from services.cli.supervisor import Child, RunSettings
+from services.cli.child import Child
+from services.cli.ports import choose_ports, is_free
+from services.cli.settings import RunSettings
 from shared.http import server
 from shared.http.protocol import ConnectionLimits, within
 from tests.servers import free_port
@@ -17,7 +20,8 @@ from tests.servers import free_port
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    monkeypatch.setattr(supervisor, "say", found.append)
+    monkeypatch.setattr(supervisor, "announce", found.append)
+    monkeypatch.setattr(child_module, "announce", found.append)
     return found
 
 
@@ -46,7 +50,7 @@ async def until(check: Any) -> None:
 async def test_what_cannot_be_started_again_is_said_and_tried_again(
     child: Child, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "LONGEST_BACKOFF", 0.05)
+    monkeypatch.setattr(child_module, "MAX_BACKOFF", 0.05)
     assert await child.start() == ""
     assert child.process
     await child.process.wait()  # the shell has read it
@@ -85,11 +89,11 @@ def test_no_two_listen_at_one_port(capsys: pytest.CaptureFixture[str]) -> None:
     given = {"ingest_port": one, "api_port": other}
 
     def ports(**more: Any) -> dict[str, int]:
-        return supervisor._ports(RunSettings(_env_file=None, **{**given, **more}), places)  # type: ignore[call-arg]
+        return choose_ports(RunSettings(_env_file=None, **{**given, **more}), places)  # type: ignore[call-arg]
 
     assert len(set(ports().values())) == 4
     default = RunSettings.model_fields["monitor_port"].default
-    if supervisor._is_free("127.0.0.1", default):
+    if is_free("127.0.0.1", default):
         assert ports(api_port=default)["monitor"] != default
     for wrong in (
         {"api_port": one},

@@ -1,0 +1,41 @@
+"""The settings of `registry`."""
+
+from datetime import time
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from shared.settings import (
+    CommaSeparated,
+    DatabaseUrl,
+    HttpUrl,
+    Port,
+    SecretHttpUrl,
+    Settings,
+    TimeOfDay,
+    Tokens,
+)
+
+
+class RunSettings(Settings):
+    """With the settings that two services share: a wrong value is told once, before anything is started."""
+
+    data_dir: Path = Path("./data")
+    mongodb_url: DatabaseUrl = "mongodb://127.0.0.1:27017"
+    ingest_port: Port = 8001
+    monitor_port: Port = 8003
+    notifier_port: Port = 8004
+    ingest_token: Tokens = ()
+    digest_time: TimeOfDay = time(9)
+
+
+class ClientSettings(RunSettings):
+    api_token: Tokens = ()
+    read_token: Tokens = ()
+
+
+class DoctorSettings(RunSettings):
+    telegram_bot_token: SecretStr = SecretStr("")
+    telegram_chat_id: CommaSeparated = ()
+    telegram_api_url: HttpUrl = "https://api.telegram.org"
+    deadman_url: SecretHttpUrl = SecretStr("")
