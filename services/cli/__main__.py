@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
 
-import nats
 import typer
 from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
 from services.cli import backup as copies
+from services.cli.broker_client import connect_once
 from services.cli.client import RequestFailed, ask
 from services.cli.doctor import Finding, examine, report
 from services.cli.execute import run_reported
@@ -24,7 +24,6 @@ from services.cli.terminal import say, warn
 from shared.contracts.events import NAME_RULE_IN_WORDS, valid_name
 from shared.http.urls import without_secrets
 from shared.messaging import streams
-from shared.messaging.connection import access
 from shared.settings import load, near, stop
 from shared.telemetry import logs
 
@@ -170,9 +169,9 @@ def restore(
 
 
 def _with_broker(
-    settings: RunSettings, work: Coroutine[Any, Any, list[copies.Copied]]
-) -> list[copies.Copied]:
-    async def done() -> list[copies.Copied]:
+    settings: RunSettings, work: Coroutine[Any, Any, list[copies.StreamCopy]]
+) -> list[copies.StreamCopy]:
+    async def done() -> list[copies.StreamCopy]:
         async with broker(settings):
             return await work
 
@@ -184,7 +183,7 @@ def _with_broker(
         work.close()
 
 
-def _say_copied(copied: list[copies.Copied], as_json: bool, done: str, *, err: bool = False) -> None:
+def _say_copied(copied: list[copies.StreamCopy], as_json: bool, done: str, *, err: bool = False) -> None:
     if as_json:
         found = [{"stream": it.name, "messages": it.messages, "last_seq": it.last_seq} for it in copied]
         say(json.dumps(found), err=err)
@@ -195,11 +194,8 @@ def _say_copied(copied: list[copies.Copied], as_json: bool, done: str, *, err: b
 
 
 async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
-    async def quiet(_: Exception) -> None: ...
-
-    options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": quiet}
     try:
-        client = await asyncio.wait_for(nats.connect(**options), 5)
+        client = await connect_once(settings)
         try:
             reply = await client.request(streams.REBUILD, timeout=600)
             return dict(json.loads(reply.data))

@@ -4,7 +4,6 @@ The file is a ZIP archive: per stream the snapshot that the broker makes of it, 
 at the end a manifest with their checksums.
 """
 
-import asyncio
 import hashlib
 import json
 import os
@@ -17,14 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
+from services.cli.broker_client import connect_once
 from shared.http.urls import without_secrets
 from shared.messaging import streams
-from shared.messaging.connection import access
 from shared.settings import Settings
 
 FORMAT = 1
@@ -38,29 +36,29 @@ ORDER = (
     f"KV_{streams.API_BUCKET}",
     streams.ASIDE,
 )
-"""The order in which they are copied, while everything goes on. The monitor's snapshot comes first, for it
-must not be ahead of the streams. An event may be ahead of the heartbeats: it says which one it knows of. The
-cursors come after the events, or what was told in between would be told again; where they are ahead, the
+"""The order in which they are copied, while everything goes on. The monitor's snapshot comes first, as it
+must not be ahead of the streams. An event may be ahead of the heartbeats: it says which of them it knows. The
+cursors come after the events, or what was sent in between would be sent again; if they are ahead, the
 notifier sets them back to the end."""
 CHUNK = 256 * 1024
 PUT_CHUNK = 16 * 1024
-"""Bytes sent at once to a broker that restores: it gives up if it is busy with them for 5 s."""
+"""Bytes sent at once to a broker that restores: it gives up if they keep it busy for 5 s."""
 TOO_SLOW = "closed pipe"
-"""What it says then."""
-WITHIN = 30.0
-"""Seconds for one step of the broker's."""
-TO_MAKE = 600.0
-"""Seconds in which the broker makes a stream of what it was sent."""
+"""Part of its answer then."""
+STEP_TIMEOUT = 30.0
+"""Seconds that the broker may take for one step."""
+CREATION_TIMEOUT = 600.0
+"""Seconds that the broker may take to create a stream from what it was sent."""
 SERVICES = "ingest, monitor, notifier and api"
 
 
 class BackupError(Exception):
-    """It was not done; says why, and what to do."""
+    """A backup or restore that was not done: why, and what to do."""
 
 
 @dataclass(frozen=True)
-class Copied:
-    """One stream in the file. `created`: when the stream was made that it was taken of."""
+class StreamCopy:
+    """One stream in the file. `created`: when the stream was created that it is a copy of."""
 
     name: str
     messages: int
@@ -73,12 +71,9 @@ class Copied:
 
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[Client]:
-    async def quiet(_: Exception) -> None: ...
-
-    options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": quiet}
     url = without_secrets(settings.nats_url[0])
     try:
-        client = await asyncio.wait_for(nats.connect(**options), 5)
+        client = await connect_once(settings)
     except (NatsError, OSError, TimeoutError) as error:
         raise BackupError(f"the broker at {url} cannot be reached: {error!r}") from None
     try:
@@ -90,17 +85,21 @@ async def _connected(settings: Settings) -> AsyncIterator[Client]:
             await client.close()
 
 
+async def _request(client: Client, subject: str, payload: bytes = b"", timeout: float = STEP_TIMEOUT) -> Any:
+    return json.loads((await client.request(subject, payload, timeout=timeout)).data)
+
+
 async def _ask(client: Client, subject: str, question: dict[str, Any]) -> dict[str, Any]:
-    answer = json.loads((await client.request(subject, json.dumps(question).encode(), timeout=WITHIN)).data)
+    answer: dict[str, Any] = await _request(client, subject, json.dumps(question).encode())
     if error := answer.get("error"):
         raise BackupError(f"{subject.removeprefix('$JS.API.')}: {error.get('description', error)}")
-    return dict(answer)
+    return answer
 
 
 # --- backup
 
 
-async def backup(settings: Settings, file: Path | None) -> list[Copied]:
+async def backup(settings: Settings, file: Path | None) -> list[StreamCopy]:
     """Write all streams to `file`, or to standard output. It appears under its name when it is whole."""
     async with _connected(settings) as client:
         if file is None:
@@ -118,22 +117,22 @@ async def backup(settings: Settings, file: Path | None) -> list[Copied]:
         return copied
 
 
-async def _write(client: Client, out: IO[bytes]) -> list[Copied]:
-    copied: list[Copied] = []
+async def _write(client: Client, out: IO[bytes]) -> list[StreamCopy]:
+    copied: list[StreamCopy] = []
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in ORDER:
             if created := await _created(client, name):
                 copied.append(await _copy(client, archive, name, created))
             elif name in NEEDED:
                 raise BackupError(f"there is no stream {name} to copy")
-        manifest = {"format": FORMAT, "streams": [asdict(it) for it in copied]}
+        manifest = {"format": FORMAT, "streams": [asdict(copy) for copy in copied]}
         archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
     return copied
 
 
 async def _created(client: Client, name: str) -> str:
-    """When a stream was made, as the broker writes it; empty if there is none."""
-    answer = json.loads((await client.request(f"$JS.API.STREAM.INFO.{name}", timeout=WITHIN)).data)
+    """When a stream was created, as the broker writes it; empty if there is none."""
+    answer = await _request(client, f"$JS.API.STREAM.INFO.{name}")
     if error := answer.get("error"):
         if error.get("code") == 404:
             return ""
@@ -141,13 +140,13 @@ async def _created(client: Client, name: str) -> str:
     return str(answer["created"])
 
 
-async def _copy(client: Client, archive: zipfile.ZipFile, name: str, created: str) -> Copied:
+async def _copy(client: Client, archive: zipfile.ZipFile, name: str, created: str) -> StreamCopy:
     inbox, digest = client.new_inbox(), hashlib.sha256()
     sub = await client.subscribe(inbox)
     question = {"deliver_subject": inbox, "no_consumers": True, "chunk_size": CHUNK}
     answer = await _ask(client, f"$JS.API.STREAM.SNAPSHOT.{name}", question)
     with archive.open(name, "w", force_zip64=True) as member:
-        while chunk := (message := await sub.next_msg(WITHIN)).data:
+        while chunk := (message := await sub.next_msg(STEP_TIMEOUT)).data:
             digest.update(chunk)
             member.write(chunk)
             if message.reply:  # the broker sends so much ahead, and no more
@@ -158,7 +157,7 @@ async def _copy(client: Client, archive: zipfile.ZipFile, name: str, created: st
         description = (message.headers or {}).get("Description", "")
         raise BackupError(f"the broker stopped in the middle of {name}: {status} {description}")
     config, state = answer["config"], answer["state"]
-    return Copied(name, state["messages"], state["last_seq"], created, digest.hexdigest(), config, state)
+    return StreamCopy(name, state["messages"], state["last_seq"], created, digest.hexdigest(), config, state)
 
 
 # --- restore
@@ -166,9 +165,9 @@ async def _copy(client: Client, archive: zipfile.ZipFile, name: str, created: st
 
 async def restore(
     settings: Settings, file: Path, *, replace: bool, warn: Callable[[str], None]
-) -> list[Copied]:
-    """Put the streams of `file` back. Nothing is changed if the file is not whole, if services run, or if
-    such streams are there already, unless `replace` says that they are to go."""
+) -> list[StreamCopy]:
+    """Put the streams of `file` back. Nothing is changed if the file is damaged, if services run, or if there
+    are such streams already, unless `replace` says that they are to be removed."""
     with _opened(file) as archive:
         copied = check(archive)
         async with _connected(settings) as client:
@@ -185,10 +184,10 @@ async def restore(
             for name in there:
                 await _ask(client, f"$JS.API.STREAM.DELETE.{name}", {})
             created = {}
-            for it in copied:
-                created[it.name] = await _put(client, archive, it, settings.nats_replicas)
+            for copy in copied:
+                created[copy.name] = await _put(client, archive, copy, settings.nats_replicas)
             try:
-                await _adopt(client, {it.name: it.created for it in copied}, created)
+                await _adopt(client, {copy.name: copy.created for copy in copied}, created)
             except (NatsError, TimeoutError) as error:
                 warn(f"the monitor reads everything again, and some changes may be told twice ({error})")
     return copied
@@ -201,23 +200,23 @@ def _opened(file: Path) -> zipfile.ZipFile:
         raise BackupError(f"{file} cannot be read, or is cut short: {error}") from None
 
 
-def check(archive: zipfile.ZipFile) -> list[Copied]:
+def check(archive: zipfile.ZipFile) -> list[StreamCopy]:
     """What is in the file. Raises BackupError if anything in it is damaged or missing."""
     try:
         manifest = json.loads(archive.read(MANIFEST))
         if manifest["format"] != FORMAT:
             raise BackupError(f"it is of format {manifest['format']}; this version reads {FORMAT}")
-        copied = [Copied(**it) for it in manifest["streams"]]
-        for it in copied:
+        copied = [StreamCopy(**copy) for copy in manifest["streams"]]
+        for copy in copied:
             digest = hashlib.sha256()
-            with archive.open(it.name) as member:
+            with archive.open(copy.name) as member:
                 while chunk := member.read(CHUNK):
                     digest.update(chunk)
-            if digest.hexdigest() != it.sha256:
-                raise BackupError(f"the file is damaged: the checksum of {it.name} is another")
+            if digest.hexdigest() != copy.sha256:
+                raise BackupError(f"the file is damaged: the checksum of {copy.name} is another")
     except (KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise BackupError(f"the file is damaged, or no backup: {error}") from None
-    names = [it.name for it in copied]
+    names = [copy.name for copy in copied]
     if strange := [name for name in names if name not in ORDER]:
         raise BackupError(f"it holds {strange[0]}, which is no stream of the registry")
     if missing := [name for name in NEEDED if name not in names]:
@@ -226,39 +225,39 @@ def check(archive: zipfile.ZipFile) -> list[Copied]:
 
 
 async def _is_read(client: Client, name: str) -> bool:
-    """Whether somebody waits for the next message of a stream: every service does."""
-    consumers = await client.jetstream(timeout=WITHIN).consumers_info(name)
-    return any(it.num_waiting or it.push_bound for it in consumers)
+    """Whether somebody waits for the next message of a stream, as every service does."""
+    consumers = await client.jetstream(timeout=STEP_TIMEOUT).consumers_info(name)
+    return any(each.num_waiting or each.push_bound for each in consumers)
 
 
-async def _put(client: Client, archive: zipfile.ZipFile, it: Copied, replicas: int) -> str:
-    """Make one stream; when the broker made it."""
+async def _put(client: Client, archive: zipfile.ZipFile, copy: StreamCopy, replicas: int) -> str:
+    """Create one stream; when the broker created it."""
     # This broker may have less room than that one; the monitor bounds the stream when it starts.
-    config = {**it.config, "num_replicas": replicas, "max_bytes": -1}
-    begun = await _ask(client, f"$JS.API.STREAM.RESTORE.{it.name}", {"config": config, "state": it.state})
+    config = {**copy.config, "num_replicas": replicas, "max_bytes": -1}
+    begun = await _ask(client, f"$JS.API.STREAM.RESTORE.{copy.name}", {"config": config, "state": copy.state})
     subject = begun["deliver_subject"]
-    with archive.open(it.name) as member:
+    with archive.open(copy.name) as member:
         while chunk := member.read(PUT_CHUNK):
-            answer = (await client.request(subject, chunk, timeout=WITHIN)).data.decode(errors="replace")
+            reply = await client.request(subject, chunk, timeout=STEP_TIMEOUT)
+            answer = reply.data.decode(errors="replace")
             if TOO_SLOW in answer:
                 raise BackupError(
-                    f"the broker was too slow with {it.name}, and gave up. It syncs each message to the disk "
-                    "(sync_interval: always); docs/operations.md tells how to restore without that."
+                    f"the broker was too slow with {copy.name}, and gave up. It syncs each message to the "
+                    "disk (sync_interval: always); docs/operations.md tells how to restore without that."
                 )
             if "error" in answer:
-                raise BackupError(f"the broker refused {it.name}: {answer[:300]}")
-    made = json.loads((await client.request(subject, b"", timeout=TO_MAKE)).data)
+                raise BackupError(f"the broker refused {copy.name}: {answer[:300]}")
+    made = await _request(client, subject, timeout=CREATION_TIMEOUT)
     if error := made.get("error"):
-        raise BackupError(f"{it.name} was not restored: {error.get('description', error)}")
-    if (state := made["state"])["last_seq"] < it.last_seq:
-        raise BackupError(f"{it.name} was restored up to {state['last_seq']}, not {it.last_seq}")
+        raise BackupError(f"{copy.name} was not restored: {error.get('description', error)}")
+    if (state := made["state"])["last_seq"] < copy.last_seq:
+        raise BackupError(f"{copy.name} was restored up to {state['last_seq']}, not {copy.last_seq}")
     return str(made["created"])
 
 
 async def _adopt(client: Client, before: dict[str, str], now: dict[str, str]) -> None:
-    """The monitor's snapshot and the notifier's cursors name the streams that they are of by when they were
-    made, and they were made anew. What is of those that were copied is good for these, which are the same up
-    to their sequences."""
+    """The monitor's snapshot and the notifier's cursors name their streams by the time of their creation,
+    which is another one now. Up to their sequences these streams are the same, so the times are replaced."""
     renamed = {before[name]: now[name] for name in NEEDED}
     js = client.jetstream(timeout=5)
     for bucket, key in ((streams.MONITOR_BUCKET, "position"), (streams.NOTIFIER_BUCKET, "record")):
@@ -268,7 +267,7 @@ async def _adopt(client: Client, before: dict[str, str], now: dict[str, str]) ->
         with suppress(NotFoundError):
             found = json.loads((await kv.get(key)).value or b"{}")
             if isinstance(found.get("streams"), list):
-                found["streams"] = [renamed.get(it, it) for it in found["streams"]]
+                found["streams"] = [renamed.get(each, each) for each in found["streams"]]
             for mark in (*found.get("marks", ()), found.get("events", {})):
                 if isinstance(mark, dict) and mark.get("created") in renamed:
                     mark["created"] = renamed[mark["created"]]

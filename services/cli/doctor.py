@@ -12,16 +12,15 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
-import nats
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
+from services.cli.broker_client import connect_once
 from services.cli.ports import bound_to
 from services.cli.settings import DoctorSettings
 from shared.http.urls import without_secrets
 from shared.messaging import streams
-from shared.messaging.connection import access
 from shared.messaging.errors import READ_ONLY
 from shared.settings import load, near
 
@@ -75,9 +74,8 @@ def _configuration(name: str, kind: str) -> Iterator[Finding]:
 
 async def _broker(settings: DoctorSettings) -> Finding:
     url = without_secrets(settings.nats_url[0])
-    options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": _quiet}
     try:
-        client = await asyncio.wait_for(nats.connect(**options), 5)
+        client = await connect_once(settings)
     except ssl.SSLError as error:
         mend = "Set REGISTRY_NATS_CA to the file of the CA that signed it, and use a name that it holds for."
         return Finding("broker", f"{url} has a certificate that is not trusted ({error})", mend)
@@ -96,9 +94,6 @@ async def _broker(settings: DoctorSettings) -> Finding:
     finally:
         await client.close()
     return Finding("broker", f"{url}, with its streams")
-
-
-async def _quiet(_: Exception) -> None: ...
 
 
 async def _reachable(part: str, url: str, port: int, variable: str) -> Finding:
