@@ -25,8 +25,8 @@ from shared.settings import Port, Settings, listens_on_loopback, load
 from shared.telemetry import logs, tracing
 
 FILLED = Gauge("registry_heartbeats_stream_filled_ratio", "How much of what HEARTBEATS may hold it does")
-LOOK_EVERY = 30.0
-"""Seconds between two looks at how full the stream is."""
+MEASURE_INTERVAL = 30.0
+"""Seconds between two questions how full the stream is."""
 
 
 class MonitorSettings(Settings):
@@ -46,7 +46,7 @@ def main() -> None:
     monitor: Monitor | None = None
 
     def last_evaluated() -> int:
-        return monitor.judged if monitor else 0
+        return monitor.evaluated_until if monitor else 0
 
     broker = FastStreamBroker(link, settings.nats_url)
     requests = last_evaluated_requests(broker, last_evaluated)
@@ -76,7 +76,7 @@ def main() -> None:
 
         await broker.connect()
         await requests.start()
-        watching = [asyncio.create_task(it) for it in (record.watch(), _measure(link))]
+        watching = [asyncio.create_task(each) for each in (record.watch(), _measure(link))]
         try:
             await watch.keep(watch_services)
         finally:
@@ -101,7 +101,7 @@ async def _measure(link: BrokerConnection) -> None:
     while True:
         with suppress(NatsError, OSError, TimeoutError):
             FILLED.set(await streams.filled(link.js, streams.HEARTBEATS))
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(MEASURE_INTERVAL)
 
 
 if __name__ == "__main__":

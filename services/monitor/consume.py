@@ -58,7 +58,7 @@ class Monitor:
         self._dead_letters = DeadLetters(event_store)
         self.events = EventReader(event_store, self._dead_letters, self.apply_event)
         self.evaluator = Evaluator(event_store, self.state, self.configuration, self.events, rules)
-        self.judged = 0
+        self.evaluated_until = 0
         """When the tick was stored that was evaluated last."""
         self._read_until = 0
         self._config_read_until = 0
@@ -170,7 +170,7 @@ class Monitor:
         start, end = tick.proves(message.at)
         with TICK_SECONDS.time():
             await self.evaluator.evaluate_tick(start, end, message)
-        self.judged = max(self.judged, end)
+        self.evaluated_until = max(self.evaluated_until, end)
         TICK_LAG.set(message.pending)
         if message.pending < MAX_BEHIND:
             reach = Checkpoint(message.seq, self.configuration.applied_until(self.events.read_until))

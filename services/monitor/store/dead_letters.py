@@ -1,4 +1,4 @@
-"""What cannot be read: counted, told, kept aside, and passed over."""
+"""Messages that cannot be read: counted, logged, and kept where an operator can look at them."""
 
 import asyncio
 from contextlib import suppress
@@ -18,18 +18,18 @@ for _kind in ("heartbeat", "tick", "event"):
     MALFORMED.labels(_kind)
 
 MAX_LOGGED_PER_MINUTE = 100
-"""Log lines, of however many services."""
+"""Lines in the log, for all services together."""
 MAX_WAITING = 100
 
 
 class DeadLetters:
-    """`run` keeps aside what was complained about; what is too much for it is only counted."""
+    """`run` stores what `add` was given; what is too much for it is only counted."""
 
     def __init__(self, event_store: EventStore) -> None:
         self._event_store = event_store
         self._waiting: asyncio.Queue[tuple[Stored, str]] = asyncio.Queue(MAX_WAITING)
         self._minute = 0
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def add(self, kind: str, name: str, message: Stored, why: str) -> None:
         MALFORMED.labels(kind).inc()
@@ -37,9 +37,9 @@ class DeadLetters:
             self._waiting.put_nowait((message, why))
         minute = int(asyncio.get_running_loop().time() // 60)
         if minute != self._minute:
-            self._minute, self._told = minute, set()
-        if name not in self._told and len(self._told) < MAX_LOGGED_PER_MINUTE:
-            self._told.add(name)
+            self._minute, self._logged = minute, set()
+        if name not in self._logged and len(self._logged) < MAX_LOGGED_PER_MINUTE:
+            self._logged.add(name)
             log.warning("malformed message", kind=kind, name=name[:200], seq=message.seq, error=why[:300])
 
     async def run(self) -> None:

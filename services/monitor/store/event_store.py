@@ -1,4 +1,4 @@
-"""The streams as the monitor uses them: every way in which it touches the broker, and nothing else."""
+"""The streams as the monitor uses them: all that it asks of the broker."""
 
 from collections.abc import Callable
 
@@ -25,44 +25,44 @@ from shared.messaging.stream_identity import Comparison, StreamMark
 
 
 class EventStore:
-    """Reading, appending, and the snapshots. Methods that wait raise NotStored, or nats' own errors, when
-    the broker is away or does not answer; what was asked of it may have been done all the same."""
+    """Reading, appending, and the snapshots. Methods that wait raise NotStored, or nats' own errors, if the
+    broker is away or does not answer; it may have done what it was asked for all the same."""
 
     def __init__(
         self,
         link: BrokerConnection,
         publisher: Publisher,
         snapshots: KeyValue,
-        looked_at: Callable[[], Marks] = dict,
+        marks: Callable[[], Marks] = dict,
     ) -> None:
-        """`looked_at`: the streams as they were when somebody looked last."""
+        """`marks`: the streams as they were when they were checked last."""
         self._link = link
         self._publisher = publisher
         self._snapshots = snapshots
-        self._looked_at = looked_at
+        self._marks = marks
 
     def reader(self, stream: str, *subjects: str, after: int = 0, newest_per_subject: bool = False) -> Reader:
         """A reader of what comes after a sequence; `batches()` of it never end."""
         return Reader(self._link, stream, *subjects, after=after, newest_per_subject=newest_per_subject)
 
     async def end(self, stream: str) -> tuple[int, int]:
-        """The stream's last sequence, of events that of the newest that is there; and the broker's time of an
-        answer before that in microseconds."""
+        """The stream's last sequence (of the events: that of the newest one that is still there), and the
+        broker's time of an answer before that, in microseconds."""
         if stream == streams.SERVICES:
             return await newest_event(self._link)
         return await last_sequence(self._link, stream)
 
     async def identity(self) -> list[str]:
-        """Tells these streams from others of the same names."""
+        """What tells these streams from others of the same names: when they were created."""
         return [await created(self._link, stream) for stream in RECORD]
 
     def marks(self) -> list[StreamMark]:
-        """What else tells them, as it was a moment ago: heartbeats first."""
-        found = self._looked_at()
+        """What else tells them, as it was a moment ago; heartbeats first."""
+        found = self._marks()
         return [found[stream] for stream in RECORD if stream in found]
 
     async def differs(self, marks: list[StreamMark]) -> str | None:
-        """Why the streams are not those that were marked, though they were made at the same time."""
+        """Why the streams are not those of the marks, although they were created at the same time."""
         for stream, mark in zip(RECORD, marks, strict=False):
             verdict, _ = await check_stream(self._link, stream, mark)
             if verdict is not Comparison.SAME:
@@ -73,7 +73,7 @@ class EventStore:
         return await newest(self._link, streams.SERVICES, subject)
 
     async def event_before(self, subject: str, seq: int) -> Stored | None:
-        """The newest before a sequence; None also where nobody can say what it was."""
+        """The newest before a sequence; None also if nobody can say what it was."""
         try:
             return await newest_before(self._link, streams.SERVICES, subject, seq)
         except Unreadable:
@@ -105,7 +105,7 @@ class EventStore:
         await self._snapshots.put(key, part)
 
     async def load_versioned(self, key: str) -> tuple[bytes | None, int]:
-        """The same with its version, for `replace`; 0: there is none."""
+        """The same with its version, for `replace`; version 0: there is none."""
         try:
             entry = await self._snapshots.get(key)
         except KeyNotFoundError as missing:
@@ -113,7 +113,7 @@ class EventStore:
         return entry.value, entry.revision or 0
 
     async def replace(self, key: str, part: bytes, version: int) -> bool:
-        """Save it unless somebody else has written since that version; whether it was saved."""
+        """Save it unless somebody else has written after that version. Whether it was saved."""
         try:
             await self._snapshots.update(key, part, last=version)
         except KeyWrongLastSequenceError:
@@ -121,7 +121,7 @@ class EventStore:
         return True
 
     async def publish_dead_letter(self, message: Stored, why: str) -> None:
-        """Keep what cannot be read where an operator can look at it."""
+        """Store what cannot be read in a stream of its own."""
         headers: dict[str, str] = {
             "Nats-Msg-Id": f"{message.subject[:100].encode().hex()}-{message.seq}",
             "Registry-Subject": streams.printable(message.subject),
