@@ -21,18 +21,17 @@ class Ack:
 
 
 class Publisher:
-    """Pipelined JetStream publishing: what waits goes out in one write, each caller gets its own answer."""
+    """Publishes to JetStream without waiting for one answer before the next message is sent."""
 
     def __init__(self, link: BrokerConnection, *, timeout: float = 5.0, max_waiting: int = 20_000) -> None:
         self._link = link
         self.timeout = timeout
         self._max_waiting = max_waiting
-        self._waiting: dict[str, tuple[asyncio.Future[Ack], float]] = {}
+        self._waiting: dict[str, asyncio.Future[Ack]] = {}
         self._count = 0
-        self._sweeper: asyncio.Task[None] | None = None
         self._inbox = ""
         self.on_append: Callable[[NotStored | None], None] = lambda _: None
-        """Is told of each event why it was not stored although the broker is connected; None: it was."""
+        """Called for each event with why it was not stored although the broker is connected; None: it was."""
 
     @property
     def waiting(self) -> int:
@@ -44,11 +43,8 @@ class Publisher:
             self._inbox + ".*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0
         )
         self._link.on_lost.append(self._lost)
-        self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
-        if self._sweeper:
-            self._sweeper.cancel()
         self._fail_all("shutting down")
 
     async def publish(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Ack:
@@ -61,7 +57,8 @@ class Publisher:
         token = str(self._count)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Ack] = loop.create_future()
-        self._waiting[token] = future, loop.time() + self.timeout
+        self._waiting[token] = future
+        timer = loop.call_later(self.timeout, self._time_out, future)
         try:
             await self._link.nc.publish(subject, payload, f"{self._inbox}.{token}", headers)
             return await future
@@ -70,6 +67,7 @@ class Publisher:
         except NatsError as error:
             raise NotStored(str(error)) from None
         finally:
+            timer.cancel()
             self._waiting.pop(token, None)
 
     async def append(self, subject: str, payload: bytes, *, after: int, event_id: str, kind: str) -> Ack:
@@ -89,39 +87,32 @@ class Publisher:
         return ack
 
     async def _answered(self, msg: Msg) -> None:
-        entry = self._waiting.get(msg.subject.rpartition(".")[2])
-        if entry is None or entry[0].done():
+        future = self._waiting.get(msg.subject.rpartition(".")[2])
+        if future is None or future.done():
             return
         if not msg.data:
-            entry[0].set_exception(NotStored("no stream takes this subject yet"))
+            future.set_exception(NotStored("no stream takes this subject yet"))
             self._link.doubt()
             return
         answer = json.loads(msg.data)
         if error := answer.get("error"):
             wrong = error.get("err_code") in _WRONG_SEQUENCE
             kind = WrongSequence if wrong else NotStored
-            entry[0].set_exception(kind(error.get("description", "refused by the broker")))
+            future.set_exception(kind(error.get("description", "refused by the broker")))
         else:
-            entry[0].set_result(Ack(answer["seq"], answer.get("duplicate", False)))
+            future.set_result(Ack(answer["seq"], answer.get("duplicate", False)))
+
+    def _time_out(self, future: asyncio.Future[Ack]) -> None:
+        if not future.done():
+            future.set_exception(NoAnswer(f"no answer from the broker within {self.timeout:g} s"))
 
     def _lost(self) -> None:
         self._fail_all("the connection to the broker was lost before its answer")
 
     def _fail_all(self, reason: str) -> None:
-        for future, _ in self._waiting.values():
+        for future in self._waiting.values():
             if not future.done():
                 future.set_exception(NotStored(reason))
-
-    async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self.timeout / 5)
-            now = loop.time()
-            for future, deadline in list(self._waiting.values()):
-                if deadline > now:
-                    break
-                if not future.done():
-                    future.set_exception(NoAnswer(f"no answer from the broker within {self.timeout:g} s"))
 
 
 _WRONG_SEQUENCE = {10071, 10164}
