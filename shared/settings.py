@@ -318,8 +318,8 @@ def load(kind: type[S], **given: Any) -> S:
     try:
         return kind(**given)
     except ValidationError as error:
-        wrong = [it for it in error.errors() if it["type"] != _FOLLOWS_FROM_OTHERS]
-        stop("\n".join(dict.fromkeys(_explain(kind, it) for it in wrong)))
+        wrong = [each for each in error.errors() if each["type"] != _FOLLOWS_FROM_OTHERS]
+        stop("\n".join(dict.fromkeys(_explain(kind, each) for each in wrong)))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         stop(f"the file .env cannot be read: {why}")
@@ -344,7 +344,7 @@ def _explain(kind: type[Settings], error: Any) -> str:
 
 
 def _mark(kind: type[Settings], field: str) -> Accepted | None:
-    return next((it for it in kind.model_fields[field].metadata if isinstance(it, Accepted)), None)
+    return next((mark for mark in kind.model_fields[field].metadata if isinstance(mark, Accepted)), None)
 
 
 def concealed(kind: type[Settings], field: str) -> str | None:

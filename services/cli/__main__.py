@@ -129,12 +129,12 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = asyncio.run(examined())
     if as_json:
-        say(json.dumps([{**asdict(it), "ok": not it.mend} for it in findings]))
+        say(json.dumps([{**asdict(finding), "ok": not finding.mend} for finding in findings]))
     else:
         report(findings, say)
-    if any(it.part.startswith("settings") and it.mend for it in findings):
+    if any(finding.part.startswith("settings") and finding.mend for finding in findings):
         raise typer.Exit(2)
-    if any(it.mend for it in findings):
+    if any(finding.mend for finding in findings):
         raise typer.Exit(1)
 
 
@@ -185,11 +185,13 @@ def _with_broker(
 
 def _say_copied(copied: list[copies.StreamCopy], as_json: bool, done: str, *, err: bool = False) -> None:
     if as_json:
-        found = [{"stream": it.name, "messages": it.messages, "last_seq": it.last_seq} for it in copied]
+        found = [
+            {"stream": copy.name, "messages": copy.messages, "last_seq": copy.last_seq} for copy in copied
+        ]
         say(json.dumps(found), err=err)
         return
-    for it in copied:
-        say(f"{it.messages:>10} messages, up to {it.last_seq:>10}  {it.name}", err=err)
+    for copy in copied:
+        say(f"{copy.messages:>10} messages, up to {copy.last_seq:>10}  {copy.name}", err=err)
     say(done, err=err)
 
 

@@ -23,7 +23,7 @@ def choose_ports(settings: RunSettings, servers: Sequence[Place] = ()) -> dict[s
         "api": settings.api_port,
     }
     ours = list(servers)
-    gives_way = {it for it in ("monitor", "notifier") if f"{it}_port" not in settings.model_fields_set}
+    gives_way = {each for each in ("monitor", "notifier") if f"{each}_port" not in settings.model_fields_set}
     for name in sorted(ports, key=gives_way.__contains__):
         place = f"{name.upper()}_PORT", bound_to(name, settings), ports[name]
         if name in gives_way and (_holder(place, ours) or not is_free(*place[1:])):

@@ -57,7 +57,7 @@ def _lock(data: Path) -> TextIO:
 async def _run(settings: RunSettings, data: Path) -> int:
     embedded_ = [embedded.nats(settings.nats_url, data), embedded.mongodb(settings.mongodb_url, data)]
     found = [server for server in embedded_ if server]
-    ports = choose_ports(settings, [(it.variable, it.host, it.port) for it in found])
+    ports = choose_ports(settings, [(server.variable, server.host, server.port) for server in found])
     servers, services = _children(found), _services(ports)
     stopping = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):

@@ -207,7 +207,9 @@ class Monitor:
                 self.configuration.assign_epochs()
                 return Checkpoint()
         self.configuration.assign_epochs(found.epochs)
-        self.configuration.resumed += [it for it in found.services if it.said and it.said.resumed_at]
+        self.configuration.resumed += [
+            service for service in found.services if service.said and service.said.resumed_at
+        ]
         self.state.restore(found.services, found.coverage)
         return found.reach
 

@@ -246,8 +246,8 @@ def _is_deeper(value: Any, most: int) -> bool:
     for _ in range(most):
         level = [
             inner
-            for it in level
-            for inner in (it.values() if isinstance(it, dict) else it)
+            for value in level
+            for inner in (value.values() if isinstance(value, dict) else value)
             if isinstance(inner, dict | list)
         ]
         if not level:

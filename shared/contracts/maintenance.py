@@ -126,5 +126,5 @@ def maintenance_until(
     windows: Iterable[Window], name: str, tags: Iterable[str], at: datetime
 ) -> datetime | None:
     """When the last of the windows ends that are open for this service at this moment; None: none is."""
-    ends = [span[1] for it in windows if it.is_about(name, tags) and (span := it.current(at))]
+    ends = [span[1] for window in windows if window.is_about(name, tags) and (span := window.current(at))]
     return max(ends, default=None)

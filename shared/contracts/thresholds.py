@@ -61,7 +61,7 @@ def in_force(own: Own[T], every: T | None, default: tuple[T, T, T]) -> tuple[T, 
 
 def _shorter(than: T, *floors: T | None) -> T:
     """Half of it, or the middle between it and the longest of the `floors` below it, if half is not above."""
-    floor = max((it for it in floors if it and it < than), default=None)
+    floor = max((each for each in floors if each and each < than), default=None)
     return than // 2 if floor is None or than // 2 > floor else floor + (than - floor) // 2
 
 

@@ -96,4 +96,4 @@ class BatchStrategy:
             taken.popleft()
         if not taken:
             return ATOMIC_AT_FIRST + count * ATOMIC_EACH
-        return min(it.scaled(count, atomic) for it in taken)
+        return min(each.scaled(count, atomic) for each in taken)

@@ -31,12 +31,12 @@ async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str
         oldest = await first(link, streams.SERVICES, subject)
         if oldest is None or _is_beginning(oldest):
             continue
-        it = found.setdefault(streams.name_in(subject), Truncated())
-        it.begins = max(it.begins, oldest.at)
+        service = found.setdefault(streams.name_in(subject), Truncated())
+        service.begins = max(service.begins, oldest.at)
         if subject.startswith(streams.status("")):
-            it.status = oldest.seq
+            service.status = oldest.seq
         else:
-            it.config, it.registered_at = oldest.seq, _registered_at(oldest)
+            service.config, service.registered_at = oldest.seq, _registered_at(oldest)
     return found
 
 
