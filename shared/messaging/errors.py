@@ -1,4 +1,4 @@
-"""Why the broker has not done what was asked of it."""
+"""Why the broker did not do what it was asked for."""
 
 
 class BrokerError(Exception):
@@ -10,7 +10,7 @@ class NotStored(BrokerError):
 
 
 class Unreadable(NotStored):
-    """The broker has answered with a message whose own headers hide what stands beside it."""
+    """The broker has answered with a message whose headers cannot be read."""
 
 
 class NoAnswer(NotStored):
@@ -24,11 +24,11 @@ READ_ONLY = "a stream that met a full disk stays read-only: make room, then rest
 
 
 class Busy(NotStored):
-    """Too many messages wait for the broker already; this one was not sent."""
+    """Too many messages wait for the broker; this one was not sent."""
 
 
 class ShareExhausted(NotStored):
-    """As many of one sender's messages wait as one may have there; this one was not sent, others' are."""
+    """Too many messages of one sender wait for the broker; this one was not sent, those of others are."""
 
 
 class TooLarge(NotStored):
@@ -36,7 +36,7 @@ class TooLarge(NotStored):
 
 
 class WrongSequence(BrokerError):
-    """Somebody else has written to the subject since: another writer was first."""
+    """Another writer was first: the subject has a newer message."""
 
 
 class StreamMissing(NotStored):

@@ -24,7 +24,7 @@ async def newest(link: BrokerConnection, stream: str, subject: str) -> Stored | 
 
 async def newest_before(link: BrokerConnection, stream: str, subject: str, seq: int) -> Stored | None:
     """The newest message of one subject with a sequence smaller than `seq`."""
-    if seq <= 1:  # or the broker would take it for no bound at all
+    if seq <= 1:  # to the broker, 0 means no bound at all
         return None
     return await _get(link, stream, {"multi_last": [subject], "up_to_seq": seq - 1})
 
@@ -44,7 +44,7 @@ async def message_at(link: BrokerConnection, stream: str, seq: int) -> Stored | 
 
 
 async def _get(link: BrokerConnection, stream: str, what: dict[str, Any]) -> Stored | None:
-    """One message. With replicas the leader is asked: a follower may not have yet what decides."""
+    """One message. With replicas the leader is asked, as a follower may not have the newest message yet."""
     kind = "STREAM.MSG.GET" if link.replicated else "DIRECT.GET"
     try:
         msg = await link.nc.request(f"$JS.API.{kind}.{stream}", json.dumps(what).encode(), timeout=3)
@@ -138,23 +138,23 @@ async def newest_event(link: BrokerConnection) -> tuple[int, int]:
 
 
 async def created(link: BrokerConnection, stream: str) -> str:
-    """When the stream was made, which tells it from one of the same name that was there before."""
+    """When the stream was created, which tells it from an earlier one of the same name."""
     time: str = (await stream_info(link, stream))["created"]
     return time
 
 
 async def last_evaluated(link: BrokerConnection, within: float = 1.0) -> int | None:
-    """When the tick was stored that a monitor judged last, in microseconds; None: none answers within so
-    many seconds. Raises nats' errors when the broker is away."""
-    judged: list[int] = []
+    """When the tick was stored that a monitor evaluated last, in microseconds; None: no monitor answers
+    within so many seconds. Raises nats' errors when the broker is away."""
+    evaluated: list[int] = []
 
     async def answered(message: Msg) -> None:
-        if message.data:  # else the broker says that nobody is there
-            judged.append(int(message.data))
+        if message.data:  # else the broker says that there is no monitor
+            evaluated.append(int(message.data))
 
     inbox = link.nc.new_inbox()
     answers = await link.nc.subscribe(inbox, cb=answered)
     await link.nc.publish(streams.LAST_EVALUATED, b"", reply=inbox)
     await asyncio.sleep(within)
     await answers.unsubscribe()
-    return max(judged, default=None)
+    return max(evaluated, default=None)

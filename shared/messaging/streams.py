@@ -17,8 +17,8 @@ SERVICES = "SERVICES"
 
 ASIDE = "ASIDE"
 ASIDE_SUBJECT = "aside"
-ASIDE_MOST = 64 * 1024
-"""Bytes of a message that cannot be read, at most, that are kept for an operator to look at."""
+ASIDE_SIZE_MAX = 64 * 1024
+"""At most so many bytes are kept of a message that cannot be read, for an operator to look at."""
 
 MONITOR_BUCKET = "registry_monitor"
 NOTIFIER_BUCKET = "registry_notifier"
@@ -32,7 +32,7 @@ LAST_EVALUATED = "registry.monitor.judged"
 microseconds since 1970 UTC."""
 
 TYPE_HEADER = "ce-type"
-"""Carries an event's type beside the payload, so that a reader of headers alone knows it."""
+"""The type of an event as a header, for those that read only headers."""
 
 ALL_HEARTBEATS = "heartbeat.>"
 ALL_TICKS = "tick.>"
@@ -41,15 +41,15 @@ ALL_CONFIG = "service.config.>"
 ALL_STATUS = "service.status.>"
 
 WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}}
-"""The subjects that together are all of a stream."""
+"""The subjects that together are the whole stream."""
 
 SPARE = 1_000_000
-"""Messages of HEARTBEATS beside those of as many services as there may be: ticks, and what names sent that
-were never registered, or are deleted."""
-_MOST = 2**53
+"""Messages that HEARTBEATS may hold besides those of REGISTRY_MAX_SERVICES services: ticks, and heartbeats of
+names that were never registered, or were deleted."""
+_MAX_MESSAGES = 2**53
 
 TICK_TTL = timedelta(days=93)
-"""How long a stretch of ticks stays provable: as long as the longest uptime looks back, and a bit."""
+"""How long ticks are kept: a little longer than the longest period of an uptime."""
 
 log = structlog.get_logger()
 
@@ -83,7 +83,7 @@ def read_event(subject: str, payload: bytes) -> Event:
 
 
 def printable(text: str) -> str:
-    """Fit for a header: one line of ASCII, and not long."""
+    """A text as a header may hold it: one short line of ASCII."""
     return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:500]
 
 
@@ -95,7 +95,7 @@ def name_in(subject: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the streams should look like; the same in every service, from the same variables."""
+    """The settings of the streams; the same in every service, from the same variables."""
 
     replicas: int
     heartbeats_kept: int
@@ -106,12 +106,12 @@ class Plan:
 
     def streams(self) -> tuple[StreamConfig, ...]:
         return (
-            # Whoever may send can make up any number of names: beyond these bounds the oldest messages go.
+            # A sender can invent any number of names: beyond these bounds the oldest messages are removed.
             StreamConfig(
                 name=HEARTBEATS,
                 subjects=[ALL_HEARTBEATS, ALL_TICKS],
                 max_msgs_per_subject=self.heartbeats_kept,
-                max_msgs=min(self.heartbeats_kept * self.max_services + SPARE, _MOST),
+                max_msgs=min(self.heartbeats_kept * self.max_services + SPARE, _MAX_MESSAGES),
                 max_bytes=self.heartbeats_bytes or -1,
                 storage=StorageType.FILE,
                 num_replicas=self.replicas,
@@ -156,15 +156,15 @@ _MANAGED = (
 
 
 async def provision(js: JetStreamContext, plan: Plan, *, update: bool) -> None:
-    """Create the streams that are missing; any service may do it, any number of times. `update`: also renew
-    the settings named here in those that are there. Raises nats' errors when the broker is away."""
+    """Create the streams that are missing; any service may do it, any number of times. `update`: also change
+    the settings of existing ones. Raises nats' errors when the broker is away."""
     for wanted in plan.streams():
         assert wanted.name
         try:
             found = (await js.stream_info(wanted.name)).config
         except NotFoundError:
             try:
-                await _fitting(js.add_stream, wanted)
+                await _store_with_room(js.add_stream, wanted)
                 log.info("stream created", stream=wanted.name)
             except APIError as error:
                 if error.err_code != _EXISTS:
@@ -173,16 +173,16 @@ async def provision(js: JetStreamContext, plan: Plan, *, update: bool) -> None:
         if update and any(
             getattr(found, field) != getattr(wanted, field) for field in _MANAGED if getattr(wanted, field)
         ):
-            await _fitting(js.update_stream, wanted, at_least=found.max_bytes or -1)
+            await _store_with_room(js.update_stream, wanted, at_least=found.max_bytes or -1)
             log.info("stream updated", stream=wanted.name)
 
 
-async def _fitting(
+async def _store_with_room(
     store: Callable[[StreamConfig], Awaitable[StreamInfo]], wanted: StreamConfig, at_least: int = -1
 ) -> None:
-    """Create or update a stream with the bound of its size that is wanted, or the largest that the broker has
-    room for, which sets so much aside: half of it, half of that, or none. `at_least`: the bound that it has
-    by now."""
+    """Create or update a stream with the wanted bound of its size. The broker reserves so much room; if it
+    has not enough, half of it is tried, half of that, and at last no bound. `at_least`: the bound that it has
+    now."""
     bound = wanted.max_bytes or -1
     while True:
         try:
@@ -203,12 +203,12 @@ async def _fitting(
 
 
 async def filled(js: JetStreamContext, stream: str) -> float:
-    """How much of what a stream may hold it does, 0 to 1; 0 if that has no bound. Raises nats' errors."""
+    """How full a stream is, 0 to 1; 0 if it has no bound. Raises nats' errors."""
     info = await js.stream_info(stream)
     most = ((info.state.messages, info.config.max_msgs), (info.state.bytes, info.config.max_bytes))
     return max((held / bound for held, bound in most if bound and bound > 0), default=0.0)
 
 
-_EXISTS = 10058  # "stream name already in use with a different configuration": somebody was faster
+_EXISTS = 10058  # "stream name already in use with a different configuration": another service was faster
 _NO_ROOM = {10002, 10005, 10023, 10047, 10122}
-"""What the server, the account or the peers of a cluster have is less than the bound."""
+"""The server, the account or the peers of a cluster have less room than the bound."""

@@ -1,4 +1,4 @@
-"""Services whose oldest events are not in the record any more: the broker keeps so many of each subject."""
+"""Finds services whose oldest events have been removed: the broker keeps only so many of each subject."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ from shared.messaging.reader import Stored
 class Truncated:
     """What is left of a service's events. Times in microseconds.
 
-    `begins`: from then on all that happened is there. `config`, `status`: the sequence of the oldest event
-    of each kind, 0 where all are there. `registered_at`: what is older is of a former life; 0: not known.
+    `begins`: all events from then on are there. `config`, `status`: the sequence of the oldest event of each
+    kind, 0 if all are there. `registered_at`: older events belong to an earlier registration; 0: not known.
     """
 
     begins: int = 0
@@ -24,7 +24,7 @@ class Truncated:
 
 
 async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str, Truncated]:
-    """All of them, or this one if it is one, by name. Raises NotStored when the broker cannot say."""
+    """These services by name, or only this one. Raises NotStored when the broker cannot say."""
     found: dict[str, Truncated] = {}
     among = f"service.*.{name}" if name else streams.ALL_EVENTS
     async for subject in full_subjects(link, streams.SERVICES, among):
@@ -41,7 +41,7 @@ async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str
 
 
 def _is_beginning(oldest: Stored) -> bool:
-    """Whether nothing was before this event of its subject, at least not in this life of the service."""
+    """Whether no event of this registration of the service was before this one."""
     try:
         event = streams.read_event(oldest.subject, oldest.data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The record of maintenance windows: a bucket that the API writes and others follow."""
+"""The maintenance windows: a bucket that the API writes and that others read."""
 
 from collections.abc import Callable
 from contextlib import aclosing
@@ -16,8 +16,8 @@ _SUBJECT = f"$KV.{streams.MAINTENANCE_BUCKET}."
 
 
 class Windows:
-    """All of them, by id. `load` first, then `follow` for ever. `on_gone` is told each window that is no
-    more, or no more the same."""
+    """All windows, by id. `load` first, then `follow` for ever. `on_gone` is called with each window that was
+    removed or changed."""
 
     def __init__(self, link: BrokerConnection, on_gone: Callable[[Window], None] = lambda _: None) -> None:
         self._link = link
@@ -27,12 +27,12 @@ class Windows:
 
     async def load(self) -> None:
         await self._link.bucket(streams.MAINTENANCE_BUCKET)
-        self._revisions, self.by_id = {}, {}  # what was known before is of another record
+        self._revisions, self.by_id = {}, {}  # what was known before may be of another broker
         reader = self._new_reader()
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 for message in batch:
-                    self._take(message)
+                    self._apply(message)
                 if reader.pending == 0:
                     return
 
@@ -40,10 +40,10 @@ class Windows:
         async with aclosing(self._new_reader().batches()) as batches:
             async for batch in batches:
                 for message in batch:
-                    self._take(message)
+                    self._apply(message)
 
     def put(self, id_: str, revision: int, window: Window | None) -> None:
-        """Take in what was written, unless something newer is known."""
+        """Apply what was written, unless something newer is known."""
         if revision <= self._revisions.get(id_, 0):
             return
         self._revisions[id_] = revision
@@ -60,7 +60,7 @@ class Windows:
         name = f"KV_{streams.MAINTENANCE_BUCKET}"
         return Reader(self._link, name, _SUBJECT + ">", newest_per_subject=True)
 
-    def _take(self, message: Stored) -> None:
+    def _apply(self, message: Stored) -> None:
         id_ = message.subject.removeprefix(_SUBJECT)
         window = None
         if not (message.headers or {}).get("KV-Operation"):

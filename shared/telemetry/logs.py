@@ -1,5 +1,5 @@
-"""Key/value log lines: readable on a terminal, JSON elsewhere. All that a process says is one, also what
-libraries log, warnings, and exceptions that nobody caught."""
+"""Key/value log lines: readable on a terminal, JSON elsewhere. What libraries log, warnings, and exceptions
+that nobody caught are log lines too."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ INDENT = " " * 4
 
 
 def begin(service: str) -> None:
-    """Before the settings are read: if they ask for JSON, a wrong one among them is told in it too."""
+    """To be called before the settings are read: if JSON is wanted, errors in the settings are JSON too."""
     if wanted_log_format() == "json":
         configure(service, "info", "json")
 
@@ -39,7 +39,7 @@ def configure(service: str, level: str, fmt: str) -> None:
         structlog.processors.format_exc_info,
     ]
     last: list[Any] = (
-        [_harmless, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [_made_harmless, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if console
         else [structlog.processors.JSONRenderer()]
     )
@@ -82,8 +82,8 @@ def _log_uncaught(
     structlog.get_logger().critical("an exception that nobody caught", exc_info=found)
 
 
-def _harmless(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """For a terminal: what others wrote neither acts there nor passes for a line of its own."""
+def _made_harmless(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """For a terminal: what others wrote cannot control it, and cannot look like a line of ours."""
     shown: dict[str, Any] = {}
     for key, value in line.items():
         if key in ("event", "exception"):
@@ -95,7 +95,7 @@ def _harmless(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping
 
 
 class _Quoted:
-    """What is shown in quotes."""
+    """A text that the console renderer shows in quotes."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from shared.messaging.batch_choice import (
-    BUDGET_OVER,
+    BUDGET_PERIOD,
     FEW,
     FIRST,
     TRIAL_EVERY,
@@ -130,4 +130,4 @@ def test_it_always_comes_back_to_the_faster_one_and_tries_seldom(seed: int) -> N
         assert spent < best * 1.3, (broker, spent / best)
         trials = [took for _, trial, _, took in publisher.sent if trial]
         assert len(trials) <= len(publisher.sent) / TRIAL_EVERY + 7
-        assert sum(trials) <= TRIAL_SHARE * (2 * BUDGET_OVER + spent) + max(trials, default=0)
+        assert sum(trials) <= TRIAL_SHARE * (2 * BUDGET_PERIOD + spent) + max(trials, default=0)

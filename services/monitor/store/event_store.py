@@ -128,4 +128,4 @@ class EventStore:
             "Registry-Sequence": str(message.seq),
             "Registry-Reason": streams.printable(why),
         }
-        await self._publisher.publish(streams.ASIDE_SUBJECT, message.data[: streams.ASIDE_MOST], headers)
+        await self._publisher.publish(streams.ASIDE_SUBJECT, message.data[: streams.ASIDE_SIZE_MAX], headers)
