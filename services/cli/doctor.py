@@ -62,7 +62,7 @@ def _configuration(name: str, kind: str) -> Iterator[Finding]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            load(getattr(import_module(f"services.{name}.__main__"), kind))
+            load(getattr(import_module(f"services.{name}.settings"), kind))
     except SystemExit:
         for line in said.getvalue().splitlines():
             yield Finding(
