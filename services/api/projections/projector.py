@@ -23,8 +23,9 @@ from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
 from shared.messaging.errors import NotStored
+from shared.messaging.event_subscription import EventSubscription, ReceivedEvent
 from shared.messaging.faststream_broker import FastStreamBroker, no_payload
-from shared.messaging.queries import last_evaluated
+from shared.messaging.queries import last_evaluated, newest_event
 from shared.messaging.reader import PENDING, Reader, Stored
 from shared.messaging.stream_check import RECORD, Marks, check_stream, known_until, snapshot_of
 from shared.messaging.stream_identity import Comparison, StreamMark, StreamPosition
@@ -60,6 +61,10 @@ MOVED_WITHIN = 3.0
 """Seconds until every API, each looking every two, reads the new generation, and the old one may go."""
 SHORTEN_EVERY = 600.0
 """Seconds between two looks at how far back the record reaches."""
+WRITE_EVERY = 1.0
+"""Seconds that heartbeats wait for each other, at most."""
+NOTICE_END = 2.0
+"""Seconds between two looks at whether all events are taken in."""
 FIRST_WAIT = 0.1
 """Seconds before the database is tried again; doubled each time, up to 2."""
 
@@ -67,15 +72,13 @@ FIRST_WAIT = 0.1
 class _Events:
     """Every event counts, so each batch is written as it comes."""
 
-    stream, subjects, every = streams.SERVICES, (streams.ALL_EVENTS,), 0.0
+    stream, subjects = streams.SERVICES, (streams.ALL_EVENTS,)
 
     def __init__(self, heartbeats: "_Heartbeats") -> None:
         self._heartbeats = heartbeats
         self.changes: list[Projection] = []
-        self.added = False  # anything since it was written last, even what could not be read
 
     def add(self, batch: list[Stored]) -> None:
-        self.added = self.added or bool(batch)
         for message in batch:
             try:
                 self.changes.append(fold(message))
@@ -84,7 +87,7 @@ class _Events:
                 log.warning("event passed over", seq=message.seq, error=str(error)[:300])
 
     async def write(self, view: View, board: EventHub | None) -> None:
-        changes, self.changes, self.added = self.changes, [], False
+        changes, self.changes = self.changes, []
         await view.apply(changes)
         if board:
             board.tell(changes)
@@ -101,7 +104,7 @@ class _Heartbeats:
     """What those of one service come to is folded here, so they can wait a little for each other. Those of
     names that are not registered wait for that in memory, as far as there is room."""
 
-    stream, subjects, every = streams.HEARTBEATS, (streams.ALL_HEARTBEATS, streams.ALL_TICKS), 1.0
+    stream, subjects = streams.HEARTBEATS, (streams.ALL_HEARTBEATS, streams.ALL_TICKS)
 
     def __init__(self, link: BrokerConnection, knows: Callable[[str], bool]) -> None:
         self._link = link
@@ -171,6 +174,7 @@ class Projector:
         self._broker = FastStreamBroker(link)
         self._rebuild_requests = self._broker.subscriber(streams.REBUILD, "api")
         self._rebuild_requests(self._rebuild_on_request, decoder=no_payload)
+        self._events = EventSubscription(link, self._broker)
         self._left_at = left_at
         self._following: View | None = None
         self._saved_at = float("-inf")
@@ -244,8 +248,9 @@ class Projector:
     async def _follow_all(self, view: View, heartbeats: _Heartbeats) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._store.until_moved(view))
-            group.create_task(self._follow(view, _Events(heartbeats)))
-            group.create_task(self._follow(view, heartbeats))
+            group.create_task(self._follow_events(view, heartbeats))
+            group.create_task(self._notice_end())
+            group.create_task(self._follow_heartbeats(view, heartbeats))
             group.create_task(self._cover())
             group.create_task(self._keep_short(view))
 
@@ -352,8 +357,8 @@ class Projector:
             try:
                 known = await self._take_all(new)
                 heartbeats = _Heartbeats(self._link, known.__contains__)
-                await self._follow(new, _Events(heartbeats), to_the_end=True, known=known)
-                await self._follow(new, heartbeats, to_the_end=True)
+                await self._take_rest(new, _Events(heartbeats), known)
+                await self._take_rest(new, heartbeats, known)
                 before = await old.record()
                 if left_at is not None:
                     new_from = await known_until(self._link, left_at)
@@ -417,45 +422,77 @@ class Projector:
         except DatabaseUnavailable as error:
             return {"error": str(error)}
 
-    async def _follow(
-        self,
-        view: View,
-        source: "_Events | _Heartbeats",
-        *,
-        to_the_end: bool = False,
-        known: set[str] | None = None,
-    ) -> None:
-        """Take in a stream from the checkpoint on: for ever, or until nothing is pending. `known`: gets the
-        names that are registered."""
-        written = await view.checkpoint(source.stream)
-        if not to_the_end:
-            written = min(written, self._on_board[source.stream])
-        reader = Reader(self._link, source.stream, *source.subjects, after=written)
+    async def _follow_events(self, view: View, heartbeats: _Heartbeats) -> None:
+        """Take in the events behind the checkpoint as FastStream delivers them, for ever. It reads a tenth of
+        what our reader does, which a rebuild needs and nobody else."""
+        source, stream = _Events(heartbeats), streams.SERVICES
+
+        async def apply(received: list[ReceivedEvent]) -> None:
+            batch = [it.stored for it in received]
+            newest = batch[-1]
+            self._measure(stream, batch, newest.pending)
+            source.add(batch)
+            await source.write(view, self._board)
+            self._on_board[stream] = newest.seq
+            await view.save_checkpoint(stream, newest.seq, newest.at)
+            self._behind_since[stream] = newest.at / 1e6
+            if not newest.pending:
+                self._caught_up(stream)
+
+        await self._events.run(min(await view.checkpoint(stream), self._on_board[stream]), apply)
+
+    async def _notice_end(self) -> None:
+        """That all events are taken in, also where none comes: what was pending may be removed instead."""
+        stream = streams.SERVICES
+        while True:
+            end, _ = await retry_until_done("ask for the newest event", partial(newest_event, self._link))
+            if self._on_board[stream] >= end:
+                BEHIND.labels(stream).set(0)
+                PENDING.labels(stream).set(0)
+                self._caught_up(stream)
+            await asyncio.sleep(NOTICE_END)
+
+    async def _follow_heartbeats(self, view: View, source: _Heartbeats) -> None:
+        """Take in the heartbeats behind the checkpoint, for ever."""
+        stream = source.stream
+        written = min(await view.checkpoint(stream), self._on_board[stream])
+        reader = Reader(self._link, stream, *source.subjects, after=written)
         clock, due = asyncio.get_running_loop().time, 0.0
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 source.add(batch)
-                if known is not None and isinstance(source, _Events):
-                    known.update(it.name for it in source.changes if it.facet == "config")
-                if not to_the_end:
-                    self._measure(source.stream, batch, reader.pending or 0)
+                self._measure(stream, batch, reader.pending or 0)
                 if reader.pending and clock() < due:
                     continue
-                if not to_the_end:
-                    await asyncio.sleep(max(0.0, due - clock()))
+                await asyncio.sleep(max(0.0, due - clock()))
                 if source.added or reader.position - written > TICKS_PASSED:
-                    await source.write(view, None if to_the_end else self._board)
-                    written = reader.position
-                    if not to_the_end:
-                        self._on_board[source.stream] = written
-                    await view.save_checkpoint(source.stream, written, reader.position_at)
-                    due = clock() + source.every
-                    if batch and not to_the_end:
-                        self._behind_since[source.stream] = batch[-1].at / 1e6
+                    await source.write(view, self._board)
+                    self._on_board[stream] = written = reader.position
+                    await view.save_checkpoint(stream, written, reader.position_at)
+                    due = clock() + WRITE_EVERY
+                    if batch:
+                        self._behind_since[stream] = batch[-1].at / 1e6
                 if not reader.pending:
-                    if to_the_end:
-                        return
-                    self._caught_up(source.stream)
+                    self._caught_up(stream)
+
+    async def _take_rest(self, view: View, source: "_Events | _Heartbeats", known: set[str]) -> None:
+        """Take in what was stored since the checkpoint, up to the end. `known`: gets the names that are
+        registered."""
+        written = await view.checkpoint(source.stream)
+        reader = Reader(self._link, source.stream, *source.subjects, after=written)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                source.add(batch)
+                if isinstance(source, _Events):
+                    known.update(it.name for it in source.changes if it.facet == "config")
+                elif reader.pending:
+                    continue  # what those of one service come to is written once
+                if reader.position > written:
+                    await source.write(view, None)
+                    written = reader.position
+                    await view.save_checkpoint(source.stream, written, reader.position_at)
+                if not reader.pending:
+                    return
 
     def _measure(self, stream: str, batch: list[Stored], pending: int) -> None:
         BEHIND.labels(stream).set(pending)
