@@ -2,171 +2,37 @@
 
 import hmac
 import ipaddress
-import re
-import ssl
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import time, timedelta
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from datetime import timedelta
+from typing import Any, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import structlog
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.contracts import zones
 from shared.contracts.durations import Duration, write
-from shared.contracts.zones import ZoneName
-from shared.http import urls
-from shared.http.rate_limits import PRIVATE, Network
-from shared.messaging.credentials import Credentials
+from shared.setting_types import (
+    Accepted,
+    Anonymous,
+    BrokerUrls,
+    CertificatesFile,
+    Concealed,
+    CredentialsFile,
+    Networks,
+    PerSecond,
+    Port,
+    PublicUrl,
+    Size,
+    TimeZone,
+)
 from shared.telemetry.visible import visible_lines
 
 PREFIX = "REGISTRY_"
-LEAST_BYTES = 100_000_000
-"""A smaller bound of HEARTBEATS' size is none: a fleet could lose what the monitor has not read yet."""
-
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """Marks a field with what is accepted, for the message about a wrong value."""
-
-    accepted: str
-
-
-class Concealed(Accepted):
-    """The same of a value that is secret, or may hold a secret: no message shows it, or what a check says of
-    it, but only what is `accepted`."""
-
-
-def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _all_of(good: Callable[[str], bool]) -> AfterValidator:
-    """That all texts of a field are good ones; an empty one is."""
-
-    def check(given: Any) -> Any:
-        for value in given if isinstance(given, tuple) else (given,):
-            text = value.get_secret_value() if isinstance(value, SecretStr) else value
-            if text and not good(text):
-                raise ValueError("not accepted")
-        return given
-
-    return AfterValidator(check)
-
-
-def _written_as(
-    pattern: str, read: Callable[[re.Match[str]], Any], special: dict[str, Any]
-) -> BeforeValidator:
-    """That a text matches, and how it is read then; `special`: texts with a meaning of their own."""
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value.strip() in special:
-            return special[value.strip()]
-        if not (parts := re.fullmatch(pattern, value.strip())):
-            raise ValueError("not accepted")
-        return read(parts)
-
-    return BeforeValidator(check)
-
-
-def _loads(load_file: Callable[[str], object], what: str) -> AfterValidator:
-    """That the file of this path can be used, if there is a path."""
-
-    def check(path: str) -> str:
-        try:
-            if path:
-                load_file(path)
-        except (OSError, ValueError) as error:  # SSLError is the former
-            why = getattr(error, "strerror", None) or error
-            raise ValueError(f"{why}; accepted: {what}") from None
-        return path
-
-    return AfterValidator(check)
-
-
-def _trust(path: str) -> None:
-    ssl.create_default_context(cafile=path)
-
-
-def _known_everywhere(name: str) -> str:
-    if name == "localtime":  # which each machine has another of
-        raise ValueError(f"must be {zones.ACCEPTED}")
-    return name
-
-
-def _time(parts: re.Match[str]) -> time:
-    return time(int(parts[1]), int(parts[2]))
-
-
-def _per_second(parts: re.Match[str]) -> float:
-    return int(parts[1]) / {"s": 1, "m": 60, "h": 3600}[parts[2]]
-
-
-def _bytes(parts: re.Match[str]) -> int:
-    size = int(parts[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[parts[2]]
-    if size < LEAST_BYTES:
-        raise ValueError("too small")
-    return size
-
-
-def _networks(value: Any) -> Any:
-    """`private`: all of those that nobody has for himself on the internet."""
-    if not isinstance(value, str):
-        return value
-    names = [name for part in _split(value) for name in (PRIVATE if part == "private" else (part,))]
-    return tuple(map(ipaddress.ip_network, names))
-
-
-CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Tokens = Annotated[
-    tuple[SecretStr, ...],
-    NoDecode,
-    BeforeValidator(_split),
-    _all_of(str.isprintable),
-    Concealed("printable characters, several tokens separated by commas"),
-]
-"""Secrets separated by commas, each as good as the others, so that one can be replaced without a gap."""
-TimeOfDay = Annotated[
-    time | None,
-    _written_as(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", _time, {"": None}),
-    Accepted("HH:MM such as 09:00, or nothing"),
-]
-BrokerUrls = Annotated[CommaSeparated, Field(min_length=1), _all_of(urls.is_nats), Concealed(urls.NATS)]
-DatabaseUrl = Annotated[str, Field(min_length=1), _all_of(urls.is_mongodb), Concealed(urls.MONGODB)]
-HttpUrl = Annotated[str, _all_of(urls.is_http), Concealed(urls.HTTP)]
-SecretHttpUrl = Annotated[SecretStr, _all_of(urls.is_http), Concealed(urls.HTTP)]
-HttpUrls = Annotated[
-    CommaSeparated, _all_of(urls.is_http), Concealed(f"{urls.HTTP}, several separated by commas")
-]
-PublicUrl = Annotated[str, Field(min_length=1), _all_of(urls.is_public), Concealed(urls.PUBLIC)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Networks = Annotated[
-    tuple[Network, ...],
-    NoDecode,
-    BeforeValidator(_networks),
-    Accepted("networks such as 10.0.0.0/8 with commas between, or private"),
-]
-PerSecond = Annotated[
-    float,
-    _written_as(r"([1-9][0-9]{0,8})/([smh])", _per_second, {"": 0.0, "0": 0.0}),
-    Accepted("a number per s, m or h, such as 100/s, or nothing for no limit"),
-]
-Size = Annotated[
-    int,
-    _written_as(r"([1-9][0-9]{0,5}) ?([MGT])B", _bytes, {"": 0, "0": 0}),
-    Accepted("100MB or more, such as 500MB, 10GB, 1TB, or nothing for no bound"),
-]
-"""In bytes; 0: no bound."""
-Anonymous = Annotated[tuple[Literal["ingest", "read"], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -177,8 +43,8 @@ class Settings(BaseSettings):
     )
 
     nats_url: BrokerUrls = ("nats://127.0.0.1:4222",)
-    nats_creds: Annotated[str, _loads(Credentials, "a file with NATS credentials")] = ""
-    nats_ca: Annotated[str, _loads(_trust, "a file with certificates (PEM)")] = ""
+    nats_creds: CredentialsFile = ""
+    nats_ca: CertificatesFile = ""
     nats_replicas: int = Field(default=1, ge=1, le=5)
     heartbeats_kept: int = Field(
         default=100, ge=1, le=10_000, description="Heartbeats kept per service; 1-5 at a million services."
@@ -189,7 +55,7 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")
-    timezone: Annotated[ZoneName, AfterValidator(_known_everywhere)] = "UTC"
+    timezone: TimeZone = "UTC"
     api_port: Port = 8002
     public_url: PublicUrl = Field(
         default_factory=lambda known: base_url(
@@ -221,7 +87,7 @@ class Settings(BaseSettings):
 
     @property
     def deaf_after(self) -> timedelta:
-        """Without a tick for so long, the registry counts as deaf since the last one."""
+        """If no tick is stored for so long, the registry has not been listening since the last one."""
         return max(timedelta(seconds=10), 3 * self.tick)
 
     @property
@@ -229,19 +95,19 @@ class Settings(BaseSettings):
         return zones.zone(self.timezone)
 
     @property
-    def strangers(self) -> bool:
+    def is_public(self) -> bool:
         """Whether others than this machine's own users can reach `host`."""
         return not listens_on_loopback(self.host)
 
     @property
     def own_names(self) -> frozenset[str]:
-        """The hosts that lead here, where only this machine's own users shall come."""
+        """The names by which requests may ask for a server that is only for this machine's own users."""
         public = urlsplit(self.public_url).hostname or ""
         return frozenset({"localhost", "127.0.0.1", "::1", self.host.lower(), public} - {""})
 
     def refuse_open_address(self, what: str, variable: str, *, guarded: bool, anonymous: str) -> None:
-        """Stop the start (exit code 2) if `what` would be open to strangers on `host` by oversight."""
-        if self.strangers and not (guarded or anonymous in self.anonymous):
+        """End the process (exit code 2) if `what` would be open to everybody by mistake."""
+        if self.is_public and not (guarded or anonymous in self.anonymous):
             stop(
                 f"REGISTRY_HOST={self.host!r} would open {what} to everybody who can reach this address. "
                 f"Set {variable}, or allow it with REGISTRY_ANONYMOUS={anonymous}, "
@@ -250,7 +116,7 @@ class Settings(BaseSettings):
 
 
 class _LogFormat(BaseSettings):
-    """That one setting, whatever the others are."""
+    """Only this setting, even if others are wrong."""
 
     model_config = Settings.model_config
 
@@ -258,7 +124,7 @@ class _LogFormat(BaseSettings):
 
 
 def wanted_log_format() -> str:
-    """What REGISTRY_LOG_FORMAT says, in the environment or in `.env`, before anything is checked."""
+    """REGISTRY_LOG_FORMAT, in the environment or in `.env`, before anything is checked."""
     try:
         return _LogFormat().log_format
     except (OSError, UnicodeDecodeError):  # `load` says that `.env` cannot be read
@@ -270,7 +136,7 @@ def base_url(host: str, port: int) -> str:
 
 
 def near(host: str) -> str:
-    """Where to reach, from this machine, what is bound to `host`; as it stands in a URL."""
+    """The host in a URL by which this machine reaches what is bound to `host`."""
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
@@ -279,7 +145,7 @@ def near(host: str) -> str:
 
 
 def listens_on_loopback(host: str) -> bool:
-    """Whether only this machine's own users can reach what is bound to it."""
+    """Whether only this machine's own users can reach what is bound to this host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -298,7 +164,7 @@ def matches(given: str, *tokens: SecretStr) -> bool:
 
 
 SHORT_TOKEN = 16
-"""Characters below which a token can be found by trying."""
+"""A token with fewer characters can be guessed."""
 
 
 def warn_of_short_tokens(settings: Settings, *fields: str) -> None:

@@ -113,7 +113,7 @@ def _auth(settings: ApiSettings, keyring: Keyring) -> ApiAuth:
         settings.api_token,
         settings.read_token,
         anonymous_read="read" in settings.anonymous,
-        strangers=settings.strangers,
+        strangers=settings.is_public,
         secure=settings.public_url.startswith("https:"),
         keyring=keyring,
     )

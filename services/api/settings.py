@@ -6,7 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from services.api.projections.store import check_url
-from shared.settings import CommaSeparated, DatabaseUrl, Port, Settings, TimeOfDay, Tokens, base_url
+from shared.setting_types import CommaSeparated, DatabaseUrl, Port, TimeOfDay, Tokens
+from shared.settings import Settings, base_url
 
 
 class ApiSettings(Settings):
@@ -22,4 +23,4 @@ class ApiSettings(Settings):
     @property
     def ingest_url(self) -> str:
         """Where the page tells people to send heartbeats: on an open address, the proxy's one port."""
-        return self.public_url if self.strangers else base_url(self.host, self.ingest_port)
+        return self.public_url if self.is_public else base_url(self.host, self.ingest_port)

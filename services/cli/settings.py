@@ -5,16 +5,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from shared.settings import (
-    CommaSeparated,
-    DatabaseUrl,
-    HttpUrl,
-    Port,
-    SecretHttpUrl,
-    Settings,
-    TimeOfDay,
-    Tokens,
-)
+from shared.setting_types import CommaSeparated, DatabaseUrl, HttpUrl, Port, SecretHttpUrl, TimeOfDay, Tokens
+from shared.settings import Settings
 
 
 class RunSettings(Settings):

@@ -1,6 +1,7 @@
 """Ingest's settings."""
 
-from shared.settings import PerSecond, Port, Settings, Tokens
+from shared.setting_types import PerSecond, Port, Tokens
+from shared.settings import Settings
 
 
 class IngestSettings(Settings):

@@ -1,6 +1,7 @@
 """The monitor's settings."""
 
-from shared.settings import Port, Settings
+from shared.setting_types import Port
+from shared.settings import Settings
 
 
 class MonitorSettings(Settings):

@@ -10,7 +10,7 @@ from nats.js.api import StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
 from shared.contracts.events import Event, StatusChanged, parse_event
-from shared.settings import LEAST_BYTES
+from shared.setting_types import MIN_STREAM_BYTES
 
 HEARTBEATS = "HEARTBEATS"
 SERVICES = "SERVICES"
@@ -192,7 +192,7 @@ async def _store_with_room(
             if error.err_code not in _NO_ROOM or bound <= 0:
                 raise
             smaller = max(bound // 2, at_least)
-            bound = smaller if LEAST_BYTES <= smaller < bound else -1
+            bound = smaller if MIN_STREAM_BYTES <= smaller < bound else -1
     if bound != (wanted.max_bytes or -1):
         log.warning(
             "the broker has no room for a stream of this size; it is bounded otherwise",

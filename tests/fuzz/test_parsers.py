@@ -784,7 +784,7 @@ def test_settings(field: tuple[type[Settings], str], value: str) -> None:
         except SystemExit as end:
             assert end.code == 2
         else:
-            assert isinstance(found.strangers, bool)
+            assert isinstance(found.is_public, bool)
             assert all(found.own_names)
 
 

@@ -9,7 +9,8 @@ from nats.js.errors import NotFoundError, ServerError
 
 from shared.messaging import streams
 from shared.messaging.streams import HEARTBEATS, SERVICES, Plan
-from shared.settings import LEAST_BYTES, Settings, load
+from shared.setting_types import MIN_STREAM_BYTES
+from shared.settings import Settings, load
 
 PLAN = Plan(
     replicas=1, heartbeats_kept=100, events_kept=20_000, max_services=100_000, heartbeats_bytes=10**10
@@ -33,7 +34,7 @@ def test_every_subject_and_all_of_the_heartbeats_are_bounded() -> None:
 
 def test_the_settings_come_to_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(Settings).heartbeats_bytes == 0
-    for given, size in (("", 0), ("0", 0), ("100MB", LEAST_BYTES), ("2 TB", 2 * 10**12)):
+    for given, size in (("", 0), ("0", 0), ("100MB", MIN_STREAM_BYTES), ("2 TB", 2 * 10**12)):
         monkeypatch.setenv("REGISTRY_HEARTBEATS_BYTES", given)
         assert load(Settings).heartbeats_bytes == size
     for given in ("99MB", "10", "-1GB", "1.5GB", "10GiB", "MB"):
