@@ -275,14 +275,10 @@ class Evaluator:
                 return 0
             return 0 if ack.duplicate else ack.seq
 
-        seq: int = await retry_until_done(f"append to {subject}", attempt)
-        return seq
+        return await retry_until_done(f"append to {subject}", attempt)
 
     async def _newest(self, subject: str) -> Stored | None:
-        found: Stored | None = await retry_until_done(
-            f"read {subject}", lambda: self._event_store.newest_event(subject)
-        )
-        return found
+        return await retry_until_done(f"read {subject}", partial(self._event_store.newest_event, subject))
 
     async def _register(self, name: str, beat: Beat, admitted: bool) -> MonitoredService | None:
         """Register a service at its first heartbeat; None if it may not be. `admitted`: ingest has accepted
@@ -343,9 +339,8 @@ class Evaluator:
         so only if we are far behind."""
         if read.pending < self._rules.kept - 1:
             return False
-        oldest: Stored | None = await retry_until_done(
-            "read the oldest heartbeat", lambda: self._event_store.oldest_heartbeat(service.name)
-        )
+        ask = partial(self._event_store.oldest_heartbeat, service.name)
+        oldest = await retry_until_done("read the oldest heartbeat", ask)
         if oldest is None:  # all of them were removed, and nobody knows when the last one was
             service.unproved = max(service.unproved, self._hole_at)
             return False

@@ -51,9 +51,7 @@ class EventReader:
         """Read all events. `fresh`: nothing is known yet; begin with the whole configuration and the newest
         status of each service."""
         if fresh:
-            end, _ = await retry_until_done(
-                "ask for the newest event", partial(self._event_store.end, streams.SERVICES)
-            )
+            end, _ = await self._end()
             async for message in _until(self._event_store.reader(streams.SERVICES, streams.ALL_CONFIG), end):
                 self._apply(message)
             newest = self._event_store.reader(streams.SERVICES, streams.ALL_STATUS, newest_per_subject=True)
@@ -70,13 +68,18 @@ class EventReader:
             PENDING.labels(streams.SERVICES).set(reader.pending or 0)
             self.moved.set()
 
+    async def _end(self) -> tuple[int, int]:
+        """The newest event, and the broker's time of an answer before that."""
+        ask = partial(self._event_store.end, streams.SERVICES)
+        return await retry_until_done("ask for the newest event", ask)
+
     async def _readable(self, newest: Stored) -> Stored:
         """The newest event of a subject. One that cannot be read has the content of the newest before it that
         can, as for a monitor that has read them all."""
         message = newest
         while not _is_readable(message):
             ask = partial(self._event_store.event_before, message.subject, message.seq)
-            before: Stored | None = await retry_until_done(f"read what {message.subject} was before", ask)
+            before = await retry_until_done(f"read what {message.subject} was before", ask)
             if before is None:
                 return newest
             message = before
@@ -93,9 +96,7 @@ class EventReader:
         asked_at, last, asked = float("-inf"), 0, 0
         while self.read_until < last or not asked:
             if loop.time() > asked_at + RETRY_INTERVAL:  # the newest may have been removed before it was read
-                last, asked = await retry_until_done(
-                    "ask for the newest event", lambda: self._event_store.end(streams.SERVICES)
-                )
+                last, asked = await self._end()
                 asked_at = loop.time()
                 continue
             if self._reading.done():

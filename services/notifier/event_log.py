@@ -64,7 +64,7 @@ class EventLog:
         return until is not None and seq > self._told_through and event.data.since <= until
 
     async def newest_sequence(self) -> int:
-        found: tuple[int, int] = await retry_until_done(
+        found = await retry_until_done(
             "ask for the newest event", lambda: last_sequence(self._link, streams.SERVICES)
         )
         return found[0]

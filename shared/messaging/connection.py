@@ -183,8 +183,7 @@ class BrokerConnection:
                 config = KeyValueConfig(bucket=name, replicas=self._settings.nats_replicas)
                 return await self.js.create_key_value(config=config)
 
-        found: KeyValue = await retry_until_done(f"open the bucket {name}", attempt)
-        return found
+        return await retry_until_done(f"open the bucket {name}", attempt)
 
     @property
     def replicated(self) -> bool:
@@ -272,7 +271,7 @@ SAY_AGAIN = 5.0
 _said_at = float("-inf")
 
 
-async def retry_until_done(what: str, action: Callable[[], Any], *, longest: float = 5.0) -> Any:
+async def retry_until_done(what: str, action: Callable[[], Awaitable[T]], *, longest: float = 5.0) -> T:
     """Repeat `action` until it raises nothing, with back-off up to `longest` seconds. Says so, but not
     for each of the many that wait for the same broker."""
     global _said_at

@@ -87,5 +87,4 @@ async def known_until(link: BrokerConnection, at: int) -> int:
         later = await first_later(link, streams.SERVICES, at)
         return later.seq - 1 if later else (await last_sequence(link, streams.SERVICES))[0]
 
-    found: int = await retry_until_done("find what is new in the record", ask)
-    return found
+    return await retry_until_done("find what is new in the record", ask)

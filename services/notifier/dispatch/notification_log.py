@@ -253,7 +253,7 @@ async def load(bucket: KeyValue, key: str, fresh: ReceiverState) -> Notification
         whole = cursor.model_copy(update={"owed": owed, "turns": turns})
         return NotificationLog(bucket, key, whole, found.revision or 0)
 
-    record: NotificationLog = await retry_until_done(f"read the record {key}", attempt)
+    record = await retry_until_done(f"read the record {key}", attempt)
     if record.state is fresh:
         await record.write(fresh)
     return record

@@ -40,8 +40,7 @@ async def load(bucket: KeyValue) -> SeenRecord | None:
             log.warning("of which record the cursors are cannot be read", why=str(error))
             return None
 
-    seen: SeenRecord | None = await retry_until_done("read of which record the cursors are", attempt)
-    return seen
+    return await retry_until_done("read of which record the cursors are", attempt)
 
 
 async def save(bucket: KeyValue, seen: SeenRecord) -> None:
