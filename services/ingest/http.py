@@ -124,7 +124,7 @@ _QUERY = {
     "every": "The interval this service beats at, such as 5m",
     "message": "What it says, if there is no body",
     "status": "`down` makes it a failure, as for Uptime Kuma's clients",
-    "token": "The ingest token, where a header cannot be set",  # what it is  # nosec B105
+    "token": "The ingest token, where a header cannot be set",  # nosec B105
 }
 _PARAMETERS = [
     {"name": name, "in": "query", "schema": {"type": "string"}, "description": text}

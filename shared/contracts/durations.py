@@ -11,7 +11,7 @@ _PATTERN = re.compile(
     r"(?:([0-9]{1,6})d)?(?:([0-9]{1,8})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9}(?:\.[0-9]{1,3})?)s)?"
 )
 FORM_PATTERN = rf"\s*(?=.*[1-9])(?:{_PATTERN.pattern})\s*"
-"""The same for `pattern` in a form; how long it may be stays to be said by `parse`."""
+"""The same for `pattern` in a form; only `parse` checks how long it is."""
 _LONGEST = timedelta(days=3650)
 
 ACCEPTED = "a duration such as 30s, 15m, 1h"
@@ -41,7 +41,7 @@ def write(value: timedelta) -> str:
 
 
 def spoken(value: timedelta) -> str:
-    """For a sentence: the two largest units, `3 h 12 min`, `45 s`."""
+    """In a sentence: the two largest units, `3 h 12 min`, `45 s`."""
     seconds = max(0, round(value.total_seconds()))
     days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds % 60, "s")]
@@ -50,7 +50,7 @@ def spoken(value: timedelta) -> str:
 
 
 def spoken_seconds(seconds: float) -> str:
-    """The same of what may be short: `0.25 s`."""
+    """The same with fractions of a second below ten seconds: `0.25 s`."""
     return f"{seconds:.3g} s" if seconds < 10 else spoken(timedelta(seconds=seconds))
 
 
@@ -66,4 +66,4 @@ Duration = Annotated[timedelta, BeforeValidator(_read), PlainSerializer(write, r
 """A pydantic field that reads and writes the forms above."""
 
 Written = Annotated[timedelta, PlainSerializer(write, return_type=str)]
-"""The same for what is only written: it may be longer than `parse` reads, such as 24 times an interval."""
+"""The same for a field that is only written: it may be longer than `parse` accepts, such as 24 intervals."""

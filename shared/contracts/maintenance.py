@@ -31,7 +31,8 @@ Span = tuple[datetime, datetime]
 
 
 def _utc(moment: datetime) -> datetime:
-    """In UTC, as times are inside; what has no UTC in the calendar stays as an older version took it."""
+    """In UTC, as all times are inside; what has no UTC in the calendar stays as an older version accepted
+    it."""
     return zones.in_zone(moment, _UTC)
 
 
@@ -76,7 +77,7 @@ class Window(BaseModel):
 
     @cached_property
     def _asked_for(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Services and tags, as they are looked for in a storm."""
+        """Services and tags as sets, as many services are asked for at once."""
         return frozenset(self.services), frozenset(self.tags)
 
     def current(self, at: datetime) -> Span | None:
@@ -100,12 +101,13 @@ class Window(BaseModel):
 
 @lru_cache(maxsize=4096)
 def _latest(cron: str, time_zone: str, at: datetime, within: timedelta) -> datetime | None:
-    """In a storm the same moments are asked for thousands of times, and looking for one takes 0.1 ms."""
+    """When many services fail, the same moments are asked for thousands of times, and each search takes
+    0.1 ms."""
     return latest(cron, zones.zone(time_zone), at, within)
 
 
 def check_new(window: Window, now: datetime) -> None:
-    """ValueError for a window that is of no use, though records may hold such ones."""
+    """ValueError for a new window that would be of no use. (Stored ones may be.)"""
     for field in ("starts_at", "ends_at"):
         moment: datetime | None = getattr(window, field)
         if moment and moment.utcoffset():
@@ -115,7 +117,7 @@ def check_new(window: Window, now: datetime) -> None:
 
 
 def _span(start: datetime, length: timedelta) -> Span | None:
-    """None where the calendar ends before it does."""
+    """None if the calendar ends before the window does."""
     try:
         return start, start + length
     except OverflowError:

@@ -1,9 +1,9 @@
-"""When a cron expression is due, by the clock of its time zone, as Debian's cron has it. Pure.
+"""When a cron expression is due, by the clock of its time zone, as in Debian's cron. Pure.
 
 What runs at a time of day runs once on days when the clocks are moved: in the first pass of an hour that
 comes twice, and right after an hour that is skipped. What runs by the minute or the hour (`*`, `*/20`)
-follows the clock through both passes. All results are UTC. The library looks for the times; by itself it
-loses which pass of the hour it is in, so it is never asked within one.
+follows the clock through both passes. All results are UTC. The library finds the times, but it does not know
+in which pass of a doubled hour it is, so it is never asked within one.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from cronsim import CronSim, CronSimError
 
 _SECOND, _LOOK = timedelta(seconds=1), timedelta(days=7)
 _MOST_CHANGES = 150
-"""Of a zone's clocks, between a moment and what is due next: more than 50 years' worth."""
+"""Changes of a zone's clocks that are searched for the next time: those of more than 50 years."""
 
 
 def check_cron(expression: str) -> str:
@@ -60,13 +60,13 @@ def latest(expression: str, zone: ZoneInfo, at: datetime, within: timedelta) -> 
 def _next_of_a_day(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
     for found in CronSim(expression, after.astimezone(zone)):
         instant = found.astimezone(UTC)
-        if instant > after:  # not so within the second pass: the library begins in the first one
+        if instant > after:  # in the second pass it is not: the library begins in the first one
             return instant
     return None
 
 
 def _next_by_the_clock(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
-    """Looked for from one change of the clocks to the next, where the clock is a plain one."""
+    """Searched from one change of the clocks to the next: between them, the clock has no jumps."""
     start, offset = after, _offset(zone, after)
     wall = (start + offset).replace(tzinfo=None)
     for _ in range(_MOST_CHANGES):

@@ -1,4 +1,4 @@
-"""Which thresholds hold for a service: its own, those its declared interval gives, or the registry's. Pure.
+"""Which thresholds a service has: its own, those of its declared interval, or the registry's. Pure.
 
 Silent, down and dead, in this order, in any unit of time: microseconds in the monitor, timedeltas in the API.
 """
@@ -16,13 +16,13 @@ Own = tuple[T | None, T | None, T | None]
 
 GRACE_INTERVALS = 2
 LONGEST_GRACE = timedelta(hours=1)
-"""The grace that an interval gives: twice the interval, and at most this."""
+"""The grace for an interval is twice the interval, and at most this."""
 DOWN_GRACES = 5
-"""A service is silent one grace after its interval, and down that many after it."""
+"""A service is silent one grace after its interval, and down so many graces after it."""
 
 
 def of_interval(every: T) -> tuple[T, T]:
-    """After how long a service that beats at this interval is silent, and down."""
+    """After how long a service with this interval is silent, and down."""
     if isinstance(every, timedelta):
         grace = min(GRACE_INTERVALS * every, LONGEST_GRACE)
         return every + grace, every + DOWN_GRACES * grace
@@ -60,7 +60,8 @@ def in_force(own: Own[T], every: T | None, default: tuple[T, T, T]) -> tuple[T, 
 
 
 def _shorter(than: T, *floors: T | None) -> T:
-    """Half of it, or the middle between it and the longest of the `floors` below it, if half is not above."""
+    """Half of it; or, if that is not above all `floors` below it, the middle between the longest of them
+    and it."""
     floor = max((each for each in floors if each and each < than), default=None)
     return than // 2 if floor is None or than // 2 > floor else floor + (than - floor) // 2
 
@@ -78,7 +79,7 @@ class Source(StrEnum):
 
 
 def sources(own: Own[T], every: T | None, default: tuple[T, T, T]) -> list[Source]:
-    """Where each of those in force comes from."""
+    """Where each of the thresholds of `in_force` comes from."""
     inherited = in_force((None, None, None), every, default)
     return [
         Source.SERVICE
@@ -95,12 +96,12 @@ def sources(own: Own[T], every: T | None, default: tuple[T, T, T]) -> list[Sourc
 
 
 def out_of_order(given: Sequence[T]) -> bool:
-    """Whether thresholds that are set together, in their order, are not each longer than the one before."""
+    """Whether one of these thresholds, in their order, is not longer than the one before."""
     return any(first >= second for first, second in pairwise(given))
 
 
 def in_force_before(own: Own[T], every: T | None, default: tuple[T, T, T]) -> tuple[T, T, T]:
-    """As it was before an interval gave a bounded grace: for the time in the record that was evaluated so."""
+    """The same as it was before the grace was limited, for the part of the history that was evaluated so."""
     if every and not any(own):
         down = 12 * every
         return 3 * every, down, default[2] if default[2] > down else 24 * every

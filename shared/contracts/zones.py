@@ -1,4 +1,4 @@
-"""Time zones by their names, and moments as people in one read them. Pure, but for the zones' files."""
+"""Time zones by their names, and moments as people in a zone read them. Pure, but for the zones' files."""
 
 from datetime import datetime
 from typing import Annotated
@@ -10,8 +10,8 @@ ACCEPTED = "an IANA time zone such as UTC or Europe/Berlin"
 
 
 def zone(name: str) -> ZoneInfo:
-    """The zone of this name. ValueError says what is accepted: names are paths of files to the library, so
-    that a folder (`Europe`), a NUL or ten thousand letters each raise something of their own there."""
+    """The zone of this name. ValueError says what is accepted. (To the library a name is the path of a file:
+    a folder such as `Europe`, a NUL or ten thousand letters each raise another error there.)"""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
@@ -33,7 +33,7 @@ def local(moment: datetime, zone: ZoneInfo) -> str:
 
 
 def in_zone(moment: datetime, zone: ZoneInfo) -> datetime:
-    """A moment in `zone`; as it is at the ends of the calendar, where no other zone can tell it."""
+    """A moment in `zone`; unchanged at the ends of the calendar, where it cannot be converted."""
     try:
         return moment.astimezone(zone)
     except OverflowError:
