@@ -10,9 +10,8 @@ from prometheus_client import Gauge
 from starlette.applications import Starlette
 
 from services.monitor.asyncapi import describe_streams, last_evaluated_requests
-from services.monitor.consume import TICK_LAG_SECONDS, Monitor
+from services.monitor.consume import TICK_LAG_SECONDS, Monitor, Rules
 from services.monitor.domain.service import EffectiveThresholds
-from services.monitor.evaluate import Rules
 from services.monitor.settings import MonitorSettings
 from services.monitor.store.event_store import EventStore
 from shared.http import asyncapi, server

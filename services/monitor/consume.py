@@ -3,15 +3,17 @@ were stored."""
 
 import asyncio
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.monitor.configure import Configuration
-from services.monitor.domain.service import ALIVE, Beat, MonitoredService
-from services.monitor.evaluate import Evaluator, ReadBeat, Rules
+from services.monitor.domain.service import ALIVE, Beat, EffectiveThresholds, MonitoredService
+from services.monitor.evaluate import Evaluator, ReadBeat
 from services.monitor.events import EventReader
+from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store import mapping
 from services.monitor.store.dead_letters import DeadLetters
@@ -46,6 +48,15 @@ _NAME_AT = len(streams.heartbeat(""))
 _NEVER_PLAIN = (Signal.FAIL, Signal.LOG)
 
 
+@dataclass(frozen=True)
+class Rules:
+    """`patience`: the registry's default thresholds. `kept`: messages the broker keeps per subject."""
+
+    patience: EffectiveThresholds
+    kept: int
+    max_services: int
+
+
 class Monitor:
     """`run` until cancelled."""
 
@@ -57,7 +68,10 @@ class Monitor:
         self.configuration = Configuration(self.state, rules.patience)
         self._dead_letters = DeadLetters(event_store)
         self.events = EventReader(event_store, self._dead_letters, self.apply_event)
-        self.evaluator = Evaluator(event_store, self.state, self.configuration, self.events, rules)
+        self._recorder = Recorder(
+            event_store, self.state, self.configuration, self.events, rules.max_services
+        )
+        self.evaluator = Evaluator(event_store, self.state, self.configuration, self._recorder, rules.kept)
         self.evaluated_until = 0
         """When the tick was stored that was evaluated last."""
         self._read_until = 0
@@ -178,7 +192,7 @@ class Monitor:
 
     def apply_event(self, message: Stored) -> None:
         if message.subject.startswith("service.status."):
-            self.evaluator.apply_status(message)
+            self._recorder.apply_status(message)
         elif message.seq > self._config_read_until:
             self._config_read_until = message.seq
             event = self.events.parse(message)

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from services.monitor.consume import Monitor
+from services.monitor.consume import Monitor, Rules
 from services.monitor.domain.service import MonitoredService
-from services.monitor.evaluate import Rules
 from services.monitor.store.mapping import ConfigChange
 from shared.contracts.events import ConfigEvent, StatusChanged
 from shared.messaging import streams

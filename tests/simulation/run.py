@@ -11,11 +11,10 @@ from unittest.mock import patch
 
 import shared.messaging.connection
 import shared.messaging.reader
-from services.monitor import configure, consume, evaluate
-from services.monitor.consume import Monitor
+from services.monitor import configure, consume, record
+from services.monitor.consume import Monitor, Rules
 from services.monitor.domain import buckets, epochs
 from services.monitor.domain.service import EffectiveThresholds
-from services.monitor.evaluate import Rules
 from services.monitor.store import dead_letters, mapping, snapshots
 from shared.contracts import thresholds
 from shared.contracts.events import (
@@ -267,7 +266,7 @@ def surroundings() -> Iterator[None]:
         patch.object(buckets, "BUCKETS", BUCKETS),
         patch.object(consume, "log", Silent()),
         patch.object(configure, "log", Silent()),
-        patch.object(evaluate, "log", Silent()),
+        patch.object(record, "log", Silent()),
         patch.object(snapshots, "log", Silent()),
         patch.object(dead_letters, "log", Silent()),
         patch.object(shared.messaging.connection, "log", Silent()),

@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import cast
 
-from services.monitor.consume import Monitor
+from services.monitor.consume import Monitor, Rules
 from services.monitor.domain.service import DOWN, EffectiveThresholds
-from services.monitor.evaluate import Rules
 from services.monitor.store.event_store import EventStore
 from shared.contracts.events import Status, StatusData, moment, status_changed
 from shared.messaging import streams

@@ -1,0 +1,165 @@
+"""Records transitions, registrations and declared intervals as events, and applies what other monitors
+recorded.
+
+The state is changed only after the broker has stored the event.
+"""
+
+from functools import partial
+
+import structlog
+from prometheus_client import Counter
+
+from services.monitor.configure import Configuration
+from services.monitor.domain.service import UNKNOWN, Beat, MonitoredService, StatusTransition
+from services.monitor.events import EventReader
+from services.monitor.state import MonitorState
+from services.monitor.store import mapping
+from services.monitor.store.event_store import EventStore
+from shared.contracts.events import ConfigEvent, Status, StatusChanged
+from shared.messaging import streams
+from shared.messaging.connection import retry_until_done
+from shared.messaging.errors import WrongSequence
+from shared.messaging.reader import Stored
+from shared.telemetry import tracing
+
+log = structlog.get_logger()
+
+CHANGES = Counter(
+    "registry_status_changes_total", "Changes of status recorded by this monitor", ["from", "to"]
+)
+for _from in Status:
+    for _to in {*Status} - {UNKNOWN, _from}:
+        CHANGES.labels(_from, _to)
+REFUSED = Counter("registry_registrations_refused_total", "First heartbeats over REGISTRY_MAX_SERVICES")
+
+ADMITTED = 2
+"""So many times REGISTRY_MAX_SERVICES may be registered by heartbeats that ingest has accepted and answered
+with 200. Ingest counts by itself, so beyond the limit are only those that several ingests, the API, and
+senders over NATS add at the same time, and those of senders that forge ingest's header."""
+
+
+class Recorder:
+    def __init__(
+        self,
+        event_store: EventStore,
+        state: MonitorState,
+        configuration: Configuration,
+        events: EventReader,
+        max_services: int,
+    ) -> None:
+        self._event_store = event_store
+        self._state = state
+        self._configuration = configuration
+        self._events = events
+        self._max_services = max_services
+        self._appending: set[str] = set()
+        """The ids of events that are on their way to the broker."""
+        self._registering = 0
+
+    async def record(self, service: MonitoredService, transition: StatusTransition) -> bool:
+        """Append a transition and apply it. False: another monitor was first."""
+        event = mapping.to_event(service.name, transition)
+        attributes = {
+            "registry.service": service.name,
+            "registry.from": transition.from_,
+            "registry.to": transition.to,
+        }
+        self._appending.add(event.id)
+        try:
+            with tracing.change_span(event, attributes) as span:
+                seq = await self._append(streams.status(service.name), event, service.status_seq)
+                span.set_attribute("registry.recorded", bool(seq))
+        finally:
+            self._appending.discard(event.id)
+        if seq:
+            CHANGES.labels(transition.from_, transition.to).inc()
+            if seq > service.status_seq:  # else another monitor's next event was read before this answer came
+                service.status_seq = seq
+                self._state.apply_transition(service, transition)
+        return bool(seq)
+
+    async def apply_newest_status(self, service: MonitoredService) -> None:
+        """Another monitor was first: apply its event."""
+        message = await self._newest(streams.status(service.name))
+        if message is None or message.seq < service.status_seq:
+            service.status_seq = message.seq if message else 0  # the record is not the one we knew
+        else:
+            self.apply_status(message)
+
+    def apply_status(self, message: Stored) -> None:
+        """Apply an event that was recorded, if it is newer than the last one."""
+        name = streams.name_in(message.subject)
+        service = self._state.services.get(name)
+        if service is not None and message.seq <= service.status_seq:
+            return
+        event = self._events.parse(message)
+        transition = mapping.to_transition(event) if isinstance(event, StatusChanged) else None
+        if service is None:
+            if transition:
+                self._state.unclaimed[name] = message.seq, transition
+        elif event is None or event.id not in self._appending:
+            service.status_seq = message.seq
+            if transition:
+                self._state.apply_recorded(service, transition)
+
+    async def _append(self, subject: str, event: StatusChanged | ConfigEvent, after: int) -> int:
+        """The new sequence; 0 if another writer was first. Waits for the broker as long as it takes."""
+
+        async def attempt() -> int:
+            try:
+                ack = await self._event_store.append(subject, event, after)
+            except WrongSequence:
+                return 0
+            return 0 if ack.duplicate else ack.seq
+
+        return await retry_until_done(f"append to {subject}", attempt)
+
+    async def _newest(self, subject: str) -> Stored | None:
+        return await retry_until_done(f"read {subject}", partial(self._event_store.newest_event, subject))
+
+    async def register(self, name: str, beat: Beat, admitted: bool) -> MonitoredService | None:
+        """Register a service at its first heartbeat; None if it may not be. `admitted`: ingest has accepted
+        it, so the last places may have been taken since."""
+        configuration, after = self._configuration, 0
+        while True:
+            if upcoming := configuration.upcoming_of.get(name):
+                change = upcoming[0]
+                is_later = change.deletes or change.registered_at > beat.at
+                return None if is_later else configuration.apply(change)
+            limit = self._max_services * (ADMITTED if admitted else 1)
+            if len(self._state.services) + self._registering >= limit:
+                REFUSED.inc()
+                return None
+            event = mapping.registration(name, beat)
+            self._registering += 1
+            try:
+                seq = await self._append(streams.config(name), event, after)
+            finally:
+                self._registering -= 1
+            if seq:
+                log.debug("registered", name=name)
+                return configuration.apply(mapping.config_change(event, seq, beat.at))
+            message = await self._newest(streams.config(name))
+            if message is not None and message.seq > self._events.read_until:
+                await self._events.wait_until()
+            if name in configuration.upcoming_of:
+                continue
+            if message is not None and message.at >= beat.at:
+                return None  # deleted, or made unreadable, after this heartbeat
+            after = message.seq if message else 0
+
+    async def declare_interval(self, service: MonitoredService, beat: Beat) -> None:
+        if beat.every not in (0, service.every) and beat.at > service.last_beat:
+            await self.declare(service, beat)
+            self._configuration.set_interval(service, beat)
+
+    async def declare(self, service: MonitoredService, beat: Beat) -> None:
+        """Record the interval that a heartbeat declares in the configuration, unless it is there already."""
+        while True:
+            message = await self._newest(streams.config(service.name))
+            newest = self._events.parse(message) if message else None
+            if message is None or newest is None or isinstance(newest, StatusChanged):
+                return
+            event = mapping.declaration(service.name, beat, newest, message.at)
+            if event is None or await self._append(streams.config(service.name), event, message.seq):
+                return
