@@ -58,7 +58,7 @@ def main() -> None:
 
     async def follow() -> None:
         await windows.load()
-        await keyring.load()
+        await keyring.read()
         projector = Projector(link, store, board, health, _now, left_at=watch.left_at)
         watch.on_check = projector.remember
         async with asyncio.TaskGroup() as tasks:

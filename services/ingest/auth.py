@@ -66,7 +66,7 @@ class IngestAuth:
         if not (good or self.needs_token):
             return
         now = self._clock()
-        if wait := self._guesses.weigh(client, given, good, now):
+        if wait := self._guesses.check(client, given, good, now):
             REFUSED.labels(429).inc()
             raise Problem(429, "too many wrong tokens came from this address", retry_after=wait)
         if not good:
@@ -75,7 +75,7 @@ class IngestAuth:
                 "this registry needs its ingest token: Authorization: Bearer …, or ?token=…",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if wait := self._per_token.take(given, now):
+        if wait := self._per_token.spend(given, now):
             REFUSED.labels(429).inc()
             raise Problem(429, "too many requests with this token", retry_after=wait)
 

@@ -1,4 +1,4 @@
-"""Whether heartbeats are taken, as far as it is ingest's own fault or the broker's if they are not."""
+"""Whether ingest could take every heartbeat. Only its own faults and the broker's count."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,10 @@ HEARTBEATS = "/heartbeat"
 
 
 class Availability:
-    """Gathers what was refused, for the ticks: they prove no time in which something was.
+    """Remembers that a heartbeat was refused, for the ticks: a tick proves that all heartbeats since the one
+    before could be stored, and no service that missed one is blamed for other times.
 
-    What a client does wrong, or too often, is none of it: a stranger could keep everybody from being judged.
+    What a client does wrong, or too often, does not count: a stranger could stop all evaluation with it.
     """
 
     def __init__(self, longest_wait: Callable[[], float]) -> None:
@@ -23,11 +24,11 @@ class Availability:
         self._shut = ""
 
     def refused(self, why: str) -> None:
-        """A heartbeat, or a connection that may have brought one, was refused by our own fault."""
+        """A heartbeat, or a connection that may have brought one, was refused, and the fault is ours."""
         self._refused = self._refused or why
 
     def shut(self, why: str) -> None:
-        """Nothing more is taken."""
+        """From now on every heartbeat is refused."""
         self._shut = why
 
     def obstacle(self) -> str:
@@ -39,7 +40,7 @@ class Availability:
         return self._shut or refused
 
     def watched(self, app: ASGIApp) -> ASGIApp:
-        """The same app; what it answers to a heartbeat with 500 or more is refused by our own fault."""
+        """The same app; an answer of 500 or more to a heartbeat counts as refused."""
 
         async def watching(scope: Scope, receive: Receive, send: Send) -> None:
             async def sent(message: Message) -> None:

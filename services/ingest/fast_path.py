@@ -97,7 +97,7 @@ class FastPath(Connection):
         try:
             if self.given:
                 if not self.known:
-                    self.meet()
+                    self.mark_known()
                 self.auth.enter(self.given, True, self.client_key)
             elif self.client_key and (problem := self.too_many()):
                 raise problem

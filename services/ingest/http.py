@@ -8,11 +8,11 @@ from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ingest.admission import REFUSED, HeartbeatStore
 from services.ingest.auth import IngestAuth
-from services.ingest.content import bad_address, bad_name, read_content, tidy
+from services.ingest.content import bad_address, bad_name, read_content
+from services.ingest.middleware import Throttled, TidyAddress
 from shared.contracts.events import (
     NAME_MAX,
     NAME_RULE,
@@ -29,7 +29,6 @@ from shared.http.origins import is_foreign
 from shared.http.problems import Problem, documented
 from shared.http.protocol import client_of, stranger_of
 from shared.http.server import Health
-from shared.http.throttle import Throttle
 from shared.telemetry import tracing
 
 BATCH_MAX = 10_000
@@ -268,32 +267,3 @@ def _read_batch(raw: bytes) -> tuple[list[str], list[dict[str, str]], list[str]]
 def _echo(name: Any) -> str:
     """What the client sent, in a form and a length that can be sent back."""
     return name[:200].encode(errors="replace").decode() if isinstance(name, str) else quoted(name)
-
-
-# --- around all routes
-
-
-class Throttled:
-    """So many requests that come at once are not begun at once: ticks and plain heartbeats go in between.
-    Known clients do not wait for strangers."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._strangers, self._known = Throttle(), Throttle()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stranger = scope["type"] == "http" and scope["client"] and not scope.get("known")
-        await (self._strangers if stranger else self._known).enter()
-        await self._app(scope, receive, send)
-
-
-class TidyAddress:
-    """Lets a slash or a blank too many pass."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (path := tidy(scope["path"])).startswith("/heartbeat"):
-            scope = {**scope, "path": path}
-        await self._app(scope, receive, send)

@@ -16,7 +16,7 @@ _CLOSE = {"Connection": "close"}
 BODY_MAX = 1024 * 1024
 """Bytes of a body, unless a route needs more."""
 
-BODY_WITHIN = 10.0
+BODY_TIMEOUT = 10.0
 """Seconds a client gets to send its body."""
 
 ALL_MAX = 32 * 1024 * 1024
@@ -26,7 +26,7 @@ OF_ADDRESS_MAX = ALL_MAX // 4
 OF_STRANGERS_MAX = ALL_MAX // 2
 """The same of all such addresses."""
 
-LONG = 1024
+LONG_BODY = 1024
 """Bytes of a body above which it is parsed beside the loop: many at once would keep ticks waiting."""
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
         raise too_large
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_WITHIN):
+        async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.stream():
                 body += chunk
                 _on_their_way[None] += len(chunk)
@@ -68,12 +68,12 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
                 if _on_their_way[None] > ALL_MAX or (stranger and _of_strangers > OF_STRANGERS_MAX):
                     raise Problem(503, "too much is sent at the same time", retry_after=2, headers=_CLOSE)
         raw = bytes(body)
-        if len(raw) <= LONG:
+        if len(raw) <= LONG_BODY:
             return parse(raw)
         parser = _strangers_parser if stranger else _parser
         return await asyncio.get_running_loop().run_in_executor(parser, parse, raw)
     except TimeoutError:
-        late = f"the body did not come within {BODY_WITHIN:g} s"
+        late = f"the body did not come within {BODY_TIMEOUT:g} s"
         raise Problem(408, late, headers=_CLOSE) from None
     except ClientDisconnect:
         raise Problem(400, "the body broke off") from None

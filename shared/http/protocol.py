@@ -21,13 +21,13 @@ from shared.http.rate_limits import FORWARDED_MAX, REFUSED, RateLimit, TrustedPr
 from shared.http.uvicorn_internals import STATUS_LINE, Protocol
 from shared.settings import Settings
 
-HEAD_WITHIN = 10.0
+HEAD_TIMEOUT = 10.0
 """Seconds from connecting, or from a request's first byte, until its head must be there."""
-BODY_WITHIN = 25.0
+BODY_TIMEOUT = 25.0
 """Seconds from a request's first byte, or from its answer, until its body must be there."""
-IDLE = 75.0
+IDLE_TIMEOUT = 75.0
 """Seconds that a connection may wait for its next request."""
-STALLED = 30.0
+STALL_TIMEOUT = 30.0
 """Seconds that a client may leave what was sent to it unread."""
 LINGER = 2.0
 """Seconds that a client has to read why it is refused."""
@@ -55,7 +55,7 @@ log = structlog.get_logger()
 
 @dataclass
 class ConnectionLimits:
-    """Of one server. `hosts`: the names it goes by, if no other shall lead to it."""
+    """Of one server. `hosts`: the names it goes by, if no other shall lead to other."""
 
     connections: int = 2000
     per_address: RateLimit = field(default_factory=lambda: RateLimit(0))
@@ -72,7 +72,7 @@ class ConnectionLimits:
     turn: int = 0
     """Counts connections and answers: who has waited for longest has the lowest of its own."""
     on_full: Callable[[str], None] = lambda _: None
-    """Is told why a connection was refused though its client did not have too many."""
+    """Called with why a connection was refused though its client did not have too many."""
 
     def fit(self, files: int) -> None:
         """Leave some of so many open files to the broker's connection and the like."""
@@ -120,8 +120,8 @@ class Connection(Protocol):
     """Bytes of the request that is not all there, up to the last piece; NONE: there is none."""
     since = 0.0
     """When it began, or when the last answer was given."""
-    deaf = refused = False
-    """Nothing is read any more; for it was said why."""
+    ignores_input = refused = False
+    """Nothing is read any more; `refused`: because of an error that was answered."""
     known = False
     """A right token was shown."""
     turn = 0
@@ -136,23 +136,23 @@ class Connection(Protocol):
         super().connection_made(transport)
         limits = self.limits
         self.since = limits.now
-        self._queue_up()
+        self._next_turn()
         self.client_key = limits.proxies.client(self.client[0] if self.client else "")
         self.behind_proxy = self.client_key is None
         if self.client_key:
             limits.open[self.client_key] += 1
         if self.client_key and limits.open[self.client_key] > limits.connections_per_address:
             if not self._make_room(self.client_key):
-                self._turn_away()
+                self._refuse_connection()
         elif len(self.connections) > limits.connections and not self._make_room():
-            self._turn_away()
+            self._refuse_connection()
             limits.on_full(_TOO_MANY.detail)
 
-    def _queue_up(self) -> None:
+    def _next_turn(self) -> None:
         self.limits.turn += 1
         self.turn = self.limits.turn
 
-    def _turn_away(self) -> None:
+    def _refuse_connection(self) -> None:
         self._refuse(_TOO_MANY)
         self.transport.close()  # without waiting until it is read
 
@@ -161,21 +161,23 @@ class Connection(Protocol):
         address with the most connections first, and who has waited for longest; some at once, for looking
         through all takes its time. `of`: of this address only. If there are none, somebody known who has
         nothing to say."""
-        waiting = [it for it in self._others() if not it.known and of in (None, it.counted_for)]
+        waiting = [other for other in self._others() if not other.known and of in (None, other.counted_for)]
         count = self.limits.open
-        waiting.sort(key=lambda it: (-count[it.counted_for or ""], it.turn))
+        waiting.sort(key=lambda other: (-count[other.counted_for or ""], other.turn))
         if not waiting and of is None:
-            waiting = sorted((it for it in self._others() if it.known), key=lambda it: it.turn)[:1]
-        for it in waiting[: 1 + len(waiting) // 50]:
-            it.make_way()
+            waiting = sorted(
+                (other for other in self._others() if other.known), key=lambda other: other.turn
+            )[:1]
+        for other in waiting[: 1 + len(waiting) // 50]:
+            other.close_for_others()
         return bool(waiting)
 
     def _others(self) -> "Iterator[Connection]":
-        for it in self.connections:
-            if it is not self and isinstance(it, Connection) and not it.in_our_hands():
-                yield it
+        for other in self.connections:
+            if other is not self and isinstance(other, Connection) and not other.is_being_answered():
+                yield other
 
-    def in_our_hands(self) -> bool:
+    def is_being_answered(self) -> bool:
         """A request of it is all there, and not answered."""
         return self.size == NONE and not self.in_head and self.owes_answer()
 
@@ -184,8 +186,8 @@ class Connection(Protocol):
         """The address that `limits.open` counts this connection for."""
         return None if self.behind_proxy or self.known else self.client_key
 
-    def make_way(self) -> None:
-        if self.deaf or self.transport.is_closing():
+    def close_for_others(self) -> None:
+        if self.ignores_input or self.transport.is_closing():
             self.transport.abort()
         elif self.size > 0:
             self._refuse(_TOO_SLOW)
@@ -193,16 +195,16 @@ class Connection(Protocol):
         else:
             self.transport.close()
 
-    def meet(self) -> None:
+    def mark_known(self) -> None:
         """A right token was shown: this is no stranger, and has its place beside all strangers."""
         limits = self.limits
         self._uncount()
         self.known = True
         limits.known += 1
         if limits.known > limits.connections_known:
-            idle = [it for it in self._others() if it.known]
+            idle = [other for other in self._others() if other.known]
             if idle:
-                min(idle, key=lambda it: it.turn).make_way()
+                min(idle, key=lambda other: other.turn).close_for_others()
 
     def _uncount(self) -> None:
         count = self.limits.open
@@ -224,34 +226,34 @@ class Connection(Protocol):
         super().resume_writing()
         self.stalled_since = None
 
-    def look(self) -> None:
-        """Once a second: end what takes too long."""
+    def check_timeouts(self) -> None:
+        """Called once a second: ends what takes too long."""
         now = self.limits.now
         waits = now - self.since
         ending = self.refused or self.transport.is_closing()
-        stalled = self.stalled_since is not None and now - self.stalled_since > STALLED
-        if stalled or (ending and waits > (LINGER if self.refused else STALLED)):
+        stalled = self.stalled_since is not None and now - self.stalled_since > STALL_TIMEOUT
+        if stalled or (ending and waits > (LINGER if self.refused else STALL_TIMEOUT)):
             self.transport.abort()
-        elif self.headers is None and waits > HEAD_WITHIN:
+        elif self.headers is None and waits > HEAD_TIMEOUT:
             self.transport.close()  # it never said anything
-        elif self.in_head and waits > HEAD_WITHIN:
-            self._refuse(Problem(408, f"the request did not come within {HEAD_WITHIN:g} s"))
-        elif self.size > NONE and waits > BODY_WITHIN:
-            self._refuse(Problem(408, f"the body did not come within {BODY_WITHIN:g} s"))
-        elif waits > IDLE and not self.owes_answer():
+        elif self.in_head and waits > HEAD_TIMEOUT:
+            self._refuse(Problem(408, f"the request did not come within {HEAD_TIMEOUT:g} s"))
+        elif self.size > NONE and waits > BODY_TIMEOUT:
+            self._refuse(Problem(408, f"the body did not come within {BODY_TIMEOUT:g} s"))
+        elif waits > IDLE_TIMEOUT and not self.owes_answer():
             self.transport.close()
 
     def on_response_complete(self) -> None:
         self.since = self.limits.now
-        self._queue_up()
+        self._next_turn()
         super().on_response_complete()
 
     def _refuse(self, problem: Problem) -> None:
         """Say why, if it is not too late for that, and end. What still comes is let go by, so that the client
         can read the answer."""
-        if self.deaf or self.transport.is_closing():
+        if self.ignores_input or self.transport.is_closing():
             return
-        self.deaf = self.refused = True
+        self.ignores_input = self.refused = True
         self.since = self.limits.now
         if self.owes_answer() or (self.size > NONE and not self.in_head):
             self.transport.abort()
@@ -274,7 +276,7 @@ class Connection(Protocol):
         if self.transport.is_closing():
             return
         if self.size > NONE and not self.in_head and self.transport.can_write_eof():
-            self.deaf = self.refused = True
+            self.ignores_input = self.refused = True
             self.since = self.limits.now
             self.transport.write_eof()
         else:
@@ -285,19 +287,19 @@ class Connection(Protocol):
     def data_received(self, data: bytes) -> None:
         start = 0
         try:
-            if len(data) <= SLICE and not self.deaf:
+            if len(data) <= SLICE and not self.ignores_input:
                 self.parser.feed_data(data)
                 if self.size > NONE:
-                    self._weigh(len(data))
+                    self._check_size(len(data))
                 return
             whole = memoryview(data)
             for start in range(0, len(data), SLICE):
-                if self.deaf:
+                if self.ignores_input:
                     return
                 part = whole[start : start + SLICE]
                 self.parser.feed_data(part)
                 if self.size > NONE:
-                    self._weigh(len(part))
+                    self._check_size(len(part))
         except httptools.HttpParserUpgrade as offer:
             if self.offers_upgrade:
                 self._decline_upgrade(memoryview(data)[start + offer.args[0] :])
@@ -312,7 +314,7 @@ class Connection(Protocol):
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio asks whether to stay open
         """The client says no more, as `nc -N` does: it still gets its answer. Of a stream that has begun the
         listener has left."""
-        answers = self.in_our_hands() and not self.cycle.response_started
+        answers = self.is_being_answered() and not self.cycle.response_started
         if answers:
             self.cycle.keep_alive = False
         return answers
@@ -329,7 +331,7 @@ class Connection(Protocol):
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"%b%b\r\n%b" % (first, b"".join(lines), bytes(rest)))
 
-    def _weigh(self, more: int) -> None:
+    def _check_size(self, more: int) -> None:
         """The request that is not all there."""
         if not self.size:
             self.since = self.limits.now
@@ -346,7 +348,7 @@ class Connection(Protocol):
             self._refuse(Problem(413, f"the request is larger than {REQUEST_MAX} bytes"))
 
     def _stop_reading(self) -> None:
-        self.deaf = True
+        self.ignores_input = True
         if self.owes_answer():
             self.cycle.keep_alive = False
         else:
@@ -409,7 +411,7 @@ class Connection(Protocol):
             return self.too_many()
         self.scope["known"] = True  # type: ignore[typeddict-unknown-key]
         if not self.known:
-            self.meet()
+            self.mark_known()
         return None
 
     def forwarded_for(self, forwarded: bytes) -> str | None:
@@ -420,7 +422,7 @@ class Connection(Protocol):
         return self.limits.proxies.client(peer, forwarded[-FORWARDED_MAX:].decode("latin-1"))
 
     def too_many(self) -> Problem | None:
-        wait = self.limits.per_address.take(self.client_key, time.monotonic())
+        wait = self.limits.per_address.spend(self.client_key, time.monotonic())
         if not wait:
             return None
         REFUSED.labels(429).inc()

@@ -26,7 +26,7 @@ for _status in (400, 408, 413, 414, 421, 429, 431, 503):
 
 WRONG_TOKENS = 10
 """Wrong tokens of one address at once; then as many per minute."""
-SAY_AGAIN = 60.0
+LOG_INTERVAL = 60.0
 """Seconds between two lines in the log about wrong tokens."""
 
 log = structlog.get_logger()
@@ -82,7 +82,7 @@ class RateLimit:
         self._most = max(1.0, per_second * BURST if burst is None else burst) * self._each
         self._spent: OrderedDict[str, float] = OrderedDict()
 
-    def take(self, key: str | None, now: float) -> int:
+    def spend(self, key: str | None, now: float) -> int:
         """0, or after how many seconds `key` may try again. What is refused is not counted."""
         if wait := self.wait(key, now):
             return wait
@@ -90,7 +90,7 @@ class RateLimit:
         return 0
 
     def wait(self, key: str | None, now: float) -> int:
-        """The same, without taking any."""
+        """The same, without spending any."""
         if key is None or not self._each:
             return 0
         over = max(self._spent.get(key, 0.0) - now, 0.0) + self._each - self._most
@@ -112,14 +112,14 @@ class TokenGuessLimit:
 
     def __init__(self) -> None:
         self._wrong = RateLimit(WRONG_TOKENS / 60, WRONG_TOKENS)
-        self._said_at = float("-inf")
+        self._logged_at = float("-inf")
 
-    def weigh(self, client: str | None, given: str, good: bool, now: float) -> int:
+    def check(self, client: str | None, given: str, good: bool, now: float) -> int:
         """0, or for how many seconds `client` has given too many wrong ones."""
         if good or client is None or not given:
             return 0
-        wait = self._wrong.take(client, now)
-        if wait and now > self._said_at + SAY_AGAIN:
-            self._said_at = now
+        wait = self._wrong.spend(client, now)
+        if wait and now > self._logged_at + LOG_INTERVAL:
+            self._logged_at = now
             log.warning("somebody tries tokens out; short ones can be guessed", address=client)
         return wait

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 READY = Gauge("registry_ready", "1 for each part of the service that works, else 0", ["part"])
 
-STOP_WITHIN = 8.0
+STOP_TIMEOUT = 8.0
 """Seconds that requests and work get to end after SIGTERM."""
 
 
@@ -82,17 +82,17 @@ class Record:
     Found out from events alone, because a stream that is read-only answers everything else as ever.
     """
 
-    LOOK_AGAIN = 5.0
+    POLL_INTERVAL = 5.0
 
     def __init__(self, health: Health, link: BrokerConnection, publisher: Publisher) -> None:
         self._health = health
         self._link = link
         self._failed = asyncio.Event()
-        publisher.on_append = self._told
+        publisher.on_append = self._appended
         link.on_back.append(self._good)  # after a restart, which mends it, or else the next event tells
         self._good()
 
-    def _told(self, error: NotStored | None) -> None:
+    def _appended(self, error: NotStored | None) -> None:
         if error is None:
             self._good()
         else:
@@ -114,18 +114,18 @@ class Record:
                     seen = last if seen is None else seen
                     if last > seen:
                         self._good()
-                await asyncio.sleep(self.LOOK_AGAIN)
+                await asyncio.sleep(self.POLL_INTERVAL)
 
 
 class _Server(Server):
     limits: ConnectionLimits
 
     def every_second(self) -> None:
-        """See which connections take too long."""
+        """End connections that take too long."""
         self.limits.now = asyncio.get_running_loop().time()
         for connection in self.open_connections:
             assert isinstance(connection, Connection)
-            connection.look()
+            connection.check_timeouts()
 
 
 def run(
@@ -207,7 +207,7 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(STOP_WITHIN / 2),
+        timeout_graceful_shutdown=int(STOP_TIMEOUT / 2),
     )
     server = _Server(config)
     server.limits = http.limits
@@ -219,8 +219,8 @@ async def _serve(
         loop.add_signal_handler(sig, stopping.set)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     working = asyncio.create_task(_guard(work))
-    told = asyncio.create_task(stopping.wait())
-    await asyncio.wait({serving, working, told}, return_when=asyncio.FIRST_COMPLETED)
+    stop_requested = asyncio.create_task(stopping.wait())
+    await asyncio.wait({serving, working, stop_requested}, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping")
     failed = (working.done() or serving.done()) and not stopping.is_set()
     if serving.done() and not stopping.is_set():
@@ -228,10 +228,10 @@ async def _serve(
         log.error("the HTTP server ended; ending so that it is started afresh", exc_info=error)
     server.end()
     on_stop()
-    await asyncio.wait({serving}, timeout=STOP_WITHIN / 2 + 1)
+    await asyncio.wait({serving}, timeout=STOP_TIMEOUT / 2 + 1)
     working.cancel()
-    await asyncio.wait({working}, timeout=STOP_WITHIN / 2)
-    told.cancel()
+    await asyncio.wait({working}, timeout=STOP_TIMEOUT / 2)
+    stop_requested.cancel()
     log.info("stopped")
     return 1 if failed else 0
 

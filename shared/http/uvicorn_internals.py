@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._told = asyncio.Event()
+        self._ending = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
             self.every_second()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    await self._told.wait()
+                    await self._ending.wait()
 
     def every_second(self) -> None: ...
 
@@ -75,4 +75,4 @@ class Server(uvicorn.Server):
 
     def end(self) -> None:
         self.should_exit = True
-        self._told.set()
+        self._ending.set()

@@ -85,7 +85,7 @@ async def serving(limits: ConnectionLimits) -> AsyncIterator[int]:
 
 def hurry(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """Make this one short, and the others so long that they cannot stand in for it."""
-    for name in ("HEAD_WITHIN", "BODY_WITHIN", "IDLE", "STALLED"):
+    for name in ("HEAD_TIMEOUT", "BODY_TIMEOUT", "IDLE_TIMEOUT", "STALL_TIMEOUT"):
         monkeypatch.setattr(protocol, name, 1.5 if name == limit else 60.0)
 
 
@@ -111,15 +111,15 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 PARTS = b"Transfer-Encoding: chunked\r\n\r\n"
 SLOW = {
-    "silent": (b"", b"", b"", "HEAD_WITHIN"),
-    "blanks": (b"", b"\r\n", b"", "HEAD_WITHIN"),
-    "address": (b"GET /", b"x", b"408", "HEAD_WITHIN"),
-    "head": (GET, b"X: y\r\n", b"408", "HEAD_WITHIN"),
-    "second head": (GET + b"\r\nGET / HTT", b"", b"408", "HEAD_WITHIN"),
-    "idle": (GET + b"\r\n", b"", b"here", "IDLE"),
-    "body after its answer": (POST + b"Content-Length: 9999\r\n\r\n", b"x", b"here", "BODY_WITHIN"),
-    "body in parts": (POST + PARTS, b"1\r\nx\r\n", b"here", "BODY_WITHIN"),
-    "trailers": (POST + PARTS + b"0\r\n", b"X: y\r\n", b"here", "BODY_WITHIN"),
+    "silent": (b"", b"", b"", "HEAD_TIMEOUT"),
+    "blanks": (b"", b"\r\n", b"", "HEAD_TIMEOUT"),
+    "address": (b"GET /", b"x", b"408", "HEAD_TIMEOUT"),
+    "head": (GET, b"X: y\r\n", b"408", "HEAD_TIMEOUT"),
+    "second head": (GET + b"\r\nGET / HTT", b"", b"408", "HEAD_TIMEOUT"),
+    "idle": (GET + b"\r\n", b"", b"here", "IDLE_TIMEOUT"),
+    "body after its answer": (POST + b"Content-Length: 9999\r\n\r\n", b"x", b"here", "BODY_TIMEOUT"),
+    "body in parts": (POST + PARTS, b"1\r\nx\r\n", b"here", "BODY_TIMEOUT"),
+    "trailers": (POST + PARTS + b"0\r\n", b"X: y\r\n", b"here", "BODY_TIMEOUT"),
 }
 
 
@@ -141,7 +141,7 @@ async def test_whoever_is_slow_is_let_go(kind: str, monkeypatch: pytest.MonkeyPa
 
 
 async def test_whoever_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch, "STALLED")
+    hurry(monkeypatch, "STALL_TIMEOUT")
     limits = ConnectionLimits()
     async with serving(limits) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
@@ -152,7 +152,7 @@ async def test_whoever_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_whoever_reads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("HEAD_WITHIN", "BODY_WITHIN", "IDLE", "STALLED"):
+    for limit in ("HEAD_TIMEOUT", "BODY_TIMEOUT", "IDLE_TIMEOUT", "STALL_TIMEOUT"):
         monkeypatch.setattr(protocol, limit, 1.5)
     async with serving(ConnectionLimits()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -506,22 +506,22 @@ async def test_a_rate_per_token(start: Start) -> None:
 def test_a_rate_forgets_whom_it_has_not_heard_of() -> None:
     rate = RateLimit(1, 1)
     for n in range(REMEMBERED + 500):
-        assert rate.take(str(n), 100.0) == 0
-        assert rate.take("busy", 100.0 + n) == 0
+        assert rate.spend(str(n), 100.0) == 0
+        assert rate.spend("busy", 100.0 + n) == 0
     assert len(rate._spent) == REMEMBERED
-    assert rate.take("busy", 100.0 + n) == 1
-    assert RateLimit(0).take("anybody", 0.0) == 0
+    assert rate.spend("busy", 100.0 + n) == 1
+    assert RateLimit(0).spend("anybody", 0.0) == 0
 
 
 def test_a_right_token_is_heard_however_many_wrong_ones_came() -> None:
     guesses = TokenGuessLimit()
     for _ in range(10):
-        assert guesses.weigh("bad", "wrong", False, 0.0) == 0
-    assert guesses.weigh("bad", "wrong", False, 0.0) == 6
-    assert guesses.weigh("bad", "good", True, 0.0) == 0
-    assert guesses.weigh("other", "wrong", False, 0.0) == 0
-    assert guesses.weigh(None, "wrong", False, 0.0) == 0
-    assert guesses.weigh("bad", "wrong", False, 6.5) == 0
+        assert guesses.check("bad", "wrong", False, 0.0) == 0
+    assert guesses.check("bad", "wrong", False, 0.0) == 6
+    assert guesses.check("bad", "good", True, 0.0) == 0
+    assert guesses.check("other", "wrong", False, 0.0) == 0
+    assert guesses.check(None, "wrong", False, 0.0) == 0
+    assert guesses.check("bad", "wrong", False, 6.5) == 0
 
 
 @pytest.mark.parametrize(

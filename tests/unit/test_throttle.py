@@ -3,8 +3,7 @@
 import asyncio
 from typing import Any
 
-from services.ingest.http import Throttled
-from shared.http.throttle import AT_ONCE, Throttle
+from services.ingest.middleware import AT_ONCE, Throttle, Throttled
 
 
 async def test_so_many_begin_in_a_turn_of_the_loop_in_the_order_they_came() -> None:

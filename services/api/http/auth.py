@@ -98,14 +98,14 @@ class ApiAuth:
             given = _given(request)
             role = self._of_token(given)
             request.state.role_of_token = Role.NOBODY
-            self.weigh(request, given, role)
+            self._check_guesses(request, given, role)
             request.state.role_of_token = role
         found: Role = request.state.role_of_token
         return found
 
-    def weigh(self, request: Request, given: str, role: Role) -> None:
+    def _check_guesses(self, request: Request, given: str, role: Role) -> None:
         good = role is not Role.NOBODY
-        if self.guarded and (wait := self._guesses.weigh(client_of(request), given, good, time.monotonic())):
+        if self.guarded and (wait := self._guesses.check(client_of(request), given, good, time.monotonic())):
             raise Problem(429, "too many wrong tokens came from this address", retry_after=wait)
 
     def _of_token(self, given: str) -> Role:
@@ -119,7 +119,7 @@ class ApiAuth:
     def log_in(self, request: Request, token: str, response: Response) -> bool:
         """Whether the token is good; then `response` gets the cookie. Raises Problem 429 as above, or 503."""
         role = self._of_token(token)
-        self.weigh(request, token, role)
+        self._check_guesses(request, token, role)
         if role is Role.NOBODY:
             return False
         if not (keys := self._keyring.keys):

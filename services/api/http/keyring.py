@@ -46,7 +46,7 @@ class Keys(BaseModel):
 
 
 class Keyring:
-    """`load` first, then `follow` for ever. Until it is loaded nobody is logged in."""
+    """`read` first, then `follow` for ever. Until they are read nobody is logged in."""
 
     def __init__(self, link: BrokerConnection) -> None:
         self._link = link
@@ -54,18 +54,18 @@ class Keyring:
         self._lock = asyncio.Lock()
         self.keys: Keys | None = None
 
-    async def load(self) -> None:
+    async def read(self) -> None:
         """Read the keys; the first API ever makes them."""
         self._revision, self.keys = await retry_until_done("read the keys of sessions", self._read_or_make)
 
     async def follow(self) -> None:
-        """Take in what other APIs write."""
+        """Keep up with what other APIs write."""
         subject = f"$KV.{streams.API_BUCKET}.{_KEY}"
         reader = Reader(self._link, f"KV_{streams.API_BUCKET}", subject, newest_per_subject=True)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 for message in batch:
-                    self._take(message)
+                    self._apply(message)
 
     async def end_session(self, session_id: str, until: int) -> None:
         """Return when every API will refuse this session. Raises NotStored; this one refuses it anyway."""
@@ -82,7 +82,7 @@ class Keyring:
                     raise NotStored(str(error) or repr(error)) from None
             raise NotStored("others write the same record all the time")
 
-    def _take(self, message: Stored) -> None:
+    def _apply(self, message: Stored) -> None:
         if message.seq <= self._revision or (message.headers or {}).get("KV-Operation"):
             return
         try:
