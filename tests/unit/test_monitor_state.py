@@ -15,9 +15,13 @@ from services.monitor.domain.service import (
     MonitoredService,
     StatusTransition,
 )
+from services.monitor.evaluate import Evaluator
+from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
+from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import ConfigChange
 from services.monitor.store.snapshots import Snapshots
+from shared.messaging.reader import Stored
 
 DEFAULT = EffectiveThresholds(10 * SECOND, 20 * SECOND, 30 * SECOND)
 
@@ -125,3 +129,16 @@ def test_events_from_after_a_deletion_are_those_of_the_next_service(
     assert state.services["web"] is not service
     assert state.services["web"].status is ALIVE
     assert state.services["web"].status_seq == 4
+
+
+@pytest.mark.parametrize(("pending", "gaps"), [(0, [(20, 50)]), (99, [])])
+async def test_ticks_prove_nothing_of_the_time_of_messages_that_were_removed(
+    state: MonitorState, configuration: Configuration, pending: int, gaps: list[tuple[int, int]]
+) -> None:
+    """Unless the broker removed them, as there were more than it keeps: then each service is asked
+    for."""
+    evaluator = Evaluator(cast(EventStore, None), state, configuration, cast(Recorder, None), kept=100)
+    state.prove(0, 20)
+    evaluator.note_hole(Stored("heartbeat.web", b"", None, 9, 50, pending))
+    await evaluator.evaluate_tick(5, 60, Stored("tick.a", b"", None, 10, 60, pending))
+    assert (state.coverage.until, state.coverage.gaps) == (60, gaps)
