@@ -13,7 +13,7 @@ from typing import TypedDict
 from services.api import tags
 from services.api.http.models import THRESHOLDS, Defaults, NewService, Wanted
 from services.api.http.requests import check_version
-from services.api.projections.documents import Document, configured, fold, moment
+from services.api.projections.documents import project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
 from shared.contracts.events import (
@@ -26,7 +26,9 @@ from shared.contracts.events import (
     ServiceResumed,
     ServiceUpdated,
     event_id,
+    moment,
 )
+from shared.domain.service_state import ServiceState
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
@@ -38,7 +40,7 @@ from shared.messaging.reader import Stored
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
 
-Decide = Callable[[Document | None], ConfigEvent | None]
+Decide = Callable[[ServiceState | None], ConfigEvent | None]
 """From the state to the event that follows; None: it is as wanted already. Raises Problem."""
 
 
@@ -50,7 +52,7 @@ class Envelope(TypedDict):
 
 
 class Commands:
-    """One method per command; each returns the service's document as it then is."""
+    """One method per command; each returns the service as it then is."""
 
     def __init__(
         self,
@@ -71,35 +73,35 @@ class Commands:
         self._max_services = max_services
         self._creating = 0
 
-    async def create(self, wanted: NewService) -> Document:
+    async def create(self, wanted: NewService) -> ServiceState:
         name, config = wanted.name, wanted.whole()
         self._defaults.check(config)
 
-        def decide(document: Document | None) -> ConfigEvent:
-            if is_there(document):
+        def decide(state: ServiceState | None) -> ConfigEvent:
+            if is_there(state):
                 raise Problem(409, f"{name} is registered already")
             return self._registered(name, config)
 
         return await self._change(name, decide)
 
-    async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> tuple[Document, bool]:
+    async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> tuple[ServiceState, bool]:
         """The whole configuration anew; whether it is paused stays, and what its heartbeats declare. What is
         not there is created, unless the client names a version of it. The second: whether it was created."""
         self._defaults.check(wanted.whole())
         created = False
 
-        def decide(document: Document | None) -> ConfigEvent | None:
+        def decide(state: ServiceState | None) -> ConfigEvent | None:
             nonlocal created
-            created = not is_there(document)
+            created = not is_there(state)
             if not created:
-                return self._updated(ServiceUpdated, name, document, if_match, wanted.whole)
+                return self._updated(ServiceUpdated, name, state, if_match, wanted.whole)
             if if_match is not None:
                 raise Problem(412, f"there is no service {name}")
             return self._registered(name, wanted.whole())
 
         return await self._change(name, decide), created
 
-    async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> Document:
+    async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> ServiceState:
         def merged(old: ServiceConfig) -> ServiceConfig:
             new = wanted.merged_into(old)
             if wanted.model_fields_set.intersection(THRESHOLDS):
@@ -108,15 +110,15 @@ class Commands:
 
         return await self._update(ServiceUpdated, name, if_match, merged)
 
-    async def pause(self, name: str, if_match: str | None) -> Document:
+    async def pause(self, name: str, if_match: str | None) -> ServiceState:
         return await self._update(ServicePaused, name, if_match, lambda old: _paused(old, True))
 
-    async def resume(self, name: str, if_match: str | None) -> Document:
+    async def resume(self, name: str, if_match: str | None) -> ServiceState:
         return await self._update(ServiceResumed, name, if_match, lambda old: _paused(old, False))
 
     async def delete(self, name: str, if_match: str | None) -> None:
-        def decide(document: Document | None) -> ConfigEvent:
-            _matching(existing(name, document), if_match)
+        def decide(state: ServiceState | None) -> ConfigEvent:
+            _matching(existing(name, state), if_match)
             return ServiceDeleted(**self._envelope(name))
 
         await self._change(name, decide)
@@ -127,8 +129,8 @@ class Commands:
         name: str,
         if_match: str | None,
         new: Callable[[ServiceConfig], ServiceConfig],
-    ) -> Document:
-        return await self._change(name, lambda document: self._updated(kind, name, document, if_match, new))
+    ) -> ServiceState:
+        return await self._change(name, lambda state: self._updated(kind, name, state, if_match, new))
 
     def _registered(self, name: str, config: ServiceConfig) -> ServiceRegistered:
         tags.check_allowed(config.tags)
@@ -140,53 +142,52 @@ class Commands:
         self,
         kind: type[ServiceUpdated | ServicePaused | ServiceResumed],
         name: str,
-        document: Document | None,
+        state: ServiceState | None,
         if_match: str | None,
         new: Callable[[ServiceConfig], ServiceConfig],
     ) -> ConfigEvent | None:
-        there = _matching(existing(name, document), if_match)
-        old = configured(there)
+        there = _matching(existing(name, state), if_match)
+        old = there.configuration
         config = new(old)
         if config == old:
             return None
         tags.check_allowed(config.tags, old.tags)
-        declared_at = there["config"].get("declared_at")
         data = ConfigData(
             config=config,
-            registered_at=moment(there["config"]["registered_at"]),
-            registered_by=there["config"]["registered_by"],
-            declared_at=moment(declared_at) if declared_at else None,
+            registered_at=moment(there.registered_at),
+            registered_by=there.registered_by,
+            declared_at=moment(there.declared_at) if there.declared_at else None,
         )
         return kind(**self._envelope(name), data=data)
 
-    async def _change(self, name: str, decide: Decide) -> Document:
+    async def _change(self, name: str, decide: Decide) -> ServiceState:
         """Decide, append, project. That it is refused, or as wanted already, may rest on a read model that is
         behind, so that is said only after asking the record itself."""
-        document, of_the_record = await self._store.live.get(name), False
-        after = document["config"]["seq"] if document else 0
+        state, of_the_record = await self._store.live.get(name), False
+        after = state.config_seq if state else 0
         for _ in range(TRIES):
             try:
-                event = decide(document)
+                event = decide(state)
             except Problem:
                 if of_the_record:
                     raise
                 event = None
             if event is None:
-                if of_the_record and document is not None:
-                    return document
-                (document, after), of_the_record = await self._refreshed(name), True
+                if of_the_record and state is not None:
+                    return state
+                (state, after), of_the_record = await self._refreshed(name), True
                 continue
             creates = isinstance(event, ServiceRegistered)
             self._creating += creates
             try:
                 return await self._append(event, after)
             except WrongSequence:
-                (document, after), of_the_record = await self._refreshed(name), True
+                (state, after), of_the_record = await self._refreshed(name), True
             finally:
                 self._creating -= creates
         raise Problem(503, f"too many writers change {name} at once", retry_after=1)
 
-    async def _append(self, event: ConfigEvent, after: int) -> Document:
+    async def _append(self, event: ConfigEvent, after: int) -> ServiceState:
         subject = streams.config(event.name)
         ack = await self._publisher.append(
             subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
@@ -196,30 +197,30 @@ class Commands:
             raise NotStored("it is stored, but cannot be read back yet")
         return await self._projected(message)
 
-    async def _refreshed(self, name: str) -> tuple[Document | None, int]:
+    async def _refreshed(self, name: str) -> tuple[ServiceState | None, int]:
         """The state by the newest configuration event in the record, which is projected on the way, and
         that event's sequence. One that cannot be read counts for nothing, but stands in the way."""
         message = await newest(self._link, streams.SERVICES, streams.config(name))
         if message is None:
-            if document := await self._store.live.get(name):
+            if state := await self._store.live.get(name):
                 self._link.doubt()
-                raise Problem(503, f"the record has nothing of {document['_id']}; reading it", retry_after=1)
+                raise Problem(503, f"the record has nothing of {state.name}; reading it", retry_after=1)
             return None, 0
         try:
-            document = await self._projected(message)
+            state = await self._projected(message)
         except ValueError:
             if await self._store.live.checkpoint(streams.SERVICES) < message.seq:
                 raise Problem(503, "still reading the record", retry_after=1) from None
             return await self._store.live.get(name), message.seq
-        return document, document["config"]["seq"]
+        return state, state.config_seq
 
-    async def _projected(self, message: Stored) -> Document:
-        change = fold(message)
+    async def _projected(self, message: Stored) -> ServiceState:
+        change = project(message)
         await self._store.apply(change)
-        self._board.roster.take(change)
-        document = await self._store.live.get(change.name)
-        assert document is not None
-        return document
+        self._board.roster.apply(change)
+        state = await self._store.live.get(change.name)
+        assert state is not None
+        return state
 
     def _envelope(self, name: str) -> Envelope:
         now = self._now()
@@ -231,21 +232,21 @@ class Commands:
         }
 
 
-def is_there(document: Document | None) -> bool:
-    return document is not None and not document["config"]["deleted"]
+def is_there(state: ServiceState | None) -> bool:
+    return state is not None and state.exists
 
 
-def existing(name: str, document: Document | None) -> Document:
-    """The document, or Problem 404 for a service that was never here or is deleted."""
-    if document is None or not is_there(document):
+def existing(name: str, state: ServiceState | None) -> ServiceState:
+    """The state, or Problem 404 for a service that was never here or is deleted."""
+    if state is None or not is_there(state):
         raise Problem(404, f"there is no service {name}")
-    return document
+    return state
 
 
-def _matching(document: Document, if_match: str | None) -> Document:
-    """The document if the client's condition holds."""
-    check_version(if_match, document["config"]["seq"])
-    return document
+def _matching(state: ServiceState, if_match: str | None) -> ServiceState:
+    """The state if the client's condition holds."""
+    check_version(if_match, state.config_seq)
+    return state
 
 
 def _paused(config: ServiceConfig, paused: bool) -> ServiceConfig:

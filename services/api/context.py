@@ -12,10 +12,10 @@ from services.api.commands import Commands, existing
 from services.api.http.auth import ApiAuth
 from services.api.http.models import Defaults, Service
 from services.api.maintenance import Maintenance
-from services.api.projections.documents import Document
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
 from services.api.queries.past import CachedFor, StatusHistory
+from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 from shared.http.server import Health
 from shared.messaging.connection import BrokerConnection
@@ -57,13 +57,13 @@ class ApiContext:
         if "projection" in self.health.missing:
             raise Problem(503, "still reading the record; see /readyz", retry_after=2)
 
-    async def document(self, name: str) -> Document:
-        """The service's document. Problem 404 if there is none."""
+    async def state(self, name: str) -> ServiceState:
+        """What is known of a service. Problem 404 if there is none."""
         return existing(name, await self.store.live.get(name))
 
-    def present(self, document: Document) -> Service:
+    def present(self, state: ServiceState) -> Service:
         """The service as answers show it, with the thresholds that are in force."""
-        return Service.of(document, self.defaults, self.shown.public_url)
+        return Service.of(state, self.defaults, self.shown.public_url)
 
 
 def context_of(request: Request) -> ApiContext:

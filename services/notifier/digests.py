@@ -29,9 +29,9 @@ class Digests:
 
     async def lines(self, at: datetime, weekly: bool = False) -> list[str]:
         window = digest.WEEK if weekly else digest.WINDOW
-        changes = await self._event_log.transitions_since(at - window)
+        marks = await self._event_log.marks_since(at - window)
         gaps = await self._deafness.gaps(at, self._settings.deaf_after)
         oldest = await retry_until_done("look how far the record reaches", partial(truncated, self._link))
         begins = {name: found.begins for name, found in oldest.items()}
-        found = digest.digest(self._states.services(), changes, at, window, gaps, begins)
+        found = digest.digest(self._states.services(), marks, at, window, gaps, begins, each=weekly)
         return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)

@@ -11,14 +11,13 @@ from services.notifier.states import ServiceStates
 from shared.contracts.events import (
     Event,
     ServiceDeleted,
-    ServicePaused,
-    ServiceResumed,
     Signal,
     StatusChanged,
 )
 from shared.contracts.events import moment as moment
 from shared.contracts.heartbeats import parse_heartbeat
-from shared.domain import digest
+from shared.domain.service_state import belongs_to_this_life
+from shared.domain.timeline import Mark, mark_of
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import Unreadable
@@ -170,28 +169,19 @@ class EventLog:
         while found := await retry_until_done(f"read the newest heartbeat of {name}", ask):
             if parse_heartbeat(name, found.data, found.headers).signal is not Signal.LOG:
                 at: datetime = moment(found.at)
-                return at if at >= self._states.get(name).registered_at else None
+                return at if belongs_to_this_life(found.at, self._states.get(name).registered_at) else None
             seq = found.seq
         return None
 
-    async def transitions_since(self, since: datetime) -> list[digest.Transition | digest.Pause]:
-        """The changes of status since then, and who was paused and resumed, in order."""
-        begin, found = since.astimezone(UTC).isoformat().replace("+00:00", "Z"), []
+    async def marks_since(self, since: datetime) -> dict[str, list[Mark]]:
+        """The changes of status since then, and when services were paused and resumed, in order."""
+        begin, found = since.astimezone(UTC).isoformat().replace("+00:00", "Z"), dict[str, list[Mark]]()
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=begin)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
-                found += [change for stored in batch if (change := _change(stored))]
+                for stored in batch:
+                    if (event := parse(stored)) and (mark := mark_of(event, stored.seq, stored.at)):
+                        found.setdefault(event.name, []).append(mark)
                 if reader.pending == 0:
                     break
         return found
-
-
-def _change(stored: Stored) -> digest.Transition | digest.Pause | None:
-    match parse(stored):
-        case StatusChanged(name=name, data=data):
-            return digest.Transition(name, data.from_, data.to, data.since)
-        case ServicePaused(name=name):
-            return digest.Pause(name, True, moment(stored.at))
-        case ServiceResumed(name=name):
-            return digest.Pause(name, False, moment(stored.at))
-    return None

@@ -3,6 +3,7 @@
 Lines of plain text without markup, so that Telegram, the log and the API's summary say the same.
 """
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -10,13 +11,16 @@ from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 from shared.contracts.durations import spoken
-from shared.contracts.events import Status, micros
+from shared.contracts.events import Status, micros, moment
 from shared.contracts.zones import local
+from shared.domain.service_state import ServiceState, belongs_to_this_life
 from shared.domain.timeline import STATES, Mark, Now, percent, segments, uptime
 from shared.domain.timeline import spent as spent_in
 
 WINDOW = timedelta(hours=24)
 WEEK = timedelta(days=7)
+MAX_NAMED = 150
+"""Services of a kind that a digest names; there is no room for more."""
 FLAPPING = 4
 """Changes within the window that make a service a flapper."""
 
@@ -31,135 +35,113 @@ MARKS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """A service as it stands now."""
-
-    name: str
-    status: Status
-    since: datetime
-    last_heartbeat: datetime | None
-    paused: bool
-    registered_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """A change of status within the last 24 hours."""
-
-    name: str
-    from_: Status
-    to: Status
-    since: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """That a service was paused, or resumed."""
-
-    name: str
-    paused: bool
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Digest:
-    """`down` and `silent` are newest last; of them and of `active` only the first need be there, `counts` has
+    """Of what is named here, down and silent services longest first, only the first are there; `counts` has
     them all. Paused services stand in `paused` alone."""
 
     at: datetime
     counts: dict[Status, int]
     paused: int
-    down: tuple[Service, ...]
-    silent: tuple[Service, ...]
+    down: tuple[ServiceState, ...]
+    silent: tuple[ServiceState, ...]
     active: tuple[str, ...]
     uptime: float | None
-    """Of all services that are judged and not dead, together; None: nothing to measure."""
+    """Of all services that are evaluated and not dead, together; None: nothing to measure."""
     flappers: tuple[tuple[str, int], ...]
     uptimes: tuple[tuple[str, float, int], ...]
-    """Of each of them that can be measured, and how often it fell down; worst first."""
+    """Of each of them that can be measured, and how often it went down; worst first."""
 
 
 def digest(
-    services: Iterable[Service],
-    changes: Iterable[Transition | Pause],
+    services: Iterable[ServiceState],
+    marks: Mapping[str, Sequence[Mark]],
     now: datetime,
     window: timedelta = WINDOW,
     gaps: Sequence[tuple[int, int]] = (),
     begins: Mapping[str, int] = MappingProxyType({}),
+    *,
+    each: bool = False,
 ) -> Digest:
-    """Sum up the fleet. `changes`: those of the window, in order. `gaps`: when the registry was deaf, and
-    `begins`: since when a service's record is whole, if not of all its life; in microseconds. What a
-    deleted service, or one before its newest registration, did does not count."""
-    everyone = list(services)
-    judged = [it for it in everyone if not it.paused]
+    """Sum up all services that exist. `marks`: those of the window, by service, in order. `gaps`: when the
+    registry could not be heard, and `begins`: since when a service's record is whole, if not of all its life;
+    in microseconds. `each`: whether each service's own uptime is wanted. What a service did before its newest
+    registration does not count."""
     measured = Measured(micros(now - window), micros(now), gaps)
-    marks: dict[str, list[Mark]] = {it.name: [] for it in everyone}
-    for seq, change in enumerate(changes):
-        if change.name in marks:
-            marks[change.name].append(_mark(seq, change))
-    falls, flappers = dict.fromkeys(marks, 0), []
-    for it in everyone:
-        begin = max(measured.start, micros(it.registered_at))
-        moves = [mark for mark in marks[it.name] if mark.to and mark.at >= begin]
-        falls[it.name] = sum(mark.to is Status.DOWN for mark in moves)
-        if len(moves) >= FLAPPING:
-            flappers.append((it.name, len(moves)))
-    living = [it for it in judged if it.status is not Status.DEAD]
-    spent = {
-        it.name: measured.seconds(
-            it.status, it.paused, micros(it.registered_at), marks[it.name], begins.get(it.name, 0)
-        )
-        for it in living
-    }
-    uptimes = [(name, up, falls[name]) for name, its in spent.items() if (up := uptime(its)) is not None]
+    counts, paused = dict.fromkeys(Status, 0), 0
+    named: dict[Status, list[ServiceState]] = {Status.DOWN: [], Status.SILENT: [], Status.ALIVE: []}
+    flappers: list[tuple[str, int]] = []
+    uptimes: list[tuple[str, float, int]] = []
+    unmarked, spent = dict.fromkeys(Status, 0), _NO_TIME.copy()
+    for service in services:
+        name, status, registered_at = service.name, service.status, service.registered_at
+        own, changes = marks.get(name, ()), []
+        if own:
+            changes = [mark for mark in own if _is_change(mark, measured.start, registered_at)]
+            if len(changes) >= FLAPPING:
+                flappers.append((name, len(changes)))
+        if service.paused:
+            paused += 1
+            continue
+        counts[status] += 1
+        if status in named:
+            named[status].append(service)
+        if status is Status.DEAD:
+            continue
+        begin = begins.get(name, 0)
+        if not each and not own and max(registered_at, begin) <= measured.start:
+            unmarked[status] += 1
+            continue
+        seconds = measured.seconds(status, registered_at, own, begin)
+        for state in STATES:
+            spent[state] += seconds[state]
+        if each and (share := uptime(seconds)) is not None:
+            uptimes.append((name, share, sum(mark.to is Status.DOWN for mark in changes)))
+    for status, count in unmarked.items():
+        for state, each_spent in measured.seconds(status, 0).items():
+            spent[state] += count * each_spent
     return Digest(
         at=now,
-        counts={status: sum(it.status is status for it in judged) for status in Status},
-        paused=len(everyone) - len(judged),
-        down=_oldest_first(it for it in judged if it.status is Status.DOWN),
-        silent=_oldest_first(it for it in judged if it.status is Status.SILENT),
-        active=tuple(sorted(it.name for it in judged if it.status is Status.ALIVE)),
-        uptime=uptime(added(spent.values())),
+        counts=counts,
+        paused=paused,
+        down=_longest(named[Status.DOWN]),
+        silent=_longest(named[Status.SILENT]),
+        active=tuple(heapq.nsmallest(MAX_NAMED, (service.name for service in named[Status.ALIVE]))),
+        uptime=uptime(spent),
         flappers=tuple(sorted(flappers, key=lambda it: (-it[1], it[0]))),
         uptimes=tuple(sorted(uptimes, key=lambda it: (it[1], it[0]))),
     )
 
 
-def _mark(seq: int, change: Transition | Pause) -> Mark:
-    if isinstance(change, Pause):
-        return Mark(seq, micros(change.at), paused=change.paused)
-    return Mark(seq, micros(change.since), change.to, change.from_)
+def _is_change(mark: Mark, start: int, registered_at: int) -> bool:
+    """Whether it is a change of status, in the window and in this life."""
+    in_window = mark.to is not None and mark.at >= start
+    return in_window and belongs_to_this_life(mark.at, registered_at, mark.was)
 
 
-def added(spent: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds in each state, of all of them together."""
-    total = dict.fromkeys(STATES, 0.0)
-    for its in spent:
-        for state, seconds in its.items():
-            total[state] += seconds
-    return total
+_NO_TIME = dict.fromkeys(STATES, 0.0)
 
 
 class Measured:
-    """A window of time, less when the registry was deaf. Times in microseconds."""
+    """A window of time, less when the registry could not be heard. Times in microseconds."""
 
     def __init__(self, start: int, end: int, gaps: Sequence[tuple[int, int]]) -> None:
         self.start, self.end = start, end
         self.gaps = [gap for gap in gaps if gap[1] > start and gap[0] < end]
 
     def seconds(
-        self, status: Status, paused: bool, registered_at: int, marks: Sequence[Mark], begins: int = 0
+        self, status: Status, registered_at: int, marks: Sequence[Mark] = (), begins: int = 0
     ) -> dict[str, float]:
-        """How many seconds a service was in each state. As it is now, if nothing marks it."""
-        if not (marks or self.gaps or paused or begins > self.start):
+        """How many seconds a service that is not paused was in each state. As it is now, if nothing marks
+        it."""
+        if not (marks or self.gaps or begins > self.start):
             observed = max(0, self.end - max(self.start, registered_at)) / 1e6
-            return dict.fromkeys(STATES, 0.0) | {status.value: observed}
-        now = Now(status, paused, registered_at, self.end)
+            return _NO_TIME | {status.value: observed}
+        now = Now(status, False, registered_at, self.end)
         return spent_in(segments(marks, now, self.start, self.gaps, begins))
 
 
-def _oldest_first(services: Iterable[Service]) -> tuple[Service, ...]:
-    return tuple(sorted(services, key=lambda it: (it.since, it.name)))
+def _longest(services: Sequence[ServiceState]) -> tuple[ServiceState, ...]:
+    return tuple(heapq.nsmallest(MAX_NAMED, services, key=lambda it: (it.since, it.name)))
 
 
 def lines(digest: Digest, zone: ZoneInfo) -> list[str]:
@@ -187,7 +169,7 @@ def _fallen(digest: Digest, zone: ZoneInfo) -> list[str]:
     text: list[str] = []
     for status, services, room in ((Status.DOWN, digest.down, 1500), (Status.SILENT, digest.silent, 700)):
         if services:
-            entries = [f"{it.name} since {local(it.since, zone)}, {_ago(it, digest.at)}" for it in services]
+            entries = [_entry(service, digest.at, zone) for service in services]
             count = digest.counts[status]
             text += ["", f"{MARKS[status]} {status.capitalize()} ({count})", *_fit(entries, room, count)]
     return text
@@ -218,8 +200,9 @@ def _counts(digest: Digest) -> str:
     return " · ".join(parts) or "No services yet"
 
 
-def _ago(it: Service, now: datetime) -> str:
-    return f"for {spoken(now - it.since)}"
+def _entry(service: ServiceState, now: datetime, zone: ZoneInfo) -> str:
+    since = moment(service.since)
+    return f"{service.name} since {local(since, zone)}, for {spoken(now - since)}"
 
 
 def _fit(entries: Sequence[str], room: int, total: int = 0) -> list[str]:

@@ -6,7 +6,8 @@ Times are integer microseconds since 1970 UTC.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from shared.contracts.events import Status
+from shared.contracts.events import Event, ServicePaused, ServiceResumed, Status, StatusChanged, micros
+from shared.domain.service_state import belongs_to_this_life
 
 PAUSED, UNOBSERVED, NOTHING = "paused", "unobserved", "nothing"
 """States beside the statuses: not judged; the registry was deaf; before the service was registered."""
@@ -24,6 +25,17 @@ class Mark(NamedTuple):
     to: Status | None = None
     was: Status | None = None
     paused: bool | None = None
+
+
+def mark_of(event: Event, seq: int, stored_at: int) -> Mark | None:
+    """What an event marks; None if it changes neither status nor pause. A change of status counts from when
+    it was due, though it may have been noticed later."""
+    match event:
+        case StatusChanged(data=data):
+            return Mark(seq, micros(data.since), data.to, data.from_)
+        case ServicePaused() | ServiceResumed():
+            return Mark(seq, stored_at, paused=isinstance(event, ServicePaused))
+    return None
 
 
 class Segment(NamedTuple):
@@ -49,9 +61,8 @@ def segments(
     it is unobserved. Paused comes before unobserved, unobserved before any status."""
     registered = max(start, now.registered_at)
     lower = max(registered, min(begins, now.at))
-    counting = sorted(
-        (it for it in marks if it.at >= now.registered_at), key=lambda it: (max(it.at, lower), it.seq)
-    )
+    own = (mark for mark in marks if belongs_to_this_life(mark.at, now.registered_at, mark.was))
+    counting = sorted(own, key=lambda mark: (max(mark.at, lower), mark.seq))
     changes = [it for it in counting if it.to is not None]
     pauses = [it for it in counting if it.paused is not None]
     status = changes[0].was if changes and changes[0].was else now.status

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.api.projections.documents import fold
+from services.api.projections.documents import project
 from services.monitor.store import mapping
 from services.notifier.alerting.policy import next_reminder
 from services.notifier.states import ServiceStates
@@ -61,7 +61,9 @@ def test_every_type_has_its_golden_file(folder: Path) -> None:
 def test_every_reader_takes_what_older_versions_wrote(file: Path) -> None:
     event = parse_event(file.read_bytes())
     kind = "status" if isinstance(event, StatusChanged) else "config"
-    assert fold(Stored(f"service.{kind}.{event.name}", file.read_bytes(), None, 7, 8, 0)).name == event.name
+    assert (
+        project(Stored(f"service.{kind}.{event.name}", file.read_bytes(), None, 7, 8, 0)).name == event.name
+    )
     ServiceStates().apply(event, 7, event.time)
     if isinstance(event, StatusChanged):
         assert (

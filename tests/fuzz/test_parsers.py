@@ -21,7 +21,7 @@ from starlette.requests import Request
 from services.api.http import auth, events, page_cursors
 from services.api.http.models import NewService, Wanted
 from services.api.http.requests import check_version
-from services.api.projections.documents import fold, hear
+from services.api.projections.documents import hear, project
 from services.api.queries.event_hub import EventHub
 from services.api.settings import ApiSettings
 from services.cli.settings import RunSettings
@@ -361,7 +361,7 @@ def test_events(payload: bytes, prefix: str, name: str) -> None:
         name = event.name
         ServiceStates().apply(event, 1, datetime.now(UTC))
     with suppress(ValueError):
-        change = fold(Stored(prefix + name, payload, None, 7, 1_700_000_000_000_000, 0))
+        change = project(Stored(prefix + name, payload, None, 7, 1_700_000_000_000_000, 0))
         assert change.seq == 7
         json.dumps(change.row)
 

@@ -20,7 +20,7 @@ import pytest
 
 from services.api.commands import Commands
 from services.api.http.models import Defaults, NewService, Wanted
-from services.api.projections.documents import Heard, fold, hear
+from services.api.projections.documents import Heard, hear, project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
 from shared.contracts.events import (
@@ -1006,7 +1006,7 @@ async def test_everything_twice_and_shuffled_gives_the_same_documents(
     changes = []
     for message in await record(link):
         try:
-            changes.append(fold(message))
+            changes.append(project(message))
         except ValueError:
             continue
     store = Store(mongo_url, "registry")
@@ -1044,7 +1044,7 @@ async def test_runs_are_the_same_however_heartbeats_are_cut_into_batches(mongo_u
                 heard = hear(heard, beat)
             assert heard
             for _ in range(rng.randint(1, 2)):
-                await view.hear({name: heard})
+                await view.apply_heartbeats({name: heard})
     found, _ = await view.everything()
     assert wanted == {it["_id"]: (it["heartbeat"]["seq"], it["heartbeat"]["last_run"]) for it in found}
     store.close()

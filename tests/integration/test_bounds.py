@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from services.api.projections.documents import micros
 from services.api.projections.projector import Projector
 from services.api.projections.store import Store
 from services.api.queries import history
@@ -21,6 +20,7 @@ from shared.contracts.events import (
     ServiceUpdated,
     Status,
     StatusData,
+    micros,
     status_changed,
 )
 from shared.domain.timeline import Now, segments
@@ -133,7 +133,7 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
             await history.as_of(link, name, early)
     calm = await history.as_of(link, "calm", early)
     assert calm
-    assert calm["status"]["status"] == "alive"
+    assert calm.status == "alive"
     with pytest.raises(Problem, match="begins at"):
         await history.as_of(link, "reborn", reborn)
     assert await history.as_of(link, "flapper", datetime.now(UTC))

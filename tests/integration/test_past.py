@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from pymongo import monitoring
 
-from services.api.projections.documents import Projection, micros, moment
+from services.api.projections.documents import Projection
 from services.api.projections.store import Store
 from services.api.queries import past, uptime
 from services.api.queries.event_hub import DAY, EventHub
 from services.api.queries.past import CachedFor, StatusHistory
+from shared.contracts.events import Status, micros
+from tests.histories import projected, status_event
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 TODAY = micros(NOW)
@@ -50,15 +52,7 @@ async def store(finds: Finds, mongo_url: str) -> AsyncIterator[Store]:
 
 def fall(seq: int, name: str, days: float) -> Projection:
     at = TODAY - int(days * DAY)
-    data = {
-        "from": "alive",
-        "to": "down",
-        "since": moment(at).isoformat(),
-        "reason": "x",
-        "message": "y" * 99,
-    }
-    row = {"_id": seq, "name": name, "type": "service.status_changed.v1", "at": at, "data": data}
-    return Projection(name, "status", {"seq": seq, "status": "down", "since": at, "last_heartbeat": at}, row)
+    return projected(status_event(name, Status.ALIVE, Status.DOWN, at, at), seq, at)
 
 
 def seqs(marks: dict[str, Any]) -> dict[str, list[int]]:

@@ -6,18 +6,25 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from shared.contracts.events import Status
+from shared.contracts.events import Status, micros
 from shared.domain import digest
-from shared.domain.digest import Service, Transition, digest_due, due_at, next_digest_at
+from shared.domain.digest import digest_due, due_at, next_digest_at
+from shared.domain.service_state import ServiceState
+from shared.domain.timeline import Mark
+from tests.histories import state_of
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 UTC_ZONE = ZoneInfo("UTC")
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
-def service(name: str, status: Status, hours: float = 1, paused: bool = False) -> Service:
-    since = NOW - timedelta(hours=hours)
-    return Service(name, status, since, since, paused, NOW - timedelta(days=30))
+def service(name: str, status: Status, hours: float = 1, paused: bool = False) -> ServiceState:
+    since = micros(NOW - timedelta(hours=hours))
+    return state_of(name, status, since, micros(NOW - timedelta(days=30)), paused=paused)
+
+
+def change(from_: Status, to: Status, at: datetime) -> Mark:
+    return Mark(1, micros(at), to, from_)
 
 
 def test_a_time_that_the_clocks_skip_fires_an_hour_later_by_the_clock() -> None:
@@ -73,15 +80,15 @@ def test_exactly_one_per_local_date_over_three_years_with_restarts(zone: str, at
 
 def test_uptime_counts_what_was_down_and_never_rounds_up_to_all() -> None:
     halfway = NOW - timedelta(hours=12)
-    transitions = [
-        Transition("a", Status.ALIVE, Status.DOWN, halfway),
-        Transition("a", Status.DOWN, Status.ALIVE, halfway + timedelta(hours=6)),
+    changes = [
+        change(Status.ALIVE, Status.DOWN, halfway),
+        change(Status.DOWN, Status.ALIVE, halfway + timedelta(hours=6)),
     ]
     services = [service("a", Status.ALIVE), service("b", Status.ALIVE, 48), service("d", Status.DEAD, 200)]
-    found = digest.digest(services, transitions, NOW)
+    found = digest.digest(services, {"a": changes}, NOW)
     assert found.uptime == pytest.approx(1 - 6 / 48)
     assert "Uptime over 24 h: 87.5 %" in digest.plain(found, UTC_ZONE)
-    short = [Transition("b", Status.DOWN, Status.ALIVE, NOW - WINDOW_LESS_A_SECOND)]
+    short = {"b": [change(Status.DOWN, Status.ALIVE, NOW - WINDOW_LESS_A_SECOND)]}
     text = digest.plain(digest.digest([service("b", Status.ALIVE, 20)], short, NOW), UTC_ZONE)
     assert "99.99 %" in text
 
@@ -90,10 +97,10 @@ WINDOW_LESS_A_SECOND = digest.WINDOW - timedelta(seconds=1)
 
 
 def test_changes_before_the_newest_registration_do_not_count() -> None:
-    new = Service("a", Status.ALIVE, NOW, NOW, False, NOW - timedelta(hours=1))
-    old = [Transition("a", Status.ALIVE, Status.DOWN, NOW - timedelta(hours=h)) for h in (9, 8, 7, 6)]
-    gone = [Transition("gone", Status.ALIVE, Status.DOWN, NOW - timedelta(hours=2))] * 9
-    found = digest.digest([new], [*old, *gone], NOW)
+    new = state_of("a", Status.ALIVE, micros(NOW), micros(NOW - timedelta(hours=1)))
+    old = [change(Status.ALIVE, Status.DOWN, NOW - timedelta(hours=h)) for h in (9, 8, 7, 6)]
+    gone = [change(Status.ALIVE, Status.DOWN, NOW - timedelta(hours=2))] * 9
+    found = digest.digest([new], {"a": old, "gone": gone}, NOW)
     assert found.flappers == ()
     assert found.uptime == 1
 
@@ -106,7 +113,7 @@ def test_three_services_at_a_glance() -> None:
         service("old", Status.DEAD, 300),
         service("resting", Status.DOWN, 3, paused=True),
     ]
-    text = digest.plain(digest.digest(services, [], NOW), BERLIN)
+    text = digest.plain(digest.digest(services, {}, NOW), BERLIN)
     assert "worker since 2026-11-23 10:00:00 CET, for 3 h" in text
     assert "cron since 2026-11-23 12:30:00 CET, for 30 min" in text
     assert "api" in text
@@ -119,16 +126,12 @@ def test_three_services_at_a_glance() -> None:
 def test_three_thousand_services_fit() -> None:
     status = [Status.ALIVE, Status.SILENT, Status.DOWN, Status.DEAD]
     services = [service(f"{i:04}-" + "x" * (i % 120), status[i % 4], i / 10) for i in range(3000)]
-    transitions = [
-        Transition(it.name, Status.ALIVE, Status.DOWN, NOW - timedelta(hours=n))
-        for it in services
-        for n in (4, 3, 2, 1)
-    ]
-    text = digest.plain(digest.digest(services, transitions, NOW), BERLIN)
+    falls = [change(Status.ALIVE, Status.DOWN, NOW - timedelta(hours=n)) for n in (4, 3, 2, 1)]
+    text = digest.plain(digest.digest(services, {it.name: falls for it in services}, NOW), BERLIN)
     assert len(text.encode("utf-16-le")) // 2 <= 4000
     assert "Down (750)" in text
     assert "more" in text
 
 
 def test_nothing_to_tell_is_said() -> None:
-    assert "No services yet" in digest.plain(digest.digest([], [], NOW), UTC_ZONE)
+    assert "No services yet" in digest.plain(digest.digest([], {}, NOW), UTC_ZONE)

@@ -16,8 +16,11 @@ from services.notifier.texts.changes import changes_message as pack
 from services.notifier.texts.digest import digest_message
 from services.notifier.texts.message import LinkContext, OutgoingMessage, late_note
 from services.notifier.texts.notices import notice_message
-from shared.contracts.events import Doubt, Status
-from shared.domain.digest import WEEK, Service, Transition, digest, lines, weekly_lines
+from shared.contracts.events import Doubt, Status, micros
+from shared.domain.digest import WEEK, digest, lines, weekly_lines
+from shared.domain.service_state import ServiceState
+from shared.domain.timeline import Mark
+from tests.histories import state_of
 from tests.telegram_standin import parsed
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -34,29 +37,31 @@ def change(name: str, from_: Status, to: Status, seq: int = 1, ago: float = 0, *
     return StatusChange(seq, NOW, name, from_, to, since, last, began=began, **given)
 
 
-def states(count: int) -> tuple[list[Service], list[Transition]]:
+def states(count: int) -> tuple[list[ServiceState], dict[str, list[Mark]]]:
     """Every tenth is down, every fifteenth silent; the fourth flaps."""
-    services, transitions = [], []
+    services, marks = [], {}
+    registered_at = micros(NOW - timedelta(days=30))
     for n in range(count):
         status = DOWN if n % 10 == 1 else SILENT if n % 15 == 2 else ALIVE
-        since = NOW - timedelta(hours=1 + n % 20)
-        services.append(Service(f"service-{n:04}", status, since, since, n == 5, NOW - timedelta(days=30)))
+        name, since = f"service-{n:04}", micros(NOW - timedelta(hours=1 + n % 20))
+        services.append(state_of(name, status, since, registered_at, paused=n == 5))
         if status is not ALIVE:
-            transitions.append(Transition(f"service-{n:04}", ALIVE, status, since))
+            marks[name] = [Mark(n, since, status, ALIVE)]
     for n in range(5):
-        path = (ALIVE, DOWN) if n % 2 else (DOWN, ALIVE)
-        transitions.append(Transition("service-0003", *path, NOW - timedelta(minutes=90 - n)))
-    return services, transitions
+        from_, to = (ALIVE, DOWN) if n % 2 else (DOWN, ALIVE)
+        at = micros(NOW - timedelta(minutes=90 - n))
+        marks.setdefault("service-0003", []).append(Mark(count + n, at, to, from_))
+    return services, marks
 
 
 def digests(count: int) -> OutgoingMessage:
-    services, transitions = states(count)
-    return digest_message(lines(digest(services, transitions, NOW), LOOK.zone), LOOK, 1)
+    services, marks = states(count)
+    return digest_message(lines(digest(services, marks, NOW), LOOK.zone), LOOK, 1)
 
 
 def weekly(count: int) -> OutgoingMessage:
-    services, transitions = states(count)
-    return digest_message(weekly_lines(digest(services, transitions, NOW, WEEK), LOOK.zone), LOOK, 1)
+    services, marks = states(count)
+    return digest_message(weekly_lines(digest(services, marks, NOW, WEEK, each=True), LOOK.zone), LOOK, 1)
 
 
 def storm(count: int) -> list[StatusChange]:

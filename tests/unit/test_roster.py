@@ -1,5 +1,6 @@
 """The services in the API's memory, whatever part of them is known first."""
 
+from services.api.projections.documents import load
 from services.api.queries.index import ServiceIndex
 
 CONFIG = {"seq": 9, "deleted": False, "registered_at": 5, "paused": False, "notify": True, "tags": []}
@@ -8,10 +9,11 @@ CONFIG = {"seq": 9, "deleted": False, "registered_at": 5, "paused": False, "noti
 def test_a_status_whose_configuration_was_purged_waits_for_it() -> None:
     roster = ServiceIndex()
     status = {"seq": 3, "status": "alive", "since": 5, "last_heartbeat": 5}
-    roster.load([{"_id": "web", "status": status}, {"_id": "never", "heartbeat": {"seq": 1, "at": 4}}])
+    parts = [{"_id": "web", "status": status}, {"_id": "never", "heartbeat": {"seq": 1, "at": 4}}]
+    roster.load(map(load, parts))
     assert not roster.knows("web")
     assert not roster.knows("never")
-    roster.load([{"_id": "web", "config": CONFIG | {"description": ""}}])
-    entry = roster._entries["web"]
-    assert (entry.exists, entry.status) == (True, "alive")
-    assert "never" not in roster._entries, "names that are never registered cost nothing"
+    roster.load([load({"_id": "web", "config": CONFIG | {"description": ""}})])
+    state = roster._states["web"]
+    assert (state.exists, state.status) == (True, "alive")
+    assert "never" not in roster._states, "names that are never registered cost nothing"

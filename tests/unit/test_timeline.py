@@ -12,15 +12,26 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.api.dashboard import charts
-from services.api.projections.documents import Document, Projection, micros, moment, shown
+from services.api.projections.documents import Heard, Projection, dump, load
 from services.api.queries import event_hub
 from services.api.queries.event_hub import EventHub
-from services.api.queries.index import SORTS, ServiceIndex, ServiceQuery, Sort
+from services.api.queries.index import SORTS, ServiceIndex, ServiceQuery, Sort, place
 from services.api.queries.summary import digest_of
 from services.api.queries.uptime import slices
-from shared.contracts.events import Status
+from shared.contracts.events import (
+    Event,
+    ServicePaused,
+    ServiceRegistered,
+    ServiceResumed,
+    Signal,
+    Status,
+    micros,
+    moment,
+)
 from shared.domain import digest
-from shared.domain.timeline import NOTHING, Mark, Now, Segment, segments, spent, uptime
+from shared.domain.service_state import ServiceState, belongs_to_this_life
+from shared.domain.timeline import NOTHING, Mark, Now, Segment, mark_of, segments, spent, uptime
+from tests.histories import config_event, deleted, projected, state_of, status_event
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 SECOND = 1_000_000
@@ -109,8 +120,9 @@ def test_segments_cover_the_window_without_gap_or_overlap(
     assert counted == 1300 - max(start, min(registered, 1300))
     for at in range(start, 1300, 37):
         (state,) = [it.state for it in found if it.start <= at < it.end]
-        pauses = [mark.paused for mark in marks if mark.paused is not None and mark.at >= registered]
-        on = [m for m in marks if m.at <= at and m.at >= registered]
+        own = [mark for mark in marks if belongs_to_this_life(mark.at, registered, mark.was)]
+        pauses = [mark.paused for mark in own if mark.paused is not None]
+        on = [mark for mark in own if mark.at <= at]
         was_paused = next((m.paused for m in reversed(on) if m.paused is not None), None)
         if was_paused is None:
             was_paused = not pauses[0] if pauses else paused
@@ -173,7 +185,7 @@ def test_what_is_before_a_registration_is_nothing_also_where_the_record_begins_l
     ]
     assert segments([], now, 0, (), 500) == [Segment(0, 20, "nothing"), Segment(20, 100, "unobserved")]
     measured = digest.Measured(0, 100 * SECOND, ())
-    seconds = measured.seconds(ALIVE, False, 0, (), 50 * SECOND)
+    seconds = measured.seconds(ALIVE, 0, (), 50 * SECOND)
     assert (seconds["alive"], seconds["unobserved"]) == (50, 50)
 
 
@@ -195,21 +207,26 @@ def test_slices_add_up(moved: list[tuple[int, Status | bool]], count: int) -> No
 
 
 class Fleet:
-    """Random events, in order, with the documents they come to."""
+    """Random events, in order, with the states they come to."""
 
     def __init__(self) -> None:
         self.seq = 0
-        self.documents: dict[str, Document] = {}
+        self.states: dict[str, ServiceState] = {}
         self.changes: list[Projection] = []
         self.board = EventHub()
 
-    def add(self, name: str, facet: str, content: Document, kind: str, data: Document, at: int) -> None:
+    def add(self, event: Event, at: int) -> None:
         self.seq += 1
-        row = {"_id": self.seq, "name": name, "type": kind, "at": at, "data": data}
-        content = {"seq": self.seq, **content}
-        self.documents.setdefault(name, {"_id": name})[facet] = content
-        self.changes.append(Projection(name, facet, content, row))  # type: ignore[arg-type]
-        self.board.tell(self.changes[-1:])
+        change = projected(event, self.seq, at)
+        self.changes.append(change)
+        self.states[event.name] = change.applied_to(self.states.get(event.name))
+        self.board.tell([change])
+
+    def beat(self, name: str, at: int) -> None:
+        self.seq += 1
+        heard = Heard(self.seq, at, Signal.SUCCESS, None, None, None)
+        self.states[name] = heard.applied_to(self.states[name])
+        self.board.roster.apply_heartbeats({name: heard})
 
 
 names = st.sampled_from([f"{a}.{n}" for a in ("web", "db") for n in range(5)])
@@ -226,37 +243,22 @@ steps = st.lists(
 def lived(taken: list[tuple[str, Status | str, int]]) -> Fleet:
     fleet = Fleet()
     was: dict[str, Status] = {}
-    paused: dict[str, bool] = {}
+    kinds = {"register": ServiceRegistered, "pause": ServicePaused, "resume": ServiceResumed}
     for name, step, ago in sorted(taken, key=lambda it: -it[2]):
-        at = NOW - ago * SECOND
-        exists = not fleet.documents.get(name, {}).get("config", {"deleted": True})["deleted"]
-        if step == "delete" and exists:
-            content: Document = {"deleted": True, "registered_at": at}
-            fleet.add(name, "config", content, "service.deleted.v1", {}, at)
-        elif step in ("register", "pause", "resume") and (step == "register") is not exists:
-            paused[name] = step == "pause"
-            kind = {"register": "registered", "pause": "paused", "resume": "resumed"}[step]
-            registered = at if step == "register" else fleet.documents[name]["config"]["registered_at"]
+        at, state = NOW - ago * SECOND, fleet.states.get(name, ServiceState(name))
+        if step == "delete" and state.exists:
+            fleet.add(deleted(name, at), at)
+        elif step in kinds and (step == "register") is not state.exists:
+            since = at if step == "register" else state.registered_at
             if step == "register":
                 was[name] = UNKNOWN
-            content = {
-                "deleted": False,
-                "registered_at": registered,
-                "paused": paused[name],
-                "notify": True,
-                "tags": [name.partition(".")[0]],
-                "description": f"Describes {name}",
-            }
-            fleet.add(name, "config", content, f"service.{kind}.v1", {}, at)
-        elif isinstance(step, Status) and exists and was[name] is not step:
-            data = {"from": was[name].value, "to": step.value, "since": moment(at).isoformat()}
-            content = {"status": step.value, "since": at, "last_heartbeat": at, "reason": "test"}
+            about = {"tags": (name.partition(".")[0],), "description": f"Describes {name}"}
+            fleet.add(config_event(kinds[step], name, at, since, **about), at)
+        elif isinstance(step, Status) and state.exists and was[name] is not step:
+            fleet.add(status_event(name, was[name], step, at, at), at)
             was[name] = step
-            fleet.add(name, "status", content, "service.status_changed.v1", data, at)
-        elif step == "beat" and exists:
-            fleet.seq += 1
-            fleet.documents[name]["heartbeat"] = {"seq": fleet.seq, "at": at}
-            fleet.board.roster.hear(name, fleet.seq, at)
+        elif step == "beat" and state.exists:
+            fleet.beat(name, at)
     return fleet
 
 
@@ -265,21 +267,18 @@ def test_lists_are_those_of_the_documents(
     taken: list[tuple[str, Status | str, int]], sort: Sort, descending: bool, text: str
 ) -> None:
     fleet = lived(taken)
-    there = {name: it for name, it in fleet.documents.items() if not it["config"]["deleted"]}
-    for name, document in there.items():
-        entry, looks = fleet.board.roster.get(name), shown(document)
-        assert entry
-        assert (entry.status, entry.since, entry.last_heartbeat) == (
-            looks.status,
-            looks.since,
-            looks.last_heartbeat,
-        )
+    there = {name: state for name, state in fleet.states.items() if state.exists}
+    for name, state in there.items():
+        found_state = fleet.board.roster.get(name)
+        assert found_state
+        assert (found_state.status, found_state.since) == (state.status, state.since)
+        assert found_state.last_heartbeat == state.last_heartbeat
     for statuses, tags in (((), ()), (("alive", "down"), ()), ((), ("web",)), (("silent",), ("db",))):
         matching = [
             name
             for name, it in there.items()
-            if (not statuses or shown(it).status in statuses)
-            and all(tag in it["config"]["tags"] for tag in tags)
+            if (not statuses or it.status in statuses)
+            and all(tag in it.tags for tag in tags)
             and text.casefold() in f"{name}\nDescribes {name}".casefold()
         ]
         found: list[str] = []
@@ -291,10 +290,10 @@ def test_lists_are_those_of_the_documents(
             found += page
             if after is None:
                 break
-        places = {name: entry.place(sort) for name in matching if (entry := fleet.board.roster.get(name))}
+        places = {name: place(there[name], sort) for name in matching}
         assert found == sorted(matching, key=places.__getitem__, reverse=descending)
     reloaded = ServiceIndex()
-    reloaded.load(list(fleet.documents.values()))
+    reloaded.load(load(dump(state)) for state in fleet.states.values())
     assert reloaded.counts == fleet.board.roster.counts
     assert reloaded.tags == fleet.board.roster.tags
 
@@ -307,15 +306,15 @@ def test_events_may_come_twice_and_in_any_order(
     shuffled = fleet.changes * 2
     chance.shuffle(shuffled)
     for change in shuffled:
-        again.roster.take(change)
-    for name, it in fleet.documents.items():
-        if beat := it.get("heartbeat"):
-            again.roster.hear(name, beat["seq"], beat["at"])
-            again.roster.hear(name, beat["seq"] - 1, beat["at"] - 1)
+        again.roster.apply(change)
+    for name, state in fleet.states.items():
+        for before in (0, 1) if state.heartbeat_seq else ():
+            seq, at = state.heartbeat_seq - before, state.heartbeat_at - before
+            again.roster.apply_heartbeats({name: Heard(seq, at, Signal.SUCCESS, None, None, None)})
     assert again.roster.counts == fleet.board.roster.counts
     for sort in SORTS:
-        assert [it.place(sort) for it in again.roster.in_order(sort)] == [
-            it.place(sort) for it in fleet.board.roster.in_order(sort)
+        assert [place(it, sort) for it in again.roster.in_order(sort)] == [
+            place(it, sort) for it in fleet.board.roster.in_order(sort)
         ]
 
 
@@ -325,31 +324,12 @@ def test_the_digest_from_memory_is_that_of_the_whole_fleet(
 ) -> None:
     fleet, now = lived(taken), moment(NOW)
     gaps = [(NOW - at * 100 * SECOND, NOW - (at - length) * 100 * SECOND) for at, length in holes]
-    services = []
-    changes: list[digest.Transition | digest.Pause] = []
-    for name, it in fleet.documents.items():
-        if it["config"]["deleted"]:
-            continue
-        looks = shown(it)
-        services.append(
-            digest.Service(
-                name,
-                looks.status,
-                moment(looks.since),
-                moment(looks.last_heartbeat) if looks.last_heartbeat else None,
-                it["config"]["paused"],
-                moment(it["config"]["registered_at"]),
-            )
-        )
-    for news in fleet.board.kept_after(0):
-        name, data, at = news.row["name"], news.row["data"], moment(news.row["at"])
-        if at < now - timedelta(days=1):
-            continue
-        if "to" in data:
-            changes.append(digest.Transition(name, Status(data["from"]), Status(data["to"]), at))
-        elif news.row["type"] in ("service.paused.v1", "service.resumed.v1"):
-            changes.append(digest.Pause(name, news.row["type"] == "service.paused.v1", at))
-    whole = digest.digest(services, changes, now, gaps=gaps)
+    services = [state for state in fleet.states.values() if state.exists]
+    marks: dict[str, list[Mark]] = {}
+    for change in fleet.changes:
+        if change.at >= NOW - event_hub.DAY and (mark := mark_of(change.event, change.seq, change.at)):
+            marks.setdefault(change.name, []).append(mark)
+    whole = digest.digest(services, marks, now, gaps=gaps, each=True)
     mine, zone = digest_of(fleet.board, now, gaps), ZoneInfo("UTC")
     assert (mine.uptime is None) is (whole.uptime is None)
     assert mine.uptime == pytest.approx(whole.uptime)
@@ -393,22 +373,17 @@ def test_digest_and_api_and_a_clock_agree_on_uptime(
     """The digests leave dead services out, and paused ones. A life begins with its registration."""
     begin, now = NOW - 1300 * SECOND, moment(NOW)
     gaps = [(begin + at * SECOND, begin + (at + length) * SECOND) for at, length in holes]
-    services, changes = [], []
+    services, of_each = [], {}
     measured = up = 0
     alone: dict[str, float] = {}
     for n, (moved, registered) in enumerate(lives):
         moved = possible([(at, to) for at, to in moved if at >= registered])
         marks, status, paused = told(moved)
-        name, since = f"s{n}", moment(begin + registered * SECOND)
-        services.append(digest.Service(name, status, since, None, paused, since))
-        for mark in marks:
-            at = moment(begin + mark.at * SECOND)
-            if mark.to and mark.was:
-                changes.append((mark.at, n, digest.Transition(name, mark.was, mark.to, at)))
-            else:
-                changes.append((mark.at, n, digest.Pause(name, bool(mark.paused), at)))
+        name, since = f"s{n}", begin + registered * SECOND
+        services.append(state_of(name, status, since, since, paused=paused))
         marks = [mark._replace(at=begin + mark.at * SECOND) for mark in marks]
-        as_now = Now(status, paused, begin + registered * SECOND, NOW)
+        of_each[name] = marks
+        as_now = Now(status, paused, since, NOW)
         share = uptime(spent(segments(marks, as_now, NOW - window * SECOND, gaps)))
         counted = of_each_second(moved, registered, holes, window)
         assert share == (pytest.approx(counted[1] / counted[0]) if counted[0] else None)
@@ -416,8 +391,7 @@ def test_digest_and_api_and_a_clock_agree_on_uptime(
             measured, up = measured + counted[0], up + counted[1]
             if share is not None:
                 alone[name] = share
-    ordered = [change for *_, change in sorted(changes, key=lambda it: it[:2])]
-    found = digest.digest(services, ordered, now, timedelta(seconds=window), gaps)
+    found = digest.digest(services, of_each, now, timedelta(seconds=window), gaps, each=True)
     assert found.uptime == (pytest.approx(up / measured) if measured else None)
     assert {name: share for name, share, _ in found.uptimes} == pytest.approx(alone)
 
@@ -434,7 +408,7 @@ class Counted(Mark):
 
 
 def test_marks_expire_at_a_cost_that_does_not_grow_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_hub, "mark", lambda row: Counted(row["_id"], row["at"], DOWN, ALIVE))
+    monkeypatch.setattr(event_hub, "mark_of", lambda event, seq, at: Counted(seq, at, DOWN, ALIVE))
     for many in (100, 10_000):
         fleet, Counted.looked = EventHub(), 0
         for seq in range(1, many + 1):
@@ -453,7 +427,4 @@ def test_marks_that_expire_are_the_oldest() -> None:
 
 
 def _flapped(name: str, seq: int, at: int) -> Projection:
-    data = {"from": "alive", "to": "down", "since": moment(at).isoformat()}
-    content = {"seq": seq, "status": "down", "since": at, "last_heartbeat": at, "reason": "test"}
-    row = {"_id": seq, "name": name, "type": "service.status_changed.v1", "at": at, "data": data}
-    return Projection(name, "status", content, row)
+    return projected(status_event(name, ALIVE, DOWN, at, at), seq, at)

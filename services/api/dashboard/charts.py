@@ -8,10 +8,9 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from services.api.http.models import HeardItem
-from services.api.projections.documents import moment
 from services.api.queries.uptime import slices
 from shared.contracts.durations import spoken, spoken_seconds
-from shared.contracts.events import Signal
+from shared.contracts.events import Signal, moment
 from shared.contracts.zones import in_zone
 from shared.domain.timeline import NOTHING, Segment, percent
 

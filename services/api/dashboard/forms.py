@@ -48,7 +48,7 @@ async def _edit(api: ApiContext, name: str, form: Mapping[str, str]) -> None:
     given: dict[str, Any] = {
         field: text.get(field) or None for field in ("silent_after", "down_after", "dead_after")
     }
-    before = (await api.document(name))["config"]["tags"]
+    before = (await api.state(name)).tags
     # Tags that were not touched stay, whatever stands in them.
     if text.get("tags", "") != _one_line(tags.written(before)):
         given["tags"] = tuple(tags.read(text.get("tags", "")))
@@ -88,7 +88,7 @@ async def begin_maintenance(request: Request, name: NameInPath, form: Form, api:
 
 
 async def _begin_maintenance(api: ApiContext, name: str, duration: str) -> None:
-    await api.document(name)
+    await api.state(name)
     try:
         length = durations.parse(duration.strip())
     except ValueError as error:

@@ -21,13 +21,14 @@ from services.api.http.past import marks_in, segments
 from services.api.http.requests import listed
 from services.api.http.routing import NameInPath
 from services.api.http.services import service_query
-from services.api.projections.documents import Document, moment
+from services.api.projections.documents import Document
 from services.api.queries import history
 from shared.contracts import thresholds
 from shared.contracts.durations import spoken_seconds
-from shared.contracts.events import NAME_RULE_IN_WORDS, Status, valid_name
+from shared.contracts.events import NAME_RULE_IN_WORDS, Status, moment, valid_name
 from shared.contracts.heartbeats import shortened
 from shared.domain import timeline
+from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark
 from shared.http.problems import Problem
 from shared.messaging.errors import BrokerError
@@ -55,13 +56,13 @@ class Row(NamedTuple):
 
 
 async def rows(api: ApiContext, names: Sequence[str], window: str) -> list[Row]:
-    documents = await api.store.live.named(names)
-    marks = await marks_in(api, [document["_id"] for document in documents], window)
+    states = await api.store.live.named(names)
+    marks = await marks_in(api, [state.name for state in states], window)
     now = api.now()
     open_windows = [each for each in api.maintenance.windows.by_id.values() if each.current(now)]
     found = []
-    for document in documents:
-        service, bar = api.present(document), _bar(api, document, window, marks[document["_id"]])
+    for state in states:
+        service, bar = api.present(state), _bar(api, state, window, marks[state.name])
         in_maintenance = any(each.is_about(service.name, service.tags) for each in open_windows)
         percent = timeline.percent(bar.share)
         found.append(Row(service, bar.pieces, bar.summary, percent, _next_threshold(service), in_maintenance))
@@ -77,8 +78,8 @@ class Bar(NamedTuple):
     share: float | None
 
 
-def _bar(api: ApiContext, document: Document, window: str, marks: Sequence[Mark]) -> Bar:
-    found = segments(api, document, window, marks)
+def _bar(api: ApiContext, state: ServiceState, window: str, marks: Sequence[Mark]) -> Bar:
+    found = segments(api, state, window, marks)
     share = timeline.uptime(timeline.spent(found))
     count = SLICES[window]
     return Bar(charts.bar(found, count, api.shown.zone), count, charts.in_a_line(found, share), share)
@@ -168,10 +169,9 @@ async def service_page(
     request: Request, api: ApiContext, name: str, status: int = 200, *, done: str = "", refused: str = ""
 ) -> HTMLResponse:
     """`done`, `refused`: what became of the form that was sent from it."""
-    document = await api.document(name)
-    service = api.present(document)
-    registered_at, zone = document["config"]["registered_at"], api.shown.zone
-    heard = await _or_nothing(history.heartbeats(api.link, name, registered_at, charts.COLUMNS + 1))
+    state, zone = await api.state(name), api.shown.zone
+    service = api.present(state)
+    heard = await _or_nothing(history.heartbeats(api.link, name, state.registered_at, charts.COLUMNS + 1))
     marks = (await marks_in(api, [name], "90d"))[name]
     events = await api.store.live.history(name, None, EVENTS_SHOWN)
     badge_key = api.auth.badge_key(name)
@@ -181,7 +181,7 @@ async def service_page(
         status,
         service=service,
         next_threshold=_next_threshold(service),
-        windows={window: _bar(api, document, window, marks) for window in SLICES},
+        windows={window: _bar(api, state, window, marks) for window in SLICES},
         heard=heard,
         cadence=charts.cadence(heard, service.thresholds.silent_after, zone),
         durations=charts.durations(heard, zone),
@@ -231,7 +231,7 @@ def _sentence(row: Document) -> str:
 
 @router.get("/ui/service/{name}/delete")
 async def ask_to_delete(request: Request, name: NameInPath, api: Api) -> HTMLResponse:
-    return page(request, "delete.html", service=api.present(await api.document(name)))
+    return page(request, "delete.html", service=api.present(await api.state(name)))
 
 
 # --- the others

@@ -13,9 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from services.api import tags
 from services.api.context import ApiContext, context_of
 from services.api.http.auth import Role
-from services.api.projections.documents import micros, moment
 from shared.contracts import durations, zones
-from shared.contracts.events import Status
+from shared.contracts.events import Status, micros, moment
 from shared.contracts.heartbeats import shortened
 from shared.domain import timeline
 from shared.http import problems

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query, Request, Response
 from services.api.context import Api
 from services.api.http.past import segments_in
 from services.api.http.routing import BEARER, NameInPath, UptimeWindow
-from services.api.projections.documents import shown
 from shared.domain import timeline
 from shared.http.problems import documented
 
@@ -29,8 +28,8 @@ async def status_badge(request: Request, name: NameInPath, api: Api, key: Key = 
     """A picture of its status."""
     api.check_caught_up()
     api.auth.may_see_badge(request, name, key)
-    document = await api.document(name)
-    return _picture(status(name, "paused" if document["config"]["paused"] else shown(document).status.value))
+    state = await api.state(name)
+    return _picture(status(name, "paused" if state.paused else state.status.value))
 
 
 @reads.get("/badge/{name}/uptime.svg", operation_id="get_uptime_badge")
@@ -40,7 +39,7 @@ async def uptime_badge(
     """A picture of its uptime."""
     api.check_caught_up()
     api.auth.may_see_badge(request, name, key)
-    found = await segments_in(api, await api.document(name), window)
+    found = await segments_in(api, await api.state(name), window)
     return _picture(uptime(name, window, timeline.uptime(timeline.spent(found))))
 
 

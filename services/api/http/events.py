@@ -11,8 +11,9 @@ from fastapi.responses import StreamingResponse
 
 from services.api.context import Api
 from services.api.http.routing import reading
-from services.api.projections.documents import Document, fold, moment
+from services.api.projections.documents import Document, project
 from services.api.queries.event_hub import EventHub, LiveEvent, TooManyListeners
+from shared.contracts.events import moment
 from shared.http.problems import Problem, documented
 from shared.http.protocol import stranger_of
 from shared.messaging import streams
@@ -136,7 +137,7 @@ async def _from_record(
                 if stored.seq > upto:
                     break
                 try:
-                    yield stored.seq, _written(LiveEvent(stored.seq, fold(stored).row), edition)
+                    yield stored.seq, _written(LiveEvent(stored.seq, project(stored).row), edition)
                 except ValueError:
                     continue
             if reader.pending == 0 or reader.position >= upto:

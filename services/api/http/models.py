@@ -15,12 +15,12 @@ from pydantic import (
     StringConstraints,
 )
 
-from services.api.projections.documents import Document, configured, heard_in_this_life, moment, shown
 from shared.contracts import durations, thresholds
 from shared.contracts.durations import Duration
-from shared.contracts.events import NAME_RULE_IN_WORDS, ServiceConfig, Signal, Status, valid_name
+from shared.contracts.events import NAME_RULE_IN_WORDS, ServiceConfig, Signal, Status, moment, valid_name
 from shared.contracts.maintenance import Window
 from shared.contracts.thresholds import Source
+from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 
 THRESHOLDS = ("silent_after", "down_after", "dead_after")
@@ -182,32 +182,30 @@ class Service(BaseModel):
     links: Links
 
     @classmethod
-    def of(cls, document: Document, defaults: Defaults, public_url: str) -> Self:
-        config, state = document["config"], shown(document)
-        own = configured(document)
-        heard = heard_in_this_life(document)
+    def of(cls, state: ServiceState, defaults: Defaults, public_url: str) -> Self:
+        own, last_duration = state.configuration, state.last_duration
         in_force = zip(THRESHOLDS, defaults.in_force(own), strict=True)
         return cls(
-            name=document["_id"],
+            name=state.name,
             status=state.status,
             since=moment(state.since),
             last_heartbeat=moment(state.last_heartbeat) if state.last_heartbeat else None,
             reason=state.reason,
-            registered_at=moment(config["registered_at"]),
-            registered_by=config["registered_by"],
+            registered_at=moment(state.registered_at),
+            registered_by=state.registered_by,
             thresholds=ThresholdsInForce(**dict(in_force)),
             threshold_sources=defaults.sources(own),
             every=durations.write(own.every) if own.every else None,
-            message=heard.message,
-            running_since=moment(heard.running_since) if heard.running_since else None,
-            last_duration=(heard.run[1] - heard.run[0]) / 1e6 if heard.run else None,
-            warnings=list(heard.warnings),
-            paused=own.paused,
-            notify=own.notify,
-            description=own.description,
-            tags=list(own.tags),
-            version=config["seq"],
-            links=Links(self=f"{public_url.rstrip('/')}/service/{document['_id']}"),
+            message=state.message,
+            running_since=moment(state.running_since) if state.running_since else None,
+            last_duration=None if last_duration is None else last_duration / 1e6,
+            warnings=list(state.warnings),
+            paused=state.paused,
+            notify=state.notify,
+            description=state.description,
+            tags=list(state.tags),
+            version=state.config_seq,
+            links=Links(self=f"{public_url.rstrip('/')}/service/{state.name}"),
         )
 
 

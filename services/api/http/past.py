@@ -6,10 +6,11 @@ from services.api.context import Api, ApiContext
 from services.api.http import page_cursors
 from services.api.http.models import HeardPage, HistoryItem, HistoryPage, Seconds, Uptime
 from services.api.http.routing import Limit, NameInPath, UptimeWindow, reading
-from services.api.projections.documents import Document, micros, moment, shown
 from services.api.queries import history
 from services.api.queries.uptime import WINDOWS
+from shared.contracts.events import micros, moment
 from shared.domain import timeline
+from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark, Segment
 from shared.http.problems import documented
 
@@ -19,7 +20,7 @@ reads = reading("services")
 @reads.get("/service/{name}/events", operation_id="list_service_events", responses=documented(404, 422))
 async def events(name: NameInPath, api: Api, limit: Limit = 50, cursor: str | None = None) -> HistoryPage:
     """What happened to a service, newest first."""
-    await api.document(name)
+    await api.state(name)
     before = int(page_cursors.read(cursor, int)[0]) if cursor else None
     rows = await api.store.live.history(name, before, limit)
     return HistoryPage(
@@ -36,14 +37,14 @@ async def events(name: NameInPath, api: Api, limit: Limit = 50, cursor: str | No
 )
 async def heartbeats(name: NameInPath, api: Api, limit: Limit = 50) -> HeardPage:
     """Its last heartbeats, newest first, as far as the broker keeps them (REGISTRY_HEARTBEATS_KEPT)."""
-    registered_at = (await api.document(name))["config"]["registered_at"]
+    registered_at = (await api.state(name)).registered_at
     return HeardPage(items=await history.heartbeats(api.link, name, registered_at, limit))
 
 
 @reads.get("/service/{name}/uptime", operation_id="get_service_uptime", responses=documented(404, 422))
 async def uptime(name: NameInPath, api: Api, window: UptimeWindow = "24h") -> Uptime:
     """How it was in a window: seconds in each status, and what nobody can know apart."""
-    found = await segments_in(api, await api.document(name), window)
+    found = await segments_in(api, await api.state(name), window)
     seconds = timeline.spent(found)
     known = next((segment.start for segment in found if segment.state != timeline.NOTHING), found[-1].end)
     return Uptime(
@@ -62,18 +63,15 @@ async def marks_in(api: ApiContext, names: Collection[str], window: str) -> dict
     return await api.past.marks(names)
 
 
-async def segments_in(api: ApiContext, document: Document, window: str) -> list[Segment]:
+async def segments_in(api: ApiContext, state: ServiceState, window: str) -> list[Segment]:
     """What a service was in a window of `WINDOWS`."""
-    name = document["_id"]
-    return segments(api, document, window, (await marks_in(api, [name], window))[name])
+    return segments(api, state, window, (await marks_in(api, [state.name], window))[state.name])
 
 
-def segments(api: ApiContext, document: Document, window: str, marks: Sequence[Mark]) -> list[Segment]:
+def segments(api: ApiContext, state: ServiceState, window: str, marks: Sequence[Mark]) -> list[Segment]:
     """The same, from its marks."""
     at = api.now()
-    now = timeline.Now(
-        shown(document).status, document["config"]["paused"], document["config"]["registered_at"], micros(at)
-    )
+    now = timeline.Now(state.status, state.paused, state.registered_at, micros(at))
     gaps = api.board.coverage.gaps_until(now.at, api.shown.deaf_after)
-    begins = api.board.begins.get(document["_id"], 0)
+    begins = api.board.begins.get(state.name, 0)
     return timeline.segments(marks, now, micros(at - WINDOWS[window]), gaps, begins)

@@ -11,11 +11,11 @@ from services.api.http import page_cursors
 from services.api.http.models import NewService, Service, ServicePage, Summary, Wanted
 from services.api.http.requests import listed
 from services.api.http.routing import IfMatch, Limit, NameInPath, reading, writing
-from services.api.projections.documents import Document
 from services.api.queries import history
 from services.api.queries.index import SORTS, Place, ServiceQuery, Sort
 from services.api.queries.summary import next_digest
 from shared.contracts.events import Status
+from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem, documented
 
 WORST = (Status.DOWN, Status.SILENT, Status.DEAD)
@@ -32,8 +32,8 @@ _EXAMPLE = {
 writes, reads = writing("services"), reading("services")
 
 
-def _answer(api: ApiContext, document: Document, response: Response) -> Service:
-    service = api.present(document)
+def _answer(api: ApiContext, state: ServiceState, response: Response) -> Service:
+    service = api.present(state)
     response.headers["ETag"] = f'"{service.version}"'
     return service
 
@@ -48,9 +48,9 @@ async def create(
     wanted: Annotated[NewService, Body(examples=[_EXAMPLE])], response: Response, api: Api
 ) -> Service:
     """Register a service. 409 if it exists."""
-    document = await api.commands.create(wanted)
+    state = await api.commands.create(wanted)
     response.headers["Location"] = f"/service/{wanted.name}"
-    return _answer(api, document, response)
+    return _answer(api, state, response)
 
 
 @writes.put(
@@ -67,11 +67,11 @@ async def replace(
 ) -> Service:
     """Set the whole configuration, of a new service as well; what is absent becomes the default."""
     _check_same_name(name, wanted)
-    document, created = await api.commands.replace(name, wanted, if_match)
+    state, created = await api.commands.replace(name, wanted, if_match)
     if created:
         response.status_code = 201
         response.headers["Location"] = f"/service/{name}"
-    return _answer(api, document, response)
+    return _answer(api, state, response)
 
 
 @writes.patch("/service/{name}", operation_id="change_service", responses=documented(404, 412, 413, 422))
@@ -129,11 +129,11 @@ async def get(
 ) -> Service:
     """One service as it is now, or as it was at a moment."""
     if at is None:
-        return _answer(api, await api.document(name), response)
-    document = await history.as_of(api.link, name, at)
-    if document is None:
+        return _answer(api, await api.state(name), response)
+    state = await history.as_of(api.link, name, at)
+    if state is None:
         raise Problem(404, f"there was no service {name} then")
-    return api.present(document)
+    return api.present(state)
 
 
 @reads.get("/services", operation_id="list_services", responses=documented(422))
@@ -154,7 +154,7 @@ async def list_services(
     query = service_query(listed(status), tags.asked_for(tag, index.has_tag), q, sort, limit, cursor)
     names, last, total = index.page(query)
     return ServicePage(
-        items=[api.present(document) for document in await api.store.live.named(names)],
+        items=[api.present(state) for state in await api.store.live.named(names)],
         next=page_cursors.write(sort, *last) if last else None,
         total=total,
     )
@@ -168,7 +168,7 @@ async def summary(api: Api) -> Summary:
     return Summary(
         counts=index.counts,
         total=len(index),
-        worst=[api.present(document) for document in await api.store.live.named(names)],
+        worst=[api.present(state) for state in await api.store.live.named(names)],
         next_digest=next_digest(api.board, api.now(), shown.zone, shown.digest_time, shown.deaf_after),
     )
 

@@ -1,23 +1,15 @@
-"""What an event makes of the read models. Pure.
+"""Between the record and the read models: an event's line in the history, a state as a document, and what
+heartbeats come to. Pure.
 
 Times in documents are integer microseconds since 1970 UTC: the database itself keeps milliseconds only.
 """
 
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from shared.contracts.events import (
-    MICRO,
-    ConfigEvent,
-    ServiceConfig,
-    ServiceDeleted,
-    Signal,
-    Status,
-    StatusChanged,
-)
-from shared.contracts.events import micros as micros
-from shared.contracts.events import moment as moment
+from shared.contracts.events import Event, ServiceConfig, ServiceDeleted, Signal, Status, StatusChanged
 from shared.contracts.heartbeats import excerpt, parse_heartbeat
+from shared.domain.service_state import PARTS, ServiceState, apply, is_news
 from shared.messaging import streams
 from shared.messaging.reader import OVER_HTTP, Stored
 
@@ -30,39 +22,56 @@ PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Statu
 
 
 class Projection(NamedTuple):
-    """One event, ready for the read models: the new facet of its service, and its line in the history."""
+    """One event, ready for the read models, with its line in the history."""
 
-    name: str
-    facet: Literal["config", "status"]
-    content: Document
+    event: Event
+    seq: int
+    at: int
+    """When it was stored."""
     row: Document
 
     @property
-    def seq(self) -> int:
-        return int(self.content["seq"])
+    def name(self) -> str:
+        return self.event.name
+
+    @property
+    def configures(self) -> bool:
+        return not isinstance(self.event, StatusChanged)
 
     @property
     def deletes(self) -> bool:
-        return bool(self.content.get("deleted", False))
+        return isinstance(self.event, ServiceDeleted)
+
+    def is_news_to(self, state: ServiceState | None) -> bool:
+        return state is None or is_news(state, self.event, self.seq)
+
+    def applied_to(self, state: ServiceState | None) -> ServiceState:
+        return apply(state or ServiceState(self.name), self.event, self.seq, self.at)
 
 
-def fold(message: Stored) -> Projection:
-    """Read a message of SERVICES. ValueError if it is no event, or not one of its subject."""
+def project(message: Stored) -> Projection:
+    """Read a message of SERVICES. ValueError if it is no event, not one of its subject, or more than a
+    document holds."""
     event = streams.read_event(message.subject, message.data)
-    name = event.name
     row = {
         "_id": message.seq,
-        "name": name,
+        "name": event.name,
         "type": event.type,
         "at": message.at,
-        "data": _told(event.data.model_dump(mode="json", by_alias=True)),
+        "data": _as_written(event.data.model_dump(mode="json", by_alias=True)),
     }
-    if isinstance(event, StatusChanged):
-        return Projection(name, "status", _status(event, message), row)
-    return Projection(name, "config", _config(event, message), row)
+    if not isinstance(event, StatusChanged | ServiceDeleted):
+        _check_durations(event.data.config)
+    return Projection(event, message.seq, message.at, row)
 
 
-def _told(data: Document) -> Document:
+def _check_durations(config: ServiceConfig) -> None:
+    for duration in (config.silent_after, config.down_after, config.dead_after, config.every):
+        if duration is not None and abs(duration) > _LONGEST:
+            raise ValueError(f"a duration of {duration} is beyond what a document holds")
+
+
+def _as_written(data: Document) -> Document:
     """Without the empty ones of the fields that were added: history shows an event as it was written."""
     if "config" in data:
         data["config"] = _without_empty(data["config"], "every")
@@ -73,114 +82,68 @@ def _without_empty(data: Document, *added: str) -> Document:
     return {key: value for key, value in data.items() if value is not None or key not in added}
 
 
-def _config(event: ConfigEvent, message: Stored) -> Document:
-    """A deletion leaves a tombstone, which keeps events that come again from raising the dead."""
-    if isinstance(event, ServiceDeleted):
-        return {"seq": message.seq, "deleted": True, "registered_at": message.at}
-    registered = event.data.registered_at
-    return {
-        "seq": message.seq,
-        "deleted": False,
-        "registered_at": micros(registered) if registered else message.at,
-        "registered_by": event.data.registered_by,
-        "declared_at": micros(event.data.declared_at) if event.data.declared_at else None,
-        **configuration(event.data.config),
-    }
+_STATUS_KEYS = {
+    "seq": "status_seq",
+    "from": "changed_from",
+    "status": "changed_to",
+    "since": "changed_at",
+    "last_heartbeat": "heard_before_change",
+    "reason": "change_reason",
+}
+_HEARTBEAT_KEYS = {
+    "seq": "heartbeat_seq",
+    "at": "heartbeat_at",
+    "signal": "heartbeat_signal",
+    "message": "heartbeat_message",
+    "last_run": "last_run",
+    "warnings": "heartbeat_warnings",
+}
+_CONFIG_KEYS = {field: field for field in PARTS["config_seq"][1:] if field != "exists"}
+FACETS = {
+    "config": {"seq": "config_seq"} | _CONFIG_KEYS,
+    "status": _STATUS_KEYS,
+    "heartbeat": _HEARTBEAT_KEYS,
+}
+"""The parts of a document, each with the sequence that it reflects: their keys, and the state's fields."""
 
 
-def configuration(config: ServiceConfig) -> Document:
-    return {
-        "description": config.description,
-        "tags": list(config.tags),
-        "notify": config.notify,
-        "paused": config.paused,
-        "silent_after": _length(config.silent_after),
-        "down_after": _length(config.down_after),
-        "dead_after": _length(config.dead_after),
-        "every": _length(config.every),
-    }
+def dump(state: ServiceState) -> Document:
+    """The state as its document, with those facets of which it knows something."""
+    document: Document = {"_id": state.name}
+    for facet, keys in FACETS.items():
+        if getattr(state, keys["seq"]):
+            document[facet] = {key: _plain(getattr(state, field)) for key, field in keys.items()}
+    if "config" in document:
+        document["config"]["deleted"] = not state.exists
+    return document
 
 
-def _length(duration: timedelta | None) -> int | None:
-    if duration is None:
-        return None
-    if abs(duration) > _LONGEST:
-        raise ValueError(f"a duration of {duration} is beyond what a document holds")
-    return duration // MICRO
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, str) else value
 
 
-def configured(document: Document) -> ServiceConfig:
-    """The configuration that a service's document stands for; the reverse of `configuration`."""
-    config = document["config"]
-    return ServiceConfig(
-        description=config["description"],
-        tags=tuple(config["tags"]),
-        notify=config["notify"],
-        paused=config["paused"],
-        silent_after=_duration(config["silent_after"]),
-        down_after=_duration(config["down_after"]),
-        dead_after=_duration(config["dead_after"]),
-        every=_duration(config.get("every")),
-    )
+def load(document: Document) -> ServiceState:
+    """The state of which a document is the dump; also of one that an older version wrote."""
+    given: Document = {}
+    for facet, keys in FACETS.items():
+        found = document.get(facet, {})
+        given |= {field: found[key] for key, field in keys.items() if key in found}
+    if "config" in document:
+        given["exists"] = not document["config"]["deleted"]
+    for field, make in _MADE.items():
+        if given.get(field) is not None:
+            given[field] = make(given[field])
+    return ServiceState(document["_id"], **given)
 
 
-def _duration(micros: int | None) -> timedelta | None:
-    return None if micros is None else micros * MICRO
-
-
-def _status(event: StatusChanged, message: Stored) -> Document:
-    data = event.data
-    return {
-        "seq": message.seq,
-        "status": data.to.value,
-        "since": micros(data.since),
-        "last_heartbeat": micros(data.last_heartbeat) if data.last_heartbeat else 0,
-        "reason": data.reason,
-    }
-
-
-class VisibleState(NamedTuple):
-    """What a service looks like from outside. Times in microseconds; `last_heartbeat` 0: never."""
-
-    status: Status
-    since: int
-    reason: str | None
-    last_heartbeat: int
-
-
-def shown(document: Document) -> VisibleState:
-    """A status or a heartbeat from before the service's registration is none."""
-    registered_at, status = document["config"]["registered_at"], document.get("status")
-    heard = max(
-        document.get("heartbeat", {}).get("at", 0), status["last_heartbeat"] if status is not None else 0
-    )
-    heard = heard if heard >= registered_at else 0
-    if status is None or status["since"] < registered_at:
-        return VisibleState(Status.UNKNOWN, registered_at, None, heard)
-    return VisibleState(Status(status["status"]), status["since"], status["reason"], heard)
-
-
-class LastHeard(NamedTuple):
-    """What the heartbeats of a service come to so far, as its answer shows it. Times in microseconds."""
-
-    message: str | None = None
-    running_since: int | None = None
-    run: tuple[int, int] | None = None
-    warnings: tuple[str, ...] = ()
-
-
-def heard_in_this_life(document: Document) -> LastHeard:
-    """Without what was before the service's registration. A run goes on while its start is the newest."""
-    heard, registered_at = document.get("heartbeat", {}), document["config"]["registered_at"]
-    if heard.get("at", 0) < registered_at:
-        return LastHeard()
-    run = heard.get("last_run")
-    return LastHeard(
-        heard.get("message"),
-        heard["at"] if heard.get("signal") == Signal.START else None,
-        run if run and run[0] >= registered_at else None,
-        tuple(heard.get("warnings", ())),
-    )
+_MADE = {
+    "tags": tuple,
+    "changed_from": Status,
+    "changed_to": Status,
+    "heartbeat_signal": Signal,
+    "heartbeat_warnings": tuple,
+    "last_run": tuple,
+}
 
 
 class Heard(NamedTuple):
@@ -197,9 +160,18 @@ class Heard(NamedTuple):
     warnings: tuple[str, ...] = ()
     """What of the newest cannot be used as it is meant."""
 
+    def applied_to(self, state: ServiceState) -> ServiceState:
+        """The same state after these heartbeats, if they are newer than all that it knows of."""
+        if self.seq > state.heartbeat_seq:
+            state.heartbeat_seq, state.heartbeat_at = self.seq, self.at
+            state.heartbeat_signal, state.heartbeat_message = self.signal, self.message
+            state.heartbeat_warnings, state.last_run = self.warnings, self.run
+            state.derive()
+        return state
+
 
 def hear(before: Heard | None, message: Stored) -> Heard | None:
-    """Take in the next heartbeat; a log changes nothing. ValueError if it is malformed."""
+    """Fold the next heartbeat; a log changes nothing. ValueError if it is malformed."""
     if before and not message.data and (not message.headers or message.headers is OVER_HTTP):
         run = (before.at, message.at) if before.signal is Signal.START else before.run
         return Heard(message.seq, message.at, Signal.SUCCESS, None, before.first_end, run)

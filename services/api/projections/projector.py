@@ -15,10 +15,11 @@ import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
-from services.api.projections.documents import Heard, Projection, fold, hear
-from services.api.projections.store import DatabaseUnavailable, Facets, GenerationChanged, Store, View, gather
+from services.api.projections.documents import Heard, Projection, hear, project
+from services.api.projections.store import DatabaseUnavailable, GenerationChanged, Store, View
 from services.api.queries.event_hub import EventHub
 from shared.contracts.events import ServiceRegistered, Tick
+from shared.domain.service_state import ServiceState
 from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
@@ -44,8 +45,6 @@ for _stream in (streams.SERVICES, streams.HEARTBEATS):
     SKIPPED.labels(_stream)
     BEHIND.labels(_stream)
     PENDING.labels(_stream)
-
-_REGISTERED = ServiceRegistered.model_fields["type"].default
 
 MAX_STRANGERS = 10_000
 """Names that are not registered whose heartbeats wait for it in memory."""
@@ -81,7 +80,7 @@ class _Events:
     def add(self, batch: list[Stored]) -> None:
         for message in batch:
             try:
-                self.changes.append(fold(message))
+                self.changes.append(project(message))
             except ValueError as error:
                 SKIPPED.labels(self.stream).inc()
                 log.warning("event passed over", seq=message.seq, error=str(error)[:300])
@@ -91,11 +90,11 @@ class _Events:
         await view.apply(changes)
         if board:
             board.tell(changes)
-        new = {it.name for it in changes if it.row["type"] == _REGISTERED}
+        new = {it.name for it in changes if isinstance(it.event, ServiceRegistered)}
         heard = await self._heartbeats.of_the_new(
             [name for name in new if not (board and board.roster.has_heard(name))]
         )
-        await view.hear(heard)
+        await view.apply_heartbeats(heard)
         if board:
             board.hear(heard)
 
@@ -151,7 +150,7 @@ class _Heartbeats:
 
     async def write(self, view: View, board: EventHub | None) -> None:
         heard, self.heard, self.added = self.heard, {}, False
-        await view.hear(heard)
+        await view.apply_heartbeats(heard)
         if board:
             board.hear(heard)
 
@@ -258,9 +257,9 @@ class Projector:
         """The board as the read models and the last day's events have it."""
         begins = {stream: await view.checkpoint(stream) for stream in RECORD}
         upto, strangers = begins[streams.SERVICES], False
-        async for documents in view.facets():
-            self._board.roster.load(documents)
-            strangers = strangers or any("config" not in it and "status" not in it for it in documents)
+        async for states in view.states():
+            self._board.roster.load(states)
+            strangers = strangers or any(not it.config_seq and not it.status_seq for it in states)
         if strangers:
             await view.forget_strangers()
         since = (self._now() - timedelta(days=1)).isoformat()
@@ -380,24 +379,24 @@ class Projector:
 
     async def _take_all(self, view: View) -> set[str]:
         """All that stands in the streams by now, into a generation that is empty. The names in it."""
-        facets, known = Facets(), set[str]()
+        states, known = dict[str, ServiceState](), set[str]()
         heard = _Heartbeats(self._link, known.__contains__)
         events = _Events(heard)
 
         async def tell() -> None:
             changes, events.changes = events.changes, []
-            await view.tell(changes)
+            await view.add_to_history(changes)
             for change in changes:
-                gather(facets, change)
-                if change.facet == "config":
+                states[change.name] = change.applied_to(states.get(change.name))
+                if change.configures:
                     known.add(change.name)
-            if len(facets) >= HELD:
-                await view.fill(facets, {})
-                facets.clear()
+            if len(states) >= HELD:
+                await view.fill(states, {})
+                states.clear()
 
         reached = {streams.SERVICES: await self._read_all(events, tell)}
         reached[streams.HEARTBEATS] = await self._read_all(heard, _nothing)
-        await view.fill(facets, heard.heard)
+        await view.fill(states, heard.heard)
         for stream, position in reached.items():
             await view.save_checkpoint(stream, position.seq, position.at)
         return known
@@ -484,7 +483,7 @@ class Projector:
             async for batch in batches:
                 source.add(batch)
                 if isinstance(source, _Events):
-                    known.update(it.name for it in source.changes if it.facet == "config")
+                    known.update(change.name for change in source.changes if change.configures)
                 elif reader.pending:
                     continue  # what those of one service come to is written once
                 if reader.position > written:

@@ -18,8 +18,9 @@ from pymongo import DeleteMany, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from services.api.projections.documents import Document, Heard, Projection
+from services.api.projections.documents import FACETS, Document, Heard, Projection, dump, load
 from shared.contracts.events import Signal, StatusChanged
+from shared.domain.service_state import ServiceState
 from shared.messaging.stream_identity import StreamMark, StreamPosition
 from shared.messaging.truncation import Truncated
 
@@ -225,13 +226,13 @@ class View:
     async def apply(self, changes: Iterable[Projection]) -> None:
         """Take in events, in any order and any number of times."""
         changes = list(changes)
-        await self.tell(changes)
-        facets: Facets = {}
+        await self.add_to_history(changes)
+        states: dict[str, ServiceState] = {}
         for change in changes:
-            gather(facets, change)
-        await _write(self._services, [_merge(name, facet) for name, facet in facets.items()])
+            states[change.name] = change.applied_to(states.get(change.name))
+        await _write(self._services, [_merge(state) for state in states.values()])
 
-    async def tell(self, changes: Sequence[Projection]) -> None:
+    async def add_to_history(self, changes: Sequence[Projection]) -> None:
         """Add events to the history. One that is there already is the same; what a deletion ends goes."""
         gone: dict[str, int] = {}
         for change in changes:
@@ -243,22 +244,22 @@ class View:
             self._events, [DeleteMany({"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()]
         )
 
-    async def fill(self, facets: "Facets", heard: dict[str, Heard]) -> None:
+    async def fill(self, states: dict[str, ServiceState], heard: dict[str, Heard]) -> None:
         """Take in what whole streams come to. Services that are not there yet cost a tenth of the others."""
-        names = list(facets.keys() | heard.keys())
+        names = list(states.keys() | heard.keys())
         for start in range(0, len(names), _BULK):
-            chunk = names[start : start + _BULK]
-            documents: list[Document] = [{"_id": name, **facets.get(name, {})} for name in chunk]
-            for name, document in zip(chunk, documents, strict=True):
-                if it := heard.get(name):
-                    document["heartbeat"] = _heartbeat(it)
+            documents = []
+            for name in names[start : start + _BULK]:
+                documents.append(dump(states.get(name) or ServiceState(name)))
+                if name in heard:
+                    documents[-1]["heartbeat"] = _heartbeat(heard[name])
             there = await _insert(self._services, documents)
-            await _write(self._services, [_merge(name, facets[name]) for name in there if name in facets])
-            await self.hear({name: heard[name] for name in there if name in heard})
+            await _write(self._services, [_merge(states[name]) for name in there if name in states])
+            await self.apply_heartbeats({name: heard[name] for name in there if name in heard})
 
-    async def hear(self, heard: dict[str, Heard]) -> None:
+    async def apply_heartbeats(self, heard: dict[str, Heard]) -> None:
         """Take in heartbeats that follow what was taken in before, or overlap with it."""
-        await _write(self._services, [_listen(name, it) for name, it in heard.items()])
+        await _write(self._services, [_merge_heartbeats(name, it) for name, it in heard.items()])
 
     async def keep_runs(self, runs: dict[str, list[int]]) -> None:
         """Take in last runs that are not known here, as `last_runs` of another generation gives them."""
@@ -277,26 +278,26 @@ class View:
 
     # --- reading
 
-    async def get(self, name: str) -> Document | None:
-        """The document of a service, deleted or not."""
+    async def get(self, name: str) -> ServiceState | None:
+        """The state of a service that was ever registered, deleted or not."""
         with _reporting():
             found: Document | None = await self._services.find_one({"_id": name})
-        return found if found and "config" in found else None
+        return load(found) if found and "config" in found else None
 
-    async def named(self, names: Sequence[str]) -> list[Document]:
-        """The documents of these services, in this order, without those that are not there."""
+    async def named(self, names: Sequence[str]) -> list[ServiceState]:
+        """The states of these services, in this order, without those that are not there."""
         with _reporting():
             cursor = self._services.find({"_id": {"$in": list(names)}})
-            found = {it["_id"]: it for it in await cursor.to_list(None) if "config" in it}
+            found = {it["_id"]: load(it) for it in await cursor.to_list(None) if "config" in it}
         return [found[name] for name in names if name in found]
 
-    async def facets(self) -> AsyncIterator[list[Document]]:
-        """Every document of a service, in portions, with what a roster needs of it."""
+    async def states(self) -> AsyncIterator[list[ServiceState]]:
+        """Every state, in portions; of heartbeats only when the newest came."""
         wanted = {"config": 1, "status": 1, "heartbeat.seq": 1, "heartbeat.at": 1}
         with _reporting():
             cursor = self._services.find({}, wanted, batch_size=_BULK)
             while portion := await cursor.to_list(_BULK):
-                yield portion
+                yield [load(document) for document in portion]
 
     async def last_runs(self) -> AsyncIterator[dict[str, list[int]]]:
         """Start and end of each service's last run, in portions."""
@@ -339,34 +340,17 @@ class View:
         return services, events
 
 
-Facets = dict[str, dict[str, Document]]
-"""The newest of each facet, by service."""
+def _heartbeat(heard: Heard) -> Document:
+    facet: Document = dump(heard.applied_to(ServiceState("")))["heartbeat"]
+    return facet
 
 
-def gather(facets: Facets, change: Projection) -> None:
-    """Keep a change if it is the newest of its facet."""
-    facet = facets.setdefault(change.name, {})
-    if change.seq > facet.get(change.facet, {"seq": 0})["seq"]:
-        facet[change.facet] = change.content
+def _merge(state: ServiceState) -> UpdateOne:
+    facets = {facet: new for facet, new in dump(state).items() if facet in FACETS}
+    return _update(state.name, {facet: (new["seq"], {"$literal": new}) for facet, new in facets.items()})
 
 
-def _heartbeat(it: Heard) -> Document:
-    run = list(it.run) if it.run else None
-    return {
-        "seq": it.seq,
-        "at": it.at,
-        "signal": it.signal.value,
-        "message": it.message,
-        "last_run": run,
-        "warnings": list(it.warnings),
-    }
-
-
-def _merge(name: str, facets: dict[str, Document]) -> UpdateOne:
-    return _update(name, {facet: (new["seq"], {"$literal": new}) for facet, new in facets.items()})
-
-
-def _listen(name: str, it: Heard) -> UpdateOne:
+def _merge_heartbeats(name: str, it: Heard) -> UpdateOne:
     """The last run may have begun before these heartbeats: then its start is the newest in the document.
     Is that newer than their first end, they were read again, and what ended then is told already."""
     content: Document = {"$literal": _heartbeat(it)}

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,9 +11,8 @@ from prometheus_client import Gauge
 
 from services.api.projections.documents import Document, Heard, Projection
 from services.api.queries.index import ServiceIndex
-from services.api.queries.uptime import mark
 from shared.domain.coverage import Coverage
-from shared.domain.timeline import Mark
+from shared.domain.timeline import Mark, mark_of
 
 LISTENERS = Gauge("registry_event_listeners", "Clients that follow the events live")
 
@@ -124,12 +123,12 @@ class EventHub:
         """Take in events in the order of the stream, and tell the listeners, if `aloud`, those that are
         new."""
         for change in changes:
-            self.roster.take(change)
+            self.roster.apply(change)
             if change.seq <= self.told:
                 continue
             self.told = change.seq
-            if change.facet == "status":
-                self.last_change = change.row["at"]
+            if not change.configures:
+                self.last_change = change.at
             self._remember(change)
             news = LiveEvent(change.seq, change.row)
             self._kept.append(news)
@@ -147,10 +146,10 @@ class EventHub:
     def _remember(self, change: Projection) -> None:
         if change.deletes:
             self._lately.pop(change.name, None)
-        elif found := mark(change.row):
+        elif found := mark_of(change.event, change.seq, change.at):
             self._lately.setdefault(change.name, deque()).append(found)
-            self._order.append((change.row["at"], change.name, change.seq))
-        while self._order and (self._order[0][0] < change.row["at"] - DAY or len(self._order) > MAX_MARKS):
+            self._order.append((change.at, change.name, change.seq))
+        while self._order and (self._order[0][0] < change.at - DAY or len(self._order) > MAX_MARKS):
             _, name, seq = self._order.popleft()
             self.forgotten = seq
             marks = self._lately.get(name)
@@ -160,6 +159,11 @@ class EventHub:
                 self._lately.pop(name, None)
 
     # --- asking
+
+    @property
+    def marks(self) -> Mapping[str, Sequence[Mark]]:
+        """What marks the last day of each service that has changed in it."""
+        return self._lately
 
     def lately(self, name: str) -> Sequence[Mark]:
         """What marks the service's last day, and perhaps a bit of the time before."""

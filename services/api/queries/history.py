@@ -6,10 +6,11 @@ from datetime import datetime
 from itertools import islice
 
 from services.api.http.models import HeardItem
-from services.api.projections.documents import Document, Projection, fold, hear, micros, moment
+from services.api.projections.documents import Heard, hear, project
 from shared.contracts import durations
-from shared.contracts.events import SOURCE_HEADER, Signal
+from shared.contracts.events import SOURCE_HEADER, Signal, StatusChanged, micros, moment
 from shared.contracts.heartbeats import parse_heartbeat
+from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
@@ -60,41 +61,33 @@ def _source(stored: Stored) -> str:
     return headers.get(SOURCE_HEADER) or ("mqtt" if "Nmqtt-Pub" in headers else "nats")
 
 
-async def as_of(link: BrokerConnection, name: str, at: datetime) -> Document | None:
-    """The service's document as it was then; None if it did not exist. A fall counts from when it was due,
-    though it may have been noticed later. Problem 404 if the record does not reach back so far."""
-    then = micros(at)
-    config: Projection | None = None
-    status: Projection | None = None
+async def as_of(link: BrokerConnection, name: str, at: datetime) -> ServiceState | None:
+    """The service as it was then; None if it did not exist. A change counts from when it was due, though it
+    may have been noticed later. Problem 404 if the record does not reach back so far."""
+    then, state = micros(at), ServiceState(name)
     for stored in await _read(link, streams.SERVICES, streams.config(name), streams.status(name)):
         try:
-            change = fold(stored)
+            change = project(stored)
         except ValueError:
             continue
-        if change.facet == "config" and stored.at <= then:
-            config = change
-        elif change.facet == "status" and change.content["since"] <= then:
-            status = change
-    if config and config.deletes:
+        event = change.event
+        if (micros(event.data.since) if isinstance(event, StatusChanged) else stored.at) <= then:
+            state = change.applied_to(state)
+    if state.config_seq and not state.exists:
         return None
-    if (left := await _left(link, name)) and then < left.begins and (config or left.config):
+    if (left := await _left(link, name)) and then < left.begins and (state.exists or left.config):
         begins = moment(left.begins).isoformat().replace("+00:00", "Z")
         raise Problem(404, f"what is kept of {name} begins at {begins}, and does not tell how it was before")
-    if config is None:
+    if not state.exists:
         return None
-    document = {"_id": name, "config": config.content}
-    if status:
-        document["status"] = status.content
-    heard = None
+    heard: Heard | None = None
     for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
         if stored.at <= then:
             try:
                 heard = hear(heard, stored)
             except ValueError:
                 continue
-    if heard:
-        document["heartbeat"] = {**heard._asdict(), "signal": heard.signal.value, "last_run": heard.run}
-    return document
+    return heard.applied_to(state) if heard else state
 
 
 async def _left(link: BrokerConnection, name: str) -> Truncated | None:

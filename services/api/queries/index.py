@@ -1,7 +1,6 @@
-"""Every service in a few words, in memory, so that lists, counts and digests cost no scan of the database.
+"""The state of every service, in memory, so that lists, counts and digests cost no scan of the database.
 
-Fed with what is written to the read models, right after it is there. Each facet counts only if its
-sequence is newer, so events may come twice and late, as for the documents.
+Fed with what is written to the read models, right after it is there.
 """
 
 from collections import defaultdict
@@ -12,8 +11,9 @@ from typing import Literal
 
 from sortedcontainers import SortedList
 
-from services.api.projections.documents import PROBLEMS_FIRST, Document, Heard, Projection
+from services.api.projections.documents import PROBLEMS_FIRST, Heard, Projection
 from shared.contracts.events import Status
+from shared.domain.service_state import ServiceState, merge
 
 Sort = Literal["name", "status", "since", "last_heartbeat"]
 SORTS: tuple[Sort, ...] = ("name", "status", "since", "last_heartbeat")
@@ -26,49 +26,16 @@ _FEW = 1000
 """Services that are sorted when they are asked for; more are found along the order that is there."""
 
 
-@dataclass(slots=True)
-class IndexEntry:
-    """One service. Times in microseconds since 1970 UTC, 0 for never; `*_seq`: what each facet reflects."""
-
-    name: str
-    config_seq: int = 0
-    exists: bool = False
-    registered_at: int = 0
-    paused: bool = False
-    notify: bool = True
-    tags: tuple[str, ...] = ()
-    text: str = ""
-    status_seq: int = 0
-    changed_to: Status = Status.UNKNOWN
-    changed_at: int = -1
-    heard_before: int = 0
-    heartbeat_seq: int = 0
-    heartbeat_at: int = 0
-
-    @property
-    def status(self) -> Status:
-        """A status from before its registration is none."""
-        return self.changed_to if self.changed_at >= self.registered_at else Status.UNKNOWN
-
-    @property
-    def since(self) -> int:
-        return max(self.changed_at, self.registered_at)
-
-    @property
-    def last_heartbeat(self) -> int:
-        newest = max(self.heartbeat_at, self.heard_before)
-        return newest if newest >= self.registered_at else 0
-
-    def place(self, sort: Sort) -> Place:
-        match sort:
-            case "name":
-                return self.name, self.name
-            case "status":
-                return PROBLEMS_FIRST.index(self.status), self.name
-            case "since":
-                return self.since, self.name
-            case "last_heartbeat":
-                return self.last_heartbeat, self.name
+def place(state: ServiceState, sort: Sort) -> Place:
+    match sort:
+        case "name":
+            return state.name, state.name
+        case "status":
+            return PROBLEMS_FIRST.index(state.status), state.name
+        case "since":
+            return state.since, state.name
+        case "last_heartbeat":
+            return state.last_heartbeat, state.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,116 +53,99 @@ class ServiceQuery:
 
 
 class ServiceIndex:
-    """All services, in every order a list can have. About 1.1 kB per service."""
+    """The states of all services, in every order a list can have. About 1.1 kB per service."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, IndexEntry] = {}
+        self._states: dict[str, ServiceState] = {}
+        self._texts: dict[str, str] = {}
+        """What is searched in, casefolded, of those where that is more than the name as it is."""
         self._orders: dict[Sort, SortedList[Place]] = {}
         self.clear()
 
     def clear(self) -> None:
-        self._entries.clear()
+        self._states.clear()
+        self._texts.clear()
         self._orders = {sort: SortedList() for sort in SORTS}
         self._of_status: dict[str, set[str]] = {status: set() for status in Status}
         self._of_tag: defaultdict[str, set[str]] = defaultdict(set)
 
-    # --- taking in
+    # --- keeping up
 
-    def load(self, documents: Sequence[Document]) -> None:
-        """Take in documents of services, with as much of each as a `Projection` brings."""
-        for document in documents:
-            if "config" not in document and "status" not in document:
-                continue  # it was never registered
-            self._config(document["_id"], document.get("config", {"seq": 0, "deleted": True}))
-            if "status" in document:
-                self._status(document["_id"], document["status"])
-            if "heartbeat" in document:
-                self.hear(document["_id"], document["heartbeat"]["seq"], document["heartbeat"]["at"])
+    def load(self, states: Iterable[ServiceState]) -> None:
+        """Take in states as the database has them, of services that were registered."""
+        for loaded in states:
+            if loaded.config_seq or loaded.status_seq:
+                self._leave(loaded.name)
+                known = self._states.get(loaded.name)
+                self._join(merge(known, loaded) if known else loaded)
 
-    def take(self, change: Projection) -> None:
-        (self._config if change.facet == "config" else self._status)(change.name, change.content)
+    def apply(self, change: Projection) -> None:
+        known = self._states.get(change.name)
+        if change.is_news_to(known):
+            self._leave(change.name)
+            self._join(change.applied_to(known))
 
     def apply_heartbeats(self, heard: dict[str, Heard]) -> None:
-        for name, it in heard.items():
-            self.hear(name, it.seq, it.at)
+        """When services that were registered were heard; of others nothing is kept."""
+        order = self._orders["last_heartbeat"]
+        for name, newest in heard.items():
+            state = self._states.get(name)
+            if state is None or newest.seq <= state.heartbeat_seq:
+                continue
+            before = state.last_heartbeat
+            state.heartbeat_seq, state.heartbeat_at = newest.seq, newest.at
+            state.derive()
+            if state.exists:
+                order.remove((before, name))
+                order.add((state.last_heartbeat, name))
 
-    def _config(self, name: str, config: Document) -> None:
-        it = self._entry(name)
-        if config["seq"] <= it.config_seq:
+    def _leave(self, name: str) -> None:
+        state = self._states.get(name)
+        if state is None or not state.exists:
             return
-        self._leave(it)
-        it.config_seq, it.exists = config["seq"], not config["deleted"]
-        it.registered_at = config.get("registered_at", 0)
-        if it.exists:
-            it.paused, it.notify, it.tags = config["paused"], config["notify"], tuple(config["tags"])
-            it.text = f"{name}\n{config['description']}".casefold()
-        self._join(it)
+        self._texts.pop(name, None)
+        for sort, order in self._orders.items():
+            order.remove(place(state, sort))
+        self._of_status[state.status].discard(name)
+        for tag in state.tags:
+            self._of_tag[tag].discard(name)
+            if not self._of_tag[tag]:
+                del self._of_tag[tag]
 
-    def _status(self, name: str, status: Document) -> None:
-        it = self._entry(name)
-        if status["seq"] <= it.status_seq:
+    def _join(self, state: ServiceState) -> None:
+        self._states[state.name] = state
+        if not state.exists:
             return
-        self._leave(it)
-        it.status_seq, it.changed_to = status["seq"], Status(status["status"])
-        it.changed_at, it.heard_before = status["since"], status["last_heartbeat"]
-        self._join(it)
+        text = f"{state.name}\n{state.description}".casefold().rstrip("\n")
+        if text != state.name:
+            self._texts[state.name] = text
+        for sort, order in self._orders.items():
+            order.add(place(state, sort))
+        self._of_status[state.status].add(state.name)
+        for tag in state.tags:
+            self._of_tag[tag].add(state.name)
 
     def knows(self, name: str) -> bool:
         """Whether it was ever registered."""
-        it = self._entries.get(name)
-        return it is not None and it.config_seq > 0
+        state = self._states.get(name)
+        return state is not None and state.config_seq > 0
 
     def has_heard(self, name: str) -> bool:
-        it = self._entries.get(name)
-        return it is not None and it.heartbeat_seq > 0
-
-    def hear(self, name: str, seq: int, at: int) -> None:
-        """A heartbeat of a service that was registered; of others nothing is kept."""
-        it = self._entries.get(name)
-        if it is None or seq <= it.heartbeat_seq:
-            return
-        order, was = self._orders["last_heartbeat"], it.place("last_heartbeat")
-        it.heartbeat_seq, it.heartbeat_at = seq, at
-        if it.exists:
-            order.remove(was)
-            order.add(it.place("last_heartbeat"))
-
-    def _entry(self, name: str) -> IndexEntry:
-        found = self._entries.get(name)
-        if found is None:
-            found = self._entries[name] = IndexEntry(name)
-        return found
-
-    def _leave(self, it: IndexEntry) -> None:
-        if it.exists:
-            for sort, order in self._orders.items():
-                order.remove(it.place(sort))
-            self._of_status[it.status].discard(it.name)
-            for tag in it.tags:
-                self._of_tag[tag].discard(it.name)
-                if not self._of_tag[tag]:
-                    del self._of_tag[tag]
-
-    def _join(self, it: IndexEntry) -> None:
-        if it.exists:
-            for sort, order in self._orders.items():
-                order.add(it.place(sort))
-            self._of_status[it.status].add(it.name)
-            for tag in it.tags:
-                self._of_tag[tag].add(it.name)
+        state = self._states.get(name)
+        return state is not None and state.heartbeat_seq > 0
 
     # --- asking
 
     def __len__(self) -> int:
         return len(self._orders["name"])
 
-    def __iter__(self) -> Iterator[IndexEntry]:
-        return (it for it in self._entries.values() if it.exists)
+    def __iter__(self) -> Iterator[ServiceState]:
+        return (state for state in self._states.values() if state.exists)
 
-    def get(self, name: str) -> IndexEntry | None:
+    def get(self, name: str) -> ServiceState | None:
         """The service, if it exists."""
-        it = self._entries.get(name)
-        return it if it is not None and it.exists else None
+        state = self._states.get(name)
+        return state if state is not None and state.exists else None
 
     @property
     def counts(self) -> dict[Status, int]:
@@ -212,11 +162,11 @@ class ServiceIndex:
 
     def in_order(
         self, sort: Sort, after: Place | None = None, descending: bool = False
-    ) -> Iterator[IndexEntry]:
+    ) -> Iterator[ServiceState]:
         order = self._orders[sort]
         first, last = (None, after) if descending else (after, None)
         for _, name in order.irange(first, last, inclusive=(False, False), reverse=descending):
-            yield self._entries[name]
+            yield self._states[name]
 
     def page(self, wanted: ServiceQuery) -> tuple[list[str], Place | None, int]:
         """The names of a page, where its last one stands if there are more, and how many match in all."""
@@ -224,14 +174,14 @@ class ServiceIndex:
         if matching is None or len(matching) > _FEW:
             following = self.in_order(wanted.sort, wanted.after, wanted.descending)
             if matching is not None:
-                following = (it for it in following if it.name in matching)
+                following = (state for state in following if state.name in matching)
         else:
             following = self._sorted(matching, wanted)
         found = list(islice(following, wanted.limit + 1))
         page = found[: wanted.limit]
         return (
-            [it.name for it in page],
-            page[-1].place(wanted.sort) if len(found) > wanted.limit else None,
+            [state.name for state in page],
+            place(page[-1], wanted.sort) if len(found) > wanted.limit else None,
             len(self) if matching is None else len(matching),
         )
 
@@ -244,15 +194,15 @@ class ServiceIndex:
         if wanted.text:
             text = wanted.text.casefold()
             if found is None:
-                return {it.name for it in self._entries.values() if text in it.text and it.exists}
-            return {name for name in found if text in self._entries[name].text}
+                found = {name for name in self._states if text in name}
+                found |= {name for name, own in self._texts.items() if text in own}
+                return {name for name in found if self._states[name].exists}
+            return {name for name in found if text in self._texts.get(name, name)}
         return found
 
-    def _sorted(self, names: Iterable[str], wanted: ServiceQuery) -> Iterator[IndexEntry]:
-        places = sorted((self._entries[name].place(wanted.sort) for name in names), reverse=wanted.descending)
-        for place in places:
-            beyond = wanted.after is None or (
-                place < wanted.after if wanted.descending else place > wanted.after
-            )
-            if beyond:
-                yield self._entries[place[1]]
+    def _sorted(self, names: Iterable[str], wanted: ServiceQuery) -> Iterator[ServiceState]:
+        after = wanted.after
+        places = (place(self._states[name], wanted.sort) for name in names)
+        for found in sorted(places, reverse=wanted.descending):
+            if after is None or (found < after if wanted.descending else found > after):
+                yield self._states[found[1]]

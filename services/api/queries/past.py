@@ -7,10 +7,10 @@ from datetime import datetime
 from itertools import chain, takewhile
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from services.api.projections.documents import micros
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
 from services.api.queries.uptime import LONGEST, mark
+from shared.contracts.events import micros
 from shared.domain.timeline import Mark
 
 MAX_MARKS = 200_000

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 
-from services.api.projections.documents import Document, micros
-from shared.contracts.events import Status
+from services.api.projections.documents import Document
+from shared.contracts.events import Status, micros
 from shared.domain.timeline import NOTHING, Mark, Segment
 
 _PROBLEMS = ("dead", "down", "silent")
@@ -18,8 +18,7 @@ LONGEST = WINDOWS["90d"]
 
 
 def mark(row: Document) -> Mark | None:
-    """What a line of the history marks; None if it changes neither status nor pause. A change of status
-    counts from when it fell due."""
+    """What a line of the history marks, as `mark_of` says of its event."""
     match row["type"]:
         case "service.status_changed.v1":
             data = row["data"]

@@ -15,8 +15,8 @@ from enum import Enum, auto
 
 from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
 from services.notifier.alerting.grouping import AlertGroup
-from services.notifier.states import ServiceState
-from shared.contracts.events import Status
+from shared.contracts.events import Status, moment
+from shared.domain.service_state import ServiceState
 
 FLAPPING_TURNS = 4
 """That many turns within HOUR are flapping."""
@@ -155,7 +155,7 @@ def next_notice(
 ) -> Notice | datetime | NothingDue:
     """What a chat that has taken in all changes of a service is to be told of it now; or when to look again.
     `until`: when what holds it back ends by itself, if it does."""
-    if not it.exists or it.since < it.registered_at:
+    if not it.exists or it.status is Status.UNKNOWN:
         return NothingDue.FORGET
     fallen = it.status in _FALLEN
     is_back = owed is not None and not fallen and it.status.badness < owed.told.badness
@@ -167,7 +167,7 @@ def next_notice(
         maybe = (owed is not None and owed.maybe) or (
             kind is NoticeKind.CALM and turns is not None and turns.maybe
         )
-        return Notice(now, name, it.status_seq, it.status, it.since, changes, kind, since, maybe)
+        return Notice(now, name, it.status_seq, it.status, moment(it.since), changes, kind, since, maybe)
 
     if is_back:
         return notice(NoticeKind.OWED)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from services.notifier.alerting.changes import Notice
 from services.notifier.alerting.policy import next_reminder
 from services.notifier.states import ServiceStates
-from shared.contracts.events import Status
+from shared.contracts.events import Status, moment
 
 
 class Reminders:
@@ -24,8 +24,9 @@ class Reminders:
     def watch(self, name: str, after: datetime) -> None:
         """If a service is down, remind of it, beginning with what comes next after `after`."""
         it = self._states.get(name)
-        if it.status is Status.DOWN and (at := next_reminder(self._reminders, it.since, after)):
-            self._add(Notice(at, name, it.status_seq, it.status, it.since))
+        since = moment(it.since)
+        if it.status is Status.DOWN and (at := next_reminder(self._reminders, since, after)):
+            self._add(Notice(at, name, it.status_seq, it.status, since))
 
     def _add(self, notice: Notice) -> None:
         if notice not in self._queued:
@@ -49,4 +50,4 @@ class Reminders:
     def is_current(self, notice: Notice) -> bool:
         """Whether nothing has happened since that makes it pointless."""
         it = self._states.get(notice.name)
-        return it.exists and it.status_seq == notice.seq and it.since >= it.registered_at
+        return it.exists and it.status_seq == notice.seq and it.status is not Status.UNKNOWN

@@ -15,9 +15,11 @@ from services.notifier.texts.message import (
     service_url,
 )
 from shared.contracts.durations import spoken
+from shared.contracts.events import moment
 from shared.contracts.zones import local
 from shared.domain import digest
-from shared.domain.digest import MARKS, Service
+from shared.domain.digest import MARKS
+from shared.domain.service_state import ServiceState
 
 SERVICES_PER_PAGE, MAX_PAGE = 40, 3500
 """Services on one page of the list, and its UTF-16 units."""
@@ -39,9 +41,9 @@ def unknown_service(name: str, similar: Sequence[str]) -> OutgoingMessage:
 
 
 def fleet_status(
-    services: Iterable[Service], mutes: Mapping[str, datetime], now: datetime, links: LinkContext
+    services: Iterable[ServiceState], mutes: Mapping[str, datetime], now: datetime, links: LinkContext
 ) -> OutgoingMessage:
-    said = digest.status_lines(digest.digest(services, [], now), links.zone)
+    said = digest.status_lines(digest.digest(services, {}, now), links.zone)
     if mutes:
         entries = [f"{name} until {local(until, links.zone)}" for name, until in sorted(mutes.items())]
         more = len(entries) - MAX_MUTES_LISTED
@@ -51,9 +53,13 @@ def fleet_status(
 
 
 def service_status(
-    service: Service, heard: datetime | None, muted_until: datetime | None, now: datetime, links: LinkContext
+    service: ServiceState,
+    heard: datetime | None,
+    muted_until: datetime | None,
+    now: datetime,
+    links: LinkContext,
 ) -> OutgoingMessage:
-    since, zone = service.since, links.zone
+    since, zone = moment(service.since), links.zone
     details = [f"since {local(since, zone)}, for {spoken(now - since)}"]
     details.append(
         f"last heartbeat {local(heard, zone)}, {spoken(now - heard)} ago" if heard else "never heard"
@@ -67,7 +73,7 @@ def service_status(
     return answer(lines([title, *details]) + url)
 
 
-def services_page(services: Iterable[Service], number: int) -> OutgoingMessage:
+def services_page(services: Iterable[ServiceState], number: int) -> OutgoingMessage:
     """A page of the list of all services, worst first; the first is 0."""
     pages = _pages(sorted(services, key=lambda service: (-service.status.badness, service.name)))
     if not pages:
@@ -80,9 +86,9 @@ def services_page(services: Iterable[Service], number: int) -> OutgoingMessage:
     return answer(lines([title, *entries]), (row,) if row else ())
 
 
-def _pages(services: Iterable[Service]) -> list[list[Service]]:
+def _pages(services: Iterable[ServiceState]) -> list[list[ServiceState]]:
     """As many to a page as it holds."""
-    pages: list[list[Service]] = []
+    pages: list[list[ServiceState]] = []
     room = 0
     for service in services:
         size = units(service.name) + 4

@@ -166,8 +166,8 @@ class BotCommands:
         return answers.fleet_status(self._states.services(), self._mutes(chat), now, self._links)
 
     async def _service_status(self, name: str, chat: str) -> OutgoingMessage:
-        service = next((it for it in self._states.services() if it.name == name), None)
-        if service is None:
+        service = self._states.get(name)
+        if not service.exists:
             return await self._unknown(name)
         heard, now = await self._actions.last_heartbeat(name), self._actions.now()
         return answers.service_status(service, heard, self._mutes(chat).get(name), now, self._links)

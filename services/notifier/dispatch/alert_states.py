@@ -23,6 +23,7 @@ from services.notifier.alerting.policy import (
 from services.notifier.alerting.suppression import Suppressor
 from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
 from services.notifier.states import ServiceStates
+from shared.contracts.events import moment
 from shared.contracts.maintenance import Window
 
 MAX_FLAP_STATES = 10_000
@@ -142,7 +143,7 @@ class AlertStates:
         state = self._states.get(name)
         if name in self.withheld or not state.is_down or state.status_seq > self._log.state.done:
             return
-        self.withheld[name] = Withheld(state.status_seq, state.status, told_since=state.since)
+        self.withheld[name] = Withheld(state.status_seq, state.status, told_since=moment(state.since))
 
     def suppress(self, name: str, now: datetime) -> bool:
         """Withhold that a service is down, if something suppresses it. Whether that is so."""

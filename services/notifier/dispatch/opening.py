@@ -9,7 +9,7 @@ from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MessageKind, ReceiverState
 from services.notifier.dispatch.receiver import ReceiverWorker
-from shared.contracts.events import Status
+from shared.contracts.events import Status, moment
 from shared.domain.digest import digest_due
 
 
@@ -72,7 +72,7 @@ def _withheld_by_windows(deps: ReceiverDependencies, state: ReceiverState) -> di
     found = {}
     for name in deps.states:
         service = deps.states.get(name)
-        end = deps.maintenance_until(name, service.since) if service.is_down else None
+        end = deps.maintenance_until(name, moment(service.since)) if service.is_down else None
         if end and service.status_seq <= state.done and (state.notices is None or end > state.notices):
             found[name] = Withheld(service.status_seq, Status.ALIVE)
     return found

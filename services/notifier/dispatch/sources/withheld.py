@@ -10,6 +10,7 @@ from services.notifier.dispatch.sources.reminders import ReminderSource
 from services.notifier.dispatch.sources.source import Draft, Notes
 from services.notifier.texts.message import OutgoingMessage
 from services.notifier.texts.notices import notice_message
+from shared.contracts.events import moment
 
 
 class WithheldSource:
@@ -74,7 +75,7 @@ class WithheldSource:
         withheld, state = self._alerts.withheld.get(notice.name), self._deps.states.get(notice.name)
         if notice.kind is not NoticeKind.OWED or withheld is None or withheld.told is notice.status:
             return None
-        fall = state.fall
+        problem = self._deps.states.problems.get(notice.name)
         return StatusChange(
             notice.seq,
             notice.at,
@@ -82,11 +83,11 @@ class WithheldSource:
             withheld.told,
             notice.status,
             notice.since,
-            state.last_heartbeat,
-            fall.reason if fall else "",
+            moment(state.last_heartbeat) if state.last_heartbeat else None,
+            problem.reason if problem else "",
             withheld.told_since,
-            fall.message if fall else None,
-            fall.duration if fall else None,
+            problem.message if problem else None,
+            problem.duration if problem else None,
         )
 
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:

@@ -1,0 +1,215 @@
+"""What is known of a service: one state, folded from its events and from what its heartbeats come to. Pure.
+
+Of configuration, status and heartbeats the newest counts, by its sequence in the stream. So events may come
+twice and in any order. What happened before the newest registration belongs to an earlier service of the same
+name, and does not count. Times are microseconds since 1970 UTC.
+"""
+
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Literal
+
+from shared.contracts.events import (
+    MICRO,
+    ConfigEvent,
+    Event,
+    ServiceConfig,
+    ServiceDeleted,
+    Signal,
+    Status,
+    StatusChanged,
+    micros,
+)
+
+
+def belongs_to_this_life(at: int, registered_at: int, left: Status | None = None) -> bool:
+    """Whether what happened at `at` happened to the service that was registered at `registered_at`, and not
+    to one of the same name that was deleted before. `left`: of a change, the status that it left; the first
+    of a life leaves unknown, and alone can be of the very moment of the registration."""
+    return at > registered_at or (at == registered_at and left in (None, Status.UNKNOWN))
+
+
+@dataclass(slots=True)
+class ServiceState:
+    """Everything that the newest events and heartbeats say of one service. `status`, `since` and
+    `last_heartbeat` follow from the other fields, as do the properties, and leave out what belongs to an
+    earlier life. A sequence of 0: there was no such event yet."""
+
+    name: str
+    config_seq: int = 0
+    exists: bool = False
+    """Whether it is registered, and not deleted."""
+    registered_at: int = 0
+    """Since when its heartbeats and changes count; of a deleted service, when it was deleted."""
+    registered_by: Literal["heartbeat", "api"] = "api"
+    declared_at: int | None = None
+    """When the heartbeat was that declared `every`."""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    notify: bool = True
+    paused: bool = False
+    silent_after: int | None = None
+    down_after: int | None = None
+    dead_after: int | None = None
+    every: int | None = None
+
+    status_seq: int = 0
+    changed_from: Status = Status.UNKNOWN
+    changed_to: Status = Status.UNKNOWN
+    changed_at: int = -1
+    heard_before_change: int = 0
+    """The newest heartbeat that the change knew of; 0: none."""
+    change_reason: str | None = None
+
+    heartbeat_seq: int = 0
+    heartbeat_at: int = 0
+    heartbeat_signal: Signal = Signal.SUCCESS
+    heartbeat_message: str | None = None
+    heartbeat_warnings: tuple[str, ...] = ()
+    """What of the newest heartbeat could not be used as it was meant."""
+    last_run: tuple[int, int] | None = None
+    """Start and end of the last run that has ended."""
+
+    status: Status = field(init=False)
+    since: int = field(init=False)
+    """Since when it has this status."""
+    last_heartbeat: int = field(init=False)
+    """0: never."""
+
+    def __post_init__(self) -> None:
+        self.derive()
+
+    def derive(self) -> None:
+        """Bring what follows from the other fields up to date, after one of them was set."""
+        if self._is_changed:
+            self.status, self.since = self.changed_to, self.changed_at
+        else:
+            self.status, self.since = Status.UNKNOWN, self.registered_at
+        newest = max(self.heartbeat_at, self.heard_before_change)
+        self.last_heartbeat = newest if belongs_to_this_life(newest, self.registered_at) else 0
+
+    @property
+    def _is_changed(self) -> bool:
+        """Whether its newest change came in this life."""
+        return belongs_to_this_life(self.changed_at, self.registered_at, self.changed_from)
+
+    @property
+    def reason(self) -> str | None:
+        """What changed its status last; None before the first change."""
+        return self.change_reason if self._is_changed else None
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether its newest heartbeat, as far as heartbeats are folded, came in this life."""
+        return self.heartbeat_seq > 0 and belongs_to_this_life(self.heartbeat_at, self.registered_at)
+
+    @property
+    def message(self) -> str | None:
+        return self.heartbeat_message if self.is_heard else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.heartbeat_warnings if self.is_heard else ()
+
+    @property
+    def running_since(self) -> int | None:
+        """When the run began that has not ended yet: its start is the newest heartbeat."""
+        return self.heartbeat_at if self.is_heard and self.heartbeat_signal is Signal.START else None
+
+    @property
+    def last_duration(self) -> int | None:
+        """Microseconds that the last finished run took, if all of it was in this life."""
+        run = self.last_run if self.is_heard else None
+        return run[1] - run[0] if run and belongs_to_this_life(run[0], self.registered_at) else None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it exists and is down or dead."""
+        return self.exists and self.status in (Status.DOWN, Status.DEAD)
+
+    @property
+    def configuration(self) -> ServiceConfig:
+        """What its newest configuration event carried."""
+        return ServiceConfig(
+            description=self.description,
+            tags=self.tags,
+            notify=self.notify,
+            paused=self.paused,
+            silent_after=_duration(self.silent_after),
+            down_after=_duration(self.down_after),
+            dead_after=_duration(self.dead_after),
+            every=_duration(self.every),
+        )
+
+
+_FIELDS = tuple(each.name for each in fields(ServiceState))
+PARTS = {"config_seq": _FIELDS[1:14], "status_seq": _FIELDS[14:20], "heartbeat_seq": _FIELDS[20:26]}
+"""The fields that are as new as each sequence, and the sequence itself."""
+
+
+def is_news(state: ServiceState, event: Event, seq: int) -> bool:
+    """Whether an event at `seq` is newer than what the state knows of its kind."""
+    return seq > (state.status_seq if isinstance(event, StatusChanged) else state.config_seq)
+
+
+def apply(state: ServiceState, event: Event, seq: int, stored_at: int) -> ServiceState:
+    """The same state, after an event that stands in the stream at `seq`, stored at `stored_at`, if that is
+    news."""
+    if is_news(state, event, seq):
+        if isinstance(event, StatusChanged):
+            _change(state, event, seq)
+        else:
+            _configure(state, event, seq, stored_at)
+        state.derive()
+    return state
+
+
+def merge(state: ServiceState, other: ServiceState) -> ServiceState:
+    """The same state, with what another one of the same service knows that is newer."""
+    for seq, part in PARTS.items():
+        if getattr(other, seq) > getattr(state, seq):
+            _copy(state, other, part)
+    state.derive()
+    return state
+
+
+def _change(state: ServiceState, event: StatusChanged, seq: int) -> None:
+    data = event.data
+    state.status_seq = seq
+    state.changed_from, state.changed_to = data.from_, data.to
+    state.changed_at = micros(data.since)
+    state.heard_before_change = micros(data.last_heartbeat) if data.last_heartbeat else 0
+    state.change_reason = data.reason
+
+
+def _configure(state: ServiceState, event: ConfigEvent, seq: int, stored_at: int) -> None:
+    """A deletion leaves nothing but itself, which keeps older events from bringing the service back."""
+    if isinstance(event, ServiceDeleted):
+        _copy(state, _BLANK, PARTS["config_seq"])
+        state.config_seq, state.registered_at = seq, stored_at
+        return
+    data, config = event.data, event.data.config
+    state.config_seq, state.exists = seq, True
+    state.registered_at = micros(data.registered_at) if data.registered_at else stored_at
+    state.registered_by = data.registered_by
+    state.declared_at = micros(data.declared_at) if data.declared_at else None
+    state.description, state.tags = config.description, config.tags
+    state.notify, state.paused = config.notify, config.paused
+    state.silent_after, state.down_after = _length(config.silent_after), _length(config.down_after)
+    state.dead_after, state.every = _length(config.dead_after), _length(config.every)
+
+
+def _copy(to: ServiceState, other: ServiceState, part: tuple[str, ...]) -> None:
+    for each in part:
+        setattr(to, each, getattr(other, each))
+
+
+_BLANK = ServiceState("")
+
+
+def _length(duration: timedelta | None) -> int | None:
+    return None if duration is None else duration // MICRO
+
+
+def _duration(length: int | None) -> timedelta | None:
+    return None if length is None else length * MICRO
