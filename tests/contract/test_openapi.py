@@ -52,6 +52,9 @@ def test_no_request_is_answered_with_a_server_error(
     base = f"http://127.0.0.1:{running[name].port}"
     document = httpx.get(f"{base}/openapi.json").json()
     document["paths"].pop("/events", None)  # it never ends; test_api_views.py follows it
+    for operation in (each for path in document["paths"].values() for each in path.values()):
+        names = [(each["in"], each["name"]) for each in operation.get("parameters", ())]
+        assert len(names) == len(set(names)), names
     schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=base)
     count = 0

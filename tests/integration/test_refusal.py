@@ -589,6 +589,28 @@ async def test_wrong_tokens_for_heartbeats(start: Start) -> None:
     assert client.post("/heartbeat/a", headers=OTHER | good).status_code == 200
 
 
+async def test_the_api_reads_no_body_of_who_may_not_write(start_api: StartApi) -> None:
+    """The answer comes though the body does not, and an odd content type does not change what is JSON."""
+    client = start_api(api_token="good")
+    head = (
+        f"POST /service HTTP/1.1\r\nHost: 127.0.0.1:{client.base_url.port}\r\nContent-Length: 60000\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=5) as stranger:
+        stranger.sendall(head.encode() + b"{")
+        assert b" 401 " in stranger.recv(1000)
+    for number, kind in enumerate(("application/json", "text/plain", "application/x-www-form-urlencoded")):
+        headers = {"Content-Type": kind, "Authorization": "Bearer good"}
+        made = client.post("/service", content=f'{{"name": "a{number}"}}', headers=headers)
+        assert made.status_code == 201
+        refused = client.post("/service", content=b"{", headers=headers)
+        assert refused.json()["detail"].startswith("body: Invalid JSON: ")
+        unlike = client.post("/service", content=b'{"name": "b", "tags": "x"}', headers=headers)
+        assert unlike.json()["detail"] == "tags: Input should be a valid array"
+        assert client.post("/service", content=b"[]", headers=headers).json()["detail"] == (
+            "body: Input should be an object"
+        )
+
+
 async def test_wrong_tokens_for_the_api(start_api: StartApi) -> None:
     client = start_api(api_token="good")
     wrong = [client.get("/services", headers=STRANGER | {"Authorization": f"Bearer {n}"}) for n in range(4)]
