@@ -38,6 +38,7 @@ BATCH_BODY_MAX = 2 * 1024 * 1024
 NAMES_PER_REQUEST = 100
 """Names of a batch that count as one more request."""
 
+_TITLE = "services registry: ingest"
 METHODS = ("POST", "GET", "HEAD", "PUT")
 OK = {"status": "ok"}
 
@@ -52,19 +53,18 @@ class IngestContext:
 
 def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
     app = FastAPI(
-        title="services registry: ingest",
+        title=_TITLE,
         summary="Services say here that they are alive.",
         version="1",
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        routes=health.routes(),
+        routes=[*health.routes(), *docs.openapi(_TITLE)],
         middleware=[Middleware(Throttled), Middleware(HeadAsGet), Middleware(TidyAddress)],
     )
     app.state.context = IngestContext(store, auth)
     app.include_router(router)
     problems.install(app)
-    docs.install(app)
     return app
 
 
@@ -169,25 +169,26 @@ async def heartbeat_signal(request: Request, service_name: ServiceName, signal: 
     return await _store(request, service_name, signal)
 
 
-for _method in METHODS:
-    router.add_api_route(
-        "/heartbeat/{service_name}",
-        heartbeat,
-        methods=[_method],
-        operation_id=f"{_method.lower()}_heartbeat",
-        summary="I am alive",
-        responses=_STORED,
-        openapi_extra=_documentation(_method),
-    )
-    router.add_api_route(
+_ROUTES = (
+    ("/heartbeat/{service_name}", "heartbeat", heartbeat, "I am alive"),
+    (
         "/heartbeat/{service_name}/{signal}",
+        "heartbeat_signal",
         heartbeat_signal,
-        methods=[_method],
-        operation_id=f"{_method.lower()}_heartbeat_signal",
-        summary="A run has begun, failed, or ended with an exit code",
-        responses=_STORED,
-        openapi_extra=_documentation(_method),
-    )
+        "A run has begun, failed, or ended with an exit code",
+    ),
+)
+for _method in METHODS:
+    for _path, _name, _handler, _summary in _ROUTES:
+        router.add_api_route(
+            _path,
+            _handler,
+            methods=[_method],
+            operation_id=f"{_method.lower()}_{_name}",
+            summary=_summary,
+            responses=_STORED,
+            openapi_extra=_documentation(_method),
+        )
 
 
 async def _store(request: Request, service_name: str, signal: str = "") -> Response:

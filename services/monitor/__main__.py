@@ -14,7 +14,7 @@ from services.monitor.consume import TICK_LAG_SECONDS, Monitor, Rules
 from services.monitor.domain.service import EffectiveThresholds
 from services.monitor.settings import MonitorSettings
 from services.monitor.store.event_store import EventStore
-from shared.http import asyncapi, server
+from shared.http import docs, server
 from shared.http.protocol import limits_of, within
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
@@ -81,7 +81,7 @@ def main() -> None:
             await publisher.stop()
             await link.close()
 
-    app = Starlette(routes=[*health.routes(), asyncapi.route(document(broker, "monitor"))])
+    app = Starlette(routes=[*health.routes(), docs.asyncapi(document(broker, "monitor"))])
     server.run(
         app,
         work,

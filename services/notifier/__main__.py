@@ -28,7 +28,7 @@ from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
 from shared.contracts.maintenance import maintenance_until
-from shared.http import asyncapi, server
+from shared.http import docs, server
 from shared.http.protocol import limits_of, within
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
@@ -194,7 +194,7 @@ def main() -> None:
     logs.configure("notifier", settings.log_level, settings.log_format)
     tracing.start("notifier")
     notifier = Notifier(settings)
-    docs = document(notifier.consumer.broker, "notifier")
+    described = document(notifier.consumer.broker, "notifier")
 
     async def work() -> None:
         current = notifier
@@ -205,7 +205,7 @@ def main() -> None:
             except AnotherRecord:
                 current = Notifier(settings, current.health, current.handover)
 
-    app = Starlette(routes=[*notifier.health.routes(), asyncapi.route(docs)])
+    app = Starlette(routes=[*notifier.health.routes(), docs.asyncapi(described)])
     server.run(
         app,
         work,

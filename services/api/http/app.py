@@ -20,19 +20,21 @@ from shared.http.origins import SameOrigin
 from shared.http.problems import Problem
 from shared.messaging.errors import BrokerError
 
+_TITLE = "services registry"
 _FOR_EVER = "public, max-age=31536000, immutable"
 STATIC = Path(__file__).parent.parent / "dashboard" / "static"
 
 
 def build(context: ApiContext) -> FastAPI:
     app = FastAPI(
-        title="services registry",
+        title=_TITLE,
         summary="Which services are alive, and which are not.",
         version="1",
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        routes=context.health.routes(),
+        generate_unique_id_function=lambda route: route.name,
+        routes=[*context.health.routes(), *docs.openapi(_TITLE)],
         middleware=[
             Middleware(HeadAsGet),
             Middleware(_Headers),
@@ -51,7 +53,6 @@ def build(context: ApiContext) -> FastAPI:
     app.add_exception_handler(DatabaseUnavailable, _database_away)
     app.add_exception_handler(BrokerError, _broker_away)
     app.add_exception_handler(login.LoginNeeded, login.ask_to_log_in)
-    docs.install(app)
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
 

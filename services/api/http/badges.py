@@ -23,8 +23,8 @@ reads = APIRouter(
 )
 
 
-@reads.get("/badge/{name}.svg", operation_id="get_status_badge")
-async def status_badge(request: Request, name: NameInPath, api: Api, key: Key = "") -> Response:
+@reads.get("/badge/{name}.svg")
+async def get_status_badge(request: Request, name: NameInPath, api: Api, key: Key = "") -> Response:
     """A picture of its status."""
     api.check_caught_up()
     api.auth.may_see_badge(request, name, key)
@@ -32,8 +32,8 @@ async def status_badge(request: Request, name: NameInPath, api: Api, key: Key = 
     return _picture(status(name, "paused" if state.paused else state.status.value))
 
 
-@reads.get("/badge/{name}/uptime.svg", operation_id="get_uptime_badge")
-async def uptime_badge(
+@reads.get("/badge/{name}/uptime.svg")
+async def get_uptime_badge(
     request: Request, name: NameInPath, api: Api, window: UptimeWindow = "30d", key: Key = ""
 ) -> Response:
     """A picture of its uptime."""

@@ -38,13 +38,8 @@ _ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
 reads = reading("events")
 
 
-@reads.get(
-    "/events",
-    operation_id="follow_events",
-    response_class=StreamingResponse,
-    responses=documented(422) | {200: _STREAM},
-)
-async def follow(
+@reads.get("/events", response_class=StreamingResponse, responses=documented(422) | {200: _STREAM})
+async def follow_events(
     request: Request,
     api: Api,
     last_event_id: Annotated[

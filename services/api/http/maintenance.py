@@ -24,10 +24,8 @@ def _with_etag(view: WindowView, response: Response) -> WindowView:
     return view
 
 
-@writes.post(
-    "/maintenance", status_code=201, operation_id="create_maintenance", responses=documented(409, 413, 422)
-)
-async def create(window: NewWindow, response: Response, api: Api) -> WindowView:
+@writes.post("/maintenance", status_code=201, responses=documented(409, 413, 422))
+async def create_maintenance(window: NewWindow, response: Response, api: Api) -> WindowView:
     """Changes of these services are recorded, but no alerts are sent, while it lasts; what is still down when
     it ends is sent then."""
     id_ = await api.maintenance.add(window, api.now())
@@ -35,20 +33,20 @@ async def create(window: NewWindow, response: Response, api: Api) -> WindowView:
     return _with_etag(api.maintenance.shown(id_, api.now()), response)
 
 
-@reads.get("/maintenance", operation_id="list_maintenance", responses=documented(422))
-async def list_all(api: Api, at: At = None) -> WindowPage:
+@reads.get("/maintenance", responses=documented(422))
+async def list_maintenance(api: Api, at: At = None) -> WindowPage:
     """All windows: what is now first, then what is next, then what is over; now, or as of a moment."""
     return WindowPage(items=api.maintenance.all(at or api.now()))
 
 
-@reads.get("/maintenance/{id}", operation_id="get_maintenance", responses=documented(404, 422))
-async def get(id: str, response: Response, api: Api, at: At = None) -> WindowView:
+@reads.get("/maintenance/{id}", responses=documented(404, 422))
+async def get_maintenance(id: str, response: Response, api: Api, at: At = None) -> WindowView:
     """One window, now or as of a moment."""
     return _with_etag(api.maintenance.shown(id, at or api.now()), response)
 
 
-@writes.put("/maintenance/{id}", operation_id="replace_maintenance", responses=documented(404, 412, 413, 422))
-async def replace(
+@writes.put("/maintenance/{id}", responses=documented(404, 412, 413, 422))
+async def replace_maintenance(
     id: str, window: NewWindow, response: Response, api: Api, if_match: IfMatch = None
 ) -> WindowView:
     """Set the whole window anew."""
@@ -56,9 +54,7 @@ async def replace(
     return _with_etag(api.maintenance.shown(id, api.now()), response)
 
 
-@writes.delete(
-    "/maintenance/{id}", status_code=204, operation_id="delete_maintenance", responses=documented(404, 412)
-)
-async def delete(id: str, api: Api, if_match: IfMatch = None) -> None:
+@writes.delete("/maintenance/{id}", status_code=204, responses=documented(404, 412))
+async def delete_maintenance(id: str, api: Api, if_match: IfMatch = None) -> None:
     """End it, or take it back. What went down within it and is still down is sent now."""
     await api.maintenance.delete(id, if_match)

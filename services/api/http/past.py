@@ -17,8 +17,10 @@ from shared.http.problems import documented
 reads = reading("services")
 
 
-@reads.get("/service/{name}/events", operation_id="list_service_events", responses=documented(404, 422))
-async def events(name: NameInPath, api: Api, limit: Limit = 50, cursor: str | None = None) -> HistoryPage:
+@reads.get("/service/{name}/events", responses=documented(404, 422))
+async def list_service_events(
+    name: NameInPath, api: Api, limit: Limit = 50, cursor: str | None = None
+) -> HistoryPage:
     """What happened to a service, newest first."""
     await api.state(name)
     before = int(page_cursors.read(cursor, int)[0]) if cursor else None
@@ -32,17 +34,15 @@ async def events(name: NameInPath, api: Api, limit: Limit = 50, cursor: str | No
     )
 
 
-@reads.get(
-    "/service/{name}/heartbeats", operation_id="list_service_heartbeats", responses=documented(404, 422)
-)
-async def heartbeats(name: NameInPath, api: Api, limit: Limit = 50) -> HeardPage:
+@reads.get("/service/{name}/heartbeats", responses=documented(404, 422))
+async def list_service_heartbeats(name: NameInPath, api: Api, limit: Limit = 50) -> HeardPage:
     """Its last heartbeats, newest first, as far as the broker keeps them (REGISTRY_HEARTBEATS_KEPT)."""
     registered_at = (await api.state(name)).registered_at
     return HeardPage(items=await history.heartbeats(api.link, name, registered_at, limit))
 
 
-@reads.get("/service/{name}/uptime", operation_id="get_service_uptime", responses=documented(404, 422))
-async def uptime(name: NameInPath, api: Api, window: UptimeWindow = "24h") -> Uptime:
+@reads.get("/service/{name}/uptime", responses=documented(404, 422))
+async def get_service_uptime(name: NameInPath, api: Api, window: UptimeWindow = "24h") -> Uptime:
     """How it was in a window: seconds in each status, and what nobody can know apart."""
     found = await segments_in(api, await api.state(name), window)
     seconds = timeline.spent(found)

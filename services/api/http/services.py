@@ -41,10 +41,8 @@ def _answer(api: ApiContext, state: ServiceState, response: Response) -> Service
 # --- commands
 
 
-@writes.post(
-    "/service", status_code=201, operation_id="create_service", responses=documented(409, 413, 422, 429)
-)
-async def create(
+@writes.post("/service", status_code=201, responses=documented(409, 413, 422, 429))
+async def create_service(
     wanted: Annotated[NewService, Body(examples=[_EXAMPLE])], response: Response, api: Api
 ) -> Service:
     """Register a service. 409 if it exists."""
@@ -53,12 +51,8 @@ async def create(
     return _answer(api, state, response)
 
 
-@writes.put(
-    "/service/{name}",
-    operation_id="replace_service",
-    responses=documented(412, 413, 422, 429) | {201: {"model": Service}},
-)
-async def replace(
+@writes.put("/service/{name}", responses=documented(412, 413, 422, 429) | {201: {"model": Service}})
+async def replace_service(
     name: NameInPath,
     wanted: Annotated[Wanted, Body(examples=[_EXAMPLE])],
     response: Response,
@@ -74,8 +68,8 @@ async def replace(
     return _answer(api, state, response)
 
 
-@writes.patch("/service/{name}", operation_id="change_service", responses=documented(404, 412, 413, 422))
-async def change(
+@writes.patch("/service/{name}", responses=documented(404, 412, 413, 422))
+async def change_service(
     name: NameInPath,
     wanted: Annotated[Wanted, Body(examples=[{"silent_after": "5m", "down_after": None}])],
     response: Response,
@@ -87,22 +81,20 @@ async def change(
     return _answer(api, await api.commands.merge(name, wanted, if_match), response)
 
 
-@writes.delete(
-    "/service/{name}", status_code=204, operation_id="delete_service", responses=documented(404, 412, 422)
-)
-async def delete(name: NameInPath, api: Api, if_match: IfMatch = None) -> None:
+@writes.delete("/service/{name}", status_code=204, responses=documented(404, 412, 422))
+async def delete_service(name: NameInPath, api: Api, if_match: IfMatch = None) -> None:
     """Forget a service. Its next heartbeat registers it anew."""
     await api.commands.delete(name, if_match)
 
 
-@writes.post("/service/{name}/pause", operation_id="pause_service", responses=documented(404, 412, 422))
-async def pause(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
+@writes.post("/service/{name}/pause", responses=documented(404, 412, 422))
+async def pause_service(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
     """Stop evaluating it. Its heartbeats still count."""
     return _answer(api, await api.commands.pause(name, if_match), response)
 
 
-@writes.post("/service/{name}/resume", operation_id="resume_service", responses=documented(404, 412, 422))
-async def resume(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
+@writes.post("/service/{name}/resume", responses=documented(404, 412, 422))
+async def resume_service(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
     """Evaluate it again, from its next heartbeat on."""
     return _answer(api, await api.commands.resume(name, if_match), response)
 
@@ -115,8 +107,8 @@ def _check_same_name(name: str, wanted: Wanted) -> None:
 # --- reads
 
 
-@reads.get("/service/{name}", operation_id="get_service", responses=documented(404, 422))
-async def get(
+@reads.get("/service/{name}", responses=documented(404, 422))
+async def get_service(
     name: NameInPath,
     response: Response,
     api: Api,
@@ -136,7 +128,7 @@ async def get(
     return api.present(state)
 
 
-@reads.get("/services", operation_id="list_services", responses=documented(422))
+@reads.get("/services", responses=documented(422))
 async def list_services(
     api: Api,
     status: Annotated[
@@ -160,8 +152,8 @@ async def list_services(
     )
 
 
-@reads.get("/summary", operation_id="get_summary")
-async def summary(api: Api) -> Summary:
+@reads.get("/summary")
+async def get_summary(api: Api) -> Summary:
     """How many are in which status, the worst of them, and what the next digest would say."""
     index, shown = api.board.roster, api.shown
     names, *_ = index.page(ServiceQuery(statuses=WORST, sort="status", limit=10))
