@@ -133,7 +133,7 @@ class World:
             await open_receiver(inbox, cast(KeyValue, self.bucket), end, deps) for inbox in self.inboxes
         ]
         self.states.on_config = lambda name: (
-            [chat.configuration_changed(name) for chat in self.chats] and None
+            [chat.alerts.configuration_changed(name) for chat in self.chats] and None
         )
         after = min(chat.state.done for chat in self.chats)
         for name in self.states:
@@ -144,7 +144,7 @@ class World:
 
     def _configuration_changed(self, name: str) -> None:
         for chat in self.chats:
-            chat.configuration_changed(name)
+            chat.alerts.configuration_changed(name)
 
     def stop(self) -> None:
         self.is_on, self.chats = False, []
@@ -162,7 +162,7 @@ class World:
         for chat in self.chats:
             chat.tick()
             while chat._has_work():
-                if (found := await chat._compose()) and await chat._sender.send(*found) > 0:
+                if (found := await chat._compose()) and await chat.sender.send(*found) > 0:
                     break
 
     async def passes(self, length: timedelta, steps: int = 1) -> None:
@@ -181,7 +181,7 @@ class World:
             about = about or {"services": ("web",)}
             self.windows[id_] = Window(starts_at=NOW + starts, ends_at=NOW + ends, **about)
         for chat in self.chats if before else ():
-            chat.window_removed(before) if before else None
+            chat.alerts.window_removed(before) if before else None
 
     # --- events
 

@@ -8,7 +8,7 @@ from nats.js.kv import KeyValue
 from starlette.applications import Starlette
 
 from services.notifier.alerting.reminders import Reminders
-from services.notifier.bot.commands import BotActions, BotCommands
+from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Updates
 from services.notifier.broker_outage import watch_for_outages
 from services.notifier.channels.configured import configured_channels
@@ -18,9 +18,9 @@ from services.notifier.deadman import DeadmanSwitch
 from services.notifier.deafness import DeafnessWatch
 from services.notifier.digests import Digests
 from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDependencies
-from services.notifier.dispatch.handover import Handover, RecordNotes, starting_point
+from services.notifier.dispatch.handover import Handover, starting_point
 from services.notifier.dispatch.receivers import Receivers
-from services.notifier.dispatch.seen_record import SeenRecord
+from services.notifier.dispatch.seen_record import RecordNotes, SeenRecord
 from services.notifier.event_log import EventLog
 from services.notifier.lease import Lease
 from services.notifier.readiness import Readiness
@@ -166,17 +166,16 @@ class Notifier:
         return self._readiness.problem() or self._receivers.problem()
 
     def _commands(self, bot: Bot) -> BotCommands:
-        actions = BotActions(
-            receivers=lambda: list(self._receivers),
-            subscribe=self._receivers.subscribe,
-            unsubscribe=self._receivers.unsubscribe,
-            migrate=self._receivers.migrate,
-            digest=self._digests.lines,
-            last_heartbeat=self._event_log.last_heartbeat,
-            now=now,
+        return BotCommands(
+            bot,
+            self._settings.telegram_invite.get_secret_value(),
+            self._receivers,
+            self._states,
+            self._links,
+            self._digests.lines,
+            self._event_log.last_heartbeat,
+            now,
         )
-        invite = self._settings.telegram_invite.get_secret_value()
-        return BotCommands(bot, self._states, self._links, actions, invite)
 
     @property
     def handover(self) -> Handover:

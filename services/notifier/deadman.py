@@ -1,5 +1,5 @@
-"""Watching the watcher: while judging and delivery work, a URL is fetched once a minute. Who does not hear
-from us for a while (Healthchecks, another registry) tells people by other means."""
+"""Watches the watcher: while evaluation and delivery work, a URL is fetched once a minute. Whoever is behind
+it (Healthchecks, another registry) alerts people by other means when that stops."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ RETRY_INTERVAL = 5.0
 ANSWER_TIMEOUT = 0.5
 """Seconds in which every monitor that runs has answered."""
 MAX_EVALUATION_AGE = 60_000_000
-"""Microseconds since the tick that was judged last."""
+"""Microseconds since the tick that was evaluated last."""
 TIMEOUT = httpx.Timeout(10, connect=5)
 
 
@@ -55,16 +55,16 @@ class DeadmanSwitch:
                         log.info("the deadman's switch is pressed again", host=self._host)
 
     async def _not_evaluating(self) -> str | None:
-        """Why nobody is judged, if so. Of several monitors one is enough."""
+        """Why nobody is evaluated, if so. Of several monitors one is enough."""
         try:
-            judged = await last_evaluated(self._link, ANSWER_TIMEOUT)
+            evaluated = await last_evaluated(self._link, ANSWER_TIMEOUT)
             _, now = await last_sequence(self._link, streams.HEARTBEATS)
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
             return f"the broker does not answer ({type(error).__name__})"
-        if judged is None:
+        if evaluated is None:
             return "no monitor answers"
-        if now - judged > MAX_EVALUATION_AGE:
-            return "no tick has been judged for a minute"
+        if now - evaluated > MAX_EVALUATION_AGE:
+            return "no tick has been evaluated for a minute"
         return None
 
     async def _fetch(self, http: httpx.AsyncClient) -> str | None:

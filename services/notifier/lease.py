@@ -13,12 +13,11 @@ import structlog
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
-from services.notifier.dispatch.notification_log import Superseded
-from shared.messaging.connection import BrokerConnection, retry_until_done, version_to_follow
+from services.notifier.kv_record import KvRecord, Superseded
+from shared.messaging.connection import BrokerConnection, retry_until_done
 
 log = structlog.get_logger()
 
@@ -36,7 +35,7 @@ class Lease:
 
     def __init__(self, link: BrokerConnection, bucket: KeyValue) -> None:
         self._link = link
-        self._bucket = bucket
+        self._record = KvRecord(bucket, KEY)
         self._id = secrets.token_hex(8)
 
     async def acquire(self, on_wait: Callable[[], None]) -> None:
@@ -44,12 +43,12 @@ class Lease:
         await retry_until_done("answer for the lease", self._listen)
         unanswered, waits = 0, False
         while True:
-            holder, revision = await retry_until_done("read the lease", self._read)
+            holder = _holder(await self._record.read())
             if not holder:
                 unanswered = MAX_UNANSWERED
             elif holder != self._id:
                 unanswered = await self._ask(holder, unanswered)
-            if (unanswered >= MAX_UNANSWERED and await self._claim(revision)) or holder == self._id:
+            if (unanswered >= MAX_UNANSWERED and await self._claim()) or holder == self._id:
                 ACTIVE.set(1)
                 return
             if not waits:
@@ -61,20 +60,16 @@ class Lease:
     async def watch(self) -> None:
         """Until another notifier has taken it: then Superseded."""
         while True:
-            await asyncio.sleep(
-                3 * POLL_INTERVAL
-            )  # it need not be soon: whoever was superseded cannot record
-            holder, _ = await retry_until_done("read the lease", self._read)
-            if holder != self._id:
+            await asyncio.sleep(3 * POLL_INTERVAL)  # whoever was superseded cannot write records anyway
+            if _holder(await self._record.read()) != self._id:
                 raise Superseded("another notifier has taken over")
 
     async def release(self) -> None:
         """Let another one take it at once; if the broker is away, it will find out by itself."""
         with suppress(NatsError, OSError, TimeoutError):
             async with asyncio.timeout(1):
-                holder, revision = await self._read()
-                if holder == self._id:
-                    await self._bucket.update(KEY, b"", last=revision)
+                if _holder(await self._record.read_once()) == self._id:
+                    await self._record.write_once(b"")
 
     async def _listen(self) -> None:
         async def answer(message: Msg) -> None:
@@ -82,13 +77,6 @@ class Lease:
 
         await self._link.nc.subscribe(_subject(self._id), cb=answer)
         await self._link.nc.flush(2)
-
-    async def _read(self) -> tuple[str, int]:
-        try:
-            found = await self._bucket.get(KEY)
-        except KeyNotFoundError as missing:
-            return "", version_to_follow(missing)
-        return (found.value or b"").decode(), found.revision or 0
 
     async def _ask(self, holder: str, unanswered: int) -> int:
         """How often in a row it has not answered by now."""
@@ -100,12 +88,17 @@ class Lease:
             return unanswered + 1 if self._link.up else 0
         return 0
 
-    async def _claim(self, revision: int) -> bool:
+    async def _claim(self) -> bool:
         try:
-            await self._bucket.update(KEY, self._id.encode(), last=revision)
-        except (KeyWrongLastSequenceError, NatsError, TimeoutError):
+            await self._record.write_once(self._id.encode())
+        except (NatsError, TimeoutError):
             return False  # another one was faster, or the broker did not say: the next look tells
         return True
+
+
+def _holder(content: bytes | None) -> str:
+    """Empty: nobody."""
+    return (content or b"").decode()
 
 
 def _subject(holder: str) -> str:

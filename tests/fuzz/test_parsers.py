@@ -35,7 +35,7 @@ from services.monitor.domain.service import EffectiveThresholds, MonitoredServic
 from services.monitor.settings import MonitorSettings
 from services.monitor.store import mapping, snapshot_codec
 from services.monitor.store.snapshot_codec import Bucket, Checkpoint, SnapshotPosition
-from services.notifier.bot.commands import BotActions, BotCommands
+from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Update, Updates
 from services.notifier.channels.channel import Limited, Migrated, Sent
 from services.notifier.channels.telegram import outcome
@@ -649,6 +649,15 @@ class _Said:
         return outcome(200, {"ok": True, "result": {"message_id": 1}}), ""
 
 
+class _Receivers(list["_Chat"]):
+    async def subscribe(self, address: str) -> bool:
+        return True
+
+    unsubscribe = subscribe
+
+    async def migrate(self, old: str, new: str) -> None: ...
+
+
 class _Chat:
     """A chat that is known."""
 
@@ -712,23 +721,17 @@ DATA = st.text(max_size=60) | st.tuples(st.sampled_from(["page", "mute", "detail
 @given(WRITTEN | st.text(max_size=300), DATA)
 @example("/status " + "&" * 5000, "page:999999999999")
 async def test_commands(text: str, data: str) -> None:
-    async def yes(_: str) -> bool:
-        return True
-
     async def digest(_: datetime) -> list[str]:
         return ["Digest", "<nothing>"]
 
     async def never(_: str) -> datetime | None:
         return None
 
-    async def migrate(_: str, __: str) -> None: ...
-
     said = _Said()
     at = datetime(2026, 2, 1, tzinfo=UTC)
-    doors = BotActions(lambda: [_Chat()], yes, yes, migrate, digest, never, lambda: at)  # type: ignore[list-item]
-    commands = BotCommands(
-        said, _fleet(), LinkContext("https://registry.example.com", Settings().zone), doors, "secret"
-    )  # type: ignore[arg-type]
+    links = LinkContext("https://registry.example.com", Settings().zone)
+    receivers = _Receivers([_Chat()])
+    commands = BotCommands(said, "secret", receivers, _fleet(), links, digest, never, lambda: at)  # type: ignore[arg-type]
     for raw in (
         {"message": MESSAGE["message"] | {"text": text}},
         {"callback_query": PRESSED["callback_query"] | {"data": data}},

@@ -14,7 +14,7 @@ from services.api.queries.event_hub import EventHub
 from services.ingest.names import KnownNames
 from services.notifier import lease as leases
 from services.notifier.bot.subscribers import KEY, MAX_SUBSCRIBERS, Subscribers
-from services.notifier.dispatch.notification_log import Superseded
+from services.notifier.kv_record import Superseded
 from services.notifier.lease import Lease
 from shared.contracts.events import (
     ConfigData,

@@ -15,6 +15,7 @@ from services.notifier.alerting.changes import Deafness, Notice, NoticeKind
 from services.notifier.channels.channel import Failed, Permanent, Refused
 from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
+from services.notifier.kv_record import Superseded
 from services.notifier.texts.message import REPEAT
 from shared.contracts.events import Status
 from tests.notified import (
@@ -249,7 +250,7 @@ async def test_a_recovery_that_waits_while_somebody_looks_at_what_is_owed() -> N
     it.inboxes[0].always = Failed("away", maybe_delivered=False)
     await free(it, "window")
     it.change(ALIVE)
-    it.chats[0]._alerts.evaluate("web")
+    it.chats[0].alerts.evaluate("web")
     it.inboxes[0].always = None
     await it.settle()
     assert it.told() == []
@@ -634,7 +635,7 @@ async def test_no_two_notifiers_take_what_the_other_has_written_for_their_own() 
     fresh = it.chats[0].state
     one, other = [await notification_log.load(bucket, "inbox.0", fresh) for _ in range(2)]
     await one.update(digest=NOW.date())
-    with pytest.raises(notification_log.Superseded):
+    with pytest.raises(Superseded):
         await other.update(digest=NOW.date())
 
 
@@ -727,7 +728,7 @@ async def test_what_flaps_for_good_is_told_again_and_again() -> None:
             await it.restart()
     assert all(said.startswith("flaps: ") for said in it.told())
     assert len(it.told()) == 4, "after 1 h, 6 h, 24 h, 48 h"
-    assert len(it.chats[0]._alerts._timers) < 20, "what is looked at later does not pile up"
+    assert len(it.chats[0].alerts._timers) < 20, "what is looked at later does not pile up"
     assert "web is still flapping: 24 changes in 1 h" in it.texts[0]
     assert it.now - at > 2 * DAY
 
@@ -750,7 +751,7 @@ async def test_the_state_begins_when_its_notice_is_sent() -> None:
         await it.then(to)
     it.inboxes[1].answers = [Failed("away", maybe_delivered=False)]
     await it.then(ALIVE)
-    assert not it.chats[1]._alerts.flapping["web"].flapping_since
+    assert not it.chats[1].alerts.flapping["web"].flapping_since
     await it.then(DOWN)
     assert it.told(0) == ["down", "alive", "down", "alive flaps"]
     assert it.told(1) == ["down", "alive", "down", "alive flaps"]
@@ -819,7 +820,7 @@ async def test_probes_come_with_growing_pauses_and_start_comes_before_them() -> 
     for _ in range(9):
         found = await it.chats[0]._compose()
         assert found
-        pauses.append(await it.chats[0]._sender.send(*found))
+        pauses.append(await it.chats[0].sender.send(*found))
     assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
     assert await it.chats[0].switch_on() == "kicked"
     assert it.chats[0]._retry_now.is_set()
@@ -1105,7 +1106,7 @@ class Story:
                 assert knows == is_down, (n, name, it.status.get(name), it.told(n, name))
             seqs = [c.seq for message in it.inboxes[n].messages for c in message.changes]
             assert len(seqs) == len(set(seqs)), "a change was told twice"
-            assert not it.chats[n]._alerts.due
+            assert not it.chats[n].alerts.due
 
 
 @given(STEPS)

@@ -14,7 +14,7 @@ import pytest
 from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
 from services.notifier.texts.changes import changes_message as pack
 from services.notifier.texts.digest import digest_message
-from services.notifier.texts.message import LinkContext, OutgoingMessage, late_note
+from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage, late_note
 from services.notifier.texts.notices import notice_message
 from shared.contracts.events import Doubt, Status, micros
 from shared.domain.digest import WEEK, digest, lines, weekly_lines
@@ -92,7 +92,7 @@ TEXTS: dict[str, OutgoingMessage] = {
     "eight": pack([change(f"service-{n}", SILENT, DOWN, n) for n in range(8)], LOOK),
     "storm": pack(storm(90), LOOK),
     "doubt": pack([change(name, ALIVE, SILENT, n, **DOUBT) for n, name in enumerate(("web", "api"))], LOOK),
-    "repeat": pack([change("web", SILENT, DOWN)], LOOK, repeat=True),
+    "repeat": pack([change("web", SILENT, DOWN)], LOOK, notes=[REPEAT]),
     "long-name-and-message": pack([change("n" * 128, ALIVE, DOWN, message="x" * 10_000)], LOOK),
     "reminder": notice_message([Notice(NOW, "web", 1, DOWN, NOW - timedelta(hours=6))], LOOK, 1),
     "calmed-down": notice_message([notice(NoticeKind.CALM, ALIVE, 30, flapped=9)], LOOK, 1),
@@ -123,7 +123,7 @@ TEXTS: dict[str, OutgoingMessage] = {
     "owed-by-many": notice_message(
         [notice(NoticeKind.OWED, DOWN, 9, f"job-{n}") for n in range(50)], LOOK, 1
     ),
-    "late": pack([change("web", SILENT, DOWN)], LOOK, late=late_note(NOW - timedelta(hours=3), LOOK)),
+    "late": pack([change("web", SILENT, DOWN)], LOOK, notes=[late_note(NOW - timedelta(hours=3), LOOK)]),
     "digest-of-3": digests(3),
     "digest-of-3000": digests(3000),
     "digest-of-the-week": weekly(40),

@@ -142,7 +142,7 @@ def test_a_part_that_is_packed_again_is_the_same_part(count: int) -> None:
         change("n" * 124 + f"{i:04}", seq=i + 1, doubt=DOUBT if i % 2 else None, **more) for i in range(count)
     ]
     first = pack(pending, LOOK)
-    again = pack([it for it in pending if it.seq <= first.through_seq], LOOK, repeat=True)
+    again = pack([it for it in pending if it.seq <= first.through_seq], LOOK, notes=[REPEAT])
     assert again.through_seq == first.through_seq
     assert again.text.startswith(REPEAT)
 
@@ -184,7 +184,7 @@ def test_the_doubt_is_said_once_above_everything(count: int) -> None:
     assert message.plain_text.startswith(f"⚠️ {WARNING}\n\n")
     assert message.plain_text.count("stopped within") == 1
     assert message.doubted == NOW
-    assert pack(pending, LOOK, repeat=True).text.startswith(f"{REPEAT}\n⚠️ <b>{WARNING}")
+    assert pack(pending, LOOK, notes=[REPEAT]).text.startswith(f"{REPEAT}\n⚠️ <b>{WARNING}")
     told = pack(pending, LOOK, doubted=NOW)
     assert WARNING not in told.text
     assert "⚠️" not in told.text
@@ -261,7 +261,7 @@ def test_a_merged_message_sounds_if_any_change_does() -> None:
 
 
 def test_the_digest_is_escaped_and_silent() -> None:
-    message = digest_message(["Daily <digest>", "a & b"], LOOK, 7, repeat=True)
+    message = digest_message(["Daily <digest>", "a & b"], LOOK, 7, notes=[REPEAT])
     assert parsed(message.text).startswith(f"{REPEAT}\nDaily <digest>\na & b")
     assert message.silent
     assert message.through_seq == 7
@@ -273,7 +273,7 @@ def test_notices_say_for_how_long_and_what_became_of_it() -> None:
     message = notice_message([still], LOOK, 7)
     assert parsed(message.text) == "🔻 a<b still down for 6 h, since 2026-11-23 07:00:00 CET"
     assert (message.silent, message.about, message.problems, message.through_seq) == (False, "a<b", (), 7)
-    message = notice_message([still, calm], LOOK, 7, repeat=True)
+    message = notice_message([still, calm], LOOK, 7, notes=[REPEAT])
     assert message.plain_text.splitlines()[0] == REPEAT
     assert "web has calmed down: alive since 2026-11-23 12:30:00 CET, 9 changes" in message.plain_text
     assert (message.about, message.recoveries) == (None, ("web",))
@@ -281,7 +281,7 @@ def test_notices_say_for_how_long_and_what_became_of_it() -> None:
 
 def test_notices_of_a_large_fleet_fit_and_the_rest_is_counted() -> None:
     notices = [Notice(NOW, "n" * 124 + f"{i:04}", i, DOWN, NOW - timedelta(days=1)) for i in range(3000)]
-    message = notice_message(notices, LOOK, 7, repeat=True)
+    message = notice_message(notices, LOOK, 7, notes=[REPEAT])
     assert units(parsed(message.text)) <= 4096
     assert units(message.plain_text) <= 4096
     named = message.plain_text.count("still down")
@@ -309,7 +309,7 @@ def test_what_was_owed_of_a_large_fleet_is_named_in_several_messages() -> None:
     ]
     named: list[str] = []
     while waiting:
-        message = notice_message(waiting, LOOK, 7, repeat=True, late=late_note(NOW, LOOK))
+        message = notice_message(waiting, LOOK, 7, notes=[REPEAT, late_note(NOW, LOOK)])
         assert units(parsed(message.text)) <= 4096
         assert message.notices == tuple(waiting[: len(message.notices)])
         assert all(it.name in message.plain_text for it in message.notices)

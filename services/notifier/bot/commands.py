@@ -3,8 +3,7 @@
 import asyncio
 import difflib
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -14,6 +13,7 @@ from services.notifier.bot.updates import ButtonPress, IncomingMessage, Update
 from services.notifier.channels.channel import Limited, Migrated
 from services.notifier.channels.telegram import Bot, TelegramChannel, keyboard
 from services.notifier.dispatch.receiver import ReceiverWorker
+from services.notifier.dispatch.receivers import Receivers
 from services.notifier.states import ServiceStates
 from services.notifier.texts.digest import digest_message
 from services.notifier.texts.markup import cut
@@ -27,40 +27,32 @@ HOUR, MAX_MUTE = timedelta(hours=1), timedelta(days=30)
 MAX_TRIES = 3
 
 
-@dataclass(frozen=True)
-class BotActions:
-    """What commands may do beyond answering. `subscribe`, `unsubscribe`: False if that cannot be done.
-    `migrate`: a group has a new number in place of another."""
-
-    receivers: Callable[[], Sequence[ReceiverWorker]]
-    subscribe: Callable[[str], Awaitable[bool]]
-    unsubscribe: Callable[[str], Awaitable[bool]]
-    migrate: Callable[[str, str], Awaitable[None]]
-    digest: Callable[[datetime], Awaitable[list[str]]]
-    last_heartbeat: Callable[[str], Awaitable[datetime | None]]
-    now: Callable[[], datetime]
-
-
 class BotCommands:
-    """`handle` each update."""
+    """`handle` each update. `digest`: the lines of the digest as of a moment."""
 
     def __init__(
-        self, bot: Bot, states: ServiceStates, links: LinkContext, actions: BotActions, invite: str
+        self,
+        bot: Bot,
+        invite: str,
+        receivers: Receivers,
+        states: ServiceStates,
+        links: LinkContext,
+        digest: Callable[[datetime], Awaitable[list[str]]],
+        last_heartbeat: Callable[[str], Awaitable[datetime | None]],
+        now: Callable[[], datetime],
     ) -> None:
-        self._bot = bot
-        self._states = states
-        self._links = links
-        self._actions = actions
-        self._invite = invite
+        self._bot, self._invite, self._receivers = bot, invite, receivers
+        self._states, self._links = states, links
+        self._digest, self._last_heartbeat, self._now = digest, last_heartbeat, now
 
     async def handle(self, update: Update) -> None:
         if update.callback_query:
             await self._on_button(update.callback_query)
         elif message := update.message:
             if message.migrated_to:
-                await self._actions.migrate(str(message.chat.id), str(message.migrated_to))
+                await self._receivers.migrate(str(message.chat.id), str(message.migrated_to))
             if message.migrated_from:
-                await self._actions.migrate(str(message.migrated_from), str(message.chat.id))
+                await self._receivers.migrate(str(message.migrated_from), str(message.chat.id))
             if message.text.startswith("/"):
                 await self._on_message(message)
 
@@ -74,7 +66,7 @@ class BotCommands:
         chat, words = str(message.chat.id), rest.split()
         if command.lower() == "/start":
             answer = await self._start(chat, words)
-        elif not (known := self._receivers(chat)):
+        elif not (known := self._receivers_at(chat)):
             return
         else:
             for receiver in known:
@@ -84,12 +76,12 @@ class BotCommands:
         if answer:
             await self._reply(message, answer)
 
-    def _receivers(self, chat: str) -> list[ReceiverWorker]:
-        return [receiver for receiver in self._actions.receivers() if receiver.address == chat]
+    def _receivers_at(self, chat: str) -> list[ReceiverWorker]:
+        return [receiver for receiver in self._receivers if receiver.address == chat]
 
     async def _start(self, chat: str, words: list[str]) -> OutgoingMessage | None:
         invited = bool(self._invite) and hmac.compare_digest("".join(words).encode(), self._invite.encode())
-        if known := self._receivers(chat):
+        if known := self._receivers_at(chat):
             reasons = [reason for it in known if (reason := await it.switch_on())]
             if reasons:
                 was = f"This chat was off ({reasons[0]}) and is on again. What was kept for it follows."
@@ -97,7 +89,7 @@ class BotCommands:
             return answer_lines("This chat gets the registry's messages already.", answers.HELP)
         if not invited:
             return None
-        if not await self._actions.subscribe(chat):
+        if not await self._receivers.subscribe(chat):
             return answer_lines("There are too many subscribers already.")
         return answer_lines(
             "Subscribed: you will hear when a service falls and when it is back.", answers.HELP
@@ -105,7 +97,7 @@ class BotCommands:
 
     async def _answer(self, chat: str, command: str, words: list[str]) -> OutgoingMessage:
         if command == "/stop":
-            if await self._actions.unsubscribe(chat):
+            if await self._receivers.unsubscribe(chat):
                 return answer_lines("No more messages. /start with the invite's secret brings them back.")
             return answer_lines(
                 "This chat was configured by the operator (REGISTRY_TELEGRAM_CHAT_ID) and stays.",
@@ -120,7 +112,7 @@ class BotCommands:
         if command == "/unmute":
             return await self._unmute(chat, words)
         if command == "/digest":
-            return digest_message(await self._actions.digest(self._actions.now()), self._links, 0)
+            return digest_message(await self._digest(self._now()), self._links, 0)
         return answer_lines(
             *(["Commands:"] if command == "/help" else ["I do not know that command."]), answers.HELP
         )
@@ -140,8 +132,8 @@ class BotCommands:
         return await self._mute_for(chat, name, length)
 
     async def _mute_for(self, chat: str, name: str, length: timedelta) -> OutgoingMessage:
-        until = self._actions.now() + length
-        done = [await it.mute(name, until) for it in self._receivers(chat)]
+        until = self._now() + length
+        done = [await it.mute(name, until) for it in self._receivers_at(chat)]
         if not all(done):
             return answer_lines("Too many services are muted already.")
         return answer_lines(f"🔕 {name} is muted until {local(until, self._links.zone)}.")
@@ -149,7 +141,7 @@ class BotCommands:
     async def _unmute(self, chat: str, words: list[str]) -> OutgoingMessage:
         if len(words) != 1:
             return answer_lines("/unmute NAME")
-        muted = [it for it in self._receivers(chat) if words[0] in it.mutes()]
+        muted = [it for it in self._receivers_at(chat) if words[0] in it.mutes()]
         for it in muted:
             await it.unmute(words[0])
         return answer_lines(f"🔔 {cut(words[0], MAX_NAME)} is {'no longer' if muted else 'not'} muted.")
@@ -162,21 +154,21 @@ class BotCommands:
         return answers.unknown_service(name, similar)
 
     def _fleet_status(self, chat: str) -> OutgoingMessage:
-        now = self._actions.now()
+        now = self._now()
         return answers.fleet_status(self._states.services(), self._mutes(chat), now, self._links)
 
     async def _service_status(self, name: str, chat: str) -> OutgoingMessage:
         service = self._states.get(name)
         if not service.exists:
             return await self._unknown(name)
-        heard, now = await self._actions.last_heartbeat(name), self._actions.now()
+        heard, now = await self._last_heartbeat(name), self._now()
         return answers.service_status(service, heard, self._mutes(chat).get(name), now, self._links)
 
     def _services_page(self, number: int) -> OutgoingMessage:
         return answers.services_page(self._states.services(), number)
 
     def _mutes(self, chat: str) -> dict[str, datetime]:
-        return {name: until for it in self._receivers(chat) for name, until in it.mutes().items()}
+        return {name: until for it in self._receivers_at(chat) for name, until in it.mutes().items()}
 
     # --- buttons
 
@@ -184,7 +176,7 @@ class BotCommands:
         """Every press is answered, or the button would go on spinning; only known chats get more."""
         said = ""
         message = query.message
-        if message and self._receivers(str(message.chat.id)):
+        if message and self._receivers_at(str(message.chat.id)):
             said = await self._run_button(query.data, message)
         await self._bot.ask("answerCallbackQuery", {"callback_query_id": query.id, "text": said})
 
@@ -216,7 +208,7 @@ class BotCommands:
             await channel.turn(chat)
             outcome = await channel.send(chat, message, None)
             if isinstance(outcome, Migrated):
-                await self._actions.migrate(chat, outcome.chat)
+                await self._receivers.migrate(chat, outcome.chat)
                 chat = outcome.chat
             elif isinstance(outcome, Limited):
                 await asyncio.sleep(outcome.retry_after)

@@ -6,7 +6,7 @@ them any more, or by the time that has passed. Services for which that depends o
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
 from services.notifier.alerting.policy import (
@@ -21,8 +21,8 @@ from services.notifier.alerting.policy import (
     next_notice,
 )
 from services.notifier.alerting.suppression import Suppressor
+from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
-from services.notifier.states import ServiceStates
 from shared.contracts.events import moment
 from shared.contracts.maintenance import Window
 
@@ -34,21 +34,10 @@ class AlertStates:
     """`begin`, then `evaluate` a service whenever something about it has changed. `on_due`: called when a
     notice has become due."""
 
-    def __init__(
-        self,
-        states: ServiceStates,
-        log: NotificationLog,
-        suppressor: Suppressor,
-        remind_after: tuple[timedelta, ...],
-        now: Callable[[], datetime],
-        on_due: Callable[[], None],
-    ) -> None:
-        self._states = states
-        self._log = log
-        self._suppressor = suppressor
-        self._remind_after = remind_after
-        self._now = now
-        self._on_due = on_due
+    def __init__(self, deps: ReceiverDependencies, log: NotificationLog, on_due: Callable[[], None]) -> None:
+        self._deps, self._log, self._on_due = deps, log, on_due
+        self._states, self._now = deps.states, deps.now
+        self._suppressor = Suppressor(deps.states, deps.maintenance_until, lambda: log.state.mutes)
         self.withheld = dict(log.state.owed)
         self.flapping = dict(log.state.turns)
         self.due: dict[str, Notice] = {}
@@ -97,7 +86,9 @@ class AlertStates:
         if state.status_seq > self._log.state.done:
             return  # a change that is not handled yet tells more
         suppression, until = self._suppressor.of_service(name, now)
-        found = next_notice(name, state, withheld, flap_state, now, suppression, until, self._remind_after)
+        found = next_notice(
+            name, state, withheld, flap_state, now, suppression, until, self._deps.remind_after
+        )
         if isinstance(found, Notice):
             self.due[name] = found
             self._on_due()
@@ -116,10 +107,12 @@ class AlertStates:
 
     # --- what changes the state
 
-    def decide(
-        self, changes: Iterable[StatusChange], suppression: Callable[[StatusChange], Suppression]
-    ) -> list[Decision]:
+    def decide(self, changes: Iterable[StatusChange], *, all_suppressed: bool = False) -> list[Decision]:
         """Which of these changes are sent. Nothing is changed until the decisions are applied."""
+
+        def suppression(change: StatusChange) -> Suppression:
+            return Suppression.ALL if all_suppressed else self._suppressor.of_change(change, self._now())
+
         by_name: dict[str, list[StatusChange]] = {}
         for change in changes:
             by_name.setdefault(change.name, []).append(change)

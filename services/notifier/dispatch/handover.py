@@ -1,7 +1,6 @@
 """Where receivers begin to read when a notifier starts: on the record that their states are of, on another
 one that took its place while no notifier ran, or right after the notifier that this one follows."""
 
-import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -9,21 +8,17 @@ from functools import partial
 import structlog
 from nats.js.kv import KeyValue
 
-from services.notifier.dispatch import seen_record
 from services.notifier.dispatch.notification_log import ReceiverState
-from services.notifier.dispatch.seen_record import SeenRecord
+from services.notifier.dispatch.seen_record import SeenRecord, load_seen_record
 from services.notifier.event_log import EventLog
 from shared.contracts.events import moment
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
-from shared.messaging.record_watch import RecordWatch
-from shared.messaging.stream_check import Marks, check_stream, known_until
+from shared.messaging.stream_check import check_stream, known_until
 from shared.messaging.stream_identity import Comparison
 
 log = structlog.get_logger()
 
-NOTE_INTERVAL = 10.0
-"""Seconds between two notes of which record the states are of."""
 MAX_RECORDING_DELAY = timedelta(seconds=5)
 """A change may be recorded so long after its date: what is dated later than that before the end of a record
 may not have been told from it."""
@@ -53,7 +48,7 @@ async def starting_point(
     link: BrokerConnection, event_log: EventLog, bucket: KeyValue, end: int, handover: Handover | None
 ) -> StartingPoint:
     """`end`: the sequence of the newest event."""
-    seen = await seen_record.load(bucket)
+    seen = await load_seen_record(bucket)
     if handover and seen and seen.seen_at > handover.seen.seen_at:
         handover = None  # another notifier has spoken since
     if handover:
@@ -72,19 +67,3 @@ async def _compare(link: BrokerConnection, seen: SeenRecord) -> Comparison:
     question = partial(check_stream, link, streams.SERVICES, seen.events)
     decision: Comparison = (await retry_until_done("compare the record", question))[0]
     return decision
-
-
-class RecordNotes:
-    """Notes once in a while of which record the receivers' states are."""
-
-    def __init__(self, watch: RecordWatch, bucket: KeyValue) -> None:
-        self._watch = watch
-        self._bucket = bucket
-        self._noted_at = float("-inf")
-
-    async def note(self, marks: Marks) -> None:
-        clock = asyncio.get_running_loop().time()
-        if clock > self._noted_at + NOTE_INTERVAL:
-            self._noted_at = clock
-            seen = SeenRecord(events=marks[streams.SERVICES], seen_at=self._watch.seen_at)
-            await seen_record.save(self._bucket, seen)

@@ -1,6 +1,5 @@
 """How far each chat has come, in the broker's KV. Each record has one writer, and the broker sees to it."""
 
-import asyncio
 import secrets
 from collections import ChainMap
 from collections.abc import Callable
@@ -13,13 +12,14 @@ from zlib import crc32
 
 import structlog
 from nats.errors import Error as NatsError
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from services.notifier.alerting.changes import Deafness, Notice
 from services.notifier.alerting.policy import FlapState, Withheld
-from shared.messaging.connection import retry_until_done, version_to_follow
+from services.notifier.kv_record import KvRecord
+from shared.messaging.connection import retry_until_done
 
 log = structlog.get_logger()
 
@@ -31,10 +31,6 @@ MAX_TURNS = 500
 
 MAX_INLINE, PARTS = 1_000, 64
 """So many services stand in the cursor itself, owed and turning together; more are divided into parts."""
-
-
-class Superseded(Exception):
-    """Somebody else writes this record: a second notifier runs."""
 
 
 class MessageKind(StrEnum):
@@ -131,61 +127,47 @@ class NotificationLog:
     ever changed, and the cursor alone says what counts.
     """
 
-    def __init__(self, bucket: KeyValue, key: str, cursor: ReceiverState, revision: int) -> None:
-        self._bucket = bucket
+    def __init__(self, bucket: KeyValue, key: str, record: KvRecord, state: ReceiverState) -> None:
         self.key = key
-        self._revision = revision
-        self._parts = cursor.owed_parts
-        self._writing = asyncio.Lock()
+        self.state = state
+        self._bucket = bucket
+        self._record = record
+        self._parts = state.owed_parts
         self._by = secrets.token_hex(8)
         """So that no two write the same, and each would take it for its own."""
-        self.state = cursor
-        self.on_write: Callable[[Exception | None], None] = lambda _: None
-        """Is told why an attempt to store it failed; None: it is stored."""
+
+    def on_write(self, listener: Callable[[Exception | None], None]) -> None:
+        """Calls it with why an attempt to store the state failed; None: it is stored."""
+        self._record.on_write = listener
 
     async def update(self, **changed: object) -> None:
         """Change a part, whoever else is changing another."""
-        async with self._writing:
+        async with self._record.lock:
             await self.write(self.state.model_copy(update=changed))
 
     async def update_locally(self, **changed: object) -> None:
         """The same here only; the broker has it with the next update."""
-        async with self._writing:
+        async with self._record.lock:
             self.state = self.state.model_copy(update=changed)
 
     async def forget(self) -> None:
-        async with self._writing:
+        async with self._record.lock:
             for key in self._parts:
                 await retry_until_done(f"forget {key}", partial(self._bucket.purge, key))
-            await retry_until_done(f"forget the record {self.key}", lambda: self._bucket.delete(self.key))
+            await self._record.delete()
 
-    async def write(self, cursor: ReceiverState) -> None:
-        cursor = cursor.model_copy(update={"by": self._by})
-        stored, parts = _split(self.key, cursor)
+    async def write(self, state: ReceiverState) -> None:
+        """Returns when it is stored."""
+        state = state.model_copy(update={"by": self._by})
+        stored, parts = _split(self.key, state)
         for key in sorted(parts.keys() - set(self._parts)):
             await retry_until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
-        payload = stored.model_dump_json().encode()
-        self._revision = await retry_until_done(f"record {self.key}", lambda: self._store(payload))
-        self.state = cursor
+        await self._record.write(stored.model_dump_json().encode())
+        self.state = state
         old, self._parts = set(self._parts) - parts.keys(), tuple(parts)
         for key in sorted(old):
             with suppress(NatsError, OSError, TimeoutError):  # what is left lying is in nobody's way
                 await self._bucket.purge(key)
-
-    async def _store(self, payload: bytes) -> int:
-        try:
-            revision = await self._bucket.update(self.key, payload, last=self._revision)
-        except KeyWrongLastSequenceError:
-            found = await self._bucket.get(self.key)
-            if found.value == payload and found.revision:  # an earlier attempt was stored after all
-                self.on_write(None)
-                return found.revision
-            raise Superseded(f"the record {self.key} was changed by somebody else") from None
-        except (NatsError, OSError, TimeoutError) as error:
-            self.on_write(error)
-            raise
-        self.on_write(None)
-        return revision
 
 
 class _Part(BaseModel):
@@ -201,18 +183,18 @@ _OWED_ALONE = TypeAdapter(dict[str, Withheld])
 """A part as it was written before turns stood in it."""
 
 
-def _split(key: str, cursor: ReceiverState) -> tuple[ReceiverState, dict[str, bytes]]:
-    """The cursor as it is stored, and what stands beside it, by key."""
-    if len(cursor.owed) + len(cursor.turns) <= MAX_INLINE:
-        return (cursor.model_copy(update={"owed_parts": ()}) if cursor.owed_parts else cursor), {}
+def _split(key: str, state: ReceiverState) -> tuple[ReceiverState, dict[str, bytes]]:
+    """The state as it is stored, and what stands beside it, by key."""
+    if len(state.owed) + len(state.turns) <= MAX_INLINE:
+        return (state.model_copy(update={"owed_parts": ()}) if state.owed_parts else state), {}
     shares = [_Part(owed={}, turns={}) for _ in range(PARTS)]
-    for name in sorted(cursor.owed):
-        shares[_part_of(name)].owed[name] = cursor.owed[name]
-    for name in sorted(cursor.turns):
-        shares[_part_of(name)].turns[name] = cursor.turns[name]
+    for name in sorted(state.owed):
+        shares[_part_of(name)].owed[name] = state.owed[name]
+    for name in sorted(state.turns):
+        shares[_part_of(name)].turns[name] = state.turns[name]
     contents = [share.model_dump_json().encode() for share in shares]
     parts = {f"owed.{key}.{blake2b(it, digest_size=12).hexdigest()}": it for it in contents}
-    return cursor.model_copy(update={"owed": {}, "turns": {}, "owed_parts": tuple(parts)}), parts
+    return state.model_copy(update={"owed": {}, "turns": {}, "owed_parts": tuple(parts)}), parts
 
 
 def _part_of(name: str) -> int:
@@ -239,21 +221,17 @@ async def _read_part(bucket: KeyValue, key: str) -> _Part:
 
 
 async def load(bucket: KeyValue, key: str, fresh: ReceiverState) -> NotificationLog:
-    """The stored record, or a new one that starts as `fresh`."""
-
-    async def attempt() -> NotificationLog:
-        try:
-            found = await bucket.get(key)
-        except KeyNotFoundError as missing:
-            return NotificationLog(bucket, key, fresh, version_to_follow(missing))
-        cursor = ReceiverState.model_validate_json(found.value or b"")
-        parts = [await _read_part(bucket, part) for part in cursor.owed_parts]
-        owed = dict(ChainMap(cursor.owed, *(part.owed for part in parts)))
-        turns = dict(ChainMap(cursor.turns, *(part.turns for part in parts)))
-        whole = cursor.model_copy(update={"owed": owed, "turns": turns})
-        return NotificationLog(bucket, key, whole, found.revision or 0)
-
-    record = await retry_until_done(f"read the record {key}", attempt)
-    if record.state is fresh:
-        await record.write(fresh)
-    return record
+    """The stored state, or a new one that starts as `fresh`."""
+    record = KvRecord(bucket, key)
+    content = await record.read()
+    if content is None:
+        new = NotificationLog(bucket, key, record, fresh)
+        await new.write(fresh)
+        return new
+    state = ReceiverState.model_validate_json(content)
+    parts: list[_Part] = [
+        await retry_until_done(f"read {part}", partial(_read_part, bucket, part)) for part in state.owed_parts
+    ]
+    owed = dict(ChainMap(state.owed, *(part.owed for part in parts)))
+    turns = dict(ChainMap(state.turns, *(part.turns for part in parts)))
+    return NotificationLog(bucket, key, record, state.model_copy(update={"owed": owed, "turns": turns}))

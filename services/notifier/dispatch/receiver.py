@@ -6,7 +6,6 @@ from contextlib import suppress
 from datetime import datetime
 
 from services.notifier.alerting.changes import Notice, StatusChange
-from services.notifier.alerting.suppression import Suppressor
 from services.notifier.channels.channel import Channel
 from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.dependencies import ReceiverDependencies
@@ -21,7 +20,6 @@ from services.notifier.dispatch.sources.reminders import ReminderSource
 from services.notifier.dispatch.sources.source import MessageSource, Notes
 from services.notifier.dispatch.sources.withheld import WithheldSource
 from services.notifier.texts.message import OutgoingMessage
-from shared.contracts.maintenance import Window
 
 POLL_INTERVAL = 30.0
 """Longest sleep: the clock may be set, and an idle receiver's record moves on."""
@@ -33,28 +31,20 @@ class ReceiverWorker:
     """`run` until cancelled. Everything that may lead to a message is given to it meanwhile."""
 
     def __init__(self, channel: Channel, log: NotificationLog, deps: ReceiverDependencies) -> None:
-        log.on_write = deps.on_record
+        log.on_write(deps.on_record)
         self.channel = channel
         self._log = log
         self._deps = deps
         self._wake, self._retry_now = asyncio.Event(), asyncio.Event()
-        suppressor = Suppressor(deps.states, deps.maintenance_until, lambda: log.state.mutes)
-        self._alerts = AlertStates(deps.states, log, suppressor, deps.remind_after, deps.now, self._wake.set)
+        self.alerts = AlertStates(deps, log, self._wake.set)
         notes = Notes(log, deps.links)
-        self._sender = Sender(channel, log, deps, notes)
-        self._deafness = DeafnessSource(deps, log, notes)
-        self._digest = DigestSource(deps, log, notes)
-        self._changes = ChangeSource(deps, log, notes, self._alerts, suppressor)
-        self._reminders = ReminderSource(deps, log, notes, self._alerts)
-        withheld = WithheldSource(deps, log, notes, self._alerts, self._reminders)
-        self._sources: tuple[MessageSource, ...] = (
-            self._deafness,
-            self._digest,
-            self._changes,
-            withheld,
-            self._reminders,
-        )
-        self._alerts.begin()
+        self.sender = Sender(channel, log, deps, notes)
+        parts = (deps, log, notes, self.alerts)
+        self._deafness, self.digest = DeafnessSource(*parts), DigestSource(*parts)
+        self._changes, self._reminders = ChangeSource(*parts), ReminderSource(*parts)
+        withheld = WithheldSource(self._reminders, *parts)
+        self._sources = (self._deafness, self.digest, self._changes, withheld, self._reminders)
+        self.alerts.begin()
 
     @property
     def key(self) -> str:
@@ -62,7 +52,7 @@ class ReceiverWorker:
 
     @property
     def address(self) -> str:
-        return self._sender.address
+        return self.sender.address
 
     @property
     def state(self) -> ReceiverState:
@@ -81,7 +71,7 @@ class ReceiverWorker:
             composed = await self._compose()
             if composed is None:
                 continue
-            attempt = asyncio.create_task(self._sender.send(*composed))
+            attempt = asyncio.create_task(self.sender.send(*composed))
             try:
                 pause = await asyncio.shield(attempt)
             except asyncio.CancelledError:
@@ -100,11 +90,11 @@ class ReceiverWorker:
                 continue
             self._wake.clear()
             try:
-                async with asyncio.timeout(min(POLL_INTERVAL, self._digest.seconds_until_next())):
+                async with asyncio.timeout(min(POLL_INTERVAL, self.digest.seconds_until_next())):
                     await self._wake.wait()
             except TimeoutError:
                 await self._changes.advance_idle()
-                self._alerts.forget_old_turns()
+                self.alerts.forget_old_turns()
 
     def _has_work(self) -> bool:
         if unfinished := self.state.sending:
@@ -112,7 +102,7 @@ class ReceiverWorker:
         return self._deafness.cut_off_since is not None or any(map(self._is_ready, self._sources))
 
     def _is_ready(self, source: MessageSource) -> bool:
-        return not self._sender.is_set_aside(source.kind) and source.is_waiting()
+        return not self.sender.is_set_aside(source.kind) and source.is_waiting()
 
     async def _compose(self) -> tuple[MessageSource, OutgoingMessage, Intent] | None:
         """What comes next: what an earlier attempt left unfinished, else of the first source that has any."""
@@ -122,10 +112,10 @@ class ReceiverWorker:
         if unfinished:
             sources = [source for source in self._sources if source.kind is unfinished.of]
         else:  # changes that were refused let others go first
-            refused = self._sender.was_refused(MessageKind.CHANGES)
+            refused = self.sender.was_refused(MessageKind.CHANGES)
             sources = sorted(self._sources, key=lambda it: refused and it.kind is MessageKind.CHANGES)
         for source in sources:
-            is_set_aside = unfinished is None and self._sender.is_set_aside(source.kind)
+            is_set_aside = unfinished is None and self.sender.is_set_aside(source.kind)
             if not is_set_aside and (draft := await source.compose(unfinished)):
                 return source, *draft
         return None
@@ -148,19 +138,13 @@ class ReceiverWorker:
 
     def tick(self) -> None:
         """Look at what has come due."""
-        self._alerts.tick()
+        self.alerts.tick()
         if self._is_ready(self._deafness):
             self._wake.set()
 
-    def configuration_changed(self, name: str) -> None:
-        self._alerts.configuration_changed(name)
-
-    def window_removed(self, window: Window) -> None:
-        self._alerts.window_removed(window)
-
     async def send_cut_off(self, since: datetime, is_away: Callable[[], bool]) -> None:
         """Say that the broker is away, which cannot be recorded; `run` does that later."""
-        if await self._deafness.send_cut_off(self._sender, since, is_away):
+        if await self._deafness.send_cut_off(self.sender, since, is_away):
             self._wake.set()
 
     # --- how it stands
@@ -168,12 +152,9 @@ class ReceiverWorker:
     def oldest_unsent(self) -> datetime | None:
         return self.pending.changes[0].stored_at if self.pending.changes else None
 
-    def digest_sent_at(self) -> datetime | None:
-        return self._digest.sent_at()
-
     def digest_overdue(self) -> float:
         """Seconds since a digest was due that is still to be sent."""
-        return self._digest.overdue() if not self.state.off and self._is_ready(self._digest) else 0.0
+        return self.digest.overdue() if not self.state.off and self._is_ready(self.digest) else 0.0
 
     # --- what people ask of it
 
@@ -185,33 +166,30 @@ class ReceiverWorker:
         """False: too many are muted already."""
         if len({*self.mutes(), name}) > MAX_MUTES:
             return False
-        self._alerts.withhold_down(name)
+        self.alerts.withhold_down(name)
         mutes = with_mute(self.state.mutes, name, until, self._deps.now())
-        await self._log.update(mutes=mutes, owed=dict(self._alerts.withheld))
-        self._alerts.evaluate(name)
+        await self._log.update(mutes=mutes, owed=dict(self.alerts.withheld))
+        self.alerts.evaluate(name)
         return True
 
     async def unmute(self, name: str) -> None:
         """What happened until now stays withheld."""
         now = self._deps.now()
         await self._log.update(mutes=with_mute(self.state.mutes, name, now, now))
-        self._alerts.evaluate(name)
+        self.alerts.evaluate(name)
 
     async def switch_on(self) -> str | None:
         """Somebody in the chat has asked for messages. Why it was off, if it was."""
         self.try_now()
         reason = self.state.off
         if reason:
-            await self._sender.switch_on()
+            await self.sender.switch_on()
         return reason
 
     def try_now(self) -> None:
         """Whatever it waits for before its next attempt."""
-        self._sender.reset_backoff()
+        self.sender.reset_backoff()
         self._retry_now.set()
-
-    async def migrate(self, chat: str) -> None:
-        await self._sender.migrate(chat)
 
     async def forget(self) -> None:
         """Delete its record, for good. `run` must have ended."""

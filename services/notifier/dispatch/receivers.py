@@ -111,7 +111,7 @@ class Receivers:
         metrics.DIGEST_OVERDUE.set_function(
             lambda: max((worker.digest_overdue() for worker in all_), default=0.0)
         )
-        if sent := [at for worker in all_ if (at := worker.digest_sent_at())]:
+        if sent := [at for worker in all_ if (at := worker.digest.sent_at())]:
             metrics.LAST_DIGEST.set(max(sent).timestamp())
 
     # --- what all of them are given
@@ -123,11 +123,11 @@ class Receivers:
 
     def configuration_changed(self, name: str) -> None:
         for worker in self._workers:
-            worker.configuration_changed(name)
+            worker.alerts.configuration_changed(name)
 
     def window_removed(self, window: Window) -> None:
         for worker in self._workers:
-            worker.window_removed(window)
+            worker.alerts.window_removed(window)
 
     def watch_all(self, reminders: Reminders) -> None:
         """Have everybody reminded of what is down already."""
@@ -183,7 +183,7 @@ class Receivers:
             if self._is_taken(worker.channel, new):
                 self._on_taken(worker.channel)
             else:
-                await worker.migrate(new)
+                await worker.sender.migrate(new)
 
     def _is_taken(self, channel: Channel, address: str) -> bool:
         """Whether another receiver has this address, and topic."""

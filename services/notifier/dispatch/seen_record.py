@@ -1,20 +1,25 @@
-"""Which record the cursors are of, beside them in the broker's KV: it may become another one while no
-notifier runs, or while this one stands by."""
+"""Which record of events the receivers' states are of, noted beside them in the broker's KV: it may become
+another one while no notifier runs, or while this one stands by."""
 
+import asyncio
 from contextlib import suppress
 
 import structlog
 from nats.errors import Error as NatsError
-from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shared.messaging.connection import retry_until_done
+from services.notifier.kv_record import KvRecord
+from shared.messaging import streams
+from shared.messaging.record_watch import RecordWatch
+from shared.messaging.stream_check import Marks
 from shared.messaging.stream_identity import StreamMark
 
 log = structlog.get_logger()
 
 KEY = "record"
+NOTE_INTERVAL = 10.0
+"""Seconds between two notes."""
 
 
 class SeenRecord(BaseModel):
@@ -26,24 +31,31 @@ class SeenRecord(BaseModel):
     seen_at: int
 
 
-async def load(bucket: KeyValue) -> SeenRecord | None:
+async def load_seen_record(bucket: KeyValue) -> SeenRecord | None:
     """None: nobody has noted it yet."""
-
-    async def attempt() -> SeenRecord | None:
-        try:
-            found = await bucket.get(KEY)
-        except KeyNotFoundError:
-            return None
-        try:
-            return SeenRecord.model_validate_json(found.value or b"")
-        except ValidationError as error:
-            log.warning("of which record the cursors are cannot be read", why=str(error))
-            return None
-
-    return await retry_until_done("read of which record the cursors are", attempt)
+    content = await KvRecord(bucket, KEY).read()
+    if content is None:
+        return None
+    try:
+        return SeenRecord.model_validate_json(content)
+    except ValidationError as error:
+        log.warning("of which record the cursors are cannot be read", why=str(error))
+        return None
 
 
-async def save(bucket: KeyValue, seen: SeenRecord) -> None:
-    """Once: if the broker does not take it, the next one tells more."""
-    with suppress(NatsError, OSError, TimeoutError):
-        await bucket.put(KEY, seen.model_dump_json().encode())
+class RecordNotes:
+    """`note` whenever the record has been looked at."""
+
+    def __init__(self, watch: RecordWatch, bucket: KeyValue) -> None:
+        self._watch = watch
+        self._bucket = bucket
+        self._noted_at = float("-inf")
+
+    async def note(self, marks: Marks) -> None:
+        """Once in a while. If the broker does not store it, the next note says more."""
+        clock = asyncio.get_running_loop().time()
+        if clock > self._noted_at + NOTE_INTERVAL:
+            self._noted_at = clock
+            seen = SeenRecord(events=marks[streams.SERVICES], seen_at=self._watch.seen_at)
+            with suppress(NatsError, OSError, TimeoutError):
+                await self._bucket.put(KEY, seen.model_dump_json().encode())

@@ -8,7 +8,7 @@ from services.notifier.alerting.changes import FALLEN, StatusChange
 from services.notifier.alerting.grouping import AlertGroup, group_by_service
 from services.notifier.texts import alerts
 from services.notifier.texts.markup import Text, bold, cut, join, lines
-from services.notifier.texts.message import MAX_BODY, LinkContext, OutgoingMessage, notes, service_buttons
+from services.notifier.texts.message import MAX_BODY, LinkContext, OutgoingMessage, service_buttons
 from services.notifier.texts.storm import storm
 from shared.contracts.durations import spoken_seconds
 from shared.contracts.events import Status
@@ -26,10 +26,8 @@ SAME_EPISODE = timedelta(hours=1)
 def changes_message(
     pending: Sequence[StatusChange],
     links: LinkContext,
-    *,
-    repeat: bool = False,
+    notes: Sequence[str] = (),
     doubted: datetime | None = None,
-    late: str = "",
 ) -> OutgoingMessage:
     """As many of the pending changes, in order, as one message holds: at least the first that has something
     to tell, of which there must be one.
@@ -42,7 +40,7 @@ def changes_message(
     taken, body = _packed(pending, links, is_doubted=bool(_warning(pending, doubted)))
     if warning := _warning(taken, doubted):
         body = "⚠️ " + bold(warning) + "\n\n" + body
-    text = lines([*notes(repeat, late), body])
+    text = lines([*notes, body])
     last = {group.name: group.last for group in group_by_service(taken)}
     about = next(iter(last)) if len(last) == 1 else None
     return OutgoingMessage(

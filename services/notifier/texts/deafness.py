@@ -1,10 +1,11 @@
 """That the registry takes no heartbeats, or took none for a while, as a message. Pure."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from services.notifier.alerting.changes import Deafness
 from services.notifier.texts.markup import lines
-from services.notifier.texts.message import LinkContext, OutgoingMessage, notes
+from services.notifier.texts.message import LinkContext, OutgoingMessage
 from shared.contracts.durations import spoken
 from shared.contracts.zones import local
 
@@ -14,9 +15,7 @@ def deafness_message(
     now: datetime,
     links: LinkContext,
     through_seq: int,
-    *,
-    repeat: bool = False,
-    late: str = "",
+    notes: Sequence[str] = (),
 ) -> OutgoingMessage:
     since, until = local(deafness.since, links.zone), deafness.until
     length = spoken((until or now) - deafness.since)
@@ -36,5 +35,5 @@ def deafness_message(
         said = (
             f"The registry takes no heartbeats since {since}, for {length}: nobody is evaluated until it does"
         )
-    text = lines([*notes(repeat, late), f"📡 {said}"])
+    text = lines([*notes, f"📡 {said}"])
     return OutgoingMessage(text.html, text.plain, False, through_seq)

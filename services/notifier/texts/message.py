@@ -50,11 +50,6 @@ class OutgoingMessage:
     """What it tells though nothing has changed."""
 
 
-def notes(repeat: bool, late: str) -> list[str]:
-    """What stands above a message's body."""
-    return [*([REPEAT] if repeat else []), *([late] if late else [])]
-
-
 def late_note(since: datetime, links: LinkContext) -> str:
     """Above what was kept for a receiver that refused messages."""
     return f"(late: this chat took no messages since {local(since, links.zone)})"

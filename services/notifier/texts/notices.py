@@ -11,10 +11,10 @@ from services.notifier.texts.markup import Text, bold, cut, join, lines, one_lin
 from services.notifier.texts.message import (
     MAX_BODY,
     MAX_NAME,
+    REPEAT,
     LinkContext,
     OutgoingMessage,
     home_link,
-    notes,
     service_buttons,
     service_link,
 )
@@ -32,15 +32,15 @@ def notice_message(
     links: LinkContext,
     through_seq: int,
     withheld: Mapping[str, StatusChange] = {},
-    *,
-    repeat: bool = False,
-    late: str = "",
+    notes: Sequence[str] = (),
 ) -> OutgoingMessage:
     """Of reminders those that do not fit are counted. Of what was withheld as many of the first are told as
     fit by name (`notices` of the message). `withheld`: by service, the change that its notice makes up for,
     which reads as the change itself would have, where there are few."""
     told, body = _packed(notices, links, withheld)
-    text = lines([*notes(repeat or any(notice.maybe for notice in told), late), body])
+    if REPEAT not in notes and any(notice.maybe for notice in told):
+        notes = [REPEAT, *notes]
+    text = lines([*notes, body])
     states = [it for it in told if it.kind not in (NoticeKind.REMINDER, NoticeKind.FLAPS)]
     about = told[0].name if len(told) == 1 else None
     return OutgoingMessage(

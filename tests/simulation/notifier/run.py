@@ -17,7 +17,7 @@ import shared.messaging.record_watch
 from services.notifier import __main__ as notifier
 from services.notifier import broker_outage, consumer, lease
 from services.notifier.dispatch import notification_log, receiver, receivers, sender
-from services.notifier.dispatch.notification_log import Superseded
+from services.notifier.kv_record import Superseded
 from services.notifier.settings import NotifierSettings
 from shared.contracts.events import parse_event
 from tests.simulation.clock import OWNER, VirtualLoop, play

@@ -3,41 +3,28 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any
 
 import structlog
 
 from services.notifier.alerting.changes import StatusChange
-from services.notifier.alerting.policy import Decision, Suppression
-from services.notifier.alerting.suppression import Suppressor
-from services.notifier.dispatch.alert_states import AlertStates
-from services.notifier.dispatch.dependencies import ReceiverDependencies
+from services.notifier.alerting.policy import Decision
 from services.notifier.dispatch.metrics import MESSAGES
-from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
+from services.notifier.dispatch.notification_log import Intent, MessageKind
 from services.notifier.dispatch.pending import EXPIRES_AFTER, PendingChanges
-from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.dispatch.sources.source import Draft, MessageSource
 from services.notifier.texts.changes import changes_message
 from services.notifier.texts.message import OutgoingMessage
 
 log = structlog.get_logger()
 
 
-class ChangeSource:
+class ChangeSource(MessageSource):
     kind = MessageKind.CHANGES
 
-    def __init__(
-        self,
-        deps: ReceiverDependencies,
-        log: NotificationLog,
-        notes: Notes,
-        alerts: AlertStates,
-        suppressor: Suppressor,
-    ) -> None:
-        self._deps = deps
-        self._log = log
-        self._notes = notes
-        self._alerts = alerts
-        self._suppressor = suppressor
-        self.pending = PendingChanges(log.state.done)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.pending = PendingChanges(self._log.state.done)
         self._decisions: list[Decision] = []
         """Of the changes that are being sent, and of those among them that are withheld."""
 
@@ -50,21 +37,18 @@ class ChangeSource:
 
     async def compose(self, unfinished: Intent | None) -> Draft | None:
         waiting = [it for it in self.pending.changes if unfinished is None or it.seq <= unfinished.through]
-        self._decisions = self._alerts.decide(waiting, self._suppression)
+        self._decisions = self._alerts.decide(waiting)
         if unfinished:
             self._decisions = [_maybe_told(decision, unfinished) for decision in self._decisions]
         if sent := [decision.change for decision in self._decisions if decision.is_sent]:
             notes = self._notes.above(unfinished, waiting[0].stored_at)
-            message = changes_message(sent, self._deps.links, doubted=self._log.state.doubted, **notes)
+            message = changes_message(sent, self._deps.links, notes, doubted=self._log.state.doubted)
             names = (*(unfinished.names if unfinished else ()), *(it.name for it in message.changes))
             intent = unfinished or Intent(through=message.through_seq)
             return message, intent.model_copy(update={"names": tuple(dict.fromkeys(names))})
         if waiting or unfinished:
             await self._skip(waiting, unfinished)
         return None
-
-    def _suppression(self, change: StatusChange) -> Suppression:
-        return self._suppressor.of_change(change, self._deps.now())
 
     async def _skip(self, waiting: Sequence[StatusChange], unfinished: Intent | None) -> None:
         """Nothing of what waits is to be sent, nor of what was left unfinished."""
@@ -97,7 +81,7 @@ class ChangeSource:
             return
         log.error("changes older than a day were not sent", chat=self._log.key, changes=len(old))
         MESSAGES.labels("expired").inc(len(old))
-        decisions = self._alerts.decide(old, lambda _: Suppression.ALL)
+        decisions = self._alerts.decide(old, all_suppressed=True)
         self._alerts.apply(decisions)
         self.pending.drop(old[-1].seq)
         await self._log.update(done=old[-1].seq, **self._alerts.as_record())

@@ -7,23 +7,18 @@ from datetime import datetime
 
 from services.notifier.alerting.changes import Deafness
 from services.notifier.channels.channel import Limited, Sent
-from services.notifier.dispatch.dependencies import ReceiverDependencies
-from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
+from services.notifier.dispatch.notification_log import Intent, MessageKind
 from services.notifier.dispatch.sender import Backoff, Sender
-from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.dispatch.sources.source import Draft, MessageSource
 from services.notifier.texts.deafness import deafness_message
 from services.notifier.texts.message import OutgoingMessage
 
 
-class DeafnessSource:
+class DeafnessSource(MessageSource):
     kind = MessageKind.DEAFNESS
 
-    def __init__(self, deps: ReceiverDependencies, log: NotificationLog, notes: Notes) -> None:
-        self._deps = deps
-        self._log = log
-        self._notes = notes
-        self.cut_off_since: datetime | None = None
-        """Since when the broker is away, if the receiver was told so and it could not be recorded."""
+    cut_off_since: datetime | None = None
+    """Since when the broker is away, if the receiver was told so and it could not be recorded."""
 
     def is_waiting(self) -> bool:
         return self._next() is not None
@@ -47,7 +42,7 @@ class DeafnessSource:
         if intent is None or intent.deaf is None:
             return None
         notes, now = self._notes.above(unfinished), self._deps.now()
-        return deafness_message(intent.deaf, now, self._deps.links, intent.through, **notes), intent
+        return deafness_message(intent.deaf, now, self._deps.links, intent.through, notes), intent
 
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         assert intent.deaf

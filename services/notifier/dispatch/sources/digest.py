@@ -2,22 +2,16 @@
 
 from datetime import date, datetime
 
-from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.metrics import LAST_DIGEST
-from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
-from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.dispatch.notification_log import Intent, MessageKind
+from services.notifier.dispatch.sources.source import Draft, MessageSource
 from services.notifier.texts.digest import digest_message
 from services.notifier.texts.message import OutgoingMessage
 from shared.domain.digest import digest_due, next_digest_at
 
 
-class DigestSource:
+class DigestSource(MessageSource):
     kind = MessageKind.DIGEST
-
-    def __init__(self, deps: ReceiverDependencies, log: NotificationLog, notes: Notes) -> None:
-        self._deps = deps
-        self._log = log
-        self._notes = notes
 
     def is_waiting(self) -> bool:
         return self._due() is not None
@@ -39,7 +33,7 @@ class DigestSource:
             return None
         lines = await self._deps.digests.lines(self._deps.now(), intent.weekly)
         notes = self._notes.above(unfinished)
-        return digest_message(lines, self._deps.links, intent.through, **notes), intent
+        return digest_message(lines, self._deps.links, intent.through, notes), intent
 
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         LAST_DIGEST.set(self._deps.now().timestamp())

@@ -2,28 +2,22 @@
 
 from collections import deque
 from datetime import UTC, datetime
+from typing import Any
 
 from services.notifier.alerting.changes import Notice, NoticeKind
-from services.notifier.dispatch.alert_states import AlertStates
-from services.notifier.dispatch.dependencies import ReceiverDependencies
-from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
-from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.dispatch.notification_log import Intent, MessageKind
+from services.notifier.dispatch.sources.source import Draft, MessageSource
 from services.notifier.texts.message import OutgoingMessage
 from services.notifier.texts.notices import notice_message
 
 MAX_REMINDERS = 10_000
 
 
-class ReminderSource:
+class ReminderSource(MessageSource):
     kind = MessageKind.REMINDERS
 
-    def __init__(
-        self, deps: ReceiverDependencies, log: NotificationLog, notes: Notes, alerts: AlertStates
-    ) -> None:
-        self._deps = deps
-        self._log = log
-        self._notes = notes
-        self._alerts = alerts
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
         self._waiting: deque[Notice] = deque(maxlen=MAX_REMINDERS)
 
     def is_waiting(self) -> bool:
@@ -52,7 +46,7 @@ class ReminderSource:
             newest = max(reminder.at for reminder in self._waiting)
             intent = unfinished or Intent(through=done, notices=newest)
             notes = self._notes.above(unfinished)
-            return notice_message(sorted(told.values()), self._deps.links, done, **notes), intent
+            return notice_message(sorted(told.values()), self._deps.links, done, notes=notes), intent
         if self._waiting or unfinished:
             await self._skip(unfinished, until, later)
         return None

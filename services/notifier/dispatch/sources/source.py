@@ -1,28 +1,15 @@
 """What messages are made from. A receiver asks its sources in order; the first that has something to send
 composes the message, and records later that it was sent."""
 
+from abc import ABC, abstractmethod
 from datetime import datetime
-from typing import Any, Protocol
 
+from services.notifier.dispatch.alert_states import AlertStates
+from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
-from services.notifier.texts.message import LinkContext, OutgoingMessage, late_note
+from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage, late_note
 
 Draft = tuple[OutgoingMessage, Intent]
-
-
-class MessageSource(Protocol):
-    @property
-    def kind(self) -> MessageKind: ...
-
-    def is_waiting(self) -> bool:
-        """Whether there may be something to send."""
-
-    async def compose(self, unfinished: Intent | None) -> Draft | None:
-        """The message to send now, with what is to be recorded before. `unfinished`: an attempt that may have
-        reached the receiver, which is to be repeated."""
-
-    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
-        """Record that a message is done with, and `also` what else has changed, in one write."""
 
 
 class Notes:
@@ -37,10 +24,32 @@ class Notes:
         """The receiver takes messages again, which it has refused since then."""
         self._late = since, now
 
-    def above(self, unfinished: Intent | None, oldest: datetime | None = None) -> dict[str, Any]:
+    def above(self, unfinished: Intent | None, oldest: datetime | None = None) -> list[str]:
         """`oldest`: when the first change was stored that the message tells of."""
         state = self._log.state
         since = state.off_since if state.off else None
         if since is None and self._late and oldest and oldest <= self._late[1]:
             since = self._late[0]
-        return {"repeat": unfinished is not None, "late": late_note(since, self._links) if since else ""}
+        return [*([REPEAT] if unfinished else []), *([late_note(since, self._links)] if since else [])]
+
+
+class MessageSource(ABC):
+    kind: MessageKind
+
+    def __init__(
+        self, deps: ReceiverDependencies, log: NotificationLog, notes: Notes, alerts: AlertStates
+    ) -> None:
+        self._deps, self._log, self._notes, self._alerts = deps, log, notes, alerts
+
+    @abstractmethod
+    def is_waiting(self) -> bool:
+        """Whether there may be something to send."""
+
+    @abstractmethod
+    async def compose(self, unfinished: Intent | None) -> Draft | None:
+        """The message to send now, with what is to be recorded before. `unfinished`: an attempt that may have
+        reached the receiver, which is to be repeated."""
+
+    @abstractmethod
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
+        """Record that a message is done with, and `also` what else has changed, in one write."""

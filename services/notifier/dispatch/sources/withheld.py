@@ -1,33 +1,22 @@
 """What was withheld of services, and is to be told now: how they are, or that they flap no more."""
 
 from dataclasses import replace
+from typing import Any
 
 from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
-from services.notifier.dispatch.alert_states import AlertStates
-from services.notifier.dispatch.dependencies import ReceiverDependencies
-from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
+from services.notifier.dispatch.notification_log import Intent, MessageKind
 from services.notifier.dispatch.sources.reminders import ReminderSource
-from services.notifier.dispatch.sources.source import Draft, Notes
+from services.notifier.dispatch.sources.source import Draft, MessageSource
 from services.notifier.texts.message import OutgoingMessage
 from services.notifier.texts.notices import notice_message
 from shared.contracts.events import moment
 
 
-class WithheldSource:
+class WithheldSource(MessageSource):
     kind = MessageKind.OWED
 
-    def __init__(
-        self,
-        deps: ReceiverDependencies,
-        log: NotificationLog,
-        notes: Notes,
-        alerts: AlertStates,
-        reminders: ReminderSource,
-    ) -> None:
-        self._deps = deps
-        self._log = log
-        self._notes = notes
-        self._alerts = alerts
+    def __init__(self, reminders: ReminderSource, *parts: Any) -> None:
+        super().__init__(*parts)
         self._reminders = reminders
 
     def is_waiting(self) -> bool:
@@ -50,7 +39,7 @@ class WithheldSource:
             return None
         changes = {notice.name: change for notice in notices if (change := self._change_of(notice))}
         notes = self._notes.above(unfinished)
-        message = notice_message(notices, self._deps.links, self._log.state.done, changes, **notes)
+        message = notice_message(notices, self._deps.links, self._log.state.done, changes, notes)
         return message, unfinished or Intent(through=self._log.state.done, owed=message.notices)
 
     def _note_maybe_told(self, notice: Notice) -> None:
