@@ -22,6 +22,7 @@ from services.monitor.store.snapshot_codec import Checkpoint
 from services.monitor.store.snapshots import Snapshots
 from shared.contracts.events import Signal, Status, StatusChanged, Tick
 from shared.contracts.heartbeats import parse_heartbeat
+from shared.domain.service_state import belongs_to_this_life
 from shared.messaging import streams
 from shared.messaging.connection import retry_until_done
 from shared.messaging.reader import OVER_HTTP, PENDING, Stored
@@ -239,4 +240,4 @@ def _is_plain(service: MonitoredService, at: int) -> bool:
     """Alive and not late: a sign of life moves nothing but the time of its last heartbeat."""
     if service.status is not ALIVE or service.held or service.unsure or service.paused:
         return False
-    return at < service.heard + service.patience.silent and at >= service.registered_at
+    return at < service.heard + service.patience.silent and belongs_to_this_life(at, service.registered_at)

@@ -23,6 +23,7 @@ from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store.event_store import EventStore
 from shared.contracts.events import SOURCE_HEADER, Signal
+from shared.domain.service_state import belongs_to_this_life
 from shared.messaging.connection import retry_until_done
 from shared.messaging.reader import Stored
 
@@ -86,7 +87,7 @@ class Evaluator:
             if beat.signal is Signal.LOG:  # no sign of life
                 await self._skip(name, message)
                 continue
-            if service is None or beat.at < service.registered_at:
+            if service is None or not belongs_to_this_life(beat.at, service.registered_at):
                 continue
             newest = state.snapshots.beats
             newest[service.bucket] = max(newest[service.bucket], message.seq)

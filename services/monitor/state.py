@@ -7,10 +7,11 @@ from services.monitor.domain import buckets
 from services.monitor.domain.deadlines import DeadlineQueue
 from services.monitor.domain.lifecycle import apply_heartbeat, apply_transition
 from services.monitor.domain.mass_outage import CadenceIndex
-from services.monitor.domain.service import UNKNOWN, MonitoredService, StatusTransition
+from services.monitor.domain.service import MonitoredService, StatusTransition
 from services.monitor.store.snapshots import Snapshots
 from shared.contracts.events import Signal, Status
 from shared.domain.coverage import Coverage
+from shared.domain.service_state import belongs_to_this_life
 
 MANY = 10_000
 """Services from which on the garbage collector does not look at them any more."""
@@ -82,7 +83,6 @@ class MonitorState:
 
     def apply_recorded(self, service: MonitoredService, transition: StatusTransition) -> None:
         """Apply a transition that another monitor recorded, unless it is from before the registration."""
-        since, registered_at = transition.since, service.registered_at
-        if since > registered_at or (since == registered_at and transition.from_ is UNKNOWN):
+        if belongs_to_this_life(transition.since, service.registered_at, transition.from_):
             self.apply_transition(service, transition)
             self.schedule(service)

@@ -24,6 +24,7 @@ from services.monitor.domain.service import (
 from shared.contracts import durations
 from shared.contracts.events import Signal, Status
 from shared.domain.coverage import Coverage
+from shared.domain.service_state import belongs_to_this_life
 
 _BADNESS = {status: status.badness for status in Status}
 
@@ -160,7 +161,9 @@ def decide(
             return
     else:
         at, status, meanwhile = fact.at, service.status, ""
-        if at <= service.heard or at < service.registered_at or service.paused or fact.signal is Signal.LOG:
+        if at <= service.heard or not belongs_to_this_life(at, service.registered_at):
+            return
+        if service.paused or fact.signal is Signal.LOG:
             return
         if not fact.after_hole:
             for overdue in overdue_transitions(service, min(at, coverage.until), coverage, detector):
