@@ -261,7 +261,7 @@ async def test_nothing_to_do_is_decided_on_the_record(
     )
     commands = Commands(link, publisher, store, EventHub(), defaults, now, max_services=100)
     made = await commands.create(NewService(name="a", description="one"))
-    seq = made["config"]["seq"]
+    seq = made.config_seq
 
     async def elsewhere(kind: Any, **config: Any) -> None:
         """Another API's change, which these read models do not know."""
@@ -275,17 +275,17 @@ async def test_nothing_to_do_is_decided_on_the_record(
 
     await elsewhere(ServiceUpdated, description="two")
     changed = await commands.merge("a", Wanted(description="one"), None)
-    assert (changed["config"]["description"], changed["config"]["seq"]) == ("one", seq + 1)
+    assert (changed.description, changed.config_seq) == ("one", seq + 1)
     seq += 1
     await elsewhere(ServiceUpdated, description="one", paused=True)
     resumed = await commands.resume("a", None)
-    assert (resumed["config"]["paused"], resumed["config"]["seq"]) == (False, seq + 1)
+    assert (resumed.paused, resumed.config_seq) == (False, seq + 1)
     seq += 1
     await elsewhere(ServiceUpdated, description="two")
     with pytest.raises(Problem, match="the version is"):
         await commands.merge("a", Wanted(description="one"), f'"{seq - 1}"')
     same = await commands.merge("a", Wanted(description="two"), None)
-    assert same["config"]["seq"] == seq, "and what is no change of the record is none"
+    assert same.config_seq == seq, "and what is no change of the record is none"
     store.close()
 
 

@@ -155,11 +155,11 @@ async def test_the_streams_tell_the_last_heartbeats_and_what_a_service_was(link:
     assert await history.as_of(link, "web", between - timedelta(hours=1)) is None, "not registered yet"
     then = await history.as_of(link, "web", between)
     assert then
-    assert "status" not in then, "the fall is later"
-    assert then["heartbeat"]["signal"] == "fail"
+    assert then.status_seq == 0, "the fall is later"
+    assert then.heartbeat_signal == "fail"
     later = await history.as_of(link, "web", between + timedelta(hours=2))
     assert later
-    assert later["status"]["status"] == "down"
+    assert later.status == "down"
 
 
 async def test_an_api_that_starts_learns_what_another_takes_in_meanwhile(
