@@ -1,6 +1,6 @@
 """What a channel has to offer: a turn to wait for, and a message sent with one of these outcomes.
 
-A new channel is a file with such a target, and a line in `__main__`.
+A new channel is a file with such a class, and a line in `configured.py`.
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ Outcome = Sent | Limited | Migrated | Permanent | Refused | BadToken | Failed
 class Channel(Protocol):
     @property
     def key(self) -> str:
-        """Names its cursor: `A-Za-z0-9_=.-` only, the same for ever."""
+        """Names its state in the broker: `A-Za-z0-9_=.-` only, the same for ever."""
 
     @property
     def chat(self) -> str:

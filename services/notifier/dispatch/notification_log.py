@@ -24,13 +24,13 @@ from shared.messaging.connection import retry_until_done
 log = structlog.get_logger()
 
 MAX_THREADS = 200
-"""Open falls whose message is remembered per chat, to be replied to."""
+"""Services that are down whose message is remembered per receiver, to be replied to."""
 MAX_TURNS = 500
-"""Services that do not flap yet, and whose turns are remembered per chat across a restart."""
+"""Services that are not flapping yet whose turns are remembered per receiver across a restart."""
 
 
 MAX_INLINE, PARTS = 1_000, 64
-"""So many services stand in the cursor itself, owed and turning together; more are divided into parts."""
+"""So many services are stored in the state itself; more are divided into parts."""
 
 
 class MessageKind(StrEnum):
@@ -88,43 +88,50 @@ class Intent(BaseModel):
 
 
 class ReceiverState(BaseModel):
-    """How a chat stands. `done`: every change up to here has reached it, or is in `owed`. `sending`: what may
-    have, if set. `digest`, `weekly`: of which date the newest was. `notices`: up to when reminders have.
-    `off`, `off_since`: why it refuses messages for good, as it seems, and since when. `chat`: its address, if
-    that has changed. `threads`: the message that told of each open fall. `doubted`: since when the newest
-    change holds that the chat was told of and that the registry doubted. `mutes`: the services that it does
-    not want to hear of, and until when. `owed`: what was withheld, by service. `turns`: of the services that
-    flap or are about to. `owed_parts`: where both stand if they are much. `deaf_since`: since when the
-    registry is deaf, if the chat was told that it is; `heard_until`: of deafness that ended by then it was
-    told, or need not be. `by`: who wrote it."""
+    """How far one receiver has come, as it is stored. What is None is not known, or not so."""
 
     model_config = ConfigDict(frozen=True)
 
     done: int
+    """Every change up to this sequence has reached it, or is in `owed`."""
     sending: Intent | None = None
+    """The message that may have been sent."""
     digest: date | None = None
     weekly: date | None = None
+    """The days of the newest digests, daily and weekly."""
     notices: datetime | None = None
+    """Until when reminders are done with."""
     off: str | None = None
     off_since: datetime | None = None
+    """Why it refuses messages, as it seems for good, and since when."""
     chat: str | None = None
+    """Its address, if that has changed."""
     threads: dict[str, int] = {}
+    """By service that is down, the message that said so."""
     doubted: datetime | None = None
+    """Since when the newest change holds that it was sent with the registry's doubt of itself."""
     mutes: dict[str, datetime] = {}
+    """The services that it has muted, and until when."""
     owed: dict[str, Withheld] = {}
+    """What was withheld, by service."""
     owed_parts: tuple[str, ...] = ()
+    """The keys at which `owed` and `turns` are stored if they are many."""
     turns: dict[str, FlapState] = {}
+    """The services that are flapping, or may be soon."""
     deaf_since: datetime | None = None
+    """Since when the registry is deaf, if it was told so."""
     heard_until: datetime | None = None
+    """Deafness that ended by then was told, or need not be."""
     by: str = ""
+    """Which process wrote it."""
 
 
 class NotificationLog:
-    """One cursor as it stands in the broker. `write` returns when it is stored.
+    """One receiver's state, and how it is stored in the broker.
 
-    What is owed, and who flaps, may be more than one message of the broker holds. Then both stand in parts
-    beside the cursor, which names them: each under a key of its own that follows from its content, so none is
-    ever changed, and the cursor alone says what counts.
+    What is withheld, and what is flapping, may be more than one message of the broker holds. Then both are
+    stored in parts, which the state names: each under a key that follows from its content, so none is ever
+    changed, and the state alone says which count.
     """
 
     def __init__(self, bucket: KeyValue, key: str, record: KvRecord, state: ReceiverState) -> None:
