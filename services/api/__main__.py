@@ -34,7 +34,7 @@ def main() -> None:
     health.follow(link)
     publisher = Publisher(link)
     record = server.Record(health, link, publisher)
-    store, board = Store(settings.mongodb_url, settings.mongodb_database), EventHub()
+    store, hub = Store(settings.mongodb_url, settings.mongodb_database), EventHub()
     windows, keyring = Windows(link), Keyring(link)
     watch = RecordWatch(link, buckets=(streams.MAINTENANCE_BUCKET, streams.API_BUCKET))
     watch.on_another = lambda why: health.bad("projection", why)
@@ -45,25 +45,25 @@ def main() -> None:
     context = ApiContext(
         link=link,
         store=store,
-        board=board,
-        commands=Commands(link, publisher, store, board, defaults, _now, settings.max_services),
+        hub=hub,
+        commands=Commands(link, publisher, store, hub, defaults, _now, settings.max_services),
         auth=auth,
         health=health,
         defaults=defaults,
         shown=_shown(settings),
         now=_now,
         maintenance=Maintenance(link, windows),
-        past=StatusHistory(store, board, _now),
+        past=StatusHistory(store, hub, _now),
     )
 
     async def follow() -> None:
         await windows.load()
         await keyring.read()
-        projector = Projector(link, store, board, health, _now, left_at=watch.left_at)
+        projector = Projector(link, store, hub, health, _now, left_at=watch.left_at)
         watch.on_check = projector.remember
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(projector.run())
-            tasks.create_task(projector.watch_judging())
+            tasks.create_task(projector.watch_evaluation())
             tasks.create_task(windows.follow())
             tasks.create_task(keyring.follow())
 
@@ -90,7 +90,7 @@ def main() -> None:
         host=settings.host,
         port=settings.api_port,
         variable="API_PORT",
-        on_stop=board.let_go,
+        on_stop=hub.let_go,
     )
 
 

@@ -59,7 +59,7 @@ class Commands:
         link: BrokerConnection,
         publisher: Publisher,
         store: Store,
-        board: EventHub,
+        hub: EventHub,
         defaults: Defaults,
         now: Callable[[], datetime],
         max_services: int,
@@ -67,7 +67,7 @@ class Commands:
         self._link = link
         self._publisher = publisher
         self._store = store
-        self._board = board
+        self._hub = hub
         self._defaults = defaults
         self._now = now
         self._max_services = max_services
@@ -134,7 +134,7 @@ class Commands:
 
     def _registered(self, name: str, config: ServiceConfig) -> ServiceRegistered:
         tags.check_allowed(config.tags)
-        if len(self._board.roster) + self._creating >= self._max_services:
+        if len(self._hub.index) + self._creating >= self._max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
         return ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
 
@@ -217,7 +217,7 @@ class Commands:
     async def _projected(self, message: Stored) -> ServiceState:
         change = project(message)
         await self._store.apply(change)
-        self._board.roster.apply(change)
+        self._hub.index.apply(change)
         state = await self._store.live.get(change.name)
         assert state is not None
         return state

@@ -41,7 +41,7 @@ class ShownSettings:
 class ApiContext:
     link: BrokerConnection
     store: Store
-    board: EventHub
+    hub: EventHub
     commands: Commands
     auth: ApiAuth
     health: Health

@@ -1,4 +1,4 @@
-"""Maintenance windows: when falls of some services are recorded, but not sent. Pure."""
+"""Maintenance windows: when changes of some services are recorded, but not sent. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class Coverage:
     """When the registry could be heard: everything up to `until`, less the gaps.
 
-    Fed with the stretches that ticks prove. What no stretch covers is credited to every deadline.
+    Fed with the stretches that ticks prove. What no stretch covers is added to every deadline.
     """
 
     MOST_GAPS = 1000
@@ -19,7 +19,7 @@ class Coverage:
     def prove(self, start: int, end: int) -> bool:
         """A tick stored at `end` says that its instance has stored ticks without a break since `start`.
 
-        Whether that takes back a gap, or a part of one: then some falls are due earlier than they seemed.
+        Whether that takes back a gap, or a part of one: some transitions are due earlier then.
         """
         taken_back = False
         if self.gaps and start < self.gaps[-1][1]:

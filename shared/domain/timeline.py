@@ -10,7 +10,7 @@ from shared.contracts.events import Event, ServicePaused, ServiceResumed, Status
 from shared.domain.service_state import belongs_to_this_life
 
 PAUSED, UNOBSERVED, NOTHING = "paused", "unobserved", "nothing"
-"""States beside the statuses: not judged; the registry was deaf; before the service was registered."""
+"""States beside the statuses: not evaluated; the registry was deaf; before the service was registered."""
 
 STATES = (*(status.value for status in Status), PAUSED, UNOBSERVED)
 _UP = (Status.ALIVE, Status.SILENT)
@@ -107,7 +107,7 @@ def spent(found: Iterable[Segment]) -> dict[str, float]:
 
 
 def uptime(seconds: Mapping[str, float]) -> float | None:
-    """The share of the observed and judged time in which it was alive or silent; None if there was none."""
+    """The share of the observed and evaluated time in which it was alive or silent; None: there was none."""
     measured = sum(seconds[status] for status in _MEASURED)
     return sum(seconds[status] for status in _UP) / measured if measured else None
 

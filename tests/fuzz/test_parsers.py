@@ -21,7 +21,7 @@ from starlette.requests import Request
 from services.api.http import auth, events, page_cursors
 from services.api.http.models import NewService, Wanted
 from services.api.http.requests import check_version
-from services.api.projections.documents import hear, project
+from services.api.projections.documents import add_heartbeat, project
 from services.api.queries.event_hub import EventHub
 from services.api.settings import ApiSettings
 from services.cli.settings import RunSettings
@@ -214,7 +214,7 @@ def test_what_ingest_takes_is_read_as_it_said(
     if "status" not in query:
         assert (found.signal == "fail") == (signal in ("fail", "-3", "255", "KILL"))
     assert found.exit_code == ({"-3": -3, "255": 255, "KILL": "KILL"}.get(signal))
-    hear(None, Stored(message.subject, message.payload, headers, 1, 1, 0))
+    add_heartbeat(None, Stored(message.subject, message.payload, headers, 1, 1, 0))
 
 
 @fuzzed
@@ -476,10 +476,10 @@ def test_cursors_that_are_written_can_be_read(where: list[int | str]) -> None:
 @example("²", "")
 @example("5-decade", "-c0ffee")
 def test_ids_of_events_to_go_on_from(text: str, edition: str) -> None:
-    board = EventHub()
-    board.edition = edition
+    hub = EventHub()
+    hub.edition = edition
     try:
-        found = events.sequence(text, board)
+        found = events.sequence(text, hub)
     except Problem as problem:
         assert problem.status == 422
     else:

@@ -20,7 +20,7 @@ import pytest
 
 from services.api.commands import Commands
 from services.api.http.models import Defaults, NewService, Wanted
-from services.api.projections.documents import Heard, hear, project
+from services.api.projections.documents import Heard, add_heartbeat, project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
 from shared.contracts.events import (
@@ -1041,7 +1041,7 @@ async def test_runs_are_the_same_however_heartbeats_are_cut_into_batches(mongo_u
             start, done = rng.randint(0, done), rng.randint(done + 1, len(beats))
             heard: Heard | None = None
             for beat in beats[start:done]:
-                heard = hear(heard, beat)
+                heard = add_heartbeat(heard, beat)
             assert heard
             for _ in range(rng.randint(1, 2)):
                 await view.apply_heartbeats({name: heard})

@@ -94,8 +94,8 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
     assert micros(early) < left["flapper"].begins
     assert left["reborn"].registered_at == micros(reborn)
 
-    store, board = Store(mongo_url, "registry"), EventHub()
-    projector = Projector(link, store, board, Health("database", "projection"), lambda: datetime.now(UTC))
+    store, hub = Store(mongo_url, "registry"), EventHub()
+    projector = Projector(link, store, hub, Health("database", "projection"), lambda: datetime.now(UTC))
     running = asyncio.create_task(projector.run())
     try:
 
@@ -107,7 +107,7 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
         await eventually(lambda: rows("flapper", 1 + KEPT))
         await eventually(lambda: rows("reborn", KEPT))  # nothing of its former life, though its end is gone
         await eventually(lambda: rows("calm", 2))
-        assert board.begins["flapper"] == left["flapper"].begins
+        assert hub.begins["flapper"] == left["flapper"].begins
 
         # While it goes on, the read models know more than the record; what is let go of goes there too.
         await flap(link, "flapper", 4)
@@ -123,10 +123,10 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
 
     now = micros(datetime.now(UTC))
     found = segments(
-        board.lately("flapper"), Now(DOWN, False, micros(born), now), 0, (), board.begins["flapper"]
+        hub.recent_marks("flapper"), Now(DOWN, False, micros(born), now), 0, (), hub.begins["flapper"]
     )
     assert [it.state for it in found[:2]] == ["nothing", "unobserved"]
-    assert found[1].end == board.begins["flapper"]
+    assert found[1].end == hub.begins["flapper"]
 
     for name in ("flapper", "reborn"):
         with pytest.raises(Problem, match="begins at"):

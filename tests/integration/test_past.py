@@ -60,12 +60,12 @@ def seqs(marks: dict[str, Any]) -> dict[str, list[int]]:
 
 
 async def test_a_page_of_150_costs_one_query_and_the_next_none(store: Store, finds: Finds) -> None:
-    board = EventHub()
-    kept = StatusHistory(store, board, lambda: NOW)
+    hub = EventHub()
+    kept = StatusHistory(store, hub, lambda: NOW)
     changes = [fall(1 + n, name, 80 - n / 10) for n, name in enumerate(NAMES)]
     changes += [fall(200, "s3", 91), fall(201, "s3", 50)]
     await store.live.apply(changes)
-    board.told = 201
+    hub.published_through = 201
     pages = await asyncio.gather(*(kept.marks(NAMES) for _ in range(20)))
     assert finds.count == 1, "whoever asks at the same time waits for the same"
     assert seqs(pages[0])["s3"] == [4, 201], "what is older than 90 days is left out"
@@ -74,26 +74,26 @@ async def test_a_page_of_150_costs_one_query_and_the_next_none(store: Store, fin
     # What happens from then on is known without asking, also when the database has had it earlier.
     newer = [fall(202, "s3", 0.01), fall(203, "s4", 0.01)]
     await store.live.apply(newer)
-    board.tell(newer)
+    hub.publish(newer)
     assert seqs(await kept.marks(NAMES)) == seqs(pages[0]) | {"s3": [4, 201, 202], "s4": [5, 203]}
     assert finds.count == 1
     await store.live.apply([ahead := fall(204, "s5", 0.001)])
-    again = StatusHistory(store, board, lambda: NOW)
+    again = StatusHistory(store, hub, lambda: NOW)
     for _ in range(2):
         assert seqs(await again.marks(["s5"])) == {"s5": [6, 204]}
-        board.tell([ahead])
+        hub.publish([ahead])
     assert finds.count == 2
 
 
 async def test_what_the_board_forgot_is_read_again(
     store: Store, finds: Finds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = EventHub()
-    kept = StatusHistory(store, board, lambda: NOW)
+    hub = EventHub()
+    kept = StatusHistory(store, hub, lambda: NOW)
     await kept.marks(["a", "b"])
     changes = [fall(1, "a", 2), fall(2, "b", 0.5)]
     await store.live.apply(changes)
-    board.tell(changes)
+    hub.publish(changes)
     assert seqs(await kept.marks(["a", "b"])) == {"a": [1], "b": [2]}
     assert finds.count == 2, "the first is no longer in memory"
 

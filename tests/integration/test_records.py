@@ -166,10 +166,10 @@ async def test_an_api_that_starts_learns_what_another_takes_in_meanwhile(
     link: BrokerConnection, mongo_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads on where it stands itself, not where the read models do that both write."""
-    stores, boards = [Store(mongo_url, "registry") for _ in range(2)], [EventHub(), EventHub()]
+    stores, hubs = [Store(mongo_url, "registry") for _ in range(2)], [EventHub(), EventHub()]
     projectors = [
-        Projector(link, store, board, Health("database", "projection"), lambda: datetime.now(UTC))
-        for store, board in zip(stores, boards, strict=True)
+        Projector(link, store, hub, Health("database", "projection"), lambda: datetime.now(UTC))
+        for store, hub in zip(stores, hubs, strict=True)
     ]
     fill = projectors[1]._fill
 
@@ -179,7 +179,7 @@ async def test_an_api_that_starts_learns_what_another_takes_in_meanwhile(
         await link.js.publish(streams.config(name), event.to_bytes())
 
     async def knows(n: int, name: str) -> bool:
-        return boards[n].roster.knows(name)
+        return hubs[n].index.knows(name)
 
     async def filled(view: View) -> None:
         await fill(view)

@@ -14,25 +14,25 @@ from services.api.queries.event_hub import (
 
 
 def test_strangers_leave_room_for_those_with_a_token() -> None:
-    board, known = EventHub(), None
+    hub, known = EventHub(), None
     with ExitStack() as listening:
         for n in range(MAX_ANONYMOUS):
             address = f"203.0.113.{n // MAX_PER_CLIENT}"
-            assert not board.full(address)
-            listening.enter_context(board.listening(address))
-        assert board.full("198.51.100.1")
+            assert not hub.full(address)
+            listening.enter_context(hub.listening(address))
+        assert hub.full("198.51.100.1")
         for _ in range(MAX_LISTENERS - MAX_ANONYMOUS):
-            assert not board.full(known)
-            listening.enter_context(board.listening(known))
-        assert board.full(known)
-        with pytest.raises(TooManyListeners), board.listening(known):
+            assert not hub.full(known)
+            listening.enter_context(hub.listening(known))
+        assert hub.full(known)
+        with pytest.raises(TooManyListeners), hub.listening(known):
             pass
-    assert not board.full("198.51.100.1")
+    assert not hub.full("198.51.100.1")
 
 
 def test_a_stranger_has_so_many_listeners_and_a_neighbour_with_a_token_its_own() -> None:
-    board = EventHub()
+    hub = EventHub()
     with ExitStack() as listening:
         for _ in range(MAX_PER_CLIENT):
-            listening.enter_context(board.listening("203.0.113.1"))
-        assert [board.full(it) for it in ("203.0.113.1", "203.0.113.2", None)] == [True, False, False]
+            listening.enter_context(hub.listening("203.0.113.1"))
+        assert [hub.full(it) for it in ("203.0.113.1", "203.0.113.2", None)] == [True, False, False]

@@ -213,20 +213,20 @@ class Fleet:
         self.seq = 0
         self.states: dict[str, ServiceState] = {}
         self.changes: list[Projection] = []
-        self.board = EventHub()
+        self.hub = EventHub()
 
     def add(self, event: Event, at: int) -> None:
         self.seq += 1
         change = projected(event, self.seq, at)
         self.changes.append(change)
         self.states[event.name] = change.applied_to(self.states.get(event.name))
-        self.board.tell([change])
+        self.hub.publish([change])
 
     def beat(self, name: str, at: int) -> None:
         self.seq += 1
         heard = Heard(self.seq, at, Signal.SUCCESS, None, None, None)
         self.states[name] = heard.applied_to(self.states[name])
-        self.board.roster.apply_heartbeats({name: heard})
+        self.hub.index.apply_heartbeats({name: heard})
 
 
 names = st.sampled_from([f"{a}.{n}" for a in ("web", "db") for n in range(5)])
@@ -269,7 +269,7 @@ def test_lists_are_those_of_the_documents(
     fleet = lived(taken)
     there = {name: state for name, state in fleet.states.items() if state.exists}
     for name, state in there.items():
-        found_state = fleet.board.roster.get(name)
+        found_state = fleet.hub.index.get(name)
         assert found_state
         assert (found_state.status, found_state.since) == (state.status, state.since)
         assert found_state.last_heartbeat == state.last_heartbeat
@@ -285,7 +285,7 @@ def test_lists_are_those_of_the_documents(
         after = None
         for _ in range(20):
             wanted = ServiceQuery(statuses, tags, text, sort, descending, after, 3)
-            page, after, total = fleet.board.roster.page(wanted)
+            page, after, total = fleet.hub.index.page(wanted)
             assert total == len(matching)
             found += page
             if after is None:
@@ -294,8 +294,8 @@ def test_lists_are_those_of_the_documents(
         assert found == sorted(matching, key=places.__getitem__, reverse=descending)
     reloaded = ServiceIndex()
     reloaded.load(load(dump(state)) for state in fleet.states.values())
-    assert reloaded.counts == fleet.board.roster.counts
-    assert reloaded.tags == fleet.board.roster.tags
+    assert reloaded.counts == fleet.hub.index.counts
+    assert reloaded.tags == fleet.hub.index.tags
 
 
 @given(steps, st.randoms(use_true_random=False))
@@ -306,15 +306,15 @@ def test_events_may_come_twice_and_in_any_order(
     shuffled = fleet.changes * 2
     chance.shuffle(shuffled)
     for change in shuffled:
-        again.roster.apply(change)
+        again.index.apply(change)
     for name, state in fleet.states.items():
         for before in (0, 1) if state.heartbeat_seq else ():
             seq, at = state.heartbeat_seq - before, state.heartbeat_at - before
-            again.roster.apply_heartbeats({name: Heard(seq, at, Signal.SUCCESS, None, None, None)})
-    assert again.roster.counts == fleet.board.roster.counts
+            again.index.apply_heartbeats({name: Heard(seq, at, Signal.SUCCESS, None, None, None)})
+    assert again.index.counts == fleet.hub.index.counts
     for sort in SORTS:
-        assert [place(it, sort) for it in again.roster.in_order(sort)] == [
-            place(it, sort) for it in fleet.board.roster.in_order(sort)
+        assert [place(it, sort) for it in again.index.in_order(sort)] == [
+            place(it, sort) for it in fleet.hub.index.in_order(sort)
         ]
 
 
@@ -330,7 +330,7 @@ def test_the_digest_from_memory_is_that_of_the_whole_fleet(
         if change.at >= NOW - event_hub.DAY and (mark := mark_of(change.event, change.seq, change.at)):
             marks.setdefault(change.name, []).append(mark)
     whole = digest.digest(services, marks, now, gaps=gaps, each=True)
-    mine, zone = digest_of(fleet.board, now, gaps), ZoneInfo("UTC")
+    mine, zone = digest_of(fleet.hub, now, gaps), ZoneInfo("UTC")
     assert (mine.uptime is None) is (whole.uptime is None)
     assert mine.uptime == pytest.approx(whole.uptime)
     assert digest.lines(replace(mine, uptime=None), zone) == digest.lines(replace(whole, uptime=None), zone)
@@ -413,18 +413,18 @@ def test_marks_expire_at_a_cost_that_does_not_grow_with_them(monkeypatch: pytest
     for many in (100, 10_000):
         fleet, Counted.looked = EventHub(), 0
         for seq in range(1, many + 1):
-            fleet.tell([_flapped("flapper", seq, NOW)])
-        fleet.tell([_flapped("other", many + 1, NOW + 2 * event_hub.DAY)])
-        assert (len(fleet.lately("flapper")), len(fleet.lately("other"))) == (0, 1)
+            fleet.publish([_flapped("flapper", seq, NOW)])
+        fleet.publish([_flapped("other", many + 1, NOW + 2 * event_hub.DAY)])
+        assert (len(fleet.recent_marks("flapper")), len(fleet.recent_marks("other"))) == (0, 1)
         assert Counted.looked <= 3 * many
 
 
 def test_marks_that_expire_are_the_oldest() -> None:
     fleet = EventHub()
     for seq in range(1, 11):
-        fleet.tell([_flapped("a", seq, NOW + seq * SECOND)])
-    fleet.tell([_flapped("b", 11, NOW + event_hub.DAY + 5 * SECOND + 1)])
-    assert [mark.seq for mark in fleet.lately("a")] == [6, 7, 8, 9, 10]
+        fleet.publish([_flapped("a", seq, NOW + seq * SECOND)])
+    fleet.publish([_flapped("b", 11, NOW + event_hub.DAY + 5 * SECOND + 1)])
+    assert [mark.seq for mark in fleet.recent_marks("a")] == [6, 7, 8, 9, 10]
 
 
 def _flapped(name: str, seq: int, at: int) -> Projection:

@@ -27,7 +27,7 @@ async def ask_to_log_in(request: Request, _: Exception) -> Response:
 
 async def may_view(request: Request, api: Api) -> None:
     """A dependency of pages."""
-    request.state.seq = api.board.told  # before anything is read, so that nothing is missed
+    request.state.seq = api.hub.published_through  # before anything is read, so that nothing is missed
     if api.auth.role(request) is Role.NOBODY:
         if "text/html" not in request.headers.get("accept", ""):
             api.auth.may_read(request)

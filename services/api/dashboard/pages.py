@@ -107,7 +107,7 @@ async def overview(
     cursor: str | None = None,
 ) -> HTMLResponse:
     """All services, problems first."""
-    index = api.board.roster
+    index = api.hub.index
     statuses, tagged = listed(status), tags.asked_for(tag, index.has_tag)
     window = "90d" if bars == "90d" else "24h"
     here = {"status": statuses, "tag": tagged, "q": q, "bars": window}

@@ -66,7 +66,7 @@ def page(request: Request, template: str, status: int = 200, **content: Any) -> 
     api = context_of(request)
     at, role = api.now(), api.auth.role(request)
     known = role is not Role.NOBODY  # others learn nothing of the services, not even from the title
-    counts = {status: api.board.roster.counts[status] if known else 0 for status in ORDER}
+    counts = {status: api.hub.index.counts[status] if known else 0 for status in ORDER}
     html = templates.get_template(template).render(
         content,
         ago=lambda since: durations.spoken(at - since),
@@ -74,13 +74,13 @@ def page(request: Request, template: str, status: int = 200, **content: Any) -> 
         counts=counts,
         down=counts[Status.DOWN],
         form_key=api.auth.form_key(request),
-        headline=headline(counts, api.board.last_change, at),
+        headline=headline(counts, api.hub.last_change, at),
         local=lambda moment: zones.local(moment, api.shown.zone),
         now=at,
         path=request.url.path,
         role=role.value,
         guarded=api.auth.guarded,
-        seq=getattr(request.state, "seq", api.board.told) if known else 0,
+        seq=getattr(request.state, "seq", api.hub.published_through) if known else 0,
         total=sum(counts.values()),
     )
     return HTMLResponse(html, status, headers=SECURED)
@@ -111,7 +111,7 @@ def _banner(api: ApiContext, now: datetime) -> list[str]:
     warnings = []
     if missing := api.health.missing:
         warnings.append(f"Not up to date: {', '.join(sorted(missing))} not reached.")
-    covered_until, evaluated_at = api.board.coverage.until, api.board.judged
+    covered_until, evaluated_at = api.hub.coverage.until, api.hub.evaluated_at
     if covered_until and (deaf := micros(now) - covered_until) > api.shown.deaf_after:
         warnings.append(f"No heartbeats are taken in since {_spoken(deaf)}.")
     if evaluated_at == 0:

@@ -30,7 +30,7 @@ async def status_page(request: Request, api: Api) -> HTMLResponse:
 
 async def _made(request: Request, api: ApiContext) -> str:
     queries = [ServiceQuery(tags=() if tag == "*" else (tag,), limit=500) for tag in api.shown.status_tags]
-    names = sorted({name for query in queries for name in api.board.roster.page(query)[0]})
+    names = sorted({name for query in queries for name in api.hub.index.page(query)[0]})
     long = len(names) <= LONG_WINDOW_UP_TO
     shown = await rows(api, names[:MAX_SERVICES], "90d" if long else "24h")
     shown.sort(key=lambda row: (ORDER.index(row.service.status), row.service.name))

@@ -54,48 +54,48 @@ async def follow_events(
 ) -> StreamingResponse:
     """Every change as it happens, as Server-Sent Events; the id is its sequence in the record. (When the
     record was replaced by another one, something follows it that tells them apart.)"""
-    seen = sequence(last_event_id, api.board)
+    seen = sequence(last_event_id, api.hub)
     client = stranger_of(request)
-    if api.board.full(client):
+    if api.hub.full(client):
         raise Problem(503, "too many listen already", retry_after=30)
     return StreamingResponse(
-        _messages(api.link, api.board, after if seen is None else seen, heartbeats, client),
+        _messages(api.link, api.hub, after if seen is None else seen, heartbeats, client),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-def sequence(last_event_id: str | None, board: EventHub) -> int | None:
+def sequence(last_event_id: str | None, hub: EventHub) -> int | None:
     """The header as browsers send it, also empty. One of an earlier record leads to what is new in this one.
     Problem 422 for an id that was never given out."""
     if not last_event_id:
         return None
     if not (found := _ID.fullmatch(last_event_id)):
         raise Problem(422, "Last-Event-ID: the id of an event, a number")
-    if board.edition and found[2] != board.edition:
-        return board.new_from
+    if hub.edition and found[2] != hub.edition:
+        return hub.new_from
     return int(found[1][:18])
 
 
 async def _messages(
-    link: BrokerConnection, board: EventHub, after: int | None, heartbeats: bool, client: str | None
+    link: BrokerConnection, hub: EventHub, after: int | None, heartbeats: bool, client: str | None
 ) -> AsyncIterator[str]:
     """What follows `after`, or what comes from now on. `client`: the address of a stranger."""
     try:
-        with board.listening(client, heartbeats=heartbeats) as listener:
+        with hub.listening(client, heartbeats=heartbeats) as listener:
             yield "retry: 2000\n\n"
             if after is None:
-                after = board.told
-            elif after > board.told:  # it is of an earlier record
-                after = min(board.new_from, board.told) if board.edition else board.told
-            while after < board.kept_from:
-                for seq, text in await _part_of_record(link, board, after):
+                after = hub.published_through
+            elif after > hub.published_through:  # it is of an earlier record
+                after = min(hub.new_from, hub.published_through) if hub.edition else hub.published_through
+            while after < hub.kept_from:
+                for seq, text in await _part_of_record(link, hub, after):
                     after = seq
                     if text:
                         yield text
-            for news in board.kept_after(after):
+            for news in hub.kept_after(after):
                 after = news.seq or after
-                yield _written(news, board.edition)
+                yield _written(news, hub.edition)
             while True:
                 try:
                     following = await listener.next(KEEP_ALIVE)
@@ -105,15 +105,15 @@ async def _messages(
                 if following is None:
                     return
                 if following.seq is None or following.seq > after:
-                    yield _written(following, board.edition)
+                    yield _written(following, hub.edition)
     except TooManyListeners:
         return
 
 
-async def _part_of_record(link: BrokerConnection, board: EventHub, after: int) -> list[tuple[int, str]]:
+async def _part_of_record(link: BrokerConnection, hub: EventHub, after: int) -> list[tuple[int, str]]:
     """The next of it, at most READ_AT_ONCE: who reads slowly keeps nobody else from the record."""
     found: list[tuple[int, str]] = []
-    async with board.reading, aclosing(_from_record(link, after, board.kept_from, board.edition)) as events:
+    async with hub.reading, aclosing(_from_record(link, after, hub.kept_from, hub.edition)) as events:
         async for event in events:
             found.append(event)
             if len(found) >= READ_AT_ONCE:

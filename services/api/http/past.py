@@ -59,7 +59,7 @@ async def get_service_uptime(name: NameInPath, api: Api, window: UptimeWindow = 
 async def marks_in(api: ApiContext, names: Collection[str], window: str) -> dict[str, Sequence[Mark]]:
     """What marks each service in a window of `WINDOWS`, and perhaps before it. The last day is in memory."""
     if window == "24h":
-        return {name: api.board.lately(name) for name in names}
+        return {name: api.hub.recent_marks(name) for name in names}
     return await api.past.marks(names)
 
 
@@ -72,6 +72,6 @@ def segments(api: ApiContext, state: ServiceState, window: str, marks: Sequence[
     """The same, from its marks."""
     at = api.now()
     now = timeline.Now(state.status, state.paused, state.registered_at, micros(at))
-    gaps = api.board.coverage.gaps_until(now.at, api.shown.deaf_after)
-    begins = api.board.begins.get(state.name, 0)
+    gaps = api.hub.coverage.gaps_until(now.at, api.shown.deaf_after)
+    begins = api.hub.begins.get(state.name, 0)
     return timeline.segments(marks, now, micros(at - WINDOWS[window]), gaps, begins)

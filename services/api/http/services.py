@@ -142,7 +142,7 @@ async def list_services(
     cursor: str | None = None,
 ) -> ServicePage:
     """A page of services. A service that stays as it is appears exactly once, whatever else changes."""
-    index = api.board.roster
+    index = api.hub.index
     query = service_query(listed(status), tags.asked_for(tag, index.has_tag), q, sort, limit, cursor)
     names, last, total = index.page(query)
     return ServicePage(
@@ -155,13 +155,13 @@ async def list_services(
 @reads.get("/summary")
 async def get_summary(api: Api) -> Summary:
     """How many are in which status, the worst of them, and what the next digest would say."""
-    index, shown = api.board.roster, api.shown
+    index, shown = api.hub.index, api.shown
     names, *_ = index.page(ServiceQuery(statuses=WORST, sort="status", limit=10))
     return Summary(
         counts=index.counts,
         total=len(index),
         worst=[api.present(state) for state in await api.store.live.named(names)],
-        next_digest=next_digest(api.board, api.now(), shown.zone, shown.digest_time, shown.deaf_after),
+        next_digest=next_digest(api.hub, api.now(), shown.zone, shown.digest_time, shown.deaf_after),
     )
 
 

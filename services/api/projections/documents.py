@@ -170,7 +170,7 @@ class Heard(NamedTuple):
         return state
 
 
-def hear(before: Heard | None, message: Stored) -> Heard | None:
+def add_heartbeat(before: Heard | None, message: Stored) -> Heard | None:
     """Fold the next heartbeat; a log changes nothing. ValueError if it is malformed."""
     if before and not message.data and (not message.headers or message.headers is OVER_HTTP):
         run = (before.at, message.at) if before.signal is Signal.START else before.run

@@ -15,7 +15,7 @@ import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
-from services.api.projections.documents import Heard, Projection, hear, project
+from services.api.projections.documents import Heard, Projection, add_heartbeat, project
 from services.api.projections.store import DatabaseUnavailable, GenerationChanged, Store, View
 from services.api.queries.event_hub import EventHub
 from shared.contracts.events import ServiceRegistered, Tick
@@ -85,18 +85,18 @@ class _Events:
                 SKIPPED.labels(self.stream).inc()
                 log.warning("event passed over", seq=message.seq, error=str(error)[:300])
 
-    async def write(self, view: View, board: EventHub | None) -> None:
+    async def write(self, view: View, hub: EventHub | None) -> None:
         changes, self.changes = self.changes, []
         await view.apply(changes)
-        if board:
-            board.tell(changes)
+        if hub:
+            hub.publish(changes)
         new = {it.name for it in changes if isinstance(it.event, ServiceRegistered)}
         heard = await self._heartbeats.of_the_new(
-            [name for name in new if not (board and board.roster.has_heard(name))]
+            [name for name in new if not (hub and hub.index.has_heard(name))]
         )
         await view.apply_heartbeats(heard)
-        if board:
-            board.hear(heard)
+        if hub:
+            hub.publish_heartbeats(heard)
 
 
 class _Heartbeats:
@@ -119,7 +119,7 @@ class _Heartbeats:
             name = streams.name_in(message.subject)
             known = self._knows(name)
             try:
-                heard = hear(self._strangers.get(name) or self.heard.get(name), message)
+                heard = add_heartbeat(self._strangers.get(name) or self.heard.get(name), message)
             except ValueError:
                 SKIPPED.labels(self.stream).inc()
                 continue
@@ -142,17 +142,17 @@ class _Heartbeats:
                     for message in batch:
                         name = streams.name_in(message.subject)
                         with suppress(ValueError):
-                            if heard := hear(found.get(name), message):
+                            if heard := add_heartbeat(found.get(name), message):
                                 found[name] = heard
                     if reader.pending == 0:
                         break
         return found
 
-    async def write(self, view: View, board: EventHub | None) -> None:
+    async def write(self, view: View, hub: EventHub | None) -> None:
         heard, self.heard, self.added = self.heard, {}, False
         await view.apply_heartbeats(heard)
-        if board:
-            board.hear(heard)
+        if hub:
+            hub.publish_heartbeats(heard)
 
 
 class Projector:
@@ -162,7 +162,7 @@ class Projector:
         self,
         link: BrokerConnection,
         store: Store,
-        board: EventHub,
+        hub: EventHub,
         health: Health,
         now: Callable[[], datetime],
         *,
@@ -177,11 +177,11 @@ class Projector:
         self._left_at = left_at
         self._following: View | None = None
         self._saved_at = float("-inf")
-        self._on_board = dict.fromkeys(RECORD, 0)
-        """The sequence up to which the board has taken in each stream. Another API may be further, and so may
+        self._on_hub = dict.fromkeys(RECORD, 0)
+        """The sequence up to which the hub has applied each stream. Another API may be further, and so may
         the read models that it writes."""
         self._store = store
-        self._board = board
+        self._hub = hub
         self._now = now
         self._filled = False
         self._health = health
@@ -215,7 +215,7 @@ class Projector:
                     self._left_at = left_at
                 if self._left_at is not None:
                     await self.rebuild(left_at=self._left_at)
-                    self._board.clear()
+                    self._hub.clear()
                     self._filled, self._left_at = False, None
                     continue
                 marks = await self._look()
@@ -225,11 +225,11 @@ class Projector:
                 if not self._filled:
                     await self._fill(view)
                 kept = await view.record()
-                if kept.edition != self._board.edition:
-                    self._board.begin_edition(kept.edition, kept.new_from)
+                if kept.edition != self._hub.edition:
+                    self._hub.begin_edition(kept.edition, kept.new_from)
                 self._health.good("database")
                 self._following = view
-                heartbeats = _Heartbeats(self._link, self._board.roster.knows)
+                heartbeats = _Heartbeats(self._link, self._hub.index.knows)
                 wait = FIRST_WAIT
                 await in_own_task(self._follow_all(view, heartbeats))
             except* GenerationChanged:
@@ -254,11 +254,11 @@ class Projector:
             group.create_task(self._keep_short(view))
 
     async def _fill(self, view: View) -> None:
-        """The board as the read models and the last day's events have it."""
+        """The hub as the read models and the last day's events have it."""
         begins = {stream: await view.checkpoint(stream) for stream in RECORD}
         upto, strangers = begins[streams.SERVICES], False
         async for states in view.states():
-            self._board.roster.load(states)
+            self._hub.index.load(states)
             strangers = strangers or any(not it.config_seq and not it.status_seq for it in states)
         if strangers:
             await view.forget_strangers()
@@ -266,15 +266,15 @@ class Projector:
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=since)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
-                known = _Events(_Heartbeats(self._link, self._board.roster.knows))
+                known = _Events(_Heartbeats(self._link, self._hub.index.knows))
                 known.add([message for message in batch if message.seq <= upto])
-                self._board.tell(known.changes, aloud=False)
+                self._hub.publish(known.changes, to_listeners=False)
                 if reader.pending == 0 or (batch and batch[-1].seq >= upto):
                     break
-        self._board.told = max(self._board.told, upto)
+        self._hub.published_through = max(self._hub.published_through, upto)
         await retry_until_done("look how far the record reaches", partial(self._shorten, None))
-        self._on_board, self._filled = begins, True
-        self._board.let_go()  # who came before all this was known comes back, and is told what it missed
+        self._on_hub, self._filled = begins, True
+        self._hub.let_go()  # who came before all this was known comes back, and is told what it missed
 
     async def _cover(self) -> None:
         """Take in what ticks prove."""
@@ -284,7 +284,7 @@ class Projector:
                 for message in batch:
                     with suppress(ValueError):
                         tick = Tick.model_validate_json(message.data or b"{}")
-                        self._board.coverage.prove(*tick.proves(message.at))
+                        self._hub.coverage.prove(*tick.proves(message.at))
 
     async def _keep_short(self, view: View) -> None:
         """Let go of what the broker has let go of; for ever."""
@@ -297,14 +297,14 @@ class Projector:
         if view:
             for name, it in found.items():
                 await view.shorten(name, it)
-        self._board.begins = {name: it.begins for name, it in found.items()}
+        self._hub.begins = {name: it.begins for name, it in found.items()}
 
-    async def watch_judging(self) -> None:
-        """Know when a monitor judged last; for ever."""
+    async def watch_evaluation(self) -> None:
+        """Ask again and again which tick a monitor has evaluated last."""
         while True:
             with suppress(NatsError, OSError, TimeoutError):
-                judged = await last_evaluated(self._link)
-                self._board.judged = max(judged or 0, self._board.judged or 0)
+                evaluated = await last_evaluated(self._link)
+                self._hub.evaluated_at = max(evaluated or 0, self._hub.evaluated_at or 0)
             await asyncio.sleep(5)
 
     async def _left_another_record(self, view: View) -> int | None:
@@ -383,7 +383,7 @@ class Projector:
         heard = _Heartbeats(self._link, known.__contains__)
         events = _Events(heard)
 
-        async def tell() -> None:
+        async def take_events() -> None:
             changes, events.changes = events.changes, []
             await view.add_to_history(changes)
             for change in changes:
@@ -394,7 +394,7 @@ class Projector:
                 await view.fill(states, {})
                 states.clear()
 
-        reached = {streams.SERVICES: await self._read_all(events, tell)}
+        reached = {streams.SERVICES: await self._read_all(events, take_events)}
         reached[streams.HEARTBEATS] = await self._read_all(heard, _nothing)
         await view.fill(states, heard.heard)
         for stream, position in reached.items():
@@ -431,21 +431,21 @@ class Projector:
             newest = batch[-1]
             self._measure(stream, batch, newest.pending)
             source.add(batch)
-            await source.write(view, self._board)
-            self._on_board[stream] = newest.seq
+            await source.write(view, self._hub)
+            self._on_hub[stream] = newest.seq
             await view.save_checkpoint(stream, newest.seq, newest.at)
             self._behind_since[stream] = newest.at / 1e6
             if not newest.pending:
                 self._caught_up(stream)
 
-        await self._events.run(min(await view.checkpoint(stream), self._on_board[stream]), apply)
+        await self._events.run(min(await view.checkpoint(stream), self._on_hub[stream]), apply)
 
     async def _notice_end(self) -> None:
         """That all events are taken in, also where none comes: what was pending may be removed instead."""
         stream = streams.SERVICES
         while True:
             end, _ = await retry_until_done("ask for the newest event", partial(newest_event, self._link))
-            if self._on_board[stream] >= end:
+            if self._on_hub[stream] >= end:
                 BEHIND.labels(stream).set(0)
                 PENDING.labels(stream).set(0)
                 self._caught_up(stream)
@@ -454,7 +454,7 @@ class Projector:
     async def _follow_heartbeats(self, view: View, source: _Heartbeats) -> None:
         """Take in the heartbeats behind the checkpoint, for ever."""
         stream = source.stream
-        written = min(await view.checkpoint(stream), self._on_board[stream])
+        written = min(await view.checkpoint(stream), self._on_hub[stream])
         reader = Reader(self._link, stream, *source.subjects, after=written)
         clock, due = asyncio.get_running_loop().time, 0.0
         async with aclosing(reader.batches()) as batches:
@@ -465,8 +465,8 @@ class Projector:
                     continue
                 await asyncio.sleep(max(0.0, due - clock()))
                 if source.added or reader.position - written > TICKS_PASSED:
-                    await source.write(view, self._board)
-                    self._on_board[stream] = written = reader.position
+                    await source.write(view, self._hub)
+                    self._on_hub[stream] = written = reader.position
                     await view.save_checkpoint(stream, written, reader.position_at)
                     due = clock() + WRITE_EVERY
                     if batch:

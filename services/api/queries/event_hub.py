@@ -1,4 +1,4 @@
-"""What the API holds in memory: the roster, the changes of the last day, and who listens to new ones."""
+"""What the API holds in memory: every service's state, the changes of the last day, and who listens."""
 
 import asyncio
 from collections import deque
@@ -55,7 +55,7 @@ class Listener:
         self._waiting: asyncio.Queue[LiveEvent | None] = asyncio.Queue(MAX_QUEUED + 1)
         self._lost = False
 
-    def offer(self, news: LiveEvent) -> None:
+    def enqueue(self, news: LiveEvent) -> None:
         if self._lost:
             return
         if self._waiting.qsize() >= MAX_QUEUED:
@@ -78,16 +78,16 @@ class EventHub:
     """Fed by the projector and the commands after the database has it, so that who is told can read it."""
 
     def __init__(self) -> None:
-        self.roster = ServiceIndex()
+        self.index = ServiceIndex()
         self.coverage = Coverage()
-        self._lately: dict[str, deque[Mark]] = {}
+        self._recent_marks: dict[str, deque[Mark]] = {}
         self._order: deque[tuple[int, str, int]] = deque()
         self._kept: deque[LiveEvent] = deque(maxlen=KEPT)
         self._listeners: set[Listener] = set()
         self.reading = asyncio.Semaphore(MAX_READING)
-        self.told = 0
+        self.published_through = 0
         """The sequence of the event that was told last."""
-        self.forgotten = 0
+        self.forgotten_through = 0
         """The newest sequence that may have been a mark and is not remembered any more."""
         self.edition = ""
         """Goes behind the ids of events, and tells those of an earlier record; empty in the first."""
@@ -97,8 +97,9 @@ class EventHub:
         """Since when the record of a service is whole, of those of which the broker has let events go."""
         self.last_change = 0
         """When the newest change of a status was stored."""
-        self.judged: int | None = None
-        """When a monitor last judged, as one said; 0: none ever answered; None: none was asked yet."""
+        self.evaluated_at: int | None = None
+        """When the newest tick was stored that a monitor has evaluated, as one said; 0: none ever answered;
+        None: none was asked yet."""
 
     def begin_edition(self, edition: str, new_from: int) -> None:
         """What is read is another record now. Whoever listens is let go, and comes back for what is new."""
@@ -109,71 +110,70 @@ class EventHub:
 
     def clear(self) -> None:
         """Forget everything: it was of another record."""
-        self.roster.clear()
+        self.index.clear()
         self.coverage = Coverage()
-        self._lately.clear()
+        self._recent_marks.clear()
         self._order.clear()
         self._kept.clear()
         self.begins = {}
-        self.told = self.forgotten = 0
+        self.published_through = self.forgotten_through = 0
 
     # --- taking in
 
-    def tell(self, changes: Iterable[Projection], *, aloud: bool = True) -> None:
-        """Take in events in the order of the stream, and tell the listeners, if `aloud`, those that are
-        new."""
+    def publish(self, changes: Iterable[Projection], *, to_listeners: bool = True) -> None:
+        """Apply events in the order of the stream. Those that are new go to the listeners, if wanted."""
         for change in changes:
-            self.roster.apply(change)
-            if change.seq <= self.told:
+            self.index.apply(change)
+            if change.seq <= self.published_through:
                 continue
-            self.told = change.seq
+            self.published_through = change.seq
             if not change.configures:
                 self.last_change = change.at
             self._remember(change)
             news = LiveEvent(change.seq, change.row)
             self._kept.append(news)
-            for listener in self._listeners if aloud else ():
-                listener.offer(news)
+            for listener in self._listeners if to_listeners else ():
+                listener.enqueue(news)
 
-    def hear(self, heard: dict[str, Heard]) -> None:
-        self.roster.apply_heartbeats(heard)
+    def publish_heartbeats(self, heard: dict[str, Heard]) -> None:
+        self.index.apply_heartbeats(heard)
         following = [it for it in self._listeners if it.heartbeats]
         if following:
             news = LiveEvent(None, {name: it.at for name, it in heard.items()})
             for listener in following:
-                listener.offer(news)
+                listener.enqueue(news)
 
     def _remember(self, change: Projection) -> None:
         if change.deletes:
-            self._lately.pop(change.name, None)
+            self._recent_marks.pop(change.name, None)
         elif found := mark_of(change.event, change.seq, change.at):
-            self._lately.setdefault(change.name, deque()).append(found)
+            self._recent_marks.setdefault(change.name, deque()).append(found)
             self._order.append((change.at, change.name, change.seq))
         while self._order and (self._order[0][0] < change.at - DAY or len(self._order) > MAX_MARKS):
             _, name, seq = self._order.popleft()
-            self.forgotten = seq
-            marks = self._lately.get(name)
+            self.forgotten_through = seq
+            marks = self._recent_marks.get(name)
             while marks and marks[0].seq <= seq:
                 marks.popleft()
             if not marks:
-                self._lately.pop(name, None)
+                self._recent_marks.pop(name, None)
 
     # --- asking
 
     @property
     def marks(self) -> Mapping[str, Sequence[Mark]]:
         """What marks the last day of each service that has changed in it."""
-        return self._lately
+        return self._recent_marks
 
-    def lately(self, name: str) -> Sequence[Mark]:
+    def recent_marks(self, name: str) -> Sequence[Mark]:
         """What marks the service's last day, and perhaps a bit of the time before."""
-        return self._lately.get(name, ())
+        return self._recent_marks.get(name, ())
 
     @property
     def kept_from(self) -> int:
         """Whoever saw this sequence or a later one can be told the rest from memory."""
         first = self._kept[0].seq if self._kept else None
-        return first - 1 if first else self.told
+        return first - 1 if first else self.published_through
 
     def kept_after(self, seq: int) -> list[LiveEvent]:
         return [news for news in self._kept if news.seq is not None and news.seq > seq]

@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import islice
 
 from services.api.http.models import HeardItem
-from services.api.projections.documents import Heard, hear, project
+from services.api.projections.documents import Heard, add_heartbeat, project
 from shared.contracts import durations
 from shared.contracts.events import SOURCE_HEADER, Signal, StatusChanged, micros, moment
 from shared.contracts.heartbeats import parse_heartbeat
@@ -84,7 +84,7 @@ async def as_of(link: BrokerConnection, name: str, at: datetime) -> ServiceState
     for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
         if stored.at <= then:
             try:
-                heard = hear(heard, stored)
+                heard = add_heartbeat(heard, stored)
             except ValueError:
                 continue
     return heard.applied_to(state) if heard else state

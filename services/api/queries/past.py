@@ -1,4 +1,4 @@
-"""What marked services in the last 90 days: read of the database once, then kept up by the board."""
+"""What marked services in the last 90 days: read of the database once, then kept up by the hub."""
 
 import asyncio
 from collections import OrderedDict
@@ -39,8 +39,8 @@ class CachedFor(Generic[T]):
 
 
 class _Kept(NamedTuple):
-    """What one generation of the read models had of a service when the board had told `upto`. `beyond`: the
-    sequences of marks that were there already, though the board tells them later."""
+    """What one generation of the read models had of a service when the hub had published up to `upto`.
+    `beyond`: the sequences of marks that were there already, though the hub publishes them later."""
 
     generation: int
     upto: int
@@ -51,9 +51,9 @@ class _Kept(NamedTuple):
 class StatusHistory:
     """One query for all services of a page that are not kept yet; whoever asks meanwhile waits for it."""
 
-    def __init__(self, store: Store, board: EventHub, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, hub: EventHub, now: Callable[[], datetime]) -> None:
         self._store = store
-        self._board = board
+        self._hub = hub
         self._now = now
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._count = 0
@@ -74,16 +74,19 @@ class StatusHistory:
         return [name for name in names if not self._holds(name)]
 
     def _holds(self, name: str) -> bool:
-        """Whether what is kept and what the board still has leave nothing out."""
+        """Whether what is kept and what the hub still has leave nothing out."""
         it = self._kept.get(name)
         return (
             it is not None
             and it.generation == self._store.live.generation
-            and it.upto >= self._board.forgotten
+            and it.upto >= self._hub.forgotten_through
         )
 
     async def _read(self, names: Sequence[str]) -> None:
-        view, upto = self._store.live, self._board.told  # told before it is read: the database is ahead
+        view, upto = (
+            self._store.live,
+            self._hub.published_through,
+        )  # asked before it is read: the database is ahead
         found: dict[str, list[Mark]] = {name: [] for name in names}
         async for row in view.rows_of(names, micros(self._now() - LONGEST)):
             if it := mark(row):
@@ -97,7 +100,7 @@ class StatusHistory:
     def _merged(self, name: str) -> Iterator[Mark]:
         it = self._kept[name]
         self._kept.move_to_end(name)
-        newer = takewhile(lambda each: each.seq > it.upto, reversed(self._board.lately(name)))
+        newer = takewhile(lambda each: each.seq > it.upto, reversed(self._hub.recent_marks(name)))
         return chain(it.marks, (each for each in newer if each.seq not in it.beyond))
 
     def _forget(self, name: str) -> None:

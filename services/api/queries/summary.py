@@ -19,4 +19,4 @@ def next_digest(hub: EventHub, now: datetime, zone: ZoneInfo, at: time | None, d
 
 
 def digest_of(hub: EventHub, now: datetime, gaps: Sequence[tuple[int, int]] = ()) -> digest.Digest:
-    return digest.digest(hub.roster, hub.marks, now, gaps=gaps, begins=hub.begins)
+    return digest.digest(hub.index, hub.marks, now, gaps=gaps, begins=hub.begins)

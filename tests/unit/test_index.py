@@ -7,13 +7,13 @@ CONFIG = {"seq": 9, "deleted": False, "registered_at": 5, "paused": False, "noti
 
 
 def test_a_status_whose_configuration_was_purged_waits_for_it() -> None:
-    roster = ServiceIndex()
+    index = ServiceIndex()
     status = {"seq": 3, "status": "alive", "since": 5, "last_heartbeat": 5}
     parts = [{"_id": "web", "status": status}, {"_id": "never", "heartbeat": {"seq": 1, "at": 4}}]
-    roster.load(map(load, parts))
-    assert not roster.knows("web")
-    assert not roster.knows("never")
-    roster.load([load({"_id": "web", "config": CONFIG | {"description": ""}})])
-    state = roster._states["web"]
+    index.load(map(load, parts))
+    assert not index.knows("web")
+    assert not index.knows("never")
+    index.load([load({"_id": "web", "config": CONFIG | {"description": ""}})])
+    state = index._states["web"]
     assert (state.exists, state.status) == (True, "alive")
-    assert "never" not in roster._states, "names that are never registered cost nothing"
+    assert "never" not in index._states, "names that are never registered cost nothing"
