@@ -6,8 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from services.api.projections.store import check_url
-from shared.setting_types import CommaSeparated, DatabaseUrl, Port, TimeOfDay, Tokens
-from shared.settings import Settings, base_url
+from shared.settings import CommaSeparated, DatabaseUrl, Port, Settings, TimeOfDay, Tokens, base_url
 
 
 class ApiSettings(Settings):

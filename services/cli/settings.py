@@ -5,8 +5,16 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from shared.setting_types import CommaSeparated, DatabaseUrl, HttpUrl, Port, SecretHttpUrl, TimeOfDay, Tokens
-from shared.settings import Settings
+from shared.settings import (
+    CommaSeparated,
+    DatabaseUrl,
+    HttpUrl,
+    Port,
+    SecretHttpUrl,
+    Settings,
+    TimeOfDay,
+    Tokens,
+)
 
 
 class RunSettings(Settings):

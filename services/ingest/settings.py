@@ -1,7 +1,6 @@
 """Ingest's settings."""
 
-from shared.setting_types import PerSecond, Port, Tokens
-from shared.settings import Settings
+from shared.settings import PerSecond, Port, Settings, Tokens
 
 
 class IngestSettings(Settings):

@@ -1,7 +1,6 @@
 """The monitor's settings."""
 
-from shared.setting_types import Port
-from shared.settings import Settings
+from shared.settings import Port, Settings
 
 
 class MonitorSettings(Settings):

@@ -10,8 +10,16 @@ from pydantic_settings import NoDecode
 from services.notifier.channels import webhook
 from shared.contracts import durations
 from shared.http import urls
-from shared.setting_types import CommaSeparated, Concealed, HttpUrl, HttpUrls, Port, SecretHttpUrl, TimeOfDay
-from shared.settings import Settings
+from shared.settings import (
+    CommaSeparated,
+    Concealed,
+    HttpUrl,
+    HttpUrls,
+    Port,
+    SecretHttpUrl,
+    Settings,
+    TimeOfDay,
+)
 
 MIN_SECRET_LENGTH = 16
 

@@ -7,6 +7,7 @@ import signal
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -25,7 +26,6 @@ from shared.http.urls import without_secrets
 from shared.messaging import nats_internals, streams
 from shared.messaging.credentials import Credentials
 from shared.messaging.errors import BrokerError, NotStored
-from shared.messaging.stream_identity import StreamPosition
 from shared.settings import Settings
 
 log = structlog.get_logger()
@@ -65,6 +65,14 @@ def _inbox_prefix(url: str) -> str:
     if user.password and re.fullmatch(r"[\w-]{1,64}", user.username or "", re.ASCII):
         return f"_INBOX.{user.username}"
     return "_INBOX"
+
+
+@dataclass(frozen=True)
+class StreamPosition:
+    """A message that was read, or known to be there. `at`: when it was stored."""
+
+    seq: int
+    at: int
 
 
 class BrokerConnection:
@@ -161,16 +169,9 @@ class BrokerConnection:
             raise NotStored(str(error) or repr(error)) from None
 
     async def provision(self) -> None:
-        its = self._settings
-        plan = streams.Plan(
-            replicas=its.nats_replicas,
-            heartbeats_kept=its.heartbeats_kept,
-            events_kept=its.events_kept,
-            max_services=its.max_services,
-            heartbeats_bytes=its.heartbeats_bytes,
-        )
         await retry_until_done(
-            "provision the streams", lambda: streams.provision(self.js, plan, update=self._keeps_streams)
+            "provision the streams",
+            lambda: streams.provision(self.js, self._settings, update=self._keeps_streams),
         )
 
     async def bucket(self, name: str) -> KeyValue:

@@ -25,9 +25,8 @@ from pydantic import WrapValidator
 from shared.contracts.events import Event, parse_event
 from shared.messaging import ack_subjects, streams
 from shared.messaging.ack_subjects import Delivered
-from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.connection import BrokerConnection, StreamPosition, retry_until_done
 from shared.messaging.reader import Stored
-from shared.messaging.stream_identity import StreamPosition
 
 log = structlog.get_logger()
 

@@ -16,8 +16,7 @@ from prometheus_client import Gauge
 
 from shared.contracts.events import SOURCE_HEADER
 from shared.messaging import ack_subjects, nats_internals, streams
-from shared.messaging.connection import BrokerConnection, reraise_cancelled
-from shared.messaging.stream_identity import StreamPosition
+from shared.messaging.connection import BrokerConnection, StreamPosition, reraise_cancelled
 
 log = structlog.get_logger()
 

@@ -13,8 +13,15 @@ from nats.errors import Error as NatsError
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, in_own_task, reraise_cancelled, retry_until_done
 from shared.messaging.errors import NotStored
-from shared.messaging.stream_check import RECORD, Marks, check_stream, eviction_of, snapshot_of
-from shared.messaging.stream_identity import Comparison, Eviction
+from shared.messaging.stream_identity import (
+    RECORD,
+    Comparison,
+    Eviction,
+    Marks,
+    check_stream,
+    eviction_of,
+    snapshot_of,
+)
 
 log = structlog.get_logger()
 

@@ -1,7 +1,7 @@
 """Streams and subjects: the only place that names them."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -10,7 +10,7 @@ from nats.js.api import StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
 from shared.contracts.events import Event, StatusChanged, parse_event
-from shared.setting_types import MIN_STREAM_BYTES
+from shared.settings import MIN_STREAM_BYTES, Settings
 
 HEARTBEATS = "HEARTBEATS"
 SERVICES = "SERVICES"
@@ -93,53 +93,43 @@ def name_in(subject: str) -> str:
     return rest.partition(".")[2] if head == "service" else rest
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The settings of the streams; the same in every service, from the same variables."""
-
-    replicas: int
-    heartbeats_kept: int
-    events_kept: int
-    max_services: int
-    heartbeats_bytes: int
-    """0: no bound."""
-
-    def streams(self) -> tuple[StreamConfig, ...]:
-        return (
-            # A sender can invent any number of names: beyond these bounds the oldest messages are removed.
-            StreamConfig(
-                name=HEARTBEATS,
-                subjects=[ALL_HEARTBEATS, ALL_TICKS],
-                max_msgs_per_subject=self.heartbeats_kept,
-                max_msgs=min(self.heartbeats_kept * self.max_services + SPARE, _MAX_MESSAGES),
-                max_bytes=self.heartbeats_bytes or -1,
-                storage=StorageType.FILE,
-                num_replicas=self.replicas,
-                duplicate_window=120,
-                allow_direct=True,
-                allow_msg_ttl=True,
-                allow_atomic=True,
-                allow_batched=True,
-            ),
-            StreamConfig(
-                name=SERVICES,
-                subjects=[ALL_CONFIG, ALL_STATUS],
-                max_msgs_per_subject=self.events_kept,
-                storage=StorageType.FILE,
-                num_replicas=self.replicas,
-                duplicate_window=120,
-                allow_direct=True,
-                allow_atomic=True,
-            ),
-            StreamConfig(
-                name=ASIDE,
-                subjects=[ASIDE_SUBJECT],
-                max_msgs=1000,
-                storage=StorageType.FILE,
-                num_replicas=self.replicas,
-                allow_direct=True,
-            ),
-        )
+def planned(settings: Settings) -> tuple[StreamConfig, ...]:
+    """The streams as they should be; the same in every service, from the same variables."""
+    return (
+        # A sender can invent any number of names: beyond these bounds the oldest messages are removed.
+        StreamConfig(
+            name=HEARTBEATS,
+            subjects=[ALL_HEARTBEATS, ALL_TICKS],
+            max_msgs_per_subject=settings.heartbeats_kept,
+            max_msgs=min(settings.heartbeats_kept * settings.max_services + SPARE, _MAX_MESSAGES),
+            max_bytes=settings.heartbeats_bytes or -1,
+            storage=StorageType.FILE,
+            num_replicas=settings.nats_replicas,
+            duplicate_window=120,
+            allow_direct=True,
+            allow_msg_ttl=True,
+            allow_atomic=True,
+            allow_batched=True,
+        ),
+        StreamConfig(
+            name=SERVICES,
+            subjects=[ALL_CONFIG, ALL_STATUS],
+            max_msgs_per_subject=settings.events_kept,
+            storage=StorageType.FILE,
+            num_replicas=settings.nats_replicas,
+            duplicate_window=120,
+            allow_direct=True,
+            allow_atomic=True,
+        ),
+        StreamConfig(
+            name=ASIDE,
+            subjects=[ASIDE_SUBJECT],
+            max_msgs=1000,
+            storage=StorageType.FILE,
+            num_replicas=settings.nats_replicas,
+            allow_direct=True,
+        ),
+    )
 
 
 _MANAGED = (
@@ -155,10 +145,10 @@ _MANAGED = (
 )
 
 
-async def provision(js: JetStreamContext, plan: Plan, *, update: bool) -> None:
+async def provision(js: JetStreamContext, settings: Settings, *, update: bool) -> None:
     """Create the streams that are missing; any service may do it, any number of times. `update`: also change
     the settings of existing ones. Raises nats' errors when the broker is away."""
-    for wanted in plan.streams():
+    for wanted in planned(settings):
         assert wanted.name
         try:
             found = (await js.stream_info(wanted.name)).config

@@ -16,10 +16,11 @@ from nats.errors import Error as NatsError
 
 from shared.contracts.events import ConfigEvent, StatusChanged, parse_event
 from shared.messaging import streams
+from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack
 from shared.messaging.reader import Stored
-from shared.messaging.stream_identity import Comparison, Eviction, StreamMark, StreamPosition, compare
+from shared.messaging.stream_identity import Comparison, Eviction, StreamMark, compare
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")

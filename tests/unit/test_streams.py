@@ -8,31 +8,28 @@ from nats.js.api import StreamConfig, StreamInfo
 from nats.js.errors import NotFoundError, ServerError
 
 from shared.messaging import streams
-from shared.messaging.streams import HEARTBEATS, SERVICES, Plan
-from shared.setting_types import MIN_STREAM_BYTES
-from shared.settings import Settings, load
+from shared.messaging.streams import HEARTBEATS, SERVICES, planned
+from shared.settings import MIN_STREAM_BYTES, Settings, load
 
-PLAN = Plan(
-    replicas=1, heartbeats_kept=100, events_kept=20_000, max_services=100_000, heartbeats_bytes=10**10
-)
+SETTINGS = Settings(_env_file=None, heartbeats_bytes="10GB")
 
 
-def config(plan: Plan, name: str) -> StreamConfig:
-    return next(it for it in plan.streams() if it.name == name)
+def config(settings: Settings, name: str) -> StreamConfig:
+    return next(it for it in planned(settings) if it.name == name)
 
 
 def test_every_subject_and_all_of_the_heartbeats_are_bounded() -> None:
-    heartbeats, services = config(PLAN, HEARTBEATS), config(PLAN, SERVICES)
+    heartbeats, services = config(SETTINGS, HEARTBEATS), config(SETTINGS, SERVICES)
     assert (heartbeats.max_msgs_per_subject, heartbeats.max_bytes) == (100, 10**10)
     assert heartbeats.max_msgs == 100 * 100_000 + 1_000_000, "strangers take no room from a whole fleet"
     assert services.max_msgs_per_subject == 20_000
     assert (services.max_msgs, services.max_bytes) == (None, None), "nobody pushes out what is of others"
-    assert config(replace(PLAN, heartbeats_bytes=0), HEARTBEATS).max_bytes == -1
-    huge = config(replace(PLAN, max_services=10**18), HEARTBEATS).max_msgs
+    assert config(SETTINGS.model_copy(update={"heartbeats_bytes": 0}), HEARTBEATS).max_bytes == -1
+    huge = config(SETTINGS.model_copy(update={"max_services": 10**18}), HEARTBEATS).max_msgs
     assert huge == 2**53, "a number that the broker can read"
 
 
-def test_the_settings_come_to_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_come_to_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(Settings).heartbeats_bytes == 0
     for given, size in (("", 0), ("0", 0), ("100MB", MIN_STREAM_BYTES), ("2 TB", 2 * 10**12)):
         monkeypatch.setenv("REGISTRY_HEARTBEATS_BYTES", given)
@@ -63,8 +60,8 @@ class Broker:
 
     update_stream = add_stream
 
-    async def bound(self, plan: Plan = PLAN) -> int | None:
-        await streams.provision(self, plan, update=True)  # type: ignore[arg-type]
+    async def bound(self, settings: Settings = SETTINGS) -> int | None:
+        await streams.provision(self, settings, update=True)  # type: ignore[arg-type]
         return self.there[HEARTBEATS].max_bytes
 
 
@@ -82,10 +79,10 @@ async def test_where_there_is_no_room_the_bound_is_the_largest_that_fits() -> No
 
 
 async def test_a_bound_that_there_is_gets_smaller_only_if_that_is_wanted() -> None:
-    there = config(replace(PLAN, heartbeats_bytes=3 * 10**9), HEARTBEATS)
+    there = config(SETTINGS.model_copy(update={"heartbeats_bytes": 3 * 10**9}), HEARTBEATS)
     assert await Broker(3 * 10**9, there).bound() == 3 * 10**9
-    assert await Broker(10**11, there).bound(replace(PLAN, heartbeats_bytes=10**9)) == 10**9
+    assert await Broker(10**11, there).bound(SETTINGS.model_copy(update={"heartbeats_bytes": 10**9})) == 10**9
     assert await Broker(10**9, there).bound() == -1, "so much set aside leaves no room for other streams"
-    unbounded = config(replace(PLAN, heartbeats_bytes=0), HEARTBEATS)
+    unbounded = config(SETTINGS.model_copy(update={"heartbeats_bytes": 0}), HEARTBEATS)
     assert await Broker(10**9, unbounded).bound() == 10**10 // 16
     assert await Broker(10**11, replace(unbounded, max_msgs=-1)).bound() == 10**10

@@ -20,8 +20,7 @@ from services.api.http.keyring import Keyring
 from shared.http.problems import Problem
 from shared.http.protocol import client_of
 from shared.http.rate_limits import TokenGuessLimit
-from shared.setting_types import Tokens
-from shared.settings import matches
+from shared.settings import Tokens, matches
 
 COOKIE = "registry_session"
 LOGGED_IN_FOR = 14 * 24 * 3600

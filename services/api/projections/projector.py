@@ -22,14 +22,21 @@ from shared.contracts.events import ServiceRegistered, Tick
 from shared.domain.service_state import ServiceState
 from shared.http.server import Health
 from shared.messaging import streams
-from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
+from shared.messaging.connection import BrokerConnection, StreamPosition, in_own_task, retry_until_done
 from shared.messaging.errors import NotStored
 from shared.messaging.event_subscription import EventSubscription, ReceivedEvent
 from shared.messaging.faststream_broker import FastStreamBroker, no_payload
 from shared.messaging.queries import last_evaluated, newest_event
 from shared.messaging.reader import PENDING, Reader, Stored
-from shared.messaging.stream_check import RECORD, Marks, check_stream, known_until, snapshot_of
-from shared.messaging.stream_identity import Comparison, StreamMark, StreamPosition
+from shared.messaging.stream_identity import (
+    RECORD,
+    Comparison,
+    Marks,
+    StreamMark,
+    check_stream,
+    known_until,
+    snapshot_of,
+)
 from shared.messaging.truncation import truncated
 
 log = structlog.get_logger()

@@ -21,7 +21,8 @@ from pymongo.uri_parser import parse_uri
 from services.api.projections.documents import FACETS, Document, Heard, Projection, dump, load
 from shared.contracts.events import Signal, StatusChanged
 from shared.domain.service_state import ServiceState
-from shared.messaging.stream_identity import StreamMark, StreamPosition
+from shared.messaging.connection import StreamPosition
+from shared.messaging.stream_identity import StreamMark
 from shared.messaging.truncation import Truncated
 
 _STATE = "registry_state"

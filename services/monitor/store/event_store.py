@@ -20,8 +20,7 @@ from shared.messaging.queries import (
     newest_event,
 )
 from shared.messaging.reader import Reader, Stored
-from shared.messaging.stream_check import RECORD, Marks, check_stream
-from shared.messaging.stream_identity import Comparison, StreamMark
+from shared.messaging.stream_identity import RECORD, Comparison, Marks, StreamMark, check_stream
 
 
 class EventStore:

@@ -14,8 +14,7 @@ from services.notifier.event_log import EventLog
 from shared.contracts.events import moment
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
-from shared.messaging.stream_check import check_stream, known_until
-from shared.messaging.stream_identity import Comparison
+from shared.messaging.stream_identity import Comparison, check_stream, known_until
 
 log = structlog.get_logger()
 

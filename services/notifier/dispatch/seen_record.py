@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from services.notifier.kv_record import KvRecord
 from shared.messaging import streams
 from shared.messaging.record_watch import RecordWatch
-from shared.messaging.stream_check import Marks
-from shared.messaging.stream_identity import StreamMark
+from shared.messaging.stream_identity import Marks, StreamMark
 
 log = structlog.get_logger()
 

@@ -20,9 +20,9 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 
 from shared.contracts.events import micros, moment
 from shared.messaging import event_subscription, streams
+from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import WrongSequence
 from shared.messaging.reader import Stored
-from shared.messaging.stream_identity import StreamPosition
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.model import CALM, Broker, Heartbeats, ModelReader, Session
 
