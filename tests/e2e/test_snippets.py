@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from services.api.dashboard.snippets import snippets
+from services.api.dashboard.pages import snippets
 from tests.broker import connect
 from tests.e2e.system import System, until
 from tests.telegram_standin import Standin

@@ -13,8 +13,7 @@ from services.api import tags
 from services.api.context import Api, ApiContext
 from services.api.dashboard import charts
 from services.api.dashboard.login import may_view
-from services.api.dashboard.rendering import ORDER, page
-from services.api.dashboard.snippets import snippets
+from services.api.dashboard.rendering import ORDER, page, templates
 from services.api.http import page_cursors
 from services.api.http.models import HeardItem, Service
 from services.api.http.past import marks_in, segments
@@ -261,6 +260,25 @@ def maintenance_page(
         given=given or {},
         zone=api.shown.zone.key,
     )
+
+
+class Snippet(NamedTuple):
+    id: str
+    title: str
+    note: str
+    text: str
+
+
+def snippets(ingest_url: str, name: str, token: bool) -> list[Snippet]:
+    """How to send heartbeats of this name. `token`: they need one, of which the reader knows the value."""
+    template = templates.get_template("snippets.txt")
+    _, *written = template.render(ingest_url=ingest_url, name=name, token=token).split("=== ")
+    found = []
+    for each in written:
+        head, _, text = each.partition("\n")
+        id_, title, note = (part.strip() for part in head.split("|"))
+        found.append(Snippet(id_, title, note, text.strip()))
+    return found
 
 
 @router.get("/ui/connect")

@@ -6,7 +6,7 @@ from fastapi import Body, Query, Response
 from pydantic import AwareDatetime
 
 from services.api.context import Api
-from services.api.http.models import WINDOW_EXAMPLE, WindowPage, WindowView
+from services.api.http.models import EXAMPLES, WindowPage, WindowView
 from services.api.http.routing import IfMatch, reading, writing
 from shared.contracts.maintenance import Window
 from shared.http.problems import documented
@@ -14,7 +14,7 @@ from shared.http.problems import documented
 At = Annotated[
     AwareDatetime | None, Query(description="As of this moment.", examples=["2026-11-01T12:00:00Z"])
 ]
-NewWindow = Annotated[Window, Body(examples=[WINDOW_EXAMPLE])]
+NewWindow = Annotated[Window, Body(examples=[EXAMPLES["new_window"]])]
 
 writes, reads = writing("maintenance"), reading("maintenance")
 

@@ -1,6 +1,8 @@
 """What goes in and out over HTTP: bodies with their rules, answers with their examples."""
 
+import json
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -23,7 +25,12 @@ from shared.contracts.thresholds import Source
 from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 
+EXAMPLES: dict[str, Any] = json.loads(Path(__file__).with_name("examples.json").read_bytes())
 THRESHOLDS = ("silent_after", "down_after", "dead_after")
+
+
+def _example(value: JsonValue) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"example": value})
 
 
 def _written(value: Any) -> Any:
@@ -131,34 +138,10 @@ class Links(BaseModel):
     self: str
 
 
-_SERVICE: dict[str, JsonValue] = {
-    "name": "billing.worker",
-    "status": "silent",
-    "since": "2026-11-01T12:15:00Z",
-    "last_heartbeat": "2026-11-01T12:00:00Z",
-    "reason": "no heartbeat for 15m",
-    "registered_at": "2026-10-01T08:00:00Z",
-    "registered_by": "heartbeat",
-    "thresholds": {"silent_after": "15m", "down_after": "2h", "dead_after": "7d"},
-    "threshold_sources": {"silent_after": "default", "down_after": "service", "dead_after": "default"},
-    "every": None,
-    "message": "42 invoices sent",
-    "running_since": None,
-    "last_duration": 192.4,
-    "warnings": [],
-    "paused": False,
-    "notify": True,
-    "description": "Sends the invoices",
-    "tags": ["billing", "nightly"],
-    "version": 17,
-    "links": {"self": "http://127.0.0.1:8002/service/billing.worker"},
-}
-
-
 class Service(BaseModel):
     """One service as it is now."""
 
-    model_config = ConfigDict(json_schema_extra={"example": _SERVICE})
+    model_config = _example(EXAMPLES["service"])
 
     name: str
     status: Status
@@ -210,9 +193,7 @@ class Service(BaseModel):
 
 
 class ServicePage(BaseModel):
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"items": [_SERVICE], "next": "WyJuYW1lIiwiYiIsImIiXQ", "total": 44}}
-    )
+    model_config = _example({"items": [EXAMPLES["service"]], "next": "WyJuYW1lIiwiYiIsImIiXQ", "total": 44})
 
     items: list[Service]
     next: str | None = Field(description="The cursor of the next page; null on the last.")
@@ -227,43 +208,10 @@ class HistoryItem(BaseModel):
 
 
 class HistoryPage(BaseModel):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "items": [
-                    {
-                        "seq": 4711,
-                        "type": "service.status_changed.v1",
-                        "at": "2026-11-01T12:15:01Z",
-                        "data": {
-                            "from": "alive",
-                            "to": "silent",
-                            "since": "2026-11-01T12:15:00Z",
-                            "last_heartbeat": "2026-11-01T12:00:00Z",
-                            "reason": "no heartbeat for 15m",
-                        },
-                    }
-                ],
-                "next": None,
-            }
-        }
-    )
+    model_config = _example(EXAMPLES["history"])
 
     items: list[HistoryItem]
     next: str | None
-
-
-_HEARD: dict[str, JsonValue] = {
-    "at": "2026-11-01T12:00:00.123456Z",
-    "signal": "success",
-    "exit_code": None,
-    "message": "42 invoices sent",
-    "duration": 192.4,
-    "every": None,
-    "metadata": {"host": "a1"},
-    "source": "http",
-    "warnings": [],
-}
 
 
 class HeardItem(BaseModel):
@@ -281,7 +229,7 @@ class HeardItem(BaseModel):
 
 
 class HeardPage(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"example": {"items": [_HEARD]}})
+    model_config = _example({"items": [EXAMPLES["heartbeat"]]})
 
     items: list[HeardItem]
 
@@ -299,26 +247,7 @@ class Seconds(BaseModel):
 
 
 class Uptime(BaseModel):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "window": "24h",
-                "uptime": 0.9987,
-                "from": "2026-11-01T12:00:00Z",
-                "to": "2026-11-02T12:00:00Z",
-                "seconds": {
-                    "alive": 86188.0,
-                    "silent": 100.0,
-                    "down": 112.0,
-                    "dead": 0.0,
-                    "unknown": 0.0,
-                    "paused": 0.0,
-                    "unobserved": 0.0,
-                },
-            }
-        },
-        populate_by_name=True,
-    )
+    model_config = ConfigDict(json_schema_extra={"example": EXAMPLES["uptime"]}, populate_by_name=True)
 
     window: str
     uptime: float | None = Field(
@@ -335,16 +264,7 @@ class NextDigest(BaseModel):
 
 
 class Summary(BaseModel):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "counts": {"down": 0, "silent": 1, "dead": 0, "unknown": 2, "alive": 41},
-                "total": 44,
-                "worst": [_SERVICE],
-                "next_digest": {"at": "2026-11-02T09:00:00Z", "text": "1 silent, 41 active"},
-            }
-        }
-    )
+    model_config = _example(EXAMPLES["summary"] | {"worst": [EXAMPLES["service"]]})
 
     counts: dict[Status, int]
     total: int
@@ -354,27 +274,10 @@ class Summary(BaseModel):
     next_digest: NextDigest
 
 
-WINDOW_EXAMPLE: dict[str, JsonValue] = {
-    "title": "Sunday backups",
-    "tags": ["backup"],
-    "cron": "0 3 * * sun",
-    "time_zone": "Europe/Berlin",
-    "duration": "2h",
-}
-_WINDOW: dict[str, JsonValue] = {
-    "id": "5f0c1c9a2b7d",
-    "window": WINDOW_EXAMPLE,
-    "active": False,
-    "starts_at": "2026-11-01T02:00:00Z",
-    "ends_at": "2026-11-01T04:00:00Z",
-    "version": 3,
-}
-
-
 class WindowView(BaseModel):
     """A window, and when it is next, or now."""
 
-    model_config = ConfigDict(json_schema_extra={"example": _WINDOW})
+    model_config = _example(EXAMPLES["window"])
 
     id: str
     window: Window
@@ -385,6 +288,6 @@ class WindowView(BaseModel):
 
 
 class WindowPage(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"example": {"items": [_WINDOW]}})
+    model_config = _example({"items": [EXAMPLES["window"]]})
 
     items: list[WindowView]

@@ -8,7 +8,7 @@ from pydantic import AwareDatetime
 from services.api import tags
 from services.api.context import Api, ApiContext
 from services.api.http import page_cursors
-from services.api.http.models import NewService, Service, ServicePage, Summary, Wanted
+from services.api.http.models import EXAMPLES, NewService, Service, ServicePage, Summary, Wanted
 from services.api.http.requests import listed
 from services.api.http.routing import IfMatch, Limit, NameInPath, reading, writing
 from services.api.queries import history
@@ -22,12 +22,6 @@ WORST = (Status.DOWN, Status.SILENT, Status.DEAD)
 
 _SORTING = r"^-?(name|status|since|last_heartbeat)$"
 _LISTED = "Repeat it, or put commas between."
-_EXAMPLE = {
-    "name": "billing.worker",
-    "description": "Sends the invoices",
-    "tags": ["billing", "nightly"],
-    "down_after": "2h",
-}
 
 writes, reads = writing("services"), reading("services")
 
@@ -43,7 +37,7 @@ def _answer(api: ApiContext, state: ServiceState, response: Response) -> Service
 
 @writes.post("/service", status_code=201, responses=documented(409, 413, 422, 429))
 async def create_service(
-    wanted: Annotated[NewService, Body(examples=[_EXAMPLE])], response: Response, api: Api
+    wanted: Annotated[NewService, Body(examples=[EXAMPLES["new_service"]])], response: Response, api: Api
 ) -> Service:
     """Register a service. 409 if it exists."""
     state = await api.commands.create(wanted)
@@ -54,7 +48,7 @@ async def create_service(
 @writes.put("/service/{name}", responses=documented(412, 413, 422, 429) | {201: {"model": Service}})
 async def replace_service(
     name: NameInPath,
-    wanted: Annotated[Wanted, Body(examples=[_EXAMPLE])],
+    wanted: Annotated[Wanted, Body(examples=[EXAMPLES["new_service"]])],
     response: Response,
     api: Api,
     if_match: IfMatch = None,
