@@ -390,7 +390,7 @@ class Projector:
         heard = _Heartbeats(self._link, known.__contains__)
         events = _Events(heard)
 
-        async def take_events() -> None:
+        async def record_and_gather() -> None:
             changes, events.changes = events.changes, []
             await view.add_to_history(changes)
             for change in changes:
@@ -401,7 +401,7 @@ class Projector:
                 await view.fill(states, {})
                 states.clear()
 
-        reached = {streams.SERVICES: await self._read_all(events, take_events)}
+        reached = {streams.SERVICES: await self._read_all(events, record_and_gather)}
         reached[streams.HEARTBEATS] = await self._read_all(heard, _nothing)
         await view.fill(states, heard.heard)
         for stream, position in reached.items():
