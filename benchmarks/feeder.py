@@ -8,9 +8,8 @@ import time
 
 from shared.messaging import streams
 from shared.messaging.batch_choice import BatchMode, BatchStrategy
-from shared.messaging.batch_publisher import BatchPublisher
+from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, StreamMessage
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.message_group import GROUP_MAX, StreamMessage
 from shared.settings import Settings
 
 

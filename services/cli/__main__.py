@@ -13,14 +13,12 @@ from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
 from services.cli import backup as copies
-from services.cli.broker_client import connect_once
-from services.cli.client import RequestFailed, ask
+from services.cli.client import RequestFailed, ask, connect_once, say, warn
 from services.cli.doctor import Finding, examine, report
 from services.cli.execute import run_reported
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.cli.supervisor import broker
 from services.cli.supervisor import run as supervise
-from services.cli.terminal import say, warn
 from shared.contracts.events import NAME_RULE_IN_WORDS, valid_name
 from shared.http.urls import without_secrets
 from shared.messaging import streams

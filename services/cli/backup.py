@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from services.cli.broker_client import connect_once
+from services.cli.client import connect_once
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.settings import Settings

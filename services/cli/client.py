@@ -1,10 +1,36 @@
-"""Requests to the registry's own services."""
+"""What the command line says, and what it asks of the broker, ingest and the API."""
 
+import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import nats
+import typer
+from nats.aio.client import Client
 from pydantic import SecretStr
+
+from shared.messaging.connection import access
+from shared.settings import Settings
+from shared.telemetry.visible import visible
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print one line, in which nothing that others wrote acts on the terminal."""
+    typer.echo(visible(line), err=err)
+
+
+def warn(message: str) -> None:
+    say(message, err=True)
+
+
+async def connect_once(settings: Settings) -> Client:
+    """Tried once, for 5 s. Raises nats' errors, OSError or TimeoutError."""
+
+    async def ignore(_: Exception) -> None: ...
+
+    options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": ignore}
+    return await asyncio.wait_for(nats.connect(**options), 5)
 
 
 class RequestFailed(Exception):

@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from services.cli.broker_client import connect_once
+from services.cli.client import connect_once
 from services.cli.ports import bound_to
 from services.cli.settings import DoctorSettings
 from shared.http.urls import without_secrets

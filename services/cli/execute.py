@@ -6,8 +6,7 @@ import time
 
 from pydantic import SecretStr
 
-from services.cli.client import RequestFailed, ask
-from services.cli.terminal import warn
+from services.cli.client import RequestFailed, ask, warn
 
 
 def run_reported(url: str, tokens: tuple[SecretStr, ...], command: list[str]) -> int:

@@ -11,9 +11,8 @@ from services.ingest.names import KnownNames
 from shared.contracts.events import valid_name
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
-from shared.messaging.batch_publisher import BatchPublisher
+from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, OnStored, StreamMessage, header_block
 from shared.messaging.errors import BrokerError, ShareExhausted, TooLarge
-from shared.messaging.message_group import GROUP_MAX, OnStored, StreamMessage, header_block
 from shared.messaging.reader import OVER_HTTP
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])

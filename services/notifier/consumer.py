@@ -16,8 +16,7 @@ from services.notifier.states import ServiceStates
 from shared.contracts.events import Event, StatusChanged
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
-from shared.messaging.event_subscription import EventSubscription, ReceivedEvent
-from shared.messaging.faststream_broker import FastStreamBroker
+from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent
 from shared.messaging.queries import newest_event
 from shared.messaging.reader import PENDING, Stored
 

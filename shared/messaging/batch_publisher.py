@@ -15,18 +15,172 @@ import asyncio
 import json
 import secrets
 import time
-from collections import deque
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from shared.messaging.backlog import Backlog
+import structlog
+
 from shared.messaging.batch_choice import BatchMode, BatchStrategy
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.errors import BrokerError, NotStored, ShareExhausted, TooLarge
-from shared.messaging.message_group import MessageGroup, OnStored, StreamMessage
+from shared.messaging.errors import BrokerError, Busy, NotStored, ShareExhausted, TooLarge
+from shared.messaging.nats_internals import hpub_cmd
+
+log = structlog.get_logger()
 
 HEADERS_MAX = 1024
 """Bytes that headers take, at most."""
+GROUP_MAX = 1000
+"""Messages that the broker takes in one atomic batch."""
+SIZE_MAX = 512 * 1024
+"""Bytes of payload in one group."""
+WAITING_MAX = 32 * 1024 * 1024
+"""Bytes of payload that may wait in all."""
+SHARE = 10
+"""The messages of one sender may take a tenth of what may wait, so that it cannot fill it for all."""
+
+_SINGLE = BatchMode(atomic=False, size=1)
+_START, _ADD, _COMMIT = range(3)
+_NO_FLOW = 65535
+"""Messages after which the broker would answer before the end of a fast batch: more than a group has."""
+
+
+class StreamMessage(NamedTuple):
+    """`headers`: lines as they stand in NATS' protocol, each ended by CR LF; `header_block` makes them."""
+
+    subject: str
+    headers: bytes
+    payload: bytes
+
+
+def header_block(headers: dict[str, str]) -> bytes:
+    return "".join(f"{key}: {value}\r\n" for key, value in headers.items()).encode()
+
+
+OnStored = Callable[[BrokerError | None], None]
+"""Is called once: with None when the messages are stored."""
+
+
+Waiter = tuple[int, OnStored, str | None, int]
+"""Who has added messages: the index behind the last of them, whom to call, their sender, their bytes."""
+
+
+@dataclass(slots=True)
+class MessageGroup:
+    """Messages that go together, and who waits for them.
+
+    They are sent in one batch, or in a few of them one after the other; the first `stored` messages are in
+    the stream. `refused`: why the broker refused a batch. What is left then is in `single`, and is sent
+    message by message.
+    """
+
+    since: float
+    messages: list[StreamMessage] = field(default_factory=list)
+    waiters: list[Waiter] = field(default_factory=list)
+    size: int = 0
+    sent_at: float = 0.0
+    batch: BatchMode = _SINGLE
+    stored: int = 0
+    refused: str = ""
+    single: dict[int, bool] | None = None
+    """By index, whether it was answered with a refusal; those that are stored are removed."""
+
+    def has_room_for(self, count: int, size: int) -> bool:
+        return len(self.messages) + count <= GROUP_MAX and not (self.size and self.size + size > SIZE_MAX)
+
+    def add(
+        self, messages: Sequence[StreamMessage], size: int, on_stored: OnStored, sender: str | None
+    ) -> None:
+        self.messages += messages
+        self.size += size
+        self.waiters.append((len(self.messages), on_stored, sender, size))
+
+    @property
+    def missing(self) -> Sequence[int]:
+        """The indexes, in order, of the messages that are not known to be stored."""
+        return range(self.stored, len(self.messages)) if self.single is None else sorted(self.single)
+
+    def end(self, reason: str) -> None:
+        """Tell all that wait whether their messages are stored. `reason`: why those are not that are
+        missing."""
+        missing, first = self.missing, 0
+        for end, on_stored, _, _ in self.waiters:
+            at = bisect_left(missing, first)
+            stored = at == len(missing) or missing[at] >= end
+            first = end
+            try:
+                on_stored(None if stored else NotStored(reason))
+            except Exception:  # must not keep the others from being told
+                log.exception("an answer could not be given")
+
+    def batch_frames(self, batch_id: str, reply: str) -> bytes:
+        """The next batch, as the broker reads it."""
+        count = self.batch.size
+        messages = self.messages[self.stored : self.stored + count]
+        if count == 1:
+            return _frame(messages[0], reply)
+        frames: list[bytes] = []
+        if self.batch.atomic:
+            batch = f"Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: ".encode()
+            for n, message in enumerate(messages, 1):
+                end = b"\r\n" if n < count else b"\r\nNats-Batch-Commit: 1\r\n"
+                frames.append(_frame(message, reply if n == count else "", b"%b%d%b" % (batch, n, end)))
+        else:
+            for n, message in enumerate(messages, 1):
+                step = _COMMIT if n == count else _ADD if n > 1 else _START
+                frames.append(_frame(message, f"{reply}.{_NO_FLOW}.fail.{n}.{step}.$FI"))
+        return b"".join(frames)
+
+    def single_frames(self, reply: str) -> bytes:
+        """What is left, each message for itself."""
+        return b"".join(_frame(self.messages[n], f"{reply}.{n}") for n in self.missing)
+
+
+def _frame(message: StreamMessage, reply: str, more: bytes = b"") -> bytes:
+    lines = b"NATS/1.0\r\n%b%b\r\n" % (message.headers, more)
+    return hpub_cmd(message.subject, reply, lines, message.payload)
+
+
+class Backlog:
+    """How much waits for the broker, in all and of each sender. Both are bounded."""
+
+    def __init__(self, max_messages: int) -> None:
+        self._max_messages = max_messages
+        self.messages = 0
+        self._bytes = 0
+        self._messages_of: Counter[str] = Counter()
+        self._bytes_of: Counter[str] = Counter()
+
+    def refusal(self, sender: str | None, count: int, size: int) -> BrokerError | None:
+        """Why so many messages of so many bytes may not wait as well; None: they may.
+
+        Whatever is waiting, a sender that has nothing there yet may always add something.
+        """
+        if sender and (waiting := self._messages_of[sender]):
+            size_of = self._bytes_of[sender] + size
+            if (waiting + count) * SHARE > self._max_messages or size_of * SHARE > WAITING_MAX:
+                return ShareExhausted("too many heartbeats of this address wait for the broker")
+        if self.messages and (self.messages + count > self._max_messages or self._bytes + size > WAITING_MAX):
+            return Busy("too many messages wait for the broker")
+        return None
+
+    def add(self, sender: str | None, count: int, size: int) -> None:
+        self.messages += count
+        self._bytes += size
+        if sender:
+            self._messages_of[sender] += count
+            self._bytes_of[sender] += size
+
+    def remove(self, sender: str | None, count: int, size: int) -> None:
+        self.messages -= count
+        self._bytes -= size
+        if sender:
+            self._messages_of[sender] -= count
+            self._bytes_of[sender] -= size
+            if not self._messages_of[sender]:
+                del self._messages_of[sender], self._bytes_of[sender]
 
 
 class BatchPublisher:
@@ -137,7 +291,7 @@ class BatchPublisher:
     def _send_batch(self, group: MessageGroup) -> None:
         group.sent_at = time.perf_counter()
         count = len(group.messages) - group.stored
-        group.batch = self._batching.choose(count, group.sent_at) if count > 1 else BatchMode(False, 1)
+        group.batch = self._batching.choose(count, group.sent_at) if count > 1 else _SINGLE
         batch_id = self._next_batch_id()
         self._write(group, group.batch_frames(batch_id, f"{self._inbox}.{batch_id}"))
 

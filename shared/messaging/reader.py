@@ -15,7 +15,7 @@ from nats.js.errors import NotFoundError
 from prometheus_client import Gauge
 
 from shared.contracts.events import SOURCE_HEADER
-from shared.messaging import ack_subjects, nats_internals, streams
+from shared.messaging import nats_internals, streams
 from shared.messaging.connection import BrokerConnection, StreamPosition, reraise_cancelled
 
 log = structlog.get_logger()
@@ -37,6 +37,41 @@ class Stored(NamedTuple):
     seq: int
     at: int
     pending: int
+
+
+ACK_PREFIX = b"$JS.ACK."
+
+
+class Delivered(NamedTuple):
+    """Where a message that JetStream delivers stands in its stream, as its reply subject says:
+
+        $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<stored at>.<pending>
+        $JS.ACK.<domain>.<account>.<stream>.<consumer>. … the same … [.<more>]
+
+    The second form is the default from NATS 2.16 on, and to be had on 2.15 with the feature flag
+    `js_ack_fc_v2` (NATS' ADR-15). `consumer_sequence` counts what a consumer has delivered. `stored_at`:
+    microseconds since 1970 UTC.
+    """
+
+    sequence: int
+    consumer_sequence: int
+    stored_at: int
+    pending: int
+
+
+def delivered(reply: bytes) -> Delivered | None:
+    """None: no message of a stream, but word about the request. Raises ValueError: not from the broker."""
+    if not reply.startswith(ACK_PREFIX):
+        return None
+    tokens = reply.split(b".")
+    if len(tokens) == 9:
+        start = 5
+    elif len(tokens) >= 11:
+        start = 7
+    else:
+        raise ValueError("neither form of $JS.ACK")
+    sequence, consumer_sequence, stored_at, pending = tokens[start : start + 4]
+    return Delivered(int(sequence), int(consumer_sequence), int(stored_at) // 1000, int(pending))
 
 
 class Reader:
@@ -160,7 +195,7 @@ class Reader:
     def _received(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         self._wake.set()
         try:
-            place = ack_subjects.parse(reply)
+            place = delivered(reply)
         except ValueError:  # it is not from the broker
             self._broken = True
             return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.messaging.ack_subjects import PREFIX
+from shared.messaging.reader import ACK_PREFIX
 from tests.broker import connect
 from tests.e2e.system import System, until
 from tests.servers import nats_server
@@ -28,7 +28,7 @@ async def test_every_reader_reads_on(system: System) -> None:
     sub = await js.pull_subscribe("heartbeat.*", stream="HEARTBEATS")
     assert system.beat("web") == 200
     (message,) = await sub.fetch(1)
-    assert message.reply.startswith(PREFIX.decode())
+    assert message.reply.startswith(ACK_PREFIX.decode())
     assert len(message.reply.split(".")) >= 11, "this broker replies as one before 2.16 does"
     await nc.close()
     await until(lambda: system.told("web") == ["unknown → alive", "alive → silent", "silent → down"])

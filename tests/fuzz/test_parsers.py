@@ -58,10 +58,9 @@ from shared.contracts.maintenance import Window
 from shared.domain.coverage import Coverage
 from shared.http.problems import Problem
 from shared.http.rate_limits import TrustedProxies
-from shared.messaging import ack_subjects, nats_internals, reader, streams
-from shared.messaging.batch_publisher import BatchPublisher
+from shared.messaging import nats_internals, reader, streams
+from shared.messaging.batch_publisher import BatchPublisher, MessageGroup
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.message_group import MessageGroup
 from shared.messaging.reader import Reader, Stored
 from shared.settings import Settings, load
 
@@ -302,7 +301,7 @@ def test_what_a_reader_is_told(subject: bytes, reply: bytes, data: bytes, header
     it = Reader(BrokerConnection(Settings(), "fuzz"), "S", "s.>")
     it._received(subject, reply, data, headers)
     try:
-        place = ack_subjects.parse(reply)
+        place = reader.delivered(reply)
     except ValueError:
         place = None
         assert it._broken, "what is not from the broker makes a new consumer"

@@ -13,8 +13,7 @@ from nats.js.api import ConsumerInfo
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import NotStored
-from shared.messaging.event_subscription import EventSubscription, ReceivedEvent
-from shared.messaging.faststream_broker import FastStreamBroker
+from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent
 from shared.messaging.publisher import Publisher
 from tests.broker import connect, eventually
 from tests.integration.test_broker import link, publisher

@@ -17,12 +17,11 @@ from services.ingest.ticker import Ticker
 from shared.contracts.events import Tick
 from shared.http.problems import Problem
 from shared.http.server import Health
-from shared.messaging import backlog, streams
+from shared.messaging import batch_publisher, streams
 from shared.messaging.batch_choice import BatchMode
-from shared.messaging.batch_publisher import BatchPublisher
+from shared.messaging.batch_publisher import GROUP_MAX, SIZE_MAX, BatchPublisher, StreamMessage, header_block
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import BrokerError, Busy, NotStored, TooLarge
-from shared.messaging.message_group import GROUP_MAX, SIZE_MAX, StreamMessage, header_block
 from shared.messaging.publisher import Publisher
 from shared.messaging.reader import OVER_HTTP, Reader, Stored
 from tests.broker import eventually, provisioned
@@ -148,7 +147,7 @@ async def test_groups_are_bounded_and_so_is_what_waits(link: BrokerConnection) -
 async def test_what_waits_is_bounded_in_bytes_too(
     link: BrokerConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backlog, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(batch_publisher, "WAITING_MAX", 1_000_000)
     groups = BatchPublisher(link)
     await groups.start()
     for _ in range(2):  # what was stored makes room

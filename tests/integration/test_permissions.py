@@ -26,8 +26,12 @@ from nats.js.api import StreamConfig
 
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.event_subscription import MAX_UNACKNOWLEDGED, EventSubscription, ReceivedEvent
-from shared.messaging.faststream_broker import FastStreamBroker
+from shared.messaging.faststream_broker import (
+    MAX_UNACKNOWLEDGED,
+    EventSubscription,
+    FastStreamBroker,
+    ReceivedEvent,
+)
 from shared.settings import Settings
 from tests.broker import eventually, statuses
 from tests.e2e.system import SERVICES, System, until

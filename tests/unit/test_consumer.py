@@ -14,7 +14,7 @@ from services.notifier.event_log import EventLog
 from services.notifier.states import ServiceStates
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.event_subscription import EventSubscription, ReceivedEvent
+from shared.messaging.faststream_broker import EventSubscription, ReceivedEvent
 from shared.messaging.reader import Stored
 from shared.settings import Settings
 from tests.notified import NOW

@@ -5,8 +5,7 @@ from typing import Any
 
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.event_subscription import EventSubscription, ReceivedEvent
-from shared.messaging.faststream_broker import FastStreamBroker
+from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent
 from shared.settings import Settings
 
 

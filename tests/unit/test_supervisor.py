@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.cli import child as child_module
 from services.cli import supervisor
-from services.cli.child import Child
 from services.cli.ports import choose_ports, is_free
 from services.cli.settings import RunSettings
+from services.cli.supervisor import Child
 from shared.http import server
 from shared.http.protocol import ConnectionLimits, within
 from tests.servers import free_port
@@ -21,7 +20,6 @@ from tests.servers import free_port
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(supervisor, "announce", found.append)
-    monkeypatch.setattr(child_module, "announce", found.append)
     return found
 
 
@@ -50,7 +48,7 @@ async def until(check: Any) -> None:
 async def test_what_cannot_be_started_again_is_said_and_tried_again(
     child: Child, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_module, "MAX_BACKOFF", 0.05)
+    monkeypatch.setattr(supervisor, "MAX_BACKOFF", 0.05)
     assert await child.start() == ""
     assert child.process
     await child.process.wait()  # the shell has read it

@@ -24,8 +24,7 @@ from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, StreamPosition, in_own_task, retry_until_done
 from shared.messaging.errors import NotStored
-from shared.messaging.event_subscription import EventSubscription, ReceivedEvent
-from shared.messaging.faststream_broker import FastStreamBroker, no_payload
+from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent, no_payload
 from shared.messaging.queries import last_evaluated, newest_event
 from shared.messaging.reader import PENDING, Reader, Stored
 from shared.messaging.stream_identity import (

@@ -15,7 +15,7 @@ from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
 from services.notifier.dispatch.sources.withheld import WithheldSource
 from services.notifier.event_log import EventLog
-from shared.messaging import event_subscription
+from shared.messaging import faststream_broker
 from tests.simulation.catching import first_caught
 from tests.simulation.notifier.run import Process
 from tests.simulation.notifier.simulate import simulate
@@ -73,13 +73,13 @@ class SeesNoLoss(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        place = event_subscription._place
+        place = faststream_broker._place
 
         def fits(raw: Any) -> Any:
             found = place(raw)
             return found._replace(consumer_sequence=_Any()) if found else None
 
-        return {(event_subscription, "_place"): fits}
+        return {(faststream_broker, "_place"): fits}
 
 
 class SendsBeforeTheIntent(_Rewrites):

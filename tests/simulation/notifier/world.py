@@ -19,7 +19,7 @@ from nats.errors import NoRespondersError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 
 from shared.contracts.events import micros, moment
-from shared.messaging import event_subscription, streams
+from shared.messaging import faststream_broker, streams
 from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import WrongSequence
 from shared.messaging.reader import Stored
@@ -355,7 +355,7 @@ class EventFeed:
                     SimpleNamespace(reply=reply, subject=stored.subject, data=stored.data, headers=None)
                 )
             if arrived := raw[: len(raw) - lost]:
-                events = [event_subscription._read(it.data, None) for it in arrived]
+                events = [faststream_broker._read(it.data, None) for it in arrived]
                 await self._handle(events, SimpleNamespace(raw_message=arrived, ack=self._acknowledge))
 
     async def _deliver_again(self, batch: list[Stored]) -> None:

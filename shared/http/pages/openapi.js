@@ -1,0 +1,3 @@
+SwaggerUIBundle({
+  url: "/openapi.json", dom_id: "#ui", deepLinking: true, displayRequestDuration: true, validatorUrl: null,
+});
