@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 
 from services.api.commands import Commands
-from services.api.context import ApiContext, ShownSettings
+from services.api.context import ApiContext
 from services.api.http.app import build
 from services.api.http.auth import ApiAuth
 from services.api.http.keyring import Keyring
@@ -15,7 +15,6 @@ from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
 from services.api.queries.past import StatusHistory
 from services.api.settings import ApiSettings
-from shared.contracts.events import MICRO
 from shared.http import server
 from shared.http.protocol import limits_of, within
 from shared.messaging import streams
@@ -38,7 +37,14 @@ def main() -> None:
     windows, keyring = Windows(link), Keyring(link)
     watch = RecordWatch(link, buckets=(streams.MAINTENANCE_BUCKET, streams.API_BUCKET))
     watch.on_another = lambda why: health.bad("projection", why)
-    auth = _auth(settings, keyring)
+    auth = ApiAuth(
+        settings.api_token,
+        settings.read_token,
+        anonymous_read="read" in settings.anonymous,
+        strangers=settings.is_public,
+        secure=settings.public_url.startswith("https:"),
+        keyring=keyring,
+    )
     defaults = Defaults(
         silent_after=settings.silent_after, down_after=settings.down_after, dead_after=settings.dead_after
     )
@@ -50,7 +56,7 @@ def main() -> None:
         auth=auth,
         health=health,
         defaults=defaults,
-        shown=_shown(settings),
+        settings=settings,
         now=_now,
         maintenance=Maintenance(link, windows),
         past=StatusHistory(store, hub, _now),
@@ -106,29 +112,6 @@ def _settings() -> ApiSettings:
     logs.configure("api", settings.log_level, settings.log_format)
     warn_of_short_tokens(settings, "api_token", "read_token")
     return settings
-
-
-def _auth(settings: ApiSettings, keyring: Keyring) -> ApiAuth:
-    return ApiAuth(
-        settings.api_token,
-        settings.read_token,
-        anonymous_read="read" in settings.anonymous,
-        strangers=settings.is_public,
-        secure=settings.public_url.startswith("https:"),
-        keyring=keyring,
-    )
-
-
-def _shown(settings: ApiSettings) -> ShownSettings:
-    return ShownSettings(
-        settings.public_url,
-        settings.ingest_url,
-        settings.zone,
-        settings.digest_time,
-        ingest_token=bool(settings.ingest_token) and "ingest" not in settings.anonymous,
-        status_tags=settings.status_page,
-        deaf_after=settings.deaf_after // MICRO,
-    )
 
 
 def _now() -> datetime:

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, time
+from datetime import datetime
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 from fastapi import Depends, Request
 
@@ -15,6 +14,8 @@ from services.api.maintenance import Maintenance
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
 from services.api.queries.past import CachedFor, StatusHistory
+from services.api.settings import ApiSettings
+from shared.contracts.events import MICRO
 from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 from shared.http.server import Health
@@ -22,19 +23,6 @@ from shared.messaging.connection import BrokerConnection
 
 STATUS_PAGE_AGE = 1.0
 """Seconds for which everybody is given the same status page: it is made without a token."""
-
-
-@dataclass(frozen=True)
-class ShownSettings:
-    """What answers show of the configuration. `deaf_after`: microseconds without a tick."""
-
-    public_url: str
-    ingest_url: str
-    zone: ZoneInfo
-    digest_time: time | None
-    ingest_token: bool
-    status_tags: tuple[str, ...]
-    deaf_after: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class ApiContext:
     auth: ApiAuth
     health: Health
     defaults: Defaults
-    shown: ShownSettings
+    settings: ApiSettings
     now: Callable[[], datetime]
     maintenance: Maintenance
     past: StatusHistory
@@ -57,13 +45,17 @@ class ApiContext:
         if "projection" in self.health.missing:
             raise Problem(503, "still reading the record; see /readyz", retry_after=2)
 
+    def gaps_until(self, at: int) -> list[tuple[int, int]]:
+        """When the registry itself was not listening."""
+        return self.hub.coverage.gaps_until(at, self.settings.deaf_after // MICRO)
+
     async def state(self, name: str) -> ServiceState:
         """What is known of a service. Problem 404 if there is none."""
         return existing(name, await self.store.live.get(name))
 
     def present(self, state: ServiceState) -> Service:
         """The service as answers show it, with the thresholds that are in force."""
-        return Service.of(state, self.defaults, self.shown.public_url)
+        return Service.of(state, self.defaults, self.settings.public_url)
 
 
 def context_of(request: Request) -> ApiContext:

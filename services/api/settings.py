@@ -20,6 +20,10 @@ class ApiSettings(Settings):
     status_page: CommaSeparated = ()
 
     @property
+    def asks_ingest_token(self) -> bool:
+        return bool(self.ingest_token) and "ingest" not in self.anonymous
+
+    @property
     def ingest_url(self) -> str:
         """Where the page tells people to send heartbeats: on an open address, the proxy's one port."""
         return self.public_url if self.is_public else base_url(self.host, self.ingest_port)

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from services.api.http import auth, events, page_cursors
+from services.api.http import auth, events
 from services.api.http.models import NewService, Wanted
-from services.api.http.requests import check_version
+from services.api.http.requests import check_version, read_cursor, write_cursor
 from services.api.projections.documents import add_heartbeat, project
 from services.api.queries.event_hub import EventHub
 from services.api.settings import ApiSettings
@@ -447,16 +448,13 @@ def test_buckets(at: int, byte: int, tail: bytes, odd: Any) -> None:
 
 
 @fuzzed
-@given(
-    st.text(max_size=60)
-    | JSON.map(lambda value: page_cursors.base64.urlsafe_b64encode(dumped(value)).decode())
-)
+@given(st.text(max_size=60) | JSON.map(lambda value: base64.urlsafe_b64encode(dumped(value)).decode()))
 @example("é" * 10)
 @example("W1tb" * 400)
 def test_cursors(text: str) -> None:
     for kinds in ((int,), (str,), (int, str), (str, int, str), ()):
         try:
-            found = page_cursors.read(text, *kinds)
+            found = read_cursor(text, *kinds)
         except Problem as problem:
             assert problem.status == 422
         else:
@@ -466,7 +464,7 @@ def test_cursors(text: str) -> None:
 @fuzzed
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(max_size=60), max_size=4))
 def test_cursors_that_are_written_can_be_read(where: list[int | str]) -> None:
-    assert page_cursors.read(page_cursors.write(*where), *map(type, where)) == where
+    assert read_cursor(write_cursor(*where), *map(type, where)) == where
 
 
 @fuzzed

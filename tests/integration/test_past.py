@@ -10,7 +10,7 @@ from pymongo import monitoring
 
 from services.api.projections.documents import Projection
 from services.api.projections.store import Store
-from services.api.queries import past, uptime
+from services.api.queries import past
 from services.api.queries.event_hub import DAY, EventHub
 from services.api.queries.past import CachedFor, StatusHistory
 from shared.contracts.events import Status, micros
@@ -105,7 +105,7 @@ async def test_what_the_board_forgot_is_read_again(
     await view.apply([fall(10 + n, f"s{n}", 1) for n in range(20)])
     await kept.marks([f"s{n}" for n in range(20)])
     assert sum(len(it.marks) for it in kept._kept.values()) <= 10
-    assert uptime.LONGEST.days == 90
+    assert past.LONGEST.days == 90
 
 
 async def test_what_is_fresh_is_made_once_for_all() -> None:

@@ -12,12 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.api.dashboard import charts
+from services.api.dashboard.charts import slices
 from services.api.projections.documents import Heard, Projection, dump, load
 from services.api.queries import event_hub
 from services.api.queries.event_hub import EventHub
 from services.api.queries.index import SORTS, ServiceIndex, ServiceQuery, Sort, place
-from services.api.queries.summary import digest_of
-from services.api.queries.uptime import slices
 from shared.contracts.events import (
     Event,
     ServicePaused,
@@ -330,7 +329,7 @@ def test_the_digest_from_memory_is_that_of_the_whole_fleet(
         if change.at >= NOW - event_hub.DAY and (mark := mark_of(change.event, change.seq, change.at)):
             marks.setdefault(change.name, []).append(mark)
     whole = digest.digest(services, marks, now, gaps=gaps, each=True)
-    mine, zone = digest_of(fleet.hub, now, gaps), ZoneInfo("UTC")
+    mine, zone = fleet.hub.digest_at(now, gaps), ZoneInfo("UTC")
     assert (mine.uptime is None) is (whole.uptime is None)
     assert mine.uptime == pytest.approx(whole.uptime)
     assert digest.lines(replace(mine, uptime=None), zone) == digest.lines(replace(whole, uptime=None), zone)

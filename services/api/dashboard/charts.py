@@ -1,14 +1,13 @@
 """What the dashboard draws: numbers to coordinates. Pure; the templates make pictures of them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from services.api.http.models import HeardItem
-from services.api.queries.uptime import slices
 from shared.contracts.durations import spoken, spoken_seconds
 from shared.contracts.events import Signal, moment
 from shared.contracts.zones import in_zone
@@ -16,6 +15,38 @@ from shared.domain.timeline import NOTHING, Segment, percent
 
 COLUMNS = 100
 """Columns of a chart, at most."""
+
+
+_PROBLEMS = ("dead", "down", "silent")
+
+
+class Slice(NamedTuple):
+    """A piece of a bar. `state`: the worst that happened in it, or else what it was for the longest of its
+    time there; `spent`: microseconds in each state."""
+
+    start: int
+    end: int
+    state: str
+    spent: dict[str, int]
+
+
+def slices(found: Sequence[Segment], count: int) -> Iterator[Slice]:
+    """Cut what `segments` found into pieces of equal length."""
+    if not found:
+        return
+    start, end, i = found[0].start, found[-1].end, 0
+    bounds = [start + (end - start) * n // count for n in range(count + 1)]
+    for opens, closes in pairwise(bounds):
+        held: dict[str, int] = {}
+        while i < len(found):
+            it = found[i]
+            if (overlap := min(it.end, closes) - max(it.start, opens)) > 0:
+                held[it.state] = held.get(it.state, 0) + overlap
+            if it.end > closes:
+                break
+            i += 1
+        longest = max(held, key=lambda it: (it != NOTHING, held[it]), default=NOTHING)
+        yield Slice(opens, closes, next((it for it in _PROBLEMS if it in held), longest), held)
 
 
 class Piece(NamedTuple):

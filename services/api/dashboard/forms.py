@@ -102,7 +102,7 @@ async def _begin_maintenance(api: ApiContext, name: str, duration: str) -> None:
 async def add_window(request: Request, form: Form, api: Api) -> Response:
     given = {field: value.strip() for field, value in form.items() if value.strip()}
     try:
-        await api.maintenance.add(_window(given, api.shown.zone), api.now())
+        await api.maintenance.add(_window(given, api.settings.zone), api.now())
     except ValidationError as error:
         return maintenance_page(request, api, 422, explain(error.errors()), given)
     except (ValueError, KeyError) as error:

@@ -14,10 +14,9 @@ from services.api.context import Api, ApiContext
 from services.api.dashboard import charts
 from services.api.dashboard.login import may_view
 from services.api.dashboard.rendering import ORDER, page, templates
-from services.api.http import page_cursors
 from services.api.http.models import HeardItem, Service
 from services.api.http.past import marks_in, segments
-from services.api.http.requests import listed
+from services.api.http.requests import listed, write_cursor
 from services.api.http.routing import NameInPath
 from services.api.http.services import service_query
 from services.api.projections.documents import Document
@@ -81,7 +80,7 @@ def _bar(api: ApiContext, state: ServiceState, window: str, marks: Sequence[Mark
     found = segments(api, state, window, marks)
     share = timeline.uptime(timeline.spent(found))
     count = SLICES[window]
-    return Bar(charts.bar(found, count, api.shown.zone), count, charts.in_a_line(found, share), share)
+    return Bar(charts.bar(found, count, api.settings.zone), count, charts.in_a_line(found, share), share)
 
 
 def _next_threshold(service: Service) -> float | None:
@@ -131,10 +130,10 @@ async def overview(
         q=q,
         window=window,
         first_page=not cursor,
-        next=_link(**here, cursor=page_cursors.write("status", *last)) if last else None,
+        next=_link(**here, cursor=write_cursor("status", *last)) if last else None,
         link=lambda **change: _link(**(here | change)),
-        ingest_url=api.shown.ingest_url.rstrip("/"),
-        ingest_token=api.shown.ingest_token,
+        ingest_url=api.settings.ingest_url.rstrip("/"),
+        ingest_token=api.settings.asks_ingest_token,
     )
 
 
@@ -168,7 +167,7 @@ async def service_page(
     request: Request, api: ApiContext, name: str, status: int = 200, *, done: str = "", refused: str = ""
 ) -> HTMLResponse:
     """`done`, `refused`: what became of the form that was sent from it."""
-    state, zone = await api.state(name), api.shown.zone
+    state, zone = await api.state(name), api.settings.zone
     service = api.present(state)
     heard = await _or_nothing(history.heartbeats(api.link, name, state.registered_at, charts.COLUMNS + 1))
     marks = (await marks_in(api, [name], "90d"))[name]
@@ -188,7 +187,7 @@ async def service_page(
         more_events=len(events) > EVENTS_SHOWN,
         maintenance=api.maintenance.about(name, service.tags, api.now()),
         badge_query=f"?key={badge_key}" if badge_key else "",
-        public_url=api.shown.public_url.rstrip("/"),
+        public_url=api.settings.public_url.rstrip("/"),
         done=done,
         refused=refused,
     )
@@ -258,7 +257,7 @@ def maintenance_page(
         windows=windows,
         refused=refused,
         given=given or {},
-        zone=api.shown.zone.key,
+        zone=api.settings.zone.key,
     )
 
 
@@ -285,14 +284,14 @@ def snippets(ingest_url: str, name: str, token: bool) -> list[Snippet]:
 async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLResponse:
     """How to send heartbeats."""
     good = valid_name(name)
-    token = api.shown.ingest_token
+    token = api.settings.asks_ingest_token
     return page(
         request,
         "connect.html",
         200 if good else 422,
         name=name,
         refused="" if good else NAME_RULE_IN_WORDS,
-        snippets=snippets(api.shown.ingest_url, name if good else "my-service", token),
+        snippets=snippets(api.settings.ingest_url, name if good else "my-service", token),
         five_minutes=thresholds.of_interval(timedelta(minutes=5)),
         longest_grace=thresholds.LONGEST_GRACE,
         token=token,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from services.api import tags
 from services.api.context import ApiContext, context_of
 from services.api.http.auth import Role
 from shared.contracts import durations, zones
-from shared.contracts.events import Status, micros, moment
+from shared.contracts.events import Status, moment
 from shared.contracts.heartbeats import shortened
 from shared.domain import timeline
 from shared.http import problems
@@ -75,7 +75,7 @@ def page(request: Request, template: str, status: int = 200, **content: Any) -> 
         down=counts[Status.DOWN],
         form_key=api.auth.form_key(request),
         headline=headline(counts, api.hub.last_change, at),
-        local=lambda moment: zones.local(moment, api.shown.zone),
+        local=lambda moment: zones.local(moment, api.settings.zone),
         now=at,
         path=request.url.path,
         role=role.value,
@@ -108,18 +108,14 @@ def headline(counts: Mapping[Status, int], last_change: int, now: datetime) -> s
 
 def _banner(api: ApiContext, now: datetime) -> list[str]:
     """What is wrong with the registry itself."""
-    warnings = []
+    warnings, longest = [], api.settings.deaf_after
     if missing := api.health.missing:
         warnings.append(f"Not up to date: {', '.join(sorted(missing))} not reached.")
     covered_until, evaluated_at = api.hub.coverage.until, api.hub.evaluated_at
-    if covered_until and (deaf := micros(now) - covered_until) > api.shown.deaf_after:
-        warnings.append(f"No heartbeats are taken in since {_spoken(deaf)}.")
+    if covered_until and (deaf := now - moment(covered_until)) > longest:
+        warnings.append(f"No heartbeats are taken in since {durations.spoken(deaf)}.")
     if evaluated_at == 0:
         warnings.append("No service is evaluated: no monitor answers.")
-    elif evaluated_at and (late := micros(now) - evaluated_at) > api.shown.deaf_after:
-        warnings.append(f"No service is evaluated since {_spoken(late)}.")
+    elif evaluated_at and (late := now - moment(evaluated_at)) > longest:
+        warnings.append(f"No service is evaluated since {durations.spoken(late)}.")
     return warnings
-
-
-def _spoken(microseconds: int) -> str:
-    return durations.spoken(timedelta(microseconds=microseconds))

@@ -22,14 +22,14 @@ router = APIRouter()
 
 @router.get("/status", response_class=HTMLResponse)
 async def status_page(request: Request, api: Api) -> HTMLResponse:
-    if not api.shown.status_tags:
+    if not api.settings.status_page:
         raise Problem(404, "there is no status page here (REGISTRY_STATUS_PAGE)")
     api.check_caught_up()
     return HTMLResponse(await api.status_page.get(lambda: _made(request, api)), headers=SECURED)
 
 
 async def _made(request: Request, api: ApiContext) -> str:
-    queries = [ServiceQuery(tags=() if tag == "*" else (tag,), limit=500) for tag in api.shown.status_tags]
+    queries = [ServiceQuery(tags=() if tag == "*" else (tag,), limit=500) for tag in api.settings.status_page]
     names = sorted({name for query in queries for name in api.hub.index.page(query)[0]})
     long = len(names) <= LONG_WINDOW_UP_TO
     shown = await rows(api, names[:MAX_SERVICES], "90d" if long else "24h")

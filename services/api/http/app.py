@@ -38,7 +38,7 @@ def build(context: ApiContext) -> FastAPI:
         middleware=[
             Middleware(HeadAsGet),
             Middleware(_Headers),
-            Middleware(SameOrigin, public_url=context.shown.public_url),
+            Middleware(SameOrigin, public_url=context.settings.public_url),
             Middleware(GZipMiddleware, minimum_size=1000),
         ],
     )

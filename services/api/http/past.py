@@ -3,11 +3,11 @@
 from collections.abc import Collection, Sequence
 
 from services.api.context import Api, ApiContext
-from services.api.http import page_cursors
 from services.api.http.models import HeardPage, HistoryItem, HistoryPage, Seconds, Uptime
+from services.api.http.requests import read_cursor, write_cursor
 from services.api.http.routing import Limit, NameInPath, UptimeWindow, reading
 from services.api.queries import history
-from services.api.queries.uptime import WINDOWS
+from services.api.queries.past import WINDOWS
 from shared.contracts.events import micros, moment
 from shared.domain import timeline
 from shared.domain.service_state import ServiceState
@@ -23,14 +23,14 @@ async def list_service_events(
 ) -> HistoryPage:
     """What happened to a service, newest first."""
     await api.state(name)
-    before = int(page_cursors.read(cursor, int)[0]) if cursor else None
+    before = int(read_cursor(cursor, int)[0]) if cursor else None
     rows = await api.store.live.history(name, before, limit)
     return HistoryPage(
         items=[
             HistoryItem(seq=row["_id"], type=row["type"], at=moment(row["at"]), data=row["data"])
             for row in rows[:limit]
         ],
-        next=page_cursors.write(rows[limit - 1]["_id"]) if len(rows) > limit else None,
+        next=write_cursor(rows[limit - 1]["_id"]) if len(rows) > limit else None,
     )
 
 
@@ -72,6 +72,6 @@ def segments(api: ApiContext, state: ServiceState, window: str, marks: Sequence[
     """The same, from its marks."""
     at = api.now()
     now = timeline.Now(state.status, state.paused, state.registered_at, micros(at))
-    gaps = api.hub.coverage.gaps_until(now.at, api.shown.deaf_after)
+    gaps = api.gaps_until(now.at)
     begins = api.hub.begins.get(state.name, 0)
     return timeline.segments(marks, now, micros(at - WINDOWS[window]), gaps, begins)

@@ -7,14 +7,13 @@ from pydantic import AwareDatetime
 
 from services.api import tags
 from services.api.context import Api, ApiContext
-from services.api.http import page_cursors
-from services.api.http.models import EXAMPLES, NewService, Service, ServicePage, Summary, Wanted
-from services.api.http.requests import listed
+from services.api.http.models import EXAMPLES, NewService, NextDigest, Service, ServicePage, Summary, Wanted
+from services.api.http.requests import bad_cursor, listed, read_cursor, write_cursor
 from services.api.http.routing import IfMatch, Limit, NameInPath, reading, writing
 from services.api.queries import history
 from services.api.queries.index import SORTS, Place, ServiceQuery, Sort
-from services.api.queries.summary import next_digest
-from shared.contracts.events import Status
+from shared.contracts.events import Status, micros
+from shared.domain import digest
 from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem, documented
 
@@ -141,7 +140,7 @@ async def list_services(
     names, last, total = index.page(query)
     return ServicePage(
         items=[api.present(state) for state in await api.store.live.named(names)],
-        next=page_cursors.write(sort, *last) if last else None,
+        next=write_cursor(sort, *last) if last else None,
         total=total,
     )
 
@@ -149,13 +148,17 @@ async def list_services(
 @reads.get("/summary")
 async def get_summary(api: Api) -> Summary:
     """How many are in which status, the worst of them, and what the next digest would say."""
-    index, shown = api.hub.index, api.shown
+    index, now = api.hub.index, api.now()
+    zone, digest_time = api.settings.zone, api.settings.digest_time
     names, *_ = index.page(ServiceQuery(statuses=WORST, sort="status", limit=10))
     return Summary(
         counts=index.counts,
         total=len(index),
         worst=[api.present(state) for state in await api.store.live.named(names)],
-        next_digest=next_digest(api.hub, api.now(), shown.zone, shown.digest_time, shown.deaf_after),
+        next_digest=NextDigest(
+            at=digest.next_digest_at(now, zone, digest_time) if digest_time else None,
+            text=digest.plain(api.hub.digest_at(now, api.gaps_until(micros(now))), zone),
+        ),
     )
 
 
@@ -173,7 +176,7 @@ def service_query(
 
 
 def _place(sort: str, key: Sort, cursor: str) -> Place:
-    of, value, name = page_cursors.read(cursor, str, str if key == "name" else int, str)
+    of, value, name = read_cursor(cursor, str, str if key == "name" else int, str)
     if of != sort:
-        raise page_cursors.bad()
+        raise bad_cursor()
     return value, str(name)

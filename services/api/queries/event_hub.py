@@ -2,15 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from prometheus_client import Gauge
 
 from services.api.projections.documents import Document, Heard, Projection
 from services.api.queries.index import ServiceIndex
+from shared.domain import digest
 from shared.domain.coverage import Coverage
 from shared.domain.timeline import Mark, mark_of
 
@@ -160,10 +161,9 @@ class EventHub:
 
     # --- asking
 
-    @property
-    def marks(self) -> Mapping[str, Sequence[Mark]]:
-        """What marks the last day of each service that has changed in it."""
-        return self._recent_marks
+    def digest_at(self, now: datetime, gaps: Sequence[tuple[int, int]] = ()) -> digest.Digest:
+        """What happened in the last day, as it would be sent now."""
+        return digest.digest(self.index, self._recent_marks, now, gaps=gaps, begins=self.begins)
 
     def recent_marks(self, name: str) -> Sequence[Mark]:
         """What marks the service's last day, and perhaps a bit of the time before."""

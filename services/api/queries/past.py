@@ -3,18 +3,37 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain, takewhile
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from services.api.projections.documents import Document
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
-from services.api.queries.uptime import LONGEST, mark
-from shared.contracts.events import micros
+from shared.contracts.events import Status, micros
 from shared.domain.timeline import Mark
+
+WINDOWS = {f"{days}d" if days > 1 else "24h": timedelta(days=days) for days in (1, 7, 30, 90)}
+"""The windows that uptime is told for."""
+
+LONGEST = WINDOWS["90d"]
 
 MAX_MARKS = 200_000
 """Marks that are kept, of all services together; those of services that nobody has asked for go first."""
+
+
+def mark(row: Document) -> Mark | None:
+    """What a line of the history marks, as `mark_of` says of its event."""
+    match row["type"]:
+        case "service.status_changed.v1":
+            data = row["data"]
+            since = micros(datetime.fromisoformat(data["since"]))
+            return Mark(row["_id"], since, Status(data["to"]), Status(data["from"]))
+        case "service.paused.v1":
+            return Mark(row["_id"], row["at"], paused=True)
+        case "service.resumed.v1":
+            return Mark(row["_id"], row["at"], paused=False)
+    return None
 
 
 T = TypeVar("T")
