@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 from services.notifier import __main__ as notifier
-from services.notifier import broker_outage, deafness
+from services.notifier import deafness
 
 if __name__ == "__main__":
-    deafness.TOLD_AFTER = broker_outage.NOTIFY_AFTER = timedelta(seconds=2)
+    deafness.TOLD_AFTER = timedelta(seconds=2)
     deafness.STARTUP_GRACE = timedelta(seconds=1)
     notifier.main()

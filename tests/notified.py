@@ -15,7 +15,7 @@ from nats.js.kv import KeyValue
 from services.notifier.alerting.changes import Deafness, StatusChange
 from services.notifier.alerting.reminders import Reminders
 from services.notifier.channels.channel import Outcome, Refused, Sent
-from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDependencies
+from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.opening import open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.states import ServiceStates
@@ -118,7 +118,7 @@ class World:
             self.states.apply(event, seq, at)
         deps = ReceiverDependencies(
             LinkContext("http://x", ZoneInfo("UTC")),
-            DigestSchedule(None, self._no_digest),
+            self._no_digest,
             lambda: self.now,
             self._page,
             self._newest,

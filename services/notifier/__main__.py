@@ -10,20 +10,16 @@ from starlette.applications import Starlette
 from services.notifier.alerting.reminders import Reminders
 from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Updates
-from services.notifier.broker_outage import watch_for_outages
 from services.notifier.channels.configured import configured_channels
 from services.notifier.channels.telegram import Bot
 from services.notifier.consumer import EventConsumer
-from services.notifier.deadman import DeadmanSwitch
 from services.notifier.deafness import DeafnessWatch
-from services.notifier.digests import Digests
-from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDependencies
-from services.notifier.dispatch.handover import Handover, starting_point
+from services.notifier.dispatch.dependencies import ReceiverDependencies
+from services.notifier.dispatch.opening import Handover, RecordNotes, SeenRecord, starting_point
 from services.notifier.dispatch.receivers import Receivers
-from services.notifier.dispatch.seen_record import RecordNotes, SeenRecord
-from services.notifier.event_log import EventLog
+from services.notifier.event_log import Digests, EventLog
 from services.notifier.lease import Lease
-from services.notifier.readiness import Readiness
+from services.notifier.readiness import DeadmanSwitch, Readiness
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
@@ -69,10 +65,8 @@ class Notifier:
         self._reminders = Reminders(self._states, settings.remind_after)
         self._ticks = DeafnessWatch(self._link)
         self._digests = Digests(settings, self._link, self._states, self._event_log, self._ticks)
-        self._links = LinkContext(settings.public_url.rstrip("/"), settings.zone)
-        self._receivers = Receivers(
-            configured_channels(settings, self._bot), self._receiver_dependencies(), self._bot
-        )
+        self._deps = self._receiver_dependencies(settings)
+        self._receivers = Receivers(configured_channels(settings, self._bot), self._deps, self._bot)
         self._windows = Windows(self._link, self._receivers.window_removed)
         self._states.on_config = self._receivers.configuration_changed
         self.consumer = EventConsumer(
@@ -80,11 +74,12 @@ class Notifier:
         )
         self._lease: Lease | None = None
 
-    def _receiver_dependencies(self) -> ReceiverDependencies:
-        settings = self._settings
+    def _receiver_dependencies(self, settings: NotifierSettings) -> ReceiverDependencies:
         return ReceiverDependencies(
-            links=self._links,
-            digests=DigestSchedule(settings.digest_time, self._digests.lines, settings.weekly_digest),
+            links=LinkContext(settings.public_url.rstrip("/"), settings.zone),
+            digest_lines=self._digests.lines,
+            digest_at=settings.digest_time,
+            weekly_on=settings.weekly_digest,
             now=now,
             page=self._event_log.changes_after,
             newest=self._event_log.newest_sequence,
@@ -126,13 +121,16 @@ class Notifier:
             group.create_task(self._receivers.keep_ticking(self._reminders))
             group.create_task(self._windows.follow())
             group.create_task(self._ticks.follow(now))
-            group.create_task(watch_for_outages(self._link, self._receivers, self._ticks, now, group))
+            group.create_task(self._receivers.watch_broker(self._link, lambda: self._ticks.until))
             if url := self._settings.deadman_url.get_secret_value():
                 group.create_task(DeadmanSwitch(url, self._link, self._problem).run())
             if self._bot:
                 group.create_task(self._readiness.check_token(self._bot))
-                if self._settings.telegram_chat_id or self._settings.telegram_invite.get_secret_value():
-                    group.create_task(Updates(self._bot, self._commands(self._bot).handle).run())
+                invite = self._settings.telegram_invite.get_secret_value()
+                if self._settings.telegram_chat_id or invite:
+                    heard = self._event_log.last_heartbeat
+                    commands = BotCommands(self._bot, invite, self._receivers, self._deps, heard)
+                    group.create_task(Updates(self._bot, commands.handle).run())
             self._receivers.start(group)
 
     async def _open(self, bucket: KeyValue) -> None:
@@ -164,18 +162,6 @@ class Notifier:
     def _problem(self) -> str | None:
         """Why messages do not reach people, if so."""
         return self._readiness.problem() or self._receivers.problem()
-
-    def _commands(self, bot: Bot) -> BotCommands:
-        return BotCommands(
-            bot,
-            self._settings.telegram_invite.get_secret_value(),
-            self._receivers,
-            self._states,
-            self._links,
-            self._digests.lines,
-            self._event_log.last_heartbeat,
-            now,
-        )
 
     @property
     def handover(self) -> Handover:

@@ -2,11 +2,13 @@
 
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from prometheus_client import Counter
 
 from services.notifier.alerting.changes import StatusChange
+from services.notifier.deafness import DeafnessWatch
 from services.notifier.states import ServiceStates
 from shared.contracts.events import (
     Event,
@@ -16,6 +18,7 @@ from shared.contracts.events import (
 )
 from shared.contracts.events import moment as moment
 from shared.contracts.heartbeats import parse_heartbeat
+from shared.domain import digest
 from shared.domain.service_state import belongs_to_this_life
 from shared.domain.timeline import Mark, mark_of
 from shared.messaging import streams
@@ -23,6 +26,8 @@ from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import Unreadable
 from shared.messaging.queries import last_sequence, newest, newest_before
 from shared.messaging.reader import Reader, Stored
+from shared.messaging.truncation import truncated
+from shared.settings import Settings
 from shared.telemetry import tracing
 
 log = structlog.get_logger()
@@ -185,3 +190,28 @@ class EventLog:
                 if reader.pending == 0:
                     break
         return found
+
+
+class Digests:
+    def __init__(
+        self,
+        settings: Settings,
+        link: BrokerConnection,
+        states: ServiceStates,
+        event_log: EventLog,
+        deafness: DeafnessWatch,
+    ) -> None:
+        self._settings = settings
+        self._link = link
+        self._states = states
+        self._event_log = event_log
+        self._deafness = deafness
+
+    async def lines(self, at: datetime, weekly: bool = False) -> list[str]:
+        window = digest.WEEK if weekly else digest.WINDOW
+        marks = await self._event_log.marks_since(at - window)
+        gaps = await self._deafness.gaps(at, self._settings.deaf_after)
+        oldest = await retry_until_done("look how far the record reaches", partial(truncated, self._link))
+        begins = {name: found.begins for name, found in oldest.items()}
+        found = digest.digest(self._states.services(), marks, at, window, gaps, begins, each=weekly)
+        return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)

@@ -40,6 +40,7 @@ from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Update, Updates
 from services.notifier.channels.channel import Limited, Migrated, Sent
 from services.notifier.channels.telegram import outcome
+from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
@@ -718,7 +719,7 @@ DATA = st.text(max_size=60) | st.tuples(st.sampled_from(["page", "mute", "detail
 @given(WRITTEN | st.text(max_size=300), DATA)
 @example("/status " + "&" * 5000, "page:999999999999")
 async def test_commands(text: str, data: str) -> None:
-    async def digest(_: datetime) -> list[str]:
+    async def digest(_: datetime, weekly: bool) -> list[str]:
         return ["Digest", "<nothing>"]
 
     async def never(_: str) -> datetime | None:
@@ -728,7 +729,8 @@ async def test_commands(text: str, data: str) -> None:
     at = datetime(2026, 2, 1, tzinfo=UTC)
     links = LinkContext("https://registry.example.com", Settings().zone)
     receivers = _Receivers([_Chat()])
-    commands = BotCommands(said, "secret", receivers, _fleet(), links, digest, never, lambda: at)  # type: ignore[arg-type]
+    deps = ReceiverDependencies(links, digest, lambda: at, page=None, newest=None, states=_fleet())  # type: ignore[arg-type]
+    commands = BotCommands(said, "secret", receivers, deps, never)  # type: ignore[arg-type]
     for raw in (
         {"message": MESSAGE["message"] | {"text": text}},
         {"callback_query": PRESSED["callback_query"] | {"data": data}},

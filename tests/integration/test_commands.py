@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.notifier.texts.markup import units
+from services.notifier.texts.message import units
 from shared.contracts.events import Status
 from shared.messaging import streams
 from tests.broker import eventually

@@ -24,11 +24,11 @@ from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.policy import Withheld
 from services.notifier.channels.channel import Outcome, Sent
 from services.notifier.dispatch import notification_log
-from services.notifier.dispatch import pending as pending_changes
-from services.notifier.dispatch.dependencies import DigestSchedule, ReceiverDependencies
+from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
 from services.notifier.dispatch.opening import open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
+from services.notifier.dispatch.sources import changes as pending_changes
 from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage
 from shared.contracts.events import (
     ConfigData,
@@ -848,7 +848,7 @@ async def open_chat(record: NotificationLog, inbox: Inbox, clock: Clock, end: in
         return end
 
     deps = ReceiverDependencies(
-        LinkContext("http://x", ZoneInfo("UTC")), DigestSchedule(datetime_time(9), lines), clock, page, newest
+        LinkContext("http://x", ZoneInfo("UTC")), lines, clock, page, newest, datetime_time(9)
     )
     bucket = await record.link.js.create_key_value(config=KeyValueConfig(bucket=streams.NOTIFIER_BUCKET))
     return await open_receiver(inbox, bucket, end, deps)

@@ -9,7 +9,7 @@ import pytest
 from services.notifier import consumer as consumers
 from services.notifier.alerting.reminders import Reminders
 from services.notifier.consumer import EventConsumer
-from services.notifier.dispatch.pending import PendingChanges
+from services.notifier.dispatch.sources.changes import PendingChanges
 from services.notifier.event_log import EventLog
 from services.notifier.states import ServiceStates
 from shared.messaging import streams

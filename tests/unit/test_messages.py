@@ -8,13 +8,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
-from services.notifier.alerting.grouping import group_by_service
+from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange, group_by_service
 from services.notifier.texts.changes import changes_message as pack
-from services.notifier.texts.digest import digest_message
-from services.notifier.texts.markup import units
-from services.notifier.texts.message import MAX_BODY, REPEAT, LinkContext, OutgoingMessage, late_note
+from services.notifier.texts.message import MAX_BODY, REPEAT, LinkContext, OutgoingMessage, late_note, units
 from services.notifier.texts.notices import notice_message
+from services.notifier.texts.registry import digest_message
 from shared.contracts.events import Doubt, Status
 from tests.telegram_standin import parsed
 

@@ -1,32 +1,34 @@
-"""What a chat was told of each service, and what it is owed: withheld changes, and flapping. Pure.
+"""Which changes a receiver is told, and which notices of what it was not told. Pure.
 
 A change is withheld while its service is paused, muted, in maintenance, set to `notify: false`, or flapping.
-What a chat then believes differs from what is, and that is kept by name until the chat is told, or there is
-nothing to tell any more. A recovery of what was told is held back by no window and no flapping.
+The receiver then believes something else than what is. That is kept by service until the receiver is told, or
+until there is nothing to tell any more. If it was told that a service is down, neither maintenance nor
+flapping withholds that the service is back.
 
-A turn is a change of direction that was told: a fall after a rise, or the other way round. A service that
-falls further, silent → down → dead, takes no turn.
+A turn is a change of direction that the receiver was told of: worse after better, or the other way round. A
+service that gets worse again, silent → down → dead, takes no turn.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
-from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
-from services.notifier.alerting.grouping import AlertGroup
+from services.notifier.alerting.changes import FALLEN, AlertGroup, Notice, NoticeKind, StatusChange
+from services.notifier.states import ServiceStates
 from shared.contracts.events import Status, moment
 from shared.domain.service_state import ServiceState
 
+EXPIRES_AFTER = timedelta(hours=24)
+"""What is older is not sent any more."""
+MAX_MUTES = 500
 FLAPPING_TURNS = 4
-"""That many turns within HOUR are flapping."""
+"""A service that takes so many turns within FLAPPING_WITHIN is flapping."""
 FLAPPING_WITHIN = timedelta(hours=1)
 CALM_AFTER = timedelta(minutes=30)
-"""Without a change for that long a service flaps no more."""
+"""A service that does not change for that long is not flapping any more."""
 STAYS_DOWN_AFTER = timedelta(minutes=5)
-"""What flaps, and is then down for that long, is told to be down."""
-
-_FALLEN = {Status.DOWN, Status.DEAD}
+"""Of a service that is flapping and is then down for that long, the receiver is told so."""
 
 
 class Suppression(Enum):
@@ -34,16 +36,16 @@ class Suppression(Enum):
 
     NONE = auto()
     MAINTENANCE = auto()
-    """A recovery of what was told is told all the same."""
+    """That a service is back is told all the same, if the receiver knows that it was down."""
     ALL = auto()
     """Paused, muted, or not to be told at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """Changes of one service that were withheld. `seq`: the newest. `told`: what the chat believes it to be.
-    `maybe`: an attempt that nobody knows the end of may have told it. `told_since`: since when it was as it
-    is believed to be, if that is known."""
+    """Changes of one service that were withheld. `seq`: the newest. `told`: the status that the receiver
+    believes, and `told_since`: since when the service had it, if that is known. `maybe`: an attempt whose end
+    nobody knows may have told the receiver the present status."""
 
     seq: int
     told: Status
@@ -53,10 +55,10 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True)
 class FlapState:
-    """Those of one service that were told. `up`: the direction of the newest. `flapping_since`: when it began
-    to flap, if it does; `last`: its newest change; `changes`: how many since it flaps, its turns included.
-    `reminded`: until when it was said that it still flaps. `maybe`: an attempt that nobody knows the end of
-    may have told that it has calmed down."""
+    """The newest turns of one service, at `moments`; `up`: whether the last one was for the better. `last`:
+    when the service changed last. `flapping_since`: since when it is flapping, if it is; `changes`: how many
+    it has made since, its turns included. `reminded`: when the receiver was told last that it is still
+    flapping. `maybe`: an attempt whose end nobody knows may have told that it has calmed down."""
 
     moments: tuple[datetime, ...]
     up: bool
@@ -69,66 +71,69 @@ class FlapState:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a change is told, and how the service stands with the chat after it."""
+    """Whether a change is told, and what is then withheld of its service."""
 
     change: StatusChange
     is_sent: bool
-    owed: Withheld | None
-    turns: FlapState | None
+    withheld: Withheld | None
+    flap_state: FlapState | None
 
 
 def decide(
     changes: Sequence[StatusChange],
-    owed: Withheld | None,
-    turns: FlapState | None,
-    hold: Callable[[StatusChange], Suppression],
+    withheld: Withheld | None,
+    flap_state: FlapState | None,
+    suppression_of: Callable[[StatusChange], Suppression],
 ) -> list[Decision]:
-    """Of changes of one service that wait for a chat, in order, which are told. What fell silent and came
-    back before anybody was told is not."""
-    decisions = list(_decide(changes, owed, turns, hold))
+    """Of changes of one service that wait for a receiver, in order, which are told. Not told is what became
+    silent and came back before anybody was told."""
+    decisions = list(_decide(changes, withheld, flap_state, suppression_of))
     told = tuple(it.change for it in decisions if it.is_sent)
     if told and AlertGroup(told).came_to_nothing:
-        return list(_decide(changes, owed, turns, lambda _: Suppression.ALL))
+        return list(_decide(changes, withheld, flap_state, lambda _: Suppression.ALL))
     return decisions
 
 
 def _decide(
     changes: Sequence[StatusChange],
-    owed: Withheld | None,
-    turns: FlapState | None,
-    hold: Callable[[StatusChange], Suppression],
+    withheld: Withheld | None,
+    flap_state: FlapState | None,
+    suppression_of: Callable[[StatusChange], Suppression],
 ) -> Iterator[Decision]:
     for change in changes:
         if change.from_ is Status.UNKNOWN:  # it was registered anew
-            owed = turns = None
-        if turns and turns.flapping_since and change.since - turns.last >= CALM_AFTER:
-            turns = None
-        believed = owed.told if owed else change.from_
-        flaps = turns is not None and turns.flapping_since is not None
+            withheld = flap_state = None
+        if flap_state and flap_state.flapping_since and change.since - flap_state.last >= CALM_AFTER:
+            flap_state = None
+        believed = withheld.told if withheld else change.from_
+        is_flapping = flap_state is not None and flap_state.flapping_since is not None
         is_back = change.to is Status.ALIVE and believed.badness > change.to.badness
-        is_settled = owed is not None and change.to is believed and change.to not in _FALLEN
-        held = Suppression.ALL if is_settled else hold(change)
-        is_told = (is_back and held is not Suppression.ALL) or (held is Suppression.NONE and not flaps)
-        if turns and flaps:
-            turns = replace(turns, last=change.since, changes=turns.changes + 1, maybe=False)
+        is_settled = withheld is not None and change.to is believed and change.to not in FALLEN
+        suppression = Suppression.ALL if is_settled else suppression_of(change)
+        is_told = (is_back and suppression is not Suppression.ALL) or (
+            suppression is Suppression.NONE and not is_flapping
+        )
+        if flap_state and is_flapping:
+            flap_state = replace(flap_state, last=change.since, changes=flap_state.changes + 1, maybe=False)
             change = replace(change, still_flaps=True)
         elif is_told and change.from_ is not Status.UNKNOWN:
-            turns = _with_turn(turns, believed is Status.ALIVE, change.to is Status.ALIVE, change.since)
-            if turns and turns.flapping_since:
+            was_up, is_up = believed is Status.ALIVE, change.to is Status.ALIVE
+            flap_state = _with_turn(flap_state, was_up, is_up, change.since)
+            if flap_state and flap_state.flapping_since:
                 change = replace(change, flaps=FLAPPING_TURNS)
         if is_told or is_settled:
-            owed = None
-        elif owed:
-            owed = replace(owed, seq=change.seq)
+            withheld = None
+        elif withheld:
+            withheld = replace(withheld, seq=change.seq)
         else:
-            owed = Withheld(change.seq, believed, told_since=change.began)
-        yield Decision(change, is_told, owed, turns)
+            withheld = Withheld(change.seq, believed, told_since=change.began)
+        yield Decision(change, is_told, withheld, flap_state)
 
 
-def _with_turn(turns: FlapState | None, was_up: bool, up: bool, at: datetime) -> FlapState | None:
-    if up == (turns.up if turns else was_up):
-        return turns
-    moments = (*(turns.moments if turns else ()), at)[-FLAPPING_TURNS:]
+def _with_turn(flap_state: FlapState | None, was_up: bool, up: bool, at: datetime) -> FlapState | None:
+    if up == (flap_state.up if flap_state else was_up):
+        return flap_state
+    moments = (*(flap_state.moments if flap_state else ()), at)[-FLAPPING_TURNS:]
     if len(moments) == FLAPPING_TURNS and at - moments[0] <= FLAPPING_WITHIN:
         return FlapState(moments, up, at, flapping_since=at, changes=FLAPPING_TURNS)
     return FlapState(moments, up, at)
@@ -140,68 +145,70 @@ class NothingDue(Enum):
     KEEP = auto()
     """Something has to change first."""
     FORGET = auto()
-    """The chat knows how it is."""
+    """The receiver knows its status."""
 
 
 def next_notice(
     name: str,
-    it: ServiceState,
-    owed: Withheld | None,
-    turns: FlapState | None,
+    state: ServiceState,
+    withheld: Withheld | None,
+    flap_state: FlapState | None,
     now: datetime,
-    hold: Suppression,
+    suppression: Suppression,
     until: datetime | None,
     reminders: Sequence[timedelta] = (),
 ) -> Notice | datetime | NothingDue:
-    """What a chat that has taken in all changes of a service is to be told of it now; or when to look again.
-    `until`: when what holds it back ends by itself, if it does."""
-    if not it.exists or it.status is Status.UNKNOWN:
+    """What a receiver that has been given all changes of a service is to be told of it now; or when to ask
+    again. `until`: when the suppression ends by itself, if it does."""
+    if not state.exists or state.status is Status.UNKNOWN:
         return NothingDue.FORGET
-    fallen = it.status in _FALLEN
-    is_back = owed is not None and not fallen and it.status.badness < owed.told.badness
-    if hold is Suppression.ALL or (hold is Suppression.MAINTENANCE and not is_back):
+    is_down = state.is_down
+    is_back = withheld is not None and not is_down and state.status.badness < withheld.told.badness
+    if suppression is Suppression.ALL or (suppression is Suppression.MAINTENANCE and not is_back):
         return until or NothingDue.KEEP
 
     def notice(kind: NoticeKind) -> Notice:
-        changes, since = (turns.changes, turns.flapping_since) if turns else (0, None)
-        maybe = (owed is not None and owed.maybe) or (
-            kind is NoticeKind.CALM and turns is not None and turns.maybe
+        changes, since = (flap_state.changes, flap_state.flapping_since) if flap_state else (0, None)
+        maybe = (withheld is not None and withheld.maybe) or (
+            kind is NoticeKind.CALM and flap_state is not None and flap_state.maybe
         )
-        return Notice(now, name, it.status_seq, it.status, moment(it.since), changes, kind, since, maybe)
+        return Notice(
+            now, name, state.status_seq, state.status, moment(state.since), changes, kind, since, maybe
+        )
 
     if is_back:
         return notice(NoticeKind.OWED)
-    if turns and turns.flapping_since:
-        quiet = now - turns.last
+    if flap_state and flap_state.flapping_since:
+        quiet = now - flap_state.last
         if quiet >= CALM_AFTER:
-            return NothingDue.FORGET if fallen and not owed else notice(NoticeKind.CALM)
-        if fallen and owed and quiet >= STAYS_DOWN_AFTER:
-            return notice(NoticeKind.OWED if owed.told is it.status else NoticeKind.STAYS)
-        looks = [turns.last + CALM_AFTER] + ([turns.last + STAYS_DOWN_AFTER] if fallen and owed else [])
-        if at := next_reminder(reminders, turns.flapping_since, turns.reminded or turns.flapping_since):
-            if at <= now:
-                return notice(NoticeKind.FLAPS)
-            looks.append(at)
-        return min(looks)
-    if owed and fallen:
+            return NothingDue.FORGET if is_down and not withheld else notice(NoticeKind.CALM)
+        if is_down and withheld and quiet >= STAYS_DOWN_AFTER:
+            return notice(NoticeKind.OWED if withheld.told is state.status else NoticeKind.STAYS)
+        began = flap_state.flapping_since
+        reminder = next_reminder(reminders, began, flap_state.reminded or began)
+        if reminder and reminder <= now:
+            return notice(NoticeKind.FLAPS)
+        stays_down = flap_state.last + STAYS_DOWN_AFTER if is_down and withheld else None
+        return min(filter(None, (flap_state.last + CALM_AFTER, stays_down, reminder)))
+    if withheld and is_down:
         return notice(NoticeKind.OWED)
     # That something is silent is told when it falls silent, or not at all; but then neither is its return.
-    if owed and it.status is Status.SILENT and owed.told is not Status.SILENT:
+    if withheld and state.status is Status.SILENT and withheld.told is not Status.SILENT:
         return NothingDue.KEEP
     return NothingDue.FORGET
 
 
-def flap_state_after(notice: Notice, turns: FlapState | None) -> FlapState | None:
-    """How often it turned, when a notice was told. (No notice makes it flap: only a change does.)"""
+def flap_state_after(notice: Notice, flap_state: FlapState | None) -> FlapState | None:
+    """After a notice was told. (No notice makes a service flap: only a change does.)"""
     if notice.kind is NoticeKind.CALM:
         return None
-    if turns and turns.flapping_since:
-        return replace(turns, reminded=notice.at) if notice.kind is NoticeKind.FLAPS else turns
+    if flap_state and flap_state.flapping_since:
+        return replace(flap_state, reminded=notice.at) if notice.kind is NoticeKind.FLAPS else flap_state
     if notice.kind is NoticeKind.OWED:
         up = notice.status is Status.ALIVE
-        turned = _with_turn(turns, not up, up, notice.at)
+        turned = _with_turn(flap_state, not up, up, notice.at)
         return replace(turned, flapping_since=None, changes=0) if turned else None
-    return turns
+    return flap_state
 
 
 def next_reminder(reminders: Sequence[timedelta], since: datetime, after: datetime) -> datetime | None:
@@ -211,3 +218,46 @@ def next_reminder(reminders: Sequence[timedelta], since: datetime, after: dateti
     *once, last = reminders
     repeats = max(1, (after - since) // last + 1)
     return min(at for it in (*once, repeats * last) if (at := since + it) > after)
+
+
+@dataclass(frozen=True)
+class Suppressor:
+    """`maintenance_until`: when the maintenance of a service ends that there is at a moment, if there is any.
+    `mutes`: until when services are muted, or were."""
+
+    states: ServiceStates
+    maintenance_until: Callable[[str, datetime], datetime | None]
+    mutes: Callable[[], Mapping[str, datetime]]
+
+    def of_service(self, name: str, now: datetime) -> tuple[Suppression, datetime | None]:
+        """With the moment at which it ends by itself, if that is known."""
+        if self.states.is_silenced(name):
+            return Suppression.ALL, None
+        if (until := self.mutes().get(name)) and until > now:
+            return Suppression.ALL, until
+        if end := self.maintenance_until(name, now):
+            return Suppression.MAINTENANCE, end
+        return Suppression.NONE, None
+
+    def of_change(self, change: StatusChange, now: datetime) -> Suppression:
+        """A change that was suppressed when it was stored, or when it happened, is so still."""
+        suppression, _ = self.of_service(change.name, now)
+        mute = self.mutes().get(change.name)
+        if change.silenced or (mute and mute > change.stored_at):
+            return Suppression.ALL
+        if suppression is not Suppression.NONE:
+            return suppression
+        within = any(self.maintenance_until(change.name, at) for at in (change.since, change.stored_at))
+        return Suppression.MAINTENANCE if within else Suppression.NONE
+
+
+def active_mutes(mutes: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
+    return {name: until for name, until in mutes.items() if until > now}
+
+
+def with_mute(
+    mutes: Mapping[str, datetime], name: str, until: datetime, now: datetime
+) -> dict[str, datetime]:
+    """Also keeps mutes that have ended while a change may still wait that was stored before their end."""
+    recent = active_mutes(mutes, now - EXPIRES_AFTER)
+    return {**dict(list(recent.items())[-2 * MAX_MUTES :]), name: until}

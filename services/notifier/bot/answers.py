@@ -3,17 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from services.notifier.texts.digest import digest_message
-from services.notifier.texts.markup import Text, bold, cut, lines, units
 from services.notifier.texts.message import (
     MAX_NAME,
     LinkContext,
     OutgoingMessage,
+    Text,
     answer,
     answer_lines,
+    bold,
+    cut,
+    lines,
     service_link,
     service_url,
+    units,
 )
+from services.notifier.texts.registry import digest_message
 from shared.contracts.durations import spoken
 from shared.contracts.events import moment
 from shared.contracts.zones import local

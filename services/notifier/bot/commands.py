@@ -12,12 +12,17 @@ from services.notifier.bot import answers
 from services.notifier.bot.updates import ButtonPress, IncomingMessage, Update
 from services.notifier.channels.channel import Limited, Migrated
 from services.notifier.channels.telegram import Bot, TelegramChannel, keyboard
+from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
-from services.notifier.states import ServiceStates
-from services.notifier.texts.digest import digest_message
-from services.notifier.texts.markup import cut
-from services.notifier.texts.message import MAX_NAME, LinkContext, OutgoingMessage, answer_lines, button_key
+from services.notifier.texts.message import (
+    MAX_NAME,
+    OutgoingMessage,
+    answer_lines,
+    button_key,
+    cut,
+)
+from services.notifier.texts.registry import digest_message
 from shared.contracts import durations
 from shared.contracts.zones import local
 
@@ -28,22 +33,19 @@ MAX_TRIES = 3
 
 
 class BotCommands:
-    """`handle` each update. `digest`: the lines of the digest as of a moment."""
+    """`handle` each update. `invite`: the secret that lets a chat subscribe; empty: none does."""
 
     def __init__(
         self,
         bot: Bot,
         invite: str,
         receivers: Receivers,
-        states: ServiceStates,
-        links: LinkContext,
-        digest: Callable[[datetime], Awaitable[list[str]]],
+        deps: ReceiverDependencies,
         last_heartbeat: Callable[[str], Awaitable[datetime | None]],
-        now: Callable[[], datetime],
     ) -> None:
         self._bot, self._invite, self._receivers = bot, invite, receivers
-        self._states, self._links = states, links
-        self._digest, self._last_heartbeat, self._now = digest, last_heartbeat, now
+        self._states, self._links, self._now = deps.states, deps.links, deps.now
+        self._digest_lines, self._last_heartbeat = deps.digest_lines, last_heartbeat
 
     async def handle(self, update: Update) -> None:
         if update.callback_query:
@@ -112,7 +114,7 @@ class BotCommands:
         if command == "/unmute":
             return await self._unmute(chat, words)
         if command == "/digest":
-            return digest_message(await self._digest(self._now()), self._links, 0)
+            return digest_message(await self._digest_lines(self._now(), False), self._links, 0)
         return answer_lines(
             *(["Commands:"] if command == "/help" else ["I do not know that command."]), answers.HELP
         )

@@ -22,8 +22,7 @@ from services.notifier.channels.channel import (
     Refused,
     Sent,
 )
-from services.notifier.texts.markup import cut
-from services.notifier.texts.message import OutgoingMessage
+from services.notifier.texts.message import OutgoingMessage, cut
 
 log = structlog.get_logger()
 

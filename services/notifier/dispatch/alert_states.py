@@ -15,12 +15,12 @@ from services.notifier.alerting.policy import (
     FlapState,
     NothingDue,
     Suppression,
+    Suppressor,
     Withheld,
     decide,
     flap_state_after,
     next_notice,
 )
-from services.notifier.alerting.suppression import Suppressor
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
 from shared.contracts.events import moment
@@ -127,9 +127,9 @@ class AlertStates:
         for decision in decisions:
             name = decision.change.name
             self.withheld.pop(name, None)
-            if decision.owed:
-                self.withheld[name] = decision.owed
-            self._set_flap_state(name, decision.turns)
+            if decision.withheld:
+                self.withheld[name] = decision.withheld
+            self._set_flap_state(name, decision.flap_state)
 
     def withhold_down(self, name: str) -> None:
         """The receiver knows that a service is down: it is told again when nothing suppresses it any more."""

@@ -4,31 +4,29 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 
-from services.notifier.alerting.changes import Deafness, Notice
+from services.notifier.alerting.changes import Deafness, Notice, StatusChange
 from services.notifier.channels.channel import Channel
-from services.notifier.dispatch.pending import Pages
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
 
-
-@dataclass(frozen=True)
-class DigestSchedule:
-    """`at`: the local time of digests; None: never. `lines`: makes those of a digest, daily or weekly, as of
-    a moment. `weekday`: when the one of the week is sent; 0: Monday; None: never."""
-
-    at: time | None
-    lines: Callable[[datetime, bool], Awaitable[list[str]]]
-    weekday: int | None = None
+Pages = Callable[[int, int], Awaitable[tuple[list[StatusChange], int, bool]]]
+"""Reads changes after a sequence, up to a number of them. Also says which sequence was read last, and whether
+that was the record's end."""
 
 
 @dataclass(frozen=True)
 class ReceiverDependencies:
     links: LinkContext
-    digests: DigestSchedule
+    digest_lines: Callable[[datetime, bool], Awaitable[list[str]]]
+    """Makes those of a digest, daily or (True) weekly, as of a moment."""
     now: Callable[[], datetime]
     page: Pages
     newest: Callable[[], Awaitable[int]]
     """The sequence of the record's newest event."""
+    digest_at: time | None = None
+    """The local time of digests; None: never."""
+    weekly_on: int | None = None
+    """The weekday of the weekly digest; 0: Monday; None: never."""
     holds: Callable[[Notice], bool] = lambda _: True
     """Whether a reminder is still true."""
     states: ServiceStates = field(default_factory=ServiceStates)

@@ -1,7 +1,16 @@
-"""How a receiver's state begins: a new one, as it was left, brought up from an older version's, or on another
-record of events than it was of."""
+"""Where receivers begin when a notifier starts. The record of events may be the one that their states are of,
+or another one took its place while no notifier ran, or this notifier follows one in the same process."""
 
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+import structlog
+from nats.errors import Error as NatsError
 from nats.js.kv import KeyValue
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.notifier.alerting.policy import Withheld
 from services.notifier.channels.channel import Channel
@@ -9,8 +18,107 @@ from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MessageKind, ReceiverState
 from services.notifier.dispatch.receiver import ReceiverWorker
+from services.notifier.event_log import EventLog
+from services.notifier.kv_record import KvRecord
 from shared.contracts.events import Status, moment
 from shared.domain.digest import digest_due
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.record_watch import RecordWatch
+from shared.messaging.stream_identity import Comparison, Marks, StreamMark, check_stream, known_until
+
+log = structlog.get_logger()
+
+KEY = "record"
+NOTE_INTERVAL = 10.0
+"""Seconds between two notes."""
+
+
+class SeenRecord(BaseModel):
+    """`events`: the stream SERVICES as it was. `seen_at`: the broker's time of that, microseconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    events: StreamMark
+    seen_at: int
+
+
+async def load_seen_record(bucket: KeyValue) -> SeenRecord | None:
+    """None: nobody has noted it yet."""
+    content = await KvRecord(bucket, KEY).read()
+    if content is None:
+        return None
+    try:
+        return SeenRecord.model_validate_json(content)
+    except ValidationError as error:
+        log.warning("of which record the cursors are cannot be read", why=str(error))
+        return None
+
+
+class RecordNotes:
+    """`note` whenever the record has been looked at."""
+
+    def __init__(self, watch: RecordWatch, bucket: KeyValue) -> None:
+        self._watch = watch
+        self._bucket = bucket
+        self._noted_at = float("-inf")
+
+    async def note(self, marks: Marks) -> None:
+        """Once in a while. If the broker does not store it, the next note says more."""
+        clock = asyncio.get_running_loop().time()
+        if clock > self._noted_at + NOTE_INTERVAL:
+            self._noted_at = clock
+            seen = SeenRecord(events=marks[streams.SERVICES], seen_at=self._watch.seen_at)
+            with suppress(NatsError, OSError, TimeoutError):
+                await self._bucket.put(KEY, seen.model_dump_json().encode())
+
+
+MAX_RECORDING_DELAY = timedelta(seconds=5)
+"""A change may be recorded so long after its date: what is dated later than that before the end of a record
+may not have been told from it."""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a notifier leaves to the one that begins anew in its place: the record that it followed, how its
+    receivers stand, by key, and who has subscribed. The latter two are empty if it never came to speak."""
+
+    seen: SeenRecord
+    receivers: dict[str, ReceiverState]
+    subscribers: dict[str, datetime]
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """`end`: what is stored up to here is no news to a new receiver. `anew`: the record is another one than
+    that of the receivers' states. `handover`: None if another notifier has spoken since."""
+
+    end: int
+    anew: bool
+    handover: Handover | None
+
+
+async def starting_point(
+    link: BrokerConnection, event_log: EventLog, bucket: KeyValue, end: int, handover: Handover | None
+) -> StartingPoint:
+    """`end`: the sequence of the newest event."""
+    seen = await load_seen_record(bucket)
+    if handover and seen and seen.seen_at > handover.seen.seen_at:
+        handover = None  # another notifier has spoken since
+    if handover:
+        seen = handover.seen
+    if seen is None:
+        return StartingPoint(end, False, handover)
+    question = partial(check_stream, link, streams.SERVICES, seen.events)
+    decision, *_ = await retry_until_done("compare the record", question)
+    if decision is Comparison.SAME:
+        return StartingPoint(end, False, handover)
+    log.info("the cursors are of another record", why=decision.value)
+    told = await known_until(link, seen.seen_at)
+    event_log.skip_told_before(moment(seen.seen_at) - MAX_RECORDING_DELAY, told)
+    if decision is Comparison.PURGED:  # the sequences are what they were
+        return StartingPoint(end, False, handover)
+    return StartingPoint(told, True, handover)
 
 
 async def open_receiver(
@@ -25,26 +133,27 @@ async def open_receiver(
     """A receiver that is new begins at the record's end. So does one that was told more than the record has:
     a backup was put back, or the broker emptied. `anew`: the record is known to be another one than that of
     its state, which is `known` if it was in use until now."""
-    fresh = _fresh_state(end, deps)
+    now = deps.now()
+    today = digest_due(now, deps.links.zone, deps.digest_at, None) if deps.digest_at else None
+    fresh = ReceiverState(done=end, digest=today, weekly=today, notices=now, heard_until=now)
     log = await notification_log.load(bucket, channel.key, fresh)
     state = known or log.state
     if state.done > end and not anew:  # whoever spoke before went on while this one began
         end = await deps.newest()
     if state.off and state.off_since is None:  # by an older version, which kept nothing for it
-        state = state.model_copy(update={"done": end, "off_since": fresh.notices})
+        state = state.model_copy(update={"done": end, "off_since": now})
     if anew or state.done > end:
         state = _on_another_record(state, end, anew)
-    state = _upgraded(state, fresh, deps)
+    # Older versions did not know all of its fields.
+    if state.notices is None:
+        state = state.model_copy(update={"notices": now, "weekly": today})
+    if state.heard_until is None:
+        owed = _withheld_by_windows(deps, state)
+        state = state.model_copy(update={"heard_until": now, "owed": owed})
     if state != log.state or state.sending:
         # What is tried again is intended by this notifier, or one that goes on could overwrite it unseen.
         await log.write(state)
     return ReceiverWorker(channel, log, deps)
-
-
-def _fresh_state(end: int, deps: ReceiverDependencies) -> ReceiverState:
-    at, now = deps.digests.at, deps.now()
-    today = digest_due(now, deps.links.zone, at, None) if at else None
-    return ReceiverState(done=end, digest=today, weekly=today, notices=now, heard_until=now)
 
 
 def _on_another_record(state: ReceiverState, end: int, anew: bool) -> ReceiverState:
@@ -54,16 +163,6 @@ def _on_another_record(state: ReceiverState, end: int, anew: bool) -> ReceiverSt
         sending = None if changes else sending.model_copy(update={"through": end})
     owed = {name: it for name, it in state.owed.items() if it.seq <= end and not anew}
     return state.model_copy(update={"done": end, "sending": sending, "owed": owed})
-
-
-def _upgraded(state: ReceiverState, fresh: ReceiverState, deps: ReceiverDependencies) -> ReceiverState:
-    """Older versions did not know all of its fields."""
-    if state.notices is None:
-        state = state.model_copy(update={"notices": fresh.notices, "weekly": fresh.weekly})
-    if state.heard_until is None:
-        owed = _withheld_by_windows(deps, state)
-        state = state.model_copy(update={"heard_until": fresh.heard_until, "owed": owed})
-    return state
 
 
 def _withheld_by_windows(deps: ReceiverDependencies, state: ReceiverState) -> dict[str, Withheld]:

@@ -6,19 +6,17 @@ from contextlib import suppress
 from datetime import datetime
 
 from services.notifier.alerting.changes import Notice, StatusChange
+from services.notifier.alerting.policy import MAX_MUTES, active_mutes, with_mute
 from services.notifier.channels.channel import Channel
 from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.dependencies import ReceiverDependencies
-from services.notifier.dispatch.mutes import MAX_MUTES, active_mutes, with_mute
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog, ReceiverState
-from services.notifier.dispatch.pending import PendingChanges
 from services.notifier.dispatch.sender import Sender
-from services.notifier.dispatch.sources.changes import ChangeSource
+from services.notifier.dispatch.sources.changes import ChangeSource, PendingChanges
 from services.notifier.dispatch.sources.deafness import DeafnessSource
 from services.notifier.dispatch.sources.digest import DigestSource
-from services.notifier.dispatch.sources.reminders import ReminderSource
-from services.notifier.dispatch.sources.source import MessageSource, Notes
-from services.notifier.dispatch.sources.withheld import WithheldSource
+from services.notifier.dispatch.sources.notices import ReminderSource, WithheldSource
+from services.notifier.dispatch.sources.source import MessageSource, ReceiverContext
 from services.notifier.texts.message import OutgoingMessage
 
 POLL_INTERVAL = 30.0
@@ -32,23 +30,16 @@ class ReceiverWorker:
 
     def __init__(self, channel: Channel, log: NotificationLog, deps: ReceiverDependencies) -> None:
         log.on_write(deps.on_record)
-        self.channel = channel
-        self._log = log
-        self._deps = deps
+        self.channel, self._log, self._deps = channel, log, deps
         self._wake, self._retry_now = asyncio.Event(), asyncio.Event()
         self.alerts = AlertStates(deps, log, self._wake.set)
-        notes = Notes(log, deps.links)
-        self.sender = Sender(channel, log, deps, notes)
-        parts = (deps, log, notes, self.alerts)
-        self._deafness, self.digest = DeafnessSource(*parts), DigestSource(*parts)
-        self._changes, self._reminders = ChangeSource(*parts), ReminderSource(*parts)
-        withheld = WithheldSource(self._reminders, *parts)
+        context = ReceiverContext(deps, log, self.alerts)
+        self.sender = Sender(channel, context)
+        self._deafness, self.digest = DeafnessSource(context), DigestSource(context)
+        self._changes, self._reminders = ChangeSource(context), ReminderSource(context)
+        withheld = WithheldSource(context, self._reminders)
         self._sources = (self._deafness, self.digest, self._changes, withheld, self._reminders)
         self.alerts.begin()
-
-    @property
-    def key(self) -> str:
-        return self.channel.key
 
     @property
     def address(self) -> str:

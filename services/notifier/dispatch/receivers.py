@@ -1,28 +1,40 @@
 """All receivers: the channels that were configured, and the chats that subscribed themselves."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 import structlog
 from nats.js.kv import KeyValue
+from prometheus_client import Gauge
 
+from services.notifier import deafness
 from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.reminders import Reminders
 from services.notifier.bot.subscribers import Subscribers
 from services.notifier.channels.channel import Channel
-from services.notifier.channels.log import LogChannel
+from services.notifier.channels.configured import LogChannel
 from services.notifier.channels.telegram import Bot, TelegramChannel
-from services.notifier.dispatch import metrics
 from services.notifier.dispatch.dependencies import ReceiverDependencies
-from services.notifier.dispatch.handover import StartingPoint
 from services.notifier.dispatch.notification_log import ReceiverState
-from services.notifier.dispatch.opening import open_receiver
+from services.notifier.dispatch.opening import StartingPoint, open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
+from services.notifier.dispatch.sources.digest import LAST_DIGEST
 from shared.contracts.maintenance import Window
+from shared.messaging.connection import BrokerConnection
 
 log = structlog.get_logger()
+
+OLDEST_UNSENT = Gauge(
+    "registry_oldest_unsent_seconds", "Age of the oldest change that a chat has not got yet"
+)
+UNSENT = Gauge("registry_unsent_changes", "Changes that wait for a chat, counted once for each")
+CHATS = Gauge("registry_chats", "Chats that are sent something")
+CHATS_OFF = Gauge("registry_chats_off", "Chats that are not sent anything, because they refuse it for good")
+DIGEST_OVERDUE = Gauge(
+    "registry_digest_overdue_seconds", "Time since a digest was due that some chat has not got yet"
+)
 
 MAX_WAIT = 300.0
 """Seconds that a change may wait for some receiver before the deadman's switch is let go."""
@@ -60,7 +72,9 @@ class Receivers:
             )
             if self._is_taken(channel, worker.address):
                 log.warning(
-                    "two chats are one, which is told once", left_out=worker.key, address=worker.address
+                    "two chats are one, which is told once",
+                    left_out=worker.channel.key,
+                    address=worker.address,
                 )
                 await self._end(worker)
             else:
@@ -70,7 +84,7 @@ class Receivers:
     def start(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         for worker in self._workers:
-            self._running[worker.key] = group.create_task(worker.run())
+            self._running[worker.channel.key] = group.create_task(worker.run())
 
     def _channels(self) -> list[Channel]:
         known = {channel.key for channel in self._configured}
@@ -85,7 +99,7 @@ class Receivers:
         return min(worker.state.done for worker in self._workers)
 
     def states(self) -> dict[str, ReceiverState]:
-        return {worker.key: worker.state for worker in self._workers}
+        return {worker.channel.key: worker.state for worker in self._workers}
 
     def subscribers(self) -> dict[str, datetime]:
         return self._subscribers.since
@@ -104,15 +118,13 @@ class Receivers:
 
     def _measure(self) -> None:
         all_ = self._workers
-        metrics.OLDEST_UNSENT.set_function(self._oldest_unsent_seconds)
-        metrics.UNSENT.set_function(lambda: sum(len(worker.pending.changes) for worker in all_))
-        metrics.CHATS.set_function(lambda: sum(worker.state.off is None for worker in all_))
-        metrics.CHATS_OFF.set_function(lambda: sum(worker.state.off is not None for worker in all_))
-        metrics.DIGEST_OVERDUE.set_function(
-            lambda: max((worker.digest_overdue() for worker in all_), default=0.0)
-        )
+        OLDEST_UNSENT.set_function(self._oldest_unsent_seconds)
+        UNSENT.set_function(lambda: sum(len(worker.pending.changes) for worker in all_))
+        CHATS.set_function(lambda: sum(worker.state.off is None for worker in all_))
+        CHATS_OFF.set_function(lambda: sum(worker.state.off is not None for worker in all_))
+        DIGEST_OVERDUE.set_function(lambda: max((worker.digest_overdue() for worker in all_), default=0.0))
         if sent := [at for worker in all_ if (at := worker.digest.sent_at())]:
-            metrics.LAST_DIGEST.set(max(sent).timestamp())
+            LAST_DIGEST.set(max(sent).timestamp())
 
     # --- what all of them are given
 
@@ -148,6 +160,22 @@ class Receivers:
             await asyncio.sleep(1)
             self.tick(reminders)
 
+    async def watch_broker(self, link: BrokerConnection, last_heard: Callable[[], datetime | None]) -> None:
+        """Tell everybody that the broker has been away for long. Nothing can be read or recorded then.
+        `last_heard`: when a heartbeat could be taken last."""
+        loop, lost_at, since, told = asyncio.get_running_loop(), 0.0, self._deps.now(), False
+        while True:
+            await asyncio.sleep(1)
+            if link.up:
+                lost_at, told = 0.0, False
+                continue
+            if not lost_at:
+                lost_at, since = loop.time(), last_heard() or self._deps.now()
+            if not told and loop.time() - lost_at >= deafness.TOLD_AFTER.total_seconds():
+                told = True
+                for worker in self._workers:
+                    self._group.create_task(worker.send_cut_off(since, lambda: not link.up))
+
     # --- chats that subscribe themselves
 
     async def subscribe(self, address: str) -> bool:
@@ -155,7 +183,9 @@ class Receivers:
         assert self._bot
         channel = TelegramChannel(self._bot, address)
         async with self._joining:
-            if any(address == worker.address or channel.key == worker.key for worker in self._workers):
+            if any(
+                address == worker.address or channel.key == worker.channel.key for worker in self._workers
+            ):
                 return True  # the latter: a group that has a new number, by its old one
             if not await self._subscribers.add(address, self._deps.now()):
                 return False
@@ -165,8 +195,8 @@ class Receivers:
                 return True
             worker.mark_missed(self._position)  # what came while its record was written
             self._workers.append(worker)
-            self._running[worker.key] = self._group.create_task(worker.run())
-            log.info("a chat has subscribed", chat=worker.key)
+            self._running[worker.channel.key] = self._group.create_task(worker.run())
+            log.info("a chat has subscribed", chat=worker.channel.key)
         return True
 
     async def unsubscribe(self, address: str) -> bool:
@@ -175,7 +205,7 @@ class Receivers:
             leaving = [it for it in self._workers if it.address == address and self._subscribed_as(it)]
             for worker in leaving:
                 await self._end(worker)
-                log.info("a chat has unsubscribed", chat=worker.key)
+                log.info("a chat has unsubscribed", chat=worker.channel.key)
         return bool(leaving)
 
     async def migrate(self, old: str, new: str) -> None:
@@ -206,7 +236,7 @@ class Receivers:
         if address := self._subscribed_as(worker):
             if worker in self._workers:
                 self._workers.remove(worker)
-                running = self._running.pop(worker.key)
+                running = self._running.pop(worker.channel.key)
                 running.cancel()
                 await asyncio.wait({running})
             await worker.forget()
@@ -214,7 +244,9 @@ class Receivers:
 
     def _subscribed_as(self, worker: ReceiverWorker) -> str | None:
         """By which address; None: it was configured."""
-        if self._bot is None or worker.key in {channel.key for channel in self._configured}:
+        if self._bot is None or worker.channel.key in {channel.key for channel in self._configured}:
             return None
         subscribers = self._subscribers.since
-        return next((it for it in subscribers if TelegramChannel(self._bot, it).key == worker.key), None)
+        return next(
+            (it for it in subscribers if TelegramChannel(self._bot, it).key == worker.channel.key), None
+        )

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from services.notifier.alerting.policy import EXPIRES_AFTER
 from services.notifier.channels.channel import (
     BadToken,
     Channel,
@@ -18,11 +19,8 @@ from services.notifier.channels.channel import (
     Refused,
     Sent,
 )
-from services.notifier.dispatch.dependencies import ReceiverDependencies
-from services.notifier.dispatch.metrics import MESSAGES
-from services.notifier.dispatch.notification_log import MAX_THREADS, Intent, MessageKind, NotificationLog
-from services.notifier.dispatch.pending import EXPIRES_AFTER
-from services.notifier.dispatch.sources.source import MessageSource, Notes
+from services.notifier.dispatch.notification_log import MAX_THREADS, Intent, MessageKind
+from services.notifier.dispatch.sources.source import MESSAGES, MessageSource, ReceiverContext
 from services.notifier.texts.message import OutgoingMessage
 from shared.telemetry import tracing
 
@@ -51,13 +49,9 @@ class Backoff:
 
 
 class Sender:
-    def __init__(
-        self, channel: Channel, log: NotificationLog, deps: ReceiverDependencies, notes: Notes
-    ) -> None:
-        self.channel = channel
-        self._log = log
-        self._deps = deps
-        self._notes = notes
+    def __init__(self, channel: Channel, context: ReceiverContext) -> None:
+        self.channel, self._context = channel, context
+        self._log, self._deps = context.log, context.deps
         self._backoff = Backoff()
         self._probe_backoff = Backoff(60.0, 3600.0)
         """Between attempts at a receiver that refuses messages for good."""
@@ -66,7 +60,7 @@ class Sender:
         self._set_aside_until: dict[MessageKind, datetime] = {}
         self._moved_to: str | None = None
         """The new address, while it is being recorded."""
-        self._maybe_delivered = log.state.sending is not None
+        self._maybe_delivered = context.log.state.sending is not None
         """Whether an attempt at what is being sent may have reached the receiver."""
 
     @property
@@ -149,7 +143,7 @@ class Sender:
         self._deps.on_token(None)
         also: dict[str, object] = {"threads": self._threads(message, message_id)}
         if self._log.state.off:
-            also |= self._switched_on()
+            also |= self._context.switched_on()
             log.info("the chat takes messages again", chat=self._log.key)
         await source.record_sent(message, intent, also)
 
@@ -169,13 +163,8 @@ class Sender:
         return self._probe_backoff.next()
 
     async def switch_on(self) -> None:
-        await self._log.update(**self._switched_on())
+        await self._log.update(**self._context.switched_on())
         log.info("the chat is switched on again", chat=self._log.key)
-
-    def _switched_on(self) -> dict[str, object]:
-        now = self._deps.now()
-        self._notes.switched_on(self._log.state.off_since or now, now)
-        return {"off": None, "off_since": None}
 
     async def migrate(self, chat: str) -> None:
         """The group has a new number, for good."""

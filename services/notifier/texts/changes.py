@@ -4,14 +4,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from services.notifier.alerting.changes import FALLEN, StatusChange
-from services.notifier.alerting.grouping import AlertGroup, group_by_service
-from services.notifier.texts import alerts
-from services.notifier.texts.markup import Text, bold, cut, join, lines
-from services.notifier.texts.message import MAX_BODY, LinkContext, OutgoingMessage, service_buttons
-from services.notifier.texts.storm import storm
-from shared.contracts.durations import spoken_seconds
+from services.notifier.alerting.changes import FALLEN, AlertGroup, StatusChange, group_by_service
+from services.notifier.texts.message import (
+    MAX_BODY,
+    MAX_NAME,
+    LinkContext,
+    OutgoingMessage,
+    Text,
+    bold,
+    cut,
+    cut_middle,
+    home_link,
+    join,
+    lines,
+    one_line,
+    service_buttons,
+    service_link,
+    service_url,
+    units,
+)
+from shared.contracts.durations import spoken, spoken_seconds
 from shared.contracts.events import Status
+from shared.contracts.zones import local
+from shared.domain.digest import MARKS
 
 MAX_BLOCKS = 5
 """Up to this many services are told at length, one block each."""
@@ -65,9 +80,9 @@ def _packed(
         groups, room = group_by_service(map(_without_doubt, pending)), MAX_BODY - MAX_WARNING
     forms: list[tuple[Callable[[AlertGroup, LinkContext], Text], str]] = []
     if len(groups) <= MAX_BLOCKS:
-        forms.append((alerts.block, "\n\n"))
+        forms.append((block, "\n\n"))
     if len(groups) <= MAX_LINES:
-        forms += [(alerts.line, "\n"), (alerts.short_line, "\n")]
+        forms += [(line, "\n"), (short_line, "\n")]
     for form, between in forms:
         text = join(between, [form(group, links) for group in groups])
         if text.units <= room:
@@ -98,3 +113,131 @@ def _warning(changes: Sequence[StatusChange], doubted: datetime | None) -> str:
 def _without_doubt(change: StatusChange) -> StatusChange:
     """Its own reason alone, where the doubt is said above."""
     return replace(change, reason=change.reason.partition(";")[0]) if change.doubt else change
+
+
+MAX_REASON = 300
+MAX_EXCERPT = 200
+
+
+def block(group: AlertGroup, links: LinkContext, now: datetime | None = None) -> Text:
+    """`now`: when it is told, if that is later than usual."""
+    change = group.last
+    since = f"since {local(change.since, links.zone)}"
+    details = (
+        _what_happened(change),
+        _excerpt(group),
+        f"{since}, for {spoken(now - change.since)}" if now else since,
+        _last_heartbeat(change, links),
+        _flapping(group),
+    )
+    title = f"{MARKS[change.to]} " + bold(service_link(group.name, links)) + f": {group.path}"
+    url = Text("", f"\n{service_url(cut(group.name, MAX_NAME), links)}")
+    return lines([title, *filter(None, details)]) + url
+
+
+def line(group: AlertGroup, links: LinkContext) -> Text:
+    failed = "failed " if group.last.to is not Status.ALIVE else ""
+    more = (_run_time(group.last, failed), _excerpt(group))
+    return short_line(group, links) + "".join(f", {text}" for text in more if text)
+
+
+def short_line(group: AlertGroup, links: LinkContext) -> Text:
+    change = group.last
+    rest = f" {group.path} since {local(change.since, links.zone)}"
+    rest += f", {_how_long(change) or _last_heartbeat(change, links)}"
+    rest += ", flapping 🔁" if group.is_flapping else ""
+    return f"{MARKS[change.to]} " + service_link(group.name, links) + rest
+
+
+def _flapping(group: AlertGroup) -> str:
+    """That it is flapping, and when the receiver hears of it next."""
+    if not group.is_flapping:
+        return ""
+    how = f"flapping: {group.flaps} turns within an hour" if group.flaps else "still flapping"
+    then = {
+        Status.ALIVE: "down for 5 min or calm for 30 min",
+        Status.SILENT: "back, down for 5 min or calm for 30 min",
+    }.get(group.last.to, "back")
+    return f"🔁 {how}; next you hear when it is {then}"
+
+
+def _last_heartbeat(change: StatusChange, links: LinkContext) -> str:
+    if change.last_heartbeat is None:
+        return "never heard"
+    return f"last heartbeat {local(change.last_heartbeat, links.zone)}"
+
+
+def _what_happened(change: StatusChange) -> str:
+    """How long it lasted, for a recovery; that it is the first heartbeat; or the reason of a fall."""
+    if change.to is not Status.ALIVE:
+        return f"{cut(one_line(change.reason), MAX_REASON)} {_run_time(change)}".strip()
+    told = "first heartbeat" if change.from_ is Status.UNKNOWN else _how_long(change)
+    return ", ".join(filter(None, (told, _run_time(change))))
+
+
+def _run_time(change: StatusChange, failed: str = "") -> str:
+    """How long the run was that ended with it: `ran 12 s`, or `after 12 s` for a failure."""
+    if change.duration is None:
+        return ""
+    length = spoken_seconds(change.duration)
+    return f"{'ran' if change.to is Status.ALIVE else f'{failed}after'} {length}"
+
+
+def _excerpt(group: AlertGroup) -> str:
+    """What its newest heartbeat with a message had to say, in one line."""
+    message = next((change.message for change in reversed(group.changes) if change.message), None)
+    text = one_line(message or "")
+    return f"“{cut_middle(text, MAX_EXCERPT)}”" if text else ""
+
+
+def _how_long(change: StatusChange) -> str:
+    if change.to is not Status.ALIVE or change.from_ is Status.UNKNOWN or change.began is None:
+        return ""
+    return f"was {change.from_} for {spoken(change.since - change.began)}"
+
+
+_HEADING = 140
+"""UTF-16 units that a group's heading takes, at most."""
+_FLAPPING_MARK = 10
+"""And what may stand behind a name."""
+
+
+def storm(
+    pending: Sequence[StatusChange], links: LinkContext, room: int
+) -> tuple[Sequence[StatusChange], Text]:
+    """As many of the first as can be named, and the text."""
+    home = home_link(links)
+    taken = _fitting(pending, room - home.units - 100)
+    groups: dict[str, list[AlertGroup]] = {}
+    for group in group_by_service(taken):
+        groups.setdefault(group.path, []).append(group)
+    waiting = len(pending) - len(taken)
+    parts = [bold(f"{len(taken)} changes" + (f", {waiting} more follow" if waiting else ""))]
+    for path, alike in groups.items():
+        heading = f"{MARKS[alike[0].last.to]} " + bold(path) + f" ({len(alike)}), {_when(alike, links)}:"
+        names = ", ".join(cut(it.name, MAX_NAME) + (" 🔁" if it.is_flapping else "") for it in alike)
+        parts += [heading, lines([names])]
+    return taken, lines([*parts, home])
+
+
+def _fitting(pending: Sequence[StatusChange], room: int) -> Sequence[StatusChange]:
+    """As many of the first as can be named in so many units: at least one."""
+    known: dict[str, tuple[StatusChange, ...]] = {}
+    paths: set[str] = set()
+    for count, change in enumerate(pending):
+        if change.name not in known:
+            flaps = bool(change.flaps) or change.still_flaps
+            room -= units(cut(change.name, MAX_NAME)) + 2 + _FLAPPING_MARK * flaps
+        known[change.name] = (*known.get(change.name, ()), change)
+        path = AlertGroup(known[change.name]).path
+        room -= 0 if path in paths else _HEADING
+        paths.add(path)
+        if count and room < 0:
+            return pending[:count]
+    return pending
+
+
+def _when(alike: Sequence[AlertGroup], links: LinkContext) -> str:
+    first, last = (f(group.last.since for group in alike) for f in (min, max))
+    when, until = f"since {local(first, links.zone)}", local(last, links.zone)
+    return when if when.endswith(until) else f"{when} to {until}"

@@ -2,21 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from services.notifier.alerting.changes import FALLEN, Notice, NoticeKind, StatusChange
-from services.notifier.alerting.grouping import AlertGroup
-from services.notifier.texts import alerts
-from services.notifier.texts.alerts import MAX_EXCERPT
-from services.notifier.texts.changes import MAX_BLOCKS, MAX_LINES
-from services.notifier.texts.markup import Text, bold, cut, join, lines, one_line, units
+from services.notifier.alerting.changes import FALLEN, AlertGroup, Notice, NoticeKind, StatusChange
+from services.notifier.texts.changes import MAX_BLOCKS, MAX_EXCERPT, MAX_LINES, block
 from services.notifier.texts.message import (
     MAX_BODY,
     MAX_NAME,
     REPEAT,
     LinkContext,
     OutgoingMessage,
+    Text,
+    bold,
+    cut,
     home_link,
+    join,
+    lines,
+    one_line,
     service_buttons,
     service_link,
+    units,
 )
 from shared.contracts.durations import spoken
 from shared.contracts.events import Status
@@ -82,7 +85,7 @@ def _packed(
 
 def _blocks(changes: Iterable[StatusChange], links: LinkContext) -> dict[str, Text]:
     """By service; empty if they may not all fit into one message, with lines of other notices."""
-    found = {it.name: alerts.block(AlertGroup((it,)), links, it.stored_at) for it in changes}
+    found = {it.name: block(AlertGroup((it,)), links, it.stored_at) for it in changes}
     taken = sum(text.units for text in found.values())
     return found if taken + MAX_BLOCKS * _MAX_LINE <= MAX_BODY else {}
 

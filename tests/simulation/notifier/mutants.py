@@ -13,7 +13,7 @@ from services.notifier.dispatch import alert_states
 from services.notifier.dispatch.notification_log import NotificationLog
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
-from services.notifier.dispatch.sources.withheld import WithheldSource
+from services.notifier.dispatch.sources.notices import WithheldSource
 from services.notifier.event_log import EventLog
 from shared.messaging import faststream_broker
 from tests.simulation.catching import first_caught
@@ -255,7 +255,9 @@ class CountsWhatNobodyWasTold(_Judges):
     def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Decision]:
         decisions = policy.decide(changes, owed, turns, hold)
         counted = policy.decide(changes, None, turns, lambda _: Suppression.NONE)
-        return [replace(it, turns=other.turns) for it, other in zip(decisions, counted, strict=True)]
+        return [
+            replace(it, flap_state=other.flap_state) for it, other in zip(decisions, counted, strict=True)
+        ]
 
 
 class TellsInMaintenance(_Judges):

@@ -15,7 +15,7 @@ import shared.messaging.connection
 import shared.messaging.reader
 import shared.messaging.record_watch
 from services.notifier import __main__ as notifier
-from services.notifier import broker_outage, consumer, lease
+from services.notifier import consumer, lease
 from services.notifier.dispatch import notification_log, receiver, receivers, sender
 from services.notifier.kv_record import Superseded
 from services.notifier.settings import NotifierSettings
@@ -258,7 +258,6 @@ def surroundings() -> Iterator[None]:
         put(notifier, "BrokerConnection", SimulatedLink)
         put(notifier, "Bot", SimulatedBot)
         put(notifier, "now", now)
-        put(broker_outage, "asyncio", Unhurried())
         put(receivers, "asyncio", Unhurried())
         put(consumer, "FastStreamBroker", EventFeed)
         put(lease, "secrets", SimpleNamespace(token_hex=_token))

@@ -1,20 +1,60 @@
-"""Changes of status that wait for a receiver."""
+"""Changes of status that wait for a receiver. What finds no room is read from the record in its turn."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any
 
 import structlog
 
 from services.notifier.alerting.changes import StatusChange
-from services.notifier.alerting.policy import Decision
-from services.notifier.dispatch.metrics import MESSAGES
+from services.notifier.alerting.policy import EXPIRES_AFTER, Decision
+from services.notifier.dispatch.dependencies import Pages
 from services.notifier.dispatch.notification_log import Intent, MessageKind
-from services.notifier.dispatch.pending import EXPIRES_AFTER, PendingChanges
-from services.notifier.dispatch.sources.source import Draft, MessageSource
+from services.notifier.dispatch.sources.source import MESSAGES, Draft, MessageSource, ReceiverContext
 from services.notifier.texts.changes import changes_message
 from services.notifier.texts.message import OutgoingMessage
+
+MAX_PENDING = 10_000
+"""Changes held in memory per receiver."""
+
+
+class PendingChanges:
+    def __init__(self, after: int) -> None:
+        self.changes: deque[StatusChange] = deque()
+        self.tail = after
+        """Every change up to here is in `changes`, or done, or not to be sent."""
+        self._skipped = after
+
+    @property
+    def behind(self) -> bool:
+        return self._skipped > self.tail
+
+    def enqueue(self, seq: int, change: StatusChange | None) -> None:
+        if seq <= self.tail:
+            return
+        if self.behind or len(self.changes) >= MAX_PENDING:
+            self._skipped = seq
+            return
+        self.tail = seq
+        if change:
+            self.changes.append(change)
+
+    def mark_missed(self, through: int) -> None:
+        """Whatever was stored up to here may not have been enqueued."""
+        self._skipped = max(self._skipped, through)
+
+    async def refill(self, page: Pages) -> None:
+        """Read what was skipped. At the record's end, whatever had been skipped by then has been read."""
+        skipped = self._skipped
+        changes, read, at_end = await page(self.tail, MAX_PENDING)
+        self.changes += changes
+        self.tail = max(read, skipped) if at_end else read
+
+    def drop(self, through: int) -> None:
+        while self.changes and self.changes[0].seq <= through:
+            self.changes.popleft()
+
 
 log = structlog.get_logger()
 
@@ -22,8 +62,8 @@ log = structlog.get_logger()
 class ChangeSource(MessageSource):
     kind = MessageKind.CHANGES
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, context: ReceiverContext) -> None:
+        super().__init__(context)
         self.pending = PendingChanges(self._log.state.done)
         self._decisions: list[Decision] = []
         """Of the changes that are being sent, and of those among them that are withheld."""
@@ -41,7 +81,7 @@ class ChangeSource(MessageSource):
         if unfinished:
             self._decisions = [_maybe_told(decision, unfinished) for decision in self._decisions]
         if sent := [decision.change for decision in self._decisions if decision.is_sent]:
-            notes = self._notes.above(unfinished, waiting[0].stored_at)
+            notes = self._notes(unfinished, waiting[0].stored_at)
             message = changes_message(sent, self._deps.links, notes, doubted=self._log.state.doubted)
             names = (*(unfinished.names if unfinished else ()), *(it.name for it in message.changes))
             intent = unfinished or Intent(through=message.through_seq)
@@ -97,9 +137,9 @@ class ChangeSource(MessageSource):
 def _maybe_told(decision: Decision, unfinished: Intent) -> Decision:
     """What is withheld now may have been told by the unfinished attempt: then its recovery is told as well.
     (Of a recovery that may have been told the fall counts, which was.)"""
-    change, withheld = decision.change, decision.owed
+    change, withheld = decision.change, decision.withheld
     if withheld is None or change.name not in unfinished.names:
         return decision
     told = max(withheld.told, change.to, key=lambda status: status.badness)
     since = withheld.told_since if told is withheld.told else change.since
-    return replace(decision, owed=replace(withheld, told=told, maybe=True, told_since=since))
+    return replace(decision, withheld=replace(withheld, told=told, maybe=True, told_since=since))

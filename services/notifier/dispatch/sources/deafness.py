@@ -10,8 +10,8 @@ from services.notifier.channels.channel import Limited, Sent
 from services.notifier.dispatch.notification_log import Intent, MessageKind
 from services.notifier.dispatch.sender import Backoff, Sender
 from services.notifier.dispatch.sources.source import Draft, MessageSource
-from services.notifier.texts.deafness import deafness_message
 from services.notifier.texts.message import OutgoingMessage
+from services.notifier.texts.registry import deafness_message
 
 
 class DeafnessSource(MessageSource):
@@ -41,7 +41,7 @@ class DeafnessSource(MessageSource):
         intent = unfinished or self._next()
         if intent is None or intent.deaf is None:
             return None
-        notes, now = self._notes.above(unfinished), self._deps.now()
+        notes, now = self._notes(unfinished), self._deps.now()
         return deafness_message(intent.deaf, now, self._deps.links, intent.through, notes), intent
 
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:

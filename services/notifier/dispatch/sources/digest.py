@@ -2,12 +2,15 @@
 
 from datetime import date, datetime
 
-from services.notifier.dispatch.metrics import LAST_DIGEST
+from prometheus_client import Gauge
+
 from services.notifier.dispatch.notification_log import Intent, MessageKind
 from services.notifier.dispatch.sources.source import Draft, MessageSource
-from services.notifier.texts.digest import digest_message
 from services.notifier.texts.message import OutgoingMessage
+from services.notifier.texts.registry import digest_message
 from shared.domain.digest import digest_due, next_digest_at
+
+LAST_DIGEST = Gauge("registry_last_digest_timestamp_seconds", "When a digest was last sent")
 
 
 class DigestSource(MessageSource):
@@ -18,12 +21,12 @@ class DigestSource(MessageSource):
 
     def _due(self) -> Intent | None:
         """The digest that is to be sent now. On its weekday the one of the week comes first."""
-        schedule, state, now = self._deps.digests, self._log.state, self._deps.now()
-        if schedule.at is None:
+        deps, state, now = self._deps, self._log.state, self._deps.now()
+        if deps.digest_at is None:
             return None
         for weekly, last in ((True, state.weekly), (False, state.digest)):
-            day = digest_due(now, self._deps.links.zone, schedule.at, last)
-            if day and (not weekly or day.weekday() == schedule.weekday):
+            day = digest_due(now, deps.links.zone, deps.digest_at, last)
+            if day and (not weekly or day.weekday() == deps.weekly_on):
                 return Intent(through=state.done, digest=day, weekly=weekly)
         return None
 
@@ -31,8 +34,8 @@ class DigestSource(MessageSource):
         intent = unfinished or self._due()
         if intent is None:
             return None
-        lines = await self._deps.digests.lines(self._deps.now(), intent.weekly)
-        notes = self._notes.above(unfinished)
+        lines = await self._deps.digest_lines(self._deps.now(), intent.weekly)
+        notes = self._notes(unfinished)
         return digest_message(lines, self._deps.links, intent.through, notes), intent
 
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
@@ -51,11 +54,11 @@ class DigestSource(MessageSource):
         return max(0.0, (self._deps.now() - at).total_seconds()) if at else 0.0
 
     def seconds_until_next(self) -> float:
-        at, now = self._deps.digests.at, self._deps.now()
+        at, now = self._deps.digest_at, self._deps.now()
         if at is None:
             return float("inf")
         return (next_digest_at(now, self._deps.links.zone, at) - now).total_seconds()
 
     def _due_at(self, day: date | None) -> datetime | None:
-        at = self._deps.digests.at
+        at = self._deps.digest_at
         return datetime.combine(day, at, self._deps.links.zone) if day and at else None

@@ -4,42 +4,50 @@ composes the message, and records later that it was sent."""
 from abc import ABC, abstractmethod
 from datetime import datetime
 
+from prometheus_client import Counter
+
 from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog
-from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage, late_note
+from services.notifier.texts.message import REPEAT, OutgoingMessage, late_note
+
+MESSAGES = Counter("registry_messages_total", "Attempts to send a message, by how they ended", ["result"])
+for _result in ("sent", "failed", "limited", "migrated", "permanent", "refused", "badtoken", "expired"):
+    MESSAGES.labels(_result)
 
 Draft = tuple[OutgoingMessage, Intent]
 
 
-class Notes:
-    """What stands above a message: that it may be a repeat, and that it is late."""
+class ReceiverContext:
+    """What the parts of one receiver share."""
 
-    def __init__(self, log: NotificationLog, links: LinkContext) -> None:
-        self._log = log
-        self._links = links
+    def __init__(self, deps: ReceiverDependencies, log: NotificationLog, alerts: AlertStates) -> None:
+        self.deps, self.log, self.alerts = deps, log, alerts
         self._late: tuple[datetime, datetime] | None = None
+        """From when to when the receiver refused messages, if it takes them again."""
 
-    def switched_on(self, since: datetime, now: datetime) -> None:
-        """The receiver takes messages again, which it has refused since then."""
-        self._late = since, now
+    def switched_on(self) -> dict[str, object]:
+        """The receiver takes messages again. What is to be recorded of that."""
+        now = self.deps.now()
+        self._late = self.log.state.off_since or now, now
+        return {"off": None, "off_since": None}
 
-    def above(self, unfinished: Intent | None, oldest: datetime | None = None) -> list[str]:
-        """`oldest`: when the first change was stored that the message tells of."""
-        state = self._log.state
+    def notes(self, unfinished: Intent | None, oldest: datetime | None = None) -> list[str]:
+        """What stands above a message: that it may be a repeat, and that it is late. `oldest`: when the first
+        change was stored that the message tells of."""
+        state = self.log.state
         since = state.off_since if state.off else None
         if since is None and self._late and oldest and oldest <= self._late[1]:
             since = self._late[0]
-        return [*([REPEAT] if unfinished else []), *([late_note(since, self._links)] if since else [])]
+        return [*([REPEAT] if unfinished else []), *([late_note(since, self.deps.links)] if since else [])]
 
 
 class MessageSource(ABC):
     kind: MessageKind
 
-    def __init__(
-        self, deps: ReceiverDependencies, log: NotificationLog, notes: Notes, alerts: AlertStates
-    ) -> None:
-        self._deps, self._log, self._notes, self._alerts = deps, log, notes, alerts
+    def __init__(self, context: ReceiverContext) -> None:
+        self._deps, self._log, self._alerts = context.deps, context.log, context.alerts
+        self._notes = context.notes
 
     @abstractmethod
     def is_waiting(self) -> bool:

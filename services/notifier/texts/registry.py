@@ -1,13 +1,21 @@
-"""That the registry takes no heartbeats, or took none for a while, as a message. Pure."""
+"""What messages say of the registry as a whole: the digest, and that it takes no heartbeats. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
 from services.notifier.alerting.changes import Deafness
-from services.notifier.texts.markup import lines
-from services.notifier.texts.message import LinkContext, OutgoingMessage
+from services.notifier.texts.message import LinkContext, OutgoingMessage, bold, home_link, lines
 from shared.contracts.durations import spoken
 from shared.contracts.zones import local
+
+
+def digest_message(
+    digest: Sequence[str], links: LinkContext, through_seq: int, notes: Sequence[str] = ()
+) -> OutgoingMessage:
+    """`digest`: from `shared.domain.digest`; its first line is the title."""
+    title, *rest = digest
+    text = lines([*notes, bold(title), *rest, "", home_link(links)])
+    return OutgoingMessage(text.html, text.plain, True, through_seq)
 
 
 def deafness_message(
