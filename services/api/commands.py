@@ -8,7 +8,7 @@ sees it.
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypedDict
+from typing import Any
 
 from services.api import tags
 from services.api.http.models import THRESHOLDS, Defaults, NewService, Wanted
@@ -44,13 +44,6 @@ Decide = Callable[[ServiceState | None], ConfigEvent | None]
 """From the state to the event that follows; None: it is as wanted already. Raises Problem."""
 
 
-class Envelope(TypedDict):
-    id: str
-    source: str
-    subject: str
-    time: datetime
-
-
 class Commands:
     """One method per command; each returns the service as it then is."""
 
@@ -78,7 +71,7 @@ class Commands:
         self._defaults.check(config)
 
         def decide(state: ServiceState | None) -> ConfigEvent:
-            if is_there(state):
+            if state and state.exists:
                 raise Problem(409, f"{name} is registered already")
             return self._registered(name, config)
 
@@ -92,7 +85,7 @@ class Commands:
 
         def decide(state: ServiceState | None) -> ConfigEvent | None:
             nonlocal created
-            created = not is_there(state)
+            created = not (state and state.exists)
             if not created:
                 return self._updated(ServiceUpdated, name, state, if_match, wanted.whole)
             if if_match is not None:
@@ -118,7 +111,7 @@ class Commands:
 
     async def delete(self, name: str, if_match: str | None) -> None:
         def decide(state: ServiceState | None) -> ConfigEvent:
-            _matching(existing(name, state), if_match)
+            existing(name, state, if_match)
             return ServiceDeleted(**self._envelope(name))
 
         await self._change(name, decide)
@@ -146,7 +139,7 @@ class Commands:
         if_match: str | None,
         new: Callable[[ServiceConfig], ServiceConfig],
     ) -> ConfigEvent | None:
-        there = _matching(existing(name, state), if_match)
+        there = existing(name, state, if_match)
         old = there.configuration
         config = new(old)
         if config == old:
@@ -222,7 +215,7 @@ class Commands:
         assert state is not None
         return state
 
-    def _envelope(self, name: str) -> Envelope:
+    def _envelope(self, name: str) -> dict[str, Any]:
         now = self._now()
         return {
             "id": event_id(name, now.isoformat(), uuid.uuid4()),
@@ -232,19 +225,10 @@ class Commands:
         }
 
 
-def is_there(state: ServiceState | None) -> bool:
-    return state is not None and state.exists
-
-
-def existing(name: str, state: ServiceState | None) -> ServiceState:
-    """The state, or Problem 404 for a service that was never here or is deleted."""
-    if state is None or not is_there(state):
+def existing(name: str, state: ServiceState | None, if_match: str | None = None) -> ServiceState:
+    """The state. Problem 404 for a service that was never here or is deleted, 412 for another version."""
+    if state is None or not state.exists:
         raise Problem(404, f"there is no service {name}")
-    return state
-
-
-def _matching(state: ServiceState, if_match: str | None) -> ServiceState:
-    """The state if the client's condition holds."""
     check_version(if_match, state.config_seq)
     return state
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -153,6 +153,14 @@ class Reader:
                     await self._close(sub, consumer)
         finally:
             self._link.on_back.remove(self._break)
+
+    async def to_end(self, upto: int | None = None) -> AsyncGenerator[list[Stored], None]:
+        """The batches up to a sequence, or to what is the end when it is reached."""
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                yield batch
+                if not self.pending or (upto is not None and self.position >= upto):
+                    return
 
     async def _open(self) -> tuple[Subscription, str]:
         self._broken, self._outstanding, self._consumer_seq, self._buffer = False, 0, 0, []

@@ -126,7 +126,7 @@ async def _from_record(
 ) -> AsyncGenerator[tuple[int, str], None]:
     """What memory does not go back to. Ends with the last event up to `upto`, whatever that is."""
     reader = Reader(link, streams.SERVICES, streams.ALL_EVENTS, after=after)
-    async with aclosing(reader.batches()) as batches:
+    async with aclosing(reader.to_end(upto)) as batches:
         async for batch in batches:
             for stored in batch:
                 if stored.seq > upto:
@@ -135,8 +135,6 @@ async def _from_record(
                     yield stored.seq, _written(LiveEvent(stored.seq, project(stored).row), edition)
                 except ValueError:
                     continue
-            if reader.pending == 0 or reader.position >= upto:
-                break
     yield upto, ""
 
 

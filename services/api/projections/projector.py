@@ -6,7 +6,7 @@ streams again from it, because the database may have lost what it had acknowledg
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from shared.contracts.events import ServiceRegistered, Tick
 from shared.domain.service_state import ServiceState
 from shared.http.server import Health
 from shared.messaging import streams
-from shared.messaging.connection import BrokerConnection, StreamPosition, in_own_task, retry_until_done
+from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
 from shared.messaging.errors import NotStored
 from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent, no_payload
 from shared.messaging.queries import last_evaluated, newest_event
@@ -143,15 +143,12 @@ class _Heartbeats:
         rest = [streams.heartbeat(name) for name in names if name not in found and name not in self.heard]
         for n in range(0, len(rest), NAMES_AT_ONCE):
             reader = Reader(self._link, self.stream, *rest[n : n + NAMES_AT_ONCE])
-            async with aclosing(reader.batches()) as batches:
-                async for batch in batches:
-                    for message in batch:
-                        name = streams.name_in(message.subject)
-                        with suppress(ValueError):
-                            if heard := add_heartbeat(found.get(name), message):
-                                found[name] = heard
-                    if reader.pending == 0:
-                        break
+            async for batch in reader.to_end():
+                for message in batch:
+                    name = streams.name_in(message.subject)
+                    with suppress(ValueError):
+                        if heard := add_heartbeat(found.get(name), message):
+                            found[name] = heard
         return found
 
     async def write(self, view: View, hub: EventHub | None) -> None:
@@ -270,13 +267,10 @@ class Projector:
             await view.forget_strangers()
         since = (self._now() - timedelta(days=1)).isoformat()
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=since)
-        async with aclosing(reader.batches()) as batches:
-            async for batch in batches:
-                known = _Events(_Heartbeats(self._link, self._hub.index.knows))
-                known.add([message for message in batch if message.seq <= upto])
-                self._hub.publish(known.changes, to_listeners=False)
-                if reader.pending == 0 or (batch and batch[-1].seq >= upto):
-                    break
+        async for batch in reader.to_end(upto):
+            known = _Events(_Heartbeats(self._link, self._hub.index.knows))
+            known.add([message for message in batch if message.seq <= upto])
+            self._hub.publish(known.changes, to_listeners=False)
         self._hub.published_through = max(self._hub.published_through, upto)
         await retry_until_done("look how far the record reaches", partial(self._shorten, None))
         self._on_hub, self._filled = begins, True
@@ -366,14 +360,13 @@ class Projector:
                 await self._take_rest(new, heartbeats, known)
                 before = await old.record()
                 if left_at is not None:
-                    new_from = await known_until(self._link, left_at)
-                    await new.begin_edition(f"-{secrets.token_hex(3)}", new_from)
+                    edition, new_from = f"-{secrets.token_hex(3)}", await known_until(self._link, left_at)
                 else:
-                    await new.begin_edition(before.edition, before.new_from)
+                    edition, new_from = before.edition, before.new_from
                     if before.made == _made(marks):
                         async for runs in old.last_runs():
                             await new.keep_runs(runs)
-                await new.save_record(_made(marks), marks)
+                await new.save_record(_made(marks), marks, edition=edition, new_from=new_from)
                 await self._store.go_live(new)
             finally:
                 self._store.filling = None
@@ -389,7 +382,9 @@ class Projector:
         heard = _Heartbeats(self._link, known.__contains__)
         events = _Events(heard)
 
-        async def record_and_gather() -> None:
+        events_reader = Reader(self._link, events.stream, *events.subjects)
+        async for batch in events_reader.to_end():
+            events.add(batch)
             changes, events.changes = events.changes, []
             await view.add_to_history(changes)
             for change in changes:
@@ -399,26 +394,13 @@ class Projector:
             if len(states) >= HELD:
                 await view.fill(states, {})
                 states.clear()
-
-        reached = {streams.SERVICES: await self._read_all(events, record_and_gather)}
-        reached[streams.HEARTBEATS] = await self._read_all(heard, _nothing)
+        heartbeats_reader = Reader(self._link, heard.stream, *heard.subjects)
+        async for batch in heartbeats_reader.to_end():
+            heard.add(batch)
         await view.fill(states, heard.heard)
-        for stream, position in reached.items():
-            await view.save_checkpoint(stream, position.seq, position.at)
+        for stream, reader in ((events.stream, events_reader), (heard.stream, heartbeats_reader)):
+            await view.save_checkpoint(stream, reader.position, reader.position_at)
         return known
-
-    async def _read_all(
-        self, source: "_Events | _Heartbeats", after_each: Callable[[], Awaitable[None]]
-    ) -> StreamPosition:
-        """Read a stream to its end. Returns what was read last."""
-        reader = Reader(self._link, source.stream, *source.subjects)
-        async with aclosing(reader.batches()) as batches:
-            async for batch in batches:
-                source.add(batch)
-                await after_each()
-                if not reader.pending:
-                    break
-        return StreamPosition(reader.position, reader.position_at)
 
     async def _rebuild_on_request(self) -> dict[str, int] | dict[str, str]:
         """How many there are of what was built anew, or why that could not be done."""
@@ -485,19 +467,16 @@ class Projector:
         registered."""
         written = await view.checkpoint(source.stream)
         reader = Reader(self._link, source.stream, *source.subjects, after=written)
-        async with aclosing(reader.batches()) as batches:
-            async for batch in batches:
-                source.add(batch)
-                if isinstance(source, _Events):
-                    known.update(change.name for change in source.changes if change.configures)
-                elif reader.pending:
-                    continue  # what those of one service come to is written once
-                if reader.position > written:
-                    await source.write(view, None)
-                    written = reader.position
-                    await view.save_checkpoint(source.stream, written, reader.position_at)
-                if not reader.pending:
-                    return
+        async for batch in reader.to_end():
+            source.add(batch)
+            if isinstance(source, _Events):
+                known.update(change.name for change in source.changes if change.configures)
+            elif reader.pending:
+                continue  # what those of one service come to is written once
+            if reader.position > written:
+                await source.write(view, None)
+                written = reader.position
+                await view.save_checkpoint(source.stream, written, reader.position_at)
 
     def _measure(self, stream: str, batch: list[Stored], pending: int) -> None:
         BEHIND.labels(stream).set(pending)
@@ -510,9 +489,6 @@ class Projector:
         self._behind.discard(stream)
         if not self._behind:
             self._health.good("projection")
-
-
-async def _nothing() -> None: ...
 
 
 def _made(marks: Marks) -> str:

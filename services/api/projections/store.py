@@ -207,14 +207,9 @@ class View:
         marks = {name: StreamMark(**mark) for name, mark in found.get("marks", {}).items()}
         return ReadRecord(found.get("made", ""), marks, found.get("edition", ""), found.get("new_from", 0))
 
-    async def save_record(self, made: str, marks: dict[str, StreamMark]) -> None:
-        new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}}
-        await self._save_record(new)
-
-    async def begin_edition(self, edition: str, new_from: int) -> None:
-        await self._save_record({"edition": edition, "new_from": new_from})
-
-    async def _save_record(self, new: Document) -> None:
+    async def save_record(self, made: str, marks: dict[str, StreamMark], **edition: str | int) -> None:
+        """`edition`: `edition` and `new_from`, where these are not there yet."""
+        new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}} | edition
         with _reporting():
             await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
 

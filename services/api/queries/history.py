@@ -1,7 +1,6 @@
 """What only the streams know: the last heartbeats of a service, and what it was at a moment in the past."""
 
 import asyncio
-from contextlib import aclosing
 from datetime import datetime
 from itertools import islice
 
@@ -99,14 +98,8 @@ async def _left(link: BrokerConnection, name: str) -> Truncated | None:
 
 async def _read(link: BrokerConnection, stream: str, *subjects: str) -> list[Stored]:
     """All that the stream keeps of these subjects. Problem 503 if the broker does not answer in time."""
-    found: list[Stored] = []
-    reader = Reader(link, stream, *subjects)
     try:
-        async with asyncio.timeout(PATIENCE), aclosing(reader.batches()) as batches:
-            async for batch in batches:
-                found += batch
-                if reader.pending == 0:
-                    break
+        async with asyncio.timeout(PATIENCE):
+            return [stored async for batch in Reader(link, stream, *subjects).to_end() for stored in batch]
     except TimeoutError:
         raise Problem(503, "the broker does not answer", retry_after=2) from None
-    return found
