@@ -9,7 +9,6 @@ from functools import partial
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.monitor.configure import Configuration
 from services.monitor.domain.service import ALIVE, Beat, EffectiveThresholds, MonitoredService
 from services.monitor.evaluate import Evaluator, ReadBeat
 from services.monitor.events import EventReader
@@ -65,14 +64,11 @@ class Monitor:
         self._event_store = event_store
         self._rules = rules
         self.snapshots = Snapshots(event_store, self._bucket)
-        self.state = MonitorState(self.snapshots)
-        self.configuration = Configuration(self.state, rules.patience)
+        self.state = MonitorState(self.snapshots, rules.patience)
         self._dead_letters = DeadLetters(event_store)
         self.events = EventReader(event_store, self._dead_letters, self.apply_event)
-        self._recorder = Recorder(
-            event_store, self.state, self.configuration, self.events, rules.max_services
-        )
-        self.evaluator = Evaluator(event_store, self.state, self.configuration, self._recorder, rules.kept)
+        self._recorder = Recorder(event_store, self.state, self.events, rules.max_services)
+        self.evaluator = Evaluator(event_store, self.state, self._recorder, rules.kept)
         self.evaluated_until = 0
         """When the tick was stored that was evaluated last."""
         self._read_until = 0
@@ -111,8 +107,8 @@ class Monitor:
         """One batch. A heartbeat that only moves the last one of its service is applied at once; the others
         are evaluated service by service, before the next tick or change of the configuration."""
         await self.events.wait_until(batch[-1].at)
-        configuration, state, evaluator = self.configuration, self.state, self.evaluator
-        upcoming, epochs = configuration.upcoming, configuration.upcoming_epochs
+        state, evaluator = self.state, self.evaluator
+        upcoming, epochs = state.upcoming, state.upcoming_epochs
         services, newest = state.services, self.snapshots.beats
         others: dict[str, list[ReadBeat]] = {}
         count = 0
@@ -125,7 +121,7 @@ class Monitor:
             if (upcoming and upcoming[0].at < message.at) or (epochs and epochs[0].since < message.at):
                 await evaluator.evaluate_all(others)
                 others = {}
-                configuration.apply_until(message.at)
+                state.apply_until(message.at)
                 await evaluator.evaluate_resumed(message)
             if message.subject.startswith("tick."):
                 await evaluator.evaluate_all(others)
@@ -188,7 +184,7 @@ class Monitor:
         self.evaluated_until = max(self.evaluated_until, end)
         TICK_LAG.set(message.pending)
         if message.pending < MAX_BEHIND:
-            reach = Checkpoint(message.seq, self.configuration.applied_until(self.events.read_until))
+            reach = Checkpoint(message.seq, self.state.applied_until(self.events.read_until))
             self.snapshots.save_some(reach, self.state.coverage)
 
     def apply_event(self, message: Stored) -> None:
@@ -198,16 +194,16 @@ class Monitor:
             self._config_read_until = message.seq
             event = self.events.parse(message)
             if event is not None and not isinstance(event, StatusChanged):
-                self.configuration.enqueue(mapping.config_change(event, message.seq, message.at))
+                self.state.enqueue(mapping.config_change(event, message.seq, message.at))
 
     # --- snapshots
 
     async def _load(self) -> Checkpoint:
         """Load the newest snapshot, if there is one of these streams; how far it goes."""
-        await self.configuration.load_epochs(self._event_store)
-        found = await self.snapshots.load(self.configuration.epochs)
+        await self.state.load_epochs(self._event_store)
+        found = await self.snapshots.load(self.state.epochs)
         if found is None:
-            self.configuration.assign_epochs()
+            self.state.assign_epochs()
             return Checkpoint()
         for stream, seq in (
             (streams.HEARTBEATS, found.furthest.heartbeats),
@@ -219,10 +215,10 @@ class Monitor:
                     "the stream is shorter than the snapshot; reading everything again", stream=stream
                 )
                 self.snapshots.discard()
-                self.configuration.assign_epochs()
+                self.state.assign_epochs()
                 return Checkpoint()
-        self.configuration.assign_epochs(found.epochs)
-        self.configuration.resumed += [
+        self.state.assign_epochs(found.epochs)
+        self.state.resumed += [
             service for service in found.services if service.said and service.said.resumed_at
         ]
         self.state.restore(found.services, found.coverage)
@@ -230,8 +226,8 @@ class Monitor:
 
     def _bucket(self, bucket: int) -> tuple[int, int, Collection[MonitoredService]]:
         return (
-            self.configuration.applied_until(self.events.read_until),
-            self.configuration.epoch_of(bucket),
+            self.state.applied_until(self.events.read_until),
+            self.state.epoch_of(bucket),
             self.state.buckets[bucket].values(),
         )
 

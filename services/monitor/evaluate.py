@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import structlog
 
-from services.monitor.configure import Configuration
 from services.monitor.domain.lifecycle import apply_while_paused, decidable, decide, next_due
 from services.monitor.domain.mass_outage import MassOutageDetector
 from services.monitor.domain.service import (
@@ -43,14 +42,12 @@ class Evaluator:
         self,
         event_store: EventStore,
         state: MonitorState,
-        configuration: Configuration,
         recorder: Recorder,
         kept: int,
     ) -> None:
         """`kept`: messages that the broker keeps per subject."""
         self._event_store = event_store
         self._state = state
-        self._configuration = configuration
         self._recorder = recorder
         self._kept = kept
         self._late: set[str] = set()
@@ -125,11 +122,11 @@ class Evaluator:
 
     async def evaluate_resumed(self, read: Stored) -> None:
         """What was reported while services were paused counts from their resume on."""
-        configuration = self._configuration
-        while configuration.undeclared:
-            await self._recorder.declare(*configuration.undeclared.pop())
-        if configuration.resumed:
-            resumed, configuration.resumed = configuration.resumed, []
+        state = self._state
+        while state.undeclared:
+            await self._recorder.declare(*state.undeclared.pop())
+        if state.resumed:
+            resumed, state.resumed = state.resumed, []
             await _concurrently(partial(self.evaluate_one_resumed, read), resumed)
 
     async def evaluate_one_resumed(self, read: Stored, service: MonitoredService) -> None:

@@ -9,7 +9,6 @@ from functools import partial
 import structlog
 from prometheus_client import Counter
 
-from services.monitor.configure import Configuration
 from services.monitor.domain.service import UNKNOWN, Beat, MonitoredService, StatusTransition
 from services.monitor.events import EventReader
 from services.monitor.state import MonitorState
@@ -43,13 +42,11 @@ class Recorder:
         self,
         event_store: EventStore,
         state: MonitorState,
-        configuration: Configuration,
         events: EventReader,
         max_services: int,
     ) -> None:
         self._event_store = event_store
         self._state = state
-        self._configuration = configuration
         self._events = events
         self._max_services = max_services
         self._appending: set[str] = set()
@@ -120,14 +117,14 @@ class Recorder:
     async def register(self, name: str, beat: Beat, admitted: bool) -> MonitoredService | None:
         """Register a service at its first heartbeat; None if it may not be. `admitted`: ingest has accepted
         it, so the last places may have been taken since."""
-        configuration, after = self._configuration, 0
+        state, after = self._state, 0
         while True:
-            if upcoming := configuration.upcoming_of.get(name):
+            if upcoming := state.upcoming_of.get(name):
                 change = upcoming[0]
                 is_later = change.deletes or change.registered_at > beat.at
-                return None if is_later else configuration.apply(change)
+                return None if is_later else state.apply_change(change)
             limit = self._max_services * (ADMITTED if admitted else 1)
-            if len(self._state.services) + self._registering >= limit:
+            if len(state.services) + self._registering >= limit:
                 REFUSED.inc()
                 return None
             event = mapping.registration(name, beat)
@@ -138,11 +135,11 @@ class Recorder:
                 self._registering -= 1
             if seq:
                 log.debug("registered", name=name)
-                return configuration.apply(mapping.config_change(event, seq, beat.at))
+                return state.apply_change(mapping.config_change(event, seq, beat.at))
             message = await self._newest(streams.config(name))
             if message is not None and message.seq > self._events.read_until:
                 await self._events.wait_until()
-            if name in configuration.upcoming_of:
+            if name in state.upcoming_of:
                 continue
             if message is not None and message.at >= beat.at:
                 return None  # deleted, or made unreadable, after this heartbeat
@@ -151,7 +148,7 @@ class Recorder:
     async def declare_interval(self, service: MonitoredService, beat: Beat) -> None:
         if beat.every not in (0, service.every) and beat.at > service.last_beat:
             await self.declare(service, beat)
-            self._configuration.set_interval(service, beat)
+            self._state.set_interval(service, beat)
 
     async def declare(self, service: MonitoredService, beat: Beat) -> None:
         """Record the interval that a heartbeat declares in the configuration, unless it is there already."""

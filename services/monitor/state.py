@@ -1,24 +1,50 @@
-"""All services in memory, with what is counted and scheduled of them."""
+"""All services in memory, as their configuration wants them, with what is counted and scheduled of them.
+
+The configuration is applied in the order in which it was stored among the heartbeats.
+"""
 
 import gc
+from collections import deque
 from collections.abc import Iterable
 
-from services.monitor.domain import buckets
+import structlog
+
+from services.monitor.domain import buckets, epochs
 from services.monitor.domain.deadlines import DeadlineQueue
-from services.monitor.domain.lifecycle import apply_heartbeat, apply_transition
+from services.monitor.domain.epochs import Epoch
+from services.monitor.domain.lifecycle import (
+    apply_heartbeat,
+    apply_transition,
+    apply_while_paused,
+    change_thresholds,
+    resume,
+)
 from services.monitor.domain.mass_outage import CadenceIndex
-from services.monitor.domain.service import MonitoredService, StatusTransition
+from services.monitor.domain.service import (
+    UNKNOWN,
+    Beat,
+    EffectiveThresholds,
+    MonitoredService,
+    StatusTransition,
+)
+from services.monitor.store import mapping
+from services.monitor.store.event_store import EventStore
+from services.monitor.store.mapping import ConfigChange
 from services.monitor.store.snapshots import Snapshots
 from shared.contracts.events import Signal, Status
 from shared.domain.coverage import Coverage
 from shared.domain.service_state import belongs_to_this_life
+from shared.messaging import streams
+
+log = structlog.get_logger()
 
 MANY = 10_000
 """Services from which on the garbage collector does not look at them any more."""
 
 
 class MonitorState:
-    def __init__(self, snapshots: Snapshots) -> None:
+    def __init__(self, snapshots: Snapshots, default: EffectiveThresholds) -> None:
+        """`default`: the registry's default thresholds."""
         self.snapshots = snapshots
         self.services: dict[str, MonitoredService] = {}
         self.buckets: list[dict[str, MonitoredService]] = [{} for _ in range(buckets.BUCKETS)]
@@ -28,6 +54,20 @@ class MonitorState:
         self.unclaimed: dict[str, tuple[int, StatusTransition]] = {}
         """The newest recorded transition of services that are not registered (yet), and its sequence."""
         self._deadlines = DeadlineQueue()
+        self._default = default
+        self.upcoming: deque[ConfigChange] = deque()
+        """Changes that were read, and are newer than the heartbeats that were."""
+        self.upcoming_of: dict[str, deque[ConfigChange]] = {}
+        """The same by service."""
+        self.epochs = epochs.first(default)
+        self._epoch_of = self.epochs * buckets.BUCKETS
+        """The epoch whose default thresholds the services of each bucket use."""
+        self.upcoming_epochs: deque[Epoch] = deque()
+        """Those that begin after the heartbeats that were read."""
+        self.resumed: list[MonitoredService] = []
+        """Services whose pause is over; what was reported during it is to be evaluated."""
+        self.undeclared: list[tuple[MonitoredService, Beat]] = []
+        """Heartbeats whose interval is to be recorded."""
 
     def add(self, service: MonitoredService) -> None:
         self.services[service.name] = service
@@ -86,3 +126,149 @@ class MonitorState:
         if belongs_to_this_life(transition.since, service.registered_at, transition.from_):
             self.apply_transition(service, transition)
             self.schedule(service)
+
+    # --- the configuration
+
+    def enqueue(self, change: ConfigChange) -> None:
+        if change.seq <= self.snapshots.configured[buckets.bucket_of(change.name)]:
+            return  # a service that it registered may be deleted in its bucket already, and must stay so
+        self.upcoming.append(change)
+        self.upcoming_of.setdefault(change.name, deque()).append(change)
+
+    def applied_until(self, events_read: int) -> int:
+        """The event up to which everything that was read has been applied."""
+        return self.upcoming[0].seq - 1 if self.upcoming else events_read
+
+    def apply_until(self, at: int) -> None:
+        """Apply the configuration that was stored before `at`, and the default thresholds of that time."""
+        while self.upcoming and self.upcoming[0].at < at:
+            change = self.upcoming.popleft()
+            self._begin_epochs(change.at)
+            rest = self.upcoming_of[change.name]
+            rest.popleft()
+            if not rest:
+                del self.upcoming_of[change.name]
+            service = self.services.get(change.name)
+            if service is not None and change.seq <= service.config_seq:
+                continue
+            if not change.deletes:
+                self.apply_change(change)
+            elif service is not None:
+                self._remove(service, change)
+        self._begin_epochs(at)
+
+    def apply_change(self, change: ConfigChange) -> MonitoredService:
+        """The service as the configuration wants it, with what is already known of it."""
+        service = self.services.get(change.name)
+        if service and change.registers and change.registered_at > service.registered_at:
+            self._remove(service, change)
+            service = None
+        is_new = service is None
+        if service is None:
+            service = self._new_service(change)
+        service.config_seq = change.seq
+        service.own = change.own
+        if change.declared_at > service.every_at:
+            service.every, service.every_at = change.every, change.declared_at
+        if is_new:
+            service.patience = self.thresholds_of(service)
+        else:
+            self.update_thresholds(service, change.at)
+        self._pause_or_resume(service, change)
+        self.snapshots.touch(service.bucket, service.config_seq)
+        self.update_indexes(service)
+        return service
+
+    def _new_service(self, change: ConfigChange) -> MonitoredService:
+        bucket = buckets.bucket_of(change.name)
+        default = self._epoch_of[bucket].default
+        service = MonitoredService(change.name, change.registered_at, default, bucket=bucket)
+        self.add(service)
+        if claim := self.unclaimed.pop(service.name, None):
+            service.status_seq, transition = claim
+            self.apply_recorded(service, transition)
+        return service
+
+    def _pause_or_resume(self, service: MonitoredService, change: ConfigChange) -> None:
+        if change.resumes or (service.paused and not change.paused):
+            resume(service, change.at, max(change.at, epochs.bounded_since(self.epochs)))
+            if service.said:
+                self.resumed.append(service)
+        service.paused = change.paused
+        if not service.paused:
+            return
+        held, service.held = service.held, ()
+        for beat in held:  # they waited for a tick, and are not evaluated any more
+            if beat.at > service.last_beat:
+                if beat.every not in (0, service.every):
+                    self.set_interval(service, beat)
+                    self.undeclared.append((service, beat))
+                apply_while_paused(service, beat)
+
+    def set_interval(self, service: MonitoredService, beat: Beat) -> None:
+        service.every, service.every_at = beat.every, beat.at
+        service.patience = self.thresholds_of(service)
+
+    def _remove(self, service: MonitoredService, change: ConfigChange) -> None:
+        self.remove(service)
+        self.snapshots.touch(service.bucket, change.seq)
+        if service.status_seq:  # an event from after the deletion, if it was read, is of the next service
+            ended = change.at if change.deletes else change.registered_at - 1
+            from_ = UNKNOWN if service.since > ended else service.status
+            newest = StatusTransition(from_, service.status, service.since, service.recorded_beat, "")
+            self.unclaimed[service.name] = service.status_seq, newest
+
+    # --- thresholds, and the epochs of the registry's defaults
+
+    def thresholds_of(self, service: MonitoredService) -> EffectiveThresholds:
+        return mapping.effective_thresholds(service.own, service.every, self._epoch_of[service.bucket])
+
+    def update_thresholds(self, service: MonitoredService, at: int) -> None:
+        """The thresholds of a service may be different from `at` on."""
+        patience = self.thresholds_of(service)
+        if patience != service.patience:
+            change_thresholds(service, patience, at, self.coverage.gaps)
+            self.update_indexes(service)
+
+    def _begin_epochs(self, at: int) -> None:
+        """Use other default thresholds for all services, if they begin before `at`."""
+        while self.upcoming_epochs and self.upcoming_epochs[0].since < at:
+            epoch = self.upcoming_epochs.popleft()
+            for n, bucket in enumerate(self.buckets):
+                if self._epoch_of[n].since < epoch.since:
+                    self._epoch_of[n] = epoch
+                    for service in bucket.values():
+                        self.update_thresholds(service, epoch.since)
+            self.snapshots.save_everything()
+
+    def epoch_of(self, bucket: int) -> int:
+        return self._epoch_of[bucket].since
+
+    def assign_epochs(self, since: list[int] | None = None) -> None:
+        """Each bucket's services use the epoch that began then (None: the first), until the next begins."""
+        since = since or [self.epochs[0].since] * buckets.BUCKETS
+        self._epoch_of = [epochs.at(self.epochs, moment) for moment in since]
+        oldest = min(epoch.since for epoch in self._epoch_of)
+        self.upcoming_epochs.clear()
+        self.upcoming_epochs.extend(epoch for epoch in self.epochs if epoch.since > oldest)
+
+    async def load_epochs(self, event_store: EventStore) -> None:
+        """Which defaults were used from when on, with ours from now on if they are different. If two monitors
+        store that at the same time, the first one decides for both."""
+        while True:
+            payload, version = await event_store.load_versioned(epochs.KEY)
+            known = None
+            try:
+                known = epochs.load(payload) if payload else None
+            except ValueError as error:
+                log.warning("which defaults held before cannot be read", why=str(error))
+            last_event, now = await event_store.end(streams.SERVICES)
+            if known and not await self.snapshots.are_before_epochs():
+                found = epochs.continued(known, self._default, now)
+            elif last_event:
+                found = epochs.upgraded(self._default, now)
+            else:
+                found = epochs.first(self._default)
+            if found == known or await event_store.replace(epochs.KEY, epochs.dump(found), version):
+                self.epochs = found
+                return

@@ -123,7 +123,7 @@ class TakesConfigurationAtOnce(Process):
         class Hasty(Monitor):
             def apply_event(self, message: Stored) -> None:
                 super().apply_event(message)
-                self.configuration.apply_until(NEVER)
+                self.state.apply_until(NEVER)
 
         return Hasty(self, rules)  # type: ignore[arg-type]
 
@@ -188,14 +188,14 @@ class ForgetsTheResumed(Process):
 
     def monitor(self, rules: Rules) -> Monitor:
         monitor = super().monitor(rules)
-        apply = monitor.configuration.apply
+        apply = monitor.state.apply_change
 
         def forgetful(change: ConfigChange) -> MonitoredService:
             it = apply(change)
             it.unsure = it.unsure or change.resumes
             return it
 
-        monitor.configuration.apply = forgetful  # type: ignore[method-assign]
+        monitor.state.apply_change = forgetful  # type: ignore[method-assign]
         return monitor
 
 
@@ -216,13 +216,13 @@ class ChargesThePast(Process):
 
     def monitor(self, rules: Rules) -> Monitor:
         monitor = super().monitor(rules)
-        update = monitor.configuration.update_thresholds
+        update = monitor.state.update_thresholds
 
         def charging(it: MonitoredService, at: int) -> None:
             update(it, at)
             it.counted_from = (0, 0, 0)
 
-        monitor.configuration.update_thresholds = charging  # type: ignore[method-assign]
+        monitor.state.update_thresholds = charging  # type: ignore[method-assign]
         return monitor
 
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import shared.messaging.connection
 import shared.messaging.reader
-from services.monitor import configure, consume, record
+from services.monitor import consume, record, state
 from services.monitor.consume import Monitor, Rules
 from services.monitor.domain import buckets, epochs
 from services.monitor.domain.service import EffectiveThresholds
@@ -265,7 +265,7 @@ def surroundings() -> Iterator[None]:
     with (
         patch.object(buckets, "BUCKETS", BUCKETS),
         patch.object(consume, "log", Silent()),
-        patch.object(configure, "log", Silent()),
+        patch.object(state, "log", Silent()),
         patch.object(record, "log", Silent()),
         patch.object(snapshots, "log", Silent()),
         patch.object(dead_letters, "log", Silent()),

@@ -4,7 +4,6 @@ from typing import cast
 
 import pytest
 
-from services.monitor.configure import Configuration
 from services.monitor.domain.buckets import BUCKETS, bucket_of
 from services.monitor.domain.service import (
     ALIVE,
@@ -44,12 +43,7 @@ def saved() -> Saved:
 
 @pytest.fixture
 def state(saved: Saved) -> MonitorState:
-    return MonitorState(cast(Snapshots, saved))
-
-
-@pytest.fixture
-def configuration(state: MonitorState) -> Configuration:
-    return Configuration(state, DEFAULT)
+    return MonitorState(cast(Snapshots, saved), DEFAULT)
 
 
 def registered(seq: int, at: int, name: str = "web") -> ConfigChange:
@@ -83,49 +77,43 @@ def test_a_transition_from_before_the_registration_does_not_count(state: Monitor
     assert service.status is ALIVE
 
 
-def test_configuration_waits_until_the_heartbeats_are_there(
-    configuration: Configuration, state: MonitorState
-) -> None:
+def test_configuration_waits_until_the_heartbeats_are_there(state: MonitorState) -> None:
     for change in (registered(1, 10), registered(2, 20, "shop")):
-        configuration.enqueue(change)
-    assert configuration.applied_until(2) == 0
-    configuration.apply_until(20)
+        state.enqueue(change)
+    assert state.applied_until(2) == 0
+    state.apply_until(20)
     assert state.services.keys() == {"web"}
-    assert configuration.applied_until(2) == 1
-    configuration.apply_until(21)
+    assert state.applied_until(2) == 1
+    state.apply_until(21)
     assert state.services.keys() == {"web", "shop"}
-    assert configuration.applied_until(2) == 2
-    assert not configuration.upcoming_of
+    assert state.applied_until(2) == 2
+    assert not state.upcoming_of
 
 
-def test_what_a_bucket_holds_already_is_not_applied_again(
-    configuration: Configuration, state: MonitorState, saved: Saved
-) -> None:
+def test_what_a_bucket_holds_already_is_not_applied_again(state: MonitorState, saved: Saved) -> None:
     """Or a service would come back that is deleted in it."""
     saved.configured[bucket_of("web")] = 2
-    configuration.enqueue(registered(1, 10))
-    configuration.enqueue(deleted(2, 20))
-    configuration.apply_until(30)
+    state.enqueue(registered(1, 10))
+    state.enqueue(deleted(2, 20))
+    state.apply_until(30)
     assert not state.services
     assert not saved.touched
-    configuration.enqueue(registered(3, 40))
-    configuration.apply_until(50)
+    state.enqueue(registered(3, 40))
+    state.apply_until(50)
     assert state.services["web"].registered_at == 40
 
 
-def test_events_from_after_a_deletion_are_those_of_the_next_service(
-    configuration: Configuration, state: MonitorState
-) -> None:
+def test_events_from_after_a_deletion_are_those_of_the_next_service(state: MonitorState) -> None:
     for change in (registered(1, 10), deleted(2, 20), registered(3, 30)):
-        configuration.enqueue(change)
-    configuration.apply_until(11)
+        state.enqueue(change)
+    state.apply_until(11)
     service = state.services["web"]
     service.status_seq = 4  # read ahead of the heartbeats
     state.apply_recorded(service, alive(30))
-    configuration.apply_until(21)
+    state.apply_until(21)
     assert not state.services
     assert state.counts == dict.fromkeys(state.counts, 0)
-    configuration.apply_until(31)
+    state.apply_until(31)
     assert state.services["web"] is not service
     assert state.services["web"].status is ALIVE
     assert state.services["web"].status_seq == 4
@@ -133,11 +121,11 @@ def test_events_from_after_a_deletion_are_those_of_the_next_service(
 
 @pytest.mark.parametrize(("pending", "gaps"), [(0, [(20, 50)]), (99, [])])
 async def test_ticks_prove_nothing_of_the_time_of_messages_that_were_removed(
-    state: MonitorState, configuration: Configuration, pending: int, gaps: list[tuple[int, int]]
+    state: MonitorState, pending: int, gaps: list[tuple[int, int]]
 ) -> None:
     """Unless the broker removed them, as there were more than it keeps: then each service is asked
     for."""
-    evaluator = Evaluator(cast(EventStore, None), state, configuration, cast(Recorder, None), kept=100)
+    evaluator = Evaluator(cast(EventStore, None), state, cast(Recorder, None), kept=100)
     state.prove(0, 20)
     evaluator.note_hole(Stored("heartbeat.web", b"", None, 9, 50, pending))
     await evaluator.evaluate_tick(5, 60, Stored("tick.a", b"", None, 10, 60, pending))
