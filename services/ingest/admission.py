@@ -5,15 +5,15 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services.ingest.availability import Availability
 from services.ingest.content import bad_name
-from services.ingest.names import KnownNames
-from shared.contracts.events import valid_name
+from services.ingest.middleware import Availability
+from shared.contracts.events import ServiceDeleted, valid_name
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
 from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, OnStored, StreamMessage, header_block
+from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import BrokerError, ShareExhausted, TooLarge
-from shared.messaging.reader import OVER_HTTP
+from shared.messaging.reader import OVER_HTTP, PENDING, Reader
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
 _STORED, REFUSED, _NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
@@ -23,6 +23,9 @@ STORE_SECONDS = Histogram(
     "Time the broker takes to store what goes out together",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+
+PENDING.labels(streams.SERVICES)
+_DELETED = ServiceDeleted.model_fields["type"].default
 
 _PLAIN = header_block(OVER_HTTP)
 
@@ -36,6 +39,57 @@ def _count(stored: int, not_stored: int, took: float | None) -> None:
 
 RETRY_AFTER = 2
 """Seconds a client should wait after a 503, or until the broker has taken what waits of it."""
+
+
+class KnownNames:
+    """Follows the configuration events. Names let in count before the monitor registers them. It does
+    so also when others have taken the last places meanwhile: what was answered with 200 is registered."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._registered: set[str] = set()
+        self._let_in: set[str] = set()
+        """Those that are not registered yet."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._registered or name in self._let_in
+
+    def forget(self, name: str) -> None:
+        """A name that was let in, but whose heartbeat the broker did not store. (If it did after all, the
+        registration brings the name back.)"""
+        self._let_in.discard(name)
+
+    def admit(self, name: str) -> bool:
+        """Whether a heartbeat of `name` may be stored: it is known, or there is room for one more."""
+        if name not in self:
+            if len(self._registered) + len(self._let_in) >= self._limit:
+                return False
+            self._let_in.add(name)
+        return True
+
+    def registered(self, name: str) -> None:
+        self._let_in.discard(name)
+        self._registered.add(name)
+
+    def deleted(self, name: str) -> None:
+        self._let_in.discard(name)
+        self._registered.discard(name)
+
+    async def follow(self, link: BrokerConnection) -> None:
+        """Keep up with the events, for ever. What was known before is of another record, if there was any."""
+        self._registered.clear()
+        self._let_in.clear()
+        reader = Reader(
+            link, streams.SERVICES, streams.ALL_CONFIG, newest_per_subject=True, headers_only=True
+        )
+        async for batch in reader.batches():
+            PENDING.labels(streams.SERVICES).set(reader.pending or 0)
+            for message in batch:
+                name = streams.name_in(message.subject)
+                if (message.headers or {}).get(streams.TYPE_HEADER) == _DELETED:
+                    self.deleted(name)
+                else:
+                    self.registered(name)
 
 
 class HeartbeatStore:

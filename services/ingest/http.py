@@ -1,7 +1,6 @@
 """Ingest over HTTP: every rule of it. Most heartbeats are plain, and take the short way past this."""
 
 import json
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
@@ -43,14 +42,6 @@ METHODS = ("POST", "GET", "HEAD", "PUT")
 OK = {"status": "ok"}
 
 
-@dataclass(frozen=True)
-class IngestContext:
-    """What the routes work with; the app keeps it."""
-
-    store: HeartbeatStore
-    auth: IngestAuth
-
-
 def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
     app = FastAPI(
         title=_TITLE,
@@ -62,20 +53,15 @@ def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
         routes=[*health.routes(), *docs.openapi(_TITLE)],
         middleware=[Middleware(Throttled), Middleware(HeadAsGet), Middleware(TidyAddress)],
     )
-    app.state.context = IngestContext(store, auth)
+    app.state.store, app.state.auth = store, auth
     app.include_router(router)
     problems.install(app)
     return app
 
 
-def _context(request: Request) -> IngestContext:
-    context: IngestContext = request.app.state.context
-    return context
-
-
 def _check(request: Request) -> str:
     """The token that was given. Raises Problem 401, 403 or 429 if this client may not send anything."""
-    auth = _context(request).auth
+    auth: IngestAuth = request.app.state.auth
     if auth.loopback_only and is_foreign(request.headers):
         raise Problem(403, "not from another site's page; with a token it may be")
     given = auth.given(request)
@@ -203,7 +189,8 @@ async def _store(request: Request, service_name: str, signal: str = "") -> Respo
     parent = sampled(request.headers.get(TRACEPARENT_HEADER))
     with tracing.span("heartbeat", parent, {"registry.service": service_name}, kind="SERVER") as span:
         headers = {**headers, **tracing.headers_of(span)}
-        await _context(request).store.store(service_name.rstrip(" "), headers, payload, stranger_of(request))
+        store: HeartbeatStore = request.app.state.store
+        await store.store(service_name.rstrip(" "), headers, payload, stranger_of(request))
     return stored({**OK, "warnings": warnings} if warnings else OK)
 
 
@@ -222,13 +209,14 @@ async def _store(request: Request, service_name: str, signal: str = "") -> Respo
 async def heartbeats(request: Request) -> Response:
     """Up to 10,000 names in one request; a bad name rejects itself alone."""
     given = _check(request)
-    context = _context(request)
     names, refused, warnings = await bodies.parsed(_read_batch, request, BATCH_BODY_MAX)
     REFUSED.inc(len(refused))
-    context.auth.charge(given, client_of(request), (len(names) + len(refused)) / NAMES_PER_REQUEST)
+    auth: IngestAuth = request.app.state.auth
+    auth.charge(given, client_of(request), (len(names) + len(refused)) / NAMES_PER_REQUEST)
     parent = sampled(request.headers.get(TRACEPARENT_HEADER))
     with tracing.span("heartbeats", parent, {"registry.services": len(names)}, kind="SERVER") as span:
-        answer = await context.store.store_all(names, tracing.headers_of(span), stranger_of(request))
+        store: HeartbeatStore = request.app.state.store
+        answer = await store.store_all(names, tracing.headers_of(span), stranger_of(request))
     answer["rejected"] = refused + answer["rejected"]
     return stored({**answer, "warnings": warnings} if warnings else answer)
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.ingest.admission import HeartbeatStore
-from services.ingest.availability import Availability
-from services.ingest.names import KnownNames
+from services.ingest.admission import HeartbeatStore, KnownNames
+from services.ingest.middleware import Availability
 from services.ingest.ticker import Ticker
 from shared.contracts.events import Tick
 from shared.http.problems import Problem

@@ -11,7 +11,7 @@ from services.api.projections.projector import Projector
 from services.api.projections.store import ReadRecord, Store, View
 from services.api.queries import history
 from services.api.queries.event_hub import EventHub
-from services.ingest.names import KnownNames
+from services.ingest.admission import KnownNames
 from services.notifier import lease as leases
 from services.notifier.bot.subscribers import KEY, MAX_SUBSCRIBERS, Subscribers
 from services.notifier.kv_record import Superseded

@@ -8,9 +8,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Message
 
-from services.ingest.admission import HeartbeatStore
-from services.ingest.availability import Availability
-from services.ingest.names import KnownNames
+from services.ingest.admission import HeartbeatStore, KnownNames
+from services.ingest.middleware import Availability
 from shared.http.problems import Problem
 from shared.messaging.batch_publisher import BatchPublisher
 from shared.messaging.connection import BrokerConnection

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.names import KnownNames
+from services.ingest.admission import KnownNames
 
 
 def test_names_let_in_and_registered_ones_are_counted_once() -> None:

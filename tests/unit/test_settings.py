@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from services.api.settings import ApiSettings
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
-from services.ingest.settings import IngestSettings
-from services.monitor.settings import MonitorSettings
+from services.ingest.__main__ import IngestSettings
+from services.monitor.__main__ import MonitorSettings
 from services.notifier.channels.configured import configured_channels
 from services.notifier.settings import NotifierSettings
 from shared.messaging.connection import access
