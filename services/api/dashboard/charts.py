@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -60,17 +60,13 @@ class Piece(NamedTuple):
 
 def bar(found: Sequence[Segment], count: int, zone: ZoneInfo) -> list[Piece]:
     """Time in `count` slices, where each shows the worst that happened in it."""
-    pieces: list[tuple[int, int, str, int, int, Counter[str]]] = []
-    for n, piece in enumerate(slices(found, count)):
-        if pieces and pieces[-1][2] == piece.state:
-            at, length, state, start, _, spent = pieces[-1]
-            pieces[-1] = at, length + 1, state, start, piece.end, spent + Counter(piece.spent)
-        else:
-            pieces.append((n, 1, piece.state, piece.start, piece.end, Counter(piece.spent)))
-    return [
-        Piece(at, length, state, _title(moment(start), moment(end), spent, zone))
-        for at, length, state, start, end, spent in pieces
-    ]
+    pieces = []
+    for state, following in groupby(enumerate(slices(found, count)), key=lambda each: each[1].state):
+        at, parts = zip(*following, strict=True)
+        spent = sum((Counter(part.spent) for part in parts), Counter[str]())
+        title = _title(moment(parts[0].start), moment(parts[-1].end), spent, zone)
+        pieces.append(Piece(at[0], len(parts), state, title))
+    return pieces
 
 
 def _title(start: datetime, end: datetime, spent: Counter[str], zone: ZoneInfo) -> str:
