@@ -11,7 +11,7 @@ import httpx
 
 from benchmarks import processes
 from benchmarks.feeder import name
-from services.cli.ports import free_port
+from services.cli.supervisor import free_port
 
 SERVICES = 100
 SETTLE, SECONDS = 15.0, 30.0

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from benchmarks import processes
-from services.cli.ports import free_port
+from services.cli.supervisor import free_port
 
 ROUNDS = 5
 SECONDS = 2.0

@@ -17,7 +17,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import processes
-from services.cli.ports import free_port
+from services.cli.supervisor import free_port
 from services.monitor.domain import buckets
 from services.monitor.domain.deadlines import DeadlineQueue
 from services.monitor.domain.service import SECOND, Beat, EffectiveThresholds, MonitoredService

@@ -15,7 +15,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.cli import embedded
-from services.cli.ports import free_port
+from services.cli.supervisor import free_port
 
 
 def start(command: list[str], folder: Path, **env: str) -> subprocess.Popen[bytes]:

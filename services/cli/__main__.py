@@ -13,9 +13,8 @@ from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
 from services.cli import backup as copies
-from services.cli.client import RequestFailed, ask, connect_once, say, warn
+from services.cli.client import RequestFailed, ask, connect_once, run_reported, say, warn
 from services.cli.doctor import Finding, examine, report
-from services.cli.execute import run_reported
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.cli.supervisor import broker
 from services.cli.supervisor import run as supervise

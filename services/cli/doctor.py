@@ -17,16 +17,13 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from services.cli.client import connect_once
-from services.cli.ports import bound_to
 from services.cli.settings import DoctorSettings
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.messaging.errors import READ_ONLY
 from shared.settings import load, near
 
-SERVICES = {"ingest": "IngestSettings", "monitor": "MonitorSettings", "notifier": "NotifierSettings"} | {
-    "api": "ApiSettings"
-}
+SERVICES = ("ingest", "monitor", "notifier", "api")
 LOOK = "See its log, and what is wrong above."
 START = "Start it: `make run`, or `docker compose up --detach`."
 
@@ -41,8 +38,8 @@ class Finding:
 
 
 async def examine(settings: DoctorSettings) -> AsyncIterator[Finding]:
-    for name, kind in SERVICES.items():
-        for finding in _configuration(name, kind):
+    for name in SERVICES:
+        for finding in _configuration(name):
             yield finding
     yield await _broker(settings)
     yield await _reachable("database", settings.mongodb_url, 27017, "REGISTRY_MONGODB_URL")
@@ -57,12 +54,12 @@ async def examine(settings: DoctorSettings) -> AsyncIterator[Finding]:
         yield await _reachable("deadman", url, port, "REGISTRY_DEADMAN_URL")
 
 
-def _configuration(name: str, kind: str) -> Iterator[Finding]:
+def _configuration(name: str) -> Iterator[Finding]:
     """As the service itself reads it."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            load(getattr(import_module(f"services.{name}.settings"), kind))
+            load(getattr(import_module(f"services.{name}.settings"), f"{name.capitalize()}Settings"))
     except SystemExit:
         for line in said.getvalue().splitlines():
             yield Finding(
@@ -112,7 +109,7 @@ async def _reachable(part: str, url: str, port: int, variable: str) -> Finding:
 
 async def _ready(http: httpx.AsyncClient, name: str, settings: DoctorSettings) -> Finding:
     port, tried = getattr(settings, f"{name}_port"), []
-    for host in (near(bound_to(name, settings)), name):  # the latter is what Compose calls it
+    for host in (near(settings.bound_to(name)), name):  # the latter is what Compose calls it
         url = f"http://{host}:{port}/readyz"
         try:
             answer = await http.get(url)

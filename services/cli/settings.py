@@ -28,6 +28,10 @@ class RunSettings(Settings):
     ingest_token: Tokens = ()
     digest_time: TimeOfDay = time(9)
 
+    def bound_to(self, service: str) -> str:
+        """The address that a service is bound to."""
+        return self.host if service in ("ingest", "api") else self.metrics_host
+
 
 class ClientSettings(RunSettings):
     api_token: Tokens = ()

@@ -146,10 +146,7 @@ def _longest(services: Sequence[ServiceState]) -> tuple[ServiceState, ...]:
 
 def lines(digest: Digest, zone: ZoneInfo) -> list[str]:
     """The digest as plain text, the title first; under 4,000 UTF-16 units, however large the fleet."""
-    text = [f"Daily digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
-    if digest.uptime is not None:
-        text.append(f"Uptime over 24 h: {percent(digest.uptime)}")
-    text += _fallen(digest, zone)
+    text = [*_opening("Daily", "24 h", digest, zone), *_fallen(digest, zone)]
     if digest.flappers:
         entries = [f"{name}: {count} changes in 24 h" for name, count in digest.flappers]
         text += ["", f"🔁 Flapping ({len(digest.flappers)})", *_fit(entries, 500)]
@@ -177,9 +174,7 @@ def _fallen(digest: Digest, zone: ZoneInfo) -> list[str]:
 
 def weekly_lines(digest: Digest, zone: ZoneInfo) -> list[str]:
     """The digest of a week as plain text, with the uptime of each service as far as there is room."""
-    text = [f"Weekly digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
-    if digest.uptime is not None:
-        text.append(f"Uptime over 7 d: {percent(digest.uptime)}")
+    text = _opening("Weekly", "7 d", digest, zone)
     flawed = [it for it in digest.uptimes if it[1] < 1]
     entries = [f"{name}: {percent(up)}{f', fell {falls}x' if falls else ''}" for name, up, falls in flawed]
     if entries:
@@ -191,6 +186,11 @@ def weekly_lines(digest: Digest, zone: ZoneInfo) -> list[str]:
 
 def plain(digest: Digest, zone: ZoneInfo) -> str:
     return "\n".join(lines(digest, zone))
+
+
+def _opening(kind: str, length: str, digest: Digest, zone: ZoneInfo) -> list[str]:
+    text = [f"{kind} digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
+    return text if digest.uptime is None else [*text, f"Uptime over {length}: {percent(digest.uptime)}"]
 
 
 def _counts(digest: Digest) -> str:

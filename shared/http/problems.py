@@ -98,21 +98,21 @@ def install(app: Starlette, answer: Answer = plain) -> None:
     app.add_exception_handler(Exception, on_bug)
 
 
-DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {}}}
-    for status, text in {
-        401: "Wrong or missing token",
-        404: "No such service",
-        409: "It exists already",
-        412: "Stale version",
-        413: "Body over 1 MiB",
-        422: "A name or a body breaks a rule; the detail says which",
-        429: "Too many; see Retry-After",
-        503: "Not stored; see Retry-After",
-    }.items()
+_MEANINGS = {
+    401: "Wrong or missing token",
+    404: "No such service",
+    409: "It exists already",
+    412: "Stale version",
+    413: "Body over 1 MiB",
+    422: "A name or a body breaks a rule; the detail says which",
+    429: "Too many; see Retry-After",
+    503: "Not stored; see Retry-After",
 }
-"""For the `responses=` of routes; pick the ones a route can answer with `documented`."""
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: DOCUMENTED[status] for status in statuses}
+    """For the `responses=` of routes: the problems that one can answer with."""
+    return {
+        status: {"description": _MEANINGS[status], "content": {"application/problem+json": {}}}
+        for status in statuses
+    }

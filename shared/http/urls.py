@@ -15,14 +15,7 @@ _USER = re.compile(r"(?:[^%:\s]|%[0-9A-Fa-f]{2})*(?::(?:[^%:\s]|%[0-9A-Fa-f]{2})
 
 
 def is_nats(url: str) -> bool:
-    parts = _parts(url)
-    return (
-        parts is not None
-        and parts.scheme in ("nats", "tls")
-        # A / or ? in a password ends the host before it has begun.
-        and parts.path in ("", "/")
-        and not (parts.query or parts.fragment)
-    )
+    return _is_server(_parts(url), "nats", "tls")  # a / or ? in a password ends the host before it has begun
 
 
 def is_http(url: str) -> bool:
@@ -39,12 +32,7 @@ def is_http(url: str) -> bool:
 
 def is_public(url: str) -> bool:
     parts = _parts(url)
-    return (
-        parts is not None
-        and parts.scheme in ("http", "https")
-        and parts.path in ("", "/")
-        and not (parts.query or parts.fragment or parts.username)
-    )
+    return _is_server(parts, "http", "https") and not (parts and parts.username)
 
 
 def is_mongodb(url: str) -> bool:
@@ -67,6 +55,13 @@ def without_secrets(url: str) -> str:
     if parts is None:
         return ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _is_server(parts: SplitResult | None, *schemes: str) -> bool:
+    """Whether nothing stands behind the host and its port."""
+    if parts is None or parts.scheme not in schemes:
+        return False
+    return parts.path in ("", "/") and not (parts.query or parts.fragment)
 
 
 def _parts(url: str) -> SplitResult | None:

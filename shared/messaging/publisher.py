@@ -42,7 +42,9 @@ class Publisher:
         await self._link.nc.subscribe(
             self._inbox + ".*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0
         )
-        self._link.on_lost.append(self._lost)
+        self._link.on_lost.append(
+            lambda: self._fail_all("the connection to the broker was lost before its answer")
+        )
 
     async def stop(self) -> None:
         self._fail_all("shutting down")
@@ -105,9 +107,6 @@ class Publisher:
     def _time_out(self, future: asyncio.Future[Ack]) -> None:
         if not future.done():
             future.set_exception(NoAnswer(f"no answer from the broker within {self.timeout:g} s"))
-
-    def _lost(self) -> None:
-        self._fail_all("the connection to the broker was lost before its answer")
 
     def _fail_all(self, reason: str) -> None:
         for future in self._waiting.values():

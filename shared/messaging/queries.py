@@ -43,13 +43,17 @@ async def message_at(link: BrokerConnection, stream: str, seq: int) -> Stored | 
     return await _get(link, stream, {"seq": seq})
 
 
+async def _ask(link: BrokerConnection, what: str, question: bytes, timeout: float = 3) -> Msg:
+    try:
+        return await link.nc.request(f"$JS.API.{what}", question, timeout=timeout)
+    except (NatsError, OSError, TimeoutError) as error:
+        raise NotStored(str(error) or repr(error)) from None
+
+
 async def _get(link: BrokerConnection, stream: str, what: dict[str, Any]) -> Stored | None:
     """One message. With replicas the leader is asked, as a follower may not have the newest message yet."""
     kind = "STREAM.MSG.GET" if link.replicated else "DIRECT.GET"
-    try:
-        msg = await link.nc.request(f"$JS.API.{kind}.{stream}", json.dumps(what).encode(), timeout=3)
-    except (NatsError, OSError, TimeoutError) as error:
-        raise NotStored(str(error) or repr(error)) from None
+    msg = await _ask(link, f"{kind}.{stream}", json.dumps(what).encode())
     return _of_leader(msg.data) if link.replicated else _of_any(msg)
 
 
@@ -94,10 +98,7 @@ async def stream_info(
 ) -> dict[str, Any]:
     """What the broker says of a stream, within so many seconds. Raises StreamMissing, or NotStored when it
     cannot say."""
-    try:
-        answer = await link.nc.request(f"$JS.API.STREAM.INFO.{stream}", question, timeout=timeout)
-    except (NatsError, OSError, TimeoutError) as error:
-        raise NotStored(str(error) or repr(error)) from None
+    answer = await _ask(link, f"STREAM.INFO.{stream}", question, timeout)
     info: dict[str, Any] = json.loads(answer.data)
     if refused := info.get("error"):
         kind = StreamMissing if refused.get("code") == 404 else NotStored

@@ -14,6 +14,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 from prometheus_client import Gauge
 
+from shared.contracts import events
 from shared.contracts.events import SOURCE_HEADER
 from shared.messaging import nats_internals, streams
 from shared.messaging.connection import BrokerConnection, StreamPosition, reraise_cancelled
@@ -263,6 +264,4 @@ def read_headers(raw: bytes) -> dict[str, str]:
 
 def micros(rfc3339: str) -> int:
     """Microseconds since 1970 of the broker's own time format, which has up to nine decimals (truncated)."""
-    whole, _, fraction = rfc3339.removesuffix("Z").partition(".")
-    seconds = int(datetime.fromisoformat(whole + "+00:00").timestamp())
-    return seconds * 1_000_000 + int((fraction + "000000")[:6])
+    return events.micros(datetime.fromisoformat(rfc3339.removesuffix("Z") + "+00:00"))

@@ -28,19 +28,21 @@ class Windows:
     async def load(self) -> None:
         await self._link.bucket(streams.MAINTENANCE_BUCKET)
         self._revisions, self.by_id = {}, {}  # what was known before may be of another broker
-        reader = self._new_reader()
+        await self._read(whole=True)
+
+    async def follow(self) -> None:
+        await self._read(whole=False)
+
+    async def _read(self, *, whole: bool) -> None:
+        """For ever; or until the `whole` bucket was read."""
+        name = f"KV_{streams.MAINTENANCE_BUCKET}"
+        reader = Reader(self._link, name, _SUBJECT + ">", newest_per_subject=True)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 for message in batch:
                     self._apply(message)
-                if reader.pending == 0:
+                if whole and reader.pending == 0:
                     return
-
-    async def follow(self) -> None:
-        async with aclosing(self._new_reader().batches()) as batches:
-            async for batch in batches:
-                for message in batch:
-                    self._apply(message)
 
     def put(self, id_: str, revision: int, window: Window | None) -> None:
         """Apply what was written, unless something newer is known."""
@@ -55,10 +57,6 @@ class Windows:
 
     def revision(self, id_: str) -> int:
         return self._revisions.get(id_, 0)
-
-    def _new_reader(self) -> Reader:
-        name = f"KV_{streams.MAINTENANCE_BUCKET}"
-        return Reader(self._link, name, _SUBJECT + ">", newest_per_subject=True)
 
     def _apply(self, message: Stored) -> None:
         id_ = message.subject.removeprefix(_SUBJECT)

@@ -60,12 +60,11 @@ def configure(service: str, level: str, fmt: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     sys.excepthook = _uncaught
-    sys.unraisablehook = lambda uncaught: _log_uncaught(
-        uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback
-    )
-    threading.excepthook = lambda uncaught: _log_uncaught(
-        uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback
-    )
+
+    def hook(uncaught: Any) -> None:
+        _log_uncaught(uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback)
+
+    sys.unraisablehook = threading.excepthook = hook
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

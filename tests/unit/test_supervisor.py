@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from services.cli import supervisor
-from services.cli.ports import choose_ports, is_free
 from services.cli.settings import RunSettings
-from services.cli.supervisor import Child
+from services.cli.supervisor import Child, choose_ports, is_free
 from shared.http import server
 from shared.http.protocol import ConnectionLimits, within
 from tests.servers import free_port
