@@ -24,9 +24,8 @@ from shared.domain.timeline import Mark, mark_of
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import Unreadable
-from shared.messaging.queries import last_sequence, newest, newest_before
+from shared.messaging.queries import last_sequence, newest, newest_before, truncated
 from shared.messaging.reader import Reader, Stored
-from shared.messaging.truncation import truncated
 from shared.settings import Settings
 from shared.telemetry import tracing
 

@@ -28,7 +28,7 @@ from shared.http.problems import Problem
 from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.truncation import truncated
+from shared.messaging.queries import truncated
 from shared.settings import Settings
 from tests.broker import eventually
 from tests.servers import Process, free_port, program

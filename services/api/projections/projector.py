@@ -25,7 +25,7 @@ from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
 from shared.messaging.errors import NotStored
 from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent, no_payload
-from shared.messaging.queries import last_evaluated, newest_event
+from shared.messaging.queries import last_evaluated, newest_event, truncated
 from shared.messaging.reader import PENDING, Reader, Stored
 from shared.messaging.stream_identity import (
     RECORD,
@@ -36,7 +36,6 @@ from shared.messaging.stream_identity import (
     known_until,
     snapshot_of,
 )
-from shared.messaging.truncation import truncated
 
 log = structlog.get_logger()
 

@@ -22,8 +22,8 @@ from services.api.projections.documents import FACETS, Document, Heard, Projecti
 from shared.contracts.events import Signal, StatusChanged
 from shared.domain.service_state import ServiceState
 from shared.messaging.connection import StreamPosition
+from shared.messaging.queries import Truncated
 from shared.messaging.stream_identity import StreamMark
-from shared.messaging.truncation import Truncated
 
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""

@@ -14,8 +14,8 @@ from shared.http.problems import Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import NotStored
+from shared.messaging.queries import Truncated, truncated
 from shared.messaging.reader import Reader, Stored
-from shared.messaging.truncation import Truncated, truncated
 
 PATIENCE = 5.0
 """Seconds that the broker has to answer."""
