@@ -122,10 +122,9 @@ class World:
             lambda: self.now,
             self._page,
             self._newest,
-            holds=self.reminders.is_current,
             states=self.states,
             maintenance_until=self.maintenance_until,
-            remind_after=self._remind_after,
+            reminders=self.reminders,
             deafness=self._deafness,
         )
         end = len(self.events)

@@ -83,10 +83,9 @@ class Notifier:
             now=now,
             page=self._event_log.changes_after,
             newest=self._event_log.newest_sequence,
-            holds=self._reminders.is_current,
             states=self._states,
             maintenance_until=self._maintenance_until,
-            remind_after=settings.remind_after,
+            reminders=self._reminders,
             deafness=lambda after: self._ticks.deafness(after, now()),
             on_token=self._readiness.token_used,
             on_record=self._readiness.record_written,
@@ -118,10 +117,10 @@ class Notifier:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lease.watch())
             group.create_task(self.consumer.watch())
-            group.create_task(self._receivers.keep_ticking(self._reminders))
+            group.create_task(self._receivers.keep_ticking())
             group.create_task(self._windows.follow())
             group.create_task(self._ticks.follow(now))
-            group.create_task(self._receivers.watch_broker(self._link, lambda: self._ticks.until))
+            group.create_task(self._receivers.watch_broker(self._link, lambda: self._ticks.heard.until))
             if url := self._settings.deadman_url.get_secret_value():
                 group.create_task(DeadmanSwitch(url, self._link, self._problem).run())
             if self._bot:
@@ -145,8 +144,8 @@ class Notifier:
         await notes.note(self._watch.marks)
         self._watch.on_check = notes.note
         after = self._receivers.done_through
-        self._receivers.watch_all(self._reminders)
-        self._receivers.tick(self._reminders)
+        self._receivers.watch_all()
+        self._receivers.tick()
         self.consumer.subscribers.append(self._receivers.enqueue)
         self.consumer.start(after)
         self.health.good("delivery")
@@ -156,12 +155,12 @@ class Notifier:
         for part in list(self.health.missing):
             self.health.good(part)
 
-    def _maintenance_until(self, name: str, at: datetime) -> datetime | None:
-        return maintenance_until(self._windows.by_id.values(), name, self._states.get(name).tags, at)
-
     def _problem(self) -> str | None:
         """Why messages do not reach people, if so."""
         return self._readiness.problem() or self._receivers.problem()
+
+    def _maintenance_until(self, name: str, at: datetime) -> datetime | None:
+        return maintenance_until(self._windows.by_id.values(), name, self._states.get(name).tags, at)
 
     @property
     def handover(self) -> Handover:

@@ -83,37 +83,33 @@ class DeafnessWatch:
 
     def __init__(self, link: BrokerConnection) -> None:
         self._link = link
-        self._heard = TickCoverage()
+        self.heard = TickCoverage()
         self._ahead = timedelta()
         """By how much the broker's clock is ahead of ours."""
         self._compared_at: datetime | None = None
         self._read_once = asyncio.Event()
-        link.on_lost.append(self._heard.lost)
-
-    @property
-    def until(self) -> datetime | None:
-        return self._heard.until
+        link.on_lost.append(self.heard.lost)
 
     def deafness(self, after: datetime, now: datetime) -> list[Deafness] | None:
-        return self._heard.deafness(after, now + self._ahead)
+        return self.heard.deafness(after, now + self._ahead)
 
     async def gaps(self, now: datetime, patience: timedelta) -> list[tuple[int, int]]:
         """As in `TickCoverage`. Right after a start it waits for the ticks to be read, up to READ_TIMEOUT."""
         with suppress(TimeoutError):
             async with asyncio.timeout(READ_TIMEOUT):
                 await self._read_once.wait()
-        return self._heard.gaps(now + self._ahead, patience)
+        return self.heard.gaps(now + self._ahead, patience)
 
     async def follow(self, now: Callable[[], datetime]) -> None:
         reader = Reader(self._link, streams.HEARTBEATS, streams.ALL_TICKS, newest_per_subject=True)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 for stored in batch:
-                    self._heard.take(stored)
+                    self.heard.take(stored)
                 if reader.pending == 0:
                     if self._compared_at is None or now() - self._compared_at > CLOCK_CHECK_INTERVAL:
                         await self._compare(now)
-                    self._heard.caught_up(now() + self._ahead)
+                    self.heard.caught_up(now() + self._ahead)
                     self._read_once.set()
 
     async def _compare(self, now: Callable[[], datetime]) -> None:

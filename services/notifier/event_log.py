@@ -1,6 +1,7 @@
 """Reading in the record of events what is not in memory: pages for a chat that fell behind, the last day."""
 
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -10,12 +11,7 @@ from prometheus_client import Counter
 from services.notifier.alerting.changes import StatusChange
 from services.notifier.deafness import DeafnessWatch
 from services.notifier.states import ServiceStates
-from shared.contracts.events import (
-    Event,
-    ServiceDeleted,
-    Signal,
-    StatusChanged,
-)
+from shared.contracts.events import Event, ServiceDeleted, Signal, StatusChanged
 from shared.contracts.events import moment as moment
 from shared.contracts.heartbeats import parse_heartbeat
 from shared.domain import digest
@@ -191,26 +187,21 @@ class EventLog:
         return found
 
 
+@dataclass(frozen=True)
 class Digests:
-    def __init__(
-        self,
-        settings: Settings,
-        link: BrokerConnection,
-        states: ServiceStates,
-        event_log: EventLog,
-        deafness: DeafnessWatch,
-    ) -> None:
-        self._settings = settings
-        self._link = link
-        self._states = states
-        self._event_log = event_log
-        self._deafness = deafness
+    """What a digest says, from the record as it is when the digest is sent."""
+
+    settings: Settings
+    link: BrokerConnection
+    states: ServiceStates
+    event_log: EventLog
+    deafness: DeafnessWatch
 
     async def lines(self, at: datetime, weekly: bool = False) -> list[str]:
         window = digest.WEEK if weekly else digest.WINDOW
-        marks = await self._event_log.marks_since(at - window)
-        gaps = await self._deafness.gaps(at, self._settings.deaf_after)
-        oldest = await retry_until_done("look how far the record reaches", partial(truncated, self._link))
+        marks = await self.event_log.marks_since(at - window)
+        gaps = await self.deafness.gaps(at, self.settings.deaf_after)
+        oldest = await retry_until_done("look how far the record reaches", partial(truncated, self.link))
         begins = {name: found.begins for name, found in oldest.items()}
-        found = digest.digest(self._states.services(), marks, at, window, gaps, begins, each=weekly)
-        return (digest.weekly_lines if weekly else digest.lines)(found, self._settings.zone)
+        found = digest.digest(self.states.services(), marks, at, window, gaps, begins, each=weekly)
+        return (digest.weekly_lines if weekly else digest.lines)(found, self.settings.zone)

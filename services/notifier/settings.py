@@ -87,9 +87,7 @@ class NotifierSettings(Settings):
     deadman_url: SecretHttpUrl = SecretStr("")
     webhook_urls: HttpUrls = ()
     webhook_secret: Annotated[
-        SecretStr,
-        AfterValidator(_key),
-        Concealed("16 or more characters, or whsec_ and base64 behind it"),
+        SecretStr, AfterValidator(_key), Concealed("16 or more characters, or whsec_ and base64 behind it")
     ] = SecretStr("")
     webhook_private: bool = False
     apprise_urls: Annotated[

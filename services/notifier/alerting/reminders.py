@@ -14,10 +14,10 @@ from shared.contracts.events import Status, moment
 class Reminders:
     """Told of every fall by `watch`, in any order, also twice."""
 
-    def __init__(self, states: ServiceStates, reminders: tuple[timedelta, ...]) -> None:
-        """`reminders`: when to remind that a service is down, counted from when it fell; the last repeats."""
+    def __init__(self, states: ServiceStates, after: tuple[timedelta, ...]) -> None:
+        """`after`: when to remind that a service is down, counted from when it fell; the last repeats."""
         self._states = states
-        self._reminders = reminders
+        self.after = after
         self._queue: list[Notice] = []
         self._queued: set[Notice] = set()
 
@@ -25,7 +25,7 @@ class Reminders:
         """If a service is down, remind of it, beginning with what comes next after `after`."""
         it = self._states.get(name)
         since = moment(it.since)
-        if it.status is Status.DOWN and (at := next_reminder(self._reminders, since, after)):
+        if it.status is Status.DOWN and (at := next_reminder(self.after, since, after)):
             self._add(Notice(at, name, it.status_seq, it.status, since))
 
     def _add(self, notice: Notice) -> None:
@@ -40,7 +40,7 @@ class Reminders:
             self._queued.discard(notice)
             if not self.is_current(notice):
                 continue
-            while following := next_reminder(self._reminders, notice.since, notice.at):
+            while following := next_reminder(self.after, notice.since, notice.at):
                 if following > now:
                     self._add(replace(notice, at=following))
                     break

@@ -15,13 +15,7 @@ from services.notifier.channels.telegram import Bot, TelegramChannel, keyboard
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
-from services.notifier.texts.message import (
-    MAX_NAME,
-    OutgoingMessage,
-    answer_lines,
-    button_key,
-    cut,
-)
+from services.notifier.texts.message import MAX_NAME, OutgoingMessage, answer_lines, button_key, cut
 from services.notifier.texts.registry import digest_message
 from shared.contracts import durations
 from shared.contracts.zones import local
@@ -108,7 +102,7 @@ class BotCommands:
         if command == "/status":
             return await self._service_status(words[0], chat) if words else self._fleet_status(chat)
         if command == "/services":
-            return self._services_page(0)
+            return answers.services_page(self._states.services(), 0)
         if command == "/mute":
             return await self._mute(chat, words)
         if command == "/unmute":
@@ -166,9 +160,6 @@ class BotCommands:
         heard, now = await self._last_heartbeat(name), self._now()
         return answers.service_status(service, heard, self._mutes(chat).get(name), now, self._links)
 
-    def _services_page(self, number: int) -> OutgoingMessage:
-        return answers.services_page(self._states.services(), number)
-
     def _mutes(self, chat: str) -> dict[str, datetime]:
         return {name: until for it in self._receivers_at(chat) for name, until in it.mutes().items()}
 
@@ -187,7 +178,7 @@ class BotCommands:
         kind, _, value = data.partition(":")
         chat = str(message.chat.id)
         if kind == "page" and value.isascii() and value.isdigit():
-            page = self._services_page(int(value[:6]))
+            page = answers.services_page(self._states.services(), int(value[:6]))
             body = {"chat_id": message.chat.id, "message_id": message.message_id, "text": page.text}
             body |= {"parse_mode": "HTML", "reply_markup": keyboard(page.buttons)}
             await self._bot.pace.turn(chat)

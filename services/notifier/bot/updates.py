@@ -75,11 +75,7 @@ class Update(BaseModel):
 class Updates:
     """`run` until cancelled. `handle` is given one update after the other of each chat."""
 
-    def __init__(
-        self,
-        bot: Bot,
-        handle: Callable[[Update], Awaitable[None]],
-    ) -> None:
+    def __init__(self, bot: Bot, handle: Callable[[Update], Awaitable[None]]) -> None:
         self._bot = bot
         self._handle = handle
         self._waiting: dict[int, asyncio.Queue[Update]] = {}

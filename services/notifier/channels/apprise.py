@@ -12,19 +12,13 @@ SEND_TIMEOUT = 60.0
 """Seconds that a service behind Apprise may take; a thread cannot be ended, only waited for no longer."""
 
 
-class NotInstalled(Exception):
-    """The extra is missing."""
-
-
 class AppriseChannel:
     """One Apprise URL. It holds secrets: neither it nor Apprise's own log lines are written down."""
 
     def __init__(self, url: str) -> None:
-        """NotInstalled: without the extra. ValueError: Apprise does not know such a URL."""
-        try:
-            import apprise  # type: ignore[import-untyped,import-not-found,unused-ignore]
-        except ImportError:
-            raise NotInstalled from None
+        """ImportError: without the extra. ValueError: Apprise does not know such a URL."""
+        import apprise  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
         logging.getLogger("apprise").disabled = True
         self._apprise: Any = apprise.Apprise()
         self.chat = url.partition("://")[0]

@@ -2,7 +2,7 @@
 
 import structlog
 
-from services.notifier.channels.apprise import AppriseChannel, NotInstalled
+from services.notifier.channels.apprise import AppriseChannel
 from services.notifier.channels.channel import Channel, Outcome, Sent
 from services.notifier.channels.telegram import Bot, TelegramChannel
 from services.notifier.channels.webhook import WebhookChannel
@@ -23,7 +23,7 @@ def configured_channels(settings: NotifierSettings, bot: Bot | None) -> list[Cha
 def _apprise(url: str) -> AppriseChannel:
     try:
         return AppriseChannel(url)
-    except NotInstalled:
+    except ImportError:
         stop("REGISTRY_APPRISE_URLS needs the extra: pip install 'services-registry[apprise]'")
     except ValueError as error:
         stop(f"REGISTRY_APPRISE_URLS: {error}")

@@ -31,8 +31,8 @@ MAX_FLAP_STATES = 10_000
 
 
 class AlertStates:
-    """`begin`, then `evaluate` a service whenever something about it has changed. `on_due`: called when a
-    notice has become due."""
+    """`evaluate` a service whenever something about it has changed. `on_due`: called when a notice has become
+    due."""
 
     def __init__(self, deps: ReceiverDependencies, log: NotificationLog, on_due: Callable[[], None]) -> None:
         self._deps, self._log, self._on_due = deps, log, on_due
@@ -45,8 +45,6 @@ class AlertStates:
         """When to evaluate which service again; the first is next."""
         self._next_timer: dict[str, datetime] = {}
         """Of each service the timer that counts."""
-
-    def begin(self) -> None:
         flapping = [name for name, flap_state in self.flapping.items() if flap_state.flapping_since]
         for name in [*self.withheld, *flapping]:
             self.evaluate(name)
@@ -87,7 +85,7 @@ class AlertStates:
             return  # a change that is not handled yet tells more
         suppression, until = self._suppressor.of_service(name, now)
         found = next_notice(
-            name, state, withheld, flap_state, now, suppression, until, self._deps.remind_after
+            name, state, withheld, flap_state, now, suppression, until, self._deps.reminders.after
         )
         if isinstance(found, Notice):
             self.due[name] = found

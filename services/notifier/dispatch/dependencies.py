@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta
+from datetime import datetime, time
 
-from services.notifier.alerting.changes import Deafness, Notice, StatusChange
+from services.notifier.alerting.changes import Deafness, StatusChange
+from services.notifier.alerting.reminders import Reminders
 from services.notifier.channels.channel import Channel
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
@@ -27,16 +28,12 @@ class ReceiverDependencies:
     """The local time of digests; None: never."""
     weekly_on: int | None = None
     """The weekday of the weekly digest; 0: Monday; None: never."""
-    holds: Callable[[Notice], bool] = lambda _: True
-    """Whether a reminder is still true."""
     states: ServiceStates = field(default_factory=ServiceStates)
+    reminders: Reminders = field(default_factory=lambda: Reminders(ServiceStates(), ()))
     maintenance_until: Callable[[str, datetime], datetime | None] = lambda name, at: None
     """When the maintenance of a service ends that there is at a moment, if there is any."""
-    remind_after: tuple[timedelta, ...] = ()
-    is_taken: Callable[[Channel, str], bool] = lambda channel, address: False
-    """Whether another receiver has the address that this channel's chat has moved to."""
-    on_taken: Callable[[Channel], None] = lambda channel: None
-    """Called with the channel of which that is so."""
+    gives_way: Callable[[Channel, str], bool] = lambda channel, address: False
+    """Whether another receiver has the address that this channel's chat has moved to. Then this one ends."""
     deafness: Callable[[datetime], list[Deafness] | None] = lambda _: []
     """Long deafness of the registry that did not end by a moment, oldest first; None: not known now."""
     on_token: Callable[[str | None], None] = lambda _: None

@@ -2,7 +2,6 @@
 
 import secrets
 from collections import ChainMap
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, datetime
 from enum import StrEnum
@@ -138,30 +137,26 @@ class NotificationLog:
         self.key = key
         self.state = state
         self._bucket = bucket
-        self._record = record
+        self.record = record
         self._parts = state.owed_parts
         self._by = secrets.token_hex(8)
         """So that no two write the same, and each would take it for its own."""
 
-    def on_write(self, listener: Callable[[Exception | None], None]) -> None:
-        """Calls it with why an attempt to store the state failed; None: it is stored."""
-        self._record.on_write = listener
-
     async def update(self, **changed: object) -> None:
         """Change a part, whoever else is changing another."""
-        async with self._record.lock:
+        async with self.record.lock:
             await self.write(self.state.model_copy(update=changed))
 
     async def update_locally(self, **changed: object) -> None:
         """The same here only; the broker has it with the next update."""
-        async with self._record.lock:
+        async with self.record.lock:
             self.state = self.state.model_copy(update=changed)
 
     async def forget(self) -> None:
-        async with self._record.lock:
+        async with self.record.lock:
             for key in self._parts:
                 await retry_until_done(f"forget {key}", partial(self._bucket.purge, key))
-            await self._record.delete()
+            await self.record.delete()
 
     async def write(self, state: ReceiverState) -> None:
         """Returns when it is stored."""
@@ -169,7 +164,7 @@ class NotificationLog:
         stored, parts = _split(self.key, state)
         for key in sorted(parts.keys() - set(self._parts)):
             await retry_until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
-        await self._record.write(stored.model_dump_json().encode())
+        await self.record.write(stored.model_dump_json().encode())
         self.state = state
         old, self._parts = set(self._parts) - parts.keys(), tuple(parts)
         for key in sorted(old):

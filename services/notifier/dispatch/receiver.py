@@ -29,7 +29,7 @@ class ReceiverWorker:
     """`run` until cancelled. Everything that may lead to a message is given to it meanwhile."""
 
     def __init__(self, channel: Channel, log: NotificationLog, deps: ReceiverDependencies) -> None:
-        log.on_write(deps.on_record)
+        log.record.on_write = deps.on_record
         self.channel, self._log, self._deps = channel, log, deps
         self._wake, self._retry_now = asyncio.Event(), asyncio.Event()
         self.alerts = AlertStates(deps, log, self._wake.set)
@@ -39,7 +39,6 @@ class ReceiverWorker:
         self._changes, self._reminders = ChangeSource(context), ReminderSource(context)
         withheld = WithheldSource(context, self._reminders)
         self._sources = (self._deafness, self.digest, self._changes, withheld, self._reminders)
-        self.alerts.begin()
 
     @property
     def address(self) -> str:

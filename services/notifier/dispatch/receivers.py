@@ -11,7 +11,6 @@ from prometheus_client import Gauge
 
 from services.notifier import deafness
 from services.notifier.alerting.changes import StatusChange
-from services.notifier.alerting.reminders import Reminders
 from services.notifier.bot.subscribers import Subscribers
 from services.notifier.channels.channel import Channel
 from services.notifier.channels.configured import LogChannel
@@ -45,7 +44,7 @@ class Receivers:
 
     def __init__(self, configured: Sequence[Channel], deps: ReceiverDependencies, bot: Bot | None) -> None:
         self._configured = configured
-        self._deps = replace(deps, is_taken=self._is_taken, on_taken=self._on_taken)
+        self._deps = replace(deps, gives_way=self._gives_way)
         self._bot = bot
         self._workers: list[ReceiverWorker] = []
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -141,24 +140,24 @@ class Receivers:
         for worker in self._workers:
             worker.alerts.window_removed(window)
 
-    def watch_all(self, reminders: Reminders) -> None:
+    def watch_all(self) -> None:
         """Have everybody reminded of what is down already."""
         after = min(worker.state.notices or self._deps.now() for worker in self._workers)
         for name in self._deps.states:
-            reminders.watch(name, after)
+            self._deps.reminders.watch(name, after)
 
-    def tick(self, reminders: Reminders) -> None:
+    def tick(self) -> None:
         """Look at what has come due."""
-        for notice in reminders.due(self._deps.now()):
+        for notice in self._deps.reminders.due(self._deps.now()):
             for worker in self._workers:
                 worker.remind(notice)
         for worker in self._workers:
             worker.tick()
 
-    async def keep_ticking(self, reminders: Reminders) -> None:
+    async def keep_ticking(self) -> None:
         while True:
             await asyncio.sleep(1)
-            self.tick(reminders)
+            self.tick()
 
     async def watch_broker(self, link: BrokerConnection, last_heard: Callable[[], datetime | None]) -> None:
         """Tell everybody that the broker has been away for long. Nothing can be read or recorded then.
@@ -210,9 +209,7 @@ class Receivers:
 
     async def migrate(self, old: str, new: str) -> None:
         for worker in [worker for worker in self._workers if worker.address == old]:
-            if self._is_taken(worker.channel, new):
-                self._on_taken(worker.channel)
-            else:
+            if not self._gives_way(worker.channel, new):
                 await worker.sender.migrate(new)
 
     def _is_taken(self, channel: Channel, address: str) -> bool:
@@ -221,8 +218,10 @@ class Receivers:
         others = (it for it in self._workers if it.channel is not channel and it.address == address)
         return any(getattr(worker.channel, "topic", None) == topic for worker in others)
 
-    def _on_taken(self, channel: Channel) -> None:
-        """Its chat is another receiver's now: who leaves by that one means both."""
+    def _gives_way(self, channel: Channel, address: str) -> bool:
+        """Whether its chat is another receiver's now. Then it ends: who leaves by that one means both."""
+        if not self._is_taken(channel, address):
+            return False
 
         async def end() -> None:
             async with self._joining:
@@ -230,6 +229,7 @@ class Receivers:
                     await self._end(worker)
 
         self._group.create_task(end())
+        return True
 
     async def _end(self, worker: ReceiverWorker) -> None:
         """A subscriber is no more; who was configured stays."""

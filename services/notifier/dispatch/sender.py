@@ -106,8 +106,7 @@ class Sender:
             case Refused(reason):
                 return await self._set_aside(reason, source, message, intent)
             case Migrated(chat):
-                if self._deps.is_taken(self.channel, chat):  # or each message would come there twice
-                    self._deps.on_taken(self.channel)
+                if self._deps.gives_way(self.channel, chat):  # or each message would come there twice
                     return await self._switch_off(f"it is {chat} now, which is a chat here already")
                 await self.migrate(chat)
                 await self._withdraw_intent()

@@ -19,11 +19,7 @@ def digest_message(
 
 
 def deafness_message(
-    deafness: Deafness,
-    now: datetime,
-    links: LinkContext,
-    through_seq: int,
-    notes: Sequence[str] = (),
+    deafness: Deafness, now: datetime, links: LinkContext, through_seq: int, notes: Sequence[str] = ()
 ) -> OutgoingMessage:
     since, until = local(deafness.since, links.zone), deafness.until
     length = spoken((until or now) - deafness.since)

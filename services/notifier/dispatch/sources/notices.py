@@ -40,7 +40,11 @@ class ReminderSource(MessageSource):
             name = reminder.name
             if reminder.at > until:
                 later.append(reminder)
-            elif not self._deps.holds(reminder) or reminder.seq > done or name in self._alerts.withheld:
+            elif (
+                not self._deps.reminders.is_current(reminder)
+                or reminder.seq > done
+                or name in self._alerts.withheld
+            ):
                 continue
             elif not self._alerts.suppress(name, now):  # else it is told when nothing suppresses it any more
                 told[name] = reminder
