@@ -94,7 +94,9 @@ class Notifier:
     async def work(self) -> None:
         """Raises AnotherRecord when another notifier is to begin anew, with this one's `handover`."""
         try:
-            bucket = await self._connect()
+            await self._link.connect()
+            self.health.good("broker")
+            bucket = await self._link.bucket(streams.NOTIFIER_BUCKET)
             await self._watch.once(lambda: self._run_alone(bucket))
         finally:
             if self._lease:
@@ -102,12 +104,6 @@ class Notifier:
             await self._link.close()
             if self._bot:
                 await self._bot.close()
-
-    async def _connect(self) -> KeyValue:
-        """The bucket that the notifier's records are in, when the broker is there."""
-        await self._link.connect()
-        self.health.good("broker")
-        return await self._link.bucket(streams.NOTIFIER_BUCKET)
 
     async def _run_alone(self, bucket: KeyValue) -> None:
         """Once no other notifier runs."""

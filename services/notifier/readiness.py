@@ -58,6 +58,8 @@ class Readiness:
         return ", ".join(f"{part}: {reason}" for part, reason in self._health.missing.items()) or None
 
 
+# --- the deadman's switch
+
 LAST_SUCCESS = Gauge("registry_deadman_last_success_timestamp_seconds", "When REGISTRY_DEADMAN_URL answered")
 
 FETCH_INTERVAL = 60.0

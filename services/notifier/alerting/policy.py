@@ -52,6 +52,12 @@ class Withheld:
     maybe: bool = False
     told_since: datetime | None = None
 
+    def maybe_told(self, status: Status, since: datetime) -> "Withheld":
+        """After an attempt that may have told the receiver this status. Of the two that it may believe the
+        worse one counts: then it is told that the service is back."""
+        worse = replace(self, told=status, told_since=since) if status.badness > self.told.badness else self
+        return replace(worse, maybe=True)
+
 
 @dataclass(frozen=True, slots=True)
 class FlapState:
@@ -218,6 +224,9 @@ def next_reminder(reminders: Sequence[timedelta], since: datetime, after: dateti
     *once, last = reminders
     repeats = max(1, (after - since) // last + 1)
     return min(at for it in (*once, repeats * last) if (at := since + it) > after)
+
+
+# --- what suppresses
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from services.notifier.settings import NotifierSettings
 from services.notifier.texts.message import OutgoingMessage
 from shared.settings import stop
 
+log = structlog.get_logger()
+
 
 def configured_channels(settings: NotifierSettings, bot: Bot | None) -> list[Channel]:
     secret, private = settings.webhook_secret.get_secret_value(), settings.webhook_private
@@ -29,10 +31,9 @@ def _apprise(url: str) -> AppriseChannel:
         stop(f"REGISTRY_APPRISE_URLS: {error}")
 
 
-log = structlog.get_logger()
-
-
 class LogChannel:
+    """The channel of those who have no other: each message becomes a log line."""
+
     key = "log"
     chat = "log"
 

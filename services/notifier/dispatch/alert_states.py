@@ -5,7 +5,7 @@ them any more, or by the time that has passed. Services for which that depends o
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
@@ -98,10 +98,6 @@ class AlertStates:
             self.withheld.pop(name, None)
             if is_flapping:
                 del self.flapping[name]
-
-    def evaluate_all(self, decisions: Sequence[Decision]) -> None:
-        for name in dict.fromkeys(decision.change.name for decision in decisions):
-            self.evaluate(name)
 
     # --- what changes the state
 

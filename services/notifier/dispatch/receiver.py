@@ -13,9 +13,8 @@ from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog, ReceiverState
 from services.notifier.dispatch.sender import Sender
 from services.notifier.dispatch.sources.changes import ChangeSource, PendingChanges
-from services.notifier.dispatch.sources.deafness import DeafnessSource
-from services.notifier.dispatch.sources.digest import DigestSource
 from services.notifier.dispatch.sources.notices import ReminderSource, WithheldSource
+from services.notifier.dispatch.sources.registry import DeafnessSource, DigestSource
 from services.notifier.dispatch.sources.source import MessageSource, ReceiverContext
 from services.notifier.texts.message import OutgoingMessage
 

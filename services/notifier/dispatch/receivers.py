@@ -19,7 +19,7 @@ from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import ReceiverState
 from services.notifier.dispatch.opening import StartingPoint, open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
-from services.notifier.dispatch.sources.digest import LAST_DIGEST
+from services.notifier.dispatch.sources.registry import LAST_DIGEST
 from shared.contracts.maintenance import Window
 from shared.messaging.connection import BrokerConnection
 

@@ -115,6 +115,8 @@ def _without_doubt(change: StatusChange) -> StatusChange:
     return replace(change, reason=change.reason.partition(";")[0]) if change.doubt else change
 
 
+# --- one service: as a block of lines, or as one line
+
 MAX_REASON = 300
 MAX_EXCERPT = 200
 
@@ -195,6 +197,8 @@ def _how_long(change: StatusChange) -> str:
         return ""
     return f"was {change.from_} for {spoken(change.since - change.began)}"
 
+
+# --- many: services are only named, under the change that they share
 
 _HEADING = 140
 """UTF-16 units that a group's heading takes, at most."""

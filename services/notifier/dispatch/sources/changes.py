@@ -15,6 +15,8 @@ from services.notifier.dispatch.sources.source import MESSAGES, Draft, MessageSo
 from services.notifier.texts.changes import changes_message
 from services.notifier.texts.message import OutgoingMessage
 
+log = structlog.get_logger()
+
 MAX_PENDING = 10_000
 """Changes held in memory per receiver."""
 
@@ -56,9 +58,6 @@ class PendingChanges:
             self.changes.popleft()
 
 
-log = structlog.get_logger()
-
-
 class ChangeSource(MessageSource):
     kind = MessageKind.CHANGES
 
@@ -92,26 +91,21 @@ class ChangeSource(MessageSource):
 
     async def _skip(self, waiting: Sequence[StatusChange], unfinished: Intent | None) -> None:
         """Nothing of what waits is to be sent, nor of what was left unfinished."""
-        self._alerts.apply(self._decisions)
         through = max([change.seq for change in waiting], default=0)
         self.pending.drop(through)
         done = max(self._log.state.done, through, unfinished.through if unfinished else 0)
-        await self._log.update(done=done, sending=None, **self._alerts.as_record())
-        self._alerts.evaluate_all(self._decisions)
+        await self._record(self._decisions, done=done, sending=None)
 
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
-        sent = [it for it in self._decisions if it.change.seq <= message.through_seq]
-        self._alerts.apply(sent)
         self.pending.drop(message.through_seq)
         idle = not self.pending.changes and not self.pending.behind
-        await self._log.update(
+        await self._record(
+            [it for it in self._decisions if it.change.seq <= message.through_seq],
             done=max(self.pending.tail, message.through_seq) if idle else message.through_seq,
             sending=intent if message.through_seq < intent.through else None,
             doubted=max(filter(None, (self._log.state.doubted, message.doubted)), default=None),
-            **self._alerts.as_record(),
             **also,
         )
-        self._alerts.evaluate_all(sent)
 
     async def drop_expired(self) -> None:
         """Of changes that are not worth sending any more only the state that they led to is kept."""
@@ -121,11 +115,15 @@ class ChangeSource(MessageSource):
             return
         log.error("changes older than a day were not sent", chat=self._log.key, changes=len(old))
         MESSAGES.labels("expired").inc(len(old))
-        decisions = self._alerts.decide(old, all_suppressed=True)
-        self._alerts.apply(decisions)
         self.pending.drop(old[-1].seq)
-        await self._log.update(done=old[-1].seq, **self._alerts.as_record())
-        self._alerts.evaluate_all(decisions)
+        await self._record(self._alerts.decide(old, all_suppressed=True), done=old[-1].seq)
+
+    async def _record(self, decisions: Sequence[Decision], **changed: object) -> None:
+        """That these decisions hold, and what else has changed."""
+        self._alerts.apply(decisions)
+        await self._log.update(**self._alerts.as_record(), **changed)
+        for name in dict.fromkeys(decision.change.name for decision in decisions):
+            self._alerts.evaluate(name)
 
     async def advance_idle(self) -> None:
         """Let the record of an idle receiver follow, so that a restart need not read far back."""
@@ -135,11 +133,8 @@ class ChangeSource(MessageSource):
 
 
 def _maybe_told(decision: Decision, unfinished: Intent) -> Decision:
-    """What is withheld now may have been told by the unfinished attempt: then its recovery is told as well.
-    (Of a recovery that may have been told the fall counts, which was.)"""
+    """What is withheld now may have been told by the unfinished attempt."""
     change, withheld = decision.change, decision.withheld
     if withheld is None or change.name not in unfinished.names:
         return decision
-    told = max(withheld.told, change.to, key=lambda status: status.badness)
-    since = withheld.told_since if told is withheld.told else change.since
-    return replace(decision, withheld=replace(withheld, told=told, maybe=True, told_since=since))
+    return replace(decision, withheld=withheld.maybe_told(change.to, change.since))

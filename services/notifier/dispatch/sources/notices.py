@@ -119,19 +119,13 @@ class WithheldSource(MessageSource):
         return message, unfinished or Intent(through=self._log.state.done, owed=message.notices)
 
     def _note_maybe_told(self, notice: Notice) -> None:
-        """It is due no more, but the receiver may have been told it. (Of a recovery that may have been told
-        the fall counts, which was.)"""
+        """It is due no more, but the receiver may have been told it."""
         alerts, name = self._alerts, notice.name
         withheld, flap_state = alerts.withheld.get(name), alerts.flapping.get(name)
         if withheld and withheld.seq == notice.seq:
-            is_worse = notice.status.badness > withheld.told.badness
-            told, since = (notice.status, notice.since) if is_worse else (withheld.told, withheld.told_since)
-            alerts.withheld[name] = replace(withheld, told=told, maybe=True, told_since=since)
-        if (
-            flap_state
-            and flap_state.flapping_since == notice.flapping_since
-            and notice.kind is NoticeKind.CALM
-        ):
+            alerts.withheld[name] = withheld.maybe_told(notice.status, notice.since)
+        is_calm = notice.kind is NoticeKind.CALM
+        if is_calm and flap_state and flap_state.flapping_since == notice.flapping_since:
             alerts.flapping[name] = replace(flap_state, maybe=True)
 
     def _change_of(self, notice: Notice) -> StatusChange | None:
