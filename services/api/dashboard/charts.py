@@ -117,37 +117,32 @@ def cadence(heard: Sequence[HeardItem], silent_after: timedelta, zone: ZoneInfo)
     heard = [beat for beat in heard if beat.signal is not Signal.LOG]
     heard = [beat for beat in heard if beat.signal is not Signal.START] or heard
     pairs = list(pairwise(heard[: COLUMNS + 1]))[::-1]
-    lengths = [(newer.at - older.at).total_seconds() for newer, older in pairs]
-    titles = [
-        f"{in_zone(newer.at, zone):%b %d %H:%M:%S}: {spoken_seconds(length)} after the one before"
-        for (newer, _), length in zip(pairs, lengths, strict=True)
-    ]
-    states = ["down" if newer.signal is Signal.FAIL else "alive" for newer, _ in pairs]
-    return _chart(lengths, states, titles, silent_after.total_seconds())
+    lengths = [(newer, (newer.at - older.at).total_seconds()) for newer, older in pairs]
+    return _chart(lengths, "{length} after the one before", zone, silent_after.total_seconds())
 
 
 def durations(heard: Sequence[HeardItem], zone: ZoneInfo) -> Chart | None:
     """How long runs took. `heard`: newest first. None if there were none."""
-    runs = [(beat, beat.duration) for beat in heard[:COLUMNS] if beat.duration is not None][::-1]
-    lengths = [duration for _, duration in runs]
-    titles = [
-        f"{in_zone(beat.at, zone):%b %d %H:%M:%S}: {beat.signal} after {spoken_seconds(duration)}"
-        for beat, duration in runs
-    ]
-    states = ["down" if beat.signal is Signal.FAIL else "alive" for beat, _ in runs]
-    return _chart(lengths, states, titles, None)
+    runs = [(beat, beat.duration) for beat in heard[:COLUMNS] if beat.duration is not None]
+    return _chart(runs[::-1], "{signal} after {length}", zone)
 
 
 def _chart(
-    lengths: Sequence[float], states: Sequence[str], titles: Sequence[str], line: float | None
+    lengths: Sequence[tuple[HeardItem, float]], title: str, zone: ZoneInfo, line: float | None = None
 ) -> Chart | None:
+    """A column per heartbeat, as high as its length, in seconds."""
     if not lengths:
         return None
-    most = max(lengths) or 1.0
+    most = max(length for _, length in lengths) or 1.0
     if line is not None and line <= 2 * most:
         most = max(most, line)
     columns = [
-        Column(round(length / most, 4), state, title)
-        for length, state, title in zip(lengths, states, titles, strict=True)
+        Column(
+            round(length / most, 4),
+            "down" if beat.signal is Signal.FAIL else "alive",
+            f"{in_zone(beat.at, zone):%b %d %H:%M:%S}: "
+            + title.format(signal=beat.signal, length=spoken_seconds(length)),
+        )
+        for beat, length in lengths
     ]
     return Chart(columns, spoken_seconds(most), line / most if line is not None and line <= most else None)

@@ -1,11 +1,11 @@
 """Badges: a label and a value in a flat picture."""
 
-from html import escape
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from services.api.context import Api
+from services.api.dashboard.rendering import templates
 from services.api.http.past import segments_in
 from services.api.http.routing import BEARER, NameInPath, UptimeWindow
 from shared.domain import timeline
@@ -55,6 +55,7 @@ COLOURS = {
     "unknown": "#5c6168",
     "paused": "#5c6168",
 }
+_BADGE = templates.get_template("badge.svg")
 _WIDE, _NARROW = frozenset("mwMW@%"), frozenset("iljtfrI.,:;|!'()[] ")
 
 
@@ -76,13 +77,4 @@ def _width(text: str) -> int:
 
 def _draw(label: str, value: str, colour: str) -> str:
     left, right = _width(label), _width(value)
-    label, value = escape(label), escape(value)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
-        f'aria-label="{label}: {value}"><title>{label}: {value}</title>'
-        f'<rect width="{left}" height="20" fill="#44484d"/>'
-        f'<rect x="{left}" width="{right}" height="20" fill="{colour}"/>'
-        '<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">'
-        f'<text x="{left / 2}" y="14" textLength="{left - 12}">{label}</text>'
-        f'<text x="{left + right / 2}" y="14" textLength="{right - 12}">{value}</text></g></svg>'
-    )
+    return _BADGE.render(label=label, value=value, colour=colour, left=left, right=right)

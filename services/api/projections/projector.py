@@ -258,12 +258,9 @@ class Projector:
     async def _fill(self, view: View) -> None:
         """The hub as the read models and the last day's events have it."""
         begins = {stream: await view.checkpoint(stream) for stream in RECORD}
-        upto, strangers = begins[streams.SERVICES], False
+        upto = begins[streams.SERVICES]
         async for states in view.states():
             self._hub.index.load(states)
-            strangers = strangers or any(not it.config_seq and not it.status_seq for it in states)
-        if strangers:
-            await view.forget_strangers()
         since = (self._now() - timedelta(days=1)).isoformat()
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=since)
         async for batch in reader.to_end(upto):

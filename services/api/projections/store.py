@@ -213,12 +213,6 @@ class View:
         with _reporting():
             await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
 
-    async def forget_strangers(self) -> None:
-        """Remove what an older version kept of names that were never registered."""
-        absent = {"$exists": False}
-        with _reporting():
-            await self._services.delete_many({"config": absent, "status": absent})
-
     async def apply(self, changes: Iterable[Projection]) -> None:
         """Take in events, in any order and any number of times."""
         changes = list(changes)
