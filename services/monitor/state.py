@@ -263,7 +263,7 @@ class MonitorState:
             except ValueError as error:
                 log.warning("which defaults held before cannot be read", why=str(error))
             last_event, now = await event_store.end(streams.SERVICES)
-            if known:
+            if known and not await self.snapshots.are_before_epochs():
                 found = epochs.continued(known, self._default, now)
             elif last_event:
                 found = epochs.upgraded(self._default, now)

@@ -1,5 +1,6 @@
 """From events to the monitor's state and back, and its snapshots."""
 
+import base64
 import json
 import random
 import zlib
@@ -147,6 +148,29 @@ def test_a_position_is_read_as_it_was_written(
 ) -> None:
     position = SnapshotPosition(["a", "b"], reach, coverage, beats, events)
     assert SnapshotPosition.load(position.dump()) == position
+
+
+BEFORE = base64.b64decode(
+    "eAGrVkrLL8pNLFGyMtZRKkpNTM5QsqpWykhNLCpJSk0sKQaLp5al5oGYJrU6Ssn5ZalFiempIGWleSWZOUpWljpK6YkFQPnoaEMdo9hYsKq8tM"
+    "z00qLUFKAuHaW8xNxUkLxSQU5iZp4SUCAzPaMkpxLIKkotLs0FKtNRKkgsLQYyYmu5GOYvUhJPZWPASTNAAHvDDA2wOigfg0q4LiuCIYgQ+F5P"
+    "QD9UaUPBZG1ke5gRRmBnwdyFg2bBrgshikMfA7o4QgdJLAdvH5qqJ2Q4MGbBABY3PFC+LJQGAIMpUl0="
+)
+"""A bucket as the version before wrote it."""
+
+
+def test_a_snapshot_of_the_version_before_is_read_and_nothing_falls_for_the_past_by_it() -> None:
+    """Its services go by its graces until the epoch of the upgrade."""
+    upgrade = THEN + 100 * SECOND
+    bucket = snapshot_codec.load(BEFORE, [Epoch(0, DEFAULT, bounded=False), Epoch(upgrade, DEFAULT)])
+    plain, nightly, resumed, paused = bucket.services
+    assert (bucket.reach, bucket.configured, bucket.epoch) == (Checkpoint(3, 4), 4, 0)
+    assert (plain.status, plain.last_beat, plain.rhythm) == (Status.ALIVE, THEN, 5 * SECOND)
+    assert (plain.config_seq, plain.status_seq, plain.counted_from) == (3, 4, (0, 0, 0))
+    assert (nightly.status, nightly.signal) == (Status.DOWN, Signal.START)
+    assert nightly.patience.silent == 3 * 24 * 60 * MINUTE
+    assert nightly.counted_from[0] == THEN + 7 - nightly.patience.silent, "no fall was dated before then"
+    assert (resumed.own, resumed.counted_from) == ((5 * SECOND, None, None), (upgrade,) * 3)
+    assert (paused.paused, paused.status, paused.signal) == (True, Status.DEAD, Signal.FAIL)
 
 
 FULL = [0] * BUCKETS

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from services.monitor.domain import buckets
-from services.monitor.domain.epochs import Epoch
+from services.monitor.domain.epochs import Epoch, bounded_since
 from services.monitor.domain.epochs import at as epoch_at
 from services.monitor.domain.service import MonitoredService, PausedReport
 from services.monitor.store.mapping import effective_thresholds
@@ -19,6 +19,8 @@ from shared.domain.coverage import Coverage
 from shared.messaging.stream_identity import StreamMark
 
 FORMAT = 4
+FORMAT_BEFORE = 3
+"""Can be read too. Its monitor stored no epochs."""
 SAID_MAX = 256 * 1024
 """Bytes of the messages in one bucket that paused services have reported last. A bucket is one message of the
 broker, which usually takes 1 MiB; if they are longer together, each is cut to its share."""
@@ -37,6 +39,7 @@ _NUMBERS = (
     "unproved",
     "rhythm",
 )
+_NUMBERS_BEFORE = (*_NUMBERS[:1], "patience_at", *_NUMBERS[1:3], "resumed_at", *_NUMBERS[3:])
 """The columns of a bucket, 64 bits each; what is no number in a service becomes one in `_coded`."""
 
 
@@ -86,7 +89,10 @@ class SnapshotPosition:
         """ValueError: it is damaged, or another version wrote it."""
         try:
             data = json.loads(payload)
-            if data["format"] != FORMAT or not len(data["beats"]) == len(data["events"]) == buckets.BUCKETS:
+            if (
+                data["format"] not in (FORMAT, FORMAT_BEFORE)
+                or not len(data["beats"]) == len(data["events"]) == buckets.BUCKETS
+            ):
                 raise ValueError("it is of another format")
             coverage = _load_coverage(data["coverage"])
             return SnapshotPosition(
@@ -99,6 +105,14 @@ class SnapshotPosition:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error!r}") from None
+
+
+def is_before_epochs(position: bytes | None) -> bool:
+    """Whether the version before wrote it."""
+    try:
+        return position is not None and bool(json.loads(position)["format"] == FORMAT_BEFORE)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _dump_coverage(coverage: Coverage) -> dict[str, Any]:
@@ -171,13 +185,18 @@ def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
     try:
         line, _, data = zlib.decompress(payload).partition(b"\n")
         head = json.loads(line)
-        if head["format"] != FORMAT:
+        if head["format"] not in (FORMAT, FORMAT_BEFORE):
             raise ValueError("it is of another format")
         names, numbers = head["names"], array("q", data)
         columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
-        epoch = epoch_at(epochs, head["epoch"])
-        services = [_service(name, values, epoch) for name, *values in zip(names, *columns, strict=True)]
-        _add_paused_reports(services, head["said"])
+        rows = zip(names, *columns, strict=True)
+        if head["format"] == FORMAT_BEFORE:
+            epoch = epochs[0]
+            services = [_service_before(name, values, epoch, epochs) for name, *values in rows]
+        else:
+            epoch = epoch_at(epochs, head["epoch"])
+            services = [_service(name, values, epoch) for name, *values in rows]
+            _add_paused_reports(services, head["said"])
         reach, coverage = Checkpoint(**head["reach"]), _load_coverage(head["coverage"])
         return Bucket(reach, coverage, head["configured"], epoch.since, services)
     except (KeyError, TypeError, IndexError, AttributeError, zlib.error) as error:
@@ -185,12 +204,33 @@ def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
 
 
 def _service(name: str, values: list[int], epoch: Epoch) -> MonitoredService:
-    numbers: dict[str, Any] = dict(zip(_NUMBERS, values, strict=False))
     *own, silent, down, dead, code = values[len(_NUMBERS) :]
+    service = _basic(name, dict(zip(_NUMBERS, values, strict=False)), own, code, epoch)
+    if silent or down or dead:
+        service.counted_from = silent, down, dead
+    return service
+
+
+def _service_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epoch]) -> MonitoredService:
+    """A service in the format before. There, no heartbeat was expected after a resume before the first
+    came."""
+    numbers = dict(zip(_NUMBERS_BEFORE, values, strict=False))
+    patience_at, resumed_at = numbers.pop("patience_at"), numbers.pop("resumed_at")
+    *own, code = values[len(_NUMBERS_BEFORE) :]
+    service = _basic(name, numbers, own, code, epoch)
+    silent, down, dead = (max(0, patience_at - patience) for patience in service.patience)
+    service.counted_from = silent, down, dead
+    if resumed_at > service.heard:
+        service.counted_from = (max(resumed_at, bounded_since(epochs)),) * 3
+    return service
+
+
+def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch: Epoch) -> MonitoredService:
+    silent, down, dead = own
     in_a_row, code = divmod(code, 1 << 8)
     status, signal = divmod(code // 2, len(_SIGNALS))
-    owned = _own(*own)
-    service = MonitoredService(
+    owned = _own(silent, down, dead)
+    return MonitoredService(
         name=name,
         patience=effective_thresholds(owned, numbers["every"], epoch),
         own=owned,
@@ -200,9 +240,6 @@ def _service(name: str, values: list[int], epoch: Epoch) -> MonitoredService:
         in_a_row=in_a_row,
         **numbers,
     )
-    if silent or down or dead:
-        service.counted_from = silent, down, dead
-    return service
 
 
 def _add_paused_reports(services: list[MonitoredService], said: dict[str, list[Any]]) -> None:

@@ -80,6 +80,10 @@ class Snapshots:
         self._saved = [NOTHING] * buckets.BUCKETS
         self._position = None
 
+    async def are_before_epochs(self) -> bool:
+        """Whether a version without epochs saved the newest snapshot. Raises nats' errors."""
+        return snapshot_codec.is_before_epochs(await self._event_store.load("position"))
+
     async def load(self, epochs: list[Epoch]) -> LoadedSnapshot | None:
         """None: there is none of these streams that can be read. Raises NotStored, or nats' errors."""
         self._streams = await self._event_store.identity()
