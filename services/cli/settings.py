@@ -29,7 +29,6 @@ class RunSettings(Settings):
     digest_time: TimeOfDay = time(9)
 
     def bound_to(self, service: str) -> str:
-        """The address that a service is bound to."""
         return self.host if service in ("ingest", "api") else self.metrics_host
 
 

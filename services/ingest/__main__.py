@@ -9,6 +9,7 @@ from services.ingest.auth import IngestAuth
 from services.ingest.fast_path import FastPath
 from services.ingest.http import build
 from services.ingest.middleware import Availability
+from services.ingest.settings import IngestSettings
 from services.ingest.ticker import Ticker
 from shared.http import server
 from shared.http.protocol import limits_of
@@ -17,14 +18,8 @@ from shared.messaging.batch_publisher import BatchPublisher
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
 from shared.messaging.record_watch import RecordWatch
-from shared.settings import PerSecond, Port, Settings, Tokens, load, warn_of_short_tokens
+from shared.settings import load, warn_of_short_tokens
 from shared.telemetry import logs, tracing
-
-
-class IngestSettings(Settings):
-    ingest_port: Port = 8001
-    ingest_token: Tokens = ()
-    rate_limit_per_token: PerSecond = 0.0
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from services.monitor.asyncapi import describe_streams, last_evaluated_requests
 from services.monitor.consume import TICK_LAG_SECONDS, Monitor, Rules
 from services.monitor.domain.service import EffectiveThresholds
+from services.monitor.settings import MonitorSettings
 from services.monitor.store.event_store import EventStore
 from shared.http import docs, server
 from shared.http.protocol import limits_of, within
@@ -20,16 +21,12 @@ from shared.messaging.connection import BrokerConnection
 from shared.messaging.faststream_broker import FastStreamBroker, document
 from shared.messaging.publisher import Publisher
 from shared.messaging.record_watch import RecordWatch
-from shared.settings import Port, Settings, listens_on_loopback, load
+from shared.settings import listens_on_loopback, load
 from shared.telemetry import logs, tracing
 
 FILLED = Gauge("registry_heartbeats_stream_filled_ratio", "How much of what HEARTBEATS may hold it does")
 MEASURE_INTERVAL = 30.0
 """Seconds between two questions how full the stream is."""
-
-
-class MonitorSettings(Settings):
-    monitor_port: Port = 8003
 
 
 def main() -> None:

@@ -239,7 +239,6 @@ def digest_due(now: datetime, zone: ZoneInfo, at: time, last: date | None) -> da
 
 
 def next_digest_at(now: datetime, zone: ZoneInfo, at: time) -> datetime:
-    """The next moment after `now` at which a digest falls due."""
     today = now.astimezone(zone).date()
     moments = (due_at(today + timedelta(days=n), zone, at) for n in range(-1, 3))
     return min(moment for moment in moments if moment > now)

@@ -124,7 +124,6 @@ class ServiceState:
 
     @property
     def is_down(self) -> bool:
-        """Whether it exists and is down or dead."""
         return self.exists and self.status in (Status.DOWN, Status.DEAD)
 
     @property

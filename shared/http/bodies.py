@@ -38,7 +38,7 @@ _of_strangers = 0
 
 
 async def read(request: Request, most: int = BODY_MAX) -> bytes:
-    """The body. Raises Problem as `parsed` does."""
+    """The body as it is. Raises Problem as `parsed` does."""
     return await parsed(lambda raw: raw, request, most)
 
 

@@ -455,5 +455,4 @@ def limits_of(settings: Settings, *, loopback_only: bool) -> ConnectionLimits:
 
 
 def within(limits: ConnectionLimits) -> type[Connection]:
-    """The protocol to serve with."""
     return type("Limited", (Connection,), {"limits": limits})

@@ -214,7 +214,6 @@ class BatchPublisher:
 
     @property
     def waiting(self) -> int:
-        """Messages that have not been answered yet."""
         return self.backlog.messages
 
     def longest_wait(self) -> float:

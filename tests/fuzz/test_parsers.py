@@ -26,14 +26,14 @@ from services.api.projections.documents import add_heartbeat, project
 from services.api.queries.event_hub import EventHub
 from services.api.settings import ApiSettings
 from services.cli.settings import RunSettings
-from services.ingest.__main__ import IngestSettings
 from services.ingest.admission import HeartbeatStore, _message
 from services.ingest.auth import bearer
 from services.ingest.content import bad_address, bad_name, read_content, read_signal, tidy
 from services.ingest.http import _echo, _read_batch
-from services.monitor.__main__ import MonitorSettings
+from services.ingest.settings import IngestSettings
 from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.service import EffectiveThresholds, MonitoredService
+from services.monitor.settings import MonitorSettings
 from services.monitor.store import mapping, snapshot_codec
 from services.monitor.store.snapshot_codec import Bucket, Checkpoint, SnapshotPosition
 from services.notifier.bot.commands import BotCommands

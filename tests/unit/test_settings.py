@@ -9,9 +9,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from services.api.settings import ApiSettings
+from services.cli import doctor
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
-from services.ingest.__main__ import IngestSettings
-from services.monitor.__main__ import MonitorSettings
+from services.ingest.settings import IngestSettings
+from services.monitor.settings import MonitorSettings
 from services.notifier.channels.configured import configured_channels
 from services.notifier.settings import NotifierSettings
 from shared.messaging.connection import access
@@ -249,3 +250,8 @@ def test_a_wrong_value_is_told_with_what_is_accepted(
     said = said_of(kind, f"REGISTRY_{variable}", value)
     assert said.startswith(f"REGISTRY_{variable}={value!r} is not accepted")
     assert f"accepted: {accepted}" in said if accepted else "must be an IANA time zone such as UTC" in said
+
+
+def test_the_doctor_finds_the_settings_of_each_service() -> None:
+    for name in doctor.SERVICES:
+        assert [finding.part for finding in doctor._configuration(name)] == [f"settings of {name}"]
