@@ -77,7 +77,7 @@ class FlapState:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a change is told, and what is then withheld of its service."""
+    """Whether a change is sent, and what is withheld of its service after it."""
 
     change: StatusChange
     is_sent: bool
@@ -91,11 +91,11 @@ def decide(
     flap_state: FlapState | None,
     suppression_of: Callable[[StatusChange], Suppression],
 ) -> list[Decision]:
-    """Of changes of one service that wait for a receiver, in order, which are told. Not told is what became
-    silent and came back before anybody was told."""
+    """Of changes of one service that wait for a receiver, in order, which are sent. Not sent is what became
+    silent and came back before the receiver was told."""
     decisions = list(_decide(changes, withheld, flap_state, suppression_of))
-    told = tuple(it.change for it in decisions if it.is_sent)
-    if told and AlertGroup(told).came_to_nothing:
+    sent = tuple(it.change for it in decisions if it.is_sent)
+    if sent and AlertGroup(sent).came_to_nothing:
         return list(_decide(changes, withheld, flap_state, lambda _: Suppression.ALL))
     return decisions
 
@@ -116,24 +116,24 @@ def _decide(
         is_back = change.to is Status.ALIVE and believed.badness > change.to.badness
         is_settled = withheld is not None and change.to is believed and change.to not in FALLEN
         suppression = Suppression.ALL if is_settled else suppression_of(change)
-        is_told = (is_back and suppression is not Suppression.ALL) or (
+        is_sent = (is_back and suppression is not Suppression.ALL) or (
             suppression is Suppression.NONE and not is_flapping
         )
         if flap_state and is_flapping:
             flap_state = replace(flap_state, last=change.since, changes=flap_state.changes + 1, maybe=False)
             change = replace(change, still_flaps=True)
-        elif is_told and change.from_ is not Status.UNKNOWN:
+        elif is_sent and change.from_ is not Status.UNKNOWN:
             was_up, is_up = believed is Status.ALIVE, change.to is Status.ALIVE
             flap_state = _with_turn(flap_state, was_up, is_up, change.since)
             if flap_state and flap_state.flapping_since:
                 change = replace(change, flaps=FLAPPING_TURNS)
-        if is_told or is_settled:
+        if is_sent or is_settled:
             withheld = None
         elif withheld:
             withheld = replace(withheld, seq=change.seq)
         else:
             withheld = Withheld(change.seq, believed, told_since=change.began)
-        yield Decision(change, is_told, withheld, flap_state)
+        yield Decision(change, is_sent, withheld, flap_state)
 
 
 def _with_turn(flap_state: FlapState | None, was_up: bool, up: bool, at: datetime) -> FlapState | None:

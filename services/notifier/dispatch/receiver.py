@@ -91,7 +91,7 @@ class ReceiverWorker:
         return self._deafness.cut_off_since is not None or any(map(self._is_ready, self._sources))
 
     def _is_ready(self, source: MessageSource) -> bool:
-        return not self.sender.is_set_aside(source.kind) and source.is_waiting()
+        return not self.sender.is_postponed(source.kind) and source.is_waiting()
 
     async def _compose(self) -> tuple[MessageSource, OutgoingMessage, Intent] | None:
         """What comes next: what an earlier attempt left unfinished, else of the first source that has any."""
@@ -104,8 +104,8 @@ class ReceiverWorker:
             refused = self.sender.was_refused(MessageKind.CHANGES)
             sources = sorted(self._sources, key=lambda it: refused and it.kind is MessageKind.CHANGES)
         for source in sources:
-            is_set_aside = unfinished is None and self.sender.is_set_aside(source.kind)
-            if not is_set_aside and (draft := await source.compose(unfinished)):
+            is_postponed = unfinished is None and self.sender.is_postponed(source.kind)
+            if not is_postponed and (draft := await source.compose(unfinished)):
                 return source, *draft
         return None
 

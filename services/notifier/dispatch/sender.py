@@ -26,7 +26,7 @@ from shared.telemetry import tracing
 
 log = structlog.get_logger()
 
-MIN_SET_ASIDE = 30.0
+MIN_POSTPONEMENT = 30.0
 """Seconds, at least, in which what was refused for an unknown reason lets other messages go first."""
 BAD_TOKEN_RETRY = 30.0
 """Seconds between attempts while the credentials are refused."""
@@ -57,7 +57,7 @@ class Sender:
         """Between attempts at a receiver that refuses messages for good."""
         self._refused: dict[MessageKind, tuple[object, datetime]] = {}
         """Of each kind of message what was refused for a reason that is not known, and since when."""
-        self._set_aside_until: dict[MessageKind, datetime] = {}
+        self._postponed_until: dict[MessageKind, datetime] = {}
         self._moved_to: str | None = None
         """The new address, while it is being recorded."""
         self._maybe_delivered = context.log.state.sending is not None
@@ -67,8 +67,8 @@ class Sender:
     def address(self) -> str:
         return self._moved_to or self._log.state.chat or self.channel.chat
 
-    def is_set_aside(self, kind: MessageKind) -> bool:
-        until = self._set_aside_until.get(kind)
+    def is_postponed(self, kind: MessageKind) -> bool:
+        until = self._postponed_until.get(kind)
         return until is not None and until > self._deps.now()
 
     def was_refused(self, kind: MessageKind) -> bool:
@@ -104,7 +104,7 @@ class Sender:
             case Permanent(reason):
                 return await self._switch_off(reason)
             case Refused(reason):
-                return await self._set_aside(reason, source, message, intent)
+                return await self._postpone(reason, source, message, intent)
             case Migrated(chat):
                 if self._deps.gives_way(self.channel, chat):  # or each message would come there twice
                     return await self._switch_off(f"it is {chat} now, which is a chat here already")
@@ -172,7 +172,7 @@ class Sender:
             self._moved_to = chat
             await self._log.update(chat=chat)
 
-    async def _set_aside(
+    async def _postpone(
         self, reason: str, source: MessageSource, message: OutgoingMessage, intent: Intent
     ) -> float:
         """A message is refused for an unknown reason, which says nothing of the receiver. It is tried again
@@ -191,7 +191,7 @@ class Sender:
         await self._withdraw_intent()
         pause = self._pause()
         if kind is not MessageKind.CHANGES and not self._maybe_delivered:
-            self._set_aside_until[kind] = now + timedelta(seconds=max(pause, MIN_SET_ASIDE))
+            self._postponed_until[kind] = now + timedelta(seconds=max(pause, MIN_POSTPONEMENT))
             return 0
         return pause
 
