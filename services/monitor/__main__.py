@@ -3,17 +3,17 @@
 import asyncio
 import time
 from contextlib import suppress
-from datetime import timedelta
 
 from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 from starlette.applications import Starlette
 
 from services.monitor.asyncapi import describe_streams, last_evaluated_requests
-from services.monitor.consume import TICK_LAG_SECONDS, Monitor, Rules
+from services.monitor.consume import TICK_LAG_SECONDS, Monitor
 from services.monitor.domain.service import EffectiveThresholds
 from services.monitor.settings import MonitorSettings
 from services.monitor.store.event_store import EventStore
+from shared.contracts.events import MICRO
 from shared.http import docs, server
 from shared.http.protocol import limits_of, within
 from shared.messaging import streams
@@ -54,20 +54,19 @@ def main() -> None:
         publisher = Publisher(link)
         record = server.Record(health, link, publisher)
         await publisher.start()
-        micro = timedelta(microseconds=1)
         patience = EffectiveThresholds(
-            settings.silent_after // micro, settings.down_after // micro, settings.dead_after // micro
+            settings.silent_after // MICRO, settings.down_after // MICRO, settings.dead_after // MICRO
         )
-        rules = Rules(patience, settings.heartbeats_kept, settings.max_services)
         started = time.time()
         TICK_LAG_SECONDS.set_function(lambda: max(0.0, time.time() - (last_evaluated() / 1e6 or started)))
 
         async def watch_services() -> None:
             nonlocal monitor
             snapshots = await link.bucket(streams.MONITOR_BUCKET)
-            monitor = Monitor(EventStore(link, publisher, snapshots, lambda: watch.marks), rules)
+            event_store = EventStore(link, publisher, snapshots, lambda: watch.marks)
+            monitor = Monitor(event_store, patience, settings.heartbeats_kept, settings.max_services)
             monitor.on_caught_up = lambda: health.good("history")
-            watch.on_emptied = monitor.save_everything
+            watch.on_emptied = monitor.snapshots.save_everything
             await monitor.run()
 
         await broker.connect()

@@ -3,7 +3,6 @@ were stored."""
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -48,36 +47,26 @@ _NAME_AT = len(streams.heartbeat(""))
 _NEVER_PLAIN = (Signal.FAIL, Signal.LOG)
 
 
-@dataclass(frozen=True)
-class Rules:
-    """`patience`: the registry's default thresholds. `kept`: messages the broker keeps per subject."""
-
-    patience: EffectiveThresholds
-    kept: int
-    max_services: int
-
-
 class Monitor:
     """`run` until cancelled."""
 
-    def __init__(self, event_store: EventStore, rules: Rules) -> None:
+    def __init__(
+        self, event_store: EventStore, patience: EffectiveThresholds, kept: int, max_services: int
+    ) -> None:
+        """`patience`: the registry's default thresholds. `kept`: messages the broker keeps per subject."""
         self._event_store = event_store
-        self._rules = rules
+        LIMIT.set(max_services)
         self.snapshots = Snapshots(event_store, self._bucket)
-        self.state = MonitorState(self.snapshots, rules.patience)
+        self.state = MonitorState(self.snapshots, patience)
         self._dead_letters = DeadLetters(event_store)
         self.events = EventReader(event_store, self._dead_letters, self.apply_event)
-        self._recorder = Recorder(event_store, self.state, self.events, rules.max_services)
-        self.evaluator = Evaluator(event_store, self.state, self._recorder, rules.kept)
+        self._recorder = Recorder(event_store, self.state, self.events, max_services)
+        self.evaluator = Evaluator(event_store, self.state, self._recorder, kept)
         self.evaluated_until = 0
         """When the tick was stored that was evaluated last."""
         self._read_until = 0
         self._config_read_until = 0
         self.on_caught_up: Callable[[], None] = lambda: None
-
-    def save_everything(self) -> None:
-        """The snapshot that was written is gone."""
-        self.snapshots.save_everything()
 
     async def run(self) -> None:
         keeping_dead_letters = asyncio.create_task(self._dead_letters.run())
@@ -86,7 +75,6 @@ class Monitor:
         self.events.start(after=start.events)
         for status in Status:
             SERVICES.labels(status).set_function(partial(self.state.counts.__getitem__, status))
-        LIMIT.set(self._rules.max_services)
         try:
             await self.events.wait_until()
             log.info("watching", services=len(self.state.services), after=start.heartbeats)

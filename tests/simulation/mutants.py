@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from services.monitor.consume import Monitor, Rules
+from services.monitor.consume import Monitor
 from services.monitor.domain.service import MonitoredService
 from services.monitor.store.mapping import ConfigChange
 from shared.contracts.events import ConfigEvent, StatusChanged
@@ -20,7 +20,7 @@ from shared.messaging.reader import Stored
 from shared.messaging.stream_identity import StreamMark
 from tests.simulation.catching import first_caught
 from tests.simulation.model import NEVER, ModelReader
-from tests.simulation.run import Process
+from tests.simulation.run import Process, Rules
 from tests.simulation.simulate import simulate
 
 
@@ -113,7 +113,7 @@ class BelievesRepetition(Process):
                 )
                 self._read_until = max(newest, self._read_until)
 
-        return Credulous(self, rules)  # type: ignore[arg-type]
+        return Credulous(self, *rules)  # type: ignore[arg-type]
 
 
 class TakesConfigurationAtOnce(Process):
@@ -125,7 +125,7 @@ class TakesConfigurationAtOnce(Process):
                 super().apply_event(message)
                 self.state.apply_until(NEVER)
 
-        return Hasty(self, rules)  # type: ignore[arg-type]
+        return Hasty(self, *rules)  # type: ignore[arg-type]
 
 
 class TrustsAnyBucket(Process):

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import shared.messaging.connection
 import shared.messaging.reader
 from services.monitor import consume, record, state
-from services.monitor.consume import Monitor, Rules
+from services.monitor.consume import Monitor
 from services.monitor.domain import buckets, epochs
 from services.monitor.domain.service import EffectiveThresholds
 from services.monitor.store import dead_letters, mapping, snapshots
@@ -43,6 +43,10 @@ SETTLES = 30.0
 """Seconds without a fact at the end, for what is still on its way."""
 
 
+Rules = tuple[EffectiveThresholds, int, int]
+"""Default thresholds, messages kept per subject, and the limit of services."""
+
+
 class Failed(AssertionError):
     """The monitor itself broke."""
 
@@ -51,11 +55,11 @@ class Process(Session):
     """What runs one monitor. Tests put broken ones in its place."""
 
     def monitor(self, rules: Rules) -> Monitor:
-        return Monitor(self, rules)  # type: ignore[arg-type]
+        return Monitor(self, *rules)  # type: ignore[arg-type]
 
 
 def rules(patience: EffectiveThresholds, kept: int | None) -> Rules:
-    return Rules(patience, kept or 1_000_000, 1000)
+    return patience, kept or 1_000_000, 1000
 
 
 def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[str] | None = None) -> Broker:

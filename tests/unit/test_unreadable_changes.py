@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import cast
 
-from services.monitor.consume import Monitor, Rules
+from services.monitor.consume import Monitor
 from services.monitor.domain.service import DOWN, EffectiveThresholds
 from services.monitor.store.event_store import EventStore
 from shared.contracts.events import Status, StatusData, moment, status_changed
@@ -58,7 +58,7 @@ async def test_the_one_before_it_counts_as_for_a_monitor_that_has_read_all_along
     last = Stored(streams.status("web"), b"{}", None, 5, THEN + 5, 0)
     kept = Record([change(1, Status.UNKNOWN, Status.ALIVE), change(2, Status.ALIVE, DOWN), *odd, last])
     patience = EffectiveThresholds(*(timedelta(hours=n) // timedelta(microseconds=1) for n in (1, 2, 3)))
-    monitor = Monitor(cast(EventStore, kept), Rules(patience, kept=100, max_services=10))
+    monitor = Monitor(cast(EventStore, kept), patience, kept=100, max_services=10)
     reading = asyncio.create_task(monitor.events.read(fresh=True))
     await asyncio.wait_for(monitor.events.moved.wait(), 5)
     reading.cancel()
