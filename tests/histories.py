@@ -5,7 +5,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from services.api.projections.documents import Projection, project
+from services.api.projections.documents import Document, Projection, project
+from services.api.projections.store import View
 from shared.contracts.events import (
     ConfigData,
     Deletion,
@@ -100,3 +101,10 @@ def histories(draw: st.DrawFn, names: tuple[str, ...] = ("a", "b")) -> list[tupl
             )
         found.append((event, seq, at))
     return found
+
+
+async def everything(view: View) -> tuple[list[Document], list[Document]]:
+    """All documents of services and events, by id: to compare one generation with another."""
+    services = await view._services.find({}).sort([("_id", 1)]).to_list(None)
+    events = await view._events.find({}).sort([("_id", 1)]).to_list(None)
+    return services, events

@@ -37,14 +37,7 @@ def main() -> None:
     windows, keyring = Windows(link), Keyring(link)
     watch = RecordWatch(link, buckets=(streams.MAINTENANCE_BUCKET, streams.API_BUCKET))
     watch.on_another = lambda why: health.bad("projection", why)
-    auth = ApiAuth(
-        settings.api_token,
-        settings.read_token,
-        anonymous_read="read" in settings.anonymous,
-        strangers=settings.is_public,
-        secure=settings.public_url.startswith("https:"),
-        keyring=keyring,
-    )
+    auth = ApiAuth(settings, keyring)
     defaults = Defaults(
         silent_after=settings.silent_after, down_after=settings.down_after, dead_after=settings.dead_after
     )

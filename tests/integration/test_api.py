@@ -41,6 +41,7 @@ from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
 from shared.messaging.reader import Reader, Stored
 from shared.settings import Settings
+from tests.histories import everything as all_documents
 from tests.servers import Process, Service, free_port, mongo_server, nats_server
 
 OPEN_BY_NAME = "LOCALHOST"
@@ -872,7 +873,7 @@ async def fleet_named(publisher: Publisher, prefix: str) -> None:
 async def contents(mongo_url: str) -> tuple[Any, Any]:
     store = Store(mongo_url, "registry")
     try:
-        return await (await store.open()).everything()
+        return await all_documents(await store.open())
     finally:
         store.close()
 
@@ -1014,10 +1015,10 @@ async def test_everything_twice_and_shuffled_gives_the_same_documents(
     await view.apply(changes)
     for one in [*changes, *reversed(changes)]:
         await view.apply([one])
-    assert (await view.everything())[0] == live[0]
+    assert (await all_documents(view))[0] == live[0]
     for one in changes:  # a deletion takes back again what came after it of the life before
         await view.apply([one])
-    assert await view.everything() == live
+    assert await all_documents(view) == live
     store.close()
 
 
@@ -1045,7 +1046,7 @@ async def test_runs_are_the_same_however_heartbeats_are_cut_into_batches(mongo_u
             assert heard
             for _ in range(rng.randint(1, 2)):
                 await view.apply_heartbeats({name: heard})
-    found, _ = await view.everything()
+    found, _ = await all_documents(view)
     assert wanted == {it["_id"]: (it["heartbeat"]["seq"], it["heartbeat"]["last_run"]) for it in found}
     store.close()
 

@@ -31,6 +31,7 @@ from shared.messaging.connection import BrokerConnection
 from shared.messaging.queries import truncated
 from shared.settings import Settings
 from tests.broker import eventually
+from tests.histories import everything
 from tests.servers import Process, free_port, program
 
 ALIVE, DOWN, UNKNOWN = Status.ALIVE, Status.DOWN, Status.UNKNOWN
@@ -114,9 +115,9 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
         await eventually(lambda: rows("flapper", 1 + KEPT + 4))
         await projector._shorten(store.live)
         assert await rows("flapper", 1 + KEPT)
-        services, events = await store.live.everything()
+        services, events = await everything(store.live)
         await projector.rebuild()
-        assert await store.live.everything() == (services, events), "dropped and rebuilt they are equal"
+        assert await everything(store.live) == (services, events), "dropped and rebuilt they are equal"
     finally:
         running.cancel()
         store.close()

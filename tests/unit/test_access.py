@@ -13,6 +13,7 @@ from starlette.responses import Response
 from services.api.http import auth as access_module
 from services.api.http.auth import COOKIE, ApiAuth, Role
 from services.api.http.keyring import Keyring, Keys
+from services.api.settings import ApiSettings
 from services.ingest.auth import token_in
 
 
@@ -45,14 +46,10 @@ def test_the_token_in_a_query_is_what_it_was_when_all_of_it_was_read(query: str)
 
 def test_a_session_is_verified_once_a_request_and_anew_for_the_next() -> None:
     keyring = SimpleNamespace(keys=Keys())
-    access = ApiAuth(
-        (SecretStr("token"),),
-        (),
-        anonymous_read=False,
-        strangers=True,
-        secure=False,
-        keyring=cast(Keyring, keyring),
+    settings = ApiSettings(
+        api_token=(SecretStr("token"),), host="0.0.0.0", public_url="http://registry.example"
     )
+    access = ApiAuth(settings, cast(Keyring, keyring))
     response = Response()
     assert access.log_in(request_with(""), "token", response)
     cookie = response.headers["set-cookie"].partition(";")[0].partition("=")[2]

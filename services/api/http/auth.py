@@ -17,10 +17,11 @@ from fastapi import Request, Response
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from services.api.http.keyring import Keyring
+from services.api.settings import ApiSettings
 from shared.http.problems import Problem
 from shared.http.protocol import client_of
 from shared.http.rate_limits import TokenGuessLimit
-from shared.settings import Tokens, matches
+from shared.settings import matches
 
 COOKIE = "registry_session"
 LOGGED_IN_FOR = 14 * 24 * 3600
@@ -36,27 +37,18 @@ class Role(StrEnum):
 
 
 class ApiAuth:
-    """`may_read` and `may_write` are dependencies of routes. `strangers`: others than this machine's own
-    users can reach us, so without a token nobody may write. `secure`: people come by https alone."""
+    """`may_read` and `may_write` are dependencies of routes."""
 
-    def __init__(
-        self,
-        api_tokens: Tokens,
-        read_tokens: Tokens,
-        *,
-        anonymous_read: bool,
-        strangers: bool,
-        secure: bool,
-        keyring: Keyring,
-    ) -> None:
-        self._tokens = {Role.ADMIN: api_tokens, Role.READER: read_tokens}
-        self.guarded = bool(api_tokens or read_tokens)
-        self._read_is_open = anonymous_read or not self.guarded
-        self._write_is_open = not self.guarded and not strangers
+    def __init__(self, settings: ApiSettings, keyring: Keyring) -> None:
+        self._tokens = {Role.ADMIN: settings.api_token, Role.READER: settings.read_token}
+        self.guarded = bool(settings.api_token or settings.read_token)
+        self._read_is_open = "read" in settings.anonymous or not self.guarded
+        # Where others than this machine's own users can reach us, nobody may write without a token.
+        self._write_is_open = not self.guarded and not settings.is_public
         self.loopback_only = self._write_is_open
         """Nothing but being on this machine is asked for."""
         self._guesses = TokenGuessLimit()
-        self._secure = secure
+        self._secure = settings.public_url.startswith("https:")
         self._keyring = keyring
         self._of_this_process = secrets.token_hex(32)
 

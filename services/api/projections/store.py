@@ -322,13 +322,6 @@ class View:
             services = await self._services.count_documents({"config.deleted": False})
         return int(events), int(services)
 
-    async def everything(self) -> tuple[list[Document], list[Document]]:
-        """All documents of services and events, by id: to compare one generation with another."""
-        with _reporting():
-            services = await self._services.find({}).sort([("_id", 1)]).to_list(None)
-            events = await self._events.find({}).sort([("_id", 1)]).to_list(None)
-        return services, events
-
 
 def _heartbeat(heard: Heard) -> Document:
     facet: Document = dump(heard.applied_to(ServiceState("")))["heartbeat"]
