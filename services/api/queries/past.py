@@ -90,22 +90,14 @@ class StatusHistory:
         return found
 
     def _missing(self, names: Collection[str]) -> list[str]:
-        return [name for name in names if not self._holds(name)]
-
-    def _holds(self, name: str) -> bool:
-        """Whether what is kept and what the hub still has leave nothing out."""
-        it = self._kept.get(name)
-        return (
-            it is not None
-            and it.generation == self._store.live.generation
-            and it.upto >= self._hub.forgotten_through
-        )
+        """Those of which what is kept and what the hub still has leave something out."""
+        generation, oldest = self._store.live.generation, self._hub.forgotten_through
+        found = [(name, self._kept.get(name)) for name in names]
+        return [name for name, it in found if not it or it.generation != generation or it.upto < oldest]
 
     async def _read(self, names: Sequence[str]) -> None:
-        view, upto = (
-            self._store.live,
-            self._hub.published_through,
-        )  # asked before it is read: the database is ahead
+        # The hub is asked before the database is read, which is ahead of it.
+        view, upto = self._store.live, self._hub.published_through
         found: dict[str, list[Mark]] = {name: [] for name in names}
         async for row in view.rows_of(names, micros(self._now() - LONGEST)):
             if it := mark(row):

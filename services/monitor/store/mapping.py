@@ -26,14 +26,6 @@ from shared.contracts.events import (
 from shared.contracts.heartbeats import excerpt
 
 
-def own_thresholds(config: ServiceConfig) -> tuple[int | None, int | None, int | None]:
-    silent, down, dead = (
-        value // MICRO if value else None
-        for value in (config.silent_after, config.down_after, config.dead_after)
-    )
-    return silent, down, dead
-
-
 class ConfigChange(NamedTuple):
     """What the monitor uses of a configuration event. `at`: when it was stored."""
 
@@ -53,7 +45,7 @@ class ConfigChange(NamedTuple):
 def config_change(event: ConfigEvent, seq: int, at: int) -> ConfigChange:
     if isinstance(event, ServiceDeleted):
         return ConfigChange(event.name, seq, at, deletes=True)
-    data = event.data
+    data, config = event.data, event.data.config
     return ConfigChange(
         event.name,
         seq,
@@ -62,10 +54,14 @@ def config_change(event: ConfigEvent, seq: int, at: int) -> ConfigChange:
         registers=isinstance(event, ServiceRegistered),
         resumes=isinstance(event, ServiceResumed),
         registered_at=micros(data.registered_at) if data.registered_at else at,
-        own=own_thresholds(data.config),
-        every=data.config.every // MICRO if data.config.every else 0,
+        own=(
+            config.silent_after // MICRO if config.silent_after else None,
+            config.down_after // MICRO if config.down_after else None,
+            config.dead_after // MICRO if config.dead_after else None,
+        ),
+        every=config.every // MICRO if config.every else 0,
         declared_at=micros(data.declared_at) if data.declared_at else 0,
-        paused=data.config.paused,
+        paused=config.paused,
     )
 
 
