@@ -252,7 +252,7 @@ MUTANTS: list[type[Process]] = [
 ]
 
 CAUGHT_BY = {
-    "NoExpectedSequence": 119,
+    "NoExpectedSequence": 164,
     "ForgetsDeafness": 24,
     "TakesConfigurationAtOnce": 11,
     "TrustsAnyBucket": 4284,
