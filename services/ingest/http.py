@@ -76,7 +76,7 @@ def stored(answer: dict[str, Any]) -> Response:
 # --- what the documentation says
 
 
-class Stored(BaseModel):
+class HeartbeatAnswer(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {**OK, "warnings": ["every: 'whenever' is not a duration such as 30s, 15m, 1h"]}
@@ -138,7 +138,7 @@ def _documentation(method: str) -> dict[str, Any]:
 
 # --- the routes
 
-_STORED: dict[int | str, dict[str, Any]] = {200: {"model": Stored, "description": "Stored"}}
+_STORED: dict[int | str, dict[str, Any]] = {200: {"model": HeartbeatAnswer, "description": "HeartbeatAnswer"}}
 
 router = APIRouter(tags=["heartbeats"], responses=documented(401, 413, 422, 429, 503))
 
