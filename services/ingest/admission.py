@@ -76,7 +76,7 @@ class KnownNames:
         self._registered.discard(name)
 
     async def follow(self, link: BrokerConnection) -> None:
-        """Keep up with the events, for ever. What was known before is of another record, if there was any."""
+        """Keep up with the events, for ever. Begins with nothing: the streams may have been replaced."""
         self._registered.clear()
         self._let_in.clear()
         reader = Reader(

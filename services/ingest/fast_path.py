@@ -26,7 +26,7 @@ READ = frozenset((b"content-length", b"authorization", b"host", b"x-forwarded-fo
 
 
 class _NoEvent:
-    """Of uvicorn's events, for a request that nobody waits for."""
+    """Takes the place of an event that uvicorn sets: here nobody waits for it."""
 
     def set(self) -> None: ...
 

@@ -48,7 +48,8 @@ class Ticker:
         self._health = health
         self._interval = interval.total_seconds()
         self._longest = self._interval + LATE / 1e6
-        """Seconds before itself that a tick proves, at most: whoever stood still for longer heard nobody."""
+        """Seconds before itself for which a tick is a proof, at most: an ingest that stood still for longer
+        took no heartbeats in that time."""
         self._clock = clock
         self._ahead: float | None = None
         """By how many seconds the broker's clock is ahead of ours: at least so many."""

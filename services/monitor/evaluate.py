@@ -55,7 +55,7 @@ class Evaluator:
         self._hole_at = 0
         """When the first message was stored after messages that were removed before they were read."""
         self._proved_from = 0
-        """The same, but only where it was not the broker that removed them as there were too many: heartbeats
+        """The same, but only where somebody removed them, not the broker because it keeps so many: heartbeats
         may have been among them, so ticks prove nothing of the time before."""
 
     def note_hole(self, message: Stored) -> None:

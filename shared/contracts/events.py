@@ -48,7 +48,7 @@ _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UT
 
 
 def _reckonable(at: datetime) -> datetime:
-    """From which any threshold or reminder can be reckoned, in any zone, within the calendar."""
+    """A moment to which any threshold can be added, in any time zone, without leaving the calendar."""
     if not _FIRST <= at < _LAST:
         raise ValueError("a moment from the year 1970 to 8999")
     return at
@@ -141,10 +141,11 @@ class Tick(_Contract):
 
     open_since: Moment | None = None
     open_until: AwareDatetime | None = Field(
-        default=None, description="When the tick before was stored, by the broker's clock; never too late."
+        default=None,
+        description="When the tick before was stored (the broker's clock), or a little earlier.",
     )
     sent_at: AwareDatetime | None = Field(
-        default=None, description="When this one was sent, by the broker's clock; never too late."
+        default=None, description="When this one was sent, by the broker's clock, or a little earlier."
     )
 
     def proves(self, stored_at: int) -> tuple[int, int]:

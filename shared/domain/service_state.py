@@ -7,6 +7,7 @@ name, and does not count. Times are microseconds since 1970 UTC.
 
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from itertools import pairwise
 from typing import Literal
 
 from shared.contracts.events import (
@@ -142,8 +143,9 @@ class ServiceState:
 
 
 _FIELDS = tuple(each.name for each in fields(ServiceState))
-PARTS = {"config_seq": _FIELDS[1:14], "status_seq": _FIELDS[14:20], "heartbeat_seq": _FIELDS[20:26]}
-"""The fields that are as new as each sequence, and the sequence itself."""
+_STARTS = [_FIELDS.index(first) for first in ("config_seq", "status_seq", "heartbeat_seq", "status")]
+PARTS = {_FIELDS[start]: _FIELDS[start:end] for start, end in pairwise(_STARTS)}
+"""The fields that are as new as each sequence, and the sequence itself: those that follow it above."""
 
 
 def is_news(state: ServiceState, event: Event, seq: int) -> bool:

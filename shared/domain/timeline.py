@@ -13,8 +13,9 @@ PAUSED, UNOBSERVED, NOTHING = "paused", "unobserved", "nothing"
 """States beside the statuses: not evaluated; the registry was deaf; before the service was registered."""
 
 STATES = (*(status.value for status in Status), PAUSED, UNOBSERVED)
-_UP = (Status.ALIVE, Status.SILENT)
-_MEASURED = (*_UP, Status.DOWN, Status.DEAD)
+UP = (Status.ALIVE, Status.SILENT)
+NOT_UP = (Status.DOWN, Status.DEAD)
+NOT_MEASURED = (Status.UNKNOWN,)
 
 
 class Mark(NamedTuple):
@@ -108,8 +109,8 @@ def spent(found: Iterable[Segment]) -> dict[str, float]:
 
 def uptime(seconds: Mapping[str, float]) -> float | None:
     """The share of the observed and evaluated time in which it was alive or silent; None: there was none."""
-    measured = sum(seconds[status] for status in _MEASURED)
-    return sum(seconds[status] for status in _UP) / measured if measured else None
+    measured = sum(seconds[status] for status in (*UP, *NOT_UP))
+    return sum(seconds[status] for status in UP) / measured if measured else None
 
 
 def percent(share: float | None) -> str:

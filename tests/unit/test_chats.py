@@ -68,6 +68,17 @@ HOLDS = pytest.mark.parametrize("what", ["window", "mute", "pause", "notify"])
 TIMES = pytest.mark.parametrize("off", ["never", "at the fall", "at the end", "a kill after the end"])
 
 
+@pytest.mark.parametrize(("key", "said"), [("telegram.1", [None]), ("webhook.ab", [])])
+async def test_only_a_message_of_telegram_says_that_the_bot_token_is_good(key: str, said: list[None]) -> None:
+    it = await world()
+    it.inboxes[0].key = key
+    found: list[str | None] = []
+    object.__setattr__(it.chats[0].sender._deps, "on_token", found.append)
+    await it.then(DOWN)
+    assert it.told() == ["down"]
+    assert found == said
+
+
 @HOLDS
 @TIMES
 async def test_a_fall_that_was_withheld_is_told_at_the_end_and_once(what: str, off: str) -> None:

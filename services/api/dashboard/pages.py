@@ -152,7 +152,7 @@ def _link(**query: Any) -> str:
 _DONE = {
     "edit": "Saved.",
     "pause": "Paused: it is not evaluated.",
-    "resume": "Resumed: its next heartbeat starts it afresh.",
+    "resume": "Resumed: it is evaluated again.",
     "maintenance": "In maintenance: no alerts of it are sent.",
 }
 

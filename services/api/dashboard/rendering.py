@@ -21,6 +21,7 @@ from shared.http import problems
 from shared.http.problems import Problem
 
 ORDER = (Status.DOWN, Status.SILENT, Status.UNKNOWN, Status.ALIVE, Status.DEAD)
+"""The order on pages, where dead services stand folded at the end."""
 SHAPES = {
     Status.DOWN: "▼",
     Status.SILENT: "◆",

@@ -88,7 +88,7 @@ async def pause_service(name: NameInPath, response: Response, api: Api, if_match
 
 @writes.post("/service/{name}/resume", responses=documented(404, 412, 422))
 async def resume_service(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
-    """Evaluate it again, from its next heartbeat on."""
+    """Evaluate it again. What its newest heartbeat said meanwhile counts as of now."""
     return _answer(api, await api.commands.resume(name, if_match), response)
 
 

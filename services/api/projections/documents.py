@@ -18,7 +18,7 @@ Document = dict[str, Any]
 _LONGEST = timedelta(days=36500)
 
 PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Status.ALIVE)
-"""The order of lists and pages: what wants a hand now, what may soon, what nobody expects back."""
+"""The order of lists and counts: what needs somebody now, what may soon, what nobody expects back."""
 
 
 class Projection(NamedTuple):

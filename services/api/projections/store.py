@@ -99,7 +99,8 @@ class Store:
         return self.live
 
     async def until_moved(self, view: "View") -> None:
-        """Return never. DatabaseAway when the connection is in doubt, Moved when `view` is no longer live."""
+        """Wait for ever. Raises DatabaseUnavailable when the connection is in doubt, GenerationChanged when
+        `view` is no longer live."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(2):

@@ -194,7 +194,7 @@ class EventHub:
 
     @contextmanager
     def listening(self, client: str | None = None, *, heartbeats: bool = False) -> Iterator[Listener]:
-        """A listener, who is told everything from now on. Raises TooMany."""
+        """A listener, who is told everything from now on. Raises TooManyListeners."""
         if self.full(client):
             raise TooManyListeners
         listener = Listener(client, heartbeats=heartbeats)

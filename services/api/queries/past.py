@@ -79,7 +79,7 @@ class StatusHistory:
         self._reading = asyncio.Lock()
 
     async def marks(self, names: Collection[str]) -> dict[str, Sequence[Mark]]:
-        """The marks of each of these services, perhaps with older ones. Raises DatabaseAway."""
+        """The marks of each of these services, perhaps with older ones. Raises DatabaseUnavailable."""
         if self._missing(names):
             async with self._reading:
                 while missing := self._missing(names):

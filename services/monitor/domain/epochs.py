@@ -45,7 +45,8 @@ def upgraded(default: EffectiveThresholds, now: int) -> list[Epoch]:
 
 
 def bounded_since(epochs: list[Epoch]) -> int:
-    """The first moment of bounded graces. What was resumed before is expected from then on only."""
+    """Since when the grace that an interval gives is bounded. A service that was resumed before is expected
+    from then on only."""
     return next((epoch.since for epoch in epochs if epoch.bounded), 0)
 
 

@@ -123,7 +123,7 @@ class MonitoredService:
     scheduled: int = 0
     """The second in which it is checked next."""
     quiet: int = 0
-    """The second under which the cadence index counts it; 0: it does not."""
+    """The second after which it is late by its own rhythm, as the cadence index has it; 0: it has none."""
     bucket: int = 0
     """The part of the snapshot it belongs to."""
 

@@ -26,7 +26,8 @@ SAID_MAX = 256 * 1024
 broker, which usually takes 1 MiB; if they are longer together, each is cut to its share."""
 _SIGNALS = [Signal.SUCCESS, Signal.START, Signal.FAIL]
 """The signals that the last heartbeat of a service may have."""
-_STATUSES = list(Status)
+_STATUSES = [Status.UNKNOWN, Status.ALIVE, Status.SILENT, Status.DOWN, Status.DEAD]
+"""A snapshot holds the place in this list: a new status comes at its end."""
 _NUMBERS = (
     "registered_at",
     "every",

@@ -198,7 +198,7 @@ def next_notice(
         return min(filter(None, (flap_state.last + CALM_AFTER, stays_down, reminder)))
     if withheld and is_down:
         return notice(NoticeKind.OWED)
-    # That something is silent is told when it falls silent, or not at all; but then neither is its return.
+    # That a service is silent is alerted at once or never; if it was not, neither is its return.
     if withheld and state.status is Status.SILENT and withheld.told is not Status.SILENT:
         return NothingDue.KEEP
     return NothingDue.FORGET

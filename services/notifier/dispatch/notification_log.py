@@ -108,7 +108,7 @@ class ReceiverState(BaseModel):
     threads: dict[str, int] = {}
     """By service that is down, the message that said so."""
     doubted: datetime | None = None
-    """Since when the newest change holds that it was sent with the registry's doubt of itself."""
+    """When the newest change was due that was sent with the warning that the registry may be cut off."""
     mutes: dict[str, datetime] = {}
     """The services that it has muted, and until when."""
     owed: dict[str, Withheld] = {}

@@ -139,7 +139,8 @@ class Sender:
     ) -> None:
         self.reset_backoff()
         self._refused.pop(source.kind, None)
-        self._deps.on_token(None)
+        if self.channel.key.startswith("telegram."):  # of the others nothing follows for the bot token
+            self._deps.on_token(None)
         also: dict[str, object] = {"threads": self._threads(message, message_id)}
         if self._log.state.off:
             also |= self._context.switched_on()
