@@ -56,7 +56,7 @@ async def test_every_line_that_can_be_run_here_is_a_heartbeat(system: System, tm
     action = yaml.safe_load(of("github", "by-github"))[0]["run"]
     action = action.replace("${{ secrets.REGISTRY_INGEST_TOKEN }}", "YOUR_INGEST_TOKEN")
     action = action.replace("${{ job.status == 'success' && '/0' || '/fail' }}", "/0")
-    asynchronous = of("python-async", "by-async") + "\nasyncio.run(asyncio.wait_for(beat(), 3))"
+    asynchronous = of("python-async", "by-async") + "\nasyncio.run(asyncio.wait_for(beat(), 20))"
     commands = {
         "by-curl": [*SHELL, of("curl", "by-curl")],
         "by-cron": [*SHELL, cron],
