@@ -31,8 +31,8 @@ RECORDS = f"KV_{streams.NOTIFIER_BUCKET}"
 CREATED = "2026-09-21T00:00:00Z"
 LOST = 0.2
 """How many batches do not arrive as a whole, and how many acknowledgements do not."""
-ACK_WAIT = 600.0
-"""Seconds until the broker delivers again what was not acknowledged: long, for others to come before."""
+ACK_WAIT = 30.0
+"""Seconds until the broker delivers again what was not acknowledged, as it does by default."""
 
 
 class Record(NamedTuple):
