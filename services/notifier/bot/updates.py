@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import Counter
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from services.notifier.channels.channel import Failed, Limited
+from services.notifier.channels.channel import Backoff, Failed, Limited
 from services.notifier.channels.telegram import Bot
 from services.notifier.kv_record import Superseded
 
@@ -80,7 +80,7 @@ class Updates:
         self._handle = handle
         self._waiting: dict[int, asyncio.Queue[Update]] = {}
         self._offset = 0
-        self._backoff = 1.0
+        self._backoff = Backoff(2.0, MAX_BACKOFF)
         self._conflict = False
 
     async def run(self) -> None:
@@ -88,7 +88,8 @@ class Updates:
             while True:
                 found = await self._bot.updates(self._offset, POLL_TIMEOUT)
                 if isinstance(found, list):
-                    self._backoff, self._conflict = 1.0, False
+                    self._backoff.reset()
+                    self._conflict = False
                     if not found:  # all is confirmed; after a quiet week Telegram may count from anywhere
                         self._offset = 0
                     for raw in found:
@@ -106,8 +107,7 @@ class Updates:
                 )
             self._conflict = True
             return CONFLICT_RETRY
-        self._backoff = min(self._backoff * 2, MAX_BACKOFF)
-        return self._backoff
+        return self._backoff.next()
 
     def _enqueue(self, raw: Any, group: asyncio.TaskGroup) -> None:
         try:

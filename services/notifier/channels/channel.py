@@ -73,3 +73,19 @@ class Channel(Protocol):
         """Wait until the next message is permitted."""
 
     async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome: ...
+
+
+class Backoff:
+    """Pauses between attempts that fail, in seconds: each is twice the one before."""
+
+    def __init__(self, first: float = 0.5, longest: float = 60.0) -> None:
+        self._first = self._pause = first
+        self._longest = longest
+
+    def next(self) -> float:
+        pause = self._pause
+        self._pause = min(2 * pause, self._longest)
+        return pause
+
+    def reset(self) -> None:
+        self._pause = self._first

@@ -9,6 +9,7 @@ import structlog
 
 from services.notifier.alerting.policy import EXPIRES_AFTER
 from services.notifier.channels.channel import (
+    Backoff,
     BadToken,
     Channel,
     Failed,
@@ -30,22 +31,6 @@ MIN_POSTPONEMENT = 30.0
 """Seconds, at least, in which what was refused for an unknown reason lets other messages go first."""
 BAD_TOKEN_RETRY = 30.0
 """Seconds between attempts while the credentials are refused."""
-
-
-class Backoff:
-    """Pauses that double, in seconds."""
-
-    def __init__(self, first: float = 0.5, longest: float = 60.0) -> None:
-        self._first = self._pause = first
-        self._longest = longest
-
-    def next(self) -> float:
-        pause = self._pause
-        self._pause = min(2 * pause, self._longest)
-        return pause
-
-    def reset(self) -> None:
-        self._pause = self._first
 
 
 class Sender:

@@ -9,9 +9,9 @@ from datetime import date, datetime
 from prometheus_client import Gauge
 
 from services.notifier.alerting.changes import Deafness
-from services.notifier.channels.channel import Limited, Sent
+from services.notifier.channels.channel import Backoff, Limited, Sent
 from services.notifier.dispatch.notification_log import Intent, MessageKind
-from services.notifier.dispatch.sender import Backoff, Sender
+from services.notifier.dispatch.sender import Sender
 from services.notifier.dispatch.sources.source import Draft, MessageSource
 from services.notifier.texts.message import OutgoingMessage
 from services.notifier.texts.registry import deafness_message, digest_message
