@@ -10,16 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-    field_validator,
-)
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, TypeAdapter, field_validator
 
 from shared.contracts.durations import Duration
 
@@ -56,7 +47,7 @@ def _reckonable(at: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_reckonable)]
 
-ServiceName = Annotated[str, StringConstraints(pattern=NAME_RULE, min_length=1, max_length=NAME_MAX)]
+ServiceName = Annotated[str, Field(pattern=NAME_RULE, min_length=1, max_length=NAME_MAX)]
 
 
 def valid_name(name: str) -> bool:
@@ -107,8 +98,7 @@ class Signal(StrEnum):
     LOG = "log"
 
 
-class _Contract(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+class _Contract(BaseModel, frozen=True, populate_by_name=True): ...
 
 
 class HeartbeatBody(_Contract):
@@ -174,9 +164,7 @@ class ServiceConfig(Thresholds):
     """The whole configuration of a service; every configuration event carries all of it."""
 
     description: str = Field(default="", max_length=2000)
-    tags: tuple[Annotated[str, StringConstraints(min_length=1, max_length=64)], ...] = Field(
-        default=(), max_length=32
-    )
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(default=(), max_length=32)
     notify: bool = Field(default=True, description="Whether its changes are sent.")
     paused: bool = False
     every: Duration | None = Field(

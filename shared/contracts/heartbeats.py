@@ -11,19 +11,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from shared.contracts import durations
-from shared.contracts.events import (
-    EXIT_CODE_HEADER,
-    NAME_RULE_IN_WORDS,
-    SIGNAL_HEADER,
-    SOURCE_HEADER,
-    TRACEPARENT_HEADER,
-    Heartbeat,
-    HeartbeatBody,
-    Signal,
-    sampled,
-    valid_name,
-)
+from shared.contracts import durations, events
+from shared.contracts.events import SIGNAL_HEADER, Heartbeat, HeartbeatBody, Signal, sampled
 
 FIRST_KEPT, LAST_KEPT = 2_000, 8_000
 """Bytes of UTF-8 that are kept of a message which is longer than both."""
@@ -69,20 +58,20 @@ _UNFIT = re.compile("[\x00\ud800-\udfff]")
 
 def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None) -> Heartbeat:
     """Read what stands in `heartbeat.<name>`. ValueError if the name is malformed, and for nothing else."""
-    if not valid_name(name):
-        raise ValueError(f"bad name: {NAME_RULE_IN_WORDS}")
+    if not events.valid_name(name):
+        raise ValueError(f"bad name: {events.NAME_RULE_IN_WORDS}")
     said = {key.lower(): value for key, value in headers.items()} if headers else {}
     warnings: list[str] = []
     signal = _signal(said.get(SIGNAL_HEADER.lower(), ""), warnings)
-    exit_code = _exit_code(said.get(EXIT_CODE_HEADER.lower(), ""), signal, warnings)
+    exit_code = _exit_code(said.get(events.EXIT_CODE_HEADER.lower(), ""), signal, warnings)
     body = None
     if payload:
-        kept = said.get(SOURCE_HEADER.lower()) == "http"
+        kept = said.get(events.SOURCE_HEADER.lower()) == "http"
         body, found = read_body(payload, said.get("content-type", ""), kept=kept)
         warnings += found
     if body:
         body = fit_for(signal, body, warnings)
-    return Heartbeat(signal, body, exit_code, sampled(said.get(TRACEPARENT_HEADER)), tuple(warnings))
+    return Heartbeat(signal, body, exit_code, sampled(said.get(events.TRACEPARENT_HEADER)), tuple(warnings))
 
 
 def fit_for(signal: Signal, body: HeartbeatBody, warnings: list[str]) -> HeartbeatBody:
@@ -109,10 +98,10 @@ def _exit_code(word: str, signal: Signal, warnings: list[str]) -> int | str | No
     try:
         code = read_exit_code(word.strip())
     except ValueError as error:
-        warnings.append(f"{EXIT_CODE_HEADER}: {error}")
+        warnings.append(f"{events.EXIT_CODE_HEADER}: {error}")
         return None
     if code and signal is not Signal.FAIL:
-        warnings.append(f"{EXIT_CODE_HEADER}: {code} counts only with {SIGNAL_HEADER}: fail")
+        warnings.append(f"{events.EXIT_CODE_HEADER}: {code} counts only with {SIGNAL_HEADER}: fail")
     return code
 
 

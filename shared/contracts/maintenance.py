@@ -6,15 +6,7 @@ from functools import cached_property, lru_cache
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints, model_validator
 
 from shared.contracts import zones
 from shared.contracts.durations import Duration
@@ -31,18 +23,15 @@ Span = tuple[datetime, datetime]
 
 
 def _utc(moment: datetime) -> datetime:
-    """In UTC, as all times are inside; what has no UTC in the calendar stays as an older version accepted
-    it."""
+    """In UTC, as all times are inside; what has none in the calendar stays, as older versions accepted it."""
     return zones.in_zone(moment, _UTC)
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
-class Window(BaseModel):
+class Window(BaseModel, frozen=True, extra="forbid"):
     """Once, from `starts_at` to `ends_at`; or again and again, at `cron` in `time_zone`, for `duration`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
     services: Annotated[tuple[ServiceName, ...], Field(max_length=1000)] = ()
@@ -101,8 +90,7 @@ class Window(BaseModel):
 
 @lru_cache(maxsize=4096)
 def _latest(cron: str, time_zone: str, at: datetime, within: timedelta) -> datetime | None:
-    """When many services fail, the same moments are asked for thousands of times, and each search takes
-    0.1 ms."""
+    """The same moments are asked for thousands of times when many services fail; a search takes 0.1 ms."""
     return latest(cron, zones.zone(time_zone), at, within)
 
 

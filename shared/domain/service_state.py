@@ -10,17 +10,8 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Literal
 
-from shared.contracts.events import (
-    MICRO,
-    ConfigEvent,
-    Event,
-    ServiceConfig,
-    ServiceDeleted,
-    Signal,
-    Status,
-    StatusChanged,
-    micros,
-)
+from shared.contracts import events
+from shared.contracts.events import Event, ServiceConfig, Signal, Status, StatusChanged, micros
 
 
 def belongs_to_this_life(at: int, registered_at: int, left: Status | None = None) -> bool:
@@ -183,9 +174,9 @@ def _change(state: ServiceState, event: StatusChanged, seq: int) -> None:
     state.change_reason = data.reason
 
 
-def _configure(state: ServiceState, event: ConfigEvent, seq: int, stored_at: int) -> None:
+def _configure(state: ServiceState, event: events.ConfigEvent, seq: int, stored_at: int) -> None:
     """A deletion leaves nothing but itself, which keeps older events from bringing the service back."""
-    if isinstance(event, ServiceDeleted):
+    if isinstance(event, events.ServiceDeleted):
         _copy(state, _BLANK, PARTS["config_seq"])
         state.config_seq, state.registered_at = seq, stored_at
         return
@@ -209,8 +200,8 @@ _BLANK = ServiceState("")
 
 
 def _length(duration: timedelta | None) -> int | None:
-    return None if duration is None else duration // MICRO
+    return None if duration is None else duration // events.MICRO
 
 
 def _duration(length: int | None) -> timedelta | None:
-    return None if length is None else length * MICRO
+    return None if length is None else length * events.MICRO

@@ -7,9 +7,10 @@ is off, OpenTelemetry's SDK is not imported, and every span is its API's span th
 """
 
 import os
+import secrets
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from opentelemetry import trace
@@ -23,8 +24,6 @@ from shared.settings import stop as refuse
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from shared.telemetry.trace_ids import EventIds
-
 FLUSH_TIMEOUT = 2.0
 """Seconds that spans get to leave when the process ends."""
 MAX_LINKS = 100
@@ -34,12 +33,36 @@ Attributes = Mapping[str, str | int]
 _W3C = TraceContextTextMapPropagator()
 
 
+class EventIds:
+    """The SDK's IdGenerator, random but for the first span of an event's own trace."""
+
+    _event_id = ""
+
+    @contextmanager
+    def of_event(self, event_id: str) -> Iterator[None]:
+        """A span that begins in here has the event's id as its trace's, and half of it as its own."""
+        self._event_id = event_id
+        try:
+            yield
+        finally:
+            self._event_id = ""
+
+    def is_trace_id_random(self) -> bool:
+        return not self._event_id
+
+    def generate_trace_id(self) -> int:
+        return int(self._event_id, 16) if self._event_id else secrets.randbits(128) or 1
+
+    def generate_span_id(self) -> int:
+        return int(self._event_id[:16], 16) if self._event_id else secrets.randbits(64) or 1
+
+
 class _Tracing(NamedTuple):
     """What is there once tracing is on."""
 
     provider: "TracerProvider"
     tracer: trace.Tracer
-    ids: "EventIds"
+    ids: EventIds
 
 
 _on: _Tracing | None = None
@@ -85,8 +108,6 @@ def _sdk(service: str, exporter: str) -> _Tracing:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 
-    from shared.telemetry.trace_ids import EventIds
-
     out: SpanExporter
     if exporter == "console":
         out = ConsoleSpanExporter(formatter=lambda span: span.to_json(indent=None) + "\n")
@@ -97,7 +118,7 @@ def _sdk(service: str, exporter: str) -> _Tracing:
     ours = {"service.name": f"registry-{service}", "service.namespace": "services-registry"}
     named = Resource.create(ours).merge(OTELResourceDetector().detect())  # the environment's names win
     ids = EventIds()
-    provider = TracerProvider(resource=named, id_generator=ids, shutdown_on_exit=False)
+    provider = TracerProvider(resource=named, id_generator=ids, shutdown_on_exit=False)  # type: ignore[arg-type]
     provider.add_span_processor(BatchSpanProcessor(out))
     return _Tracing(provider, provider.get_tracer("services-registry"), ids)
 

@@ -16,7 +16,6 @@ from opentelemetry.trace import StatusCode
 
 from shared.contracts.events import Status, StatusChanged, StatusData, status_changed
 from shared.telemetry import tracing
-from shared.telemetry.trace_ids import EventIds
 
 TRACE, SPAN = "1f" * 16, "2e" * 8
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -25,7 +24,7 @@ PARENT = f"00-{TRACE}-{SPAN}-01"
 @pytest.fixture
 def switch_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sampler], InMemorySpanExporter]:
     def on(sampler: Sampler) -> InMemorySpanExporter:
-        recorded, ids = InMemorySpanExporter(), EventIds()
+        recorded, ids = InMemorySpanExporter(), tracing.EventIds()
         provider = TracerProvider(sampler, Resource({}), shutdown_on_exit=False, id_generator=ids)
         provider.add_span_processor(SimpleSpanProcessor(recorded))
         monkeypatch.setattr(tracing, "_on", tracing._Tracing(provider, provider.get_tracer("test"), ids))
