@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.cli import embedded
+from services.cli import processes as embedded
 from services.cli.supervisor import free_port
 
 

@@ -1,17 +1,14 @@
 """`registry run`: the embedded servers and the four services, kept alive, started and stopped in order."""
 
 import asyncio
-import ctypes
 import fcntl
 import ipaddress
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
@@ -20,109 +17,15 @@ import httpx
 import structlog
 import typer
 
-from services.cli import embedded
+from services.cli import processes
+from services.cli.processes import WRONG_CONFIGURATION, Child, Place, announce
 from services.cli.settings import RunSettings
 from shared.settings import PREFIX, near, stop
 from shared.telemetry import logs
-from shared.telemetry.visible import visible
 
 log = structlog.get_logger()
 
 READY_TIMEOUT = 60.0
-Place = tuple[str, str, int]
-"""Where something listens: its variable without the prefix, host and port."""
-
-STOP_TIMEOUT = 3.0
-"""Seconds that a process may take to stop before it is killed."""
-STEADY_AFTER = 30.0
-"""Seconds after which a process has run long enough to be started again at once."""
-MAX_BACKOFF = 10.0
-WRONG_CONFIGURATION = 2
-
-
-@dataclass
-class Child:
-    """A process that is started again, after a growing pause, whenever it ends by itself."""
-
-    name: str
-    command: list[str]
-    log: Path | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    process: asyncio.subprocess.Process | None = None
-    keeper: asyncio.Task[None] | None = None
-    misconfigured: bool = False
-
-    async def start(self) -> str:
-        """Start it. Why it cannot be started; empty if it was."""
-        out = None
-        try:
-            out = self.log.open("ab") if self.log else None
-            self.process = await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=os.environ | self.env,
-                start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            return f"cannot be started ({getattr(error, 'strerror', None) or error})"
-        finally:
-            if out:
-                out.close()
-        return ""
-
-    async def keep(self) -> None:
-        """Start it again whenever it ends, until cancelled, or until it ends because it is misconfigured."""
-        loop, wait = asyncio.get_running_loop(), 0.2
-        while True:
-            assert self.process
-            started = loop.time()
-            code = await self.process.wait()
-            if code == WRONG_CONFIGURATION:
-                self.misconfigured = True
-                return
-            if loop.time() - started > STEADY_AFTER:
-                wait = 0.2
-            why = f"ended ({_ending(code)})"
-            while why:
-                announce(f"{self.name} {why}; starting it again in {wait:.1f} s")
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, MAX_BACKOFF)
-                why = await self.start()
-
-    async def stop(self) -> None:
-        if self.keeper:
-            self.keeper.cancel()
-        if self.process is None or self.process.returncode is not None:
-            return
-        with suppress(ProcessLookupError):
-            self.process.terminate()
-        try:
-            await asyncio.wait_for(self.process.wait(), STOP_TIMEOUT)
-        except TimeoutError:
-            announce(f"{self.name} did not stop within {STOP_TIMEOUT:g} s; ending it")
-            with suppress(ProcessLookupError):
-                self.process.kill()
-            await self.process.wait()
-
-
-def _end_with_parent() -> None:
-    """A child gets SIGTERM when the supervisor is killed, so that no orphan keeps a port (Linux)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def _ending(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def announce(text: str) -> None:
-    """Tell the user what happens, in the log if that is JSON."""
-    if structlog.is_configured():
-        log.warning(text)
-    else:
-        typer.echo(visible(text), err=True)
 
 
 def run(settings: RunSettings) -> int:
@@ -153,10 +56,12 @@ def _lock(data: Path) -> TextIO:
 
 
 async def _run(settings: RunSettings, data: Path) -> int:
-    embedded_ = [embedded.nats(settings.nats_url, data), embedded.mongodb(settings.mongodb_url, data)]
-    found = [server for server in embedded_ if server]
-    ports = choose_ports(settings, [(server.variable, server.host, server.port) for server in found])
-    servers, services = _children(found), _services(ports)
+    servers = _servers(settings, data)
+    ports = choose_ports(settings, [server.place for server in servers if server.place])
+    for server in servers:
+        if server.log:
+            server.log.unlink(missing_ok=True)
+    services = _services(ports)
     stopping = asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, stopping.set)
@@ -187,10 +92,9 @@ async def _stop(servers: list[Child], services: list[Child]) -> None:
         await asyncio.gather(*(child.stop() for child in step))
 
 
-def _children(servers: list[embedded.EmbeddedServer]) -> list[Child]:
-    for server in servers:
-        server.log.unlink(missing_ok=True)
-    return [Child(server.name, server.command, server.log) for server in servers]
+def _servers(settings: RunSettings, data: Path) -> list[Child]:
+    embedded = processes.nats(settings.nats_url, data), processes.mongodb(settings.mongodb_url, data)
+    return [server for server in embedded if server]
 
 
 def _services(ports: dict[str, int]) -> list[Child]:
@@ -208,20 +112,20 @@ async def broker(settings: RunSettings) -> AsyncIterator[None]:
     and nothing is there. It syncs everything to the disk at its end, not each message."""
     data = settings.data_dir.resolve()
     url = urlsplit(settings.nats_url[0])
-    ours = len(settings.nats_url) == 1 and url.hostname in embedded.LOOPBACK
-    if not ours or not is_free(url.hostname or "", url.port or 4222):
+    host, port = url.hostname or "", url.port or 4222
+    ours = len(settings.nats_url) == 1 and host in processes.LOOPBACK
+    if not ours or not is_free(host, port):
         yield
         return
     lock = _lock(data)
-    server = embedded.nats(settings.nats_url, data, sync="2m")
-    assert server
+    child = processes.nats(settings.nats_url, data, sync="2m")
+    assert child
     announce(f"no broker is running; starting the embedded one of {data} for this")
-    child = Child(server.name, server.command, server.log)
     try:
         if why := await child.start():
             raise OSError(f"the broker {why}")
         async with asyncio.timeout(READY_TIMEOUT):
-            while is_free(server.host, server.port):  # noqa: ASYNC110 - another process
+            while is_free(host, port):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.05)
         yield
     finally:
@@ -290,10 +194,10 @@ def choose_ports(settings: RunSettings, servers: Sequence[Place] = ()) -> dict[s
     ours = list(servers)
     gives_way = {each for each in ("monitor", "notifier") if f"{each}_port" not in settings.model_fields_set}
     for name in sorted(ports, key=gives_way.__contains__):
-        place = f"{name.upper()}_PORT", settings.bound_to(name), ports[name]
+        place = Place(f"{name.upper()}_PORT", settings.bound_to(name), ports[name])
         if name in gives_way and (_holder(place, ours) or not is_free(*place[1:])):
             ports[name] = free_port()
-            place = *place[:2], ports[name]
+            place = place._replace(port=ports[name])
         ours.append(place)
     for n, place in enumerate(ours):
         variable, host, port = place
@@ -306,10 +210,10 @@ def choose_ports(settings: RunSettings, servers: Sequence[Place] = ()) -> dict[s
 
 def _holder(place: Place, others: Iterable[Place]) -> str:
     """The variable of the one among `others` that listens at the same place; empty: none does."""
-    _, host, port = place
-    for variable, its_host, its_port in others:
-        if port == its_port and (host == its_host or any(map(_is_everywhere, (host, its_host)))):
-            return variable
+    for other in others:
+        hosts = {place.host, other.host}
+        if place.port == other.port and (len(hosts) == 1 or any(map(_is_everywhere, hosts))):
+            return other.variable
     return ""
 
 

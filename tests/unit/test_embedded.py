@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import embedded
+from services.cli import processes
 from tests.servers import program
 
 
@@ -14,13 +14,13 @@ from tests.servers import program
     "urls", [("nats://elsewhere:4222",), ("nats://127.0.0.1:1", "nats://127.0.0.1:2"), ("nats://10.0.0.1",)]
 )
 def test_nothing_is_started_for_a_broker_elsewhere(urls: tuple[str, ...], tmp_path: Path) -> None:
-    assert embedded.nats(urls, tmp_path) is None
+    assert processes.nats(urls, tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_started_for_a_database_elsewhere(tmp_path: Path) -> None:
     for url in ("mongodb://elsewhere", "mongodb://127.0.0.1:1,127.0.0.1:2", "mongodb+srv://a.example"):
-        assert embedded.mongodb(url, tmp_path) is None
+        assert processes.mongodb(url, tmp_path) is None
 
 
 @pytest.mark.parametrize("password", ["plain", "a/b@c", '"q\\', "1e5", "$NATS", "ü%"])
@@ -28,9 +28,9 @@ def test_the_broker_has_its_password_from_a_file_of_ours(password: str, tmp_path
     from urllib.parse import quote
 
     (tmp_path / "nats.conf").touch(0o644)
-    server = embedded.nats((f"nats://u:{quote(password, safe='')}@localhost:4333",), tmp_path)
+    server = processes.nats((f"nats://u:{quote(password, safe='')}@localhost:4333",), tmp_path)
     assert server
-    assert (server.host, server.port, server.variable) == ("localhost", 4333, "NATS_URL")
+    assert server.place == ("NATS_URL", "localhost", 4333)
     config = Path(server.command[-1])
     assert config.stat().st_mode & 0o777 == 0o600
     assert password not in " ".join(server.command)
@@ -43,9 +43,9 @@ def test_the_broker_has_its_password_from_a_file_of_ours(password: str, tmp_path
 
 
 def test_the_database_has_a_folder_by_its_version_and_no_secret_in_its_command(tmp_path: Path) -> None:
-    server = embedded.mongodb("mongodb://u:hunter2@[::1]:4334/?journal=true", tmp_path)
+    server = processes.mongodb("mongodb://u:hunter2@[::1]:4334/?journal=true", tmp_path)
     assert server
-    assert (server.host, server.port) == ("::1", 4334)
+    assert server.place == ("MONGODB_URL", "::1", 4334)
     assert "hunter2" not in " ".join(server.command)
     assert any(it.startswith(str(tmp_path / "mongodb-")) for it in server.command)
 
@@ -54,5 +54,5 @@ def test_a_program_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
-        embedded.mongodb("mongodb://127.0.0.1", tmp_path)
+        processes.mongodb("mongodb://127.0.0.1", tmp_path)
     assert ended.value.code == 2

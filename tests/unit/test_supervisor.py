@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.cli import supervisor
+from services.cli import processes, supervisor
+from services.cli.processes import Child, Place
 from services.cli.settings import RunSettings
-from services.cli.supervisor import Child, choose_ports, is_free
+from services.cli.supervisor import choose_ports, is_free
 from shared.http import server
 from shared.http.protocol import ConnectionLimits, within
 from tests.servers import free_port
@@ -18,7 +19,8 @@ from tests.servers import free_port
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    monkeypatch.setattr(supervisor, "announce", found.append)
+    for module in (processes, supervisor):
+        monkeypatch.setattr(module, "announce", found.append)
     return found
 
 
@@ -47,7 +49,7 @@ async def until(check: Any) -> None:
 async def test_what_cannot_be_started_again_is_said_and_tried_again(
     child: Child, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "MAX_BACKOFF", 0.05)
+    monkeypatch.setattr(processes, "MAX_BACKOFF", 0.05)
     assert await child.start() == ""
     assert child.process
     await child.process.wait()  # the shell has read it
@@ -74,7 +76,7 @@ def test_run_ends_with_1_when_something_cannot_be_started(
     ports = {name: free_port() for name in ("ingest_port", "monitor_port", "notifier_port", "api_port")}
     elsewhere = {"nats_url": ("nats://broker",), "mongodb_url": "mongodb://database"}
     settings = RunSettings(data_dir=tmp_path, **ports, **elsewhere)
-    monkeypatch.setattr(supervisor, "_children", lambda *_: [Child("nats", [str(tmp_path / "none")])])
+    monkeypatch.setattr(supervisor, "_servers", lambda *_: [Child("nats", [str(tmp_path / "none")])])
     assert supervisor.run(settings) == 1
     assert lines[0] == "nats cannot be started (No such file or directory)"
 
@@ -82,7 +84,7 @@ def test_run_ends_with_1_when_something_cannot_be_started(
 def test_no_two_listen_at_one_port(capsys: pytest.CaptureFixture[str]) -> None:
     """Ports that nobody asked for give way."""
     one, other, broker = free_port(), free_port(), free_port()
-    places = [("NATS_URL", "127.0.0.1", broker)]
+    places = [Place("NATS_URL", "127.0.0.1", broker)]
     given = {"ingest_port": one, "api_port": other}
 
     def ports(**more: Any) -> dict[str, int]:
