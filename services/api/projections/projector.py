@@ -27,15 +27,7 @@ from shared.messaging.errors import NotStored
 from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent, no_payload
 from shared.messaging.queries import last_evaluated, newest_event, truncated
 from shared.messaging.reader import PENDING, Reader, Stored
-from shared.messaging.stream_identity import (
-    RECORD,
-    Comparison,
-    Marks,
-    StreamMark,
-    check_stream,
-    known_until,
-    snapshot_of,
-)
+from shared.messaging.stream_identity import RECORD, Comparison, Marks, check_stream, known_until, snapshot_of
 
 log = structlog.get_logger()
 
@@ -73,49 +65,27 @@ FIRST_WAIT = 0.1
 """Seconds before the database is tried again; doubled each time, up to 2."""
 
 
-class _Events:
-    """Every event counts, so each batch is written as it comes."""
-
-    stream, subjects = streams.SERVICES, (streams.ALL_EVENTS,)
-
-    def __init__(self, heartbeats: "_Heartbeats") -> None:
-        self._heartbeats = heartbeats
-        self.changes: list[Projection] = []
-
-    def add(self, batch: list[Stored]) -> None:
-        for message in batch:
-            try:
-                self.changes.append(project(message))
-            except ValueError as error:
-                SKIPPED.labels(self.stream).inc()
-                log.warning("event passed over", seq=message.seq, error=str(error)[:300])
-
-    async def write(self, view: View, hub: EventHub | None) -> None:
-        changes, self.changes = self.changes, []
-        await view.apply(changes)
-        if hub:
-            hub.publish(changes)
-        new = {it.name for it in changes if isinstance(it.event, ServiceRegistered)}
-        heard = await self._heartbeats.of_the_new(
-            [name for name in new if not (hub and hub.index.has_heard(name))]
-        )
-        await view.apply_heartbeats(heard)
-        if hub:
-            hub.publish_heartbeats(heard)
+def _events_in(batch: list[Stored]) -> list[Projection]:
+    """What these messages are; one that cannot be read is passed over."""
+    changes = []
+    for message in batch:
+        try:
+            changes.append(project(message))
+        except ValueError as error:
+            SKIPPED.labels(streams.SERVICES).inc()
+            log.warning("event passed over", seq=message.seq, error=str(error)[:300])
+    return changes
 
 
 class _Heartbeats:
     """What those of one service come to is folded here, so they can wait a little for each other. Those of
     names that are not registered wait for that in memory, as far as there is room."""
 
-    stream, subjects = streams.HEARTBEATS, (streams.ALL_HEARTBEATS, streams.ALL_TICKS)
-
     def __init__(self, link: BrokerConnection, knows: Callable[[str], bool]) -> None:
         self._link = link
         self._knows = knows
         self._strangers: dict[str, Heard] = {}
         self.heard: dict[str, Heard] = {}
-        self.added = False
 
     def add(self, batch: list[Stored]) -> None:
         for message in batch:
@@ -126,13 +96,12 @@ class _Heartbeats:
             try:
                 heard = add_heartbeat(self._strangers.get(name) or self.heard.get(name), message)
             except ValueError:
-                SKIPPED.labels(self.stream).inc()
+                SKIPPED.labels(streams.HEARTBEATS).inc()
                 continue
             if heard is None:
                 continue
             self._strangers.pop(name, None)
             (self.heard if known else self._strangers)[name] = heard
-            self.added = self.added or known
             if len(self._strangers) > MAX_STRANGERS:
                 del self._strangers[next(iter(self._strangers))]
 
@@ -141,7 +110,7 @@ class _Heartbeats:
         found = {name: self._strangers.pop(name) for name in names if name in self._strangers}
         rest = [streams.heartbeat(name) for name in names if name not in found and name not in self.heard]
         for n in range(0, len(rest), NAMES_AT_ONCE):
-            reader = Reader(self._link, self.stream, *rest[n : n + NAMES_AT_ONCE])
+            reader = Reader(self._link, streams.HEARTBEATS, *rest[n : n + NAMES_AT_ONCE])
             async for batch in reader.to_end():
                 for message in batch:
                     name = streams.name_in(message.subject)
@@ -149,12 +118,6 @@ class _Heartbeats:
                         if heard := add_heartbeat(found.get(name), message):
                             found[name] = heard
         return found
-
-    async def write(self, view: View, hub: EventHub | None) -> None:
-        heard, self.heard, self.added = self.heard, {}, False
-        await view.apply_heartbeats(heard)
-        if hub:
-            hub.publish_heartbeats(heard)
 
 
 class Projector:
@@ -222,7 +185,7 @@ class Projector:
                     continue
                 marks = await self._look()
                 if await view.is_empty():
-                    await self._take_all(view)
+                    await self._take_in(view, set())
                 await view.save_record(_made(marks), marks)
                 if not self._filled:
                     await self._fill(view)
@@ -238,7 +201,7 @@ class Projector:
                 log.info("following the new generation")
             except* DatabaseUnavailable as errors:
                 if wait == FIRST_WAIT:
-                    log.warning("waiting for the database", error=str(errors.exceptions[0]))
+                    log.warning("waiting for the database", error=str(errors.exceptions[0])[:300])
                 self._following = None
                 self._health.bad("database", "away")
                 for stream in (streams.SERVICES, streams.HEARTBEATS):
@@ -264,9 +227,8 @@ class Projector:
         since = (self._now() - timedelta(days=1)).isoformat()
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=since)
         async for batch in reader.to_end(upto):
-            known = _Events(_Heartbeats(self._link, self._hub.index.knows))
-            known.add([message for message in batch if message.seq <= upto])
-            self._hub.publish(known.changes, to_listeners=False)
+            known = _events_in([message for message in batch if message.seq <= upto])
+            self._hub.publish(known, to_listeners=False)
         self._hub.published_through = max(self._hub.published_through, upto)
         await retry_until_done("look how far the record reaches", partial(self._shorten, None))
         self._on_hub, self._filled = begins, True
@@ -325,12 +287,15 @@ class Projector:
     async def _look(self) -> Marks:
         """What the streams look like now."""
 
-        async def ask(stream: str) -> StreamMark:
-            if (seen := await snapshot_of(self._link, stream)) is None:
-                raise NotStored(f"there is no stream {stream}")
-            return seen.mark
+        async def ask() -> Marks:
+            marks: Marks = {}
+            for stream in RECORD:
+                if (seen := await snapshot_of(self._link, stream)) is None:
+                    raise NotStored(f"there is no stream {stream}")
+                marks[stream] = seen.mark
+            return marks
 
-        return {name: await retry_until_done("ask for the streams", partial(ask, name)) for name in RECORD}
+        return await retry_until_done("ask for the streams", ask)
 
     async def remember(self, marks: Marks) -> None:
         """Note in the database what the streams look like, once in a while, for the next start."""
@@ -350,10 +315,9 @@ class Projector:
             old, new = self._store.live, await self._store.begin()
             marks = await self._look()
             try:
-                known = await self._take_all(new)
-                heartbeats = _Heartbeats(self._link, known.__contains__)
-                await self._take_rest(new, _Events(heartbeats), known)
-                await self._take_rest(new, heartbeats, known)
+                known = set[str]()
+                await self._take_in(new, known)
+                await self._take_in(new, known)  # what was stored meanwhile
                 before = await old.record()
                 if left_at is not None:
                     edition, new_from = f"-{secrets.token_hex(3)}", await known_until(self._link, left_at)
@@ -372,50 +336,59 @@ class Projector:
             log.info("rebuilt", generation=new.generation, events=events, services=services)
             return {"events": events, "services": services}
 
-    async def _take_all(self, view: View) -> set[str]:
-        """All that stands in the streams by now, into a generation that is empty. The names in it."""
-        states, known = dict[str, ServiceState](), set[str]()
-        heard = _Heartbeats(self._link, known.__contains__)
-        events = _Events(heard)
-
-        events_reader = Reader(self._link, events.stream, *events.subjects)
-        async for batch in events_reader.to_end():
-            events.add(batch)
-            changes, events.changes = events.changes, []
+    async def _take_in(self, view: View, known: set[str]) -> None:
+        """All that was stored behind the checkpoints by now, into a generation that nobody follows yet.
+        `known`: the names that are registered; gets those that come."""
+        begins = {stream: await view.position(stream) for stream in RECORD}
+        states, new = dict[str, ServiceState](), set[str]()
+        events = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, after=begins[streams.SERVICES].seq)
+        async for batch in events.to_end():
+            changes = _events_in(batch)
             await view.add_to_history(changes)
             for change in changes:
                 states[change.name] = change.applied_to(states.get(change.name))
                 if change.configures:
                     known.add(change.name)
+                if isinstance(change.event, ServiceRegistered):
+                    new.add(change.name)
             if len(states) >= HELD:
                 await view.fill(states, {})
                 states.clear()
-        heartbeats_reader = Reader(self._link, heard.stream, *heard.subjects)
-        async for batch in heartbeats_reader.to_end():
-            heard.add(batch)
-        await view.fill(states, heard.heard)
-        for stream, reader in ((events.stream, events_reader), (heard.stream, heartbeats_reader)):
-            await view.save_checkpoint(stream, reader.position, reader.position_at)
-        return known
+        source = _Heartbeats(self._link, known.__contains__)
+        heartbeats = self._heartbeats(begins[streams.HEARTBEATS].seq)
+        if heartbeats.position:  # before it stands what the new ones sent when nobody knew them
+            await view.apply_heartbeats(await source.of_the_new(list(new)))
+        async for batch in heartbeats.to_end():
+            source.add(batch)
+        await view.fill(states, source.heard)
+        for stream, reader in ((streams.SERVICES, events), (streams.HEARTBEATS, heartbeats)):
+            await view.save_checkpoint(stream, reader.position, reader.position_at or begins[stream].at)
+
+    def _heartbeats(self, after: int) -> Reader:
+        return Reader(self._link, streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=after)
 
     async def _rebuild_on_request(self) -> dict[str, int] | dict[str, str]:
         """How many there are of what was built anew, or why that could not be done."""
         try:
             return await self.rebuild()
         except DatabaseUnavailable as error:
-            return {"error": str(error)}
+            return {"error": str(error)[:300]}
 
     async def _follow_events(self, view: View, heartbeats: _Heartbeats) -> None:
         """Take in the events behind the checkpoint as FastStream delivers them, for ever. It reads a tenth of
         what our reader does, which a rebuild needs and nobody else."""
-        source, stream = _Events(heartbeats), streams.SERVICES
+        stream = streams.SERVICES
 
         async def apply(received: list[ReceivedEvent]) -> None:
             batch = [it.stored for it in received]
             newest = batch[-1]
             self._measure(stream, batch, newest.pending)
-            source.add(batch)
-            await source.write(view, self._hub)
+            changes = _events_in(batch)
+            await view.apply(changes)
+            self._hub.publish(changes)
+            new = {it.name for it in changes if isinstance(it.event, ServiceRegistered)}
+            unheard = [name for name in new if not self._hub.index.has_heard(name)]
+            await self._write_heartbeats(view, await heartbeats.of_the_new(unheard))
             self._on_hub[stream] = newest.seq
             await view.save_checkpoint(stream, newest.seq, newest.at)
             self._behind_since[stream] = newest.at / 1e6
@@ -430,16 +403,15 @@ class Projector:
         while True:
             end, _ = await retry_until_done("ask for the newest event", partial(newest_event, self._link))
             if self._on_hub[stream] >= end:
-                BEHIND.labels(stream).set(0)
-                PENDING.labels(stream).set(0)
+                self._measure(stream, [], 0)
                 self._caught_up(stream)
             await asyncio.sleep(NOTICE_END)
 
     async def _follow_heartbeats(self, view: View, source: _Heartbeats) -> None:
         """Take in the heartbeats behind the checkpoint, for ever."""
-        stream = source.stream
+        stream = streams.HEARTBEATS
         written = min(await view.checkpoint(stream), self._on_hub[stream])
-        reader = Reader(self._link, stream, *source.subjects, after=written)
+        reader = self._heartbeats(written)
         clock, due = asyncio.get_running_loop().time, 0.0
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
@@ -448,8 +420,9 @@ class Projector:
                 if reader.pending and clock() < due:
                     continue
                 await asyncio.sleep(max(0.0, due - clock()))
-                if source.added or reader.position - written > TICKS_PASSED:
-                    await source.write(view, self._hub)
+                if source.heard or reader.position - written > TICKS_PASSED:
+                    heard, source.heard = source.heard, {}
+                    await self._write_heartbeats(view, heard)
                     self._on_hub[stream] = written = reader.position
                     await view.save_checkpoint(stream, written, reader.position_at)
                     due = clock() + WRITE_EVERY
@@ -458,21 +431,9 @@ class Projector:
                 if not reader.pending:
                     self._caught_up(stream)
 
-    async def _take_rest(self, view: View, source: "_Events | _Heartbeats", known: set[str]) -> None:
-        """Take in what was stored since the checkpoint, up to the end. `known`: gets the names that are
-        registered."""
-        written = await view.checkpoint(source.stream)
-        reader = Reader(self._link, source.stream, *source.subjects, after=written)
-        async for batch in reader.to_end():
-            source.add(batch)
-            if isinstance(source, _Events):
-                known.update(change.name for change in source.changes if change.configures)
-            elif reader.pending:
-                continue  # what those of one service come to is written once
-            if reader.position > written:
-                await source.write(view, None)
-                written = reader.position
-                await view.save_checkpoint(source.stream, written, reader.position_at)
+    async def _write_heartbeats(self, view: View, heard: dict[str, Heard]) -> None:
+        await view.apply_heartbeats(heard)
+        self._hub.publish_heartbeats(heard)
 
     def _measure(self, stream: str, batch: list[Stored], pending: int) -> None:
         BEHIND.labels(stream).set(pending)

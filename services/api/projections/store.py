@@ -9,8 +9,8 @@ one beside the live one and then moves the pointer.
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -32,8 +32,9 @@ _BULK = 1000
 _DUPLICATE_KEY = 11000
 
 
-class DatabaseUnavailable(Exception):
-    """The database did not answer, or its connection was lost: what was written last is in doubt."""
+DatabaseUnavailable = PyMongoError
+"""What everything here raises: the database did not answer, or its connection was lost, so that what was
+written last is in doubt."""
 
 
 class GenerationChanged(Exception):
@@ -90,12 +91,11 @@ class Store:
         if self._client is None:
             self._connect()
         self._doubt.raised.clear()
-        with _reporting():
-            generation = await self._pointed_at()
-            if self._live is None or self._live.generation != generation:
-                view = View(self._database, generation)
-                await view.prepare()
-                self._live = view
+        generation = await self._pointed_at()
+        if self._live is None or self._live.generation != generation:
+            view = View(self._database, generation)
+            await view.prepare()
+            self._live = view
         return self.live
 
     async def until_moved(self, view: "View") -> None:
@@ -109,9 +109,8 @@ class Store:
                 raise GenerationChanged
             if self._doubt.raised.is_set():
                 raise DatabaseUnavailable("the connection was lost")
-            with _reporting():
-                if await self._pointed_at() != view.generation:
-                    raise GenerationChanged
+            if await self._pointed_at() != view.generation:
+                raise GenerationChanged
 
     async def _pointed_at(self) -> int:
         found = await self._database[_STATE].find_one({"_id": "generation"})
@@ -120,24 +119,22 @@ class Store:
     async def begin(self) -> "View":
         """An empty generation to fill, of a number that no other API takes at the same time. Leftovers of
         rebuilds that never ended are dropped, but not what may still be filled by another one."""
-        with _reporting():
-            live = await self._pointed_at()
-            numbers = {live}
-            for name in await self._database.list_collection_names():
-                if found := re.search(r"_g(\d+)\Z", name):
-                    numbers.add(number := int(found[1]))
-                    if number < live:
-                        await self._database.drop_collection(name)
-            view = View(self._database, max(numbers) + 1 + secrets.randbelow(1000))
-            await view.prepare()
+        live = await self._pointed_at()
+        numbers = {live}
+        for name in await self._database.list_collection_names():
+            if found := re.search(r"_g(\d+)\Z", name):
+                numbers.add(number := int(found[1]))
+                if number < live:
+                    await self._database.drop_collection(name)
+        view = View(self._database, max(numbers) + 1 + secrets.randbelow(1000))
+        await view.prepare()
         self.filling = view
         return view
 
     async def go_live(self, view: "View") -> None:
         """Move the pointer to the generation that was filled."""
-        with _reporting():
-            pointer = {"$set": {"n": view.generation}}
-            await self._database[_STATE].update_one({"_id": "generation"}, pointer, upsert=True)
+        pointer = {"$set": {"n": view.generation}}
+        await self._database[_STATE].update_one({"_id": "generation"}, pointer, upsert=True)
         self._live = view
         self._doubt.raised.set()
 
@@ -177,9 +174,8 @@ class View:
         await self._events.create_index([("name", 1), ("_id", -1)])
 
     async def drop(self) -> None:
-        with _reporting():
-            for collection in (self._services, self._events, self._checkpoints):
-                await collection.drop()
+        for collection in (self._services, self._events, self._checkpoints):
+            await collection.drop()
 
     # --- projecting
 
@@ -189,30 +185,25 @@ class View:
 
     async def position(self, stream: str) -> StreamPosition:
         """The message up to which `stream` is in these documents. `at`: 0 where an older version wrote it."""
-        with _reporting():
-            found = await self._checkpoints.find_one({"_id": stream}) or {}
+        found = await self._checkpoints.find_one({"_id": stream}) or {}
         return StreamPosition(found.get("seq", 0), found.get("at", 0))
 
     async def is_empty(self) -> bool:
         """Whether nothing was ever taken in."""
-        with _reporting():
-            return await self._checkpoints.find_one({}) is None
+        return await self._checkpoints.find_one({}) is None
 
     async def save_checkpoint(self, stream: str, seq: int, at: int) -> None:
-        with _reporting():
-            await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq, "at": at}}, upsert=True)
+        await self._checkpoints.update_one({"_id": stream}, {"$set": {"seq": seq, "at": at}}, upsert=True)
 
     async def record(self) -> ReadRecord:
-        with _reporting():
-            found = await self._checkpoints.find_one({"_id": "record"}) or {}
+        found = await self._checkpoints.find_one({"_id": "record"}) or {}
         marks = {name: StreamMark(**mark) for name, mark in found.get("marks", {}).items()}
         return ReadRecord(found.get("made", ""), marks, found.get("edition", ""), found.get("new_from", 0))
 
     async def save_record(self, made: str, marks: dict[str, StreamMark], **edition: str | int) -> None:
         """`edition`: `edition` and `new_from`, where these are not there yet."""
         new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}} | edition
-        with _reporting():
-            await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
+        await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
 
     async def apply(self, changes: Iterable[Projection]) -> None:
         """Take in events, in any order and any number of times."""
@@ -271,56 +262,49 @@ class View:
 
     async def get(self, name: str) -> ServiceState | None:
         """The state of a service that was ever registered, deleted or not."""
-        with _reporting():
-            found: Document | None = await self._services.find_one({"_id": name})
+        found: Document | None = await self._services.find_one({"_id": name})
         return load(found) if found and "config" in found else None
 
     async def named(self, names: Sequence[str]) -> list[ServiceState]:
         """The states of these services, in this order, without those that are not there."""
-        with _reporting():
-            cursor = self._services.find({"_id": {"$in": list(names)}})
-            found = {it["_id"]: load(it) for it in await cursor.to_list(None) if "config" in it}
+        cursor = self._services.find({"_id": {"$in": list(names)}})
+        found = {it["_id"]: load(it) for it in await cursor.to_list(None) if "config" in it}
         return [found[name] for name in names if name in found]
 
     async def states(self) -> AsyncIterator[list[ServiceState]]:
         """Every state, in portions; of heartbeats only when the newest came."""
-        wanted = {"config": 1, "status": 1, "heartbeat.seq": 1, "heartbeat.at": 1}
-        with _reporting():
-            cursor = self._services.find({}, wanted, batch_size=_BULK)
-            while portion := await cursor.to_list(_BULK):
-                yield [load(document) for document in portion]
+        async for portion in self._portions("config", "status", "heartbeat.seq", "heartbeat.at"):
+            yield [load(document) for document in portion]
 
     async def last_runs(self) -> AsyncIterator[dict[str, list[int]]]:
         """Start and end of each service's last run, in portions."""
-        with _reporting():
-            cursor = self._services.find({}, {"heartbeat.last_run": 1}, batch_size=_BULK)
-            while portion := await cursor.to_list(_BULK):
-                yield {it["_id"]: run for it in portion if (run := it.get("heartbeat", {}).get("last_run"))}
+        async for portion in self._portions("heartbeat.last_run"):
+            yield {it["_id"]: run for it in portion if (run := it.get("heartbeat", {}).get("last_run"))}
+
+    async def _portions(self, *fields: str) -> AsyncIterator[list[Document]]:
+        cursor = self._services.find({}, dict.fromkeys(fields, 1), batch_size=_BULK)
+        while portion := await cursor.to_list(_BULK):
+            yield portion
 
     async def history(self, name: str, before: int | None, limit: int) -> list[Document]:
         """A service's events, newest first; one more than the limit if there are older ones."""
-        matching: Document = {"name": name}
-        if before is not None:
-            matching["_id"] = {"$lt": before}
-        with _reporting():
-            cursor = self._events.find(matching).sort([("_id", -1)]).limit(limit + 1)
-            found: list[Document] = await cursor.to_list(None)
+        matching = {"name": name} | ({} if before is None else {"_id": {"$lt": before}})
+        cursor = self._events.find(matching).sort([("_id", -1)]).limit(limit + 1)
+        found: list[Document] = await cursor.to_list(None)
         return found
 
     async def rows_of(self, names: Sequence[str], at: int) -> AsyncIterator[Document]:
         """What these services' events since then say of status and pause, in no order. By their names alone,
         because the embedded server scans for any other filter."""
         wanted = {"name": 1, "at": 1, "type": 1, "data.from": 1, "data.to": 1, "data.since": 1}
-        with _reporting():
-            async for row in self._events.find({"name": {"$in": list(names)}}, wanted, batch_size=_BULK):
-                if row["at"] >= at:
-                    yield row
+        async for row in self._events.find({"name": {"$in": list(names)}}, wanted, batch_size=_BULK):
+            if row["at"] >= at:
+                yield row
 
     async def size(self) -> tuple[int, int]:
         """How many events and how many services are in here."""
-        with _reporting():
-            events = await self._events.count_documents({})
-            services = await self._services.count_documents({"config.deleted": False})
+        events = await self._events.count_documents({})
+        services = await self._services.count_documents({"config.deleted": False})
         return int(events), int(services)
 
 
@@ -372,36 +356,26 @@ async def _insert(collection: Any, documents: Sequence[Document]) -> list[Any]:
     there: list[Any] = []
     for start in range(0, len(documents), _BULK):
         chunk = documents[start : start + _BULK]
-        with _reporting():
-            try:
-                await collection.insert_many(chunk, ordered=False)
-            except BulkWriteError as error:
-                failed = error.details["writeErrors"]
-                if any(e["code"] != _DUPLICATE_KEY for e in failed):
-                    raise
-                there += [chunk[e["index"]]["_id"] for e in failed]
+        try:
+            await collection.insert_many(chunk, ordered=False)
+        except BulkWriteError as error:
+            failed = error.details["writeErrors"]
+            if any(e["code"] != _DUPLICATE_KEY for e in failed):
+                raise
+            there += [chunk[e["index"]]["_id"] for e in failed]
     return there
 
 
 async def _write(collection: Any, operations: Sequence[Any]) -> None:
     for start in range(0, len(operations), _BULK):
         chunk = operations[start : start + _BULK]
-        with _reporting():
-            try:
-                await collection.bulk_write(chunk, ordered=False)
-            except BulkWriteError as error:
-                if any(e["code"] != _DUPLICATE_KEY for e in error.details["writeErrors"]):
-                    raise
-                # Two writers made the same new document; now that it is there, both can merge.
-                await collection.bulk_write(chunk, ordered=False)
-
-
-@contextmanager
-def _reporting() -> Iterator[None]:
-    try:
-        yield
-    except PyMongoError as error:
-        raise DatabaseUnavailable(str(error)[:300]) from error
+        try:
+            await collection.bulk_write(chunk, ordered=False)
+        except BulkWriteError as error:
+            if any(e["code"] != _DUPLICATE_KEY for e in error.details["writeErrors"]):
+                raise
+            # Two writers made the same new document; now that it is there, both can merge.
+            await collection.bulk_write(chunk, ordered=False)
 
 
 class _FailureListener(monitoring.ServerHeartbeatListener):
