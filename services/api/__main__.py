@@ -8,7 +8,6 @@ from services.api.context import ApiContext
 from services.api.http.app import build
 from services.api.http.auth import ApiAuth
 from services.api.http.keyring import Keyring
-from services.api.http.models import Defaults
 from services.api.maintenance import Maintenance
 from services.api.projections.projector import Projector
 from services.api.projections.store import Store
@@ -38,17 +37,13 @@ def main() -> None:
     watch = RecordWatch(link, buckets=(streams.MAINTENANCE_BUCKET, streams.API_BUCKET))
     watch.on_another = lambda why: health.bad("projection", why)
     auth = ApiAuth(settings, keyring)
-    defaults = Defaults(
-        silent_after=settings.silent_after, down_after=settings.down_after, dead_after=settings.dead_after
-    )
     context = ApiContext(
         link=link,
         store=store,
         hub=hub,
-        commands=Commands(link, publisher, store, hub, defaults, _now, settings.max_services),
+        commands=Commands(link, publisher, store, hub, _now, settings.max_services),
         auth=auth,
         health=health,
-        defaults=defaults,
         settings=settings,
         now=_now,
         maintenance=Maintenance(link, windows),

@@ -7,27 +7,18 @@ sees it.
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from services.api import tags
-from services.api.http.models import THRESHOLDS, Defaults, NewService, Wanted
+from services.api.http.models import THRESHOLDS, NewService, Wanted, check_order
 from services.api.http.requests import check_version
 from services.api.projections.documents import project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
-from shared.contracts.events import (
-    ConfigData,
-    ConfigEvent,
-    ServiceConfig,
-    ServiceDeleted,
-    ServicePaused,
-    ServiceRegistered,
-    ServiceResumed,
-    ServiceUpdated,
-    event_id,
-    moment,
-)
+from shared.contracts import events
+from shared.contracts.events import ConfigData, ConfigEvent, ServiceConfig, event_id, moment
 from shared.domain.service_state import ServiceState
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
@@ -44,31 +35,22 @@ Decide = Callable[[ServiceState | None], ConfigEvent | None]
 """From the state to the event that follows; None: it is as wanted already. Raises Problem."""
 
 
+@dataclass
 class Commands:
     """One method per command; each returns the service as it then is."""
 
-    def __init__(
-        self,
-        link: BrokerConnection,
-        publisher: Publisher,
-        store: Store,
-        hub: EventHub,
-        defaults: Defaults,
-        now: Callable[[], datetime],
-        max_services: int,
-    ) -> None:
-        self._link = link
-        self._publisher = publisher
-        self._store = store
-        self._hub = hub
-        self._defaults = defaults
-        self._now = now
-        self._max_services = max_services
-        self._creating = 0
+    link: BrokerConnection
+    publisher: Publisher
+    store: Store
+    hub: EventHub
+    now: Callable[[], datetime]
+    max_services: int
+    creating: int = 0
+    """Services that are being created, and are not in `hub` yet."""
 
     async def create(self, wanted: NewService) -> ServiceState:
         name, config = wanted.name, wanted.whole()
-        self._defaults.check(config)
+        check_order(config)
 
         def decide(state: ServiceState | None) -> ConfigEvent:
             if state and state.exists:
@@ -80,14 +62,14 @@ class Commands:
     async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> tuple[ServiceState, bool]:
         """The whole configuration anew; whether it is paused stays, and what its heartbeats declare. What is
         not there is created, unless the client names a version of it. The second: whether it was created."""
-        self._defaults.check(wanted.whole())
+        check_order(wanted.whole())
         created = False
 
         def decide(state: ServiceState | None) -> ConfigEvent | None:
             nonlocal created
             created = not (state and state.exists)
             if not created:
-                return self._updated(ServiceUpdated, name, state, if_match, wanted.whole)
+                return self._updated(events.ServiceUpdated, name, state, if_match, wanted.whole)
             if if_match is not None:
                 raise Problem(412, f"there is no service {name}")
             return self._registered(name, wanted.whole())
@@ -98,42 +80,42 @@ class Commands:
         def merged(old: ServiceConfig) -> ServiceConfig:
             new = wanted.merged_into(old)
             if wanted.model_fields_set.intersection(THRESHOLDS):
-                self._defaults.check(new)
+                check_order(new)
             return new
 
-        return await self._update(ServiceUpdated, name, if_match, merged)
+        return await self._update(events.ServiceUpdated, name, if_match, merged)
 
     async def pause(self, name: str, if_match: str | None) -> ServiceState:
-        return await self._update(ServicePaused, name, if_match, lambda old: _paused(old, True))
+        return await self._update(events.ServicePaused, name, if_match, lambda old: _paused(old, True))
 
     async def resume(self, name: str, if_match: str | None) -> ServiceState:
-        return await self._update(ServiceResumed, name, if_match, lambda old: _paused(old, False))
+        return await self._update(events.ServiceResumed, name, if_match, lambda old: _paused(old, False))
 
     async def delete(self, name: str, if_match: str | None) -> None:
         def decide(state: ServiceState | None) -> ConfigEvent:
             existing(name, state, if_match)
-            return ServiceDeleted(**self._envelope(name))
+            return events.ServiceDeleted(**self._envelope(name))
 
         await self._change(name, decide)
 
     async def _update(
         self,
-        kind: type[ServiceUpdated | ServicePaused | ServiceResumed],
+        kind: type[events.ServiceUpdated | events.ServicePaused | events.ServiceResumed],
         name: str,
         if_match: str | None,
         new: Callable[[ServiceConfig], ServiceConfig],
     ) -> ServiceState:
         return await self._change(name, lambda state: self._updated(kind, name, state, if_match, new))
 
-    def _registered(self, name: str, config: ServiceConfig) -> ServiceRegistered:
+    def _registered(self, name: str, config: ServiceConfig) -> events.ServiceRegistered:
         tags.check_allowed(config.tags)
-        if len(self._hub.index) + self._creating >= self._max_services:
+        if len(self.hub.index) + self.creating >= self.max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
-        return ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
+        return events.ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
 
     def _updated(
         self,
-        kind: type[ServiceUpdated | ServicePaused | ServiceResumed],
+        kind: type[events.ServiceUpdated | events.ServicePaused | events.ServiceResumed],
         name: str,
         state: ServiceState | None,
         if_match: str | None,
@@ -156,7 +138,7 @@ class Commands:
     async def _change(self, name: str, decide: Decide) -> ServiceState:
         """Decide, append, project. That it is refused, or as wanted already, may rest on a read model that is
         behind, so that is said only after asking the record itself."""
-        state, of_the_record = await self._store.live.get(name), False
+        state, of_the_record = await self.store.live.get(name), False
         after = state.config_seq if state else 0
         for _ in range(TRIES):
             try:
@@ -170,22 +152,22 @@ class Commands:
                     return state
                 (state, after), of_the_record = await self._refreshed(name), True
                 continue
-            creates = isinstance(event, ServiceRegistered)
-            self._creating += creates
+            creates = isinstance(event, events.ServiceRegistered)
+            self.creating += creates
             try:
                 return await self._append(event, after)
             except WrongSequence:
                 (state, after), of_the_record = await self._refreshed(name), True
             finally:
-                self._creating -= creates
+                self.creating -= creates
         raise Problem(503, f"too many writers change {name} at once", retry_after=1)
 
     async def _append(self, event: ConfigEvent, after: int) -> ServiceState:
         subject = streams.config(event.name)
-        ack = await self._publisher.append(
+        ack = await self.publisher.append(
             subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
         )
-        message = await message_at(self._link, streams.SERVICES, ack.seq)
+        message = await message_at(self.link, streams.SERVICES, ack.seq)
         if message is None:
             raise NotStored("it is stored, but cannot be read back yet")
         return await self._projected(message)
@@ -193,30 +175,30 @@ class Commands:
     async def _refreshed(self, name: str) -> tuple[ServiceState | None, int]:
         """The state by the newest configuration event in the record, which is projected on the way, and
         that event's sequence. One that cannot be read counts for nothing, but stands in the way."""
-        message = await newest(self._link, streams.SERVICES, streams.config(name))
+        message = await newest(self.link, streams.SERVICES, streams.config(name))
         if message is None:
-            if state := await self._store.live.get(name):
-                self._link.doubt()
+            if state := await self.store.live.get(name):
+                self.link.doubt()
                 raise Problem(503, f"the record has nothing of {state.name}; reading it", retry_after=1)
             return None, 0
         try:
             state = await self._projected(message)
         except ValueError:
-            if await self._store.live.checkpoint(streams.SERVICES) < message.seq:
+            if await self.store.live.checkpoint(streams.SERVICES) < message.seq:
                 raise Problem(503, "still reading the record", retry_after=1) from None
-            return await self._store.live.get(name), message.seq
+            return await self.store.live.get(name), message.seq
         return state, state.config_seq
 
     async def _projected(self, message: Stored) -> ServiceState:
         change = project(message)
-        await self._store.apply(change)
-        self._hub.index.apply(change)
-        state = await self._store.live.get(change.name)
+        await self.store.apply(change)
+        self.hub.index.apply(change)
+        state = await self.store.live.get(change.name)
         assert state is not None
         return state
 
     def _envelope(self, name: str) -> dict[str, Any]:
-        now = self._now()
+        now = self.now()
         return {
             "id": event_id(name, now.isoformat(), uuid.uuid4()),
             "source": "/api",

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 
 from services.api.commands import Commands, existing
 from services.api.http.auth import ApiAuth
-from services.api.http.models import Defaults, Service
+from services.api.http.models import Service
 from services.api.maintenance import Maintenance
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
@@ -33,7 +33,6 @@ class ApiContext:
     commands: Commands
     auth: ApiAuth
     health: Health
-    defaults: Defaults
     settings: ApiSettings
     now: Callable[[], datetime]
     maintenance: Maintenance
@@ -55,7 +54,7 @@ class ApiContext:
 
     def present(self, state: ServiceState) -> Service:
         """The service as answers show it, with the thresholds that are in force."""
-        return Service.of(state, self.defaults, self.settings.public_url)
+        return Service.of(state, self.settings.thresholds, self.settings.public_url)
 
 
 def context_of(request: Request) -> ApiContext:

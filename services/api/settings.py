@@ -1,6 +1,6 @@
 """The API's settings."""
 
-from datetime import time
+from datetime import time, timedelta
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -18,6 +18,11 @@ class ApiSettings(Settings):
     read_token: Tokens = ()
     ingest_token: Tokens = ()
     status_page: CommaSeparated = ()
+
+    @property
+    def thresholds(self) -> tuple[timedelta, timedelta, timedelta]:
+        """After how long a service is silent, down and dead that says nothing of it itself."""
+        return self.silent_after, self.down_after, self.dead_after
 
     @property
     def asks_ingest_token(self) -> bool:

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from services.api.commands import Commands
-from services.api.http.models import Defaults, NewService, Wanted
+from services.api.http.models import NewService, Wanted
 from services.api.projections.documents import Heard, add_heartbeat, project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
@@ -257,10 +257,7 @@ async def test_nothing_to_do_is_decided_on_the_record(
     """With read models that nobody keeps up: what equals them may still be a change."""
     store = Store(mongo_url, "registry")
     await store.open()
-    defaults = Defaults(
-        silent_after=timedelta(minutes=15), down_after=timedelta(hours=1), dead_after=timedelta(days=7)
-    )
-    commands = Commands(link, publisher, store, EventHub(), defaults, now, max_services=100)
+    commands = Commands(link, publisher, store, EventHub(), now, max_services=100)
     made = await commands.create(NewService(name="a", description="one"))
     seq = made.config_seq
 

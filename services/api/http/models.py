@@ -88,35 +88,12 @@ class NewService(Wanted):
     name: Name
 
 
-class Defaults(BaseModel):
-    """The registry's own thresholds, which hold where a service has none."""
-
-    silent_after: timedelta
-    down_after: timedelta
-    dead_after: timedelta
-
-    def in_force(self, config: ServiceConfig) -> tuple[timedelta, timedelta, timedelta]:
-        return thresholds.in_force(_own(config), config.every, self._all)
-
-    def sources(self, config: ServiceConfig) -> "ThresholdSources":
-        found = thresholds.sources(_own(config), config.every, self._all)
-        return ThresholdSources(**dict(zip(THRESHOLDS, found, strict=True)))
-
-    @property
-    def _all(self) -> tuple[timedelta, timedelta, timedelta]:
-        return self.silent_after, self.down_after, self.dead_after
-
-    @staticmethod
-    def check(config: ServiceConfig) -> None:
-        """Problem 422 unless those that are set together are in order; the others make way."""
-        own = {field: value for field in THRESHOLDS if (value := getattr(config, field))}
-        if thresholds.out_of_order(tuple(own.values())):
-            found = ", ".join(f"{field} {durations.write(value)}" for field, value in own.items())
-            raise Problem(422, f"silent_after < down_after < dead_after is needed; this would be {found}")
-
-
-def _own(config: ServiceConfig) -> thresholds.Own[timedelta]:
-    return config.silent_after, config.down_after, config.dead_after
+def check_order(config: ServiceConfig) -> None:
+    """Problem 422 unless those thresholds that are set together are in order; the others make way."""
+    own = {field: value for field in THRESHOLDS if (value := getattr(config, field))}
+    if thresholds.out_of_order(tuple(own.values())):
+        found = ", ".join(f"{field} {durations.write(value)}" for field, value in own.items())
+        raise Problem(422, f"silent_after < down_after < dead_after is needed; this would be {found}")
 
 
 class ThresholdsInForce(BaseModel):
@@ -165,9 +142,14 @@ class Service(BaseModel):
     links: Links
 
     @classmethod
-    def of(cls, state: ServiceState, defaults: Defaults, public_url: str) -> Self:
-        own, last_duration = state.configuration, state.last_duration
-        in_force = zip(THRESHOLDS, defaults.in_force(own), strict=True)
+    def of(
+        cls, state: ServiceState, defaults: tuple[timedelta, timedelta, timedelta], public_url: str
+    ) -> Self:
+        """`defaults`: the registry's own thresholds, which hold where a service has none."""
+        config, last_duration = state.configuration, state.last_duration
+        own, every = (config.silent_after, config.down_after, config.dead_after), config.every
+        in_force = zip(THRESHOLDS, thresholds.in_force(own, every, defaults), strict=True)
+        sources = zip(THRESHOLDS, thresholds.sources(own, every, defaults), strict=True)
         return cls(
             name=state.name,
             status=state.status,
@@ -177,8 +159,8 @@ class Service(BaseModel):
             registered_at=moment(state.registered_at),
             registered_by=state.registered_by,
             thresholds=ThresholdsInForce(**dict(in_force)),
-            threshold_sources=defaults.sources(own),
-            every=durations.write(own.every) if own.every else None,
+            threshold_sources=ThresholdSources(**dict(sources)),
+            every=durations.write(every) if every else None,
             message=state.message,
             running_since=moment(state.running_since) if state.running_since else None,
             last_duration=None if last_duration is None else last_duration / 1e6,
