@@ -1,6 +1,6 @@
 """What every route works with: made once at the start, and kept in `app.state.context`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated
@@ -13,10 +13,12 @@ from services.api.http.models import Service
 from services.api.maintenance import Maintenance
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
-from services.api.queries.past import CachedFor, StatusHistory
+from services.api.queries.past import WINDOWS, CachedFor, StatusHistory
 from services.api.settings import ApiSettings
-from shared.contracts.events import MICRO
+from shared.contracts.events import MICRO, micros
+from shared.domain import timeline
 from shared.domain.service_state import ServiceState
+from shared.domain.timeline import Mark, Segment
 from shared.http.problems import Problem
 from shared.http.server import Health
 from shared.messaging.connection import BrokerConnection
@@ -47,6 +49,18 @@ class ApiContext:
     def gaps_until(self, at: int) -> list[tuple[int, int]]:
         """When the registry itself was not listening."""
         return self.hub.coverage.gaps_until(at, self.settings.deaf_after // MICRO)
+
+    def segments(self, state: ServiceState, window: str, marks: Sequence[Mark]) -> list[Segment]:
+        """What a service was in a window of `WINDOWS`, by its marks."""
+        at = self.now()
+        now = timeline.Now(state.status, state.paused, state.registered_at, micros(at))
+        gaps, begins = self.gaps_until(now.at), self.hub.begins.get(state.name, 0)
+        return timeline.segments(marks, now, micros(at - WINDOWS[window]), gaps, begins)
+
+    async def segments_of(self, name: str, window: str) -> list[Segment]:
+        """The same, of a name. Problem 404 if there is no such service."""
+        state = await self.state(name)
+        return self.segments(state, window, (await self.past.marks([name], window))[name])
 
     async def state(self, name: str) -> ServiceState:
         """What is known of a service. Problem 404 if there is none."""

@@ -1,7 +1,7 @@
 """What the dashboard draws: numbers to coordinates. Pure; the templates make pictures of them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby, pairwise
 from typing import NamedTuple
@@ -11,7 +11,8 @@ from services.api.http.models import HeardItem
 from shared.contracts.durations import spoken, spoken_seconds
 from shared.contracts.events import Signal, moment
 from shared.contracts.zones import in_zone
-from shared.domain.timeline import NOTHING, Segment, percent
+from shared.domain import timeline
+from shared.domain.timeline import NOTHING, Segment
 
 COLUMNS = 100
 """Columns of a chart, at most."""
@@ -80,19 +81,16 @@ def _title(start: datetime, end: datetime, spent: Counter[str], zone: ZoneInfo) 
     return f"{start:%b %d %H:%M} to {until}: {', '.join(whats) or 'not registered yet'}"
 
 
-def in_a_line(found: Sequence[Segment], share: float | None) -> str:
+def in_a_line(seconds: Mapping[str, float]) -> str:
     """A bar in words: `99.2 % up; down 12 min, unobserved 2 s`."""
-    spent: Counter[str] = Counter()
-    for segment in found:
-        spent[segment.state] += segment.end - segment.start
+    share = timeline.uptime(seconds)
     flaws = [
-        f"{state} {spoken(timedelta(microseconds=spent[state]))}"
+        f"{state} {spoken(timedelta(seconds=seconds[state]))}"
         for state in ("down", "dead", "silent", "paused", "unobserved")
-        if spent[state] >= 1_000_000
+        if seconds[state] >= 1
     ]
-    return "; ".join(
-        [f"{percent(share)} up" if share is not None else "not evaluated", ", ".join(flaws)]
-    ).rstrip("; ")
+    up = "not evaluated" if share is None else f"{timeline.percent(share)} up"
+    return f"{up}; {', '.join(flaws)}" if flaws else up
 
 
 class Column(NamedTuple):

@@ -15,7 +15,6 @@ from services.api.dashboard import charts
 from services.api.dashboard.login import may_view
 from services.api.dashboard.rendering import ORDER, page, templates
 from services.api.http.models import HeardItem, Service
-from services.api.http.past import marks_in, segments
 from services.api.http.requests import listed, write_cursor
 from services.api.http.routing import NameInPath
 from services.api.http.services import service_query
@@ -42,45 +41,42 @@ SLICES = {"24h": 48, "7d": 84, "30d": 90, "90d": 90}
 router = APIRouter(dependencies=[Depends(may_view)], default_response_class=HTMLResponse)
 
 
+class Bar(NamedTuple):
+    """A window of a service's past. `slices`: how many the pieces are made of."""
+
+    pieces: list[charts.Piece]
+    slices: int
+    summary: str
+    uptime: str
+
+
 class Row(NamedTuple):
     """A service in a list. `next_threshold`: seconds from its last heartbeat to its next threshold."""
 
     service: Service
-    bar: list[charts.Piece]
-    summary: str
-    uptime: str
+    bar: Bar
     next_threshold: float | None
     maintenance: bool
 
 
 async def rows(api: ApiContext, names: Sequence[str], window: str) -> list[Row]:
     states = await api.store.live.named(names)
-    marks = await marks_in(api, [state.name for state in states], window)
+    marks = await api.past.marks([state.name for state in states], window)
     now = api.now()
     open_windows = [each for each in api.maintenance.windows.by_id.values() if each.current(now)]
     found = []
     for state in states:
         service, bar = api.present(state), _bar(api, state, window, marks[state.name])
         in_maintenance = any(each.is_about(service.name, service.tags) for each in open_windows)
-        percent = timeline.percent(bar.share)
-        found.append(Row(service, bar.pieces, bar.summary, percent, _next_threshold(service), in_maintenance))
+        found.append(Row(service, bar, _next_threshold(service), in_maintenance))
     return found
 
 
-class Bar(NamedTuple):
-    """A window of a service's past. `share`: its uptime; `slices`: how many the pieces are made of."""
-
-    pieces: list[charts.Piece]
-    slices: int
-    summary: str
-    share: float | None
-
-
 def _bar(api: ApiContext, state: ServiceState, window: str, marks: Sequence[Mark]) -> Bar:
-    found = segments(api, state, window, marks)
-    share = timeline.uptime(timeline.spent(found))
-    count = SLICES[window]
-    return Bar(charts.bar(found, count, api.settings.zone), count, charts.in_a_line(found, share), share)
+    found, count = api.segments(state, window, marks), SLICES[window]
+    seconds = timeline.spent(found)
+    pieces = charts.bar(found, count, api.settings.zone)
+    return Bar(pieces, count, charts.in_a_line(seconds), timeline.percent(timeline.uptime(seconds)))
 
 
 def _next_threshold(service: Service) -> float | None:
@@ -170,7 +166,7 @@ async def service_page(
     state, zone = await api.state(name), api.settings.zone
     service = api.present(state)
     heard = await _or_nothing(history.heartbeats(api.link, name, state.registered_at, charts.COLUMNS + 1))
-    marks = (await marks_in(api, [name], "90d"))[name]
+    marks = (await api.past.marks([name]))[name]
     events = await api.store.live.history(name, None, EVENTS_SHOWN)
     badge_key = api.auth.badge_key(name)
     return page(

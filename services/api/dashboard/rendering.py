@@ -16,7 +16,6 @@ from services.api.http.auth import Role
 from shared.contracts import durations, zones
 from shared.contracts.events import Status, moment
 from shared.contracts.heartbeats import shortened
-from shared.domain import timeline
 from shared.http import problems
 from shared.http.problems import Problem
 
@@ -56,7 +55,6 @@ templates.filters |= {
 templates.globals |= {
     "duration_pattern": durations.FORM_PATTERN,
     "in_words": durations.spoken_seconds,
-    "percent": timeline.percent,
     "shapes": SHAPES,
     "version": _VERSION,
 }

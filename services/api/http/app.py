@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.api.context import ApiContext
 from services.api.dashboard import forms, login, pages, status_page
 from services.api.dashboard.rendering import problem_page
-from services.api.http import badges, events, maintenance, past, services
+from services.api.http import badges, events, maintenance, services
 from services.api.projections.store import DatabaseUnavailable
 from shared.http import docs, problems
 from shared.http.head import HeadAsGet
@@ -45,7 +45,7 @@ def build(context: ApiContext) -> FastAPI:
     app.state.context = context
     for module in (services, maintenance):
         app.include_router(module.writes)
-    for module in (services, past, events, maintenance, badges):
+    for module in (services, events, maintenance, badges):
         app.include_router(module.reads)
     for module in (pages, forms, login, status_page):
         app.include_router(module.router, include_in_schema=False)

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query, Request, Response
 
 from services.api.context import Api
 from services.api.dashboard.rendering import templates
-from services.api.http.past import segments_in
 from services.api.http.routing import BEARER, NameInPath, UptimeWindow
 from shared.domain import timeline
 from shared.http.problems import documented
@@ -39,8 +38,8 @@ async def get_uptime_badge(
     """A picture of its uptime."""
     api.check_caught_up()
     api.auth.may_see_badge(request, name, key)
-    found = await segments_in(api, await api.state(name), window)
-    return _picture(uptime(name, window, timeline.uptime(timeline.spent(found))))
+    seconds = timeline.spent(await api.segments_of(name, window))
+    return _picture(uptime(name, window, timeline.uptime(seconds)))
 
 
 def _picture(svg: str) -> Response:

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Request
@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from services.api.context import Api
 from services.api.http.routing import reading
 from services.api.projections.documents import Document, project
-from services.api.queries.event_hub import EventHub, LiveEvent, TooManyListeners
+from services.api.queries.event_hub import EventHub, LiveEvent
 from shared.contracts.events import moment
 from shared.http.problems import Problem, documented
 from shared.http.protocol import stranger_of
@@ -81,61 +81,49 @@ async def _messages(
     link: BrokerConnection, hub: EventHub, after: int | None, heartbeats: bool, client: str | None
 ) -> AsyncIterator[str]:
     """What follows `after`, or what comes from now on. `client`: the address of a stranger."""
-    try:
-        with hub.listening(client, heartbeats=heartbeats) as listener:
-            yield "retry: 2000\n\n"
-            if after is None:
-                after = hub.published_through
-            elif after > hub.published_through:  # it is of an earlier record
-                after = min(hub.new_from, hub.published_through) if hub.edition else hub.published_through
-            while after < hub.kept_from:
-                for seq, text in await _part_of_record(link, hub, after):
-                    after = seq
-                    if text:
-                        yield text
-            for news in hub.kept_after(after):
-                after = news.seq or after
-                yield _written(news, hub.edition)
-            while True:
-                try:
-                    following = await listener.next(KEEP_ALIVE)
-                except TimeoutError:
-                    yield ": still here\n\n"
-                    continue
-                if following is None:
-                    return
-                if following.seq is None or following.seq > after:
-                    yield _written(following, hub.edition)
-    except TooManyListeners:
+    if hub.full(client):  # others have come since the answer began
         return
+    with hub.listening(client, heartbeats=heartbeats) as listener:
+        yield "retry: 2000\n\n"
+        if after is None:
+            after = hub.published_through
+        elif after > hub.published_through:  # it is of an earlier record
+            after = min(hub.new_from, hub.published_through) if hub.edition else hub.published_through
+        while after < hub.kept_from:
+            for seq, text in await _part_of_record(link, hub, after):
+                after = seq
+                if text:
+                    yield text
+        for news in hub.kept_after(after):
+            after = news.seq or after
+            yield _written(news, hub.edition)
+        while True:
+            try:
+                following = await listener.next(KEEP_ALIVE)
+            except TimeoutError:
+                yield ": still here\n\n"
+                continue
+            if following is None:
+                return
+            if following.seq is None or following.seq > after:
+                yield _written(following, hub.edition)
 
 
 async def _part_of_record(link: BrokerConnection, hub: EventHub, after: int) -> list[tuple[int, str]]:
-    """The next of it, at most READ_AT_ONCE: who reads slowly keeps nobody else from the record."""
-    found: list[tuple[int, str]] = []
-    async with hub.reading, aclosing(_from_record(link, after, hub.kept_from, hub.edition)) as events:
-        async for event in events:
-            found.append(event)
-            if len(found) >= READ_AT_ONCE:
-                break
-    return found
-
-
-async def _from_record(
-    link: BrokerConnection, after: int, upto: int, edition: str
-) -> AsyncGenerator[tuple[int, str], None]:
-    """What memory does not go back to. Ends with the last event up to `upto`, whatever that is."""
+    """The next of what memory does not go back to, at most READ_AT_ONCE: who reads slowly keeps nobody else
+    from the record. It ends with the last event that memory does not have, whatever that is."""
+    found, upto = list[tuple[int, str]](), hub.kept_from
     reader = Reader(link, streams.SERVICES, streams.ALL_EVENTS, after=after)
-    async with aclosing(reader.to_end(upto)) as batches:
+    async with hub.reading, aclosing(reader.to_end(upto)) as batches:
         async for batch in batches:
             for stored in batch:
-                if stored.seq > upto:
-                    break
-                try:
-                    yield stored.seq, _written(LiveEvent(stored.seq, project(stored).row), edition)
-                except ValueError:
-                    continue
-    yield upto, ""
+                with suppress(ValueError):
+                    if stored.seq <= upto:
+                        news = LiveEvent(stored.seq, project(stored).row)
+                        found.append((stored.seq, _written(news, hub.edition)))
+            if len(found) >= READ_AT_ONCE:
+                return found[:READ_AT_ONCE]
+    return [*found, (upto, "")]
 
 
 def _written(news: LiveEvent, edition: str) -> str:

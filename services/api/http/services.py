@@ -1,4 +1,4 @@
-"""Services as JSON: one of them, a list of them, and the commands that change one."""
+"""Services as JSON: one of them and its past, a list of them, and the commands that change one."""
 
 from typing import Annotated
 
@@ -7,13 +7,14 @@ from pydantic import AwareDatetime
 
 from services.api import tags
 from services.api.context import Api, ApiContext
-from services.api.http.models import EXAMPLES, NewService, NextDigest, Service, ServicePage, Summary, Wanted
+from services.api.http import models
+from services.api.http.models import EXAMPLES, NewService, Service, ServicePage, Summary, Wanted
 from services.api.http.requests import bad_cursor, listed, read_cursor, write_cursor
-from services.api.http.routing import IfMatch, Limit, NameInPath, reading, writing
+from services.api.http.routing import IfMatch, Limit, NameInPath, UptimeWindow, reading, writing
 from services.api.queries import history
 from services.api.queries.index import SORTS, Place, ServiceQuery, Sort
-from shared.contracts.events import Status, micros
-from shared.domain import digest
+from shared.contracts.events import Status, micros, moment
+from shared.domain import digest, timeline
 from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem, documented
 
@@ -155,11 +156,56 @@ async def get_summary(api: Api) -> Summary:
         counts=index.counts,
         total=len(index),
         worst=[api.present(state) for state in await api.store.live.named(names)],
-        next_digest=NextDigest(
+        next_digest=models.NextDigest(
             at=digest.next_digest_at(now, zone, digest_time) if digest_time else None,
             text=digest.plain(api.hub.digest_at(now, api.gaps_until(micros(now))), zone),
         ),
     )
+
+
+# --- the past of one
+
+
+@reads.get("/service/{name}/events", responses=documented(404, 422))
+async def list_service_events(
+    name: NameInPath, api: Api, limit: Limit = 50, cursor: str | None = None
+) -> models.HistoryPage:
+    """What happened to a service, newest first."""
+    await api.state(name)
+    before = int(read_cursor(cursor, int)[0]) if cursor else None
+    rows = await api.store.live.history(name, before, limit)
+    return models.HistoryPage(
+        items=[
+            models.HistoryItem(seq=row["_id"], type=row["type"], at=moment(row["at"]), data=row["data"])
+            for row in rows[:limit]
+        ],
+        next=write_cursor(rows[limit - 1]["_id"]) if len(rows) > limit else None,
+    )
+
+
+@reads.get("/service/{name}/heartbeats", responses=documented(404, 422))
+async def list_service_heartbeats(name: NameInPath, api: Api, limit: Limit = 50) -> models.HeardPage:
+    """Its last heartbeats, newest first, as far as the broker keeps them (REGISTRY_HEARTBEATS_KEPT)."""
+    registered_at = (await api.state(name)).registered_at
+    return models.HeardPage(items=await history.heartbeats(api.link, name, registered_at, limit))
+
+
+@reads.get("/service/{name}/uptime", responses=documented(404, 422))
+async def get_service_uptime(name: NameInPath, api: Api, window: UptimeWindow = "24h") -> models.Uptime:
+    """How it was in a window: seconds in each status, and what nobody can know apart."""
+    found = await api.segments_of(name, window)
+    seconds = timeline.spent(found)
+    known = next((segment.start for segment in found if segment.state != timeline.NOTHING), found[-1].end)
+    return models.Uptime(
+        window=window,
+        uptime=timeline.uptime(seconds),
+        from_=moment(known),
+        to=moment(found[-1].end),
+        seconds=models.Seconds(**seconds),
+    )
+
+
+# --- what a list is asked for
 
 
 def service_query(

@@ -43,10 +43,6 @@ class LiveEvent:
     written: str = ""
 
 
-class TooManyListeners(Exception):
-    """There are as many listeners as there may be."""
-
-
 class Listener:
     """What waits for one client."""
 
@@ -194,9 +190,7 @@ class EventHub:
 
     @contextmanager
     def listening(self, client: str | None = None, *, heartbeats: bool = False) -> Iterator[Listener]:
-        """A listener, who is told everything from now on. Raises TooManyListeners."""
-        if self.full(client):
-            raise TooManyListeners
+        """A listener, who is told everything from now on; ask before whether it is `full`."""
         listener = Listener(client, heartbeats=heartbeats)
         self._listeners.add(listener)
         LISTENERS.set(len(self._listeners))

@@ -78,8 +78,11 @@ class StatusHistory:
         self._count = 0
         self._reading = asyncio.Lock()
 
-    async def marks(self, names: Collection[str]) -> dict[str, Sequence[Mark]]:
-        """The marks of each of these services, perhaps with older ones. Raises DatabaseUnavailable."""
+    async def marks(self, names: Collection[str], window: str = "90d") -> dict[str, Sequence[Mark]]:
+        """The marks of each of these services in one of `WINDOWS`, perhaps with older ones; the last day is
+        in memory. Raises DatabaseUnavailable."""
+        if window == "24h":
+            return {name: self._hub.recent_marks(name) for name in names}
         if self._missing(names):
             async with self._reading:
                 while missing := self._missing(names):
