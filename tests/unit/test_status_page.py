@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.api.dashboard.status_page import status_title
+from services.api.dashboard.pages import status_title
 from shared.contracts.events import Status
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status

@@ -1,7 +1,8 @@
 """What the forms of the pages do."""
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -25,22 +26,28 @@ router = APIRouter(dependencies=[Depends(may_submit)])
 Command = Coroutine[Any, Any, object]
 
 
-async def _run(request: Request, api: ApiContext, name: str, action: str, command: Command) -> Response:
-    """Run a command; back to the service's page, which says that `action` was done, or why not."""
+async def _run(command: Command, then: str, refused: Callable[[int, str], Awaitable[Response]]) -> Response:
+    """Run a command and go on to `then`; or to the page that says why not."""
     try:
         await command
     except ValidationError as error:
-        return await service_page(request, api, name, 422, refused=explain(error.errors()))
+        return await refused(422, explain(error.errors()))
     except Problem as problem:
         if problem.status == 404:
             raise
-        return await service_page(request, api, name, problem.status, refused=problem.detail)
-    return RedirectResponse(f"/ui/service/{name}?done={action}", 303)
+        return await refused(problem.status, problem.detail)
+    return RedirectResponse(then, 303)
+
+
+async def _change(request: Request, api: ApiContext, name: str, action: str, command: Command) -> Response:
+    """Run a command; back to the service's page, which says that `action` was done, or why not."""
+    refused = partial(service_page, request, api, name)
+    return await _run(command, f"/ui/service/{name}?done={action}", refused)
 
 
 @router.post("/ui/service/{name}/edit")
 async def edit(request: Request, name: NameInPath, form: Form, api: Api) -> Response:
-    return await _run(request, api, name, "edit", _edit(api, name, form))
+    return await _change(request, api, name, "edit", _edit(api, name, form))
 
 
 async def _edit(api: ApiContext, name: str, form: Mapping[str, str]) -> None:
@@ -63,12 +70,12 @@ def _one_line(text: str) -> str:
 
 @router.post("/ui/service/{name}/pause")
 async def pause(request: Request, name: NameInPath, api: Api) -> Response:
-    return await _run(request, api, name, "pause", api.commands.pause(name, None))
+    return await _change(request, api, name, "pause", api.commands.pause(name, None))
 
 
 @router.post("/ui/service/{name}/resume")
 async def resume(request: Request, name: NameInPath, api: Api) -> Response:
-    return await _run(request, api, name, "resume", api.commands.resume(name, None))
+    return await _change(request, api, name, "resume", api.commands.resume(name, None))
 
 
 @router.post("/ui/service/{name}/delete")
@@ -82,7 +89,7 @@ async def delete(name: NameInPath, api: Api) -> Response:
 
 @router.post("/ui/service/{name}/maintenance")
 async def begin_maintenance(request: Request, name: NameInPath, form: Form, api: Api) -> Response:
-    return await _run(
+    return await _change(
         request, api, name, "maintenance", _begin_maintenance(api, name, form.get("duration", ""))
     )
 
@@ -101,15 +108,19 @@ async def _begin_maintenance(api: ApiContext, name: str, duration: str) -> None:
 @router.post("/ui/maintenance")
 async def add_window(request: Request, form: Form, api: Api) -> Response:
     given = {field: value.strip() for field, value in form.items() if value.strip()}
+    return await _run(
+        _add_window(api, given), "/ui/maintenance", partial(maintenance_page, request, api, given)
+    )
+
+
+async def _add_window(api: ApiContext, given: Mapping[str, str]) -> None:
     try:
-        await api.maintenance.add(_window(given, api.settings.zone), api.now())
-    except ValidationError as error:
-        return maintenance_page(request, api, 422, explain(error.errors()), given)
+        window = _window(given, api.settings.zone)
+    except ValidationError:
+        raise
     except (ValueError, KeyError) as error:
-        return maintenance_page(request, api, 422, str(error), given)
-    except Problem as problem:
-        return maintenance_page(request, api, problem.status, problem.detail, given)
-    return RedirectResponse("/ui/maintenance", 303)
+        raise Problem(422, str(error)) from None
+    await api.maintenance.add(window, api.now())
 
 
 def _window(given: Mapping[str, str], zone: ZoneInfo) -> Window:

@@ -1,4 +1,4 @@
-"""Pages to look at: all services, one service, how to connect one, maintenance windows."""
+"""Pages to look at: all services, one service, how to connect one, maintenance windows, the status page."""
 
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -6,24 +6,23 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from services.api import tags
 from services.api.context import Api, ApiContext
 from services.api.dashboard import charts
 from services.api.dashboard.login import may_view
-from services.api.dashboard.rendering import ORDER, page, templates
+from services.api.dashboard.rendering import ORDER, SECURED, page, templates
 from services.api.http.models import HeardItem, Service
 from services.api.http.requests import listed, write_cursor
 from services.api.http.routing import NameInPath
 from services.api.http.services import service_query
 from services.api.projections.documents import Document
 from services.api.queries import history
+from services.api.queries.index import ServiceQuery
 from shared.contracts import thresholds
-from shared.contracts.durations import spoken_seconds
 from shared.contracts.events import NAME_RULE_IN_WORDS, Status, moment, valid_name
-from shared.contracts.heartbeats import shortened
 from shared.domain import timeline
 from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark
@@ -38,7 +37,12 @@ EVENTS_SHOWN = 30
 SLICES = {"24h": 48, "7d": 84, "30d": 90, "90d": 90}
 """Slices of a bar, by its window: half an hour each in a day's."""
 
+STATUS_PAGE_ROWS = 500
+LONG_WINDOW_UP_TO = 50
+"""Services of which the status page shows 90 days; of more it shows a day."""
+
 router = APIRouter(dependencies=[Depends(may_view)], default_response_class=HTMLResponse)
+public = APIRouter(default_response_class=HTMLResponse)
 
 
 class Bar(NamedTuple):
@@ -128,8 +132,6 @@ async def overview(
         first_page=not cursor,
         next=_link(**here, cursor=write_cursor("status", *last)) if last else None,
         link=lambda **change: _link(**(here | change)),
-        ingest_url=api.settings.ingest_url.rstrip("/"),
-        ingest_token=api.settings.asks_ingest_token,
     )
 
 
@@ -160,7 +162,7 @@ async def service(request: Request, name: NameInPath, api: Api, done: str = "") 
 
 
 async def service_page(
-    request: Request, api: ApiContext, name: str, status: int = 200, *, done: str = "", refused: str = ""
+    request: Request, api: ApiContext, name: str, status: int = 200, refused: str = "", *, done: str = ""
 ) -> HTMLResponse:
     """`done`, `refused`: what became of the form that was sent from it."""
     state, zone = await api.state(name), api.settings.zone
@@ -179,11 +181,10 @@ async def service_page(
         heard=heard,
         cadence=charts.cadence(heard, service.thresholds.silent_after, zone),
         durations=charts.durations(heard, zone),
-        events=[(_when(row), _sentence(row), row["data"].get("to")) for row in events[:EVENTS_SHOWN]],
+        events=[(_when(row), row) for row in events[:EVENTS_SHOWN]],
         more_events=len(events) > EVENTS_SHOWN,
         maintenance=api.maintenance.about(name, service.tags, api.now()),
         badge_query=f"?key={badge_key}" if badge_key else "",
-        public_url=api.settings.public_url.rstrip("/"),
         done=done,
         refused=refused,
     )
@@ -203,26 +204,6 @@ def _when(row: Document) -> datetime:
     return datetime.fromisoformat(since) if since else moment(row["at"])
 
 
-def _sentence(row: Document) -> str:
-    """A line of the history in words."""
-    data = row["data"]
-    match row["type"]:
-        case "service.status_changed.v1":
-            text = f"{data['from']} → {data['to']}: {data['reason']}"
-            if data.get("duration") is not None:
-                text += f", after {spoken_seconds(data['duration'])}"
-            if data.get("message"):
-                text += f" - {shortened(data['message'], 100, 200)}"
-            return text
-        case "service.registered.v1":
-            by = "its first heartbeat" if data["registered_by"] == "heartbeat" else "the API"
-            return f"registered by {by}"
-        case "service.updated.v1":
-            return "configuration changed"
-        case other:
-            return str(other).removeprefix("service.").removesuffix(".v1").replace("_", " ")
-
-
 @router.get("/ui/service/{name}/delete")
 async def ask_to_delete(request: Request, name: NameInPath, api: Api) -> HTMLResponse:
     return page(request, "delete.html", service=api.present(await api.state(name)))
@@ -234,27 +215,15 @@ async def ask_to_delete(request: Request, name: NameInPath, api: Api) -> HTMLRes
 @router.get("/ui/maintenance")
 async def maintenance(request: Request, api: Api) -> HTMLResponse:
     """Maintenance windows: those there are, and a form for another."""
-    return maintenance_page(request, api)
+    return await maintenance_page(request, api, {})
 
 
-def maintenance_page(
-    request: Request,
-    api: ApiContext,
-    status: int = 200,
-    refused: str = "",
-    given: Mapping[str, str] | None = None,
+async def maintenance_page(
+    request: Request, api: ApiContext, given: Mapping[str, str], status: int = 200, refused: str = ""
 ) -> HTMLResponse:
     """`given`: what was filled into a form that was refused."""
     windows = api.maintenance.all(api.now())
-    return page(
-        request,
-        "maintenance.html",
-        status,
-        windows=windows,
-        refused=refused,
-        given=given or {},
-        zone=api.settings.zone.key,
-    )
+    return page(request, "maintenance.html", status, windows=windows, refused=refused, given=given)
 
 
 class Snippet(NamedTuple):
@@ -292,3 +261,46 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
         longest_grace=thresholds.LONGEST_GRACE,
         token=token,
     )
+
+
+# --- what everybody may see
+
+
+@public.get("/status")
+async def status_page(request: Request, api: Api) -> HTMLResponse:
+    """The services that REGISTRY_STATUS_PAGE names."""
+    if not api.settings.status_page:
+        raise Problem(404, "there is no status page here (REGISTRY_STATUS_PAGE)")
+    api.check_caught_up()
+    return HTMLResponse(await api.status_page.get(lambda: _made(request, api)), headers=SECURED)
+
+
+async def _made(request: Request, api: ApiContext) -> str:
+    queries = [ServiceQuery(tags=() if tag == "*" else (tag,), limit=500) for tag in api.settings.status_page]
+    names = sorted({name for query in queries for name in api.hub.index.page(query)[0]})
+    long = len(names) <= LONG_WINDOW_UP_TO
+    shown = await rows(api, names[:STATUS_PAGE_ROWS], "90d" if long else "24h")
+    shown.sort(key=lambda row: (ORDER.index(row.service.status), row.service.name))
+    title = status_title([row.service.status for row in shown])
+    return bytes(page(request, "status.html", rows=shown, title=title, long=long).body).decode()
+
+
+def status_title(statuses: Sequence[Status]) -> str:
+    """What the page says of all of them. One without any heartbeat yet is neither up nor down."""
+    down = sum(status in (Status.DOWN, Status.DEAD) for status in statuses)
+    unknown = sum(status is Status.UNKNOWN for status in statuses)
+    if not statuses:
+        return "Nothing to show yet"
+    if down:
+        return f"{down} of {len(statuses)} down"
+    if unknown == len(statuses):
+        return "Nothing was heard yet"
+    return "Everything that was heard is up" if unknown else "Everything is up"
+
+
+@public.get("/favicon.svg")
+async def favicon(down: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """A dot, or how many are down."""
+    picture = templates.get_template("favicon.svg").render(down="99+" if down > 99 else down)
+    headers = {"Cache-Control": "public, max-age=86400"}
+    return Response(picture, media_type="image/svg+xml", headers=headers)

@@ -1,8 +1,6 @@
 """How a page is made: its template, and what every page shows."""
 
 import hashlib
-from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.api import tags
-from services.api.context import ApiContext, context_of
+from services.api.context import context_of
 from services.api.http.auth import Role
 from shared.contracts import durations, zones
 from shared.contracts.events import Status, moment
@@ -51,6 +49,7 @@ templates.filters |= {
     "duration": durations.write,
     "tags": tags.written,
     "excerpt": lambda text: shortened(text, 100, 200),
+    "moment": moment,
 }
 templates.globals |= {
     "duration_pattern": durations.FORM_PATTERN,
@@ -69,16 +68,14 @@ def page(request: Request, template: str, status: int = 200, **content: Any) -> 
     html = templates.get_template(template).render(
         content,
         ago=lambda since: durations.spoken(at - since),
-        banner=_banner(api, at) if known else [],
+        api=api,
         counts=counts,
-        down=counts[Status.DOWN],
         form_key=api.auth.form_key(request),
-        headline=headline(counts, api.hub.last_change, at),
+        known=known,
         local=lambda moment: zones.local(moment, api.settings.zone),
         now=at,
         path=request.url.path,
         role=role.value,
-        guarded=api.auth.guarded,
         seq=getattr(request.state, "seq", api.hub.published_through) if known else 0,
         total=sum(counts.values()),
     )
@@ -93,28 +90,3 @@ def problem_page(request: Request, problem: Problem) -> Response:
     response = page(request, "problem.html", problem.status, problem=problem)
     response.headers.update(problem.headers)
     return response
-
-
-def headline(counts: Mapping[Status, int], last_change: int, now: datetime) -> str:
-    """All services in a sentence: `2 down, 1 silent, 41 alive, last change 3 s ago`."""
-    parts = [f"{count} {status}" for status, count in counts.items() if count]
-    if not parts:
-        return "No services yet"
-    if last_change:
-        parts.append(f"last change {durations.spoken(now - moment(last_change))} ago")
-    return ", ".join(parts)
-
-
-def _banner(api: ApiContext, now: datetime) -> list[str]:
-    """What is wrong with the registry itself."""
-    warnings, longest = [], api.settings.deaf_after
-    if missing := api.health.missing:
-        warnings.append(f"Not up to date: {', '.join(sorted(missing))} not reached.")
-    covered_until, evaluated_at = api.hub.coverage.until, api.hub.evaluated_at
-    if covered_until and (deaf := now - moment(covered_until)) > longest:
-        warnings.append(f"No heartbeats are taken in since {durations.spoken(deaf)}.")
-    if evaluated_at == 0:
-        warnings.append("No service is evaluated: no monitor answers.")
-    elif evaluated_at and (late := now - moment(evaluated_at)) > longest:
-        warnings.append(f"No service is evaluated since {durations.spoken(late)}.")
-    return warnings

@@ -10,7 +10,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.context import ApiContext
-from services.api.dashboard import forms, login, pages, status_page
+from services.api.dashboard import forms, login, pages
 from services.api.dashboard.rendering import problem_page
 from services.api.http import badges, events, maintenance, services
 from services.api.projections.store import DatabaseUnavailable
@@ -47,8 +47,8 @@ def build(context: ApiContext) -> FastAPI:
         app.include_router(module.writes)
     for module in (services, events, maintenance, badges):
         app.include_router(module.reads)
-    for module in (pages, forms, login, status_page):
-        app.include_router(module.router, include_in_schema=False)
+    for router in (pages.router, forms.router, login.router, pages.public):
+        app.include_router(router, include_in_schema=False)
     problems.install(app, problem_page)
     app.add_exception_handler(DatabaseUnavailable, _database_away)
     app.add_exception_handler(BrokerError, _broker_away)
