@@ -69,7 +69,7 @@ class Commands:
             nonlocal created
             created = not (state and state.exists)
             if not created:
-                return self._updated(events.ServiceUpdated, name, state, if_match, wanted.whole)
+                return self._updating(events.ServiceUpdated, name, if_match, wanted.whole)(state)
             if if_match is not None:
                 raise Problem(412, f"there is no service {name}")
             return self._registered(name, wanted.whole())
@@ -83,13 +83,14 @@ class Commands:
                 check_order(new)
             return new
 
-        return await self._update(events.ServiceUpdated, name, if_match, merged)
+        return await self._change(name, self._updating(events.ServiceUpdated, name, if_match, merged))
 
-    async def pause(self, name: str, if_match: str | None) -> ServiceState:
-        return await self._update(events.ServicePaused, name, if_match, lambda old: _paused(old, True))
+    async def set_paused(self, name: str, paused: bool, if_match: str | None) -> ServiceState:
+        def changed(old: ServiceConfig) -> ServiceConfig:
+            return old.model_copy(update={"paused": paused})
 
-    async def resume(self, name: str, if_match: str | None) -> ServiceState:
-        return await self._update(events.ServiceResumed, name, if_match, lambda old: _paused(old, False))
+        kind = events.ServicePaused if paused else events.ServiceResumed
+        return await self._change(name, self._updating(kind, name, if_match, changed))
 
     async def delete(self, name: str, if_match: str | None) -> None:
         def decide(state: ServiceState | None) -> ConfigEvent:
@@ -98,42 +99,35 @@ class Commands:
 
         await self._change(name, decide)
 
-    async def _update(
-        self,
-        kind: type[events.ServiceUpdated | events.ServicePaused | events.ServiceResumed],
-        name: str,
-        if_match: str | None,
-        new: Callable[[ServiceConfig], ServiceConfig],
-    ) -> ServiceState:
-        return await self._change(name, lambda state: self._updated(kind, name, state, if_match, new))
-
     def _registered(self, name: str, config: ServiceConfig) -> events.ServiceRegistered:
         tags.check_allowed(config.tags)
         if len(self.hub.index) + self.creating >= self.max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
         return events.ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
 
-    def _updated(
+    def _updating(
         self,
         kind: type[events.ServiceUpdated | events.ServicePaused | events.ServiceResumed],
         name: str,
-        state: ServiceState | None,
         if_match: str | None,
         new: Callable[[ServiceConfig], ServiceConfig],
-    ) -> ConfigEvent | None:
-        there = existing(name, state, if_match)
-        old = there.configuration
-        config = new(old)
-        if config == old:
-            return None
-        tags.check_allowed(config.tags, old.tags)
-        data = ConfigData(
-            config=config,
-            registered_at=moment(there.registered_at),
-            registered_by=there.registered_by,
-            declared_at=moment(there.declared_at) if there.declared_at else None,
-        )
-        return kind(**self._envelope(name), data=data)
+    ) -> Decide:
+        def decide(state: ServiceState | None) -> ConfigEvent | None:
+            there = existing(name, state, if_match)
+            old = there.configuration
+            config = new(old)
+            if config == old:
+                return None
+            tags.check_allowed(config.tags, old.tags)
+            data = ConfigData(
+                config=config,
+                registered_at=moment(there.registered_at),
+                registered_by=there.registered_by,
+                declared_at=moment(there.declared_at) if there.declared_at else None,
+            )
+            return kind(**self._envelope(name), data=data)
+
+        return decide
 
     async def _change(self, name: str, decide: Decide) -> ServiceState:
         """Decide, append, project. That it is refused, or as wanted already, may rest on a read model that is
@@ -213,7 +207,3 @@ def existing(name: str, state: ServiceState | None, if_match: str | None = None)
         raise Problem(404, f"there is no service {name}")
     check_version(if_match, state.config_seq)
     return state
-
-
-def _paused(config: ServiceConfig, paused: bool) -> ServiceConfig:
-    return config.model_copy(update={"paused": paused})

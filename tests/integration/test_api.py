@@ -276,7 +276,7 @@ async def test_nothing_to_do_is_decided_on_the_record(
     assert (changed.description, changed.config_seq) == ("one", seq + 1)
     seq += 1
     await elsewhere(ServiceUpdated, description="one", paused=True)
-    resumed = await commands.resume("a", None)
+    resumed = await commands.set_paused("a", False, None)
     assert (resumed.paused, resumed.config_seq) == (False, seq + 1)
     seq += 1
     await elsewhere(ServiceUpdated, description="two")

@@ -70,12 +70,12 @@ def _one_line(text: str) -> str:
 
 @router.post("/ui/service/{name}/pause")
 async def pause(request: Request, name: NameInPath, api: Api) -> Response:
-    return await _change(request, api, name, "pause", api.commands.pause(name, None))
+    return await _change(request, api, name, "pause", api.commands.set_paused(name, True, None))
 
 
 @router.post("/ui/service/{name}/resume")
 async def resume(request: Request, name: NameInPath, api: Api) -> Response:
-    return await _change(request, api, name, "resume", api.commands.resume(name, None))
+    return await _change(request, api, name, "resume", api.commands.set_paused(name, False, None))
 
 
 @router.post("/ui/service/{name}/delete")

@@ -1,6 +1,7 @@
 """Pages to look at: all services, one service, how to connect one, maintenance windows, the status page."""
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, NamedTuple
@@ -55,11 +56,8 @@ class Bar(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A service in a list. `next_threshold`: seconds from its last heartbeat to its next threshold."""
-
     service: Service
     bar: Bar
-    next_threshold: float | None
     maintenance: bool
 
 
@@ -72,7 +70,7 @@ async def rows(api: ApiContext, names: Sequence[str], window: str) -> list[Row]:
     for state in states:
         service, bar = api.present(state), _bar(api, state, window, marks[state.name])
         in_maintenance = any(each.is_about(service.name, service.tags) for each in open_windows)
-        found.append(Row(service, bar, _next_threshold(service), in_maintenance))
+        found.append(Row(service, bar, in_maintenance))
     return found
 
 
@@ -81,14 +79,6 @@ def _bar(api: ApiContext, state: ServiceState, window: str, marks: Sequence[Mark
     seconds = timeline.spent(found)
     pieces = charts.bar(found, count, api.settings.zone)
     return Bar(pieces, count, charts.in_a_line(seconds), timeline.percent(timeline.uptime(seconds)))
-
-
-def _next_threshold(service: Service) -> float | None:
-    length = {
-        Status.ALIVE: service.thresholds.silent_after,
-        Status.SILENT: service.thresholds.down_after,
-    }.get(service.status)
-    return length.total_seconds() if length and service.last_heartbeat and not service.paused else None
 
 
 # --- all services
@@ -119,7 +109,7 @@ async def overview(
     return page(
         request,
         "overview.html",
-        groups=_grouped(await rows(api, names, window)),
+        rows=await rows(api, names, window),
         dead=await rows(api, dead, window),
         dead_total=dead_total,
         matching=matching + dead_total,
@@ -133,11 +123,6 @@ async def overview(
         next=_link(**here, cursor=write_cursor("status", *last)) if last else None,
         link=lambda **change: _link(**(here | change)),
     )
-
-
-def _grouped(rows: Sequence[Row]) -> list[tuple[Status, list[Row]]]:
-    groups = ((status, [row for row in rows if row.service.status is status]) for status in ORDER)
-    return [(status, group) for status, group in groups if group]
 
 
 def _link(**query: Any) -> str:
@@ -167,7 +152,9 @@ async def service_page(
     """`done`, `refused`: what became of the form that was sent from it."""
     state, zone = await api.state(name), api.settings.zone
     service = api.present(state)
-    heard = await _or_nothing(history.heartbeats(api.link, name, state.registered_at, charts.COLUMNS + 1))
+    heard: list[HeardItem] = []
+    with suppress(Problem, BrokerError):  # a page is better without its heartbeats than not at all
+        heard = await history.heartbeats(api.link, name, state.registered_at, charts.COLUMNS + 1)
     marks = (await api.past.marks([name]))[name]
     events = await api.store.live.history(name, None, EVENTS_SHOWN)
     badge_key = api.auth.badge_key(name)
@@ -176,7 +163,6 @@ async def service_page(
         "service.html",
         status,
         service=service,
-        next_threshold=_next_threshold(service),
         windows={window: _bar(api, state, window, marks) for window in SLICES},
         heard=heard,
         cadence=charts.cadence(heard, service.thresholds.silent_after, zone),
@@ -188,14 +174,6 @@ async def service_page(
         done=done,
         refused=refused,
     )
-
-
-async def _or_nothing(heartbeats: Coroutine[Any, Any, list[HeardItem]]) -> list[HeardItem]:
-    """A page is better without its heartbeats than not at all."""
-    try:
-        return await heartbeats
-    except (Problem, BrokerError):
-        return []
 
 
 def _when(row: Document) -> datetime:

@@ -84,13 +84,13 @@ async def delete_service(name: NameInPath, api: Api, if_match: IfMatch = None) -
 @writes.post("/service/{name}/pause", responses=documented(404, 412, 422))
 async def pause_service(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
     """Stop evaluating it. Its heartbeats still count."""
-    return _answer(api, await api.commands.pause(name, if_match), response)
+    return _answer(api, await api.commands.set_paused(name, True, if_match), response)
 
 
 @writes.post("/service/{name}/resume", responses=documented(404, 412, 422))
 async def resume_service(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
     """Evaluate it again. What its newest heartbeat said meanwhile counts as of now."""
-    return _answer(api, await api.commands.resume(name, if_match), response)
+    return _answer(api, await api.commands.set_paused(name, False, if_match), response)
 
 
 def _check_same_name(name: str, wanted: Wanted) -> None:

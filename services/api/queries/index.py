@@ -27,15 +27,7 @@ _FEW = 1000
 
 
 def place(state: ServiceState, sort: Sort) -> Place:
-    match sort:
-        case "name":
-            return state.name, state.name
-        case "status":
-            return PROBLEMS_FIRST.index(state.status), state.name
-        case "since":
-            return state.since, state.name
-        case "last_heartbeat":
-            return state.last_heartbeat, state.name
+    return PROBLEMS_FIRST.index(state.status) if sort == "status" else getattr(state, sort), state.name
 
 
 @dataclass(frozen=True, slots=True)
