@@ -69,11 +69,7 @@ class Health:
         async def metrics(_: Request) -> Response:
             return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-        return [
-            Route("/healthz", healthz, include_in_schema=False),
-            Route("/readyz", readyz, include_in_schema=False),
-            Route("/metrics", metrics, include_in_schema=False),
-        ]
+        return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
 
 class Record:

@@ -167,18 +167,12 @@ class Backlog:
         return None
 
     def add(self, sender: str | None, count: int, size: int) -> None:
+        """Negative: they wait no longer."""
         self.messages += count
         self._bytes += size
         if sender:
             self._messages_of[sender] += count
             self._bytes_of[sender] += size
-
-    def remove(self, sender: str | None, count: int, size: int) -> None:
-        self.messages -= count
-        self._bytes -= size
-        if sender:
-            self._messages_of[sender] -= count
-            self._bytes_of[sender] -= size
             if not self._messages_of[sender]:
                 del self._messages_of[sender], self._bytes_of[sender]
 
@@ -398,7 +392,7 @@ class BatchPublisher:
         self._longest_wait = max(self._longest_wait, time.perf_counter() - group.since)
         start = 0
         for end, _, sender, size in group.waiters:
-            self.backlog.remove(sender, end - start, size)
+            self.backlog.add(sender, start - end, -size)
             start = end
         missing = len(group.missing)
         self.on_end(len(group.messages) - missing, missing, took)

@@ -36,9 +36,6 @@ T = TypeVar("T")
 STORE_TIMEOUT = 5.0
 """Seconds that the broker may take to store a change in a bucket for somebody who waits for it."""
 
-Taker = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""Takes a message's subject, reply, payload, and headers as they stand in NATS' protocol."""
-
 
 def access(settings: Settings) -> dict[str, Any]:
     """Which broker, and as whom, for `nats.connect`."""
@@ -88,7 +85,7 @@ class BrokerConnection:
         self._keeps_streams = keeps_streams
         self._complained = False
         self._leaving = False
-        self._takers: dict[int, Taker] = {}
+        self._takers: dict[int, nats_internals.Taker] = {}
         self.on_lost: list[Callable[[], None]] = []
         self.on_back: list[Callable[[], None]] = []
         self.on_doubt: list[Callable[[], None]] = []
@@ -125,28 +122,9 @@ class BrokerConnection:
         self.nc = client
         self.js = client.jetstream()
         self._complained = False
+        nats_internals.intercept(client, self._takers)
 
-        def around(usual: nats_internals.Process) -> nats_internals.Process:
-            async def process(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-                try:
-                    if taker := self._takers.get(sid):
-                        taker(subject, reply, data, headers)
-                    else:
-                        await usual(
-                            sid,
-                            nats_internals.legible(subject),
-                            reply,
-                            data,
-                            nats_internals.legible_headers(headers),
-                        )
-                except Exception:  # or the client would never read from this connection again
-                    log.exception("a message could not be taken in", subject=repr(subject[:200]))
-
-            return process
-
-        nats_internals.intercept(client, around)
-
-    async def listen(self, subject: str, taker: Taker) -> Subscription:
+    async def listen(self, subject: str, taker: nats_internals.Taker) -> Subscription:
         """Subscribe to what is much: `taker` is called as it is read from the connection, without the queue,
         the task and the object per message that the client's own subscriptions have."""
 

@@ -1,21 +1,34 @@
 """What nats-py does not promise to keep, in one place; tests/unit/test_internals.py names each part."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Mapping
 
+import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.protocol.command import hpub_cmd
 
 __all__ = ["hpub_cmd", "intercept", "parse_headers", "subscription_id", "write"]
 
-Process = Callable[[int, bytes, bytes, bytes, bytes], Coroutine[Any, Any, None]]
-"""Takes a message: the subscription's id, subject, reply, payload, headers as in NATS' protocol."""
+log = structlog.get_logger()
+
+Taker = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""Takes a message's subject, reply, payload, and headers as they stand in NATS' protocol."""
 
 
-def intercept(client: Client, replacement: Callable[[Process], Process]) -> None:
-    """Have each message that comes in taken by what `replacement` makes of the client's own way."""
-    client._process_msg = replacement(client._process_msg)  # type: ignore[method-assign, assignment]
+def intercept(client: Client, takers: Mapping[int, Taker]) -> None:
+    """Have the messages of some subscriptions, by their ids, taken as they are read from the connection."""
+    usual = client._process_msg
+
+    async def process(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        try:
+            if taker := takers.get(sid):
+                taker(subject, reply, data, headers)
+            else:
+                await usual(sid, legible(subject), reply, data, legible_headers(headers))
+        except Exception:  # or the client would never read from this connection again
+            log.exception("a message could not be taken in", subject=repr(subject[:200]))
+
+    client._process_msg = process  # type: ignore[method-assign]
 
 
 def subscription_id(subscription: Subscription) -> int:

@@ -5,6 +5,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from shared.contracts import events
-from shared.contracts.events import ServiceDeleted, ServiceRegistered, Status, StatusChanged, moment
+from shared.contracts.events import Event, ServiceDeleted, ServiceRegistered, Status, StatusChanged, moment
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import NotStored, StreamMissing, Unreadable
@@ -185,33 +186,32 @@ async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str
     among = f"service.*.{name}" if name else streams.ALL_EVENTS
     async for subject in full_subjects(link, streams.SERVICES, among):
         oldest = await first(link, streams.SERVICES, subject)
-        if oldest is None or _is_beginning(oldest):
+        event = _readable(oldest)
+        if oldest is None or _is_beginning(event):
             continue
         service = found.setdefault(streams.name_in(subject), Truncated())
         service.begins = max(service.begins, oldest.at)
         if subject.startswith(streams.status("")):
             service.status = oldest.seq
         else:
-            service.config, service.registered_at = oldest.seq, _registered_at(oldest)
+            service.config, service.registered_at = oldest.seq, _registered_at(event)
     return found
 
 
-def _is_beginning(oldest: Stored) -> bool:
+def _readable(oldest: Stored | None) -> Event | None:
+    with suppress(ValueError):
+        return streams.read_event(oldest.subject, oldest.data) if oldest else None
+    return None
+
+
+def _is_beginning(event: Event | None) -> bool:
     """Whether no event of this registration of the service was before this one."""
-    try:
-        event = streams.read_event(oldest.subject, oldest.data)
-    except ValueError:
-        return False
     if isinstance(event, StatusChanged):
         return event.data.from_ is Status.UNKNOWN
     return isinstance(event, ServiceRegistered)
 
 
-def _registered_at(config: Stored) -> int:
-    try:
-        event = streams.read_event(config.subject, config.data)
-    except ValueError:
+def _registered_at(event: Event | None) -> int:
+    if event is None or isinstance(event, StatusChanged | ServiceDeleted):
         return 0
-    if isinstance(event, StatusChanged | ServiceDeleted) or event.data.registered_at is None:
-        return 0
-    return events.micros(event.data.registered_at)
+    return events.micros(event.data.registered_at) if event.data.registered_at else 0

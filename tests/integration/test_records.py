@@ -28,7 +28,7 @@ from shared.contracts.maintenance import Window
 from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.stream_identity import StreamMark
+from shared.messaging.record_watch import StreamMark
 from shared.messaging.window_bucket import Windows
 from tests.broker import eventually, provisioned
 

@@ -20,7 +20,7 @@ from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack
 from shared.messaging.reader import Stored
-from shared.messaging.stream_identity import Comparison, Eviction, StreamMark, compare
+from shared.messaging.record_watch import Comparison, Eviction, StreamMark, compare
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
 T = TypeVar("T")

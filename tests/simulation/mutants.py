@@ -17,7 +17,7 @@ from shared.messaging import streams
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack
 from shared.messaging.reader import Stored
-from shared.messaging.stream_identity import StreamMark
+from shared.messaging.record_watch import StreamMark
 from tests.simulation.catching import first_caught
 from tests.simulation.model import NEVER, ModelReader
 from tests.simulation.run import Process, Rules

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.messaging.connection import StreamPosition
-from shared.messaging.stream_identity import Comparison, Eviction, StreamMark, compare
+from shared.messaging.record_watch import Comparison, Eviction, StreamMark, compare
 
 BEFORE = StreamMark(created="2026-11-27T04:18:00.123456789Z", last=100, at=5_000, messages=80, subjects=10)
 READ = StreamPosition(100, 5_000)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import uvicorn
@@ -33,26 +34,18 @@ async def test_nats_client_hands_each_message_to_what_was_put_in_its_place() -> 
     client = Client()
     assert hasattr(client, "_process_msg"), IN_NATS + "Client._process_msg"
     came: list[tuple[Any, ...]] = []
-
-    def around(usual: nats_internals.Process) -> nats_internals.Process:
-        assert usual.__name__ == "_process_msg"
-
-        async def process(*message: Any) -> None:
-            came.append(message)
-
-        return process
-
-    nats_internals.intercept(client, around)
+    usual = AsyncMock()
+    client._process_msg = usual
+    nats_internals.intercept(client, {7: lambda *message: came.append(message)})
     head = b"NATS/1.0\r\nA: b\r\n\r\n"
     await Parser(client).parse(
         b"HMSG heartbeat.a 7 answers.1 %d %d\r\n%bhello\r\n" % (len(head), len(head) + 5, head)
     )
     await Parser(client).parse(b"MSG heartbeat.b 8 3\r\nyes\r\n")
-    (first, second) = came
-    assert first[:4] == (7, b"heartbeat.a", b"answers.1", b"hello"), IN_NATS + "the arguments of _process_msg"
-    assert nats_internals.parse_headers(first[4].partition(b"\r\n")[2]) == {"A": "b"}
-    assert second[0] == 8
-    assert not second[4]
+    ((*first, headers),) = came
+    assert first == [b"heartbeat.a", b"answers.1", b"hello"], IN_NATS + "the arguments of _process_msg"
+    assert nats_internals.parse_headers(headers.partition(b"\r\n")[2]) == {"A": "b"}
+    usual.assert_awaited_once_with(8, b"heartbeat.b", b"", b"yes", b"")
 
 
 def test_nats_subscription_has_its_id() -> None:

@@ -8,7 +8,7 @@ from services.monitor.store.event_store import EventStore
 from services.monitor.store.snapshot_codec import Checkpoint
 from services.monitor.store.snapshots import Snapshots
 from shared.domain.coverage import Coverage
-from shared.messaging.stream_identity import StreamMark
+from shared.messaging.record_watch import StreamMark
 
 
 class Kept:

@@ -27,7 +27,7 @@ from shared.messaging.errors import NotStored
 from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent, no_payload
 from shared.messaging.queries import last_evaluated, newest_event, truncated
 from shared.messaging.reader import PENDING, Reader, Stored
-from shared.messaging.stream_identity import RECORD, Comparison, Marks, check_stream, known_until, snapshot_of
+from shared.messaging.record_watch import RECORD, Comparison, Marks, check_stream, known_until, snapshot_of
 
 log = structlog.get_logger()
 

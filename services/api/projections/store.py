@@ -23,7 +23,7 @@ from shared.contracts.events import Signal, StatusChanged
 from shared.domain.service_state import ServiceState
 from shared.messaging.connection import StreamPosition
 from shared.messaging.queries import Truncated
-from shared.messaging.stream_identity import StreamMark
+from shared.messaging.record_watch import StreamMark
 
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""

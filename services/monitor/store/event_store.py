@@ -20,7 +20,7 @@ from shared.messaging.queries import (
     newest_event,
 )
 from shared.messaging.reader import Reader, Stored
-from shared.messaging.stream_identity import RECORD, Comparison, Marks, StreamMark, check_stream
+from shared.messaging.record_watch import RECORD, Comparison, Marks, StreamMark, check_stream
 
 
 class EventStore:

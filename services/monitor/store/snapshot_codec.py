@@ -16,7 +16,7 @@ from services.monitor.store.mapping import effective_thresholds
 from shared.contracts.events import Signal, Status
 from shared.contracts.heartbeats import shortened
 from shared.domain.coverage import Coverage
-from shared.messaging.stream_identity import StreamMark
+from shared.messaging.record_watch import StreamMark
 
 FORMAT = 4
 FORMAT_BEFORE = 3

@@ -22,10 +22,9 @@ from services.notifier.event_log import EventLog
 from services.notifier.kv_record import KvRecord
 from shared.contracts.events import Status, moment
 from shared.domain.digest import digest_due
-from shared.messaging import streams
+from shared.messaging import record_watch, streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
-from shared.messaging.record_watch import RecordWatch
-from shared.messaging.stream_identity import Comparison, Marks, StreamMark, check_stream, known_until
+from shared.messaging.record_watch import Comparison, Marks, RecordWatch, StreamMark
 
 log = structlog.get_logger()
 
@@ -109,12 +108,12 @@ async def starting_point(
         seen = handover.seen
     if seen is None:
         return StartingPoint(end, False, handover)
-    question = partial(check_stream, link, streams.SERVICES, seen.events)
+    question = partial(record_watch.check_stream, link, streams.SERVICES, seen.events)
     decision, *_ = await retry_until_done("compare the record", question)
     if decision is Comparison.SAME:
         return StartingPoint(end, False, handover)
     log.info("the cursors are of another record", why=decision.value)
-    told = await known_until(link, seen.seen_at)
+    told = await record_watch.known_until(link, seen.seen_at)
     event_log.skip_told_before(moment(seen.seen_at) - MAX_RECORDING_DELAY, told)
     if decision is Comparison.PURGED:  # the sequences are what they were
         return StartingPoint(end, False, handover)
