@@ -31,8 +31,7 @@ log = structlog.get_logger()
 # --- how settings are written
 
 MIN_STREAM_BYTES = 100_000_000
-"""With a smaller bound of HEARTBEATS, many services could lose heartbeats that the monitor has not read
-yet."""
+"""With a smaller bound of HEARTBEATS, those of many services could go before the monitor has read them."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class Accepted:
 
 
 class Concealed(Accepted):
-    """The same of a value that is secret, or may hold a secret: no message shows it, or what a check says of
-    it, but only what is `accepted`."""
+    """The same of a value that may hold a secret: messages show neither it nor what a check says of it."""
 
 
 def _split(value: Any) -> Any:
@@ -94,10 +92,6 @@ def _loads(load_file: Callable[[str], object], what: str) -> AfterValidator:
         return path
 
     return AfterValidator(check)
-
-
-def _trust(path: str) -> None:
-    ssl.create_default_context(cafile=path)
 
 
 def _known_everywhere(name: str) -> str:
@@ -171,7 +165,9 @@ Size = Annotated[
 """In bytes; 0: no bound."""
 Anonymous = Annotated[tuple[Literal["ingest", "read"], ...], NoDecode, BeforeValidator(_split)]
 CredentialsFile = Annotated[str, _loads(Credentials, "a file with NATS credentials")]
-CertificatesFile = Annotated[str, _loads(_trust, "a file with certificates (PEM)")]
+CertificatesFile = Annotated[
+    str, _loads(lambda path: ssl.create_default_context(cafile=path), "a file with certificates (PEM)")
+]
 TimeZone = Annotated[ZoneName, AfterValidator(_known_everywhere)]
 
 

@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
 from services.cli import backup as copies
-from services.cli.client import RequestFailed, ask, connect_once, run_reported, say, warn
+from services.cli.client import RequestFailed, ask, connect_once, run_reported, say
 from services.cli.doctor import Finding, examine, report
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.cli.supervisor import broker
@@ -128,7 +128,7 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         say(json.dumps([{**asdict(finding), "ok": not finding.mend} for finding in findings]))
     else:
-        report(findings, say)
+        report(findings)
     if any(finding.part.startswith("settings") and finding.mend for finding in findings):
         raise typer.Exit(2)
     if any(finding.mend for finding in findings):
@@ -161,7 +161,7 @@ def restore(
     """Put a copied record back, while the four services are stopped and the broker runs (an embedded one is
     started for it)."""
     settings = load(RunSettings)
-    copied = _with_broker(settings, copies.restore(settings, file, replace=replace, warn=warn))
+    copied = _with_broker(settings, copies.restore(settings, file, replace=replace))
     _say_copied(copied, as_json, f"restored from {file}; start the services now")
 
 

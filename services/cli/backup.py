@@ -10,7 +10,7 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from services.cli.client import connect_once
+from services.cli.client import connect_once, warn
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.settings import Settings
@@ -163,9 +163,7 @@ async def _copy(client: Client, archive: zipfile.ZipFile, name: str, created: st
 # --- restore
 
 
-async def restore(
-    settings: Settings, file: Path, *, replace: bool, warn: Callable[[str], None]
-) -> list[StreamCopy]:
+async def restore(settings: Settings, file: Path, *, replace: bool) -> list[StreamCopy]:
     """Put the streams of `file` back. Nothing is changed if the file is damaged, if services run, or if there
     are such streams already, unless `replace` says that they are to be removed."""
     with _opened(file) as archive:

@@ -77,8 +77,7 @@ def run_reported(url: str, tokens: tuple[SecretStr, ...], command: list[str]) ->
 
 
 def _run(command: list[str]) -> tuple[int, str | None]:
-    """Run it with our own input and output, passing on what we are told. Its exit code, 128 + n if signal n
-    ended it, and why it could not be run."""
+    """Run it, passing signals on. The code, 128 + n if signal n ended it, and why it could not be run."""
     try:
         process = subprocess.Popen(command)  # what our own user gave  # nosec B603
     except OSError as error:
@@ -93,8 +92,7 @@ def _run(command: list[str]) -> tuple[int, str | None]:
 
 
 def _report(url: str, tokens: tuple[SecretStr, ...], *, tries: int, message: str | None = None) -> str:
-    """Tell the registry; a run that worked must not fail because that did not. Why it was not told; empty if
-    it was."""
+    """Why the registry was not told; empty if it was. A run that worked must not fail because of that."""
     why = ""
     for left in reversed(range(tries)):
         try:

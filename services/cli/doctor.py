@@ -5,7 +5,7 @@ import contextlib
 import io
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from services.cli.client import connect_once
+from services.cli.client import connect_once, say
 from services.cli.settings import DoctorSettings
 from shared.http.urls import without_secrets
 from shared.messaging import streams
@@ -170,7 +170,7 @@ async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, str]) -> tuple
         return 0, f"cannot be reached ({type(error).__name__})"
 
 
-def report(findings: list[Finding], say: Callable[[str], None]) -> None:
+def report(findings: list[Finding]) -> None:
     for finding in findings:
         say(f"{'wrong' if finding.mend else 'ok':6} {finding.part:20} {finding.said}")
         if finding.mend:

@@ -126,8 +126,7 @@ def announce(text: str) -> None:
 
 
 def nats(urls: tuple[str, ...], data: Path, sync: str = "always") -> Child | None:
-    """The NATS server for these URLs; None if they lead elsewhere than to this machine. `sync`: how often
-    what was written is put on the disk."""
+    """The NATS server for these URLs; None if they lead elsewhere. `sync`: how often it syncs to the disk."""
     url = urlsplit(urls[0])
     if len(urls) > 1 or url.hostname not in LOOPBACK:
         return None

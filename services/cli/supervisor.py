@@ -182,9 +182,8 @@ Send a heartbeat:
 
 
 def choose_ports(settings: RunSettings, servers: Sequence[Place] = ()) -> dict[str, int]:
-    """The ports of the services. Default ports that are taken are replaced by free ones. Ends the process
-    with code 2 if another port is taken, or is wanted by two; `servers`: where the embedded servers listen.
-    """
+    """The ports of the services: free ones for default ports that are taken. Ends the process with code 2 if
+    another port is taken, or is wanted by two; `servers`: where the embedded servers listen."""
     ports = {
         "ingest": settings.ingest_port,
         "monitor": settings.monitor_port,

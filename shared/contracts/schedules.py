@@ -28,8 +28,7 @@ def check_cron(expression: str) -> str:
 
 
 def following(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
-    """The first time that is due later than `after`; None if there is none within 50 years, or before the
-    calendar ends."""
+    """The first time due later than `after`; None if none is within 50 years, or before the calendar ends."""
     try:
         after = after.astimezone(UTC).replace(microsecond=0)
         by_the_clock = any(field.startswith("*") for field in expression.split()[:2])
@@ -87,8 +86,7 @@ def _offset(zone: ZoneInfo, at: datetime) -> timedelta:
 
 
 def _next_change(zone: ZoneInfo, after: datetime, upto: datetime) -> datetime | None:
-    """When the clocks are moved first in (after, upto]. Two changes within a week that undo each other are
-    not seen."""
+    """When the clocks first change in (after, upto], unless a second change undoes it within a week."""
     offset = _offset(zone, after)
     while after < upto:
         high = min(after + _LOOK, upto)

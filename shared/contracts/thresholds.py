@@ -60,8 +60,7 @@ def in_force(own: Own[T], every: T | None, default: tuple[T, T, T]) -> tuple[T, 
 
 
 def _shorter(than: T, *floors: T | None) -> T:
-    """Half of it; or, if that is not above all `floors` below it, the middle between the longest of them
-    and it."""
+    """Half of it; but if a floor below it is not below that half, the middle between the longest and it."""
     floor = max((each for each in floors if each and each < than), default=None)
     return than // 2 if floor is None or than // 2 > floor else floor + (than - floor) // 2
 

@@ -131,8 +131,7 @@ class Measured:
     def seconds(
         self, status: Status, registered_at: int, marks: Sequence[Mark] = (), begins: int = 0
     ) -> dict[str, float]:
-        """How many seconds a service that is not paused was in each state. As it is now, if nothing marks
-        it."""
+        """Seconds of a service that is not paused in each state; all as it is now, if nothing marks it."""
         if not (marks or self.gaps or begins > self.start):
             observed = max(0, self.end - max(self.start, registered_at)) / 1e6
             return _NO_TIME | {status.value: observed}
@@ -206,8 +205,7 @@ def _entry(service: ServiceState, now: datetime, zone: ZoneInfo) -> str:
 
 
 def _fit(entries: Sequence[str], room: int, total: int = 0) -> list[str]:
-    """The first entries that fit into `room` characters, and how many more there are, of `total` if that is
-    more than were given."""
+    """The entries that fit into `room` characters, and how many more there are, of at least `total`."""
     fitting: list[str] = []
     for entry in entries:
         room -= len(entry) + 2

@@ -145,8 +145,7 @@ def is_news(state: ServiceState, event: Event, seq: int) -> bool:
 
 
 def apply(state: ServiceState, event: Event, seq: int, stored_at: int) -> ServiceState:
-    """The same state, after an event that stands in the stream at `seq`, stored at `stored_at`, if that is
-    news."""
+    """The same state, after an event that stands in the stream at `seq`, if that is news."""
     if is_news(state, event, seq):
         if isinstance(event, StatusChanged):
             _change(state, event, seq)

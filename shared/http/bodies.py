@@ -32,9 +32,9 @@ LONG_BODY = 1024
 T = TypeVar("T")
 
 _strangers_parser, _parser = (ThreadPoolExecutor(1, f"parse-{whose}") for whose in ("strangers", "known"))
-_on_their_way: Counter[str | None] = Counter()
-"""Bytes by a stranger's address; None: of all together."""
-_of_strangers = 0
+_ALL, _STRANGERS = "all", "all strangers"
+_on_their_way: Counter[str] = Counter()
+"""Bytes, of all together, of all strangers together, and by a stranger's address."""
 
 
 async def read(request: Request, most: int = BODY_MAX) -> bytes:
@@ -46,8 +46,8 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
     """What `parse`, which may run in a thread, makes of the body; until then it counts as on its way. Raises
     what `parse` does, and Problem 413 if it is larger than `most` bytes, 408 if it does not come in time, 429
     or 503 if too much comes at once."""
-    global _of_strangers
     stranger = stranger_of(request)
+    counted_for = (_ALL, _STRANGERS, stranger) if stranger else (_ALL,)
     too_large = Problem(413, f"the body is larger than {most} bytes", headers=_CLOSE)
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length[:20]) > most:
@@ -57,15 +57,14 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
         async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.stream():
                 body += chunk
-                _on_their_way[None] += len(chunk)
-                if stranger:
-                    _on_their_way[stranger] += len(chunk)
-                    _of_strangers += len(chunk)
+                for whom in counted_for:
+                    _on_their_way[whom] += len(chunk)
                 if len(body) > most:
                     raise too_large
                 if stranger and _on_their_way[stranger] > OF_ADDRESS_MAX:
                     raise Problem(429, "too much is sent from this address", retry_after=2, headers=_CLOSE)
-                if _on_their_way[None] > ALL_MAX or (stranger and _of_strangers > OF_STRANGERS_MAX):
+                of_strangers = _on_their_way[_STRANGERS] if stranger else 0
+                if _on_their_way[_ALL] > ALL_MAX or of_strangers > OF_STRANGERS_MAX:
                     raise Problem(503, "too much is sent at the same time", retry_after=2, headers=_CLOSE)
         raw = bytes(body)
         if len(raw) <= LONG_BODY:
@@ -78,9 +77,7 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
     except ClientDisconnect:
         raise Problem(400, "the body broke off") from None
     finally:
-        _on_their_way[None] -= len(body)
-        if stranger:
-            _of_strangers -= len(body)
-            _on_their_way[stranger] -= len(body)
-            if not _on_their_way[stranger]:
-                del _on_their_way[stranger]
+        for whom in counted_for:
+            _on_their_way[whom] -= len(body)
+        if stranger and not _on_their_way[stranger]:
+            del _on_their_way[stranger]

@@ -1,5 +1,4 @@
-"""Pages that describe an interface: OpenAPI's, which lets one try it, and AsyncAPI's. They load nothing from
-elsewhere."""
+"""Pages that describe an interface, by OpenAPI, to try it, or AsyncAPI. They load nothing from elsewhere."""
 
 import json
 from html import escape

@@ -249,8 +249,7 @@ class Connection(Protocol):
         super().on_response_complete()
 
     def _refuse(self, problem: Problem) -> None:
-        """Say why, if it is not too late for that, and end. What still comes is let go by, so that the client
-        can read the answer."""
+        """Say why, if it is not too late, and end. What still comes is let go by, so that this is read."""
         if self.ignores_input or self.transport.is_closing():
             return
         self.ignores_input = self.refused = True
@@ -312,8 +311,7 @@ class Connection(Protocol):
                 self._refuse(Problem(400, "this is not HTTP"))
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio asks whether to stay open
-        """The client says no more, as `nc -N` does: it still gets its answer. Of a stream that has begun the
-        listener has left."""
+        """Who says no more, as `nc -N` does, still gets an answer; unless it is a stream that has begun."""
         answers = self.is_being_answered() and not self.cycle.response_started
         if answers:
             self.cycle.keep_alive = False

@@ -6,8 +6,7 @@ from typing import NamedTuple
 FEW = 8
 """A batch of fewer messages is always a fast one, and its time is not counted."""
 REMEMBERED = 8
-"""Batches of each kind that are remembered. The fastest of them counts, as in the time of the others this
-process itself was slow."""
+"""Batches of each kind that are remembered; the fastest counts, as with the others we were slow ourselves."""
 MAX_AGE = 60.0
 """Seconds after which the time of a batch counts only if there is no newer one."""
 FIRST = 64
@@ -19,13 +18,11 @@ ATOMIC_EACH = 10e-6
 CLEARLY = 1.2
 """An atomic batch must be expected to be so many times as fast, as it leaves headers in the stream."""
 TRIAL_EVERY = 64
-"""One of so many batches is a trial: of the other kind, to see whether that has become faster. More often at
-first."""
+"""One of so many batches (more at first) is a trial of the other kind: it may have become faster."""
 TRIAL_SHARE = 0.02
 """The share of the time of all batches that trials may take."""
 TRIAL_MAX = 0.05
-"""A trial has only as many messages as are expected to take at most so many seconds, or twice as long as the
-usual kind."""
+"""A trial is so small that it should take at most so many seconds, or twice as long as the usual kind."""
 BUDGET_PERIOD = 20.0
 """The share of trials is calculated over the batches of the last so many seconds, or twice as many."""
 BUDGET_AT_FIRST = 2.5

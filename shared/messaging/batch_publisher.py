@@ -103,8 +103,7 @@ class MessageGroup:
         return range(self.stored, len(self.messages)) if self.single is None else sorted(self.single)
 
     def end(self, reason: str) -> None:
-        """Tell all that wait whether their messages are stored. `reason`: why those are not that are
-        missing."""
+        """Tell all that wait whether their messages are stored, or the `reason` why they are not."""
         missing, first = self.missing, 0
         for end, on_stored, _, _ in self.waiters:
             at = bisect_left(missing, first)
@@ -358,8 +357,7 @@ class BatchPublisher:
             self._end(group, group.refused, self._measure(group))
 
     def _measure(self, group: MessageGroup) -> float:
-        """How long the batch took. The time of a refused one counts too: so a kind that is refused is
-        left."""
+        """How long the batch took; a refused one counts too, so that its kind is chosen no more."""
         now = time.perf_counter()
         self._batching.took(group.batch, now - group.sent_at, now)
         return now - group.sent_at

@@ -139,8 +139,7 @@ class BrokerConnection:
         await sub.unsubscribe()
 
     def write(self, frames: bytes) -> None:
-        """Send what stands in NATS' protocol at once: the client takes a call per message, and two turns of
-        the loop. Raises NotStored."""
+        """Send frames of NATS' protocol at once: the client takes a call per message. Raises NotStored."""
         try:
             nats_internals.write(self.nc, frames)
         except (OSError, RuntimeError, AttributeError) as error:

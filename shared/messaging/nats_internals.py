@@ -36,8 +36,7 @@ def subscription_id(subscription: Subscription) -> int:
 
 
 def write(client: Client, frames: bytes) -> None:
-    """Send at once what stands in NATS' protocol. Raises OSError, RuntimeError, or AttributeError while
-    there is no connection."""
+    """Raises OSError, RuntimeError, or AttributeError while there is no connection."""
     client._transport.write(frames)  # type: ignore[union-attr]
 
 

@@ -1,5 +1,6 @@
-"""Questions to the broker about its streams: single messages, sequences, what was removed, and how far the
-monitor has come."""
+"""Questions to the broker about its streams: messages, sequences, what was removed; and to the monitor.
+
+They raise NotStored when the broker cannot say."""
 
 import asyncio
 import base64
@@ -21,8 +22,7 @@ from shared.messaging.reader import Stored, micros, read_headers
 
 
 async def newest(link: BrokerConnection, stream: str, subject: str) -> Stored | None:
-    """The newest message of one subject, or of all that a subject with wildcards means. Raises NotStored when
-    the broker cannot say."""
+    """The newest message of one subject, or of all that a subject with wildcards means."""
     return await _get(link, stream, {"last_by_subj": subject})
 
 
@@ -100,8 +100,7 @@ def _of_leader(answer: bytes) -> Stored | None:
 async def stream_info(
     link: BrokerConnection, stream: str, question: bytes = b"", *, timeout: float = 3
 ) -> dict[str, Any]:
-    """What the broker says of a stream, within so many seconds. Raises StreamMissing, or NotStored when it
-    cannot say."""
+    """What the broker says of a stream, within so many seconds. Raises StreamMissing."""
     answer = await _ask(link, f"STREAM.INFO.{stream}", question, timeout)
     info: dict[str, Any] = json.loads(answer.data)
     if refused := info.get("error"):
@@ -111,8 +110,7 @@ async def stream_info(
 
 
 async def full_subjects(link: BrokerConnection, stream: str, among: str) -> AsyncIterator[str]:
-    """The subjects of which the broker keeps as many messages as it may. Raises NotStored when it cannot
-    say."""
+    """The subjects of which the broker keeps as many messages as it may."""
     offset = 0
     while True:
         question = json.dumps({"subjects_filter": among, "offset": offset}).encode()
@@ -128,15 +126,13 @@ async def full_subjects(link: BrokerConnection, stream: str, among: str) -> Asyn
 
 
 async def last_sequence(link: BrokerConnection, stream: str) -> tuple[int, int]:
-    """The stream's last sequence, and the broker's time of that answer in microseconds. A message of that
-    sequence need not be there any more."""
+    """The stream's last sequence, whose message may be gone, and the broker's time then in microseconds."""
     info = await stream_info(link, stream)
     return info["state"]["last_seq"], micros(info["ts"])
 
 
 async def newest_event(link: BrokerConnection) -> tuple[int, int]:
-    """The sequence of the newest event that is there, 0 if there is none; and the broker's time of an answer
-    before that, in microseconds."""
+    """The sequence of the newest event, 0 if there is none; and the broker's time before, in microseconds."""
     _, at = await last_sequence(link, streams.SERVICES)
     found = await newest(link, streams.SERVICES, streams.ALL_EVENTS)
     return found.seq if found else 0, at

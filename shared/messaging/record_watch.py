@@ -55,8 +55,7 @@ class Eviction(Enum):
 
     NONE = 0
     ONE_FOR_ONE = 1
-    """At most one for each that comes, or all that are more than it may keep by now; never the last of a
-    subject."""
+    """At most one for each that comes, or all above a lowered limit; never the last of a subject."""
     ANY = 2
 
 
@@ -208,8 +207,7 @@ class RecordWatch:
     def __init__(
         self, link: BrokerConnection, buckets: Iterable[str] = (), *, rewritten: Iterable[str] = ()
     ) -> None:
-        """`buckets`: the work also begins again if one of these is gone. `rewritten`: these are created
-        again, and `on_emptied` is called."""
+        """`buckets`: needed by the work as well. `rewritten`: created again, and `on_emptied` called."""
         self._link = link
         self._buckets = {f"KV_{name}": name for name in (*buckets, *rewritten)}
         self._rewritten = {f"KV_{name}" for name in rewritten}
@@ -226,8 +224,7 @@ class RecordWatch:
         self.on_check: Callable[[Marks], Awaitable[None]] | None = None
 
     async def keep(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work`, and again whenever the streams have become others. Raises what `work` raises while they
-        are the same."""
+        """Run `work`, again whenever the streams are others. Raises what it does while they are the same."""
         while True:
             try:
                 await self.once(work)

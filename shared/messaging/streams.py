@@ -28,8 +28,7 @@ API_BUCKET = "registry_api"
 REBUILD = "registry.rebuild"
 """Not in a stream: a request that the API answers when its read models have been built anew."""
 LAST_EVALUATED = "registry.monitor.judged"
-"""Not in a stream: each monitor answers with when the newest tick that it evaluated was stored, in
-microseconds since 1970 UTC."""
+"""A request: monitors answer when the newest tick they evaluated was stored, microseconds since 1970."""
 
 TYPE_HEADER = "ce-type"
 """The type of an event as a header, for those that read only headers."""
@@ -171,8 +170,7 @@ async def _store_with_room(
     store: Callable[[StreamConfig], Awaitable[StreamInfo]], wanted: StreamConfig, at_least: int = -1
 ) -> None:
     """Create or update a stream with the wanted bound of its size. The broker reserves so much room; if it
-    has not enough, half of it is tried, half of that, and at last no bound. `at_least`: the bound that it has
-    now."""
+    has not enough, half is tried, half of that, and at last no bound. `at_least`: the present bound."""
     bound = wanted.max_bytes or -1
     while True:
         try:

@@ -16,8 +16,7 @@ _SUBJECT = f"$KV.{streams.MAINTENANCE_BUCKET}."
 
 
 class Windows:
-    """All windows, by id. `load` first, then `follow` for ever. `on_gone` is called with each window that was
-    removed or changed."""
+    """All windows, by id: `load`, then `follow` for ever. `on_gone`: called with those removed or changed."""
 
     def __init__(self, link: BrokerConnection, on_gone: Callable[[Window], None] = lambda _: None) -> None:
         self._link = link

@@ -1,5 +1,4 @@
-"""Key/value log lines: readable on a terminal, JSON elsewhere. What libraries log, warnings, and exceptions
-that nobody caught are log lines too."""
+"""Key/value log lines, JSON unless on a terminal; also of libraries, warnings, and uncaught exceptions."""
 
 import logging
 import sys
@@ -62,23 +61,19 @@ def configure(service: str, level: str, fmt: str) -> None:
     sys.excepthook = _uncaught
 
     def hook(uncaught: Any) -> None:
-        _log_uncaught(uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback)
+        _uncaught(uncaught.exc_type, uncaught.exc_value, uncaught.exc_traceback)
 
     sys.unraisablehook = threading.excepthook = hook
 
 
-def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _uncaught(
+    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
+) -> None:
     if issubclass(kind, KeyboardInterrupt):
         structlog.get_logger().warning("interrupted")
     else:
-        _log_uncaught(kind, error, traceback)
-
-
-def _log_uncaught(
-    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
-) -> None:
-    found = (kind, error or kind(), traceback)
-    structlog.get_logger().critical("an exception that nobody caught", exc_info=found)
+        found = (kind, error or kind(), traceback)
+        structlog.get_logger().critical("an exception that nobody caught", exc_info=found)
 
 
 def _made_harmless(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -136,8 +136,7 @@ def is_on() -> bool:
 
 
 def traceparent_of(event: StatusChanged) -> str | None:
-    """The trace that a change belongs to, as who records it and who sends it find out by themselves; None: it
-    is not sampled."""
+    """The trace of a change, as who records it and who sends it each work out; None: it is not sampled."""
     if _on is None:
         return None
     if event.traceparent:
@@ -157,8 +156,7 @@ def span(
     kind: Literal["SERVER", "INTERNAL", "CLIENT"] = "INTERNAL",
     links: Sequence[str] = (),
 ) -> AbstractContextManager[Span]:
-    """A part of the trace that `parent`, a traceparent, stands for; records nothing without one. `links`:
-    other traces that it belongs to."""
+    """A part of the trace of the traceparent `parent`; records nothing without one. `links`: other traces."""
     if _on is None or not parent:
         return nullcontext(INVALID_SPAN)
     linked = [Link(trace.get_current_span(_context(link)).get_span_context()) for link in links[:MAX_LINKS]]

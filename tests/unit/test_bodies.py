@@ -50,14 +50,14 @@ async def test_a_stranger_fills_its_own_share_strangers_theirs_and_who_is_known_
     assert status(one[-1]) == 429
     others = [it for n in range(2, 5) for it in await send(share, f"198.51.100.{n}")]
     assert {status(it) for it in others} == {None, 503}
-    assert bodies._of_strangers <= OF_STRANGERS_MAX
+    assert bodies._on_their_way[bodies._STRANGERS] <= OF_STRANGERS_MAX
     known = await send((ALL_MAX - OF_STRANGERS_MAX) // MIB - 1, "198.51.100.1", known=True)
     assert {status(it) for it in known} == {None}
     for it in one + others + known:
         it.rest.set()
     await asyncio.gather(*(it.task for it in one + others + known), return_exceptions=True)
     assert all(len(it.task.result()) == MIB for it in known)
-    assert bodies._of_strangers == 0
+    assert bodies._on_their_way[bodies._STRANGERS] == 0
     assert +bodies._on_their_way == {}
 
 
@@ -88,11 +88,11 @@ async def test_what_takes_long_to_parse_keeps_nobody_waiting_and_its_room_until_
     tasks = [asyncio.create_task(bodies.parsed(parse, request(f"198.51.100.{n}"))) for n in range(5)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert bodies._of_strangers == 5 * MIB
+    assert bodies._on_their_way[bodies._STRANGERS] == 5 * MIB
     while not all(it.done() for it in tasks):
         await asyncio.sleep(0.01)
         now = asyncio.get_running_loop().time()
         longest, before = max(longest, now - before), now
     assert [it.result() for it in tasks] == [MIB] * 5
     assert longest < 0.3
-    assert bodies._of_strangers == 0
+    assert bodies._on_their_way[bodies._STRANGERS] == 0
