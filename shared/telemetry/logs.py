@@ -66,13 +66,11 @@ def configure(service: str, level: str, fmt: str) -> None:
     sys.unraisablehook = threading.excepthook = hook
 
 
-def _uncaught(
-    kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
-) -> None:
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         structlog.get_logger().warning("interrupted")
     else:
-        found = (kind, error or kind(), traceback)
+        found = (kind, error or kind(), trace)
         structlog.get_logger().critical("an exception that nobody caught", exc_info=found)
 
 
