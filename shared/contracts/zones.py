@@ -18,12 +18,7 @@ def zone(name: str) -> ZoneInfo:
         raise ValueError(f"must be {ACCEPTED}") from None
 
 
-def _name(name: str) -> str:
-    zone(name)
-    return name
-
-
-ZoneName = Annotated[str, AfterValidator(_name)]
+ZoneName = Annotated[str, AfterValidator(lambda name: zone(name).key)]
 """A pydantic field with the name of a zone."""
 
 

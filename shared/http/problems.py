@@ -71,11 +71,7 @@ def explain(errors: Any) -> str:
 Answer = Callable[[Request, Problem], Response]
 
 
-def plain(_: Request, problem: Problem) -> Response:
-    return response(problem)
-
-
-def install(app: Starlette, answer: Answer = plain) -> None:
+def install(app: Starlette, answer: Answer = lambda _, problem: response(problem)) -> None:
     """Answer every error of `app` as problem details, or as `answer` does."""
     from fastapi.exceptions import RequestValidationError  # monitor and notifier do without FastAPI
 

@@ -61,8 +61,6 @@ def header_block(headers: dict[str, str]) -> bytes:
 
 OnStored = Callable[[BrokerError | None], None]
 """Is called once: with None when the messages are stored."""
-
-
 Waiter = tuple[int, OnStored, str | None, int]
 """Who has added messages: the index behind the last of them, whom to call, their sender, their bytes."""
 
@@ -179,14 +177,7 @@ class Backlog:
 class BatchPublisher:
     """Stores messages of one stream (with `allow_batched` and `allow_atomic`), in groups, in order."""
 
-    def __init__(
-        self,
-        link: BrokerConnection,
-        *,
-        timeout: float = 5.0,
-        max_waiting: int = 20_000,
-        batching: BatchStrategy | None = None,
-    ) -> None:
+    def __init__(self, link: BrokerConnection, *, timeout: float = 5.0, max_waiting: int = 20_000) -> None:
         """`timeout`: seconds that the broker has for its answer. `max_waiting`: messages that may wait."""
         self._link = link
         self.timeout = timeout
@@ -200,7 +191,7 @@ class BatchPublisher:
         """With a number behind it, the id of a batch: two of the same would be taken for one."""
         self._loop: asyncio.AbstractEventLoop
         self._deadline: asyncio.TimerHandle
-        self._batching = batching or BatchStrategy()
+        self._batching = BatchStrategy()
         self.on_end: Callable[[int, int, float | None], None] = lambda stored, not_stored, took: None
         """Called for each group: how many of its messages are stored, how many are not, and after how many
         seconds the broker answered (None: it did not, or was not asked)."""

@@ -245,12 +245,13 @@ async def in_own_task(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.create_task(work)
 
 
-SAY_AGAIN = 5.0
+SAY_AGAIN = MAX_BACKOFF = 5.0
+"""Seconds."""
 _said_at = float("-inf")
 
 
-async def retry_until_done(what: str, action: Callable[[], Awaitable[T]], *, longest: float = 5.0) -> T:
-    """Repeat `action` until it raises nothing, with back-off up to `longest` seconds. Says so, but not
+async def retry_until_done(what: str, action: Callable[[], Awaitable[T]]) -> T:
+    """Repeat `action` until it raises nothing, with back-off up to MAX_BACKOFF seconds. Says so, but not
     for each of the many that wait for the same broker."""
     global _said_at
     wait, loop = 0.1, asyncio.get_running_loop()
@@ -262,7 +263,7 @@ async def retry_until_done(what: str, action: Callable[[], Awaitable[T]], *, lon
                 _said_at = loop.time()
                 log.warning("will be tried again", what=what, error=str(error) or repr(error))
             await asyncio.sleep(wait)
-            wait = min(wait * 2, longest)
+            wait = min(wait * 2, MAX_BACKOFF)
 
 
 def version_to_follow(missing: KeyNotFoundError) -> int:

@@ -69,14 +69,8 @@ def _of_any(msg: Msg) -> Stored | None:
         raise NotStored(headers.get("Description", "the broker cannot read its stream"))
     if "Nats-Sequence" not in headers:
         raise Unreadable("the message has headers that cannot be read")
-    return Stored(
-        headers["Nats-Subject"],
-        msg.data,
-        headers,
-        int(headers["Nats-Sequence"]),
-        micros(headers["Nats-Time-Stamp"]),
-        0,
-    )
+    seq, at = int(headers["Nats-Sequence"]), micros(headers["Nats-Time-Stamp"])
+    return Stored(headers["Nats-Subject"], msg.data, headers, seq, at, 0)
 
 
 def _of_leader(answer: bytes) -> Stored | None:
@@ -86,15 +80,9 @@ def _of_leader(answer: bytes) -> Stored | None:
             return None
         raise NotStored(error.get("description", "the broker cannot read its stream"))
     message = found["message"]
-    raw = base64.b64decode(message.get("hdrs", ""))
-    return Stored(
-        message["subject"],
-        base64.b64decode(message.get("data", "")),
-        read_headers(raw) if raw else None,
-        message["seq"],
-        micros(message["time"]),
-        0,
-    )
+    raw, data = (base64.b64decode(message.get(part, "")) for part in ("hdrs", "data"))
+    headers = read_headers(raw) if raw else None
+    return Stored(message["subject"], data, headers, message["seq"], micros(message["time"]), 0)
 
 
 async def stream_info(

@@ -23,9 +23,7 @@ log = structlog.get_logger()
 
 
 PENDING = Gauge(
-    "registry_consumer_pending_messages",
-    "Messages of a stream that are not read yet",
-    ["stream"],
+    "registry_consumer_pending_messages", "Messages of a stream that are not read yet", ["stream"]
 )
 
 
@@ -192,11 +190,7 @@ class Reader:
 
     async def _ask(self, consumer: str) -> None:
         self._outstanding = self.BATCH
-        request = {
-            "batch": self.BATCH,
-            "expires": int(30e9),
-            "idle_heartbeat": int(self.HEARTBEAT * 1e9),
-        }
+        request = {"batch": self.BATCH, "expires": int(30e9), "idle_heartbeat": int(self.HEARTBEAT * 1e9)}
         await self._link.nc.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}", json.dumps(request).encode(), self._inbox
         )
@@ -223,16 +217,8 @@ class Reader:
             return
         self._consumer_seq = place.consumer_sequence
         self._outstanding -= 1
-        self._buffer.append(
-            Stored(
-                subject.decode(errors="replace"),
-                data,
-                read_headers(headers) if headers else None,
-                place.sequence,
-                place.stored_at,
-                place.pending,
-            )
-        )
+        of, known = subject.decode(errors="replace"), read_headers(headers) if headers else None
+        self._buffer.append(Stored(of, data, known, place.sequence, place.stored_at, place.pending))
 
     def _break(self) -> None:
         self._broken = True

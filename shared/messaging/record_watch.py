@@ -137,6 +137,21 @@ async def snapshot_of(link: BrokerConnection, stream: str) -> StreamSnapshot | N
     return StreamSnapshot(mark, micros(info["ts"]))
 
 
+async def look(link: BrokerConnection, *buckets: str) -> tuple[Marks, int]:
+    """The streams of the record, and these, as they are now, and the broker's time before; waits for them."""
+
+    async def attempt() -> dict[str, StreamSnapshot]:
+        found = {}
+        for stream in (*RECORD, *buckets):
+            if (seen := await snapshot_of(link, stream)) is None:
+                raise NotStored(f"there is no stream {stream}")
+            found[stream] = seen
+        return found
+
+    seen = await retry_until_done("look at the streams", attempt)
+    return {stream: each.mark for stream, each in seen.items()}, seen[RECORD[0]].asked_at
+
+
 async def check_stream(
     link: BrokerConnection,
     stream: str,
@@ -283,18 +298,8 @@ class RecordWatch:
         for name in self._buckets.values():
             await self._link.bucket(name)
 
-        async def attempt() -> None:
-            marks: Marks = {}
-            seen_at = 0
-            for stream in (*RECORD, *self._buckets):
-                seen = await snapshot_of(self._link, stream)
-                if seen is None:
-                    raise NotStored(f"the stream {stream} is gone again")
-                marks[stream], seen_at = seen.mark, seen_at or seen.asked_at
-            self.marks, self.seen_at = marks, seen_at
-
         self._thoroughly = False
-        await retry_until_done("look at the streams", attempt)
+        self.marks, self.seen_at = await look(self._link, *self._buckets)
 
     async def _watch(self) -> None:
         """Raises AnotherRecord as soon as the streams are others."""

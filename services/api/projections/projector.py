@@ -23,11 +23,10 @@ from shared.domain.service_state import ServiceState
 from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
-from shared.messaging.errors import NotStored
 from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent, no_payload
 from shared.messaging.queries import last_evaluated, newest_event, truncated
 from shared.messaging.reader import PENDING, Reader, Stored
-from shared.messaging.record_watch import RECORD, Comparison, Marks, check_stream, known_until, snapshot_of
+from shared.messaging.record_watch import RECORD, Comparison, Marks, check_stream, known_until, look
 
 log = structlog.get_logger()
 
@@ -183,7 +182,7 @@ class Projector:
                     self._hub.clear()
                     self._filled, self._left_at = False, None
                     continue
-                marks = await self._look()
+                marks, _ = await look(self._link)
                 if await view.is_empty():
                     await self._take_in(view, set())
                 await view.save_record(_made(marks), marks)
@@ -268,7 +267,7 @@ class Projector:
     async def _left_another_record(self, view: View) -> int | None:
         """When the record was seen last that the read models are of, if somebody has emptied the broker
         since, purged it, or put a backup or an older copy back; 0: nobody knows. None: it is this one."""
-        known, now = await view.record(), await self._look()
+        known, (now, _) = await view.record(), await look(self._link)
         taken_in = {stream: await view.position(stream) for stream in RECORD}
         left_at = max(taken_in[streams.SERVICES].at, known.marks[streams.SERVICES].at if known.marks else 0)
         if known.made and known.made != _made(now):
@@ -283,19 +282,6 @@ class Projector:
                 if verdict is not Comparison.SAME:
                     return left_at
         return None
-
-    async def _look(self) -> Marks:
-        """What the streams look like now."""
-
-        async def ask() -> Marks:
-            marks: Marks = {}
-            for stream in RECORD:
-                if (seen := await snapshot_of(self._link, stream)) is None:
-                    raise NotStored(f"there is no stream {stream}")
-                marks[stream] = seen.mark
-            return marks
-
-        return await retry_until_done("ask for the streams", ask)
 
     async def remember(self, marks: Marks) -> None:
         """Note in the database what the streams look like, once in a while, for the next start."""
@@ -313,7 +299,7 @@ class Projector:
         that it is of, if that is another one."""
         async with self._rebuilding:
             old, new = self._store.live, await self._store.begin()
-            marks = await self._look()
+            marks, _ = await look(self._link)
             try:
                 known = set[str]()
                 await self._take_in(new, known)
