@@ -2,7 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from nats.errors import Error as NatsError
@@ -24,25 +25,17 @@ FORGOTTEN_AFTER = timedelta(days=30)
 """How long a window that is over is shown."""
 
 
+@dataclass
 class Maintenance:
     """Commands on the windows; each returns once it is stored, and what follows sees it."""
 
-    def __init__(self, link: BrokerConnection, windows: Windows) -> None:
-        self._link = link
-        self.windows = windows
+    link: BrokerConnection
+    windows: Windows
 
-    def all(self, now: datetime) -> list[WindowView]:
+    def all(self, now: datetime, wanted: Callable[[Window], bool] = lambda _: True) -> list[WindowView]:
         """What is now first, then what is next, then what is over."""
-        return self._sorted(self.windows.by_id, now)
-
-    def _sorted(self, ids: Iterable[str], now: datetime) -> list[WindowView]:
-        shown = [self.shown(id_, now) for id_ in ids]
+        shown = [self.shown(id_, now) for id_, window in self.windows.by_id.items() if wanted(window)]
         return sorted(shown, key=lambda view: (view.starts_at is None, view.starts_at or now, view.id))
-
-    def about(self, name: str, tags: list[str], now: datetime) -> list[WindowView]:
-        return self._sorted(
-            (id_ for id_, window in self.windows.by_id.items() if window.is_about(name, tags)), now
-        )
 
     def shown(self, id_: str, now: datetime) -> WindowView:
         window = self._existing(id_)
@@ -57,18 +50,19 @@ class Maintenance:
             version=self.windows.revision(id_),
         )
 
-    async def add(self, window: Window, now: datetime) -> str:
+    async def add(self, window: Window, now: datetime) -> WindowView:
         _check(window, now)
         await self._forget_old(now)
         if len(self.windows.by_id) >= MAX_WINDOWS:
             raise Problem(409, f"there are {MAX_WINDOWS} windows already; delete some")
         id_ = uuid.uuid4().hex[:12]
         await self._store(id_, window, 0)
-        return id_
+        return self.shown(id_, now)
 
-    async def replace(self, id_: str, window: Window, if_match: str | None, now: datetime) -> None:
+    async def replace(self, id_: str, window: Window, if_match: str | None, now: datetime) -> WindowView:
         _check(window, now)
         await self._store(id_, window, self._matching(id_, if_match))
+        return self.shown(id_, now)
 
     async def delete(self, id_: str, if_match: str | None) -> None:
         await self._store(id_, None, self._matching(id_, if_match))
@@ -81,7 +75,7 @@ class Maintenance:
     async def _store(self, id_: str, window: Window | None, revision: int) -> None:
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
-                bucket: KeyValue = await self._link.bucket(streams.MAINTENANCE_BUCKET)
+                bucket: KeyValue = await self.link.bucket(streams.MAINTENANCE_BUCKET)
                 if window:
                     stored = await bucket.update(id_, window.model_dump_json().encode(), last=revision)
                 else:
@@ -100,7 +94,6 @@ class Maintenance:
         return found
 
     def _matching(self, id_: str, if_match: str | None) -> int:
-        """The revision, if the client's condition holds."""
         self._existing(id_)
         revision = self.windows.revision(id_)
         check_version(if_match, revision)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.api.dashboard.pages import status_title
+from services.api.dashboard.rendering import templates
 from shared.contracts.events import Status
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
@@ -19,4 +19,4 @@ UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
     ],
 )
 def test_who_was_never_heard_is_not_called_up(statuses: list[Status], title: str) -> None:
-    assert status_title(statuses) == title
+    assert str(templates.get_template("parts.html").module.status_title(statuses)) == title

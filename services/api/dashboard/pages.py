@@ -169,7 +169,7 @@ async def service_page(
         durations=charts.durations(heard, zone),
         events=[(_when(row), row) for row in events[:EVENTS_SHOWN]],
         more_events=len(events) > EVENTS_SHOWN,
-        maintenance=api.maintenance.about(name, service.tags, api.now()),
+        maintenance=api.maintenance.all(api.now(), lambda each: each.is_about(name, service.tags)),
         badge_query=f"?key={badge_key}" if badge_key else "",
         done=done,
         refused=refused,
@@ -259,21 +259,7 @@ async def _made(request: Request, api: ApiContext) -> str:
     long = len(names) <= LONG_WINDOW_UP_TO
     shown = await rows(api, names[:STATUS_PAGE_ROWS], "90d" if long else "24h")
     shown.sort(key=lambda row: (ORDER.index(row.service.status), row.service.name))
-    title = status_title([row.service.status for row in shown])
-    return bytes(page(request, "status.html", rows=shown, title=title, long=long).body).decode()
-
-
-def status_title(statuses: Sequence[Status]) -> str:
-    """What the page says of all of them. One without any heartbeat yet is neither up nor down."""
-    down = sum(status in (Status.DOWN, Status.DEAD) for status in statuses)
-    unknown = sum(status is Status.UNKNOWN for status in statuses)
-    if not statuses:
-        return "Nothing to show yet"
-    if down:
-        return f"{down} of {len(statuses)} down"
-    if unknown == len(statuses):
-        return "Nothing was heard yet"
-    return "Everything that was heard is up" if unknown else "Everything is up"
+    return bytes(page(request, "status.html", rows=shown, long=long).body).decode()
 
 
 @public.get("/favicon.svg")

@@ -10,6 +10,7 @@ from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from services.api.context import Api
+from services.api.http.models import EXAMPLES
 from services.api.http.routing import reading
 from services.api.projections.documents import Document, project
 from services.api.queries.event_hub import EventHub, LiveEvent
@@ -25,13 +26,9 @@ READ_AT_ONCE = 1000
 KEEP_ALIVE = 15.0
 """Seconds of silence after which something is sent, so that no proxy hangs up."""
 
-_EXAMPLE = (
-    'id: 4711\ndata: {"seq":4711,"type":"service.status_changed.v1","service":"billing.worker",'
-    '"at":"2026-11-01T12:15:01Z","data":{"from":"alive","to":"silent"}}\n\n'
-)
 _STREAM: dict[str, Any] = {
     "description": "Events, without end",
-    "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+    "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLES["events"]}},
 }
 _ID = re.compile(r"([0-9]+)(-[0-9a-f]{1,16})?", re.ASCII)
 

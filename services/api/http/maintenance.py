@@ -28,9 +28,9 @@ def _with_etag(view: WindowView, response: Response) -> WindowView:
 async def create_maintenance(window: NewWindow, response: Response, api: Api) -> WindowView:
     """Changes of these services are recorded, but no alerts are sent, while it lasts; what is still down when
     it ends is sent then."""
-    id_ = await api.maintenance.add(window, api.now())
-    response.headers["Location"] = f"/maintenance/{id_}"
-    return _with_etag(api.maintenance.shown(id_, api.now()), response)
+    view = await api.maintenance.add(window, api.now())
+    response.headers["Location"] = f"/maintenance/{view.id}"
+    return _with_etag(view, response)
 
 
 @reads.get("/maintenance", responses=documented(422))
@@ -50,8 +50,7 @@ async def replace_maintenance(
     id: str, window: NewWindow, response: Response, api: Api, if_match: IfMatch = None
 ) -> WindowView:
     """Set the whole window anew."""
-    await api.maintenance.replace(id, window, if_match, api.now())
-    return _with_etag(api.maintenance.shown(id, api.now()), response)
+    return _with_etag(await api.maintenance.replace(id, window, if_match, api.now()), response)
 
 
 @writes.delete("/maintenance/{id}", status_code=204, responses=documented(404, 412))

@@ -52,6 +52,10 @@ def _named(name: str) -> str:
 Threshold = Annotated[Duration | None, BeforeValidator(_written), Field(examples=["15m"])]
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 Name = Annotated[str, AfterValidator(_named), Field(examples=["billing.worker"])]
+Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
+"""Made of microseconds since 1970 UTC."""
+MomentIfAny = Annotated[AwareDatetime | None, BeforeValidator(lambda at: moment(at) if at else None)]
+"""The same, where 0 or None is never."""
 
 
 class Wanted(BaseModel):
@@ -122,16 +126,16 @@ class Service(BaseModel):
 
     name: str
     status: Status
-    since: AwareDatetime = Field(description="Since when it has this status.")
-    last_heartbeat: AwareDatetime | None
+    since: Moment = Field(description="Since when it has this status.")
+    last_heartbeat: MomentIfAny
     reason: str | None = Field(description="What changed its status; null before the first change.")
-    registered_at: AwareDatetime
+    registered_at: Moment
     registered_by: Literal["heartbeat", "api"]
     thresholds: ThresholdsInForce
     threshold_sources: ThresholdSources
     every: str | None = Field(description="The interval that its heartbeats declare.")
     message: str | None = Field(description="What its newest heartbeat said, or the first part of it.")
-    running_since: AwareDatetime | None = Field(description="When the run began that has not ended yet.")
+    running_since: MomentIfAny = Field(description="When the run began that has not ended yet.")
     last_duration: float | None = Field(description="Seconds that the last finished run took.")
     warnings: list[str] = Field(description="What of its newest heartbeat could not be used as it was meant.")
     paused: bool
@@ -141,37 +145,24 @@ class Service(BaseModel):
     version: int = Field(description="Of the configuration; also the ETag.")
     links: Links
 
+    # A field that is named as in the state is taken from there; what else there is, is computed here.
     @classmethod
     def of(
         cls, state: ServiceState, defaults: tuple[timedelta, timedelta, timedelta], public_url: str
     ) -> Self:
         """`defaults`: the registry's own thresholds, which hold where a service has none."""
-        config, last_duration = state.configuration, state.last_duration
+        config, duration = state.configuration, state.last_duration
         own, every = (config.silent_after, config.down_after, config.dead_after), config.every
-        in_force = zip(THRESHOLDS, thresholds.in_force(own, every, defaults), strict=True)
-        sources = zip(THRESHOLDS, thresholds.sources(own, every, defaults), strict=True)
-        return cls(
-            name=state.name,
-            status=state.status,
-            since=moment(state.since),
-            last_heartbeat=moment(state.last_heartbeat) if state.last_heartbeat else None,
-            reason=state.reason,
-            registered_at=moment(state.registered_at),
-            registered_by=state.registered_by,
-            thresholds=ThresholdsInForce(**dict(in_force)),
-            threshold_sources=ThresholdSources(**dict(sources)),
-            every=durations.write(every) if every else None,
-            message=state.message,
-            running_since=moment(state.running_since) if state.running_since else None,
-            last_duration=None if last_duration is None else last_duration / 1e6,
-            warnings=list(state.warnings),
-            paused=state.paused,
-            notify=state.notify,
-            description=state.description,
-            tags=list(state.tags),
-            version=state.config_seq,
-            links=Links(self=f"{public_url.rstrip('/')}/service/{state.name}"),
-        )
+        computed = {
+            "thresholds": dict(zip(THRESHOLDS, thresholds.in_force(own, every, defaults), strict=True)),
+            "threshold_sources": dict(zip(THRESHOLDS, thresholds.sources(own, every, defaults), strict=True)),
+            "every": durations.write(every) if every else None,
+            "last_duration": None if duration is None else duration / 1e6,
+            "version": state.config_seq,
+            "links": {"self": f"{public_url.rstrip('/')}/service/{state.name}"},
+        }
+        same = {field: getattr(state, field) for field in cls.model_fields.keys() - computed.keys()}
+        return cls.model_validate(same | computed)
 
 
 class ServicePage(BaseModel):

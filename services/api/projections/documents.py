@@ -82,27 +82,25 @@ def _without_empty(data: Document, *added: str) -> Document:
     return {key: value for key, value in data.items() if value is not None or key not in added}
 
 
-_STATUS_KEYS = {
-    "seq": "status_seq",
-    "from": "changed_from",
-    "status": "changed_to",
-    "since": "changed_at",
-    "last_heartbeat": "heard_before_change",
-    "reason": "change_reason",
-}
-_HEARTBEAT_KEYS = {
-    "seq": "heartbeat_seq",
-    "at": "heartbeat_at",
-    "signal": "heartbeat_signal",
-    "message": "heartbeat_message",
-    "last_run": "last_run",
-    "warnings": "heartbeat_warnings",
-}
-_CONFIG_KEYS = {field: field for field in PARTS["config_seq"][1:] if field != "exists"}
 FACETS = {
-    "config": {"seq": "config_seq"} | _CONFIG_KEYS,
-    "status": _STATUS_KEYS,
-    "heartbeat": _HEARTBEAT_KEYS,
+    "config": {"seq": "config_seq"}
+    | {field: field for field in PARTS["config_seq"][1:] if field != "exists"},
+    "status": {
+        "seq": "status_seq",
+        "from": "changed_from",
+        "status": "changed_to",
+        "since": "changed_at",
+        "last_heartbeat": "heard_before_change",
+        "reason": "change_reason",
+    },
+    "heartbeat": {
+        "seq": "heartbeat_seq",
+        "at": "heartbeat_at",
+        "signal": "heartbeat_signal",
+        "message": "heartbeat_message",
+        "last_run": "last_run",
+        "warnings": "heartbeat_warnings",
+    },
 }
 """The parts of a document, each with the sequence that it reflects: their keys, and the state's fields."""
 

@@ -9,7 +9,7 @@ one beside the live one and then moves the pointer.
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -65,21 +65,6 @@ class Store:
         self.filling: View | None = None
         """The generation that a rebuild is filling; whoever writes to `live` writes there too."""
 
-    def _connect(self) -> None:
-        self._doubt.loop = asyncio.get_running_loop()
-        self._client = AsyncIOMotorClient(
-            self._url,
-            event_listeners=[self._doubt],
-            journal=True,
-            retryWrites=False,
-            serverSelectionTimeoutMS=2000,
-            connectTimeoutMS=2000,
-            socketTimeoutMS=30_000,
-            heartbeatFrequencyMS=5000,
-            appname="services-registry",
-        )
-        self._database = self._client[self._name]
-
     @property
     def live(self) -> "View":
         if self._live is None:
@@ -89,7 +74,19 @@ class Store:
     async def open(self) -> "View":
         """Find the live generation, or make the first one."""
         if self._client is None:
-            self._connect()
+            self._doubt.loop = asyncio.get_running_loop()
+            self._client = AsyncIOMotorClient(
+                self._url,
+                event_listeners=[self._doubt],
+                journal=True,
+                retryWrites=False,
+                serverSelectionTimeoutMS=2000,
+                connectTimeoutMS=2000,
+                socketTimeoutMS=30_000,
+                heartbeatFrequencyMS=5000,
+                appname="services-registry",
+            )
+            self._database = self._client[self._name]
         self._doubt.raised.clear()
         generation = await self._pointed_at()
         if self._live is None or self._live.generation != generation:
@@ -205,9 +202,8 @@ class View:
         new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}} | edition
         await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
 
-    async def apply(self, changes: Iterable[Projection]) -> None:
+    async def apply(self, changes: Sequence[Projection]) -> None:
         """Take in events, in any order and any number of times."""
-        changes = list(changes)
         await self.add_to_history(changes)
         states: dict[str, ServiceState] = {}
         for change in changes:
@@ -379,10 +375,8 @@ async def _write(collection: Any, operations: Sequence[Any]) -> None:
 
 
 class _FailureListener(monitoring.ServerHeartbeatListener):
-    """Notices a database that went away even when nobody was asking it anything.
-
-    It may come back without some of what it had acknowledged, and the driver would reconnect in silence.
-    """
+    """Notices a database that went away when nobody was asking it anything: it may come back without some of
+    what it had acknowledged, and the driver would reconnect in silence."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop

@@ -14,7 +14,7 @@ from shared.http.problems import Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import NotStored
-from shared.messaging.queries import Truncated, truncated
+from shared.messaging.queries import truncated
 from shared.messaging.reader import Reader, Stored
 
 PATIENCE = 5.0
@@ -74,7 +74,11 @@ async def as_of(link: BrokerConnection, name: str, at: datetime) -> ServiceState
             state = change.applied_to(state)
     if state.config_seq and not state.exists:
         return None
-    if (left := await _left(link, name)) and then < left.begins and (state.exists or left.config):
+    try:
+        left = (await truncated(link, name)).get(name)
+    except NotStored:
+        raise Problem(503, "the broker does not answer", retry_after=2) from None
+    if left and then < left.begins and (state.exists or left.config):
         begins = moment(left.begins).isoformat().replace("+00:00", "Z")
         raise Problem(404, f"what is kept of {name} begins at {begins}, and does not tell how it was before")
     if not state.exists:
@@ -87,13 +91,6 @@ async def as_of(link: BrokerConnection, name: str, at: datetime) -> ServiceState
             except ValueError:
                 continue
     return heard.applied_to(state) if heard else state
-
-
-async def _left(link: BrokerConnection, name: str) -> Truncated | None:
-    try:
-        return (await truncated(link, name)).get(name)
-    except NotStored:
-        raise Problem(503, "the broker does not answer", retry_after=2) from None
 
 
 async def _read(link: BrokerConnection, stream: str, *subjects: str) -> list[Stored]:
