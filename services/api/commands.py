@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.api import tags
 from services.api.http.models import THRESHOLDS, NewService, Wanted, check_order
-from services.api.http.requests import check_version
+from services.api.http.requests import check_tags, check_version
 from services.api.projections.documents import project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
@@ -100,7 +99,7 @@ class Commands:
         await self._change(name, decide)
 
     def _registered(self, name: str, config: ServiceConfig) -> events.ServiceRegistered:
-        tags.check_allowed(config.tags)
+        check_tags(config.tags)
         if len(self.hub.index) + self.creating >= self.max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
         return events.ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
@@ -118,7 +117,7 @@ class Commands:
             config = new(old)
             if config == old:
                 return None
-            tags.check_allowed(config.tags, old.tags)
+            check_tags(config.tags, old.tags)
             data = ConfigData(
                 config=config,
                 registered_at=moment(there.registered_at),

@@ -10,9 +10,8 @@ from nats.errors import Error as NatsError
 from nats.js.errors import KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from services.api import tags
 from services.api.http.models import WindowView
-from services.api.http.requests import check_version
+from services.api.http.requests import check_tags, check_version
 from shared.contracts.maintenance import Span, Window, check_new
 from shared.http.problems import Problem
 from shared.messaging import streams
@@ -103,6 +102,6 @@ class Maintenance:
 def _check(window: Window, now: datetime) -> None:
     try:
         check_new(window, now)
-        tags.check_allowed(window.tags)
+        check_tags(window.tags)
     except ValueError as error:
         raise Problem(422, str(error)) from None

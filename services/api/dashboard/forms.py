@@ -10,12 +10,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from services.api import tags
 from services.api.context import Api, ApiContext
 from services.api.dashboard.login import Form, may_submit
 from services.api.dashboard.pages import maintenance_page, service_page
 from services.api.http.models import Wanted
-from services.api.http.requests import listed
+from services.api.http.requests import listed, read_tags, write_tags
 from services.api.http.routing import NameInPath
 from shared.contracts import durations, zones
 from shared.contracts.maintenance import Window
@@ -57,8 +56,8 @@ async def _edit(api: ApiContext, name: str, form: Mapping[str, str]) -> None:
     }
     before = (await api.state(name)).tags
     # Tags that were not touched stay, whatever stands in them.
-    if text.get("tags", "") != _one_line(tags.written(before)):
-        given["tags"] = tuple(tags.read(text.get("tags", "")))
+    if text.get("tags", "") != _one_line(write_tags(before)):
+        given["tags"] = tuple(read_tags(text.get("tags", "")))
     wanted = Wanted(description=text.get("description", ""), notify="notify" in form, **given)
     await api.commands.merge(name, wanted, text.get("version") or None)
 
@@ -136,7 +135,7 @@ def _window(given: Mapping[str, str], zone: ZoneInfo) -> Window:
             fields[key] = entered if entered.tzinfo else entered.replace(tzinfo=zone)
     return Window(
         services=tuple(listed([given.get("services", "")])),
-        tags=tuple(tags.read(given.get("tags", ""))),
+        tags=tuple(read_tags(given.get("tags", ""))),
         **fields,
     )
 

@@ -10,13 +10,12 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from services.api import tags
 from services.api.context import Api, ApiContext
 from services.api.dashboard import charts
 from services.api.dashboard.login import may_view
 from services.api.dashboard.rendering import ORDER, SECURED, page, templates
 from services.api.http.models import HeardItem, Service
-from services.api.http.requests import listed, write_cursor
+from services.api.http.requests import listed, tags_asked_for, write_cursor
 from services.api.http.routing import NameInPath
 from services.api.http.services import service_query
 from services.api.projections.documents import Document
@@ -96,7 +95,7 @@ async def overview(
 ) -> HTMLResponse:
     """All services, problems first."""
     index = api.hub.index
-    statuses, tagged = listed(status), tags.asked_for(tag, index.has_tag)
+    statuses, tagged = listed(status), tags_asked_for(tag, index.has_tag)
     window = "90d" if bars == "90d" else "24h"
     here = {"status": statuses, "tag": tagged, "q": q, "bars": window}
     query = service_query(statuses, tagged, q, "status", PAGE_ROWS, cursor)

@@ -8,9 +8,9 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from services.api import tags
 from services.api.context import context_of
 from services.api.http.auth import Role
+from services.api.http.requests import write_tags
 from shared.contracts import durations, zones
 from shared.contracts.events import Status, moment
 from shared.contracts.heartbeats import shortened
@@ -47,7 +47,7 @@ templates = Environment(
 )
 templates.filters |= {
     "duration": durations.write,
-    "tags": tags.written,
+    "tags": write_tags,
     "excerpt": lambda text: shortened(text, 100, 200),
     "moment": moment,
 }

@@ -5,11 +5,10 @@ from typing import Annotated
 from fastapi import Body, Query, Response
 from pydantic import AwareDatetime
 
-from services.api import tags
 from services.api.context import Api, ApiContext
 from services.api.http import models
 from services.api.http.models import EXAMPLES, NewService, Service, ServicePage, Summary, Wanted
-from services.api.http.requests import bad_cursor, listed, read_cursor, write_cursor
+from services.api.http.requests import bad_cursor, listed, read_cursor, tags_asked_for, write_cursor
 from services.api.http.routing import IfMatch, Limit, NameInPath, UptimeWindow, reading, writing
 from services.api.queries import history
 from services.api.queries.index import SORTS, Place, ServiceQuery, Sort
@@ -137,7 +136,7 @@ async def list_services(
 ) -> ServicePage:
     """A page of services. A service that stays as it is appears exactly once, whatever else changes."""
     index = api.hub.index
-    query = service_query(listed(status), tags.asked_for(tag, index.has_tag), q, sort, limit, cursor)
+    query = service_query(listed(status), tags_asked_for(tag, index.has_tag), q, sort, limit, cursor)
     names, last, total = index.page(query)
     return ServicePage(
         items=[api.present(state) for state in await api.store.live.named(names)],
