@@ -5,8 +5,10 @@ follow from a fact; `apply_transition` and `apply_heartbeat` change the service.
 moment at which its threshold had passed, so ticks decide when it is noticed, never when it happened.
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator
 from datetime import timedelta
+from operator import itemgetter
 
 from services.monitor.domain.mass_outage import REGULAR, MassOutageDetector
 from services.monitor.domain.service import (
@@ -45,7 +47,9 @@ def due(service: MonitoredService, patience: int, counted_from: int, gaps: list[
 def _expiry(start: int, patience: int, rhythm: int, gaps: list[tuple[int, int]]) -> int:
     """When `patience` is over that began at `start`."""
     at = start + patience
-    for begin, end in gaps[_first_after(gaps, start) :]:
+    if not gaps or gaps[-1][1] <= start:  # nearly always
+        return at
+    for begin, end in gaps[bisect_right(gaps, start, key=itemgetter(1)) :]:
         if begin >= at:
             break
         grace = min(patience, 2 * rhythm) if rhythm else patience
@@ -76,27 +80,22 @@ def resume(service: MonitoredService, at: int, counted_from: int) -> None:
         service.said = service.said._replace(resumed_at=at)
 
 
-def _first_after(gaps: list[tuple[int, int]], at: int) -> int:
-    """Index of the first gap that ends after `at`; nearly always there is none, or only the last."""
-    i = len(gaps)
-    while i and gaps[i - 1][1] > at:
-        i -= 1
-    return i
+def pending_transitions(service: MonitoredService, coverage: Coverage) -> Iterator[tuple[Status, int, int]]:
+    """Each worse status that silence leads to, after how long, and when that is due."""
+    if service.paused or service.unsure or not service.heard:
+        return
+    for to, patience, counted_from in zip(
+        (SILENT, DOWN, DEAD), service.patience, service.counted_from, strict=True
+    ):
+        if _BADNESS[to] > _BADNESS[service.status]:
+            yield to, patience, due(service, patience, counted_from, coverage.gaps)
 
 
 def next_due(service: MonitoredService, coverage: Coverage) -> int | None:
     """When the next transition is due if no heartbeat comes. None: never (it is paused, new or dead)."""
-    for to, patience, counted_from in pending_transitions(service):
-        if _BADNESS[to] > _BADNESS[service.status]:
-            return due(service, patience, counted_from, coverage.gaps)
+    for _, _, at in pending_transitions(service, coverage):
+        return at
     return None
-
-
-def pending_transitions(service: MonitoredService) -> Iterable[tuple[Status, int, int]]:
-    """Each status that silence may lead to, after how long, and counted from which moment at least."""
-    if service.paused or service.unsure or not service.heard:
-        return ()
-    return zip((SILENT, DOWN, DEAD), service.patience, service.counted_from, strict=True)
 
 
 def decidable(service: MonitoredService, beat: Beat, coverage: Coverage) -> bool:
@@ -104,11 +103,7 @@ def decidable(service: MonitoredService, beat: Beat, coverage: Coverage) -> bool
     yet."""
     if beat.at <= coverage.until or beat.after_hole:
         return True
-    return not any(
-        coverage.until < due(service, patience, counted_from, coverage.gaps) <= beat.at
-        for to, patience, counted_from in pending_transitions(service)
-        if _BADNESS[to] > _BADNESS[service.status]
-    )
+    return not any(coverage.until < at <= beat.at for _, _, at in pending_transitions(service, coverage))
 
 
 def overdue_transitions(
@@ -116,16 +111,13 @@ def overdue_transitions(
 ) -> Iterator[StatusTransition]:
     """The transitions due up to `upto`, in order, each dated to when it was due."""
     status, since = service.status, 0
-    for to, patience, counted_from in pending_transitions(service):
-        if _BADNESS[to] <= _BADNESS[status]:
-            continue
-        since = at = max(since, due(service, patience, counted_from, coverage.gaps))
-        if at > upto:
+    for to, patience, at in pending_transitions(service, coverage):
+        since = max(since, at)
+        if since > upto:
             return
         outage = detector.outage_of(service) if detector and to is not DEAD else None
-        yield StatusTransition(
-            status, to, at, service.heard, _reason(service, patience, outage), doubt=outage
-        )
+        reason = _reason(service, patience, outage)
+        yield StatusTransition(status, to, since, service.heard, reason, doubt=outage)
         status = to
 
 

@@ -1,10 +1,8 @@
-"""Finds out whether most services that sent heartbeats regularly stopped at the same time. Pure.
-
-Then it may be the registry that is cut off from them.
-"""
+"""Finds out whether most services that sent heartbeats regularly stopped at the same time: then it may be the
+registry that is cut off from them. Pure."""
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from collections import defaultdict
 from itertools import accumulate
 
 from services.monitor.domain.service import SECOND, MassOutage, MonitoredService
@@ -13,26 +11,18 @@ REGULAR = 5
 """Heartbeats in a row from which on a service counts as regular: a few that somebody sent by hand do not."""
 
 
-@dataclass(slots=True)
 class CadenceIndex:
-    """How many services send heartbeats regularly, by the second from which on each is late without another
-    one.
+    """How many services send heartbeats regularly, by the second from which on each is late without another.
+    Updated with each heartbeat, so that the number of those that stopped together is known at once."""
 
-    Updated with each heartbeat, so that the number of those that stopped together is known at once.
-    """
-
-    counts: dict[int, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.counts: defaultdict[int, int] = defaultdict(int)
 
     def update(self, service: MonitoredService) -> None:
         """Count a service again, after a heartbeat or a change of its configuration."""
-        regular = (
-            0 < service.rhythm <= service.patience.silent
-            and service.in_a_row >= REGULAR
-            and not service.paused
-        )
-        until = service.last_beat + min(
-            max(2 * service.rhythm, service.rhythm + SECOND), service.patience.silent
-        )
+        rhythm, silent = service.rhythm, service.patience.silent
+        regular = 0 < rhythm <= silent and service.in_a_row >= REGULAR and not service.paused
+        until = service.last_beat + min(max(2 * rhythm, rhythm + SECOND), silent)
         self._move(service, until // SECOND if regular else 0)
 
     def remove(self, service: MonitoredService) -> None:
@@ -42,25 +32,21 @@ class CadenceIndex:
         if second == service.quiet:
             return
         if service.quiet:
-            left = self.counts[service.quiet] - 1
-            if left:
-                self.counts[service.quiet] = left
-            else:
+            self.counts[service.quiet] -= 1
+            if not self.counts[service.quiet]:
                 del self.counts[service.quiet]
         if second:
-            self.counts[second] = self.counts.get(second, 0) + 1
+            self.counts[second] += 1
         service.quiet = second
 
 
 class MassOutageDetector:
-    """The cadence index at one moment, so that all transitions of one tick are compared with the same
-    numbers."""
+    """The cadence index at one moment: all transitions of a tick are compared with the same numbers."""
 
     FEWEST = 5
     """Services that must have stopped together before they count as a mass outage."""
     TOGETHER = 5
-    """Services that stopped within so many seconds of each other stopped together; a longer rhythm extends
-    it."""
+    """Services that stopped within so many seconds, or their longer rhythm, stopped together."""
 
     def __init__(self, cadence: CadenceIndex, now: int) -> None:
         self._now = now // SECOND
