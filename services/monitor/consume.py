@@ -190,26 +190,7 @@ class Monitor:
         """Load the newest snapshot, if there is one of these streams; how far it goes."""
         await self.state.load_epochs(self._event_store)
         found = await self.snapshots.load(self.state.epochs)
-        if found is None:
-            self.state.assign_epochs()
-            return Checkpoint()
-        for stream, seq in (
-            (streams.HEARTBEATS, found.furthest.heartbeats),
-            (streams.SERVICES, found.furthest.events),
-        ):
-            last, _ = await self._event_store.end(stream)
-            if seq > last:
-                log.warning(
-                    "the stream is shorter than the snapshot; reading everything again", stream=stream
-                )
-                self.snapshots.discard()
-                self.state.assign_epochs()
-                return Checkpoint()
-        self.state.assign_epochs(found.epochs)
-        self.state.resumed += [
-            service for service in found.services if service.said and service.said.resumed_at
-        ]
-        self.state.restore(found.services, found.coverage)
+        self.state.restore(found)
         return found.reach
 
     def _bucket(self, bucket: int) -> tuple[int, int, Collection[MonitoredService]]:

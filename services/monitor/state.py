@@ -5,7 +5,6 @@ The configuration is applied in the order in which it was stored among the heart
 
 import gc
 from collections import deque
-from collections.abc import Iterable
 
 import structlog
 
@@ -30,7 +29,7 @@ from services.monitor.domain.service import (
 from services.monitor.store import mapping
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import ConfigChange
-from services.monitor.store.snapshots import Snapshots
+from services.monitor.store.snapshots import LoadedSnapshot, Snapshots
 from shared.contracts.events import Signal, Status
 from shared.domain.coverage import Coverage
 from shared.domain.service_state import belongs_to_this_life
@@ -81,13 +80,18 @@ class MonitorState:
         self._deadlines.remove(service)
         self.cadence.remove(service)
 
-    def restore(self, services: Iterable[MonitoredService], coverage: Coverage) -> None:
+    def restore(self, found: LoadedSnapshot) -> None:
         """Begin with what a snapshot holds."""
-        self.coverage = coverage
-        self._deadlines = DeadlineQueue(coverage.until)
-        for service in services:
+        self._epoch_of = [epochs.at(self.epochs, since) for since in found.epochs]
+        oldest = min(epoch.since for epoch in self._epoch_of)
+        self.upcoming_epochs.extend(epoch for epoch in self.epochs if epoch.since > oldest)
+        self.coverage = found.coverage
+        self._deadlines = DeadlineQueue(found.coverage.until)
+        for service in found.services:
             self.add(service)
             self.update_indexes(service)
+            if service.said and service.said.resumed_at:
+                self.resumed.append(service)
         if len(self.services) > MANY:
             gc.freeze()  # they are here to stay: going through them again and again takes seconds
 
@@ -243,14 +247,6 @@ class MonitorState:
 
     def epoch_of(self, bucket: int) -> int:
         return self._epoch_of[bucket].since
-
-    def assign_epochs(self, since: list[int] | None = None) -> None:
-        """Each bucket's services use the epoch that began then (None: the first), until the next begins."""
-        since = since or [self.epochs[0].since] * buckets.BUCKETS
-        self._epoch_of = [epochs.at(self.epochs, moment) for moment in since]
-        oldest = min(epoch.since for epoch in self._epoch_of)
-        self.upcoming_epochs.clear()
-        self.upcoming_epochs.extend(epoch for epoch in self.epochs if epoch.since > oldest)
 
     async def load_epochs(self, event_store: EventStore) -> None:
         """Which defaults were used from when on, with ours from now on if they are different. If two monitors

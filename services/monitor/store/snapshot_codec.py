@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.monitor.domain import buckets
 from services.monitor.domain.epochs import Epoch, bounded_since
@@ -21,6 +21,7 @@ from shared.messaging.record_watch import StreamMark
 FORMAT = 4
 FORMAT_BEFORE = 3
 """Can be read too. Its monitor stored no epochs."""
+READABLE = (FORMAT, FORMAT_BEFORE)
 SAID_MAX = 256 * 1024
 """Bytes of the messages in one bucket that paused services have reported last. A bucket is one message of the
 broker, which usually takes 1 MiB; if they are longer together, each is cut to its share."""
@@ -44,8 +45,7 @@ _NUMBERS_BEFORE = (*_NUMBERS[:1], "patience_at", *_NUMBERS[1:3], "resumed_at", *
 """The columns of a bucket, 64 bits each; what is no number in a service becomes one in `_coded`."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """How far a bucket goes: everything in both streams up to these sequences has been applied."""
 
     heartbeats: int = 0
@@ -53,6 +53,9 @@ class Checkpoint:
 
     def covers(self, heartbeats: int, events: int) -> bool:
         return self.heartbeats >= heartbeats and self.events >= events
+
+
+BEGINNING = Checkpoint()
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class SnapshotPosition:
     def dump(self) -> bytes:
         content = {
             **vars(self),
-            "reach": vars(self.reach),
+            "reach": self.reach._asdict(),
             "coverage": _dump_coverage(self.coverage),
             "marks": [vars(mark) for mark in self.marks],
         }
@@ -90,20 +93,12 @@ class SnapshotPosition:
         """ValueError: it is damaged, or another version wrote it."""
         try:
             data = json.loads(payload)
-            if (
-                data["format"] not in (FORMAT, FORMAT_BEFORE)
-                or not len(data["beats"]) == len(data["events"]) == buckets.BUCKETS
-            ):
+            beats, events = data["beats"], data["events"]
+            if data["format"] not in READABLE or not len(beats) == len(events) == buckets.BUCKETS:
                 raise ValueError("it is of another format")
-            coverage = _load_coverage(data["coverage"])
-            return SnapshotPosition(
-                data["streams"],
-                Checkpoint(**data["reach"]),
-                coverage,
-                data["beats"],
-                data["events"],
-                [StreamMark(**mark) for mark in data.get("marks", [])],
-            )
+            reach, coverage = Checkpoint(**data["reach"]), _load_coverage(data["coverage"])
+            marks = [StreamMark(**mark) for mark in data.get("marks", [])]
+            return SnapshotPosition(data["streams"], reach, coverage, beats, events, marks)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error!r}") from None
 
@@ -133,7 +128,7 @@ class Bucket:
     `epoch`: the beginning of the epoch whose default thresholds its services use.
     """
 
-    reach: Checkpoint = Checkpoint()
+    reach: Checkpoint = BEGINNING
     coverage: Coverage = field(default_factory=Coverage)
     configured: int = 0
     epoch: int = 0
@@ -145,7 +140,7 @@ def dump(bucket: Bucket) -> bytes:
     services = bucket.services
     head = {
         "format": FORMAT,
-        "reach": vars(bucket.reach),
+        "reach": bucket.reach._asdict(),
         "coverage": _dump_coverage(bucket.coverage),
         "configured": bucket.configured,
         "epoch": bucket.epoch,
@@ -153,11 +148,8 @@ def dump(bucket: Bucket) -> bytes:
         "said": _paused_reports(services),
     }
     columns = [array("q", [getattr(service, column) for service in services]) for column in _NUMBERS]
-    columns += [
-        array("q", [own or 0 for own in owns])
-        for owns in zip(*(service.own for service in services), strict=True)
-    ]
-    columns += [array("q", [service.counted_from[rung] for service in services]) for rung in range(3)]
+    columns += [array("q", [service.own[n] or 0 for service in services]) for n in range(3)]
+    columns += [array("q", [service.counted_from[n] for service in services]) for n in range(3)]
     columns.append(array("q", [_coded(service) for service in services]))
     line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
     return zlib.compress(line + b"".join(column.tobytes() for column in columns), level=1)
@@ -165,14 +157,14 @@ def dump(bucket: Bucket) -> bytes:
 
 def _paused_reports(services: Collection[MonitoredService]) -> dict[str, PausedReport]:
     said = {service.name: service.said for service in services if service.said}
-    if sum(len((service.message or "").encode()) for service in said.values()) <= SAID_MAX:
+    if sum(len((report.message or "").encode()) for report in said.values()) <= SAID_MAX:
         return said
     room = SAID_MAX // len(said)
     return {
-        name: service._replace(
-            message=service.message and shortened(service.message, room // 5, room - room // 5)
+        name: report._replace(
+            message=report.message and shortened(report.message, room // 5, room - room // 5)
         )
-        for name, service in said.items()
+        for name, report in said.items()
     }
 
 
@@ -186,7 +178,7 @@ def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
     try:
         line, _, data = zlib.decompress(payload).partition(b"\n")
         head = json.loads(line)
-        if head["format"] not in (FORMAT, FORMAT_BEFORE):
+        if head["format"] not in READABLE:
             raise ValueError("it is of another format")
         names, numbers = head["names"], array("q", data)
         columns = [numbers[i : i + len(names)] for i in range(0, len(numbers), len(names) or 1)]
@@ -227,10 +219,9 @@ def _service_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epo
 
 
 def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch: Epoch) -> MonitoredService:
-    silent, down, dead = own
     in_a_row, code = divmod(code, 1 << 8)
     status, signal = divmod(code // 2, len(_SIGNALS))
-    owned = _own(silent, down, dead)
+    owned = _own(*own)
     return MonitoredService(
         name=name,
         patience=effective_thresholds(owned, numbers["every"], epoch),
@@ -258,11 +249,9 @@ def _own(silent: int, down: int, dead: int) -> tuple[int | None, int | None, int
 
 def oldest(reaches: Iterable[Checkpoint]) -> Checkpoint:
     """From where both streams must be read so that nothing is missing in any bucket."""
-    found = list(reaches)
-    return Checkpoint(min(r.heartbeats for r in found), min(r.events for r in found))
+    return Checkpoint(*map(min, zip(*reaches, strict=True)))
 
 
 def newest(reaches: Iterable[Checkpoint]) -> Checkpoint:
     """How far the streams must go at least if the snapshot is of these streams."""
-    found = list(reaches)
-    return Checkpoint(max(r.heartbeats for r in found), max(r.events for r in found))
+    return Checkpoint(*map(max, zip(*reaches, strict=True)))

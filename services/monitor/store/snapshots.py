@@ -7,7 +7,7 @@ loaded.
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import structlog
 from nats.errors import Error as NatsError
@@ -20,6 +20,7 @@ from services.monitor.store import snapshot_codec
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.snapshot_codec import Bucket, Checkpoint, SnapshotPosition
 from shared.domain.coverage import Coverage
+from shared.messaging.record_watch import RECORD
 
 log = structlog.get_logger()
 
@@ -31,23 +32,19 @@ _STORED, _FAILED = WRITES.labels("stored"), WRITES.labels("failed")
 BUCKETS_AT_ONCE = 16
 """Buckets saved behind one tick, at most, not counting empty ones."""
 BYTES_AT_ONCE = 8 << 20
-
-
 NOTHING = Checkpoint(-1, -1)
-"""The checkpoint of a bucket that has to be saved even if it is empty, as nobody knows what is stored
-there."""
+"""The checkpoint of a bucket that has to be saved even if it is empty: nobody knows what is stored there."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadedSnapshot:
-    """A snapshot as it was loaded. `reach`: from where both streams are to be read; `furthest`: how far any
-    part of it goes. `epochs`: the beginning of the epoch that each bucket's services use."""
+    """A snapshot as it was loaded. `reach`: from where both streams are to be read. `epochs`: the beginning
+    of the epoch that each bucket's services use."""
 
-    reach: Checkpoint
-    furthest: Checkpoint
-    coverage: Coverage
-    services: list[MonitoredService]
-    epochs: list[int]
+    reach: Checkpoint = snapshot_codec.BEGINNING
+    coverage: Coverage = field(default_factory=Coverage)
+    services: list[MonitoredService] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=lambda: [0] * buckets.BUCKETS)
 
 
 class Snapshots:
@@ -66,7 +63,7 @@ class Snapshots:
         self._saving: asyncio.Task[None] | None = None
 
     def discard(self) -> None:
-        """The snapshot that was loaded cannot be used; everything has to be saved again."""
+        """Nothing of a snapshot is used; everything has to be saved again."""
         self.beats = [0] * buckets.BUCKETS
         """The newest heartbeat of each bucket that has been applied."""
         self.events = [0] * buckets.BUCKETS
@@ -84,44 +81,44 @@ class Snapshots:
         """Whether a version without epochs saved the newest snapshot. Raises nats' errors."""
         return snapshot_codec.is_before_epochs(await self._event_store.load("position"))
 
-    async def load(self, epochs: list[Epoch]) -> LoadedSnapshot | None:
-        """None: there is none of these streams that can be read. Raises NotStored, or nats' errors."""
+    async def load(self, epochs: list[Epoch]) -> LoadedSnapshot:
+        """An empty one if there is none of these streams that can be read. Raises NotStored, or nats'
+        errors."""
         self._streams = await self._event_store.identity()
         payload = await self._event_store.load("position")
         try:
-            position = SnapshotPosition.load(payload) if payload else None
-            if position and position.streams != self._streams:
-                raise ValueError("it is of other streams")
-            if position and (why := await self._event_store.differs(position.marks)):
-                raise ValueError(why)
+            if payload:
+                return await self._load_buckets(SnapshotPosition.load(payload), epochs)
         except ValueError as error:
             log.warning("the snapshot is not used; reading everything again", why=str(error))
-            return None
-        return await self._load_buckets(position, epochs) if position else None
+        self.discard()
+        return LoadedSnapshot()
 
     async def _load_buckets(self, position: SnapshotPosition, epochs: list[Epoch]) -> LoadedSnapshot:
-        reaches, furthest, services = [position.reach], [position.reach], list[MonitoredService]()
-        bucket_epochs = list[int]()
-        oldest = position.reach, position.coverage
+        """ValueError: it is not of these streams."""
+        if position.streams != self._streams:
+            raise ValueError("it is of other streams")
+        if why := await self._event_store.differs(position.marks):
+            raise ValueError(why)
+        loaded = LoadedSnapshot(position.reach, position.coverage)
+        reaches, furthest, proved_until = [position.reach], [position.reach], position.reach.heartbeats
         self.beats, self.events = position.beats, position.events
         for bucket in range(buckets.BUCKETS):
             found = await self._load_bucket(bucket, epochs)
             reaches.append(position.holds(bucket, found.reach))
-            if reaches[-1].heartbeats < oldest[0].heartbeats:
-                oldest = found.reach, found.coverage
+            if reaches[-1].heartbeats < proved_until:
+                proved_until, loaded.coverage = found.reach.heartbeats, found.coverage
             furthest.append(found.reach)
             self.configured[bucket] = found.configured
-            bucket_epochs.append(found.epoch)
+            loaded.epochs[bucket] = found.epoch
             for service in found.services:
                 service.bucket = bucket
-            services += found.services
-        return LoadedSnapshot(
-            snapshot_codec.oldest(reaches),
-            snapshot_codec.newest(furthest),
-            oldest[1],
-            services,
-            bucket_epochs,
-        )
+            loaded.services += found.services
+        loaded.reach = snapshot_codec.oldest(reaches)
+        for stream, seq in zip(RECORD, snapshot_codec.newest(furthest), strict=True):
+            if seq > (await self._event_store.end(stream))[0]:
+                raise ValueError(f"the stream {stream} is shorter than the snapshot")
+        return loaded
 
     async def _load_bucket(self, bucket: int, epochs: list[Epoch]) -> Bucket:
         part = await self._event_store.load(f"bucket.{bucket}")
@@ -140,27 +137,19 @@ class Snapshots:
         self.events[bucket] = max(self.events[bucket], event)
 
     def save_some(self, reach: Checkpoint, coverage: Coverage) -> None:
-        """Save a few of the buckets that changed, in the background, and the position after the last of a
-        round.
-
-        To be called behind a tick, with how far the state goes.
-        """
+        """Behind a tick, with how far the state goes: save a few of the buckets that changed, in the
+        background, and the position after the last of a round."""
         if self._saving is not None and not self._saving.done():
             return
+        coverage = replace(coverage, gaps=list(coverage.gaps))  # as it is now
         if self._position is None:
             newest = zip(self._saved, self.beats, self.events, strict=True)
             self._round = [bucket for bucket, (saved, *seqs) in enumerate(newest) if not saved.covers(*seqs)]
             if not self._round:
                 return
-            self._position = SnapshotPosition(
-                self._streams,
-                reach,
-                _copy(coverage),
-                list(self.beats),
-                list(self.events),
-                self._event_store.marks(),
-            )
-        self._saving = asyncio.create_task(self._save(reach, _copy(coverage)))
+            beats, events, marks = list(self.beats), list(self.events), self._event_store.marks()
+            self._position = SnapshotPosition(self._streams, reach, coverage, beats, events, marks)
+        self._saving = asyncio.create_task(self._save(reach, coverage))
 
     async def _save(self, reach: Checkpoint, coverage: Coverage) -> None:
         if self._position is None:
@@ -185,7 +174,3 @@ class Snapshots:
         except (NatsError, OSError, TimeoutError) as error:
             _FAILED.inc()
             log.warning("snapshot not saved; trying again", error=str(error) or repr(error))
-
-
-def _copy(coverage: Coverage) -> Coverage:
-    return Coverage(coverage.until, list(coverage.gaps))
