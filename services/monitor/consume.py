@@ -1,7 +1,7 @@
-"""Reads heartbeats and ticks, with the configuration and the events of that time, in the order in which they
-were stored."""
+"""Reads heartbeats and ticks, with the configuration and the events of that time, as they were stored."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from functools import partial
 
@@ -98,7 +98,7 @@ class Monitor:
         state, evaluator = self.state, self.evaluator
         upcoming, epochs = state.upcoming, state.upcoming_epochs
         services, newest = state.services, self.snapshots.beats
-        others: dict[str, list[ReadBeat]] = {}
+        others: defaultdict[str, list[ReadBeat]] = defaultdict(list)
         count = 0
         await evaluator.evaluate_resumed(batch[0])
         for message in batch:
@@ -108,16 +108,13 @@ class Monitor:
                 evaluator.note_hole(message)
             if (upcoming and upcoming[0].at < message.at) or (epochs and epochs[0].since < message.at):
                 await evaluator.evaluate_all(others)
-                others = {}
                 state.apply_until(message.at)
                 await evaluator.evaluate_resumed(message)
+            self._read_until = message.seq
             if message.subject.startswith("tick."):
                 await evaluator.evaluate_all(others)
-                others = {}
                 await self._process_tick(message)
-                self._read_until = message.seq
                 continue
-            self._read_until = message.seq
             name = message.subject[_NAME_AT:]
             service = services.get(name)
             if service is not None:
@@ -136,20 +133,19 @@ class Monitor:
             beat = self._parse(name, message)
             if beat is None:
                 if service is not None:
-                    others.setdefault(name, []).append((None, message))
+                    others[name].append((None, message))
                 continue
             count += 1
             if (
-                service is None
-                or name in others
-                or beat.signal in _NEVER_PLAIN
-                or beat.every not in (0, service.every)
+                service is not None
+                and name not in others
+                and beat.signal not in _NEVER_PLAIN
+                and beat.every in (0, service.every)
+                and _is_plain(service, beat.at)
             ):
-                others.setdefault(name, []).append((beat, message))
-            elif _is_plain(service, beat.at):
                 state.apply_heartbeat(service, beat.at, beat.signal)
             else:
-                others[name] = [(beat, message)]
+                others[name].append((beat, message))
         HEARTBEATS_READ.inc(count)
         await evaluator.evaluate_all(others)
 

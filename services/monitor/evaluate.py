@@ -1,7 +1,5 @@
-"""Evaluates heartbeats and ticks: asks the lifecycle what follows from them, and has that recorded.
-
-If another monitor was first, its event is applied, and the lifecycle is asked again.
-"""
+"""Evaluates heartbeats and ticks: asks the lifecycle what follows from them, and has that recorded. If
+another monitor was first, its event is applied, and the lifecycle is asked again."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -9,15 +7,9 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-import structlog
-
 from services.monitor.domain.lifecycle import apply_while_paused, decidable, decide, next_due
 from services.monitor.domain.mass_outage import MassOutageDetector
-from services.monitor.domain.service import (
-    Beat,
-    MonitoredService,
-    PausedReport,
-)
+from services.monitor.domain.service import Beat, MonitoredService, PausedReport
 from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store.event_store import EventStore
@@ -25,8 +17,6 @@ from shared.contracts.events import SOURCE_HEADER, Signal
 from shared.domain.service_state import belongs_to_this_life
 from shared.messaging.connection import retry_until_done
 from shared.messaging.reader import Stored
-
-log = structlog.get_logger()
 
 MAX_HELD = 100
 """Late heartbeats kept per service until a tick comes; without ticks nothing is evaluated anyway."""
@@ -38,13 +28,7 @@ ReadBeat = tuple[Beat | None, Stored]
 
 
 class Evaluator:
-    def __init__(
-        self,
-        event_store: EventStore,
-        state: MonitorState,
-        recorder: Recorder,
-        kept: int,
-    ) -> None:
+    def __init__(self, event_store: EventStore, state: MonitorState, recorder: Recorder, kept: int) -> None:
         """`kept`: messages that the broker keeps per subject."""
         self._event_store = event_store
         self._state = state
@@ -67,8 +51,10 @@ class Evaluator:
     # --- heartbeats
 
     async def evaluate_all(self, read: dict[str, list[ReadBeat]]) -> None:
+        """Evaluate these heartbeats, service by service; `read` is empty then."""
         if read:
             await _concurrently(self._evaluate_service, read.items())
+            read.clear()
 
     async def _evaluate_service(self, named: tuple[str, list[ReadBeat]]) -> None:
         """One service's heartbeats of a batch, in order."""
@@ -78,9 +64,8 @@ class Evaluator:
             if beat is None:
                 await self._skip(name, message)
                 continue
-            service = state.services.get(name) or await self._recorder.register(
-                name, beat, _over_http(message)
-            )
+            over_http = (message.headers or {}).get(SOURCE_HEADER) == "http"
+            service = state.services.get(name) or await self._recorder.register(name, beat, over_http)
             if beat.signal is Signal.LOG:  # no sign of life
                 await self._skip(name, message)
                 continue
@@ -207,10 +192,6 @@ class Evaluator:
             service.unproved = max(service.unproved, self._hole_at)
             return False
         return oldest.at > max(service.heard, service.unproved)
-
-
-def _over_http(message: Stored) -> bool:
-    return bool(message.headers) and (message.headers or {}).get(SOURCE_HEADER) == "http"
 
 
 async def _concurrently(do: Callable[[T], Coroutine[None, None, None]], items: Iterable[T]) -> None:

@@ -1,8 +1,5 @@
 """Records transitions, registrations and declared intervals as events, and applies what other monitors
-recorded.
-
-The state is changed only after the broker has stored the event.
-"""
+recorded. The state is changed only after the broker has stored the event."""
 
 from functools import partial
 
@@ -39,11 +36,7 @@ senders over NATS add at the same time, and those of senders that forge ingest's
 
 class Recorder:
     def __init__(
-        self,
-        event_store: EventStore,
-        state: MonitorState,
-        events: EventReader,
-        max_services: int,
+        self, event_store: EventStore, state: MonitorState, events: EventReader, max_services: int
     ) -> None:
         self._event_store = event_store
         self._state = state
@@ -56,11 +49,8 @@ class Recorder:
     async def record(self, service: MonitoredService, transition: StatusTransition) -> bool:
         """Append a transition and apply it. False: another monitor was first."""
         event = mapping.to_event(service.name, transition)
-        attributes = {
-            "registry.service": service.name,
-            "registry.from": transition.from_,
-            "registry.to": transition.to,
-        }
+        from_, to = transition.from_, transition.to
+        attributes = {"registry.service": service.name, "registry.from": from_, "registry.to": to}
         self._appending.add(event.id)
         try:
             with tracing.change_span(event, attributes) as span:
@@ -69,7 +59,7 @@ class Recorder:
         finally:
             self._appending.discard(event.id)
         if seq:
-            CHANGES.labels(transition.from_, transition.to).inc()
+            CHANGES.labels(from_, to).inc()
             if seq > service.status_seq:  # else another monitor's next event was read before this answer came
                 service.status_seq = seq
                 self._state.apply_transition(service, transition)

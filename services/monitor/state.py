@@ -1,23 +1,14 @@
-"""All services in memory, as their configuration wants them, with what is counted and scheduled of them.
-
-The configuration is applied in the order in which it was stored among the heartbeats.
-"""
+"""All services in memory, as their configuration wants them, with what is counted and scheduled of them. The
+configuration is applied in the order in which it was stored among the heartbeats."""
 
 import gc
 from collections import deque
 
 import structlog
 
-from services.monitor.domain import buckets, epochs
+from services.monitor.domain import buckets, epochs, lifecycle
 from services.monitor.domain.deadlines import DeadlineQueue
 from services.monitor.domain.epochs import Epoch
-from services.monitor.domain.lifecycle import (
-    apply_heartbeat,
-    apply_transition,
-    apply_while_paused,
-    change_thresholds,
-    resume,
-)
 from services.monitor.domain.mass_outage import CadenceIndex
 from services.monitor.domain.service import (
     UNKNOWN,
@@ -113,7 +104,7 @@ class MonitorState:
                 self.schedule(service)
 
     def apply_heartbeat(self, service: MonitoredService, at: int, signal: Signal) -> None:
-        apply_heartbeat(service, at, signal)
+        lifecycle.apply_heartbeat(service, at, signal)
         self.cadence.update(service)
         if not service.scheduled:  # its first heartbeat
             self.schedule(service)
@@ -121,7 +112,7 @@ class MonitorState:
     def apply_transition(self, service: MonitoredService, transition: StatusTransition) -> None:
         """`status_seq` of the service is that of the transition already."""
         self.counts[service.status] -= 1
-        apply_transition(service, transition)
+        lifecycle.apply_transition(service, transition)
         self.counts[service.status] += 1
         self.snapshots.touch(service.bucket, service.status_seq)
 
@@ -195,7 +186,7 @@ class MonitorState:
 
     def _pause_or_resume(self, service: MonitoredService, change: ConfigChange) -> None:
         if change.resumes or (service.paused and not change.paused):
-            resume(service, change.at, max(change.at, epochs.bounded_since(self.epochs)))
+            lifecycle.resume(service, change.at, max(change.at, epochs.bounded_since(self.epochs)))
             if service.said:
                 self.resumed.append(service)
         service.paused = change.paused
@@ -207,7 +198,7 @@ class MonitorState:
                 if beat.every not in (0, service.every):
                     self.set_interval(service, beat)
                     self.undeclared.append((service, beat))
-                apply_while_paused(service, beat)
+                lifecycle.apply_while_paused(service, beat)
 
     def set_interval(self, service: MonitoredService, beat: Beat) -> None:
         service.every, service.every_at = beat.every, beat.at
@@ -231,7 +222,7 @@ class MonitorState:
         """The thresholds of a service may be different from `at` on."""
         patience = self.thresholds_of(service)
         if patience != service.patience:
-            change_thresholds(service, patience, at, self.coverage.gaps)
+            lifecycle.change_thresholds(service, patience, at, self.coverage.gaps)
             self.update_indexes(service)
 
     def _begin_epochs(self, at: int) -> None:

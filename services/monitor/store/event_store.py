@@ -6,19 +6,10 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from shared.contracts.events import ConfigEvent, StatusChanged
-from shared.messaging import streams
+from shared.messaging import queries, streams
 from shared.messaging.connection import BrokerConnection, version_to_follow
 from shared.messaging.errors import Unreadable
 from shared.messaging.publisher import Ack, Publisher
-from shared.messaging.queries import (
-    created,
-    first,
-    last_sequence,
-    message_at,
-    newest,
-    newest_before,
-    newest_event,
-)
 from shared.messaging.reader import Reader, Stored
 from shared.messaging.record_watch import RECORD, Comparison, Marks, StreamMark, check_stream
 
@@ -35,25 +26,23 @@ class EventStore:
         marks: Callable[[], Marks] = dict,
     ) -> None:
         """`marks`: the streams as they were when they were checked last."""
-        self._link = link
-        self._publisher = publisher
-        self._snapshots = snapshots
-        self._marks = marks
+        self._link, self._publisher = link, publisher
+        self._snapshots, self._marks = snapshots, marks
 
     def reader(self, stream: str, *subjects: str, after: int = 0, newest_per_subject: bool = False) -> Reader:
         """A reader of what comes after a sequence; `batches()` of it never end."""
         return Reader(self._link, stream, *subjects, after=after, newest_per_subject=newest_per_subject)
 
     async def end(self, stream: str) -> tuple[int, int]:
-        """The stream's last sequence (of the events: that of the newest one that is still there), and the
-        broker's time of an answer before that, in microseconds."""
+        """The last sequence (of the events: that of the newest that is still there), and the broker's time of
+        an answer before that, in microseconds."""
         if stream == streams.SERVICES:
-            return await newest_event(self._link)
-        return await last_sequence(self._link, stream)
+            return await queries.newest_event(self._link)
+        return await queries.last_sequence(self._link, stream)
 
     async def identity(self) -> list[str]:
         """What tells these streams from others of the same names: when they were created."""
-        return [await created(self._link, stream) for stream in RECORD]
+        return [await queries.created(self._link, stream) for stream in RECORD]
 
     def marks(self) -> list[StreamMark]:
         """What else tells them, as it was a moment ago; heartbeats first."""
@@ -69,18 +58,18 @@ class EventStore:
         return None
 
     async def newest_event(self, subject: str) -> Stored | None:
-        return await newest(self._link, streams.SERVICES, subject)
+        return await queries.newest(self._link, streams.SERVICES, subject)
 
     async def event_before(self, subject: str, seq: int) -> Stored | None:
         """The newest before a sequence; None also if nobody can say what it was."""
         try:
-            return await newest_before(self._link, streams.SERVICES, subject, seq)
+            return await queries.newest_before(self._link, streams.SERVICES, subject, seq)
         except Unreadable:
             return None
 
     async def oldest_heartbeat(self, name: str) -> Stored | None:
         """The oldest that the broker still keeps of this service."""
-        return await first(self._link, streams.HEARTBEATS, streams.heartbeat(name))
+        return await queries.first(self._link, streams.HEARTBEATS, streams.heartbeat(name))
 
     async def append(self, subject: str, event: StatusChanged | ConfigEvent, after: int) -> Ack:
         """Store an event if `after` is still its subject's last sequence (0: none yet), or WrongSequence."""
@@ -89,19 +78,13 @@ class EventStore:
             ack = await self._publisher.append(
                 subject, event.to_bytes(), after=after, event_id=event_id, kind=event.type
             )
-            if not ack.duplicate or await message_at(self._link, streams.SERVICES, ack.seq):
+            if not ack.duplicate or await queries.message_at(self._link, streams.SERVICES, ack.seq):
                 return ack
             event_id += f"-{ack.seq}"  # it was removed: the broker remembers ids longer than messages
 
     async def load(self, key: str) -> bytes | None:
         """One of the snapshot's parts; None if there is none."""
-        try:
-            return (await self._snapshots.get(key)).value
-        except KeyNotFoundError:
-            return None
-
-    async def save(self, key: str, part: bytes) -> None:
-        await self._snapshots.put(key, part)
+        return (await self.load_versioned(key))[0]
 
     async def load_versioned(self, key: str) -> tuple[bytes | None, int]:
         """The same with its version, for `replace`; version 0: there is none."""
@@ -110,6 +93,9 @@ class EventStore:
         except KeyNotFoundError as missing:
             return None, version_to_follow(missing)
         return entry.value, entry.revision or 0
+
+    async def save(self, key: str, part: bytes) -> None:
+        await self._snapshots.put(key, part)
 
     async def replace(self, key: str, part: bytes, version: int) -> bool:
         """Save it unless somebody else has written after that version. Whether it was saved."""
