@@ -26,12 +26,8 @@ def main() -> None:
     logs.begin("ingest")
     settings = load(IngestSettings)
     anonymous = "ingest" in settings.anonymous
-    settings.refuse_open_address(
-        "heartbeats",
-        "REGISTRY_INGEST_TOKEN",
-        guarded=bool(settings.ingest_token),
-        anonymous="ingest",
-    )
+    tokens, variable = settings.ingest_token, "REGISTRY_INGEST_TOKEN"
+    settings.refuse_open_address("heartbeats", variable, guarded=bool(tokens), anonymous="ingest")
     logs.configure("ingest", settings.log_level, settings.log_format)
     warn_of_short_tokens(settings, "ingest_token")
     tracing.start("ingest")
@@ -61,7 +57,6 @@ def main() -> None:
             await publisher.stop()
             await link.close()
 
-    tokens = settings.ingest_token
     loopback_only = not (tokens or anonymous)
     limits = limits_of(settings, loopback_only=loopback_only)
     per_token = RateLimit(settings.rate_limit_per_token)

@@ -26,8 +26,9 @@ STORE_SECONDS = Histogram(
 
 PENDING.labels(streams.SERVICES)
 _DELETED = ServiceDeleted.model_fields["type"].default
-
 _PLAIN = header_block(OVER_HTTP)
+RETRY_AFTER = 2
+"""Seconds a client should wait after a 503, or until the broker has taken what waits of it."""
 
 
 def _count(stored: int, not_stored: int, took: float | None) -> None:
@@ -35,10 +36,6 @@ def _count(stored: int, not_stored: int, took: float | None) -> None:
     _NOT_STORED.inc(not_stored)
     if took is not None:
         STORE_SECONDS.observe(took)
-
-
-RETRY_AFTER = 2
-"""Seconds a client should wait after a 503, or until the broker has taken what waits of it."""
 
 
 class KnownNames:

@@ -5,27 +5,9 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Any, NamedTuple
 
-from shared.contracts.events import (
-    EXIT_CODE_HEADER,
-    NAME_MAX,
-    NAME_RULE_IN_WORDS,
-    SIGNAL_HEADER,
-    HeartbeatBody,
-    Signal,
-)
-from shared.contracts.heartbeats import (
-    EXIT_RULE,
-    TEXT_FIELDS,
-    WARNINGS_MAX,
-    check_text,
-    cut_message,
-    fit_for,
-    quoted,
-    read_body,
-    read_every,
-    read_exit_code,
-    write_body,
-)
+from shared.contracts import events, heartbeats
+from shared.contracts.events import SIGNAL_HEADER, Signal
+from shared.contracts.heartbeats import EXIT_RULE, TEXT_FIELDS, quoted
 from shared.http.problems import Problem
 
 SIGNAL_RULE = f"after the service name comes nothing, fail, start, log, or an exit code: {EXIT_RULE}"
@@ -53,44 +35,43 @@ class HeartbeatContent(NamedTuple):
 def read_content(signal: str, raw: bytes, content_type: str, query: Mapping[str, str]) -> HeartbeatContent:
     """`signal`: what follows the name in the address, or nothing. Raises Problem 422 for that alone."""
     headers = read_signal(signal)
-    body, warnings = read_body(raw, content_type)
-    body = body or HeartbeatBody()
-    if "every" in query:
-        body = body.model_copy(update={"every": read_every(query["every"], warnings) or body.every})
+    body, warnings = heartbeats.read_body(raw, content_type)
+    body = body or events.HeartbeatBody()
+    if "every" in query and (every := heartbeats.read_every(query["every"], warnings)):
+        body = body.model_copy(update={"every": every})
     for key in MESSAGES:
         if not query.get(key):
             continue
         if body.message:
             warnings.append(f"{key}: not used, as there is another message")
         else:
-            body = body.model_copy(update={"message": cut_message(query[key])})
+            body = body.model_copy(update={"message": heartbeats.cut_message(query[key])})
     if "status" in query:
         headers = _with_status(query["status"], signal, headers, warnings)
     for key in TEXT_FIELDS:
-        check_text(key, query.get(key), warnings)
+        heartbeats.check_text(key, query.get(key), warnings)
     odd = islice((key for key in query if key not in _READ and query[key]), _MOST_LOOKED_AT)
     warnings += (
         f"{quoted(key)[1:-1]}: not used; an address takes {', '.join(_TAKEN)}"
         for key in odd
         if get_close_matches(key[:40].lower(), _MEANT, 1, 0.8)
     )
-    body = fit_for(Signal(headers.get(SIGNAL_HEADER, Signal.SUCCESS)), body, warnings)
-    warnings = warnings[:WARNINGS_MAX]
-    return HeartbeatContent(headers, write_body(body, warnings), warnings)
+    body = heartbeats.fit_for(Signal(headers.get(SIGNAL_HEADER, Signal.SUCCESS)), body, warnings)
+    warnings = warnings[: heartbeats.WARNINGS_MAX]
+    return HeartbeatContent(headers, heartbeats.write_body(body, warnings), warnings)
 
 
 def read_signal(word: str) -> dict[str, str]:
-    """`fail`, `start`, `log` or an exit code, as the headers that say so; success needs none. Raises Problem
-    422."""
+    """`fail`, `start`, `log` or an exit code as headers; success needs none. Raises Problem 422."""
     if not word:
         return {}
     if word in (Signal.FAIL, Signal.START, Signal.LOG):
         return {SIGNAL_HEADER: word}
     try:
-        code = read_exit_code(word)
+        code = heartbeats.read_exit_code(word)
     except ValueError:
         raise Problem(422, f"{SIGNAL_RULE}; {quoted(word)} is none of them") from None
-    return {SIGNAL_HEADER: Signal.FAIL, EXIT_CODE_HEADER: str(code)} if code else {}
+    return {SIGNAL_HEADER: Signal.FAIL, events.EXIT_CODE_HEADER: str(code)} if code else {}
 
 
 def _with_status(status: str, signal: str, headers: dict[str, str], warnings: list[str]) -> dict[str, str]:
@@ -116,17 +97,17 @@ def tidy(path: str) -> str:
 def bad_name(name: Any) -> Problem:
     """Says which part of the rule it breaks."""
     if not isinstance(name, str):
-        return Problem(422, f"service_name: {NAME_RULE_IN_WORDS}; {quoted(name)} is no string")
+        return Problem(422, f"service_name: {events.NAME_RULE_IN_WORDS}; {quoted(name)} is no string")
     odd = next((c for c in name if not (c.isascii() and c.isalnum()) and c not in "_-."), "")
     if not name:
         why = "it is missing"
     elif odd:
         why = f"{quoted(odd)} is none of these"
-    elif len(name) > NAME_MAX:
+    elif len(name) > events.NAME_MAX:
         why = f"it has {len(name)} characters"
     else:
         why = "a dot stands at its beginning, at its end, or beside another"
-    return Problem(422, f"service_name: {NAME_RULE_IN_WORDS}; {why}")
+    return Problem(422, f"service_name: {events.NAME_RULE_IN_WORDS}; {why}")
 
 
 def bad_address(path: str) -> Problem:

@@ -1,6 +1,7 @@
 """Ingest over HTTP: every rule of it. Most heartbeats are plain, and take the short way past this."""
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
@@ -11,16 +12,8 @@ from starlette.middleware import Middleware
 from services.ingest.admission import REFUSED, HeartbeatStore
 from services.ingest.auth import IngestAuth
 from services.ingest.content import bad_address, bad_name, read_content
-from services.ingest.middleware import Throttled, TidyAddress
-from shared.contracts.events import (
-    NAME_MAX,
-    NAME_RULE,
-    NAME_RULE_IN_WORDS,
-    TRACEPARENT_HEADER,
-    HeartbeatBody,
-    sampled,
-    valid_name,
-)
+from services.ingest.middleware import Throttled
+from shared.contracts import events
 from shared.contracts.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
 from shared.http import bodies, docs, problems
 from shared.http.head import HeadAsGet
@@ -51,7 +44,7 @@ def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         routes=[*health.routes(), *docs.openapi(_TITLE)],
-        middleware=[Middleware(Throttled), Middleware(HeadAsGet), Middleware(TidyAddress)],
+        middleware=[Middleware(Throttled), Middleware(HeadAsGet)],
     )
     app.state.store, app.state.auth = store, auth
     app.include_router(router)
@@ -93,7 +86,7 @@ class Batch(BaseModel):
 
 class Rejected(BaseModel):
     service: str
-    reason: str = Field(examples=[f"service_name: {NAME_RULE_IN_WORDS}"])
+    reason: str = Field(examples=[f"service_name: {events.NAME_RULE_IN_WORDS}"])
 
 
 class BatchStored(BaseModel):
@@ -103,7 +96,10 @@ class BatchStored(BaseModel):
 
 
 ServiceName = Annotated[
-    str, Path(json_schema_extra={"pattern": NAME_RULE, "maxLength": NAME_MAX}, examples=["my-service"])
+    str,
+    Path(
+        json_schema_extra={"pattern": events.NAME_RULE, "maxLength": events.NAME_MAX}, examples=["my-service"]
+    ),
 ]
 _QUERY = {
     "every": "The interval this service beats at, such as 5m",
@@ -118,7 +114,7 @@ _PARAMETERS = [
 _BODY = {
     "content": {
         "application/json": {
-            "schema": HeartbeatBody.model_json_schema(),
+            "schema": events.HeartbeatBody.model_json_schema(),
             "example": {"message": "backup done", "every": "5m"},
         },
         "text/plain": {"schema": {"type": "string"}, "example": "backup done"},
@@ -127,13 +123,6 @@ _BODY = {
     f"Up to 1 MiB; of a message longer than {FIRST_KEPT + LAST_KEPT:,} bytes (UTF-8) the first "
     f"{FIRST_KEPT:,} and the last {LAST_KEPT:,} are kept.",
 }
-
-
-def _documentation(method: str) -> dict[str, Any]:
-    """What FastAPI cannot see: address and body are read by hand, so that no fault in them costs the
-    heartbeat."""
-    documented = {"parameters": _PARAMETERS}
-    return documented | {"requestBody": _BODY} if method in ("POST", "PUT") else documented
 
 
 # --- the routes
@@ -155,25 +144,25 @@ async def heartbeat_signal(request: Request, service_name: ServiceName, signal: 
     return await _store(request, service_name, signal)
 
 
-_ROUTES = (
-    ("/heartbeat/{service_name}", "heartbeat", heartbeat, "I am alive"),
-    (
-        "/heartbeat/{service_name}/{signal}",
-        "heartbeat_signal",
-        heartbeat_signal,
-        "A run has begun, failed, or ended with an exit code",
-    ),
+_ENDS = "A run has begun, failed, or ended with an exit code"
+_ROUTES: tuple[tuple[str, Callable[..., Any], str], ...] = (
+    ("/heartbeat/{service_name}", heartbeat, "I am alive"),
+    ("/heartbeat/{service_name}/{signal}", heartbeat_signal, _ENDS),
 )
 for _method in METHODS:
-    for _path, _name, _handler, _summary in _ROUTES:
+    # FastAPI cannot see these: they are read by hand, so that no fault in them costs the heartbeat.
+    _read_by_hand = {"parameters": _PARAMETERS} | (
+        {"requestBody": _BODY} if _method in ("POST", "PUT") else {}
+    )
+    for _path, _handler, _summary in _ROUTES:
         router.add_api_route(
             _path,
             _handler,
             methods=[_method],
-            operation_id=f"{_method.lower()}_{_name}",
+            operation_id=f"{_method.lower()}_{_handler.__name__}",
             summary=_summary,
             responses=_STORED,
-            openapi_extra=_documentation(_method),
+            openapi_extra=_read_by_hand,
         )
 
 
@@ -186,7 +175,7 @@ async def _store(request: Request, service_name: str, signal: str = "") -> Respo
     headers, payload, warnings = await bodies.parsed(
         lambda raw: read_content(signal, raw, kind, request.query_params), request
     )
-    parent = sampled(request.headers.get(TRACEPARENT_HEADER))
+    parent = events.sampled(request.headers.get(events.TRACEPARENT_HEADER))
     with tracing.span("heartbeat", parent, {"registry.service": service_name}, kind="SERVER") as span:
         headers = {**headers, **tracing.headers_of(span)}
         store: HeartbeatStore = request.app.state.store
@@ -213,7 +202,7 @@ async def heartbeats(request: Request) -> Response:
     REFUSED.inc(len(refused))
     auth: IngestAuth = request.app.state.auth
     auth.charge(given, client_of(request), (len(names) + len(refused)) / NAMES_PER_REQUEST)
-    parent = sampled(request.headers.get(TRACEPARENT_HEADER))
+    parent = events.sampled(request.headers.get(events.TRACEPARENT_HEADER))
     with tracing.span("heartbeats", parent, {"registry.services": len(names)}, kind="SERVER") as span:
         store: HeartbeatStore = request.app.state.store
         answer = await store.store_all(names, tracing.headers_of(span), stranger_of(request))
@@ -241,7 +230,7 @@ def _read_batch(raw: bytes) -> tuple[list[str], list[dict[str, str]], list[str]]
         raise Problem(422, f"services: at most {BATCH_MAX} names")
     good, refused = [], []
     for name in services:
-        if isinstance(name, str) and valid_name(name):
+        if isinstance(name, str) and events.valid_name(name):
             good.append(name)
         else:
             refused.append({"service": _echo(name), "reason": bad_name(name).detail})

@@ -58,18 +58,6 @@ class Throttled:
         await self._app(scope, receive, send)
 
 
-class TidyAddress:
-    """Lets a slash or a blank too many pass."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (path := tidy(scope["path"])).startswith("/heartbeat"):
-            scope = {**scope, "path": path}
-        await self._app(scope, receive, send)
-
-
 class Availability:
     """Remembers that a heartbeat was refused, for the ticks: a tick proves that all heartbeats since the one
     before could be stored, and no service that missed one is blamed for other times.
@@ -100,7 +88,8 @@ class Availability:
         return self._shut or refused
 
     def watched(self, app: ASGIApp) -> ASGIApp:
-        """The same app; an answer of 500 or more to a heartbeat counts as refused."""
+        """The same app; an answer of 500 or more to a heartbeat counts as refused, and a slash or a blank too
+        many in its address is let pass."""
 
         async def watching(scope: Scope, receive: Receive, send: Send) -> None:
             async def sent(message: Message) -> None:
@@ -108,7 +97,9 @@ class Availability:
                     self.refused(f"a heartbeat was answered with {message['status']}")
                 await send(message)
 
-            heartbeat = scope["type"] == "http" and tidy(scope["path"]).startswith("/heartbeat")
-            await app(scope, receive, sent if heartbeat else send)
+            if scope["type"] == "http" and (path := tidy(scope["path"])).startswith("/heartbeat"):
+                await app({**scope, "path": path}, receive, sent)
+            else:
+                await app(scope, receive, send)
 
         return watching
