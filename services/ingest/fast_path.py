@@ -5,6 +5,7 @@ a task and messages per request, for it costs several times as much as storing t
 not plain goes to the app.
 """
 
+import asyncio
 from functools import partial
 from typing import Self
 
@@ -25,17 +26,11 @@ NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-
 READ = frozenset((b"content-length", b"authorization", b"host", b"x-forwarded-for"))
 
 
-class _NoEvent:
-    """Takes the place of an event that uvicorn sets: here nobody waits for it."""
-
-    def set(self) -> None: ...
-
-
 class _FastResponse:
     """Stands where uvicorn has its cycle of request and response."""
 
     __slots__ = ("disconnected", "keep_alive", "more_body", "response_complete")
-    message_event = _NoEvent()
+    message_event = asyncio.Event()  # uvicorn sets it, and here nobody waits for it
     response_started = False
 
     def __init__(self, keep_alive: bool) -> None:
@@ -66,7 +61,7 @@ class FastPath(Connection):
     looked_at = NOT_PLAIN | READ
     given = ""
     """The right token that the request shows."""
-    ok: "_WrittenOk"
+    ok: _WrittenOk
 
     @classmethod
     def configured(

@@ -1,6 +1,7 @@
 """Ingest over HTTP: every rule of it. Most heartbeats are plain, and take the short way past this."""
 
 import json
+import pathlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -101,28 +102,13 @@ ServiceName = Annotated[
         json_schema_extra={"pattern": events.NAME_RULE, "maxLength": events.NAME_MAX}, examples=["my-service"]
     ),
 ]
-_QUERY = {
-    "every": "The interval this service beats at, such as 5m",
-    "message": "What it says, if there is no body",
-    "status": "`down` makes it a failure, as for Uptime Kuma's clients",
-    "token": "The ingest token, where a header cannot be set",  # nosec B105
-}
-_PARAMETERS = [
-    {"name": name, "in": "query", "schema": {"type": "string"}, "description": text}
-    for name, text in _QUERY.items()
-]
-_BODY = {
-    "content": {
-        "application/json": {
-            "schema": events.HeartbeatBody.model_json_schema(),
-            "example": {"message": "backup done", "every": "5m"},
-        },
-        "text/plain": {"schema": {"type": "string"}, "example": "backup done"},
-    },
-    "description": "A JSON object with any of these fields; any other body is the message. "
-    f"Up to 1 MiB; of a message longer than {FIRST_KEPT + LAST_KEPT:,} bytes (UTF-8) the first "
-    f"{FIRST_KEPT:,} and the last {LAST_KEPT:,} are kept.",
-}
+# FastAPI cannot see these: they are read by hand, so that no fault in them costs the heartbeat.
+_READ_BY_HAND: dict[str, Any] = json.loads(pathlib.Path(__file__).with_name("openapi.json").read_bytes())
+_BODY = _READ_BY_HAND["requestBody"]
+_BODY["content"]["application/json"]["schema"] = events.HeartbeatBody.model_json_schema()
+_BODY["description"] = _BODY["description"].format(
+    kept=FIRST_KEPT + LAST_KEPT, first=FIRST_KEPT, last=LAST_KEPT
+)
 
 
 # --- the routes
@@ -150,10 +136,7 @@ _ROUTES: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("/heartbeat/{service_name}/{signal}", heartbeat_signal, _ENDS),
 )
 for _method in METHODS:
-    # FastAPI cannot see these: they are read by hand, so that no fault in them costs the heartbeat.
-    _read_by_hand = {"parameters": _PARAMETERS} | (
-        {"requestBody": _BODY} if _method in ("POST", "PUT") else {}
-    )
+    _documented = ("parameters", "requestBody") if _method in ("POST", "PUT") else ("parameters",)
     for _path, _handler, _summary in _ROUTES:
         router.add_api_route(
             _path,
@@ -162,7 +145,7 @@ for _method in METHODS:
             operation_id=f"{_method.lower()}_{_handler.__name__}",
             summary=_summary,
             responses=_STORED,
-            openapi_extra=_read_by_hand,
+            openapi_extra={key: _READ_BY_HAND[key] for key in _documented},
         )
 
 

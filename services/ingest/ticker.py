@@ -94,16 +94,10 @@ class Ticker:
         if why := self._obstacle():
             raise NotStored(why)
         instance = self._instance
-        tick = Tick(
-            open_since=self._open_since,
-            open_until=self._by_the_broker(self._stored_at) if self._open_since else None,
-            sent_at=self._by_the_broker(sent),
-        )
-        ack = await self._publisher.publish(
-            streams.tick(self._instance),
-            tick.model_dump_json().encode(),
-            {"Nats-TTL": f"{streams.TICK_TTL.total_seconds():.0f}s"},
-        )
+        open_until = self._by_the_broker(self._stored_at) if self._open_since else None
+        tick = Tick(open_since=self._open_since, open_until=open_until, sent_at=self._by_the_broker(sent))
+        lifetime = {"Nats-TTL": f"{streams.TICK_TTL.total_seconds():.0f}s"}
+        ack = await self._publisher.publish(streams.tick(instance), tick.model_dump_json().encode(), lifetime)
         self._stored_at = self._clock()
         if self._stored_at - sent > LATE / 1e6:
             raise NotStored(f"the broker took {self._stored_at - sent:.1f} s to store a tick")

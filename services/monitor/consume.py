@@ -14,8 +14,7 @@ from services.monitor.events import EventReader
 from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store import mapping
-from services.monitor.store.dead_letters import DeadLetters
-from services.monitor.store.event_store import EventStore
+from services.monitor.store.event_store import DeadLetters, EventStore
 from services.monitor.store.snapshot_codec import Checkpoint
 from services.monitor.store.snapshots import Snapshots
 from shared.contracts.events import Signal, Status, StatusChanged, Tick

@@ -6,8 +6,7 @@ from contextlib import aclosing, suppress
 from functools import partial
 
 from services.monitor.domain.service import SECOND
-from services.monitor.store.dead_letters import DeadLetters
-from services.monitor.store.event_store import EventStore
+from services.monitor.store.event_store import DeadLetters, EventStore
 from shared.contracts.events import Event
 from shared.messaging import streams
 from shared.messaging.connection import retry_until_done
@@ -76,13 +75,12 @@ class EventReader:
     async def _readable(self, newest: Stored) -> Stored:
         """The newest event of a subject. One that cannot be read has the content of the newest before it that
         can, as for a monitor that has read them all."""
-        message = newest
-        while not _is_readable(message):
+        message: Stored | None = newest
+        while message and not _is_readable(message):
             ask = partial(self._event_store.event_before, message.subject, message.seq)
-            before = await retry_until_done(f"read what {message.subject} was before", ask)
-            if before is None:
-                return newest
-            message = before
+            message = await retry_until_done(f"read what {message.subject} was before", ask)
+        if message is None:
+            return newest
         if message is not newest:
             self.parse(newest)  # so that it is counted, and kept with the dead letters
         return newest._replace(data=message.data)

@@ -15,7 +15,7 @@ from services.monitor import consume, record, state
 from services.monitor.consume import Monitor
 from services.monitor.domain import buckets, epochs
 from services.monitor.domain.service import EffectiveThresholds
-from services.monitor.store import dead_letters, mapping, snapshots
+from services.monitor.store import event_store, mapping, snapshots
 from shared.contracts import thresholds
 from shared.contracts.events import (
     ConfigData,
@@ -272,7 +272,7 @@ def surroundings() -> Iterator[None]:
         patch.object(state, "log", Silent()),
         patch.object(record, "log", Silent()),
         patch.object(snapshots, "log", Silent()),
-        patch.object(dead_letters, "log", Silent()),
+        patch.object(event_store, "log", Silent()),
         patch.object(shared.messaging.connection, "log", Silent()),
         patch.object(shared.messaging.reader, "log", Silent()),
         patch.object(shared.messaging.connection, "_said_at", float("inf")),

@@ -18,14 +18,12 @@ a tick does not have to check all services at once."""
 
 class DeadlineQueue:
     def __init__(self, at: int = 0) -> None:
-        """`at`: the moment from which on deadlines are checked, in microseconds; 0: that of the first
-        check."""
+        """`at`: the microsecond from which on deadlines are checked; 0: that of the first check."""
         self._due: defaultdict[int, list[MonitoredService]] = defaultdict(list)
         self._now = at // SECOND
 
     def schedule(self, service: MonitoredService, coverage: Coverage) -> None:
-        """Make sure that a service is checked in the second in which its next transition is due, or
-        before."""
+        """Have a service checked in the second in which its next transition is due, or before."""
         at = next_due(service, coverage)
         if at is None:
             service.scheduled = 0

@@ -99,8 +99,7 @@ def next_due(service: MonitoredService, coverage: Coverage) -> int | None:
 
 
 def decidable(service: MonitoredService, beat: Beat, coverage: Coverage) -> bool:
-    """Whether it is known what came before `beat`: no transition is due in the time that no tick covers
-    yet."""
+    """Whether it is known what came before `beat`: nothing is due in the time that no tick covers yet."""
     if beat.at <= coverage.until or beat.after_hole:
         return True
     return not any(coverage.until < at <= beat.at for _, _, at in pending_transitions(service, coverage))

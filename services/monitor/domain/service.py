@@ -37,8 +37,7 @@ class Beat(NamedTuple):
 
 
 class MassOutage(NamedTuple):
-    """Of the services that sent heartbeats regularly, how many stopped within so many seconds of each
-    other."""
+    """How many of the services that sent heartbeats regularly stopped within so many seconds."""
 
     stopped: int
     of: int
@@ -46,11 +45,8 @@ class MassOutage(NamedTuple):
 
 
 class PausedReport(NamedTuple):
-    """What the heartbeats during a pause amount to. It takes effect at the resume, at `resumed_at` (0: not
-    yet).
-
-    The newest success or failure counts, or a start if there is neither.
-    """
+    """What the heartbeats during a pause amount to: the newest success or failure, or a start if there is
+    neither. It takes effect at the resume, at `resumed_at` (0: not yet)."""
 
     signal: Signal
     message: str | None = None
@@ -62,8 +58,7 @@ class PausedReport(NamedTuple):
 
 
 class StatusTransition(NamedTuple):
-    """A step from one status to another. `since`: when it happened, which may be long before it was
-    noticed."""
+    """A step from one status to another. `since`: when it happened, perhaps long before it was noticed."""
 
     from_: Status
     to: Status
@@ -104,11 +99,9 @@ class MonitoredService:
     last_beat: int = 0
     """0: there was none yet."""
     recorded_beat: int = 0
-    """The newest heartbeat that a recorded event mentions; later than `last_beat` while heartbeats are read
-    again."""
+    """The newest heartbeat in a recorded event; later than `last_beat` while heartbeats are read again."""
     unproved: int = 0
-    """Until this moment there may have been heartbeats that the broker has removed: silence counts from
-    here."""
+    """Until then there may have been heartbeats that the broker has removed: silence counts from here."""
     rhythm: int = 0
     """Time between the last two heartbeats that did not end a run; 0 if fewer are known."""
     in_a_row: int = 0
@@ -116,8 +109,7 @@ class MonitoredService:
     signal: Signal = Signal.SUCCESS
     """The signal of its last heartbeat."""
     held: tuple[Beat, ...] = ()
-    """Heartbeats that came late. They wait for a tick to prove that the registry was listening before
-    them."""
+    """Heartbeats that came late: a tick is to prove that the registry was listening before them."""
     unsure: bool = False
     """The broker has removed heartbeats that were not read: it is not evaluated before the next one comes."""
     scheduled: int = 0

@@ -205,8 +205,7 @@ def _service(name: str, values: list[int], epoch: Epoch) -> MonitoredService:
 
 
 def _service_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epoch]) -> MonitoredService:
-    """A service in the format before. There, no heartbeat was expected after a resume before the first
-    came."""
+    """A service in the format before: after a resume none was expected there until the first came."""
     numbers = dict(zip(_NUMBERS_BEFORE, values, strict=False))
     patience_at, resumed_at = numbers.pop("patience_at"), numbers.pop("resumed_at")
     *own, code = values[len(_NUMBERS_BEFORE) :]

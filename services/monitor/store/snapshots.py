@@ -82,8 +82,7 @@ class Snapshots:
         return snapshot_codec.is_before_epochs(await self._event_store.load("position"))
 
     async def load(self, epochs: list[Epoch]) -> LoadedSnapshot:
-        """An empty one if there is none of these streams that can be read. Raises NotStored, or nats'
-        errors."""
+        """An empty one if none of these streams can be read. Raises NotStored, or nats' errors."""
         self._streams = await self._event_store.identity()
         payload = await self._event_store.load("position")
         try:
