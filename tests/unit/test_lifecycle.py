@@ -24,11 +24,10 @@ from services.monitor.domain.service import (
     SECOND,
     Beat,
     EffectiveThresholds,
-    MassOutage,
     MonitoredService,
     StatusTransition,
 )
-from shared.contracts.events import Signal, Status
+from shared.contracts.events import Doubt, Signal, Status
 from shared.domain.coverage import Coverage
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
@@ -429,7 +428,7 @@ def regular(stopped_at: int, rhythm: int = 10, silent: int = 30) -> MonitoredSer
     return it
 
 
-def doubt(*services: MonitoredService) -> MassOutage | None:
+def doubt(*services: MonitoredService) -> Doubt | None:
     """What is thought of the first when it falls silent."""
     cadence = CadenceIndex()
     for it in services:
@@ -447,12 +446,12 @@ BEATING = 200
 
 
 def test_more_than_half_stopped_together() -> None:
-    assert doubt(*many(5, 100), *many(4, BEATING)) == MassOutage(stopped=5, of=9, within=1)
+    assert doubt(*many(5, 100), *many(4, BEATING)) == Doubt(stopped=5, of=9, within=1)
 
 
 def test_the_doubt_says_how_far_apart_they_stopped() -> None:
-    assert doubt(*many(3, 100), *many(3, 103), *many(4, BEATING)) == MassOutage(stopped=6, of=10, within=3)
-    assert doubt(*many(3, 103), *many(3, 100), *many(4, BEATING)) == MassOutage(stopped=6, of=10, within=3)
+    assert doubt(*many(3, 100), *many(3, 103), *many(4, BEATING)) == Doubt(stopped=6, of=10, within=3)
+    assert doubt(*many(3, 103), *many(3, 100), *many(4, BEATING)) == Doubt(stopped=6, of=10, within=3)
 
 
 def test_half_is_not_most() -> None:
@@ -465,14 +464,14 @@ def test_from_a_few_nothing_is_concluded() -> None:
 
 
 def test_who_stopped_long_before_counts_on_neither_side() -> None:
-    assert doubt(*many(5, 500), *many(4, 600), *many(50, 100)) == MassOutage(5, 9, 1)
+    assert doubt(*many(5, 500), *many(4, 600), *many(50, 100)) == Doubt(stopped=5, of=9, within=1)
     assert doubt(*many(4, 500), *many(50, 100)) is None
 
 
 def test_a_slow_rhythm_widens_the_window() -> None:
     assert doubt(*many(3, 1000, rhythm=5), *many(3, 1007, rhythm=5)) is None
     slow = [*many(3, 1000, rhythm=8, silent=60), *many(3, 1007, rhythm=8, silent=60)]
-    assert doubt(*slow) == MassOutage(6, 6, 7)
+    assert doubt(*slow) == Doubt(stopped=6, of=6, within=7)
 
 
 def test_those_that_go_on_are_not_doubted_by_one_that_beats_seldom() -> None:
@@ -482,7 +481,7 @@ def test_those_that_go_on_are_not_doubted_by_one_that_beats_seldom() -> None:
         return regular(1_000_000, rhythm=86_400, silent=90_000)
 
     assert doubt(nightly(), *many(20, 1_089_990)) is None
-    assert doubt(nightly(), *many(20, 1_050_000)) == MassOutage(21, 21, 39_980)
+    assert doubt(nightly(), *many(20, 1_050_000)) == Doubt(stopped=21, of=21, within=39_980)
 
 
 @pytest.mark.parametrize("kind", ["paused", "irregular", "heard once", "tried by hand", "after a break"])
@@ -499,7 +498,7 @@ def test_who_is_paused_or_beats_irregularly_is_not_counted(kind: str) -> None:
         return found
 
     assert doubt(*many(4, 100), *others()) is None, "not among those that stopped"
-    assert doubt(*many(5, 100), *others()) == MassOutage(5, 5, 1), "nor among all"
+    assert doubt(*many(5, 100), *others()) == Doubt(stopped=5, of=5, within=1), "nor among all"
     assert doubt(*others(), *many(5, 100)) is None, "and not in doubt itself"
 
 
@@ -511,14 +510,17 @@ def test_a_doubtful_fall_says_so_after_its_own_reason() -> None:
     for it in services:
         cadence.update(it)
 
-    def overdue_transitions(it: MonitoredService) -> list[tuple[str, MassOutage | None]]:
+    def overdue_transitions(it: MonitoredService) -> list[tuple[str, Doubt | None]]:
         covered = Coverage(until=10_000 * SECOND)
         return [
             (c.reason, c.doubt)
             for c in decide(it, covered.until, covered, MassOutageDetector(cadence, 130 * SECOND))
         ]
 
-    doubt, why = MassOutage(5, 9, 1), "; 5 of 9 services stopped within 1 s, the registry may be cut off"
+    doubt, why = (
+        Doubt(stopped=5, of=9, within=1),
+        "; 5 of 9 services stopped within 1 s, the registry may be cut off",
+    )
     assert overdue_transitions(beat) == [
         (f"no heartbeat for 30s{why}", doubt),
         (f"no heartbeat for 1m{why}", doubt),

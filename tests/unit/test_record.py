@@ -17,7 +17,6 @@ from services.monitor.domain.mass_outage import REGULAR
 from services.monitor.domain.service import (
     Beat,
     EffectiveThresholds,
-    MassOutage,
     MonitoredService,
     PausedReport,
     StatusTransition,
@@ -29,6 +28,7 @@ from shared.contracts.events import (
     NAME_MAX,
     ConfigData,
     ConfigEvent,
+    Doubt,
     Heartbeat,
     HeartbeatBody,
     ServiceConfig,
@@ -402,7 +402,7 @@ def test_of_a_heartbeat_the_change_keeps_the_beginning_and_the_end_of_its_messag
 
 
 CHANGE = StatusTransition(
-    Status.ALIVE, Status.DOWN, THEN, THEN - 5, "why", "said", 1_500_000, MassOutage(stopped=6, of=9, within=2)
+    Status.ALIVE, Status.DOWN, THEN, THEN - 5, "why", "said", 1_500_000, Doubt(stopped=6, of=9, within=2)
 )
 
 

@@ -18,13 +18,12 @@ from services.monitor.domain.service import (
     SILENT,
     Beat,
     EffectiveThresholds,
-    MassOutage,
     MonitoredService,
     PausedReport,
     StatusTransition,
 )
 from shared.contracts import durations
-from shared.contracts.events import Signal, Status
+from shared.contracts.events import Doubt, Signal, Status
 from shared.domain.coverage import Coverage
 from shared.domain.service_state import belongs_to_this_life
 
@@ -120,7 +119,7 @@ def overdue_transitions(
         status = to
 
 
-def _reason(service: MonitoredService, patience: int, outage: MassOutage | None) -> str:
+def _reason(service: MonitoredService, patience: int, outage: Doubt | None) -> str:
     waited = durations.write(timedelta(microseconds=patience))
     reason = f"no heartbeat for {waited}"
     if service.signal is Signal.START and service.last_beat == service.heard:

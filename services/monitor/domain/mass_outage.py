@@ -5,7 +5,8 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from itertools import accumulate
 
-from services.monitor.domain.service import SECOND, MassOutage, MonitoredService
+from services.monitor.domain.service import SECOND, MonitoredService
+from shared.contracts.events import Doubt
 
 REGULAR = 5
 """Heartbeats in a row from which on a service counts as regular: a few that somebody sent by hand do not."""
@@ -53,7 +54,7 @@ class MassOutageDetector:
         self._seconds = sorted(cadence.counts)
         self._sums = [0, *accumulate(cadence.counts[second] for second in self._seconds)]
 
-    def outage_of(self, service: MonitoredService) -> MassOutage | None:
+    def outage_of(self, service: MonitoredService) -> Doubt | None:
         """The outage that this service is part of, if most regular services stopped when it did."""
         if not service.quiet:
             return None
@@ -64,4 +65,4 @@ class MassOutageDetector:
         of = self._sums[-1] - self._sums[first]
         if stopped < self.FEWEST or 2 * stopped <= of:
             return None
-        return MassOutage(stopped, of, max(1, self._seconds[last - 1] - self._seconds[first]))
+        return Doubt(stopped=stopped, of=of, within=max(1, self._seconds[last - 1] - self._seconds[first]))

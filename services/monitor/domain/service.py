@@ -6,7 +6,7 @@ Times are microseconds since 1970 UTC, as the broker stored the facts.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shared.contracts.events import Signal, Status
+from shared.contracts.events import Doubt, Signal, Status
 
 SECOND = 1_000_000
 
@@ -36,14 +36,6 @@ class Beat(NamedTuple):
     """The `traceparent` it came with."""
 
 
-class MassOutage(NamedTuple):
-    """How many of the services that sent heartbeats regularly stopped within so many seconds."""
-
-    stopped: int
-    of: int
-    within: int
-
-
 class PausedReport(NamedTuple):
     """What the heartbeats during a pause amount to: the newest success or failure, or a start if there is
     neither. It takes effect at the resume, at `resumed_at` (0: not yet)."""
@@ -68,7 +60,7 @@ class StatusTransition(NamedTuple):
     message: str | None = None
     duration: int | None = None
     """How long the run took that ended with this heartbeat, in microseconds."""
-    doubt: MassOutage | None = None
+    doubt: Doubt | None = None
     trace: str | None = None
     """The `traceparent` of the heartbeat that caused it."""
 

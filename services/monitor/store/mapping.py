@@ -74,7 +74,7 @@ def to_event(name: str, transition: StatusTransition) -> events.StatusChanged:
         reason=transition.reason,
         message=transition.message,
         duration=None if transition.duration is None else transition.duration / 1_000_000,
-        doubt=events.Doubt(**transition.doubt._asdict()) if transition.doubt else None,
+        doubt=transition.doubt,
     )
     return events.status_changed(name, data, transition.trace)
 
