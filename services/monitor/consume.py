@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -15,10 +15,11 @@ from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store import mapping
 from services.monitor.store.event_store import DeadLetters, EventStore
-from services.monitor.store.snapshot_codec import Checkpoint
+from services.monitor.store.snapshot_codec import Bucket, Checkpoint
 from services.monitor.store.snapshots import Snapshots
 from shared.contracts.events import Signal, Status, StatusChanged, Tick
 from shared.contracts.heartbeats import parse_heartbeat
+from shared.domain.coverage import Coverage
 from shared.domain.service_state import belongs_to_this_life
 from shared.messaging import streams
 from shared.messaging.connection import retry_until_done
@@ -188,12 +189,10 @@ class Monitor:
         self.state.restore(found)
         return found.reach
 
-    def _bucket(self, bucket: int) -> tuple[int, int, Collection[MonitoredService]]:
-        return (
-            self.state.applied_until(self.events.read_until),
-            self.state.epoch_of(bucket),
-            self.state.buckets[bucket].values(),
-        )
+    def _bucket(self, bucket: int, reach: Checkpoint, coverage: Coverage) -> Bucket:
+        state = self.state
+        configured = state.applied_until(self.events.read_until)
+        return Bucket(reach, coverage, configured, state.epoch_of(bucket), state.buckets[bucket].values())
 
 
 def _is_plain(service: MonitoredService, at: int) -> bool:

@@ -5,7 +5,7 @@ from typing import cast
 
 from services.monitor.domain.buckets import BUCKETS
 from services.monitor.store.event_store import EventStore
-from services.monitor.store.snapshot_codec import Checkpoint
+from services.monitor.store.snapshot_codec import Bucket, Checkpoint
 from services.monitor.store.snapshots import Snapshots
 from shared.domain.coverage import Coverage
 from shared.messaging.record_watch import StreamMark
@@ -27,7 +27,7 @@ class Kept:
 async def test_a_round_that_is_overtaken_before_it_runs_is_let_go_and_begun_anew() -> None:
     """As when other defaults begin behind a tick of the same batch."""
     kept = Kept()
-    snapshots = Snapshots(cast(EventStore, kept), lambda bucket: (0, 0, ()))
+    snapshots = Snapshots(cast(EventStore, kept), lambda bucket, reach, coverage: Bucket(reach, coverage))
     snapshots.save_some(Checkpoint(5, 5), Coverage())
     snapshots.save_everything()
     assert snapshots._saving

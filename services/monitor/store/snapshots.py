@@ -6,7 +6,7 @@ loaded.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -49,12 +49,11 @@ class LoadedSnapshot:
 
 class Snapshots:
     def __init__(
-        self, event_store: EventStore, state: Callable[[int], tuple[int, int, Collection[MonitoredService]]]
+        self, event_store: EventStore, bucket: Callable[[int, Checkpoint, Coverage], Bucket]
     ) -> None:
-        """`state`: of a bucket, up to which event its configuration has been applied, the epoch its services
-        use, and the services, right now."""
+        """`bucket`: one bucket as it is right now."""
         self._event_store = event_store
-        self._state = state
+        self._bucket = bucket
         self.discard()
         self._round: list[int] = []
         self._position: SnapshotPosition | None = None
@@ -156,17 +155,16 @@ class Snapshots:
         size = count = 0
         try:
             while self._round and size < BYTES_AT_ONCE and count < BUCKETS_AT_ONCE:
-                bucket = self._round[0]
-                configured, epoch, services = self._state(bucket)
-                part = snapshot_codec.dump(Bucket(reach, coverage, configured, epoch, services))
-                saved = self._saved
-                await self._event_store.save(f"bucket.{bucket}", part)
+                number, saved = self._round[0], self._saved
+                bucket = self._bucket(number, reach, coverage)
+                part = snapshot_codec.dump(bucket)
+                await self._event_store.save(f"bucket.{number}", part)
                 if saved is not self._saved:
                     return  # everything has to be saved again
                 _STORED.inc()
-                self._saved[bucket] = reach
+                self._saved[number] = reach
                 del self._round[0]
-                size, count = size + len(part), count + bool(services)
+                size, count = size + len(part), count + bool(bucket.services)
             if not self._round and self._position:
                 await self._event_store.save("position", self._position.dump())
                 self._position = None
