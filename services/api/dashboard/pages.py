@@ -112,12 +112,8 @@ async def overview(
         dead=await rows(api, dead, window),
         dead_total=dead_total,
         matching=matching + dead_total,
-        filtered=bool(statuses or tagged or q),
-        statuses=statuses,
-        tags=tagged,
+        here=here,
         all_tags=list(index.tags.items())[:TAGS_SHOWN],
-        q=q,
-        window=window,
         first_page=not cursor,
         next=_link(**here, cursor=write_cursor("status", *last)) if last else None,
         link=lambda **change: _link(**(here | change)),
@@ -131,24 +127,17 @@ def _link(**query: Any) -> str:
 
 # --- one service
 
-_DONE = {
-    "edit": "Saved.",
-    "pause": "Paused: it is not evaluated.",
-    "resume": "Resumed: it is evaluated again.",
-    "maintenance": "In maintenance: no alerts of it are sent.",
-}
-
 
 @router.get("/ui/service/{name}")
 async def service(request: Request, name: NameInPath, api: Api, done: str = "") -> HTMLResponse:
     """One service: how it is, how it was, and what may be changed."""
-    return await service_page(request, api, name, done=_DONE.get(done, ""))
+    return await service_page(request, api, name, done=done)
 
 
 async def service_page(
     request: Request, api: ApiContext, name: str, status: int = 200, refused: str = "", *, done: str = ""
 ) -> HTMLResponse:
-    """`done`, `refused`: what became of the form that was sent from it."""
+    """`done`: what was done by the form that was sent from it; `refused`: why it was not."""
     state, zone = await api.state(name), api.settings.zone
     service = api.present(state)
     heard: list[HeardItem] = []

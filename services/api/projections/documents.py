@@ -7,7 +7,7 @@ Times in documents are integer microseconds since 1970 UTC: the database itself 
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from shared.contracts.events import Event, ServiceConfig, ServiceDeleted, Signal, Status, StatusChanged
+from shared.contracts.events import Event, ServiceDeleted, Signal, Status, StatusChanged
 from shared.contracts.heartbeats import excerpt, parse_heartbeat
 from shared.domain.service_state import PARTS, ServiceState, apply, is_news
 from shared.messaging import streams
@@ -61,14 +61,11 @@ def project(message: Stored) -> Projection:
         "data": _as_written(event.data.model_dump(mode="json", by_alias=True)),
     }
     if not isinstance(event, StatusChanged | ServiceDeleted):
-        _check_durations(event.data.config)
+        config = event.data.config
+        for duration in (config.silent_after, config.down_after, config.dead_after, config.every):
+            if duration is not None and abs(duration) > _LONGEST:
+                raise ValueError(f"a duration of {duration} is beyond what a document holds")
     return Projection(event, message.seq, message.at, row)
-
-
-def _check_durations(config: ServiceConfig) -> None:
-    for duration in (config.silent_after, config.down_after, config.dead_after, config.every):
-        if duration is not None and abs(duration) > _LONGEST:
-            raise ValueError(f"a duration of {duration} is beyond what a document holds")
 
 
 def _as_written(data: Document) -> Document:

@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -119,45 +120,38 @@ class _Heartbeats:
         return found
 
 
+@dataclass
 class Projector:
-    """`run` until cancelled."""
+    """`run` until cancelled. `left_at`: when the record was seen last that the read models are of, if that is
+    another one."""
 
-    def __init__(
-        self,
-        link: BrokerConnection,
-        store: Store,
-        hub: EventHub,
-        health: Health,
-        now: Callable[[], datetime],
-        *,
-        left_at: int | None = None,
-    ) -> None:
-        """`left_at`: when the record was seen last that the read models are of, if that is another one."""
-        self._link = link
-        self._broker = FastStreamBroker(link)
+    link: BrokerConnection
+    store: Store
+    hub: EventHub
+    health: Health
+    now: Callable[[], datetime]
+    left_at: int | None = None
+
+    def __post_init__(self) -> None:
+        self._broker = FastStreamBroker(self.link)
         self._rebuild_requests = self._broker.subscriber(streams.REBUILD, "api")
         self._rebuild_requests(self._rebuild_on_request, decoder=no_payload)
-        self._events = EventSubscription(link, self._broker)
-        self._left_at = left_at
+        self._events = EventSubscription(self.link, self._broker)
         self._following: View | None = None
         self._saved_at = float("-inf")
         self._on_hub = dict.fromkeys(RECORD, 0)
         """The sequence up to which the hub has applied each stream. Another API may be further, and so may
         the read models that it writes."""
-        self._store = store
-        self._hub = hub
-        self._now = now
         self._filled = False
-        self._health = health
         self._rebuilding = asyncio.Lock()
         self._behind = {streams.SERVICES, streams.HEARTBEATS}
-        self._behind_since = dict.fromkeys(self._behind, now().timestamp())
+        self._behind_since = dict.fromkeys(self._behind, self.now().timestamp())
         """Unix time of the oldest message that is not in the read models, by stream; none where all are."""
         for stream in self._behind:
             BEHIND_SECONDS.labels(stream).set_function(partial(self._lag, stream))
 
     def _lag(self, stream: str) -> float:
-        now = self._now().timestamp()
+        now = self.now().timestamp()
         return max(0.0, now - self._behind_since.get(stream, now))
 
     async def run(self) -> None:
@@ -173,27 +167,27 @@ class Projector:
         wait = FIRST_WAIT
         while True:
             try:
-                view = await self._store.open()
-                if self._left_at is None and (left_at := await self._left_another_record(view)) is not None:
+                view = await self.store.open()
+                if self.left_at is None and (left_at := await self._left_another_record(view)) is not None:
                     log.warning("the read models are of another record than the broker's; building anew")
-                    self._left_at = left_at
-                if self._left_at is not None:
-                    await self.rebuild(left_at=self._left_at)
-                    self._hub.clear()
-                    self._filled, self._left_at = False, None
+                    self.left_at = left_at
+                if self.left_at is not None:
+                    await self.rebuild(left_at=self.left_at)
+                    self.hub.clear()
+                    self._filled, self.left_at = False, None
                     continue
-                marks, _ = await look(self._link)
+                marks, _ = await look(self.link)
                 if await view.is_empty():
                     await self._take_in(view, set())
                 await view.save_record(_made(marks), marks)
                 if not self._filled:
                     await self._fill(view)
                 kept = await view.record()
-                if kept.edition != self._hub.edition:
-                    self._hub.begin_edition(kept.edition, kept.new_from)
-                self._health.good("database")
+                if kept.edition != self.hub.edition:
+                    self.hub.begin_edition(kept.edition, kept.new_from)
+                self.health.good("database")
                 self._following = view
-                heartbeats = _Heartbeats(self._link, self._hub.index.knows)
+                heartbeats = _Heartbeats(self.link, self.hub.index.knows)
                 wait = FIRST_WAIT
                 await in_own_task(self._follow_all(view, heartbeats))
             except* GenerationChanged:
@@ -202,15 +196,15 @@ class Projector:
                 if wait == FIRST_WAIT:
                     log.warning("waiting for the database", error=str(errors.exceptions[0])[:300])
                 self._following = None
-                self._health.bad("database", "away")
+                self.health.bad("database", "away")
                 for stream in (streams.SERVICES, streams.HEARTBEATS):
-                    self._behind_since.setdefault(stream, self._now().timestamp())
+                    self._behind_since.setdefault(stream, self.now().timestamp())
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 2.0)
 
     async def _follow_all(self, view: View, heartbeats: _Heartbeats) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._store.until_moved(view))
+            group.create_task(self.store.until_moved(view))
             group.create_task(self._follow_events(view, heartbeats))
             group.create_task(self._notice_end())
             group.create_task(self._follow_heartbeats(view, heartbeats))
@@ -222,26 +216,26 @@ class Projector:
         begins = {stream: await view.checkpoint(stream) for stream in RECORD}
         upto = begins[streams.SERVICES]
         async for states in view.states():
-            self._hub.index.load(states)
-        since = (self._now() - timedelta(days=1)).isoformat()
-        reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=since)
+            self.hub.index.load(states)
+        since = (self.now() - timedelta(days=1)).isoformat()
+        reader = Reader(self.link, streams.SERVICES, streams.ALL_EVENTS, since=since)
         async for batch in reader.to_end(upto):
             known = _events_in([message for message in batch if message.seq <= upto])
-            self._hub.publish(known, to_listeners=False)
-        self._hub.published_through = max(self._hub.published_through, upto)
+            self.hub.publish(known, to_listeners=False)
+        self.hub.published_through = max(self.hub.published_through, upto)
         await retry_until_done("look how far the record reaches", partial(self._shorten, None))
         self._on_hub, self._filled = begins, True
-        self._hub.let_go()  # who came before all this was known comes back, and is told what it missed
+        self.hub.let_go()  # who came before all this was known comes back, and is told what it missed
 
     async def _cover(self) -> None:
         """Take in what ticks prove."""
-        reader = Reader(self._link, streams.HEARTBEATS, streams.ALL_TICKS, newest_per_subject=True)
+        reader = Reader(self.link, streams.HEARTBEATS, streams.ALL_TICKS, newest_per_subject=True)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 for message in batch:
                     with suppress(ValueError):
                         tick = Tick.model_validate_json(message.data or b"{}")
-                        self._hub.coverage.prove(*tick.proves(message.at))
+                        self.hub.coverage.prove(*tick.proves(message.at))
 
     async def _keep_short(self, view: View) -> None:
         """Let go of what the broker has let go of; for ever."""
@@ -250,24 +244,24 @@ class Projector:
             await asyncio.sleep(SHORTEN_EVERY)
 
     async def _shorten(self, view: View | None) -> None:
-        found = await truncated(self._link)
+        found = await truncated(self.link)
         if view:
             for name, it in found.items():
                 await view.shorten(name, it)
-        self._hub.begins = {name: it.begins for name, it in found.items()}
+        self.hub.begins = {name: it.begins for name, it in found.items()}
 
     async def watch_evaluation(self) -> None:
         """Ask again and again which tick a monitor has evaluated last."""
         while True:
             with suppress(NatsError, OSError, TimeoutError):
-                evaluated = await last_evaluated(self._link)
-                self._hub.evaluated_at = max(evaluated or 0, self._hub.evaluated_at or 0)
+                evaluated = await last_evaluated(self.link)
+                self.hub.evaluated_at = max(evaluated or 0, self.hub.evaluated_at or 0)
             await asyncio.sleep(5)
 
     async def _left_another_record(self, view: View) -> int | None:
         """When the record was seen last that the read models are of, if somebody has emptied the broker
         since, purged it, or put a backup or an older copy back; 0: nobody knows. None: it is this one."""
-        known, (now, _) = await view.record(), await look(self._link)
+        known, (now, _) = await view.record(), await look(self.link)
         taken_in = {stream: await view.position(stream) for stream in RECORD}
         left_at = max(taken_in[streams.SERVICES].at, known.marks[streams.SERVICES].at if known.marks else 0)
         if known.made and known.made != _made(now):
@@ -277,7 +271,7 @@ class Projector:
                 return left_at
             if mark := known.marks.get(stream):
                 newest = position if position.at else None
-                question = partial(check_stream, self._link, stream, mark, newest)
+                question = partial(check_stream, self.link, stream, mark, newest)
                 verdict, _ = await retry_until_done("compare the record", question)
                 if verdict is not Comparison.SAME:
                     return left_at
@@ -298,24 +292,24 @@ class Projector:
         taken from the old generation, if that is of the same record. `left_at`: when the record was seen last
         that it is of, if that is another one."""
         async with self._rebuilding:
-            old, new = self._store.live, await self._store.begin()
-            marks, _ = await look(self._link)
+            old, new = self.store.live, await self.store.begin()
+            marks, _ = await look(self.link)
             try:
                 known = set[str]()
                 await self._take_in(new, known)
                 await self._take_in(new, known)  # what was stored meanwhile
                 before = await old.record()
                 if left_at is not None:
-                    edition, new_from = f"-{secrets.token_hex(3)}", await known_until(self._link, left_at)
+                    edition, new_from = f"-{secrets.token_hex(3)}", await known_until(self.link, left_at)
                 else:
                     edition, new_from = before.edition, before.new_from
                     if before.made == _made(marks):
                         async for runs in old.last_runs():
                             await new.keep_runs(runs)
                 await new.save_record(_made(marks), marks, edition=edition, new_from=new_from)
-                await self._store.go_live(new)
+                await self.store.go_live(new)
             finally:
-                self._store.filling = None
+                self.store.filling = None
             await asyncio.sleep(MOVED_WITHIN)
             await old.drop()
             events, services = await new.size()
@@ -327,7 +321,7 @@ class Projector:
         `known`: the names that are registered; gets those that come."""
         begins = {stream: await view.position(stream) for stream in RECORD}
         states, new = dict[str, ServiceState](), set[str]()
-        events = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, after=begins[streams.SERVICES].seq)
+        events = Reader(self.link, streams.SERVICES, streams.ALL_EVENTS, after=begins[streams.SERVICES].seq)
         async for batch in events.to_end():
             changes = _events_in(batch)
             await view.add_to_history(changes)
@@ -340,7 +334,7 @@ class Projector:
             if len(states) >= HELD:
                 await view.fill(states, {})
                 states.clear()
-        source = _Heartbeats(self._link, known.__contains__)
+        source = _Heartbeats(self.link, known.__contains__)
         heartbeats = self._heartbeats(begins[streams.HEARTBEATS].seq)
         if heartbeats.position:  # before it stands what the new ones sent when nobody knew them
             await view.apply_heartbeats(await source.of_the_new(list(new)))
@@ -351,7 +345,7 @@ class Projector:
             await view.save_checkpoint(stream, reader.position, reader.position_at or begins[stream].at)
 
     def _heartbeats(self, after: int) -> Reader:
-        return Reader(self._link, streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=after)
+        return Reader(self.link, streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=after)
 
     async def _rebuild_on_request(self) -> dict[str, int] | dict[str, str]:
         """How many there are of what was built anew, or why that could not be done."""
@@ -371,9 +365,9 @@ class Projector:
             self._measure(stream, batch, newest.pending)
             changes = _events_in(batch)
             await view.apply(changes)
-            self._hub.publish(changes)
+            self.hub.publish(changes)
             new = {it.name for it in changes if isinstance(it.event, ServiceRegistered)}
-            unheard = [name for name in new if not self._hub.index.has_heard(name)]
+            unheard = [name for name in new if not self.hub.index.has_heard(name)]
             await self._write_heartbeats(view, await heartbeats.of_the_new(unheard))
             self._on_hub[stream] = newest.seq
             await view.save_checkpoint(stream, newest.seq, newest.at)
@@ -387,7 +381,7 @@ class Projector:
         """That all events are taken in, also where none comes: what was pending may be removed instead."""
         stream = streams.SERVICES
         while True:
-            end, _ = await retry_until_done("ask for the newest event", partial(newest_event, self._link))
+            end, _ = await retry_until_done("ask for the newest event", partial(newest_event, self.link))
             if self._on_hub[stream] >= end:
                 self._measure(stream, [], 0)
                 self._caught_up(stream)
@@ -419,7 +413,7 @@ class Projector:
 
     async def _write_heartbeats(self, view: View, heard: dict[str, Heard]) -> None:
         await view.apply_heartbeats(heard)
-        self._hub.publish_heartbeats(heard)
+        self.hub.publish_heartbeats(heard)
 
     def _measure(self, stream: str, batch: list[Stored], pending: int) -> None:
         BEHIND.labels(stream).set(pending)
@@ -431,7 +425,7 @@ class Projector:
         self._behind_since.pop(stream, None)
         self._behind.discard(stream)
         if not self._behind:
-            self._health.good("projection")
+            self.health.good("projection")
 
 
 def _made(marks: Marks) -> str:
