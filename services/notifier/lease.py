@@ -16,8 +16,8 @@ from nats.errors import NoRespondersError
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
 
-from services.notifier.kv_record import KvRecord, Superseded
 from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.kv_record import KvRecord, Superseded
 
 log = structlog.get_logger()
 

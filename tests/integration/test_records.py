@@ -14,7 +14,6 @@ from services.api.queries.event_hub import EventHub
 from services.ingest.admission import KnownNames
 from services.notifier import lease as leases
 from services.notifier.bot.subscribers import KEY, MAX_SUBSCRIBERS, Subscribers
-from services.notifier.kv_record import Superseded
 from services.notifier.lease import Lease
 from shared.contracts.events import (
     ConfigData,
@@ -28,6 +27,7 @@ from shared.contracts.maintenance import Window
 from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.kv_record import Superseded
 from shared.messaging.record_watch import StreamMark
 from shared.messaging.window_bucket import Windows
 from tests.broker import eventually, provisioned

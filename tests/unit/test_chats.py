@@ -15,9 +15,9 @@ from services.notifier.alerting.changes import Deafness, Notice, NoticeKind
 from services.notifier.channels.channel import Failed, Permanent, Refused
 from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
-from services.notifier.kv_record import Superseded
 from services.notifier.texts.message import REPEAT
 from shared.contracts.events import Status
+from shared.messaging.kv_record import Superseded
 from tests.notified import (
     ALIVE,
     DAY,

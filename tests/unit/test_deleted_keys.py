@@ -9,9 +9,9 @@ from nats.js.kv import KeyValue
 
 from services.monitor.store.event_store import EventStore
 from services.notifier.bot.subscribers import Subscribers
-from services.notifier.kv_record import KvRecord
 from services.notifier.lease import Lease
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.kv_record import KvRecord
 
 
 class Bucket:
@@ -33,8 +33,8 @@ async def test_a_key_that_was_deleted_is_written_after_its_deletion(
     event_store._snapshots = bucket
     assert await event_store.load_versioned("epochs") == (None, version)
     record = KvRecord(bucket, "key")
-    assert (await record.read(), record._revision) == (None, version)
+    assert (await record.read(), record.revision) == (None, version)
     lease, subscribers = Lease(cast(BrokerConnection, None), bucket), Subscribers(bucket)
     await subscribers.load()
-    assert (subscribers.since, subscribers._record._revision) == ({}, version)
-    assert (await lease._record.read(), lease._record._revision) == (None, version)
+    assert (subscribers.since, subscribers._record.revision) == ({}, version)
+    assert (await lease._record.read(), lease._record.revision) == (None, version)

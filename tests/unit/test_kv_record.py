@@ -6,7 +6,7 @@ import pytest
 from nats.errors import TimeoutError as NoAnswer
 from nats.js.kv import KeyValue
 
-from services.notifier.kv_record import KvRecord, Superseded
+from shared.messaging.kv_record import KvRecord, Superseded
 from tests.notified import Bucket
 
 

@@ -8,12 +8,13 @@ from contextlib import aclosing
 
 import structlog
 from nats.errors import Error as NatsError
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import KeyWrongLastSequenceError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.messaging import streams
-from shared.messaging.connection import STORE_TIMEOUT, BrokerConnection, retry_until_done, version_to_follow
+from shared.messaging.connection import STORE_TIMEOUT, BrokerConnection, retry_until_done
 from shared.messaging.errors import NotStored
+from shared.messaging.kv_record import KvRecord
 from shared.messaging.reader import Reader, Stored
 
 log = structlog.get_logger()
@@ -48,15 +49,16 @@ class Keys(BaseModel):
 class Keyring:
     """`read` first, then `follow` for ever. Until they are read nobody is logged in."""
 
+    _record: KvRecord
+
     def __init__(self, link: BrokerConnection) -> None:
         self._link = link
-        self._revision = 0
-        self._lock = asyncio.Lock()
         self.keys: Keys | None = None
 
     async def read(self) -> None:
         """Read the keys; the first API ever makes them."""
-        self._revision, self.keys = await retry_until_done("read the keys of sessions", self._read_or_make)
+        self._record = KvRecord(await self._link.bucket(streams.API_BUCKET), _KEY)
+        await retry_until_done("read the keys of sessions", self._read_or_make)
 
     async def follow(self) -> None:
         """Keep up with what other APIs write."""
@@ -69,47 +71,40 @@ class Keyring:
 
     async def end_session(self, session_id: str, until: int) -> None:
         """Return when every API will refuse this session. Raises NotStored; this one refuses it anyway."""
-        async with self._lock:
+        async with self._record.lock:
             for _ in range(10):
                 assert self.keys
-                self.keys = wanted = self.keys.without(session_id, until, int(time.time()))
+                self.keys = self.keys.without(session_id, until, int(time.time()))
                 try:
-                    self._revision = await self._store(wanted, self._revision)
-                    return
+                    async with asyncio.timeout(STORE_TIMEOUT):
+                        return await self._record.write_once(self.keys.model_dump_json().encode())
                 except KeyWrongLastSequenceError:
-                    self._revision, self.keys = await self._read_or_make()
+                    await self._read_or_make()
                 except (NatsError, OSError, TimeoutError) as error:
                     raise NotStored(str(error) or repr(error)) from None
             raise NotStored("others write the same record all the time")
 
     def _apply(self, message: Stored) -> None:
-        if message.seq <= self._revision or (message.headers or {}).get("KV-Operation"):
+        if message.seq <= self._record.revision or (message.headers or {}).get("KV-Operation"):
             return
         try:
             keys = Keys.model_validate_json(message.data)
         except ValidationError:
             log.warning("the keys of sessions cannot be read", sequence=message.seq)
             return
-        self._revision, self.keys = message.seq, keys
+        self._record.revision, self.keys = message.seq, keys
 
-    async def _read_or_make(self) -> tuple[int, Keys]:
-        bucket = await self._link.bucket(streams.API_BUCKET)
-        revision = 0
-        try:
-            found = await bucket.get(_KEY)
-            revision = found.revision or 0
-            return revision, Keys.model_validate_json(found.value or b"")
-        except KeyNotFoundError as missing:
-            revision = version_to_follow(missing)
-        except ValidationError:
-            log.warning("the keys of sessions cannot be read; making new ones")
+    async def _read_or_make(self) -> None:
+        content = await self._record.read_once()
+        if content is not None:
+            try:
+                self.keys = Keys.model_validate_json(content)
+                return
+            except ValidationError:
+                log.warning("the keys of sessions cannot be read; making new ones")
         keys = self.keys or Keys()  # of before the bucket was emptied
         try:
-            return await self._store(keys, revision), keys
+            await self._record.write_once(keys.model_dump_json().encode())
         except KeyWrongLastSequenceError as error:  # another API was faster
             raise NotStored(str(error)) from None
-
-    async def _store(self, keys: Keys, after: int) -> int:
-        async with asyncio.timeout(STORE_TIMEOUT):
-            bucket = await self._link.bucket(streams.API_BUCKET)
-            return await bucket.update(_KEY, keys.model_dump_json().encode(), last=after)
+        self.keys = keys

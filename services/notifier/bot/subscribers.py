@@ -5,7 +5,7 @@ from datetime import datetime
 from nats.js.kv import KeyValue
 from pydantic import TypeAdapter
 
-from services.notifier.kv_record import KvRecord
+from shared.messaging.kv_record import KvRecord
 
 KEY = "subscribers"
 MAX_SUBSCRIBERS = 1000

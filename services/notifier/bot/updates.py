@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from services.notifier.channels.channel import Backoff, Failed, Limited
 from services.notifier.channels.telegram import Bot
-from services.notifier.kv_record import Superseded
+from shared.messaging.kv_record import Superseded
 
 log = structlog.get_logger()
 

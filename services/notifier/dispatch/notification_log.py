@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from services.notifier.alerting.changes import Deafness, Notice
 from services.notifier.alerting.policy import FlapState, Withheld
-from services.notifier.kv_record import KvRecord
 from shared.messaging.connection import retry_until_done
+from shared.messaging.kv_record import KvRecord
 
 log = structlog.get_logger()
 

@@ -19,11 +19,11 @@ from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MessageKind, ReceiverState
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.event_log import EventLog
-from services.notifier.kv_record import KvRecord
 from shared.contracts.events import Status, moment
 from shared.domain.digest import digest_due
 from shared.messaging import record_watch, streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.kv_record import KvRecord
 from shared.messaging.record_watch import Comparison, Marks, RecordWatch, StreamMark
 
 log = structlog.get_logger()

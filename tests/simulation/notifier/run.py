@@ -17,9 +17,9 @@ import shared.messaging.record_watch
 from services.notifier import __main__ as notifier
 from services.notifier import consumer, lease
 from services.notifier.dispatch import notification_log, receiver, receivers, sender
-from services.notifier.kv_record import Superseded
 from services.notifier.settings import NotifierSettings
 from shared.contracts.events import parse_event
+from shared.messaging.kv_record import Superseded
 from tests.simulation.clock import OWNER, VirtualLoop, play
 from tests.simulation.notifier import world as worlds
 from tests.simulation.notifier.scenario import INVITE, Command, Scenario, Seat, when

@@ -1,5 +1,5 @@
-"""One record in the broker's KV, which one notifier writes. Each write names the revision that it follows, so
-the broker refuses whoever has not seen the newest one."""
+"""One record in the broker's KV. Each write names the revision that it follows, so the broker refuses whoever
+has not seen the newest one."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from shared.messaging.connection import retry_until_done, version_to_follow
 
 
 class Superseded(Exception):
-    """Somebody else writes this record: a second notifier runs."""
+    """Somebody else writes this record, which only one may: a second notifier runs."""
 
 
 class KvRecord:
@@ -21,7 +21,7 @@ class KvRecord:
     def __init__(self, bucket: KeyValue, key: str) -> None:
         self._bucket = bucket
         self._key = key
-        self._revision = 0
+        self.revision = 0
         self.lock = asyncio.Lock()
         self.on_write: Callable[[Exception | None], None] = lambda _: None
         """Called with why an attempt to write failed; None: it is stored."""
@@ -35,9 +35,9 @@ class KvRecord:
         try:
             found = await self._bucket.get(self._key)
         except KeyNotFoundError as missing:
-            self._revision = version_to_follow(missing)
+            self.revision = version_to_follow(missing)
             return None
-        self._revision = found.revision or 0
+        self.revision = found.revision or 0
         return found.value or b""
 
     async def write(self, content: bytes) -> None:
@@ -46,7 +46,7 @@ class KvRecord:
 
     async def write_once(self, content: bytes) -> None:
         """Raises KeyWrongLastSequenceError if somebody else has written it since it was read."""
-        self._revision = await self._bucket.update(self._key, content, last=self._revision)
+        self.revision = await self._bucket.update(self._key, content, last=self.revision)
 
     async def delete(self) -> None:
         await retry_until_done(f"forget the record {self._key}", lambda: self._bucket.delete(self._key))
@@ -58,7 +58,7 @@ class KvRecord:
             found = await self._bucket.get(self._key)
             if found.value != content or not found.revision:  # else an earlier attempt was stored after all
                 raise Superseded(f"the record {self._key} was changed by somebody else") from None
-            self._revision = found.revision
+            self.revision = found.revision
         except (NatsError, OSError, TimeoutError) as error:
             self.on_write(error)
             raise
