@@ -17,13 +17,12 @@ from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from services.cli.client import connect_once, say
-from services.cli.settings import DoctorSettings
+from services.cli.settings import SERVICES, DoctorSettings
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.messaging.errors import READ_ONLY
 from shared.settings import load, near
 
-SERVICES = ("ingest", "monitor", "notifier", "api")
 LOOK = "See its log, and what is wrong above."
 START = "Start it: `make run`, or `docker compose up --detach`."
 

@@ -16,6 +16,8 @@ from shared.settings import (
     Tokens,
 )
 
+SERVICES = ("ingest", "monitor", "notifier", "api")
+
 
 class RunSettings(Settings):
     """With the settings that two services share: a wrong value is told once, before anything is started."""

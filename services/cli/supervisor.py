@@ -19,7 +19,7 @@ import typer
 
 from services.cli import processes
 from services.cli.processes import WRONG_CONFIGURATION, Child, Place, announce
-from services.cli.settings import RunSettings
+from services.cli.settings import SERVICES, RunSettings
 from shared.settings import PREFIX, near, stop
 from shared.telemetry import logs
 
@@ -184,12 +184,7 @@ Send a heartbeat:
 def choose_ports(settings: RunSettings, servers: Sequence[Place] = ()) -> dict[str, int]:
     """The ports of the services: free ones for default ports that are taken. Ends the process with code 2 if
     another port is taken, or is wanted by two; `servers`: where the embedded servers listen."""
-    ports = {
-        "ingest": settings.ingest_port,
-        "monitor": settings.monitor_port,
-        "notifier": settings.notifier_port,
-        "api": settings.api_port,
-    }
+    ports: dict[str, int] = {name: getattr(settings, f"{name}_port") for name in SERVICES}
     ours = list(servers)
     gives_way = {each for each in ("monitor", "notifier") if f"{each}_port" not in settings.model_fields_set}
     for name in sorted(ports, key=gives_way.__contains__):

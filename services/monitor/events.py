@@ -1,8 +1,8 @@
 """Reads the stream of events beside the heartbeats, and knows how far it has come."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from services.monitor.domain.service import SECOND
@@ -10,7 +10,7 @@ from services.monitor.store.event_store import DeadLetters, EventStore
 from shared.contracts.events import Event
 from shared.messaging import streams
 from shared.messaging.connection import retry_until_done
-from shared.messaging.reader import PENDING, Reader, Stored
+from shared.messaging.reader import PENDING, Stored
 
 PENDING.labels(streams.SERVICES)
 RETRY_INTERVAL = 2.0
@@ -51,12 +51,15 @@ class EventReader:
         status of each service."""
         if fresh:
             end, _ = await self._end()
-            async for message in _until(self._event_store.reader(streams.SERVICES, streams.ALL_CONFIG), end):
-                self._apply(message)
+            configured = self._event_store.reader(streams.SERVICES, streams.ALL_CONFIG)
+            async for batch in configured.to_end(end):
+                for message in batch:
+                    self._apply(message)
             newest = self._event_store.reader(streams.SERVICES, streams.ALL_STATUS, newest_per_subject=True)
-            async for message in _until(newest, end):
-                if message.seq <= end:  # what has come since is read below
-                    self._apply(await self._readable(message))
+            async for batch in newest.to_end(end):
+                for message in batch:
+                    if message.seq <= end:  # what has come since is read below
+                        self._apply(await self._readable(message))
             self.read_until = end
             self.moved.set()
         reader = self._event_store.reader(streams.SERVICES, streams.ALL_EVENTS, after=self.read_until)
@@ -110,13 +113,3 @@ def _is_readable(message: Stored) -> bool:
     with suppress(ValueError):
         return bool(streams.read_event(message.subject, message.data))
     return False
-
-
-async def _until(reader: Reader, end: int) -> AsyncIterator[Stored]:
-    """What there is to read now, at least up to a sequence."""
-    async with aclosing(reader.batches()) as batches:
-        async for batch in batches:
-            for message in batch:
-                yield message
-            if not reader.pending or reader.position >= end:
-                return

@@ -72,15 +72,12 @@ class EventLog:
         """Take the newest state of every service into the fleet: of events that can be read, for whoever is
         reading all along passes over the others too."""
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, newest_per_subject=True)
-        async with aclosing(reader.batches()) as batches:
-            async for batch in batches:
-                for stored in batch:
-                    if event := parse(stored):
-                        self._states.apply(event, stored.seq, moment(stored.at))
-                    elif before := await self._read_before(stored.subject, stored.seq):
-                        self._states.apply(before[0], before[1].seq, moment(before[1].at))
-                if reader.pending == 0:
-                    return
+        async for batch in reader.to_end():
+            for stored in batch:
+                if event := parse(stored):
+                    self._states.apply(event, stored.seq, moment(stored.at))
+                elif before := await self._read_before(stored.subject, stored.seq):
+                    self._states.apply(before[0], before[1].seq, moment(before[1].at))
 
     async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> StatusChange:
         """The change as people are told of it, with what it left behind."""
@@ -147,13 +144,13 @@ class EventLog:
         """About `most` changes after a sequence, the sequence read last, and whether that was the end."""
         changes: list[StatusChange] = []
         reader = Reader(self._link, streams.SERVICES, streams.ALL_STATUS, after=after)
-        async with aclosing(reader.batches()) as batches:
+        async with aclosing(reader.to_end()) as batches:
             async for batch in batches:
                 for stored in batch:
                     event = parse(stored)
                     if isinstance(event, StatusChanged) and not self.was_told(event, stored.seq):
                         changes.append(await self.change(event, stored.seq, moment(stored.at)))
-                if len(changes) >= most or reader.pending == 0:
+                if len(changes) >= most:
                     break
         return changes, reader.position, reader.pending == 0
 
@@ -177,13 +174,10 @@ class EventLog:
         """The changes of status since then, and when services were paused and resumed, in order."""
         begin, found = since.astimezone(UTC).isoformat().replace("+00:00", "Z"), dict[str, list[Mark]]()
         reader = Reader(self._link, streams.SERVICES, streams.ALL_EVENTS, since=begin)
-        async with aclosing(reader.batches()) as batches:
-            async for batch in batches:
-                for stored in batch:
-                    if (event := parse(stored)) and (mark := mark_of(event, stored.seq, stored.at)):
-                        found.setdefault(event.name, []).append(mark)
-                if reader.pending == 0:
-                    break
+        async for batch in reader.to_end():
+            for stored in batch:
+                if (event := parse(stored)) and (mark := mark_of(event, stored.seq, stored.at)):
+                    found.setdefault(event.name, []).append(mark)
         return found
 
 

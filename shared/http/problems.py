@@ -24,12 +24,7 @@ class Problem(HTTPException):
     headers: dict[str, str]
 
     def __init__(
-        self,
-        status: int,
-        detail: str,
-        *,
-        retry_after: int | None = None,
-        headers: dict[str, str] | None = None,
+        self, status: int, detail: str, *, retry_after: int = 0, headers: dict[str, str] | None = None
     ) -> None:
         retry = {"Retry-After": str(retry_after)} if retry_after else {}
         super().__init__(status, detail, (headers or {}) | retry)
@@ -40,17 +35,9 @@ class Problem(HTTPException):
 
 
 def response(problem: Problem) -> JSONResponse:
-    return JSONResponse(
-        {
-            "type": "about:blank",
-            "title": HTTPStatus(problem.status).phrase,
-            "status": problem.status,
-            "detail": problem.detail,
-        },
-        status_code=problem.status,
-        headers=problem.headers,
-        media_type="application/problem+json",
-    )
+    title = HTTPStatus(problem.status).phrase
+    body = {"type": "about:blank", "title": title, "status": problem.status, "detail": problem.detail}
+    return JSONResponse(body, problem.status, problem.headers, "application/problem+json")
 
 
 _IN_WORDS_OF_JSON = {

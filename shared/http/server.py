@@ -27,6 +27,8 @@ from shared.telemetry import tracing
 
 log = structlog.get_logger()
 
+Work = Callable[[], Awaitable[None]]
+
 READY = Gauge("registry_ready", "1 for each part of the service that works, else 0", ["part"])
 
 STOP_TIMEOUT = 8.0
@@ -60,11 +62,9 @@ class Health:
             return JSONResponse({"status": "ok"})
 
         async def readyz(_: Request) -> Response:
-            ready = not self.missing
-            return JSONResponse(
-                {"status": "ready"} if ready else {"status": "not ready", "missing": self.missing},
-                status_code=200 if ready else 503,
-            )
+            if self.missing:
+                return JSONResponse({"status": "not ready", "missing": self.missing}, status_code=503)
+            return JSONResponse({"status": "ready"})
 
         async def metrics(_: Request) -> Response:
             return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -126,7 +126,7 @@ class _Server(Server):
 
 def run(
     app: Any,
-    work: Callable[[], Awaitable[None]],
+    work: Work,
     *,
     host: str,
     port: int,
@@ -188,11 +188,7 @@ def _bind(host: str, port: int, variable: str, any_port: bool) -> socket.socket:
 
 
 async def _serve(
-    app: Any,
-    work: Callable[[], Awaitable[None]],
-    sock: socket.socket,
-    http: type[Connection],
-    on_stop: Callable[[], None],
+    app: Any, work: Work, sock: socket.socket, http: type[Connection], on_stop: Callable[[], None]
 ) -> int:
     config = uvicorn.Config(
         app,
@@ -232,7 +228,7 @@ async def _serve(
     return 1 if failed else 0
 
 
-async def _guard(work: Callable[[], Awaitable[None]]) -> None:
+async def _guard(work: Work) -> None:
     try:
         await work()
     except Exception:

@@ -182,16 +182,12 @@ class BrokerConnection:
         return nc is not None and nc.is_connected
 
     async def close(self) -> None:
-        self.leaving()
+        self._leaving = self._complained = True
         if hasattr(self, "nc"):
             with suppress(NatsError, TimeoutError, OSError):
                 await asyncio.wait_for(self.nc.flush(timeout=1), 2) if self.up else None
             with suppress(NatsError, OSError):
                 await self.nc.close()
-
-    def leaving(self) -> None:
-        """The connection is about to be closed on purpose."""
-        self._leaving = self._complained = True
 
     async def _closed(self) -> None:
         """The client gives up for good on some errors (such as credentials that have expired). Nothing

@@ -33,10 +33,6 @@ class Publisher:
         self.on_append: Callable[[NotStored | None], None] = lambda _: None
         """Called for each event with why it was not stored although the broker is connected; None: it was."""
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
     async def start(self) -> None:
         self._inbox = self._link.nc.new_inbox()
         await self._link.nc.subscribe(

@@ -94,40 +94,30 @@ def name_in(subject: str) -> str:
 
 def planned(settings: Settings) -> tuple[StreamConfig, ...]:
     """The streams as they should be; the same in every service, from the same variables."""
+    common = StreamConfig(storage=StorageType.FILE, num_replicas=settings.nats_replicas, allow_direct=True)
     return (
         # A sender can invent any number of names: beyond these bounds the oldest messages are removed.
-        StreamConfig(
+        replace(
+            common,
             name=HEARTBEATS,
             subjects=[ALL_HEARTBEATS, ALL_TICKS],
             max_msgs_per_subject=settings.heartbeats_kept,
             max_msgs=min(settings.heartbeats_kept * settings.max_services + SPARE, _MAX_MESSAGES),
             max_bytes=settings.heartbeats_bytes or -1,
-            storage=StorageType.FILE,
-            num_replicas=settings.nats_replicas,
             duplicate_window=120,
-            allow_direct=True,
             allow_msg_ttl=True,
             allow_atomic=True,
             allow_batched=True,
         ),
-        StreamConfig(
+        replace(
+            common,
             name=SERVICES,
             subjects=[ALL_CONFIG, ALL_STATUS],
             max_msgs_per_subject=settings.events_kept,
-            storage=StorageType.FILE,
-            num_replicas=settings.nats_replicas,
             duplicate_window=120,
-            allow_direct=True,
             allow_atomic=True,
         ),
-        StreamConfig(
-            name=ASIDE,
-            subjects=[ASIDE_SUBJECT],
-            max_msgs=1000,
-            storage=StorageType.FILE,
-            num_replicas=settings.nats_replicas,
-            allow_direct=True,
-        ),
+        replace(common, name=ASIDE, subjects=[ASIDE_SUBJECT], max_msgs=1000),
     )
 
 

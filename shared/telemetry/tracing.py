@@ -84,10 +84,9 @@ def start(service: str) -> bool:
     global _on
     if not wanted():
         return False
-    for name in [
-        name for name, value in os.environ.items() if name.startswith("OTEL_") and not value.strip()
-    ]:
-        del os.environ[name]  # Compose sets to nothing what is not set
+    for name, value in list(os.environ.items()):
+        if name.startswith("OTEL_") and not value.strip():
+            del os.environ[name]  # Compose sets to nothing what is not set
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower()
     if exporter not in ("otlp", "console"):
         refuse(f"OTEL_TRACES_EXPORTER={exporter!r} is not accepted: otlp, console, none")

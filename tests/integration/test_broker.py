@@ -63,7 +63,7 @@ async def test_too_many_at_once_are_refused_not_queued(publisher: Publisher) -> 
         *(publisher.publish(streams.heartbeat("web")) for _ in range(150)), return_exceptions=True
     )
     assert sum(isinstance(answer, Busy) for answer in answers) == 50
-    assert publisher.waiting == 0
+    assert not publisher._waiting
 
 
 async def test_no_answer_is_an_error_in_time(

@@ -19,7 +19,7 @@ from shared.messaging import streams
 from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack
-from shared.messaging.reader import Stored
+from shared.messaging.reader import Reader, Stored
 from shared.messaging.record_watch import Comparison, Eviction, StreamMark, compare
 from tests.simulation.clock import OWNER, Owner, VirtualLoop
 
@@ -470,6 +470,8 @@ class ModelReader:
         self.position = after
         self.pending: int | None = None
         self.on_batch: Callable[[list[Stored]], None] = lambda _: None
+
+    to_end = Reader.to_end
 
     def batches(self) -> "ModelReader":
         return self

@@ -290,8 +290,6 @@ class SimulatedLink:
     async def bucket(self, name: str) -> Bucket:
         return Bucket(self.host)
 
-    def leaving(self) -> None: ...
-
     async def close(self) -> None: ...
 
 
