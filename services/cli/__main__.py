@@ -91,10 +91,8 @@ def services(
         say(json.dumps(items))
         return
     for item in items:
-        say(
-            f"{item['status']:8} {item['name']}  last heartbeat {item['last_heartbeat'] or 'never'}"
-            + ("  (paused)" if item["paused"] else "")
-        )
+        heard, paused = item["last_heartbeat"] or "never", "  (paused)" if item["paused"] else ""
+        say(f"{item['status']:8} {item['name']}  last heartbeat {heard}{paused}")
 
 
 @app.command()

@@ -36,10 +36,9 @@ ORDER = (
     f"KV_{streams.API_BUCKET}",
     streams.ASIDE,
 )
-"""The order in which they are copied, while everything goes on. The monitor's snapshot comes first, as it
-must not be ahead of the streams. An event may be ahead of the heartbeats: it says which of them it knows. The
-cursors come after the events, or what was sent in between would be sent again; if they are ahead, the
-notifier sets them back to the end."""
+"""The order in which they are copied, while all goes on. The monitor's snapshot must not be ahead of the
+streams. An event may be ahead of heartbeats: it says which it knows. Cursors come after the events, or what
+was sent in between would be sent again; if they are ahead, the notifier sets them back to the end."""
 CHUNK = 256 * 1024
 PUT_CHUNK = 16 * 1024
 """Bytes sent at once to a broker that restores: it gives up if they keep it busy for 5 s."""

@@ -81,15 +81,10 @@ async def _run(settings: RunSettings, data: Path) -> int:
         ready.cancel()
     finally:
         announce("stopping")
-        await _stop(servers, services)
+        for step in (services[:1], services[1:], servers):  # first ingest, last the servers that all need
+            await asyncio.gather(*(child.stop() for child in step))
         announce("stopped")
     return WRONG_CONFIGURATION if any(child.misconfigured for child in servers + services) else 0
-
-
-async def _stop(servers: list[Child], services: list[Child]) -> None:
-    """First ingest, then the other services, then the servers that they need."""
-    for step in (services[:1], services[1:], servers):
-        await asyncio.gather(*(child.stop() for child in step))
 
 
 def _servers(settings: RunSettings, data: Path) -> list[Child]:

@@ -96,7 +96,7 @@ class HeartbeatStore:
         self._batches = batches
         self._availability = availability
         batches.on_end = _count
-        WAITING.set_function(lambda: batches.waiting)
+        WAITING.set_function(lambda: batches.backlog.messages)
         self.names = names
 
     async def store(

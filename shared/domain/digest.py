@@ -62,10 +62,9 @@ def digest(
     *,
     each: bool = False,
 ) -> Digest:
-    """Sum up all services that exist. `marks`: those of the window, by service, in order. `gaps`: when the
-    registry could not be heard, and `begins`: since when a service's record is whole, if not of all its life;
-    in microseconds. `each`: whether each service's own uptime is wanted. What a service did before its newest
-    registration does not count."""
+    """Sum up all services that exist, each since its newest registration. `marks`: those of the window, by
+    service, in order. `gaps`: when the registry could not be heard, `begins`: since when a record is whole,
+    if not of all its service's life; in microseconds. `each`: whether each service's own uptime is wanted."""
     measured = Measured(micros(now - window), micros(now), gaps)
     counts, paused = dict.fromkeys(Status, 0), 0
     named: dict[Status, list[ServiceState]] = {Status.DOWN: [], Status.SILENT: [], Status.ALIVE: []}
@@ -217,8 +216,7 @@ def _fit(entries: Sequence[str], room: int, total: int = 0) -> list[str]:
 
 
 def due_at(day: date, zone: ZoneInfo, at: time) -> datetime:
-    """When the digest of a local date is due. A time that the clocks skip fires as if they had not been
-    moved; of one that comes twice, the first counts."""
+    """When a date's digest is due: at the first of two such times; if it is skipped, as if it were not."""
     return datetime.combine(day, at.replace(fold=0), tzinfo=zone).astimezone(UTC)
 
 

@@ -29,8 +29,7 @@ class Mark(NamedTuple):
 
 
 def mark_of(event: Event, seq: int, stored_at: int) -> Mark | None:
-    """What an event marks; None if it changes neither status nor pause. A change of status counts from when
-    it was due, though it may have been noticed later."""
+    """What an event marks, if it changes status or pause. A change of status counts from when it was due."""
     match event:
         case StatusChanged(data=data):
             return Mark(seq, micros(data.since), data.to, data.from_)

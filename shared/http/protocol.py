@@ -158,16 +158,14 @@ class Connection(Protocol):
 
     def _make_room(self, of: str | None = None) -> bool:
         """Whether others made way for this connection: strangers whose request is not there yet, those of the
-        address with the most connections first, and who has waited for longest; some at once, for looking
-        through all takes its time. `of`: of this address only. If there are none, somebody known who has
-        nothing to say."""
+        address with the most connections first, then who has waited longest; some at once, for looking takes
+        time. `of`: of this address only. If there are none, somebody known who has nothing to say."""
         waiting = [other for other in self._others() if not other.known and of in (None, other.counted_for)]
         count = self.limits.open
         waiting.sort(key=lambda other: (-count[other.counted_for or ""], other.turn))
         if not waiting and of is None:
-            waiting = sorted(
-                (other for other in self._others() if other.known), key=lambda other: other.turn
-            )[:1]
+            known = [other for other in self._others() if other.known]
+            waiting = sorted(known, key=lambda other: other.turn)[:1]
         for other in waiting[: 1 + len(waiting) // 50]:
             other.close_for_others()
         return bool(waiting)
@@ -189,11 +187,10 @@ class Connection(Protocol):
     def close_for_others(self) -> None:
         if self.ignores_input or self.transport.is_closing():
             self.transport.abort()
-        elif self.size > 0:
+            return
+        if self.size > 0:
             self._refuse(_TOO_SLOW)
-            self.transport.close()
-        else:
-            self.transport.close()
+        self.transport.close()
 
     def mark_known(self) -> None:
         """A right token was shown: this is no stranger, and has its place beside all strangers."""
@@ -286,12 +283,7 @@ class Connection(Protocol):
     def data_received(self, data: bytes) -> None:
         start = 0
         try:
-            if len(data) <= SLICE and not self.ignores_input:
-                self.parser.feed_data(data)
-                if self.size > NONE:
-                    self._check_size(len(data))
-                return
-            whole = memoryview(data)
+            whole = data if len(data) <= SLICE else memoryview(data)
             for start in range(0, len(data), SLICE):
                 if self.ignores_input:
                     return
@@ -318,8 +310,7 @@ class Connection(Protocol):
         return answers
 
     def _decline_upgrade(self, rest: memoryview) -> None:
-        """We speak nothing else: the request is read again as if it had not offered it, with its body, which
-        the parser would take for the other protocol."""
+        """Read the request again as if it had not offered another protocol, for which its body is taken."""
         lines = [b"%b: %b\r\n" % line for line in self.headers if line[0] != b"upgrade"]
         first = b"%b %b HTTP/%b\r\n" % (
             self.parser.get_method(),

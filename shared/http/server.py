@@ -137,8 +137,7 @@ def run(
 ) -> None:
     """Serve `app` on host:port beside `work` until SIGTERM or SIGINT; then `on_stop` ends what clients wait
     for. Ends the process: code 0 after a signal, 1 if the work or the server failed, 2 if the port (set by
-    `variable`) cannot be had. With `any_port` a port that is taken is replaced by a free one. `http`: the
-    protocol, with the limits of connections."""
+    `variable`) cannot be had; with `any_port` a free one is taken. `http`: the protocol, with its limits."""
     http.limits.fit(_files())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop has its own handlers
     disable_created_metrics()  # type: ignore[no-untyped-call]

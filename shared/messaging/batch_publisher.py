@@ -196,10 +196,6 @@ class BatchPublisher:
         """Called for each group: how many of its messages are stored, how many are not, and after how many
         seconds the broker answered (None: it did not, or was not asked)."""
 
-    @property
-    def waiting(self) -> int:
-        return self.backlog.messages
-
     def longest_wait(self) -> float:
         """The longest time in seconds that a message has waited since this was last asked, stored or not."""
         oldest = self._on_its_way or (self._waiting[0] if self._waiting else None)
@@ -217,9 +213,8 @@ class BatchPublisher:
         self._fail_all("shutting down")
 
     async def store(self, messages: Sequence[StreamMessage], sender: str | None = None) -> None:
-        """Return when all of them are stored: at most GROUP_MAX. Raises NotStored (some may be stored all the
-        same), or Busy, ShareExhausted or TooLarge (none is). `sender`: may only use its share of what may
-        wait; None: all of it."""
+        """Return when all are stored, at most GROUP_MAX. Raises NotStored (some may be), or Busy, TooLarge or
+        ShareExhausted (none is). `sender`: uses only its share of what may wait; None: all of it."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_stored(error: BrokerError | None) -> None:

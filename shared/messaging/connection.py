@@ -247,8 +247,7 @@ _said_at = float("-inf")
 
 
 async def retry_until_done(what: str, action: Callable[[], Awaitable[T]]) -> T:
-    """Repeat `action` until it raises nothing, with back-off up to MAX_BACKOFF seconds. Says so, but not
-    for each of the many that wait for the same broker."""
+    """Repeat `action`, with back-off, until it raises nothing. Many may wait; not each of them is logged."""
     global _said_at
     wait, loop = 0.1, asyncio.get_running_loop()
     while True:

@@ -164,8 +164,7 @@ class Truncated:
 
 
 async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str, Truncated]:
-    """The services whose oldest events have been removed, by name, or only this one: the broker keeps only so
-    many of each subject. Raises NotStored when it cannot say."""
+    """The services, or only this one, whose oldest events are gone; the broker keeps so many of each."""
     found: dict[str, Truncated] = {}
     among = f"service.*.{name}" if name else streams.ALL_EVENTS
     async for subject in full_subjects(link, streams.SERVICES, among):

@@ -61,9 +61,8 @@ class Eviction(Enum):
 
 @dataclass(frozen=True)
 class StreamMark:
-    """A stream at one moment. `last`: its last sequence; `at`: when that message was stored, microseconds
-    since 1970 UTC; `messages`, `subjects`: how many it holds; `kept`: how many of each subject it may keep,
-    -1 if any number, or not known."""
+    """A stream at one moment. `last`: its last sequence; `at`: when that was stored, microseconds since 1970;
+    `messages`, `subjects`: how many it holds; `kept`: how many of a subject it may, -1: any, or unknown."""
 
     created: str
     last: int

@@ -43,8 +43,7 @@ WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}}
 """The subjects that together are the whole stream."""
 
 SPARE = 1_000_000
-"""Messages that HEARTBEATS may hold besides those of REGISTRY_MAX_SERVICES services: ticks, and heartbeats of
-names that were never registered, or were deleted."""
+"""Messages that HEARTBEATS may hold besides those of all services: ticks, and of names not registered."""
 _MAX_MESSAGES = 2**53
 
 TICK_TTL = timedelta(days=93)

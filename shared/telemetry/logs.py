@@ -37,11 +37,9 @@ def configure(service: str, level: str, fmt: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    last: list[Any] = (
-        [_made_harmless, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if console
-        else [structlog.processors.JSONRenderer()]
-    )
+    last: list[Any] = [structlog.processors.JSONRenderer()]
+    if console:
+        last = [_made_harmless, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

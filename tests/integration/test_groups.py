@@ -81,7 +81,7 @@ async def test_each_is_stored_once_in_order_with_all_it_says(
         assert n % 5 == 0 or it.headers is OVER_HTTP
     together = {it.headers.get("Nats-Batch-Id") for it in found[::5] if it.headers}
     assert (None not in together) == ("atomic" in request.node.name)
-    assert groups.waiting == 0
+    assert groups.backlog.messages == 0
 
 
 async def test_of_an_answer_that_says_stored_all_is_stored_though_the_broker_is_killed(
@@ -113,7 +113,7 @@ async def test_of_an_answer_that_says_stored_all_is_stored_though_the_broker_is_
     assert set(told) <= set(found)
     assert len(found) == len(set(found))
     assert refused
-    assert groups.waiting == 0
+    assert groups.backlog.messages == 0
 
 
 async def _more(told: list[str], than: int) -> bool:
@@ -139,7 +139,7 @@ async def test_groups_are_bounded_and_so_is_what_waits(link: BrokerConnection) -
     assert [type(answer) for answer in answers] == [type(None)] * 3 + [Busy] * 2
     payload = b"x" * (SIZE_MAX // 10)
     await asyncio.gather(*(groups.store((beat("large", payload),)) for _ in range(40)))
-    assert groups.waiting == 0
+    assert groups.backlog.messages == 0
     await groups.stop()
 
 
@@ -302,7 +302,7 @@ async def test_a_group_that_is_refused_as_a_batch_is_stored_all_the_same(
     await asyncio.gather(*(groups.store([beat(f"s{n}-{m}") for m in range(50)]) for n in range(3)))
     found = [it.subject for it in await stored(link) if it.subject != "heartbeat.held"]
     assert sorted(found) == sorted(f"heartbeat.s{n}-{m}" for n in range(3) for m in range(50))
-    assert groups.waiting == 0
+    assert groups.backlog.messages == 0
 
 
 async def test_of_a_group_with_one_that_is_refused_all_others_are_stored_and_none_twice(
