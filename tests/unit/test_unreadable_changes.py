@@ -10,7 +10,7 @@ from services.monitor.domain.service import DOWN, EffectiveThresholds
 from services.monitor.store.event_store import EventStore
 from shared.contracts.events import Status, StatusData, moment, status_changed
 from shared.messaging import streams
-from shared.messaging.reader import Stored
+from shared.messaging.reader import Reader, Stored
 
 THEN = 1_800_000_000_000_000
 
@@ -36,6 +36,7 @@ class Record:
 
 class _Reader:
     pending, position = 0, 0
+    to_end = Reader.to_end
 
     def __init__(self, found: list[Stored]) -> None:
         self._found = found
