@@ -17,11 +17,10 @@ from services.ingest.middleware import Throttled
 from shared.contracts import events
 from shared.contracts.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
 from shared.http import bodies, docs, problems
-from shared.http.head import HeadAsGet
 from shared.http.origins import is_foreign
 from shared.http.problems import Problem, documented
 from shared.http.protocol import client_of, stranger_of
-from shared.http.server import Health
+from shared.http.server import HeadAsGet, Health
 from shared.telemetry import tracing
 
 BATCH_MAX = 10_000

@@ -9,7 +9,7 @@ from services.monitor.domain.service import SECOND
 from services.monitor.store.event_store import DeadLetters, EventStore
 from shared.contracts.events import Event
 from shared.messaging import streams
-from shared.messaging.connection import retry_until_done
+from shared.messaging.connection import retry_until_done, set_within
 from shared.messaging.reader import PENDING, Stored
 
 PENDING.labels(streams.SERVICES)
@@ -103,9 +103,7 @@ class EventReader:
             if self._reading.done():
                 self._reading.result()
             self.moved.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_INTERVAL):
-                    await self.moved.wait()
+            await set_within(self.moved, RETRY_INTERVAL)
         self._known_until = max(self._known_until, at, asked - SECOND)
 
 

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from datetime import datetime, timedelta
 
 from services.notifier.alerting.changes import Deafness
 from shared.contracts.events import MICRO, Tick, micros, moment
 from shared.domain.coverage import Coverage
 from shared.messaging import streams
-from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.connection import BrokerConnection, retry_until_done, set_within
 from shared.messaging.queries import last_sequence
 from shared.messaging.reader import Reader, Stored
 
@@ -95,9 +95,7 @@ class DeafnessWatch:
 
     async def gaps(self, now: datetime, patience: timedelta) -> list[tuple[int, int]]:
         """As in `TickCoverage`. Right after a start it waits for the ticks to be read, up to READ_TIMEOUT."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(READ_TIMEOUT):
-                await self._read_once.wait()
+        await set_within(self._read_once, READ_TIMEOUT)
         return self.heard.gaps(now + self._ahead, patience)
 
     async def follow(self, now: Callable[[], datetime]) -> None:

@@ -241,6 +241,14 @@ async def in_own_task(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.create_task(work)
 
 
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event is set by then. (`asyncio.wait_for` may swallow a cancellation in Python 3.11.)"""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
 SAY_AGAIN = MAX_BACKOFF = 5.0
 """Seconds."""
 _said_at = float("-inf")

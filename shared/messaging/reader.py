@@ -17,7 +17,7 @@ from prometheus_client import Gauge
 from shared.contracts import events
 from shared.contracts.events import SOURCE_HEADER
 from shared.messaging import nats_internals, streams
-from shared.messaging.connection import BrokerConnection, StreamPosition, reraise_cancelled
+from shared.messaging.connection import BrokerConnection, StreamPosition, reraise_cancelled, set_within
 
 log = structlog.get_logger()
 
@@ -129,11 +129,7 @@ class Reader:
                             await self._ask(consumer)
                         if not self._buffer:
                             self._wake.clear()
-                            try:
-                                # Not wait_for: in Python 3.11 it may swallow a cancellation.
-                                async with asyncio.timeout(self.HEARTBEAT * 2.5):
-                                    await self._wake.wait()
-                            except TimeoutError:
+                            if not await set_within(self._wake, self.HEARTBEAT * 2.5):
                                 break
                             continue
                         batch, self._buffer = self._buffer, []

@@ -303,9 +303,7 @@ class RecordWatch:
     async def _watch(self) -> None:
         """Raises AnotherRecord as soon as the streams are others."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_INTERVAL):
-                    await self._doubt.wait()
+            await connection.set_within(self._doubt, CHECK_INTERVAL)
             self._doubt.clear()
             with suppress(NotStored):  # the broker is away; it is checked again when it is back
                 await reraise_cancelled(self._check())

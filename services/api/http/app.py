@@ -15,9 +15,9 @@ from services.api.dashboard.rendering import problem_page
 from services.api.http import badges, events, maintenance, services
 from services.api.projections.store import DatabaseUnavailable
 from shared.http import docs, problems
-from shared.http.head import HeadAsGet
 from shared.http.origins import SameOrigin
 from shared.http.problems import Problem
+from shared.http.server import HeadAsGet
 from shared.messaging.errors import BrokerError
 
 _TITLE = "services registry"

@@ -21,7 +21,7 @@ from pymongo.uri_parser import parse_uri
 from services.api.projections.documents import FACETS, Document, Heard, Projection, dump, load
 from shared.contracts.events import Signal, StatusChanged
 from shared.domain.service_state import ServiceState
-from shared.messaging.connection import StreamPosition
+from shared.messaging.connection import StreamPosition, set_within
 from shared.messaging.queries import Truncated
 from shared.messaging.record_watch import StreamMark
 
@@ -99,9 +99,7 @@ class Store:
         """Wait for ever. Raises DatabaseUnavailable when the connection is in doubt, GenerationChanged when
         `view` is no longer live."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(2):
-                    await self._doubt.raised.wait()
+            await set_within(self._doubt.raised, 2)
             if self._live is not view:
                 raise GenerationChanged
             if self._doubt.raised.is_set():

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 
 from services.notifier.alerting.changes import Notice, StatusChange
@@ -17,6 +16,7 @@ from services.notifier.dispatch.sources.notices import ReminderSource, WithheldS
 from services.notifier.dispatch.sources.registry import DeafnessSource, DigestSource
 from services.notifier.dispatch.sources.source import MessageSource, ReceiverContext
 from services.notifier.texts.message import OutgoingMessage
+from shared.messaging.connection import set_within
 
 POLL_INTERVAL = 30.0
 """Longest sleep: the clock may be set, and an idle receiver's record moves on."""
@@ -68,9 +68,7 @@ class ReceiverWorker:
                 attempt.cancel()
                 raise
             self._retry_now.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._retry_now.wait()
+            await set_within(self._retry_now, pause)
 
     async def _wait_for_work(self) -> None:
         while not self._has_work():
@@ -78,10 +76,7 @@ class ReceiverWorker:
                 await self.pending.refill(self._deps.page)
                 continue
             self._wake.clear()
-            try:
-                async with asyncio.timeout(min(POLL_INTERVAL, self.digest.seconds_until_next())):
-                    await self._wake.wait()
-            except TimeoutError:
+            if not await set_within(self._wake, min(POLL_INTERVAL, self.digest.seconds_until_next())):
                 await self._changes.advance_idle()
                 self.alerts.forget_old_turns()
 
