@@ -192,7 +192,9 @@ class Monitor:
     def _bucket(self, bucket: int, reach: Checkpoint, coverage: Coverage) -> Bucket:
         state = self.state
         configured = state.applied_until(self.events.read_until)
-        return Bucket(reach, coverage, configured, state.epoch_of(bucket), state.buckets[bucket].values())
+        return Bucket(
+            reach, coverage, configured, state.epoch_of[bucket].since, state.buckets[bucket].values()
+        )
 
 
 def _is_plain(service: MonitoredService, at: int) -> bool:

@@ -50,7 +50,7 @@ class MonitorState:
         self.upcoming_of: dict[str, deque[ConfigChange]] = {}
         """The same by service."""
         self.epochs = epochs.first(default)
-        self._epoch_of = self.epochs * buckets.BUCKETS
+        self.epoch_of = self.epochs * buckets.BUCKETS
         """The epoch whose default thresholds the services of each bucket use."""
         self.upcoming_epochs: deque[Epoch] = deque()
         """Those that begin after the heartbeats that were read."""
@@ -73,8 +73,8 @@ class MonitorState:
 
     def restore(self, found: LoadedSnapshot) -> None:
         """Begin with what a snapshot holds."""
-        self._epoch_of = [epochs.at(self.epochs, since) for since in found.epochs]
-        oldest = min(epoch.since for epoch in self._epoch_of)
+        self.epoch_of = [epochs.at(self.epochs, since) for since in found.epochs]
+        oldest = min(epoch.since for epoch in self.epoch_of)
         self.upcoming_epochs.extend(epoch for epoch in self.epochs if epoch.since > oldest)
         self.coverage = found.coverage
         self._deadlines = DeadlineQueue(found.coverage.until)
@@ -176,7 +176,7 @@ class MonitorState:
 
     def _new_service(self, change: ConfigChange) -> MonitoredService:
         bucket = buckets.bucket_of(change.name)
-        default = self._epoch_of[bucket].default
+        default = self.epoch_of[bucket].default
         service = MonitoredService(change.name, change.registered_at, default, bucket=bucket)
         self.add(service)
         if claim := self.unclaimed.pop(service.name, None):
@@ -216,7 +216,7 @@ class MonitorState:
     # --- thresholds, and the epochs of the registry's defaults
 
     def thresholds_of(self, service: MonitoredService) -> EffectiveThresholds:
-        return mapping.effective_thresholds(service.own, service.every, self._epoch_of[service.bucket])
+        return mapping.effective_thresholds(service.own, service.every, self.epoch_of[service.bucket])
 
     def update_thresholds(self, service: MonitoredService, at: int) -> None:
         """The thresholds of a service may be different from `at` on."""
@@ -230,14 +230,11 @@ class MonitorState:
         while self.upcoming_epochs and self.upcoming_epochs[0].since < at:
             epoch = self.upcoming_epochs.popleft()
             for n, bucket in enumerate(self.buckets):
-                if self._epoch_of[n].since < epoch.since:
-                    self._epoch_of[n] = epoch
+                if self.epoch_of[n].since < epoch.since:
+                    self.epoch_of[n] = epoch
                     for service in bucket.values():
                         self.update_thresholds(service, epoch.since)
             self.snapshots.save_everything()
-
-    def epoch_of(self, bucket: int) -> int:
-        return self._epoch_of[bucket].since
 
     async def load_epochs(self, event_store: EventStore) -> None:
         """Which defaults were used from when on, with ours from now on if they are different. If two monitors

@@ -5,10 +5,8 @@ follow from a fact; `apply_transition` and `apply_heartbeat` change the service.
 moment at which its threshold had passed, so ticks decide when it is noticed, never when it happened.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import timedelta
-from operator import itemgetter
 
 from services.monitor.domain.mass_outage import REGULAR, MassOutageDetector
 from services.monitor.domain.service import (
@@ -30,25 +28,12 @@ from shared.domain.service_state import belongs_to_this_life
 _BADNESS = {status: status.badness for status in Status}
 
 
-def due(service: MonitoredService, patience: int, counted_from: int, gaps: list[tuple[int, int]]) -> int:
-    """When a transition is due that follows `patience` after the last heartbeat, read or possibly removed.
-
-    Time during which the registry did not listen (a gap) is added in full. A heartbeat that was sent in a gap
-    was lost by our fault, so after a gap a service also has time for its next one: twice its rhythm, at most
-    its patience. No transition is dated before the one it follows.
-    """
-    return max(
-        _expiry(max(service.heard, service.unproved, counted_from), patience, service.rhythm, gaps),
-        service.since,
-    )
-
-
 def _expiry(start: int, patience: int, rhythm: int, gaps: list[tuple[int, int]]) -> int:
     """When `patience` is over that began at `start`."""
-    at = start + patience
-    if not gaps or gaps[-1][1] <= start:  # nearly always
-        return at
-    for begin, end in gaps[bisect_right(gaps, start, key=itemgetter(1)) :]:
+    at, first = start + patience, len(gaps)
+    while first and gaps[first - 1][1] > start:  # nearly always there is none, or only the last
+        first -= 1
+    for begin, end in gaps[first:]:
         if begin >= at:
             break
         grace = min(patience, 2 * rhythm) if rhythm else patience
@@ -80,14 +65,23 @@ def resume(service: MonitoredService, at: int, counted_from: int) -> None:
 
 
 def pending_transitions(service: MonitoredService, coverage: Coverage) -> Iterator[tuple[Status, int, int]]:
-    """Each worse status that silence leads to, after how long, and when that is due."""
-    if service.paused or service.unsure or not service.heard:
+    """Each worse status that silence leads to, how long after the last heartbeat, read or possibly removed,
+    and when that is due.
+
+    Time during which the registry did not listen (a gap) is added in full. A heartbeat that was sent in a gap
+    was lost by our fault, so after a gap a service also has time for its next one: twice its rhythm, at most
+    its patience. No transition is dated before the one it follows.
+    """
+    heard, badness = service.heard, _BADNESS[service.status]
+    if service.paused or service.unsure or not heard:
         return
+    heard = max(heard, service.unproved)
     for to, patience, counted_from in zip(
         (SILENT, DOWN, DEAD), service.patience, service.counted_from, strict=True
     ):
-        if _BADNESS[to] > _BADNESS[service.status]:
-            yield to, patience, due(service, patience, counted_from, coverage.gaps)
+        if _BADNESS[to] > badness:
+            at = _expiry(max(heard, counted_from), patience, service.rhythm, coverage.gaps)
+            yield to, patience, max(at, service.since)
 
 
 def next_due(service: MonitoredService, coverage: Coverage) -> int | None:
