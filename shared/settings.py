@@ -49,7 +49,7 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _all_of(good: Callable[[str], bool]) -> AfterValidator:
+def all_of(good: Callable[[str], bool]) -> AfterValidator:
     """That all texts of a field are good ones; an empty one is."""
 
     def check(given: Any) -> Any:
@@ -128,7 +128,7 @@ Tokens = Annotated[
     tuple[SecretStr, ...],
     NoDecode,
     BeforeValidator(_split),
-    _all_of(str.isprintable),
+    all_of(str.isprintable),
     Concealed("printable characters, several tokens separated by commas"),
 ]
 """Secrets separated by commas, each as good as the others, so that one can be replaced without a gap."""
@@ -137,14 +137,14 @@ TimeOfDay = Annotated[
     _written_as(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", _time, {"": None}),
     Accepted("HH:MM such as 09:00, or nothing"),
 ]
-BrokerUrls = Annotated[CommaSeparated, Field(min_length=1), _all_of(urls.is_nats), Concealed(urls.NATS)]
-DatabaseUrl = Annotated[str, Field(min_length=1), _all_of(urls.is_mongodb), Concealed(urls.MONGODB)]
-HttpUrl = Annotated[str, _all_of(urls.is_http), Concealed(urls.HTTP)]
-SecretHttpUrl = Annotated[SecretStr, _all_of(urls.is_http), Concealed(urls.HTTP)]
+BrokerUrls = Annotated[CommaSeparated, Field(min_length=1), all_of(urls.is_nats), Concealed(urls.NATS)]
+DatabaseUrl = Annotated[str, Field(min_length=1), all_of(urls.is_mongodb), Concealed(urls.MONGODB)]
+HttpUrl = Annotated[str, all_of(urls.is_http), Concealed(urls.HTTP)]
+SecretHttpUrl = Annotated[SecretStr, all_of(urls.is_http), Concealed(urls.HTTP)]
 HttpUrls = Annotated[
-    CommaSeparated, _all_of(urls.is_http), Concealed(f"{urls.HTTP}, several separated by commas")
+    CommaSeparated, all_of(urls.is_http), Concealed(f"{urls.HTTP}, several separated by commas")
 ]
-PublicUrl = Annotated[str, Field(min_length=1), _all_of(urls.is_public), Concealed(urls.PUBLIC)]
+PublicUrl = Annotated[str, Field(min_length=1), all_of(urls.is_public), Concealed(urls.PUBLIC)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Networks = Annotated[
     tuple[Network, ...],

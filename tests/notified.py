@@ -13,7 +13,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from services.notifier.alerting.changes import Deafness, StatusChange
-from services.notifier.alerting.reminders import Reminders
+from services.notifier.alerting.policy import Reminders
 from services.notifier.channels.channel import Outcome, Refused, Sent
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.opening import open_receiver
@@ -157,7 +157,7 @@ class World:
         """Let every chat do all it can do now."""
         for notice in self.reminders.due(self.now) if self.is_on else ():
             for chat in self.chats:
-                chat.remind(notice)
+                chat.reminders.add(notice)
         for chat in self.chats:
             chat.tick()
             while chat._has_work():

@@ -2,22 +2,22 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from nats.js.kv import KeyValue
 from starlette.applications import Starlette
 
-from services.notifier.alerting.reminders import Reminders
+from services.notifier.alerting.policy import Reminders
 from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Updates
 from services.notifier.channels.configured import configured_channels
 from services.notifier.channels.telegram import Bot
-from services.notifier.consumer import EventConsumer
+from services.notifier.consumer import EventConsumer, EventLog
 from services.notifier.deafness import DeafnessWatch
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.opening import Handover, RecordNotes, SeenRecord, starting_point
 from services.notifier.dispatch.receivers import Receivers
-from services.notifier.event_log import Digests, EventLog
 from services.notifier.lease import Lease
 from services.notifier.readiness import DeadmanSwitch, Readiness
 from services.notifier.settings import NotifierSettings
@@ -64,20 +64,9 @@ class Notifier:
         self._event_log = EventLog(self._link, self._states)
         self._reminders = Reminders(self._states, settings.remind_after)
         self._ticks = DeafnessWatch(self._link)
-        self._digests = Digests(settings, self._link, self._states, self._event_log, self._ticks)
-        self._deps = self._receiver_dependencies(settings)
-        self._receivers = Receivers(configured_channels(settings, self._bot), self._deps, self._bot)
-        self._windows = Windows(self._link, self._receivers.window_removed)
-        self._states.on_config = self._receivers.configuration_changed
-        self.consumer = EventConsumer(
-            self._link, settings.nats_url, self._states, self._event_log, self._reminders
-        )
-        self._lease: Lease | None = None
-
-    def _receiver_dependencies(self, settings: NotifierSettings) -> ReceiverDependencies:
-        return ReceiverDependencies(
+        self._deps = ReceiverDependencies(
             links=LinkContext(settings.public_url.rstrip("/"), settings.zone),
-            digest_lines=self._digests.lines,
+            digest_lines=partial(self._event_log.digest_lines, settings, self._ticks),
             digest_at=settings.digest_time,
             weekly_on=settings.weekly_digest,
             now=now,
@@ -90,6 +79,11 @@ class Notifier:
             on_token=self._readiness.token_used,
             on_record=self._readiness.record_written,
         )
+        self._receivers = Receivers(configured_channels(settings, self._bot), self._deps, self._bot)
+        self._windows = Windows(self._link, self._receivers.window_removed)
+        self._states.on_config = self._receivers.configuration_changed
+        self.consumer = EventConsumer(self._event_log, settings.nats_url, self._reminders)
+        self._lease: Lease | None = None
 
     async def work(self) -> None:
         """Raises AnotherRecord when another notifier is to begin anew, with this one's `handover`."""
@@ -143,7 +137,7 @@ class Notifier:
         self._receivers.watch_all()
         self._receivers.tick()
         self.consumer.subscribers.append(self._receivers.enqueue)
-        self.consumer.start(after)
+        self.consumer.position = after
         self.health.good("delivery")
         log.info("notifying", chats=list(self._receivers.states()), after=after, newest=start.end)
 

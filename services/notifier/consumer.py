@@ -1,4 +1,5 @@
-"""Every event in the order of the record: into the states of all services, and to every receiver.
+"""The record of events. `EventConsumer` gives every one in order to the states of all services, and to every
+receiver; `EventLog` reads what is not in memory: pages for a chat that fell behind, the last day.
 
 The receivers' cursors say what is done, and an event that comes again changes nothing. So whatever goes wrong
 here is tried again from the last event that was taken in. Only one that cannot be read is passed over.
@@ -6,30 +7,191 @@ here is tried again from the last event that was taken in. Only one that cannot 
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import partial
 
 import structlog
+from prometheus_client import Counter
 
 from services.notifier.alerting.changes import StatusChange
-from services.notifier.alerting.reminders import Reminders
-from services.notifier.event_log import EventLog, moment, report_unreadable
+from services.notifier.alerting.policy import Reminders
+from services.notifier.deafness import DeafnessWatch
 from services.notifier.states import ServiceStates
-from shared.contracts.events import Event, StatusChanged
+from shared.contracts.events import Event, ServiceDeleted, Signal, StatusChanged, moment
+from shared.contracts.heartbeats import parse_heartbeat
+from shared.domain import digest
+from shared.domain.service_state import belongs_to_this_life
+from shared.domain.timeline import Mark, mark_of
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.errors import Unreadable
 from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent
-from shared.messaging.queries import newest_event
-from shared.messaging.reader import PENDING, Stored
+from shared.messaging.queries import last_sequence, newest, newest_before, newest_event, truncated
+from shared.messaging.reader import PENDING, Reader, Stored
+from shared.settings import Settings
+from shared.telemetry import tracing
 
 log = structlog.get_logger()
 
+UNREADABLE = Counter("registry_unreadable_events_total", "Events passed over because they cannot be read")
 PENDING.labels(streams.SERVICES)
 RETRY_INTERVAL = 1.0
 """Seconds before events are read again that could not be applied."""
 STALL_TIMEOUT = 30.0
 """Seconds after which a read that is behind and does not move is given up."""
 
-Subscriber = Callable[[int, StatusChange | None], None]
-"""Takes the event at a sequence: a change to tell, or nothing. Of the same event again it takes no notice."""
+
+def parse(stored: Stored) -> Event | None:
+    """The event; None, counted and said, if it is none."""
+    try:
+        return streams.read_event(stored.subject, stored.data)
+    except ValueError as error:
+        report_unreadable(stored.subject, stored.seq, str(error))
+        return None
+
+
+def report_unreadable(subject: str, seq: int, error: str) -> None:
+    UNREADABLE.inc()
+    log.warning("event cannot be read; passed over", subject=subject[:200], seq=seq, error=error[:300])
+
+
+class EventLog:
+    """The stream SERVICES as the notifier asks it."""
+
+    def __init__(self, link: BrokerConnection, states: ServiceStates) -> None:
+        self.link, self.states = link, states
+        self._told_until: datetime | None = None
+        self._told_through = 0
+
+    def skip_told_before(self, told_until: datetime, told_through: int) -> None:
+        """The record is another one. Changes dated up to then were told from the one that was there before,
+        or should have been, if they are stored in this one after the sequence `told_through`."""
+        self._told_until, self._told_through = told_until, told_through
+
+    def was_told(self, event: StatusChanged, seq: int) -> bool:
+        until = self._told_until
+        return until is not None and seq > self._told_through and event.data.since <= until
+
+    async def newest_sequence(self) -> int:
+        ask = partial(last_sequence, self.link, streams.SERVICES)
+        return (await retry_until_done("ask for the newest event", ask))[0]
+
+    async def load_states(self) -> None:
+        """Learn how every service is, from its newest events that can be read."""
+        reader = Reader(self.link, streams.SERVICES, streams.ALL_EVENTS, newest_per_subject=True)
+        async for batch in reader.to_end():
+            for last in batch:
+                event = parse(last)
+                if found := (event, last) if event else await self._read_before(last.subject, last.seq):
+                    self.states.apply(found[0], found[1].seq, moment(found[1].at))
+
+    async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> StatusChange:
+        data = event.data
+        began = self.states.since(event.name, data.from_, seq)
+        if began is None and data.from_.badness > 1:
+            began = await self._began(event, seq)
+        return StatusChange(
+            seq,
+            stored_at,
+            event.name,
+            data.from_,
+            data.to,
+            data.since,
+            data.last_heartbeat,
+            data.reason,
+            began,
+            data.message,
+            data.duration,
+            data.doubt,
+            trace=tracing.traceparent_of(event),
+            silenced=await self._was_silenced(event.name, seq),
+        )
+
+    async def _was_silenced(self, name: str, seq: int) -> bool:
+        """Whether its configuration said, when a change was stored, that nobody is to be told of it."""
+        if self.states.get(name).config_seq < seq:
+            return self.states.is_silenced(name)
+        config = await self._newest_before(streams.config(name), seq)
+        if config is None:  # the broker has let it go
+            return self.states.is_silenced(name)
+        if isinstance(config, StatusChanged | ServiceDeleted):
+            return False
+        return config.data.config.paused or not config.data.config.notify
+
+    async def _began(self, event: StatusChanged, seq: int) -> datetime | None:
+        """When the status before `seq` had begun, from the event that began it."""
+        before = await self._newest_before(streams.status(event.name), seq)
+        if isinstance(before, StatusChanged) and before.data.to is event.data.from_:
+            return before.data.since
+        return None
+
+    async def _newest_before(self, subject: str, seq: int) -> Event | None:
+        """The newest event of a subject before a sequence that can be read; None if there is none."""
+        return (found := await self._read_before(subject, seq)) and found[0]
+
+    async def _read_before(self, subject: str, seq: int) -> tuple[Event, Stored] | None:
+        async def ask() -> Stored | None:
+            try:
+                return await newest_before(self.link, streams.SERVICES, subject, seq)
+            except Unreadable:  # nobody can say what was before it
+                return None
+
+        while stored := await retry_until_done(f"read what {subject} was before {seq}", ask):
+            if event := parse(stored):
+                return event, stored
+            seq = stored.seq
+        return None
+
+    async def changes_after(self, after: int, most: int) -> tuple[list[StatusChange], int, bool]:
+        """About `most` changes after a sequence, the sequence read last, and whether that was the end."""
+        changes: list[StatusChange] = []
+        reader = Reader(self.link, streams.SERVICES, streams.ALL_STATUS, after=after)
+        async with aclosing(reader.to_end()) as batches:
+            async for batch in batches:
+                for stored in batch:
+                    event = parse(stored)
+                    if isinstance(event, StatusChanged) and not self.was_told(event, stored.seq):
+                        changes.append(await self.change(event, stored.seq, moment(stored.at)))
+                if len(changes) >= most:
+                    break
+        return changes, reader.position, reader.pending == 0
+
+    async def last_heartbeat(self, name: str) -> datetime | None:
+        """The newest sign of this life that the broker has; None: none."""
+        of_name = self.link, streams.HEARTBEATS, streams.heartbeat(name)
+        what = f"read the newest heartbeat of {name}"
+        found = await retry_until_done(what, partial(newest, *of_name))
+        while found and parse_heartbeat(name, found.data, found.headers).signal is Signal.LOG:
+            found = await retry_until_done(what, partial(newest_before, *of_name, found.seq))
+        if found and belongs_to_this_life(found.at, self.states.get(name).registered_at):
+            return moment(found.at)
+        return None
+
+    async def marks_since(self, since: datetime) -> dict[str, list[Mark]]:
+        """The changes of status since then, and when services were paused and resumed, in order."""
+        begin, found = since.astimezone(UTC).isoformat().replace("+00:00", "Z"), dict[str, list[Mark]]()
+        reader = Reader(self.link, streams.SERVICES, streams.ALL_EVENTS, since=begin)
+        async for batch in reader.to_end():
+            for stored in batch:
+                if (event := parse(stored)) and (mark := mark_of(event, stored.seq, stored.at)):
+                    found.setdefault(event.name, []).append(mark)
+        return found
+
+    async def digest_lines(
+        self, settings: Settings, deafness: DeafnessWatch, at: datetime, weekly: bool
+    ) -> list[str]:
+        """What a digest says, from the record as it is now."""
+        window = digest.WEEK if weekly else digest.WINDOW
+        marks = await self.marks_since(at - window)
+        gaps = await deafness.gaps(at, settings.deaf_after)
+        oldest = await retry_until_done("look how far the record reaches", partial(truncated, self.link))
+        begins = {name: found.begins for name, found in oldest.items()}
+        found = digest.digest(self.states.services(), marks, at, window, gaps, begins, each=weekly)
+        return (digest.weekly_lines if weekly else digest.lines)(found, settings.zone)
+
+
+# --- as it grows
 
 
 class ConsumerFailed(Exception):
@@ -37,28 +199,17 @@ class ConsumerFailed(Exception):
 
 
 class EventConsumer:
-    """`start` once with the sequence to begin after, then `watch` for as long as it goes well."""
+    """Set `position` to the sequence to begin after, then `watch` for as long as it goes well."""
 
-    def __init__(
-        self,
-        link: BrokerConnection,
-        nats_urls: tuple[str, ...],
-        states: ServiceStates,
-        event_log: EventLog,
-        reminders: Reminders,
-    ) -> None:
-        self._link = link
-        self._states = states
-        self._event_log = event_log
-        self._reminders = reminders
-        self.broker = FastStreamBroker(link, nats_urls)
-        self._events = EventSubscription(link, self.broker)
-        self.subscribers: list[Subscriber] = []
+    def __init__(self, event_log: EventLog, nats_urls: tuple[str, ...], reminders: Reminders) -> None:
+        self._event_log, self._reminders = event_log, reminders
+        self._link, self._states = event_log.link, event_log.states
+        self.broker = FastStreamBroker(self._link, nats_urls)
+        self._events = EventSubscription(self._link, self.broker)
+        self.subscribers: list[Callable[[int, StatusChange | None], None]] = []
+        """Each is given every event: its sequence, and the change to tell, if it is one. Also twice."""
         self.position = 0
         """The sequence of the event that every subscriber was given last."""
-
-    def start(self, after: int) -> None:
-        self.position = after
 
     async def watch(self) -> None:
         """Raises ConsumerFailed when nothing comes while the stream goes on."""
@@ -77,19 +228,14 @@ class EventConsumer:
     async def _notice_stall(self) -> None:
         while True:
             before = self.position
-            end, _ = await retry_until_done("ask for the newest event", self._end)
+            end, _ = await retry_until_done("ask for the newest event", partial(newest_event, self._link))
             await asyncio.sleep(STALL_TIMEOUT)
             if before < end and self.position == before and self._link.up:
                 raise ConsumerFailed(f"no event after {before} has come, though {end} is stored")
 
-    async def _end(self) -> tuple[int, int]:
-        return await newest_event(self._link)
-
     async def _apply_all(self, received: list[ReceivedEvent]) -> None:
         for stored, event, problem in received:
             PENDING.labels(streams.SERVICES).set(stored.pending)
-            if stored.seq <= self.position:  # taken in before another of its batch failed
-                continue
             change = None
             if event is None:
                 report_unreadable(stored.subject, stored.seq, problem)

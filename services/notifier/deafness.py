@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from datetime import datetime, timedelta
+from functools import partial
 
 from services.notifier.alerting.changes import Deafness
 from shared.contracts.events import MICRO, Tick, micros, moment
@@ -29,8 +30,6 @@ class TickCoverage:
     def __init__(self) -> None:
         self._coverage = Coverage()
         self._known_since: datetime | None = None
-        self._gaps: list[Deafness] = []
-        self._gaps_of: list[tuple[int, int]] = []
 
     def take(self, stored: Stored) -> None:
         try:
@@ -57,7 +56,12 @@ class TickCoverage:
         until = self.until
         if self._known_since is None:
             return None
-        found = [it for it in self._long_gaps() if it.until and it.until > after]
+        ended_after = micros(after)
+        found = [
+            Deafness(moment(start), moment(end))
+            for start, end in self._coverage.gaps
+            if start and end > ended_after and end - start > TOLD_AFTER // MICRO
+        ]
         if until and now - until > TOLD_AFTER:
             if now - self._known_since < STARTUP_GRACE:
                 return None
@@ -65,17 +69,8 @@ class TickCoverage:
         return found
 
     def gaps(self, now: datetime, patience: timedelta) -> list[tuple[int, int]]:
-        """All of them, however short, in microseconds; the last one lasts if there was no tick within
-        `patience`."""
+        """All of them, however short, in microseconds. The last goes on if it is longer than `patience`."""
         return self._coverage.gaps_until(micros(now), patience // MICRO)
-
-    def _long_gaps(self) -> list[Deafness]:
-        """Asked for by each chat every second; they seldom change."""
-        if self._gaps_of is not self._coverage.gaps:
-            self._gaps_of = self._coverage.gaps
-            gaps = [Deafness(moment(start), moment(end)) for start, end in self._gaps_of if start]
-            self._gaps = [it for it in gaps if it.until and it.until - it.since > TOLD_AFTER]
-        return self._gaps
 
 
 class DeafnessWatch:
@@ -106,13 +101,9 @@ class DeafnessWatch:
                     self.heard.take(stored)
                 if reader.pending == 0:
                     if self._compared_at is None or now() - self._compared_at > CLOCK_CHECK_INTERVAL:
-                        await self._compare(now)
+                        ask = partial(last_sequence, self._link, streams.HEARTBEATS)
+                        _, at = await retry_until_done("ask for the broker's time", ask)
+                        self._compared_at = now()
+                        self._ahead = moment(at) - self._compared_at
                     self.heard.caught_up(now() + self._ahead)
                     self._read_once.set()
-
-    async def _compare(self, now: Callable[[], datetime]) -> None:
-        _, at = await retry_until_done(
-            "ask for the broker's time", lambda: last_sequence(self._link, streams.HEARTBEATS)
-        )
-        self._compared_at = now()
-        self._ahead = moment(at) - self._compared_at

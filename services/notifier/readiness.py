@@ -1,6 +1,5 @@
-"""Whether the notifier can do its work: for `/readyz`, parts `record` and `telegram` of its health, and for
-the deadman's switch, a URL that is fetched once a minute while evaluation and delivery work. Whoever is
-behind it (Healthchecks, another registry) alerts people by other means when that stops."""
+"""Whether the notifier can do its work: for `/readyz`, and for the deadman's switch: a URL, fetched once a
+minute while all is well. Who is behind it (Healthchecks, another registry) alerts people when that stops."""
 
 import asyncio
 from collections.abc import Callable

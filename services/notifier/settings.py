@@ -8,18 +8,10 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from services.notifier.channels import webhook
+from shared import settings
 from shared.contracts import durations
 from shared.http import urls
-from shared.settings import (
-    CommaSeparated,
-    Concealed,
-    HttpUrl,
-    HttpUrls,
-    Port,
-    SecretHttpUrl,
-    Settings,
-    TimeOfDay,
-)
+from shared.settings import Concealed, HttpUrl, HttpUrls, Port, Settings, TimeOfDay, all_of
 
 MIN_SECRET_LENGTH = 16
 
@@ -35,16 +27,8 @@ def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chats))
 
 
-def _secret(given: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"([A-Za-z0-9_-]{8,64})?", given.get_secret_value(), re.ASCII):
-        raise ValueError("not accepted")
-    return given
-
-
-def _schemes(given: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(map(urls.has_scheme, given)):
-        raise ValueError("not accepted")
-    return given
+def _is_secret(given: str) -> bool:
+    return re.fullmatch("[A-Za-z0-9_-]{8,64}", given, re.ASCII) is not None
 
 
 def _words(value: Any) -> Any:
@@ -84,7 +68,7 @@ class NotifierSettings(Settings):
         timedelta(hours=6),
         timedelta(days=1),
     )
-    deadman_url: SecretHttpUrl = SecretStr("")
+    deadman_url: settings.SecretHttpUrl = SecretStr("")
     webhook_urls: HttpUrls = ()
     webhook_secret: Annotated[
         SecretStr, AfterValidator(_key), Concealed("16 or more characters, or whsec_ and base64 behind it")
@@ -94,13 +78,13 @@ class NotifierSettings(Settings):
         tuple[str, ...],
         NoDecode,
         BeforeValidator(_words),
-        AfterValidator(_schemes),
+        all_of(urls.has_scheme),
         Concealed("Apprise URLs such as ntfy://TOPIC, several separated by blanks"),
     ] = ()
     telegram_bot_token: SecretStr = SecretStr("")
-    telegram_chat_id: Annotated[CommaSeparated, AfterValidator(_chats)] = ()
+    telegram_chat_id: Annotated[settings.CommaSeparated, AfterValidator(_chats)] = ()
     telegram_invite: Annotated[
-        SecretStr, AfterValidator(_secret), Concealed("8 to 64 letters, digits, _ and -")
+        SecretStr, all_of(_is_secret), Concealed("8 to 64 letters, digits, _ and -")
     ] = SecretStr("")
     telegram_api_url: HttpUrl = "https://api.telegram.org"
 

@@ -8,9 +8,8 @@ from shared.domain.service_state import ServiceState, apply, is_news
 
 
 class ServiceStates:
-    """Takes events in any order, also twice. `on_config` is called with the name when a configuration is
-    newer. `paused`: the services that are. `problems`: what made services silent, down or dead, of those that
-    are it."""
+    """Takes events in any order, also twice. `paused`: the services that are. `problems`: what made services
+    silent, down or dead, of those that are. `on_config` is called with the name of a newer configuration."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServiceState] = {}

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from services.notifier.__main__ import Notifier
-from services.notifier.event_log import EventLog
+from services.notifier.consumer import EventLog
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from shared.contracts.events import Status, StatusData, status_changed

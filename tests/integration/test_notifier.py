@@ -898,7 +898,7 @@ async def test_a_chat_that_was_told_more_than_the_record_has_goes_on_at_its_end(
     inbox, clock = Inbox(), Clock()
     chat = await open_chat(record, inbox, clock, 9)
     await chat.mute("s7", clock() + timedelta(hours=1))
-    await chat._log.update(sending=Intent(through=11), threads={"s1": 12})
+    await chat.log.update(sending=Intent(through=11), threads={"s1": 12})
     chat = await open_chat(record, inbox, clock, 5)
     cursor = chat.state
     assert (cursor.done, cursor.sending, cursor.threads, [*cursor.mutes]) == (5, None, {"s1": 12}, ["s7"])

@@ -13,7 +13,7 @@ from services.api.queries import history
 from services.api.queries.event_hub import EventHub
 from services.ingest.admission import KnownNames
 from services.notifier import lease as leases
-from services.notifier.bot.subscribers import KEY, MAX_SUBSCRIBERS, Subscribers
+from services.notifier.dispatch.receivers import MAX_SUBSCRIBERS, SUBSCRIBERS_KEY, Subscribers
 from services.notifier.lease import Lease
 from shared.contracts.events import (
     ConfigData,
@@ -63,7 +63,7 @@ async def test_there_are_only_so_many_subscribers_and_one_who_writes(link: Broke
     subscribers.since = {str(n): NOW for n in range(MAX_SUBSCRIBERS)}
     assert await subscribers.add("7", NOW), "who is one already"
     assert not await subscribers.add("new", NOW)
-    await bucket.put(KEY, b"{}")
+    await bucket.put(SUBSCRIBERS_KEY, b"{}")
     with pytest.raises(Superseded):
         await subscribers.remove("7")
 

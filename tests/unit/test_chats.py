@@ -598,7 +598,7 @@ async def test_a_reminder_that_is_read_again_while_it_is_recorded_is_told_once(m
         await chat.mute("web", it.now + HOUR)
 
     async def reads_again(*record: Any, **last: Any) -> int:
-        chat.remind(reminder)
+        chat.reminders.add(reminder)
         return await update(*record, **last)
 
     it.bucket.update = reads_again  # type: ignore[method-assign]
@@ -794,7 +794,7 @@ async def test_a_chat_that_joins_reads_what_it_was_not_offered() -> None:
     (chat,), it.chats = it.chats, []
     it.change(DOWN)
     it.chats = [chat]
-    chat.mark_missed(len(it.events))
+    chat.pending.mark_missed(len(it.events))
     while chat.pending.behind:
         await chat.pending.refill(it._page)
     await it.settle()

@@ -7,10 +7,9 @@ from unittest.mock import patch
 import pytest
 
 from services.notifier import consumer as consumers
-from services.notifier.alerting.reminders import Reminders
-from services.notifier.consumer import EventConsumer
+from services.notifier.alerting.policy import Reminders
+from services.notifier.consumer import EventConsumer, EventLog
 from services.notifier.dispatch.sources.changes import PendingChanges
-from services.notifier.event_log import EventLog
 from services.notifier.states import ServiceStates
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
@@ -30,7 +29,7 @@ def received(count: int) -> list[ReceivedEvent]:
 
 async def test_a_failure_ends_nothing_and_skips_nothing() -> None:
     link, states, begun = BrokerConnection(Settings(), "test"), ServiceStates(), list[int]()
-    consumer = EventConsumer(link, (), states, EventLog(link, states), Reminders(states, ()))
+    consumer = EventConsumer(EventLog(link, states), (), Reminders(states, ()))
     first, second, fails = PendingChanges(0), PendingChanges(0), 2
     got: list[tuple[str, int]] = []
 
@@ -53,7 +52,7 @@ async def test_a_failure_ends_nothing_and_skips_nothing() -> None:
         await asyncio.Event().wait()
 
     consumer.subscribers += [enqueue_first, enqueue_second]
-    consumer.start(0)
+    consumer.position = 0
     with patch.object(EventSubscription, "run", run), patch.object(consumers, "RETRY_INTERVAL", 0.01):
         reading = asyncio.create_task(consumer._read())
         async with asyncio.timeout(5):
@@ -68,15 +67,15 @@ async def test_a_failure_ends_nothing_and_skips_nothing() -> None:
 
 async def test_a_read_that_stands_still_ends_the_process() -> None:
     link, states = BrokerConnection(Settings(), "test"), ServiceStates()
-    consumer = EventConsumer(link, (), states, EventLog(link, states), Reminders(states, ()))
+    consumer = EventConsumer(EventLog(link, states), (), Reminders(states, ()))
 
-    async def end() -> tuple[int, int]:
+    async def end(_: BrokerConnection) -> tuple[int, int]:
         return 7, 0
 
-    consumer.start(6)
+    consumer.position = 6
     with (
         patch.object(BrokerConnection, "up", True),
-        patch.object(consumer, "_end", end),
+        patch.object(consumers, "newest_event", end),
         patch.object(consumers, "STALL_TIMEOUT", 0.01),
         pytest.raises(consumers.ConsumerFailed, match="after 6"),
     ):

@@ -8,7 +8,7 @@ from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from services.monitor.store.event_store import EventStore
-from services.notifier.bot.subscribers import Subscribers
+from services.notifier.dispatch.receivers import Subscribers
 from services.notifier.lease import Lease
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.kv_record import KvRecord

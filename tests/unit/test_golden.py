@@ -13,9 +13,8 @@ import pytest
 
 from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
 from services.notifier.texts.changes import changes_message as pack
-from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage, late_note
+from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage, digest_message, late_note
 from services.notifier.texts.notices import notice_message
-from services.notifier.texts.registry import digest_message
 from shared.contracts.events import Doubt, Status, micros
 from shared.domain.digest import WEEK, digest, lines, weekly_lines
 from shared.domain.service_state import ServiceState

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.notifier import event_log
+from services.notifier import consumer
 from services.notifier.states import ServiceStates
 from shared.contracts.events import ConfigData, ServiceConfig, ServiceRegistered
 from shared.messaging.connection import BrokerConnection
@@ -39,12 +39,12 @@ async def test_the_last_heartbeat_is_a_sign_of_this_life(
     async def before(_: Any, __: str, ___: str, seq: int) -> Stored | None:
         return stored[seq - 2] if seq > 1 else None
 
-    monkeypatch.setattr(event_log, "newest", newest)
-    monkeypatch.setattr(event_log, "newest_before", before)
+    monkeypatch.setattr(consumer, "newest", newest)
+    monkeypatch.setattr(consumer, "newest_before", before)
     states = ServiceStates()
     data = ConfigData(config=ServiceConfig(), registered_at=REGISTERED)
     states.apply(
         ServiceRegistered(id="r", source="/test", subject="web", time=REGISTERED, data=data), 1, REGISTERED
     )
-    found = await event_log.EventLog(cast(BrokerConnection, None), states).last_heartbeat("web")
-    assert found == (None if last is None else event_log.moment(AT + last))
+    found = await consumer.EventLog(cast(BrokerConnection, None), states).last_heartbeat("web")
+    assert found == (None if last is None else consumer.moment(AT + last))

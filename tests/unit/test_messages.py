@@ -10,9 +10,16 @@ import pytest
 
 from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange, group_by_service
 from services.notifier.texts.changes import changes_message as pack
-from services.notifier.texts.message import MAX_BODY, REPEAT, LinkContext, OutgoingMessage, late_note, units
+from services.notifier.texts.message import (
+    MAX_BODY,
+    REPEAT,
+    LinkContext,
+    OutgoingMessage,
+    digest_message,
+    late_note,
+    units,
+)
 from services.notifier.texts.notices import notice_message
-from services.notifier.texts.registry import digest_message
 from shared.contracts.events import Doubt, Status
 from tests.telegram_standin import parsed
 

@@ -1,5 +1,4 @@
-"""What happens to services and to the registry, as receivers are notified of it. Changes of the same service
-become one group, which is told at once. Pure."""
+"""What happens to services and to the registry, as receivers are notified of it. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -76,8 +75,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Deafness:
-    """The registry could take no heartbeats. `until`: None while it lasts. `cut_off`: all that is known is
-    that the notifier cannot reach the broker."""
+    """Nothing took heartbeats. `until`: None while it lasts. `cut_off`: the broker cannot be reached."""
 
     since: datetime
     until: datetime | None = None

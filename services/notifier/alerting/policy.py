@@ -1,4 +1,4 @@
-"""Which changes a receiver is told, and which notices of what it was not told. Pure.
+"""Which changes a receiver is told, which notices of what it was not told, and when it is reminded. Pure.
 
 A change is withheld while its service is paused, muted, in maintenance, set to `notify: false`, or flapping.
 The receiver then believes something else than what is. That is kept by service until the receiver is told, or
@@ -9,6 +9,7 @@ A turn is a change of direction that the receiver was told of: worse after bette
 service that gets worse again, silent → down → dead, takes no turn.
 """
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -53,8 +54,7 @@ class Withheld:
     told_since: datetime | None = None
 
     def maybe_told(self, status: Status, since: datetime) -> "Withheld":
-        """After an attempt that may have told the receiver this status. Of the two that it may believe the
-        worse one counts: then it is told that the service is back."""
+        """Of the two that the receiver may believe the worse counts: then it is told that it is back."""
         worse = replace(self, told=status, told_since=since) if status.badness > self.told.badness else self
         return replace(worse, maybe=True)
 
@@ -91,8 +91,7 @@ def decide(
     flap_state: FlapState | None,
     suppression_of: Callable[[StatusChange], Suppression],
 ) -> list[Decision]:
-    """Of changes of one service that wait for a receiver, in order, which are sent. Not sent is what became
-    silent and came back before the receiver was told."""
+    """Of one service, in order. Not sent is also what became silent and came back before it was told."""
     decisions = list(_decide(changes, withheld, flap_state, suppression_of))
     sent = tuple(it.change for it in decisions if it.is_sent)
     if sent and AlertGroup(sent).came_to_nothing:
@@ -217,22 +216,12 @@ def flap_state_after(notice: Notice, flap_state: FlapState | None) -> FlapState 
     return flap_state
 
 
-def next_reminder(reminders: Sequence[timedelta], since: datetime, after: datetime) -> datetime | None:
-    """The first after a moment, of those at `reminders` after `since`; the last of them repeats."""
-    if not reminders:
-        return None
-    *once, last = reminders
-    repeats = max(1, (after - since) // last + 1)
-    return min(at for it in (*once, repeats * last) if (at := since + it) > after)
-
-
 # --- what suppresses
 
 
 @dataclass(frozen=True)
 class Suppressor:
-    """`maintenance_until`: when the maintenance of a service ends that there is at a moment, if there is any.
-    `mutes`: until when services are muted, or were."""
+    """`maintenance_until`: when the maintenance ends that a service is in at a moment, if it is in any."""
 
     states: ServiceStates
     maintenance_until: Callable[[str, datetime], datetime | None]
@@ -270,3 +259,50 @@ def with_mute(
     """Also keeps mutes that have ended while a change may still wait that was stored before their end."""
     recent = active_mutes(mutes, now - EXPIRES_AFTER)
     return {**dict(list(recent.items())[-2 * MAX_MUTES :]), name: until}
+
+
+# --- reminders that services are down
+
+
+def next_reminder(reminders: Sequence[timedelta], since: datetime, after: datetime) -> datetime | None:
+    """The first after a moment, of those at `reminders` after `since`; the last of them repeats."""
+    if not reminders:
+        return None
+    *once, last = reminders
+    repeats = max(1, (after - since) // last + 1)
+    return min(at for it in (*once, repeats * last) if (at := since + it) > after)
+
+
+class Reminders:
+    """Told of every fall by `watch`, in any order, also twice."""
+
+    def __init__(self, states: ServiceStates, after: tuple[timedelta, ...]) -> None:
+        """`after`: when to remind that a service is down, counted from when it fell; the last repeats."""
+        self._states = states
+        self.after = after
+        self._queue: list[Notice] = []
+
+    def watch(self, name: str, after: datetime) -> None:
+        """If a service is down, remind of it, beginning with what comes next after `after`."""
+        it = self._states.get(name)
+        since = moment(it.since)
+        if it.status is Status.DOWN and (at := next_reminder(self.after, since, after)):
+            heapq.heappush(self._queue, Notice(at, name, it.status_seq, it.status, since))
+
+    def due(self, now: datetime) -> Iterator[Notice]:
+        """Reminders that are due by now and still hold; of several of one service the newest."""
+        while self._queue and self._queue[0].at <= now:
+            notice = heapq.heappop(self._queue)
+            if not self.is_current(notice) or notice in self._queue[:1]:  # it was watched twice
+                continue
+            while following := next_reminder(self.after, notice.since, notice.at):
+                if following > now:
+                    heapq.heappush(self._queue, replace(notice, at=following))
+                    break
+                notice = replace(notice, at=following)
+            yield notice
+
+    def is_current(self, notice: Notice) -> bool:
+        """Whether nothing has happened since that makes it pointless."""
+        it = self._states.get(notice.name)
+        return it.exists and it.status_seq == notice.seq and it.status is not Status.UNKNOWN

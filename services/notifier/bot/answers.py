@@ -3,21 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from services.notifier.texts.message import (
-    MAX_NAME,
-    LinkContext,
-    OutgoingMessage,
-    Text,
-    answer,
-    answer_lines,
-    bold,
-    cut,
-    lines,
-    service_link,
-    service_url,
-    units,
-)
-from services.notifier.texts.registry import digest_message
+from services.notifier.texts import message as messages
+from services.notifier.texts.message import LinkContext, OutgoingMessage, answer, answer_lines, bold, lines
 from shared.contracts.durations import spoken
 from shared.contracts.events import moment
 from shared.contracts.zones import local
@@ -41,7 +28,7 @@ HELP = """/status: how the fleet is
 
 def unknown_service(name: str, similar: Sequence[str]) -> OutgoingMessage:
     hint = f"Did you mean {', '.join(similar)}?" if similar else "/services lists them all."
-    return answer_lines(f"There is no service {cut(name, MAX_NAME)}. {hint}")
+    return answer_lines(f"There is no service {messages.cut(name, messages.MAX_NAME)}. {hint}")
 
 
 def fleet_status(
@@ -53,7 +40,7 @@ def fleet_status(
         more = len(entries) - MAX_MUTES_LISTED
         said += ["", f"🔕 Muted here ({len(entries)})", *entries[:MAX_MUTES_LISTED]]
         said += [f"+{more} more"] if more > 0 else []
-    return digest_message(said, links, 0)
+    return messages.digest_message(said, links, 0)
 
 
 def service_status(
@@ -72,9 +59,7 @@ def service_status(
         details.append("paused: it is not evaluated")
     if muted_until:
         details.append(f"🔕 muted here until {local(muted_until, zone)}")
-    title = f"{MARKS[service.status]} " + bold(service_link(service.name, links)) + f": {service.status}"
-    url = Text("", f"\n{service_url(service.name, links)}")
-    return answer(lines([title, *details]) + url)
+    return answer(messages.service_block(service.name, service.status, service.status, details, links))
 
 
 def services_page(services: Iterable[ServiceState], number: int) -> OutgoingMessage:
@@ -91,11 +76,10 @@ def services_page(services: Iterable[ServiceState], number: int) -> OutgoingMess
 
 
 def _pages(services: Iterable[ServiceState]) -> list[list[ServiceState]]:
-    """As many to a page as it holds."""
     pages: list[list[ServiceState]] = []
     room = 0
     for service in services:
-        size = units(service.name) + 4
+        size = messages.units(service.name) + 4
         if not pages or len(pages[-1]) >= SERVICES_PER_PAGE or size > room:
             pages.append([])
             room = MAX_PAGE

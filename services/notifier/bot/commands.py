@@ -15,8 +15,8 @@ from services.notifier.channels.telegram import Bot, TelegramChannel, keyboard
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
-from services.notifier.texts.message import MAX_NAME, OutgoingMessage, answer_lines, button_key, cut
-from services.notifier.texts.registry import digest_message
+from services.notifier.texts import message as messages
+from services.notifier.texts.message import OutgoingMessage, answer_lines
 from shared.contracts import durations
 from shared.contracts.zones import local
 
@@ -108,7 +108,7 @@ class BotCommands:
         if command == "/unmute":
             return await self._unmute(chat, words)
         if command == "/digest":
-            return digest_message(await self._digest_lines(self._now(), False), self._links, 0)
+            return messages.digest_message(await self._digest_lines(self._now(), False), self._links, 0)
         return answer_lines(
             *(["Commands:"] if command == "/help" else ["I do not know that command."]), answers.HELP
         )
@@ -140,13 +140,15 @@ class BotCommands:
         muted = [it for it in self._receivers_at(chat) if words[0] in it.mutes()]
         for it in muted:
             await it.unmute(words[0])
-        return answer_lines(f"🔔 {cut(words[0], MAX_NAME)} is {'no longer' if muted else 'not'} muted.")
+        return answer_lines(
+            f"🔔 {messages.cut(words[0], messages.MAX_NAME)} is {'no longer' if muted else 'not'} muted."
+        )
 
     # --- of services
 
     async def _unknown(self, name: str) -> OutgoingMessage:
         names = [service.name for service in self._states.services()]
-        similar = await asyncio.to_thread(difflib.get_close_matches, name[:MAX_NAME], names, 3)
+        similar = await asyncio.to_thread(difflib.get_close_matches, name[: messages.MAX_NAME], names, 3)
         return answers.unknown_service(name, similar)
 
     def _fleet_status(self, chat: str) -> OutgoingMessage:
@@ -184,7 +186,7 @@ class BotCommands:
             await self._bot.pace.turn(chat)
             await self._bot.ask("editMessageText", body)
             return ""
-        name = next((name for name in self._states if button_key(name) == value), None)
+        name = next((name for name in self._states if messages.button_key(name) == value), None)
         if name is None or not self._states.get(name).exists:
             return "That service is gone."
         if kind == "mute":

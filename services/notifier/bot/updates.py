@@ -130,7 +130,6 @@ class Updates:
             UPDATES.labels("dropped").inc()
 
     async def _work(self, chat: int, queue: "asyncio.Queue[Update]") -> None:
-        """One chat's updates until there are no more."""
         while not queue.empty():
             try:
                 await self._handle(queue.get_nowait())

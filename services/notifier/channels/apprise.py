@@ -5,14 +5,14 @@ import hashlib
 import logging
 from typing import Any
 
-from services.notifier.channels.channel import Failed, Outcome, Sent
+from services.notifier.channels.channel import Channel, Failed, Outcome, Sent
 from services.notifier.texts.message import OutgoingMessage
 
 SEND_TIMEOUT = 60.0
 """Seconds that a service behind Apprise may take; a thread cannot be ended, only waited for no longer."""
 
 
-class AppriseChannel:
+class AppriseChannel(Channel):
     """One Apprise URL. It holds secrets: neither it nor Apprise's own log lines are written down."""
 
     def __init__(self, url: str) -> None:
@@ -25,9 +25,6 @@ class AppriseChannel:
         if not self._apprise.add(url):
             raise ValueError(f"Apprise does not know what to do with {self.chat}://…")
         self.key = f"apprise.{hashlib.blake2b(url.encode(), digest_size=8).hexdigest()}"
-
-    async def turn(self, chat: str) -> None:
-        """Apprise keeps the pace that each service asks for."""
 
     async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         title, _, body = message.plain_text.partition("\n")

@@ -28,32 +28,27 @@ class Migrated:
     chat: str
 
 
-@dataclass(frozen=True, slots=True)
-class Permanent:
+@dataclass(frozen=True)
+class _Because:
+    reason: str
+
+
+class Permanent(_Because):
     """Not delivered: the chat is gone, or has thrown us out. It may let us in again."""
 
-    reason: str
 
-
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(_Because):
     """Not delivered: this message is refused, for a reason that says nothing of the chat."""
 
-    reason: str
 
-
-@dataclass(frozen=True, slots=True)
-class BadToken:
+class BadToken(_Because):
     """Not delivered: our credentials are refused; somebody has to mend them."""
 
-    reason: str
 
-
-@dataclass(frozen=True, slots=True)
-class Failed:
+@dataclass(frozen=True)
+class Failed(_Because):
     """Not now. `maybe_delivered`: the fault came after the message had left."""
 
-    reason: str
     maybe_delivered: bool
 
 
@@ -61,16 +56,14 @@ Outcome = Sent | Limited | Migrated | Permanent | Refused | BadToken | Failed
 
 
 class Channel(Protocol):
-    @property
-    def key(self) -> str:
-        """Names its state in the broker: `A-Za-z0-9_=.-` only, the same for ever."""
-
-    @property
-    def chat(self) -> str:
-        """The address as configured."""
+    key: str
+    """Names its state in the broker: `A-Za-z0-9_=.-` only, the same for ever."""
+    chat: str
+    """The address as configured."""
 
     async def turn(self, chat: str) -> None:
-        """Wait until the next message is permitted."""
+        """Wait until the next message is permitted, if there is a pace to keep."""
+        return
 
     async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome: ...
 

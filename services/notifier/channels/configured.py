@@ -31,14 +31,11 @@ def _apprise(url: str) -> AppriseChannel:
         stop(f"REGISTRY_APPRISE_URLS: {error}")
 
 
-class LogChannel:
+class LogChannel(Channel):
     """The channel of those who have no other: each message becomes a log line."""
 
     key = "log"
     chat = "log"
-
-    async def turn(self, chat: str) -> None:
-        """A log takes all there is at once."""
 
     async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         log.info("notification", text=message.plain_text, loud=not message.silent)

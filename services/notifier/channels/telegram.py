@@ -4,6 +4,7 @@ The bot token is part of every URL. So no error of httpx leaves this file: each 
 """
 
 import asyncio
+import re
 from collections import deque
 from typing import Any
 from urllib.parse import quote
@@ -12,16 +13,8 @@ import httpx
 import structlog
 from prometheus_client import Counter
 
-from services.notifier.channels.channel import (
-    BadToken,
-    Failed,
-    Limited,
-    Migrated,
-    Outcome,
-    Permanent,
-    Refused,
-    Sent,
-)
+from services.notifier.channels import channel
+from services.notifier.channels.channel import Outcome
 from services.notifier.texts.message import OutgoingMessage, cut
 
 log = structlog.get_logger()
@@ -37,37 +30,17 @@ ANSWER_TIMEOUT = 15.0
 MAX_UNITS = 4096
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-_BAD_MARKUP = ("can't parse", "message is too long", "message_too_long", "entity")
-_GONE = (
-    "chat not found",
-    "user not found",
-    "chat_id is empty",
-    "peer_id_invalid",
-    "chat_id_invalid",
-    "channel_invalid",
-    "channel_private",
-    "user_is_deactivated",
-    "user is deactivated",
-    "input_user_deactivated",
-    "chat was deactivated",
-    "chat is deactivated",
-    "group chat was deleted",
-    "chat was deleted",
-    "bot was kicked",
-    "bot was blocked",
-    "bot is not a member",
-    "need administrator rights",
-    "not enough rights",
-    "have no rights to send",
-    "chat_write_forbidden",
-    "chat_send_plain_forbidden",
-    "chat_restricted",
-    "chat_admin_required",
-    "chat_guest_send_forbidden",
-    "user_banned_in_channel",
+_BAD_MARKUP = re.compile("can't parse|message is too long|message_too_long|entity")
+_GONE = re.compile(
+    "chat not found|user not found|chat_id is empty|peer_id_invalid|chat_id_invalid|channel_invalid|"
+    "channel_private|user_is_deactivated|user is deactivated|input_user_deactivated|"
+    "chat was deactivated|chat is deactivated|group chat was deleted|chat was deleted|bot was kicked|"
+    "bot was blocked|bot is not a member|need administrator rights|not enough rights|"
+    "have no rights to send|chat_write_forbidden|chat_send_plain_forbidden|chat_restricted|"
+    "chat_admin_required|chat_guest_send_forbidden|user_banned_in_channel"
 )
 """Of 400, what says that the chat is gone or closed to us. Any other says nothing of the chat."""
-_BAD_TOPIC = ("message thread not found", "topic_closed", "topic_deleted", "topic_id_invalid")
+_BAD_TOPIC = re.compile("message thread not found|topic_closed|topic_deleted|topic_id_invalid")
 
 
 class RateWindow:
@@ -120,10 +93,10 @@ class Bot:
         if failed:
             return failed
         if status == 401 or (status == 404 and "description" in answer):
-            return BadToken(_description(answer))
+            return channel.BadToken(_description(answer))
         found = answer.get("result")
         self.username = str(found.get("username") or "") if isinstance(found, dict) else ""
-        return Sent()
+        return channel.Sent()
 
     async def updates(self, offset: int, within: int) -> list[Any] | Outcome:
         """What people wrote and pressed since; waits for something up to `within` seconds."""
@@ -148,15 +121,15 @@ class Bot:
 
     async def _call(
         self, method: str, body: dict[str, Any], within: float = ANSWER_TIMEOUT
-    ) -> tuple[int, dict[str, Any], Failed | None]:
+    ) -> tuple[int, dict[str, Any], channel.Failed | None]:
         timeout = httpx.Timeout(max(10, within), connect=5)
         try:
             async with asyncio.timeout(within):
                 answer = await self._http.post(f"{self._base}/{method}", json=body, timeout=timeout)
         except _UNSENT as error:
-            return 0, {}, Failed(f"cannot be reached ({type(error).__name__})", maybe_delivered=False)
+            return 0, {}, channel.Failed(f"cannot be reached ({type(error).__name__})", maybe_delivered=False)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            return 0, {}, Failed(f"no answer ({type(error).__name__})", maybe_delivered=True)
+            return 0, {}, channel.Failed(f"no answer ({type(error).__name__})", maybe_delivered=True)
         try:
             content = answer.json()
         except ValueError:
@@ -174,19 +147,21 @@ def outcome(status: int, answer: dict[str, Any]) -> Outcome:
     parameters = found if isinstance(found := answer.get("parameters"), dict) else {}
     if status == 200 and answer.get("ok"):
         result = answer.get("result")
-        return Sent(result.get("message_id") if isinstance(result, dict) else None)
+        return channel.Sent(result.get("message_id") if isinstance(result, dict) else None)
     if status == 429:
         wait = parameters.get("retry_after")
-        return Limited(float(wait) if isinstance(wait, int | float) and 0 < wait <= LONGEST_WAIT else 5.0)
+        return channel.Limited(
+            float(wait) if isinstance(wait, int | float) and 0 < wait <= LONGEST_WAIT else 5.0
+        )
     if status in (401, 404):
-        return BadToken(said)
+        return channel.BadToken(said)
     if status == 400 and "migrate_to_chat_id" in parameters:
-        return Migrated(str(parameters["migrate_to_chat_id"]))
-    if answer and (status == 403 or (status == 400 and _mentions(said.lower(), _GONE))):
-        return Permanent(said)
+        return channel.Migrated(str(parameters["migrate_to_chat_id"]))
+    if answer and (status == 403 or (status == 400 and _GONE.search(said.lower()))):
+        return channel.Permanent(said)
     if answer and status in (400, 413):
-        return Refused(said)
-    return Failed(said, maybe_delivered=status == 200 or status >= 500)
+        return channel.Refused(said)
+    return channel.Failed(said, maybe_delivered=status == 200 or status >= 500)
 
 
 def _description(answer: dict[str, Any]) -> str:
@@ -209,12 +184,12 @@ class TelegramChannel:
     async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         body = self._body(chat, message, reply_to)
         result, said = await self._bot.send(body)
-        if isinstance(result, Refused) and "message_thread_id" in body and _mentions(said, _BAD_TOPIC):
+        if isinstance(result, channel.Refused) and "message_thread_id" in body and _BAD_TOPIC.search(said):
             log.warning("telegram refused the topic; sent without it", chat=chat, reason=said)
             FALLBACKS.labels("topic").inc()
             del body["message_thread_id"]
             result, said = await self._bot.send(body)
-        if isinstance(result, Refused) and _mentions(said, _BAD_MARKUP):
+        if isinstance(result, channel.Refused) and _BAD_MARKUP.search(said):
             log.error("telegram refused the text; sent without markup", chat=chat, reason=said)
             FALLBACKS.labels("markup").inc()
             body.pop("parse_mode")
@@ -242,7 +217,3 @@ class TelegramChannel:
 def keyboard(buttons: tuple[tuple[tuple[str, str], ...], ...]) -> dict[str, Any]:
     rows = [[{"text": text, "callback_data": data} for text, data in row] for row in buttons]
     return {"inline_keyboard": rows}
-
-
-def _mentions(said: str, words: tuple[str, ...]) -> bool:
-    return any(word in said for word in words)

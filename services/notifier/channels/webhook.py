@@ -17,7 +17,7 @@ import time
 import httpx
 
 from services.notifier.alerting.changes import StatusChange
-from services.notifier.channels.channel import Failed, Limited, Outcome, Permanent, Sent
+from services.notifier.channels.channel import Channel, Failed, Limited, Outcome, Permanent, Sent
 from services.notifier.texts.message import REPEAT, OutgoingMessage
 
 TIMEOUT = httpx.Timeout(10, connect=5)
@@ -28,7 +28,7 @@ class Forbidden(Exception):
     """The name leads to an address that is not public."""
 
 
-class WebhookChannel:
+class WebhookChannel(Channel):
     """`secret`: as given, or `whsec_` and base64. `private`: whether private addresses are spoken to."""
 
     def __init__(self, url: str, secret: str, *, private: bool) -> None:
@@ -38,9 +38,6 @@ class WebhookChannel:
         self.key = f"webhook.{hashlib.blake2b(url.encode(), digest_size=8).hexdigest()}"
         self.chat = f"{self._url.scheme}://{self._url.host}"
         self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=False)
-
-    async def turn(self, chat: str) -> None:
-        """A program takes messages as they come."""
 
     async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
         payload = json.dumps(content(message), ensure_ascii=False).encode()

@@ -8,19 +8,9 @@ import heapq
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
+from services.notifier.alerting import policy
 from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
-from services.notifier.alerting.policy import (
-    FLAPPING_WITHIN,
-    Decision,
-    FlapState,
-    NothingDue,
-    Suppression,
-    Suppressor,
-    Withheld,
-    decide,
-    flap_state_after,
-    next_notice,
-)
+from services.notifier.alerting.policy import Decision, FlapState, Suppression, Withheld, decide, next_notice
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
 from shared.contracts.events import moment
@@ -31,13 +21,12 @@ MAX_FLAP_STATES = 10_000
 
 
 class AlertStates:
-    """`evaluate` a service whenever something about it has changed. `on_due`: called when a notice has become
-    due."""
+    """`evaluate` a service whenever something about it has changed. `on_due`: called when a notice is due."""
 
     def __init__(self, deps: ReceiverDependencies, log: NotificationLog, on_due: Callable[[], None]) -> None:
         self._deps, self._log, self._on_due = deps, log, on_due
         self._states, self._now = deps.states, deps.now
-        self._suppressor = Suppressor(deps.states, deps.maintenance_until, lambda: log.state.mutes)
+        self._suppressor = policy.Suppressor(deps.states, deps.maintenance_until, lambda: log.state.mutes)
         self.withheld = dict(log.state.owed)
         self.flapping = dict(log.state.turns)
         self.due: dict[str, Notice] = {}
@@ -68,13 +57,11 @@ class AlertStates:
         self.evaluate(name)
 
     def window_removed(self, window: Window) -> None:
-        """A maintenance window is no more, or no more the same."""
         for name in list(self.withheld):
             if window.is_about(name, self._states.get(name).tags):
                 self.evaluate(name)
 
     def evaluate(self, name: str) -> None:
-        """Find out whether a notice of a service is due now."""
         withheld, flap_state = self.withheld.get(name), self.flapping.get(name)
         is_flapping = flap_state is not None and flap_state.flapping_since is not None
         self.due.pop(name, None)
@@ -94,7 +81,7 @@ class AlertStates:
             if self._next_timer.get(name) != found:
                 self._next_timer[name] = found
                 heapq.heappush(self._timers, (found, name))
-        elif found is NothingDue.FORGET:
+        elif found is policy.NothingDue.FORGET:
             self.withheld.pop(name, None)
             if is_flapping:
                 del self.flapping[name]
@@ -144,7 +131,7 @@ class AlertStates:
         self.due.pop(notice.name, None)
         if notice.kind is not NoticeKind.FLAPS:
             self.withheld.pop(notice.name, None)
-        self._set_flap_state(notice.name, flap_state_after(notice, self.flapping.get(notice.name)))
+        self._set_flap_state(notice.name, policy.flap_state_after(notice, self.flapping.get(notice.name)))
 
     def is_still_due(self, notice: Notice) -> bool:
         now = self.due.get(notice.name)
@@ -160,7 +147,7 @@ class AlertStates:
                     del self.flapping[first]
 
     def forget_old_turns(self) -> None:
-        old = self._now() - FLAPPING_WITHIN
+        old = self._now() - policy.FLAPPING_WITHIN
         for name, flap_state in list(self.flapping.items()):
             if not flap_state.flapping_since and flap_state.last < old:
                 del self.flapping[name]

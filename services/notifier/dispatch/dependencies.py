@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, time
 
 from services.notifier.alerting.changes import Deafness, StatusChange
-from services.notifier.alerting.reminders import Reminders
+from services.notifier.alerting.policy import Reminders
 from services.notifier.channels.channel import Channel
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
 
 Pages = Callable[[int, int], Awaitable[tuple[list[StatusChange], int, bool]]]
-"""Reads changes after a sequence, up to a number of them. Also says which sequence was read last, and whether
-that was the record's end."""
+"""Up to a number of changes after a sequence; which sequence was read last; whether that was the end."""
 
 
 @dataclass(frozen=True)

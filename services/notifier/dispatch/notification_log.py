@@ -13,7 +13,7 @@ import structlog
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from services.notifier.alerting.changes import Deafness, Notice
 from services.notifier.alerting.policy import FlapState, Withheld
@@ -26,8 +26,6 @@ MAX_THREADS = 200
 """Services that are down whose message is remembered per receiver, to be replied to."""
 MAX_TURNS = 500
 """Services that are not flapping yet whose turns are remembered per receiver across a restart."""
-
-
 MAX_INLINE, PARTS = 1_000, 64
 """So many services are stored in the state itself; more are divided into parts."""
 
@@ -42,11 +40,9 @@ class MessageKind(StrEnum):
     REMINDERS = "reminders"
 
 
-class Intent(BaseModel):
+class Intent(BaseModel, frozen=True):
     """What is being sent: the changes up to `through` (of the services `names`), the digest of a date,
     reminders up to a moment, what was owed, or that the registry is deaf or has been."""
-
-    model_config = ConfigDict(frozen=True)
 
     through: int
     names: tuple[str, ...] = ()
@@ -62,13 +58,12 @@ class Intent(BaseModel):
             return MessageKind.DEAFNESS
         if self.digest:
             return MessageKind.DIGEST
-        return (
-            MessageKind.OWED if self.owed else MessageKind.REMINDERS if self.notices else MessageKind.CHANGES
-        )
+        if self.owed:
+            return MessageKind.OWED
+        return MessageKind.REMINDERS if self.notices else MessageKind.CHANGES
 
     def message_id(self, through: int) -> str:
-        """The same when it is sent again, and no other message's of this chat. `through`: the newest change
-        that the message tells of."""
+        """The same when it is sent again. `through`: the newest change that the message tells of."""
         match self.of:
             case MessageKind.DEAFNESS:
                 assert self.deaf
@@ -86,10 +81,8 @@ class Intent(BaseModel):
                 return f"changes.{through}"
 
 
-class ReceiverState(BaseModel):
+class ReceiverState(BaseModel, frozen=True):
     """How far one receiver has come, as it is stored. What is None is not known, or not so."""
-
-    model_config = ConfigDict(frozen=True)
 
     done: int
     """Every change up to this sequence has reached it, or is in `owed`."""
@@ -126,12 +119,8 @@ class ReceiverState(BaseModel):
 
 
 class NotificationLog:
-    """One receiver's state, and how it is stored in the broker.
-
-    What is withheld, and what is flapping, may be more than one message of the broker holds. Then both are
-    stored in parts, which the state names: each under a key that follows from its content, so none is ever
-    changed, and the state alone says which count.
-    """
+    """One receiver's state, and how it is stored: what is too much for one message of the broker stands in
+    parts, each under a key that follows from its content. None is ever changed; the state names them."""
 
     def __init__(self, bucket: KeyValue, key: str, record: KvRecord, state: ReceiverState) -> None:
         self.key = key
@@ -172,21 +161,16 @@ class NotificationLog:
                 await self._bucket.purge(key)
 
 
-class _Part(BaseModel):
-    """Of some services what is owed, and how they turned."""
-
-    model_config = ConfigDict(extra="forbid")
-
+class _Part(BaseModel, extra="forbid"):
     owed: dict[str, Withheld] = {}
     turns: dict[str, FlapState] = {}
 
 
-_OWED_ALONE = TypeAdapter(dict[str, Withheld])
-"""A part as it was written before turns stood in it."""
+_STORED_PART: TypeAdapter[_Part | dict[str, Withheld]] = TypeAdapter(_Part | dict[str, Withheld])
+"""The latter as it was written before turns stood in it."""
 
 
 def _split(key: str, state: ReceiverState) -> tuple[ReceiverState, dict[str, bytes]]:
-    """The state as it is stored, and what stands beside it, by key."""
     if len(state.owed) + len(state.turns) <= MAX_INLINE:
         return (state.model_copy(update={"owed_parts": ()}) if state.owed_parts else state), {}
     shares = [_Part(owed={}, turns={}) for _ in range(PARTS)]
@@ -212,14 +196,11 @@ async def _read_part(bucket: KeyValue, key: str) -> _Part:
         log.error("a part of what a chat is owed is lost; what stood in it is not told", part=key)
         return _Part()
     try:
-        return _Part.model_validate_json(payload)
-    except ValidationError:
-        pass
-    try:
-        return _Part(owed=_OWED_ALONE.validate_json(payload))
+        found = _STORED_PART.validate_json(payload)
     except ValidationError as error:
         log.error("a part of what a chat is owed cannot be read", part=key, why=str(error)[:300])
         return _Part()
+    return found if isinstance(found, _Part) else _Part(owed=found)
 
 
 async def load(bucket: KeyValue, key: str, fresh: ReceiverState) -> NotificationLog:

@@ -10,15 +10,15 @@ from functools import partial
 import structlog
 from nats.errors import Error as NatsError
 from nats.js.kv import KeyValue
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from services.notifier.alerting.policy import Withheld
 from services.notifier.channels.channel import Channel
+from services.notifier.consumer import EventLog
 from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MessageKind, ReceiverState
 from services.notifier.dispatch.receiver import ReceiverWorker
-from services.notifier.event_log import EventLog
 from shared.contracts.events import Status, moment
 from shared.domain.digest import digest_due
 from shared.messaging import record_watch, streams
@@ -33,17 +33,14 @@ NOTE_INTERVAL = 10.0
 """Seconds between two notes."""
 
 
-class SeenRecord(BaseModel):
+class SeenRecord(BaseModel, frozen=True):
     """`events`: the stream SERVICES as it was. `seen_at`: the broker's time of that, microseconds."""
-
-    model_config = ConfigDict(frozen=True)
 
     events: StreamMark
     seen_at: int
 
 
 async def load_seen_record(bucket: KeyValue) -> SeenRecord | None:
-    """None: nobody has noted it yet."""
     content = await KvRecord(bucket, KEY).read()
     if content is None:
         return None
@@ -55,8 +52,6 @@ async def load_seen_record(bucket: KeyValue) -> SeenRecord | None:
 
 
 class RecordNotes:
-    """`note` whenever the record has been looked at."""
-
     def __init__(self, watch: RecordWatch, bucket: KeyValue) -> None:
         self._watch = watch
         self._bucket = bucket
@@ -73,8 +68,7 @@ class RecordNotes:
 
 
 MAX_RECORDING_DELAY = timedelta(seconds=5)
-"""A change may be recorded so long after its date: what is dated later than that before the end of a record
-may not have been told from it."""
+"""How long after its date a change is recorded at most: what is newer may not have been told."""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,16 @@
 """One receiver's worker: waits for something to send, composes it, sends it. None waits for another."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import datetime
 
-from services.notifier.alerting.changes import Notice, StatusChange
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.policy import MAX_MUTES, active_mutes, with_mute
 from services.notifier.channels.channel import Channel
-from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog, ReceiverState
 from services.notifier.dispatch.sender import Sender
+from services.notifier.dispatch.sources import notices
 from services.notifier.dispatch.sources.changes import ChangeSource, PendingChanges
-from services.notifier.dispatch.sources.notices import ReminderSource, WithheldSource
-from services.notifier.dispatch.sources.registry import DeafnessSource, DigestSource
 from services.notifier.dispatch.sources.source import MessageSource, ReceiverContext
 from services.notifier.texts.message import OutgoingMessage
 from shared.messaging.connection import set_within
@@ -29,15 +26,14 @@ class ReceiverWorker:
 
     def __init__(self, channel: Channel, log: NotificationLog, deps: ReceiverDependencies) -> None:
         log.record.on_write = deps.on_record
-        self.channel, self._log, self._deps = channel, log, deps
-        self._wake, self._retry_now = asyncio.Event(), asyncio.Event()
-        self.alerts = AlertStates(deps, log, self._wake.set)
-        context = ReceiverContext(deps, log, self.alerts)
+        self.channel, self.log, self._deps = channel, log, deps
+        context = ReceiverContext(deps, log)
+        self.alerts, self._wake, self._retry_now = context.alerts, context.wake, asyncio.Event()
         self.sender = Sender(channel, context)
-        self._deafness, self.digest = DeafnessSource(context), DigestSource(context)
-        self._changes, self._reminders = ChangeSource(context), ReminderSource(context)
-        withheld = WithheldSource(context, self._reminders)
-        self._sources = (self._deafness, self.digest, self._changes, withheld, self._reminders)
+        self.deafness, self.digest = notices.DeafnessSource(context), notices.DigestSource(context)
+        self._changes, self.reminders = ChangeSource(context), notices.ReminderSource(context)
+        withheld = notices.WithheldSource(context, self.reminders)
+        self._sources = (self.deafness, self.digest, self._changes, withheld, self.reminders)
 
     @property
     def address(self) -> str:
@@ -45,7 +41,7 @@ class ReceiverWorker:
 
     @property
     def state(self) -> ReceiverState:
-        return self._log.state
+        return self.log.state
 
     @property
     def pending(self) -> PendingChanges:
@@ -83,14 +79,14 @@ class ReceiverWorker:
     def _has_work(self) -> bool:
         if unfinished := self.state.sending:
             return unfinished.of is not MessageKind.CHANGES or self._changes.has_read(unfinished)
-        return self._deafness.cut_off_since is not None or any(map(self._is_ready, self._sources))
+        return self.deafness.cut_off_since is not None or any(map(self._is_ready, self._sources))
 
     def _is_ready(self, source: MessageSource) -> bool:
         return not self.sender.is_postponed(source.kind) and source.is_waiting()
 
     async def _compose(self) -> tuple[MessageSource, OutgoingMessage, Intent] | None:
         """What comes next: what an earlier attempt left unfinished, else of the first source that has any."""
-        await self._deafness.record_cut_off()
+        await self.deafness.record_cut_off()
         await self._changes.drop_expired()
         unfinished = self.state.sending
         if unfinished:
@@ -111,30 +107,12 @@ class ReceiverWorker:
         self.pending.enqueue(seq, change)
         self._wake.set()
 
-    def mark_missed(self, through: int) -> None:
-        """Changes up to here may not have been enqueued; it reads them itself."""
-        self.pending.mark_missed(through)
-        self._wake.set()
-
-    def remind(self, reminder: Notice) -> None:
-        if self._reminders.add(reminder):
-            self._wake.set()
-
     def tick(self) -> None:
-        """Look at what has come due."""
         self.alerts.tick()
-        if self._is_ready(self._deafness):
-            self._wake.set()
-
-    async def send_cut_off(self, since: datetime, is_away: Callable[[], bool]) -> None:
-        """Say that the broker is away, which cannot be recorded; `run` does that later."""
-        if await self._deafness.send_cut_off(self.sender, since, is_away):
+        if self._is_ready(self.deafness):
             self._wake.set()
 
     # --- how it stands
-
-    def oldest_unsent(self) -> datetime | None:
-        return self.pending.changes[0].stored_at if self.pending.changes else None
 
     def digest_overdue(self) -> float:
         """Seconds since a digest was due that is still to be sent."""
@@ -143,7 +121,6 @@ class ReceiverWorker:
     # --- what people ask of it
 
     def mutes(self) -> dict[str, datetime]:
-        """Which services are muted, until when."""
         return active_mutes(self.state.mutes, self._deps.now())
 
     async def mute(self, name: str, until: datetime) -> bool:
@@ -152,14 +129,14 @@ class ReceiverWorker:
             return False
         self.alerts.withhold_down(name)
         mutes = with_mute(self.state.mutes, name, until, self._deps.now())
-        await self._log.update(mutes=mutes, owed=dict(self.alerts.withheld))
+        await self.log.update(mutes=mutes, owed=dict(self.alerts.withheld))
         self.alerts.evaluate(name)
         return True
 
     async def unmute(self, name: str) -> None:
         """What happened until now stays withheld."""
         now = self._deps.now()
-        await self._log.update(mutes=with_mute(self.state.mutes, name, now, now))
+        await self.log.update(mutes=with_mute(self.state.mutes, name, now, now))
         self.alerts.evaluate(name)
 
     async def switch_on(self) -> str | None:
@@ -174,7 +151,3 @@ class ReceiverWorker:
         """Whatever it waits for before its next attempt."""
         self.sender.reset_backoff()
         self._retry_now.set()
-
-    async def forget(self) -> None:
-        """Delete its record, for good. `run` must have ended."""
-        await self._log.forget()

@@ -8,10 +8,10 @@ from datetime import datetime
 import structlog
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
+from pydantic import TypeAdapter
 
 from services.notifier import deafness
 from services.notifier.alerting.changes import StatusChange
-from services.notifier.bot.subscribers import Subscribers
 from services.notifier.channels.channel import Channel
 from services.notifier.channels.configured import LogChannel
 from services.notifier.channels.telegram import Bot, TelegramChannel
@@ -19,9 +19,10 @@ from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import ReceiverState
 from services.notifier.dispatch.opening import StartingPoint, open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
-from services.notifier.dispatch.sources.registry import LAST_DIGEST
+from services.notifier.dispatch.sources.notices import LAST_DIGEST
 from shared.contracts.maintenance import Window
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.kv_record import KvRecord
 
 log = structlog.get_logger()
 
@@ -37,6 +38,42 @@ DIGEST_OVERDUE = Gauge(
 
 MAX_WAIT = 300.0
 """Seconds that a change may wait for some receiver before the deadman's switch is let go."""
+SUBSCRIBERS_KEY, MAX_SUBSCRIBERS = "subscribers", 1000
+
+_SUBSCRIBERS = TypeAdapter(dict[str, datetime])
+
+
+class Subscribers:
+    """`load`, `claim`, then `add` and `remove`. `since`: from when on each chat has been subscribed."""
+
+    def __init__(self, bucket: KeyValue) -> None:
+        self._record = KvRecord(bucket, SUBSCRIBERS_KEY)
+        self.since: dict[str, datetime] = {}
+
+    async def load(self) -> None:
+        self.since = _SUBSCRIBERS.validate_json(await self._record.read() or b"{}")
+
+    async def claim(self, since: dict[str, datetime] | None = None) -> None:
+        """Write what is known, or `since`, which is certain. Another notifier that goes on writing is refused
+        from then on: neither would know whom the other has added."""
+        async with self._record.lock:
+            await self._write(self.since if since is None else since)
+
+    async def add(self, chat: str, since: datetime) -> bool:
+        """False: there are too many already."""
+        async with self._record.lock:
+            if chat not in self.since and len(self.since) >= MAX_SUBSCRIBERS:
+                return False
+            await self._write({**self.since, chat: since})
+        return True
+
+    async def remove(self, chat: str) -> None:
+        async with self._record.lock:
+            await self._write({other: since for other, since in self.since.items() if other != chat})
+
+    async def _write(self, since: dict[str, datetime]) -> None:
+        await self._record.write(_SUBSCRIBERS.dump_json(since))
+        self.since = since
 
 
 class Receivers:
@@ -59,7 +96,6 @@ class Receivers:
         return iter(self._workers)
 
     async def open(self, bucket: KeyValue, start: StartingPoint) -> None:
-        """Read how each of them stands."""
         before = start.handover
         states = before.receivers if before else {}
         self._bucket, self._subscribers = bucket, Subscribers(bucket)
@@ -112,8 +148,9 @@ class Receivers:
     def _oldest_unsent_seconds(self) -> float:
         """How long the oldest change has waited that some receiver has not got yet, of those that are on."""
         on = [worker for worker in self._workers if not worker.state.off]
-        now, moments = self._deps.now(), [at for worker in on if (at := worker.oldest_unsent())]
-        return max(0.0, (now - min(moments, default=now)).total_seconds())
+        now, waiting = self._deps.now(), [worker.pending.changes for worker in on]
+        oldest = min((changes[0].stored_at for changes in waiting if changes), default=now)
+        return max(0.0, (now - oldest).total_seconds())
 
     def _measure(self) -> None:
         all_ = self._workers
@@ -150,7 +187,7 @@ class Receivers:
         """Look at what has come due."""
         for notice in self._deps.reminders.due(self._deps.now()):
             for worker in self._workers:
-                worker.remind(notice)
+                worker.reminders.add(notice)
         for worker in self._workers:
             worker.tick()
 
@@ -160,20 +197,19 @@ class Receivers:
             self.tick()
 
     async def watch_broker(self, link: BrokerConnection, last_heard: Callable[[], datetime | None]) -> None:
-        """Tell everybody that the broker has been away for long. Nothing can be read or recorded then.
-        `last_heard`: when a heartbeat could be taken last."""
-        loop, lost_at, since, told = asyncio.get_running_loop(), 0.0, self._deps.now(), False
+        """Tell everybody that the broker has been away for long. `last_heard`: when there was a heartbeat."""
+        loop, lost_at, since = asyncio.get_running_loop(), 0.0, self._deps.now()
         while True:
             await asyncio.sleep(1)
             if link.up:
-                lost_at, told = 0.0, False
-                continue
-            if not lost_at:
+                lost_at = 0.0
+            elif not lost_at:
                 lost_at, since = loop.time(), last_heard() or self._deps.now()
-            if not told and loop.time() - lost_at >= deafness.TOLD_AFTER.total_seconds():
-                told = True
+            elif loop.time() - lost_at >= deafness.TOLD_AFTER.total_seconds():
+                lost_at = float("inf")  # until it is back
                 for worker in self._workers:
-                    self._group.create_task(worker.send_cut_off(since, lambda: not link.up))
+                    say_so = worker.deafness.send_cut_off(worker.sender, since, lambda: not link.up)
+                    self._group.create_task(say_so)
 
     # --- chats that subscribe themselves
 
@@ -192,7 +228,7 @@ class Receivers:
             if self._is_taken(channel, worker.address):  # a group that has got its new number meanwhile
                 await self._end(worker)
                 return True
-            worker.mark_missed(self._position)  # what came while its record was written
+            worker.pending.mark_missed(self._position)  # what came while its record was written
             self._workers.append(worker)
             self._running[worker.channel.key] = self._group.create_task(worker.run())
             log.info("a chat has subscribed", chat=worker.channel.key)
@@ -200,11 +236,9 @@ class Receivers:
 
     async def unsubscribe(self, address: str) -> bool:
         """False: it was configured. A group that has a new number is known here by its old one."""
-        async with self._joining:
-            leaving = [it for it in self._workers if it.address == address and self._subscribed_as(it)]
-            for worker in leaving:
-                await self._end(worker)
-                log.info("a chat has unsubscribed", chat=worker.channel.key)
+        leaving = await self._end_all(lambda it: it.address == address and bool(self._subscribed_as(it)))
+        for worker in leaving:
+            log.info("a chat has unsubscribed", chat=worker.channel.key)
         return bool(leaving)
 
     async def migrate(self, old: str, new: str) -> None:
@@ -220,16 +254,16 @@ class Receivers:
 
     def _gives_way(self, channel: Channel, address: str) -> bool:
         """Whether its chat is another receiver's now. Then it ends: who leaves by that one means both."""
-        if not self._is_taken(channel, address):
-            return False
+        if is_taken := self._is_taken(channel, address):
+            self._group.create_task(self._end_all(lambda worker: worker.channel is channel))
+        return is_taken
 
-        async def end() -> None:
-            async with self._joining:
-                for worker in [worker for worker in self._workers if worker.channel is channel]:
-                    await self._end(worker)
-
-        self._group.create_task(end())
-        return True
+    async def _end_all(self, which: Callable[[ReceiverWorker], bool]) -> list[ReceiverWorker]:
+        async with self._joining:
+            ending = list(filter(which, self._workers))
+            for worker in ending:
+                await self._end(worker)
+        return ending
 
     async def _end(self, worker: ReceiverWorker) -> None:
         """A subscriber is no more; who was configured stays."""
@@ -239,7 +273,7 @@ class Receivers:
                 running = self._running.pop(worker.channel.key)
                 running.cancel()
                 await asyncio.wait({running})
-            await worker.forget()
+            await worker.log.forget()
             await self._subscribers.remove(address)
 
     def _subscribed_as(self, worker: ReceiverWorker) -> str | None:

@@ -8,18 +8,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from services.notifier.alerting.policy import EXPIRES_AFTER
-from services.notifier.channels.channel import (
-    Backoff,
-    BadToken,
-    Channel,
-    Failed,
-    Limited,
-    Migrated,
-    Outcome,
-    Permanent,
-    Refused,
-    Sent,
-)
+from services.notifier.channels import channel as channels
+from services.notifier.channels.channel import Backoff, Channel, Outcome
 from services.notifier.dispatch.notification_log import MAX_THREADS, Intent, MessageKind
 from services.notifier.dispatch.sources.source import MESSAGES, MessageSource, ReceiverContext
 from services.notifier.texts.message import OutgoingMessage
@@ -83,39 +73,35 @@ class Sender:
         self, outcome: Outcome, source: MessageSource, message: OutgoingMessage, intent: Intent
     ) -> float:
         match outcome:
-            case Sent(message_id):
+            case channels.Sent(message_id):
                 await self._sent(source, message, intent, message_id)
                 return 0
-            case Permanent(reason):
+            case channels.Permanent(reason):
                 return await self._switch_off(reason)
-            case Refused(reason):
+            case channels.Refused(reason):
                 return await self._postpone(reason, source, message, intent)
-            case Migrated(chat):
+            case channels.Migrated(chat):
                 if self._deps.gives_way(self.channel, chat):  # or each message would come there twice
                     return await self._switch_off(f"it is {chat} now, which is a chat here already")
                 await self.migrate(chat)
-                await self._withdraw_intent()
-                return 0
-            case Limited(retry_after):
-                await self._withdraw_intent()
-                return retry_after
-            case BadToken(reason):
+                pause = 0.0
+            case channels.Limited(retry_after):
+                pause = retry_after
+            case channels.BadToken(reason):
                 self._deps.on_token(reason)
-                await self._withdraw_intent()
-                return BAD_TOKEN_RETRY
-            case Failed(reason, maybe_delivered):
+                pause = BAD_TOKEN_RETRY
+            case channels.Failed(reason, maybe_delivered):
                 log.warning("message not sent; will be tried again", chat=self._log.key, reason=reason)
-                if maybe_delivered:
-                    self._maybe_delivered = True
-                await self._withdraw_intent()
-                return self._pause()
+                self._maybe_delivered |= maybe_delivered
+                pause = self._pause()
+        await self._withdraw_intent()
+        return pause
 
     def _pause(self) -> float:
         return self._backoff.next() * random.uniform(0.8, 1.2)  # it only spreads  # nosec B311
 
     async def _withdraw_intent(self) -> None:
-        """Unless an attempt may have reached the receiver, the next one may tell more, and is no repeat. (The
-        record keeps the intent until then.)"""
+        """Unless an attempt may have reached the receiver, the next one may tell more, and is no repeat."""
         if not self._maybe_delivered:
             await self._log.update_locally(sending=None)
 
@@ -139,9 +125,8 @@ class Sender:
         is tried again with growing pauses, for bots are thrown out and let in again."""
         state = self._log.state
         if not state.off:
-            log.error(
-                "the chat is off: it refuses messages; it is tried again", chat=self._log.key, reason=reason
-            )
+            what = "the chat is off: it refuses messages; it is tried again"
+            log.error(what, chat=self._log.key, reason=reason)
         since = state.off_since or self._deps.now()
         intent = state.sending if self._maybe_delivered else None
         await self._log.update(off=reason, off_since=since, sending=intent)
@@ -198,7 +183,6 @@ class Sender:
 
 
 def _subject(message: OutgoingMessage, intent: Intent) -> object:
-    """What a message is about, whenever it is sent; changes as a whole."""
     notices = sorted((notice.name, notice.seq, notice.kind) for notice in message.notices)
     return intent.digest, intent.weekly, intent.deaf, notices
 

@@ -5,24 +5,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from services.notifier.alerting.changes import FALLEN, AlertGroup, StatusChange, group_by_service
-from services.notifier.texts.message import (
-    MAX_BODY,
-    MAX_NAME,
-    LinkContext,
-    OutgoingMessage,
-    Text,
-    bold,
-    cut,
-    cut_middle,
-    home_link,
-    join,
-    lines,
-    one_line,
-    service_buttons,
-    service_link,
-    service_url,
-    units,
-)
+from services.notifier.texts import message as messages
+from services.notifier.texts.message import MAX_NAME, LinkContext, OutgoingMessage, Text, bold, cut, lines
 from shared.contracts.durations import spoken, spoken_seconds
 from shared.contracts.events import Status
 from shared.contracts.zones import local
@@ -44,12 +28,9 @@ def changes_message(
     notes: Sequence[str] = (),
     doubted: datetime | None = None,
 ) -> OutgoingMessage:
-    """As many of the pending changes, in order, as one message holds: at least the first that has something
-    to tell, of which there must be one.
-
-    In the richest form that holds all of them, else in the one that holds most. So what was packed once is
-    packed alike when it is alone. `doubted`: the newest doubted change that the receiver knows of.
-    """
+    """As many of the first as one message holds, at least one, in the richest form that holds all of them. So
+    what was packed once is packed alike when it is alone. `doubted`: the newest doubted change that the
+    receiver knows of."""
     names = {group.name for group in group_by_service(pending)}
     pending = [change for change in pending if change.name in names]
     taken, body = _packed(pending, links, is_doubted=bool(_warning(pending, doubted)))
@@ -67,7 +48,7 @@ def changes_message(
         recoveries=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
         changes=tuple(taken),
         about=about,
-        buttons=service_buttons(about) if about and last[about].to in FALLEN else (),
+        buttons=messages.service_buttons(about) if about and last[about].to in FALLEN else (),
         doubted=_newest_doubted(taken),
     )
 
@@ -75,16 +56,16 @@ def changes_message(
 def _packed(
     pending: Sequence[StatusChange], links: LinkContext, is_doubted: bool
 ) -> tuple[Sequence[StatusChange], Text]:
-    groups, room = group_by_service(pending), MAX_BODY
+    groups, room = group_by_service(pending), messages.MAX_BODY
     if is_doubted:
-        groups, room = group_by_service(map(_without_doubt, pending)), MAX_BODY - MAX_WARNING
+        groups, room = group_by_service(map(_without_doubt, pending)), messages.MAX_BODY - MAX_WARNING
     forms: list[tuple[Callable[[AlertGroup, LinkContext], Text], str]] = []
     if len(groups) <= MAX_BLOCKS:
         forms.append((block, "\n\n"))
     if len(groups) <= MAX_LINES:
         forms += [(line, "\n"), (short_line, "\n")]
     for form, between in forms:
-        text = join(between, [form(group, links) for group in groups])
+        text = messages.join(between, [form(group, links) for group in groups])
         if text.units <= room:
             return pending, text
     return storm(pending, links, room)
@@ -132,9 +113,7 @@ def block(group: AlertGroup, links: LinkContext, now: datetime | None = None) ->
         _last_heartbeat(change, links),
         _flapping(group),
     )
-    title = f"{MARKS[change.to]} " + bold(service_link(group.name, links)) + f": {group.path}"
-    url = Text("", f"\n{service_url(cut(group.name, MAX_NAME), links)}")
-    return lines([title, *filter(None, details)]) + url
+    return messages.service_block(group.name, change.to, group.path, filter(None, details), links)
 
 
 def line(group: AlertGroup, links: LinkContext) -> Text:
@@ -148,7 +127,7 @@ def short_line(group: AlertGroup, links: LinkContext) -> Text:
     rest = f" {group.path} since {local(change.since, links.zone)}"
     rest += f", {_how_long(change) or _last_heartbeat(change, links)}"
     rest += ", flapping 🔁" if group.is_flapping else ""
-    return f"{MARKS[change.to]} " + service_link(group.name, links) + rest
+    return f"{MARKS[change.to]} " + messages.service_link(group.name, links) + rest
 
 
 def _flapping(group: AlertGroup) -> str:
@@ -172,7 +151,7 @@ def _last_heartbeat(change: StatusChange, links: LinkContext) -> str:
 def _what_happened(change: StatusChange) -> str:
     """How long it lasted, for a recovery; that it is the first heartbeat; or the reason of a fall."""
     if change.to is not Status.ALIVE:
-        return f"{cut(one_line(change.reason), MAX_REASON)} {_run_time(change)}".strip()
+        return f"{cut(messages.one_line(change.reason), MAX_REASON)} {_run_time(change)}".strip()
     told = "first heartbeat" if change.from_ is Status.UNKNOWN else _how_long(change)
     return ", ".join(filter(None, (told, _run_time(change))))
 
@@ -188,8 +167,8 @@ def _run_time(change: StatusChange, failed: str = "") -> str:
 def _excerpt(group: AlertGroup) -> str:
     """What its newest heartbeat with a message had to say, in one line."""
     message = next((change.message for change in reversed(group.changes) if change.message), None)
-    text = one_line(message or "")
-    return f"“{cut_middle(text, MAX_EXCERPT)}”" if text else ""
+    text = messages.one_line(message or "")
+    return f"“{messages.cut_middle(text, MAX_EXCERPT)}”" if text else ""
 
 
 def _how_long(change: StatusChange) -> str:
@@ -210,7 +189,7 @@ def storm(
     pending: Sequence[StatusChange], links: LinkContext, room: int
 ) -> tuple[Sequence[StatusChange], Text]:
     """As many of the first as can be named, and the text."""
-    home = home_link(links)
+    home = messages.home_link(links)
     taken = _fitting(pending, room - home.units - 100)
     groups: dict[str, list[AlertGroup]] = {}
     for group in group_by_service(taken):
@@ -231,7 +210,7 @@ def _fitting(pending: Sequence[StatusChange], room: int) -> Sequence[StatusChang
     for count, change in enumerate(pending):
         if change.name not in known:
             flaps = bool(change.flaps) or change.still_flaps
-            room -= units(cut(change.name, MAX_NAME)) + 2 + _FLAPPING_MARK * flaps
+            room -= messages.units(cut(change.name, MAX_NAME)) + 2 + _FLAPPING_MARK * flaps
         known[change.name] = (*known.get(change.name, ()), change)
         path = AlertGroup(known[change.name]).path
         room -= 0 if path in paths else _HEADING

@@ -4,7 +4,7 @@ Texts have two forms: with Telegram's markup, and plain. The plain one goes to t
 and to Telegram should it refuse the markup. Lengths are those of the plain one, in UTF-16 units.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -12,7 +12,9 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from services.notifier.alerting.changes import Notice, StatusChange
+from shared.contracts.events import Status
 from shared.contracts.zones import local
+from shared.domain.digest import MARKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,15 @@ def late_note(since: datetime, links: LinkContext) -> str:
     return f"(late: this chat took no messages since {local(since, links.zone)})"
 
 
+def digest_message(
+    digest: Sequence[str], links: LinkContext, through_seq: int, notes: Sequence[str] = ()
+) -> OutgoingMessage:
+    """`digest`: from `shared.domain.digest`; its first line is the title."""
+    title, *rest = digest
+    text = lines([*notes, bold(title), *rest, "", home_link(links)])
+    return OutgoingMessage(text.html, text.plain, True, through_seq)
+
+
 def answer(text: Text, buttons: Buttons = ()) -> OutgoingMessage:
     """A message that tells of no change."""
     return OutgoingMessage(text.html, text.plain, True, 0, buttons=buttons)
@@ -156,6 +167,12 @@ def service_url(name: str, links: LinkContext) -> str:
 def service_link(name: str, links: LinkContext) -> Text:
     name = cut(name, MAX_NAME)
     return link(service_url(name, links), name)
+
+
+def service_block(name: str, status: Status, title: str, details: Iterable[str], links: LinkContext) -> Text:
+    """In the plain form with the address, as nothing can be linked there."""
+    heading = f"{MARKS[status]} " + bold(service_link(name, links)) + f": {title}"
+    return lines([heading, *details]) + Text("", f"\n{service_url(cut(name, MAX_NAME), links)}")
 
 
 def home_link(links: LinkContext, words: str = "All services") -> Text:

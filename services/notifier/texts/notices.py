@@ -1,26 +1,13 @@
-"""Notices as a message: reminders, or what was withheld. Pure."""
+"""What is told though no status has changed: reminders, what was withheld, and that the registry takes no
+heartbeats. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
-from services.notifier.alerting.changes import FALLEN, AlertGroup, Notice, NoticeKind, StatusChange
+from services.notifier.alerting.changes import FALLEN, AlertGroup, Deafness, Notice, NoticeKind, StatusChange
+from services.notifier.texts import message as messages
 from services.notifier.texts.changes import MAX_BLOCKS, MAX_EXCERPT, MAX_LINES, block
-from services.notifier.texts.message import (
-    MAX_BODY,
-    MAX_NAME,
-    REPEAT,
-    LinkContext,
-    OutgoingMessage,
-    Text,
-    bold,
-    cut,
-    home_link,
-    join,
-    lines,
-    one_line,
-    service_buttons,
-    service_link,
-    units,
-)
+from services.notifier.texts.message import MAX_NAME, LinkContext, OutgoingMessage, Text, bold, cut, lines
 from shared.contracts.durations import spoken
 from shared.contracts.events import Status
 from shared.contracts.zones import local
@@ -41,8 +28,8 @@ def notice_message(
     fit by name (`notices` of the message). `withheld`: by service, the change that its notice makes up for,
     which reads as the change itself would have, where there are few."""
     told, body = _packed(notices, links, withheld)
-    if REPEAT not in notes and any(notice.maybe for notice in told):
-        notes = [REPEAT, *notes]
+    if messages.REPEAT not in notes and any(notice.maybe for notice in told):
+        notes = [messages.REPEAT, *notes]
     text = lines([*notes, body])
     states = [it for it in told if it.kind not in (NoticeKind.REMINDER, NoticeKind.FLAPS)]
     about = told[0].name if len(told) == 1 else None
@@ -54,7 +41,7 @@ def notice_message(
         problems=tuple(notice.name for notice in states if notice.status is not Status.ALIVE),
         recoveries=tuple(notice.name for notice in states if notice.status is Status.ALIVE),
         about=about,
-        buttons=service_buttons(about) if about and withheld and told[0].status in FALLEN else (),
+        buttons=messages.service_buttons(about) if about and withheld and told[0].status in FALLEN else (),
         notices=tuple(told),
     )
 
@@ -65,29 +52,29 @@ def _packed(
     reminders = all(notice.kind is NoticeKind.REMINDER for notice in notices)
     blocks = _blocks(withheld.values(), links) if len(notices) <= MAX_BLOCKS else {}
     parts: list[Text] = []
-    room = MAX_BODY
+    room = messages.MAX_BODY
     for count, notice in enumerate(notices):
         if notice.name in blocks:
             parts.append(blocks[notice.name])
             continue
         change = withheld.get(notice.name)
         rest = _what(notice, links)
-        rest += f", {cut(one_line(change.reason), MAX_EXCERPT)}" if change and change.reason else ""
-        room -= units(f"{cut(notice.name, MAX_NAME)}{rest}") + 6
+        rest += f", {cut(messages.one_line(change.reason), MAX_EXCERPT)}" if change and change.reason else ""
+        room -= messages.units(f"{cut(notice.name, MAX_NAME)}{rest}") + 6
         if room < 0 or (count >= MAX_LINES and not reminders):
             if not reminders:
                 return _named(notices, links)
-            parts.append(f"+{len(notices) - count} more: " + home_link(links, "all services"))
+            parts.append(f"+{len(notices) - count} more: " + messages.home_link(links, "all services"))
             break
-        parts.append(f"{_mark(notice)} " + bold(service_link(notice.name, links)) + rest)
-    return notices, join("\n\n" if blocks else "\n", parts)
+        parts.append(f"{_mark(notice)} " + bold(messages.service_link(notice.name, links)) + rest)
+    return notices, messages.join("\n\n" if blocks else "\n", parts)
 
 
 def _blocks(changes: Iterable[StatusChange], links: LinkContext) -> dict[str, Text]:
     """By service; empty if they may not all fit into one message, with lines of other notices."""
     found = {it.name: block(AlertGroup((it,)), links, it.stored_at) for it in changes}
     taken = sum(text.units for text in found.values())
-    return found if taken + MAX_BLOCKS * _MAX_LINE <= MAX_BODY else {}
+    return found if taken + MAX_BLOCKS * _MAX_LINE <= messages.MAX_BODY else {}
 
 
 def _mark(notice: Notice) -> str:
@@ -114,12 +101,11 @@ def _what(notice: Notice, links: LinkContext) -> str:
 
 
 def _named(notices: Sequence[Notice], links: LinkContext) -> tuple[Sequence[Notice], Text]:
-    """As many of the first as can be named."""
-    home = home_link(links)
-    room, groups, taken = MAX_BODY - home.units - 100, dict[str, list[str]](), 0
+    home = messages.home_link(links)
+    room, groups, taken = messages.MAX_BODY - home.units - 100, dict[str, list[str]](), 0
     for notice in notices:
         name, alike = cut(notice.name, MAX_NAME), _alike(notice)
-        room -= units(name) + 2 + (0 if alike in groups else 40)
+        room -= messages.units(name) + 2 + (0 if alike in groups else 40)
         if room < 0 and taken:
             break
         groups.setdefault(alike, []).append(name)
@@ -133,13 +119,37 @@ def _named(notices: Sequence[Notice], links: LinkContext) -> tuple[Sequence[Noti
 
 
 def _alike(notice: Notice) -> str:
-    match notice.kind:
-        case NoticeKind.CALM:
-            said = f"calmed down, {notice.status}"
-        case NoticeKind.STAYS:
-            said = f"flapping, stays {notice.status}"
-        case NoticeKind.FLAPS:
-            said = "still flapping"
-        case _:
-            said = "alive again" if notice.status is Status.ALIVE else f"still {notice.status}"
+    said = {
+        NoticeKind.CALM: f"calmed down, {notice.status}",
+        NoticeKind.STAYS: f"flapping, stays {notice.status}",
+        NoticeKind.FLAPS: "still flapping",
+    }.get(notice.kind, "alive again" if notice.status is Status.ALIVE else f"still {notice.status}")
     return f"{_mark(notice)} {said}"
+
+
+# --- the registry as a whole
+
+
+def deafness_message(
+    deafness: Deafness, now: datetime, links: LinkContext, through_seq: int, notes: Sequence[str] = ()
+) -> OutgoingMessage:
+    since, until = local(deafness.since, links.zone), deafness.until
+    length = spoken((until or now) - deafness.since)
+    if until and deafness.cut_off:
+        said = f"The broker can be reached again, after {length}; heartbeats were taken all the while"
+    elif until:
+        said = (
+            f"The registry takes heartbeats again. It could not from {since} to {local(until, links.zone)} "
+            f"({length}): nobody was evaluated for that time"
+        )
+    elif deafness.cut_off:
+        said = (
+            f"The broker cannot be reached since {since}, for {length}: heartbeats may not be taken, and no "
+            "change is told until it can"
+        )
+    else:
+        said = (
+            f"The registry takes no heartbeats since {since}, for {length}: nobody is evaluated until it does"
+        )
+    text = lines([*notes, f"📡 {said}"])
+    return OutgoingMessage(text.html, text.plain, False, through_seq)

@@ -9,12 +9,12 @@ from typing import Any
 from services.notifier.alerting import policy
 from services.notifier.alerting.changes import Notice, NoticeKind
 from services.notifier.alerting.policy import Decision, Suppression
+from services.notifier.consumer import EventLog
 from services.notifier.dispatch import alert_states
 from services.notifier.dispatch.notification_log import NotificationLog
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
 from services.notifier.dispatch.sources.notices import WithheldSource
-from services.notifier.event_log import EventLog
 from shared.messaging import faststream_broker
 from tests.simulation.catching import first_caught
 from tests.simulation.notifier.run import Process

@@ -119,7 +119,6 @@ class ChangeSource(MessageSource):
         await self._record(self._alerts.decide(old, all_suppressed=True), done=old[-1].seq)
 
     async def _record(self, decisions: Sequence[Decision], **changed: object) -> None:
-        """That these decisions hold, and what else has changed."""
         self._alerts.apply(decisions)
         await self._log.update(**self._alerts.as_record(), **changed)
         for name in dict.fromkeys(decision.change.name for decision in decisions):

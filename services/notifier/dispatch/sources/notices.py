@@ -1,16 +1,25 @@
-"""What is told of services though they have not changed: how they are, which was withheld, that they flap no
-more, and reminders that they are still down."""
+"""What is told though no status has changed. Of services: how they are, which was withheld, that they flap no
+more, and reminders that they are still down. Of the registry: digests, and that it takes no heartbeats."""
 
+import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
-from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
+from prometheus_client import Gauge
+
+from services.notifier.alerting.changes import Deafness, Notice, NoticeKind, StatusChange
+from services.notifier.channels.channel import Backoff, Limited, Sent
 from services.notifier.dispatch.notification_log import Intent, MessageKind
+from services.notifier.dispatch.sender import Sender
 from services.notifier.dispatch.sources.source import Draft, MessageSource, ReceiverContext
-from services.notifier.texts.message import OutgoingMessage
-from services.notifier.texts.notices import notice_message
+from services.notifier.texts.message import OutgoingMessage, digest_message
+from services.notifier.texts.notices import deafness_message, notice_message
 from shared.contracts.events import moment
+from shared.domain.digest import digest_due, next_digest_at
+
+LAST_DIGEST = Gauge("registry_last_digest_timestamp_seconds", "When a digest was last sent")
 
 MAX_REMINDERS = 10_000
 
@@ -25,13 +34,12 @@ class ReminderSource(MessageSource):
     def is_waiting(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, reminder: Notice) -> bool:
-        """False: this reminder is done with already."""
+    def add(self, reminder: Notice) -> None:
+        """Unless this reminder is done with already."""
         done_until = self._log.state.notices
-        if done_until is None or reminder.at <= done_until:
-            return False
-        self._waiting.append(reminder)
-        return True
+        if done_until is not None and reminder.at > done_until:
+            self._waiting.append(reminder)
+            self._wake.set()
 
     async def compose(self, unfinished: Intent | None) -> Draft | None:
         until = unfinished.notices if unfinished and unfinished.notices else datetime.max.replace(tzinfo=UTC)
@@ -58,7 +66,6 @@ class ReminderSource(MessageSource):
         return None
 
     async def _skip(self, unfinished: Intent | None, until: datetime, later: list[Notice]) -> None:
-        """None of those that are due is to be sent."""
         passed = max([reminder.at for reminder in self._waiting if reminder.at <= until], default=until)
         self._waiting = deque(later, MAX_REMINDERS)
         done_until = unfinished.notices if unfinished else max(passed, self._log.state.notices or passed)
@@ -129,8 +136,7 @@ class WithheldSource(MessageSource):
             alerts.flapping[name] = replace(flap_state, maybe=True)
 
     def _change_of(self, notice: Notice) -> StatusChange | None:
-        """The change that a notice makes up for, as if it were stored now; None if the receiver believes
-        already that it is so."""
+        """The change that a notice makes up for, as if it were stored now; None if the receiver knows."""
         withheld, state = self._alerts.withheld.get(notice.name), self._deps.states.get(notice.name)
         if notice.kind is not NoticeKind.OWED or withheld is None or withheld.told is notice.status:
             return None
@@ -158,3 +164,118 @@ class WithheldSource(MessageSource):
         self._reminders.remove(said)
         for notice in message.notices:
             self._alerts.evaluate(notice.name)
+
+
+# --- the registry as a whole
+
+
+class DigestSource(MessageSource):
+    kind = MessageKind.DIGEST
+
+    def is_waiting(self) -> bool:
+        return self._due() is not None
+
+    def _due(self) -> Intent | None:
+        """The digest that is to be sent now. On its weekday the one of the week comes first."""
+        deps, state, now = self._deps, self._log.state, self._deps.now()
+        if deps.digest_at is None:
+            return None
+        for weekly, last in ((True, state.weekly), (False, state.digest)):
+            day = digest_due(now, deps.links.zone, deps.digest_at, last)
+            if day and (not weekly or day.weekday() == deps.weekly_on):
+                return Intent(through=state.done, digest=day, weekly=weekly)
+        return None
+
+    async def compose(self, unfinished: Intent | None) -> Draft | None:
+        intent = unfinished or self._due()
+        if intent is None:
+            return None
+        lines = await self._deps.digest_lines(self._deps.now(), intent.weekly)
+        notes = self._notes(unfinished)
+        return digest_message(lines, self._deps.links, intent.through, notes), intent
+
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
+        LAST_DIGEST.set(self._deps.now().timestamp())
+        day = {"weekly" if intent.weekly else "digest": intent.digest}
+        await self._log.update(sending=None, **day, **also)
+
+    def sent_at(self) -> datetime | None:
+        """When the newest daily digest that was sent was due."""
+        return self._due_at(self._log.state.digest)
+
+    def overdue(self) -> float:
+        """Seconds since a digest was due that is still to be sent."""
+        due = self._due()
+        at = self._due_at(due.digest) if due else None
+        return max(0.0, (self._deps.now() - at).total_seconds()) if at else 0.0
+
+    def seconds_until_next(self) -> float:
+        at, now = self._deps.digest_at, self._deps.now()
+        if at is None:
+            return float("inf")
+        return (next_digest_at(now, self._deps.links.zone, at) - now).total_seconds()
+
+    def _due_at(self, day: date | None) -> datetime | None:
+        at = self._deps.digest_at
+        return datetime.combine(day, at, self._deps.links.zone) if day and at else None
+
+
+class DeafnessSource(MessageSource):
+    kind = MessageKind.DEAFNESS
+
+    cut_off_since: datetime | None = None
+    """Since when the broker is away, if the receiver was told so and it could not be recorded."""
+
+    def is_waiting(self) -> bool:
+        return self._next() is not None
+
+    def _next(self) -> Intent | None:
+        """What the receiver has not been told yet."""
+        state = self._log.state
+        found = self._deps.deafness(state.heard_until) if state.heard_until else None
+        if found is None:
+            return None
+        if state.deaf_since:
+            found = [it for it in found if it.until is None or it.until > state.deaf_since]
+            if found and found[0].until is None:
+                return None  # it lasts, as the receiver knows
+            over = found[0] if found else Deafness(state.deaf_since, self._deps.now(), cut_off=True)
+            return Intent(through=state.done, deaf=over)
+        return Intent(through=state.done, deaf=found[0]) if found else None
+
+    async def compose(self, unfinished: Intent | None) -> Draft | None:
+        intent = unfinished or self._next()
+        if intent is None or intent.deaf is None:
+            return None
+        notes, now = self._notes(unfinished), self._deps.now()
+        return deafness_message(intent.deaf, now, self._deps.links, intent.through, notes), intent
+
+    async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
+        assert intent.deaf
+        until = intent.deaf.until
+        since = None if until else intent.deaf.since
+        heard_until = until or self._log.state.heard_until
+        await self._log.update(sending=None, deaf_since=since, heard_until=heard_until, **also)
+
+    async def send_cut_off(self, sender: Sender, since: datetime, is_away: Callable[[], bool]) -> None:
+        """Say that the broker is away, once, without the record, which is there: it is recorded later."""
+        state = self._log.state
+        if state.deaf_since or self.cut_off_since:
+            return
+        deaf, backoff = Deafness(since, cut_off=True), Backoff()
+        id_ = Intent(through=state.done, deaf=deaf).message_id(state.done)
+        while is_away():
+            await sender.channel.turn(sender.address)
+            message = deafness_message(deaf, self._deps.now(), self._deps.links, state.done)
+            outcome = await sender.channel.send(sender.address, replace(message, id=id_), None)
+            if isinstance(outcome, Sent):
+                self.cut_off_since = since
+                self._wake.set()
+                return
+            pause = backoff.next()
+            await asyncio.sleep(outcome.retry_after if isinstance(outcome, Limited) else pause)
+
+    async def record_cut_off(self) -> None:
+        if self.cut_off_since:
+            await self._log.update(deaf_since=self.cut_off_since)
+            self.cut_off_since = None

@@ -1,6 +1,7 @@
 """What messages are made from. A receiver asks its sources in order; the first that has something to send
 composes the message, and records later that it was sent."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from datetime import datetime
 
@@ -19,10 +20,11 @@ Draft = tuple[OutgoingMessage, Intent]
 
 
 class ReceiverContext:
-    """What the parts of one receiver share."""
+    """What the parts of one receiver share. `wake` is set when there may be something to send."""
 
-    def __init__(self, deps: ReceiverDependencies, log: NotificationLog, alerts: AlertStates) -> None:
-        self.deps, self.log, self.alerts = deps, log, alerts
+    def __init__(self, deps: ReceiverDependencies, log: NotificationLog) -> None:
+        self.deps, self.log, self.wake = deps, log, asyncio.Event()
+        self.alerts = AlertStates(deps, log, self.wake.set)
         self._late: tuple[datetime, datetime] | None = None
         """From when to when the receiver refused messages, if it takes them again."""
 
@@ -33,8 +35,7 @@ class ReceiverContext:
         return {"off": None, "off_since": None}
 
     def notes(self, unfinished: Intent | None, oldest: datetime | None = None) -> list[str]:
-        """What stands above a message: that it may be a repeat, and that it is late. `oldest`: when the first
-        change was stored that the message tells of."""
+        """What stands above a message. `oldest`: when the first change was stored that it tells of."""
         state = self.log.state
         since = state.off_since if state.off else None
         if since is None and self._late and oldest and oldest <= self._late[1]:
@@ -47,7 +48,7 @@ class MessageSource(ABC):
 
     def __init__(self, context: ReceiverContext) -> None:
         self._deps, self._log, self._alerts = context.deps, context.log, context.alerts
-        self._notes = context.notes
+        self._notes, self._wake = context.notes, context.wake
 
     @abstractmethod
     def is_waiting(self) -> bool:
@@ -55,8 +56,7 @@ class MessageSource(ABC):
 
     @abstractmethod
     async def compose(self, unfinished: Intent | None) -> Draft | None:
-        """The message to send now, with what is to be recorded before. `unfinished`: an attempt that may have
-        reached the receiver, which is to be repeated."""
+        """The message to send now. `unfinished`: an attempt that may have arrived, and is to be repeated."""
 
     @abstractmethod
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
