@@ -52,7 +52,7 @@ def _mode(folder: Path, *, durable: bool) -> dict[str, Any]:
 def _direct(system: processes.System) -> float:
     """Heartbeats per second, from the first that is sent to the last that is in the monitor's state."""
     before, began = system.metric("monitor", "registry_heartbeats_read_total"), time.perf_counter()
-    sent, _ = feed(system, SERVICES, 0, SECONDS).split()
+    sent = feed(system, SERVICES, 0, SECONDS).split()[0]
     while system.metric("monitor", "registry_heartbeats_read_total") < before + int(sent):
         time.sleep(0.01)
     return int(sent) / (time.perf_counter() - began)
