@@ -192,6 +192,7 @@ class Settings(BaseSettings):
     events_kept: int = Field(
         default=20_000, ge=1, le=1_000_000, description="Events kept of each service, of either kind."
     )
+    runs_kept: Duration = Field(default=timedelta(days=400), description="How long runs are kept.")
     host: str = "127.0.0.1"
     metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")
     timezone: TimeZone = "UTC"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from shared.contracts import events, heartbeats
 from shared.contracts.events import SIGNAL_HEADER, Signal
-from shared.contracts.heartbeats import EXIT_RULE, TEXT_FIELDS, quoted
+from shared.contracts.heartbeats import DECLARED, EXIT_RULE, quoted
 from shared.http.problems import Problem
 
 SIGNAL_RULE = f"after the service name comes nothing, fail, start, log, or an exit code: {EXIT_RULE}"
@@ -17,7 +17,7 @@ MESSAGES = ("message", "msg")
 WELL = ("up", "ok", "success", "alive")
 FAILED = ("down", "fail", "failed", "failure", "error")
 """What `?status=` may say, as Uptime Kuma's clients do."""
-_TAKEN = ("every", *TEXT_FIELDS, "message", "status")
+_TAKEN = (*DECLARED, "message", "status")
 _READ = (*_TAKEN, *MESSAGES, "token")
 _MEANT = (*_READ, "metadata", "signal", "exit_code", "interval", "timezone", "cron", "duration", "ping")
 _MOST_LOOKED_AT = 5
@@ -36,9 +36,7 @@ def read_content(signal: str, raw: bytes, content_type: str, query: Mapping[str,
     """`signal`: what follows the name in the address, or nothing. Raises Problem 422 for that alone."""
     headers = read_signal(signal)
     body, warnings = heartbeats.read_body(raw, content_type)
-    body = body or events.HeartbeatBody()
-    if "every" in query and (every := heartbeats.read_every(query["every"], warnings)):
-        body = body.model_copy(update={"every": every})
+    body = heartbeats.declaring(body or events.HeartbeatBody(), query, warnings)
     for key in MESSAGES:
         if not query.get(key):
             continue
@@ -48,8 +46,6 @@ def read_content(signal: str, raw: bytes, content_type: str, query: Mapping[str,
             body = body.model_copy(update={"message": heartbeats.cut_message(query[key])})
     if "status" in query:
         headers = _with_status(query["status"], signal, headers, warnings)
-    for key in TEXT_FIELDS:
-        heartbeats.check_text(key, query.get(key), warnings)
     odd = islice((key for key in query if key not in _READ and query[key]), _MOST_LOOKED_AT)
     warnings += (
         f"{quoted(key)[1:-1]}: not used; an address takes {', '.join(_TAKEN)}"

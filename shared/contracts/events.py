@@ -106,6 +106,9 @@ class HeartbeatBody(_Contract):
 
     message: str | None = None
     every: Duration | None = Field(default=None, description="The interval this service beats at.")
+    schedule: str | None = Field(default=None, description="When it is due: cron, or systemd's OnCalendar.")
+    time_zone: str | None = Field(default=None, description="IANA name of the zone of `schedule`.")
+    run: str | None = Field(default=None, description="The sender's id of the run that begins or ends.")
     metadata: dict[str, Any] | None = None
 
 
@@ -160,6 +163,16 @@ class Thresholds(_Contract):
     dead_after: Duration | None = None
 
 
+SCHEDULE_MAX = 2000
+"""Characters."""
+COUNT_MAX = 1000
+
+
+def _is_default(value: object) -> bool:
+    """Fields that came later are not written where they say nothing, so that events stay what they were."""
+    return value is None
+
+
 class ServiceConfig(Thresholds):
     """The whole configuration of a service; every configuration event carries all of it."""
 
@@ -169,7 +182,44 @@ class ServiceConfig(Thresholds):
     paused: bool = False
     every: Duration | None = Field(
         default=None,
-        description="The interval its heartbeats declare; it gives the thresholds that are not configured.",
+        description="How often it beats; it gives the thresholds that are not configured.",
+    )
+    schedule: str | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        max_length=SCHEDULE_MAX,
+        description="When it is due: lines of cron or of systemd's OnCalendar. Thresholds count from there.",
+    )
+    time_zone: str | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        max_length=64,
+        description="Of `schedule`. Absent: the registry's.",
+    )
+    early: Duration | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        description="So long before it is due a heartbeat counts for it. Absent: 15m.",
+    )
+    max_run: Duration | None = Field(
+        default=None, exclude_if=_is_default, description="A run that takes longer is overdue."
+    )
+    fail_after: int | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        ge=1,
+        le=COUNT_MAX,
+        description="So many failures in a row make it down. Absent: 1.",
+    )
+    recover_after: int | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        ge=1,
+        le=COUNT_MAX,
+        description="So many successes bring it back. Absent: 1.",
+    )
+    notify_unusual: bool = Field(
+        default=True, exclude_if=bool, description="Whether runs of an unusual length are told."
     )
 
 
@@ -181,7 +231,9 @@ class ConfigData(_Contract):
     )
     registered_by: Literal["heartbeat", "api"] = "api"
     declared_at: Moment | None = Field(
-        default=None, description="Broker's time of the heartbeat that declared `config.every`."
+        default=None,
+        description="Broker's time of the heartbeat that declared `config.every` or `config.schedule`. "
+        "Absent: a person or a file did, and no heartbeat changes it.",
     )
 
 
@@ -278,6 +330,44 @@ class StatusChanged(_CloudEvent):
         return self.model_dump_json(by_alias=True, exclude_none=False, exclude=exclude).encode()
 
 
+class Outcome(StrEnum):
+    """How a run ended, or what is known of it until it does. `overdue`: it has not ended in time. `missed`:
+    it was due, and no heartbeat came for it."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    RUNNING = "running"
+    OVERDUE = "overdue"
+    MISSED = "missed"
+
+
+class RunData(_Contract):
+    """One run of a service, as far as it is known; what comes later of the same `key` replaces it."""
+
+    key: int = Field(description="Microseconds since 1970 of when it was due, began, or was heard.")
+    outcome: Outcome
+    started_at: Moment | None = Field(default=None, description="Absent: no start was heard.")
+    ended_at: Moment | None = None
+    duration: float | None = Field(
+        default=None, ge=0, le=1e9, allow_inf_nan=False, description="Seconds, of a run that has ended."
+    )
+    expected_at: Moment | None = Field(default=None, description="When the occurrence was due it counts for.")
+    late_by: float | None = Field(
+        default=None, description="Seconds from `expected_at` to the start, or to the end without one."
+    )
+    run: str | None = Field(default=None, max_length=64, description="The sender's own id of it.")
+    exit_code: int | str | None = None
+    message: str | None = None
+    unusual: str | None = Field(default=None, description="In words, where its length is unusual.")
+
+
+class RunRecorded(_CloudEvent):
+    """A fact about one run. Stands in RUNS, in the order of `time`."""
+
+    type: Literal["service.run_recorded.v1"] = "service.run_recorded.v1"
+    data: RunData
+
+
 ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed | ServiceDeleted
 Event = ConfigEvent | StatusChanged
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
@@ -286,6 +376,11 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="t
 def parse_event(payload: bytes) -> Event:
     """Read an event of any known version. pydantic.ValidationError (a ValueError) if it is none."""
     return _EVENT.validate_json(payload)
+
+
+def parse_run(payload: bytes) -> RunRecorded:
+    """Read what stands in RUNS. pydantic.ValidationError (a ValueError) if it is no such event."""
+    return RunRecorded.model_validate_json(payload)
 
 
 def event_id(*content: object) -> str:
@@ -302,5 +397,16 @@ def status_changed(name: str, data: StatusData, traceparent: str | None = None) 
         subject=name,
         time=data.since,
         traceparent=traceparent,
+        data=data,
+    )
+
+
+def run_recorded(name: str, data: RunData, at: datetime) -> RunRecorded:
+    """The event of one fact about a run. Its id follows from what it says of which run, and from when."""
+    return RunRecorded(
+        id=event_id(name, "run", data.key, data.run, data.outcome, at.astimezone(UTC).isoformat()),
+        source="/monitor",
+        subject=name,
+        time=at,
         data=data,
     )

@@ -7,11 +7,12 @@ words, and a body that is not of the documented form is the message.
 import codecs
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from shared.contracts import durations, events
+from shared.contracts import durations, events, schedules, zones
 from shared.contracts.events import SIGNAL_HEADER, Heartbeat, HeartbeatBody, Signal, sampled
 
 FIRST_KEPT, LAST_KEPT = 2_000, 8_000
@@ -29,8 +30,8 @@ QUOTED = 40
 """Characters of a value that a warning repeats."""
 
 FIELDS = ("message", "every", "schedule", "time_zone", "run", "metadata")
-TEXT_FIELDS = {"schedule": 2000, "time_zone": 64, "run": RUN_MAX}
-"""Fields that are known, and of which nothing is kept yet; characters each may have."""
+DECLARED = ("every", "schedule", "time_zone", "run")
+"""Fields that may stand in the address too."""
 
 EXIT_RULE = "an integer of up to 10 digits, or an upper-case word such as KILL"
 _CODE = re.compile(r"[+-]?[0-9]{1,10}")
@@ -75,10 +76,17 @@ def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None
 
 
 def fit_for(signal: Signal, body: HeartbeatBody, warnings: list[str]) -> HeartbeatBody:
-    if signal is Signal.LOG and body.every:
-        warnings.append("every: a log declares nothing")
-        return body.model_copy(update={"every": None})
-    return body
+    """The body without what cannot stand beside the rest of it."""
+    unfit = {}
+    if signal is Signal.LOG:
+        unfit = {field: "a log declares nothing" for field in ("every", "schedule", "time_zone", "run")}
+    elif body.schedule:
+        unfit = {"every": "not used, as there is a schedule"}
+    else:
+        unfit = {"time_zone": "not used without a schedule"}
+    unfit = {field: why for field, why in unfit.items() if getattr(body, field) is not None}
+    warnings += (f"{field}: {why}" for field, why in unfit.items())
+    return body.model_copy(update=dict.fromkeys(unfit)) if unfit else body
 
 
 def _signal(word: str, warnings: list[str]) -> Signal:
@@ -172,13 +180,8 @@ def _used(fields: dict[str, Any], warnings: list[str], kept: bool) -> HeartbeatB
         message = _clean(message)
         if not kept or len(message) > FIRST_KEPT + LAST_KEPT + 100:
             message = cut_message(message)
-    body = HeartbeatBody(
-        message=message,
-        every=read_every(fields.get("every"), warnings),
-        metadata=_metadata(fields.get("metadata"), warnings),
-    )
-    for field in TEXT_FIELDS:
-        check_text(field, fields.get(field), warnings)
+    body = HeartbeatBody(message=message, metadata=_metadata(fields.get("metadata"), warnings))
+    body = declaring(body, fields, warnings)
     if kept:
         given = fields.get("warnings")
         if isinstance(given, list):
@@ -189,24 +192,53 @@ def _used(fields: dict[str, Any], warnings: list[str], kept: bool) -> HeartbeatB
     return body
 
 
-def check_text(field: str, given: Any, warnings: list[str]) -> None:
-    most = TEXT_FIELDS[field]
-    if given is not None and not (isinstance(given, str) and len(given) <= most):
-        warnings.append(f"{field}: {quoted(given)} is not a text of at most {most} characters")
+def declaring(body: HeartbeatBody, given: Mapping[str, Any], warnings: list[str]) -> HeartbeatBody:
+    """The body with the fields of `DECLARED` that are given and can be used; a warning for each other."""
+    found: dict[str, Any] = {}
+    for field in DECLARED:
+        value = given.get(field)
+        if value is None or (field == "run" and value == ""):
+            continue
+        try:
+            found[field] = _READ[field](value)
+        except ValueError as error:
+            warnings.append(f"{field}: {error}")
+    return body.model_copy(update=found) if found else body
 
 
-def read_every(given: Any, warnings: list[str]) -> timedelta | None:
-    """The interval that is declared; None with a warning if it is none."""
-    if given is None:
-        return None
+def _every(given: Any) -> timedelta:
     if not isinstance(given, str):
-        warnings.append(f"every: {quoted(given)} is not {durations.ACCEPTED}")
-        return None
+        raise ValueError(f"{quoted(given)} is not {durations.ACCEPTED}")
+    return durations.parse(given if len(given) <= QUOTED else given[:QUOTED] + "…")
+
+
+def _text(given: Any, most: int) -> str:
+    if not (isinstance(given, str) and len(given) <= most):
+        raise ValueError(f"{quoted(given)} is not a text of at most {most} characters")
+    return _clean(given)
+
+
+def _schedule(given: Any) -> str:
+    text = _text(given, events.SCHEDULE_MAX).strip()
+    schedules.parse(text, "UTC")
+    return text
+
+
+def _time_zone(given: Any) -> str:
+    name = _text(given, 64)
     try:
-        return durations.parse(given if len(given) <= QUOTED else given[:QUOTED] + "…")
+        zones.zone(name)
     except ValueError as error:
-        warnings.append(f"every: {error}")
-        return None
+        raise ValueError(f"{quoted(name)} {error}") from None
+    return name
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "every": _every,
+    "schedule": _schedule,
+    "time_zone": _time_zone,
+    "run": partial(_text, most=RUN_MAX),
+}
 
 
 def _metadata(given: Any, warnings: list[str]) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ class ServiceState:
     """Since when its heartbeats and changes count; of a deleted service, when it was deleted."""
     registered_by: Literal["heartbeat", "api"] = "api"
     declared_at: int | None = None
-    """When the heartbeat was that declared `every`."""
+    """When the heartbeat was that declared `every` or `schedule`; None where a person or a file did."""
     description: str = ""
     tags: tuple[str, ...] = ()
     notify: bool = True
@@ -44,6 +44,13 @@ class ServiceState:
     down_after: int | None = None
     dead_after: int | None = None
     every: int | None = None
+    schedule: str | None = None
+    time_zone: str | None = None
+    early: int | None = None
+    max_run: int | None = None
+    fail_after: int | None = None
+    recover_after: int | None = None
+    notify_unusual: bool = True
 
     status_seq: int = 0
     changed_from: Status = Status.UNKNOWN
@@ -130,6 +137,13 @@ class ServiceState:
             down_after=_duration(self.down_after),
             dead_after=_duration(self.dead_after),
             every=_duration(self.every),
+            schedule=self.schedule,
+            time_zone=self.time_zone,
+            early=_duration(self.early),
+            max_run=_duration(self.max_run),
+            fail_after=self.fail_after,
+            recover_after=self.recover_after,
+            notify_unusual=self.notify_unusual,
         )
 
 
@@ -188,6 +202,9 @@ def _configure(state: ServiceState, event: events.ConfigEvent, seq: int, stored_
     state.notify, state.paused = config.notify, config.paused
     state.silent_after, state.down_after = _length(config.silent_after), _length(config.down_after)
     state.dead_after, state.every = _length(config.dead_after), _length(config.every)
+    state.schedule, state.time_zone, state.early = config.schedule, config.time_zone, _length(config.early)
+    state.max_run, state.notify_unusual = _length(config.max_run), config.notify_unusual
+    state.fail_after, state.recover_after = config.fail_after, config.recover_after
 
 
 def _copy(to: ServiceState, other: ServiceState, part: tuple[str, ...]) -> None:

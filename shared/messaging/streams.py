@@ -14,6 +14,9 @@ from shared.settings import MIN_STREAM_BYTES, Settings
 
 HEARTBEATS = "HEARTBEATS"
 SERVICES = "SERVICES"
+RUNS = "RUNS"
+RUNS_MAX = 10_000
+"""Facts about runs that are kept of one service."""
 
 ASIDE = "ASIDE"
 ASIDE_SUBJECT = "aside"
@@ -38,8 +41,9 @@ ALL_TICKS = "tick.>"
 ALL_EVENTS = "service.>"
 ALL_CONFIG = "service.config.>"
 ALL_STATUS = "service.status.>"
+ALL_RUNS = "run.>"
 
-WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}}
+WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}, RUNS: {ALL_RUNS}}
 """The subjects that together are the whole stream."""
 
 SPARE = 1_000_000
@@ -66,6 +70,10 @@ def config(name: str) -> str:
 
 def status(name: str) -> str:
     return f"service.status.{name}"
+
+
+def run(name: str) -> str:
+    return f"run.{name}"
 
 
 def subject_of(event: Event) -> str:
@@ -116,6 +124,15 @@ def planned(settings: Settings) -> tuple[StreamConfig, ...]:
             duplicate_window=120,
             allow_atomic=True,
         ),
+        replace(
+            common,
+            name=RUNS,
+            subjects=[ALL_RUNS],
+            max_msgs_per_subject=RUNS_MAX,
+            max_age=settings.runs_kept.total_seconds(),
+            duplicate_window=120,
+            allow_atomic=True,
+        ),
         replace(common, name=ASIDE, subjects=[ASIDE_SUBJECT], max_msgs=1000),
     )
 
@@ -125,6 +142,7 @@ _MANAGED = (
     "max_msgs_per_subject",
     "max_msgs",
     "max_bytes",
+    "max_age",
     "num_replicas",
     "allow_direct",
     "allow_msg_ttl",

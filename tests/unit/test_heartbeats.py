@@ -75,8 +75,8 @@ def test_an_object_of_ours_is_read_whatever_it_is_called(kind: str) -> None:
     assert read_body(b"\n  " + text.encode(), kind) == (good, [])
     assert read_body(json.dumps(GOOD).encode("latin-1"), JSON + "; charset=ISO-8859-1") == (good, [])
     later = {"schedule": "0 3 * * *", "time_zone": "Europe/Berlin", "run": "a" * 64}
-    assert read_body(json.dumps(GOOD | later).encode(), kind) == (good, [])
-    assert read_body(json.dumps(later).encode(), kind) == (HeartbeatBody(), [])
+    assert read_body(json.dumps(GOOD | later).encode(), kind) == (good.model_copy(update=later), [])
+    assert read_body(json.dumps(later).encode(), kind) == (HeartbeatBody(**later), [])
     nothing = {"message": None, "every": None, "metadata": None, "run": None}
     assert read_body(json.dumps(nothing).encode(), kind) == (HeartbeatBody(), [])
 
