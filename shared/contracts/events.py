@@ -344,7 +344,7 @@ class Outcome(StrEnum):
 class RunData(_Contract):
     """One run of a service, as far as it is known; what comes later of the same `key` replaces it."""
 
-    key: int = Field(description="Microseconds since 1970 of when it was due, began, or was heard.")
+    key: str = Field(max_length=100, description="Which run of the service it is.")
     outcome: Outcome
     started_at: Moment | None = Field(default=None, description="Absent: no start was heard.")
     ended_at: Moment | None = None
@@ -359,6 +359,7 @@ class RunData(_Contract):
     exit_code: int | str | None = None
     message: str | None = None
     unusual: str | None = Field(default=None, description="In words, where its length is unusual.")
+    notify: bool = Field(default=False, description="Whether that is sent: at most once in 24 h.")
 
 
 class RunRecorded(_CloudEvent):

@@ -1,7 +1,9 @@
 """What ticks prove: when the registry could be heard. Pure; times in microseconds since 1970 UTC."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 
 @dataclass(slots=True)
@@ -36,6 +38,29 @@ class Coverage:
     def gaps_until(self, now: int, patience: int) -> list[tuple[int, int]]:
         """When the registry was deaf; also since its last tick, if that is longer ago than `patience`."""
         return [*self.gaps, (self.until, now)] if now - self.until > patience else self.gaps
+
+
+def expiry(start: int, patience: int, gaps: list[tuple[int, int]], rhythm: int = 0) -> int:
+    """When `patience` is over that began at `start`.
+
+    Time during which the registry did not listen (a gap) is added in full. A heartbeat that was sent in a gap
+    was lost by our fault, so after a gap there is also time for the next one: twice the rhythm, if there is
+    one, and at most the patience.
+    """
+    at = start + patience
+    for begin, end in gaps_after(start, gaps):
+        if begin >= at:
+            break
+        grace = min(patience, 2 * rhythm) if rhythm else patience
+        at = max(at + end - max(begin, start), end + grace)
+    return at
+
+
+def gaps_after(start: int, gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The gaps that end later than `start`."""
+    if not gaps or gaps[-1][1] <= start:  # nearly always
+        return []
+    return gaps[bisect_right(gaps, start, key=itemgetter(1)) :]
 
 
 def _less(gap: tuple[int, int], start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -6,8 +6,8 @@ moment at which its threshold had passed, so ticks decide when it is noticed, ne
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
 
+from services.monitor.domain import runs
 from services.monitor.domain.mass_outage import REGULAR, MassOutageDetector
 from services.monitor.domain.service import (
     ALIVE,
@@ -20,25 +20,44 @@ from services.monitor.domain.service import (
     PausedReport,
     StatusTransition,
 )
-from shared.contracts import durations
-from shared.contracts.events import Doubt, Signal, Status
-from shared.domain.coverage import Coverage
+from services.monitor.domain.timetable import NEVER
+from shared.contracts import durations, zones
+from shared.contracts.events import MICRO, Doubt, Signal, Status, moment
+from shared.domain.coverage import Coverage, expiry
 from shared.domain.service_state import belongs_to_this_life
 
 _BADNESS = {status: status.badness for status in Status}
 
 
-def _expiry(start: int, patience: int, rhythm: int, gaps: list[tuple[int, int]]) -> int:
-    """When `patience` is over that began at `start`."""
-    at, first = start + patience, len(gaps)
-    while first and gaps[first - 1][1] > start:  # nearly always there is none, or only the last
-        first -= 1
-    for begin, end in gaps[first:]:
-        if begin >= at:
-            break
-        grace = min(patience, 2 * rhythm) if rhythm else patience
-        at = max(at + end - max(begin, start), end + grace)
-    return at
+def due(
+    service: MonitoredService, to: Status, patience: int, counted_from: int, gaps: list[tuple[int, int]]
+) -> int:
+    """When a transition is due that follows `patience` after the last heartbeat, read or possibly removed;
+    after the expected moment, where there is a schedule; or after the start of a run that has not ended. No
+    transition is dated before the one it follows."""
+    job = service.job
+    start, rhythm = max(_counted(service, to, gaps), counted_from), service.rhythm
+    if job and job.timetable:
+        rhythm = 0
+    at = NEVER if start >= NEVER else expiry(start, patience, gaps, rhythm)
+    if job and job.max_run and job.timetable is None and to is not DEAD:  # meanwhile nothing else is expected
+        in_time = (run for run in job.open_runs if not run.is_overdue)
+        found = job.overdue.at if job.overdue else 0
+        at = max([at, found, *(runs.deadline(service, run, gaps) for run in in_time)])
+    if job and job.overdue and to is DOWN:
+        at = min(at, job.overdue.at)
+    return max(at, service.since)
+
+
+def _counted(service: MonitoredService, to: Status, gaps: list[tuple[int, int]]) -> int:
+    """From when on the threshold for a status is counted."""
+    job = service.job
+    if job and job.timetable:
+        return runs.expected(service, gaps).occurrence
+    heard = max(service.heard, service.unproved)
+    if job and not job.max_run and to is not DEAD:
+        return min([heard, *(run.started for run in job.open_runs if not run.is_overdue)])
+    return heard
 
 
 def change_thresholds(
@@ -49,53 +68,61 @@ def change_thresholds(
     Where a threshold becomes shorter, its transition is due when the new one has passed since `at`, or when
     it was due by the old one, whichever is sooner. So none comes at once, and none comes later than before.
     """
-    heard = max(service.heard, service.unproved, *(beat.at for beat in service.held[-1:]))
-    silent, down, dead = (
-        max(0, min(at, _expiry(max(heard, start), old, service.rhythm, gaps) - new))
-        for old, new, start in zip(service.patience, patience, service.counted_from, strict=True)
+    held = service.held[-1].at if service.held else 0
+    rhythm = 0 if service.job and service.job.timetable else service.rhythm
+    starts = (
+        max(held, start, _counted(service, to, gaps))
+        for to, start in zip((SILENT, DOWN, DEAD), service.counted_from, strict=True)
     )
+    silent, down, dead = (
+        max(0, min(at, expiry(start, old, gaps, rhythm) - new))
+        for old, new, start in zip(service.patience, patience, starts, strict=True)
+    )
+    limit = runs.limit(service)
     service.patience, service.counted_from = patience, (silent, down, dead)
+    runs.change_limit(service, limit, at, gaps)
 
 
 def resume(service: MonitoredService, at: int, counted_from: int) -> None:
     """End its pause: heartbeats are expected again. What came during the pause is in `said`, for `decide`."""
     service.counted_from = (counted_from, counted_from, counted_from)
+    runs.expect_from(service, at)
+    runs.count_from(service, at)
     if service.said and not service.said.resumed_at:
         service.said = service.said._replace(resumed_at=at)
 
 
 def pending_transitions(service: MonitoredService, coverage: Coverage) -> Iterator[tuple[Status, int, int]]:
-    """Each worse status that silence leads to, how long after the last heartbeat, read or possibly removed,
-    and when that is due.
-
-    Time during which the registry did not listen (a gap) is added in full. A heartbeat that was sent in a gap
-    was lost by our fault, so after a gap a service also has time for its next one: twice its rhythm, at most
-    its patience. No transition is dated before the one it follows.
-    """
-    heard, badness = service.heard, _BADNESS[service.status]
-    if service.paused or service.unsure or not heard:
+    """Each worse status that silence leads to, after how long, and when that is due."""
+    if service.paused or service.unsure or not service.heard:
         return
-    heard = max(heard, service.unproved)
+    overdue = service.job.overdue if service.job else None
     for to, patience, counted_from in zip(
         (SILENT, DOWN, DEAD), service.patience, service.counted_from, strict=True
     ):
-        if _BADNESS[to] > badness:
-            at = _expiry(max(heard, counted_from), patience, service.rhythm, coverage.gaps)
-            yield to, patience, max(at, service.since)
+        if _BADNESS[to] > _BADNESS[service.status]:
+            at = due(service, to, patience, counted_from, coverage.gaps)
+            if at < NEVER and not (to is SILENT and overdue and overdue.at <= at):
+                yield to, patience, at
 
 
 def next_due(service: MonitoredService, coverage: Coverage) -> int | None:
-    """When the next transition is due if no heartbeat comes. None: never (it is paused, new or dead)."""
-    for _, _, at in pending_transitions(service, coverage):
-        return at
-    return None
+    """When the next transition, or fact about a run, is due if no heartbeat comes. None: never (it is paused,
+    new or dead)."""
+    at = next((at for _, _, at in pending_transitions(service, coverage)), NEVER)
+    if service.job:
+        at = min(at, runs.next_fact_at(service, coverage))
+    return at if at < NEVER else None
 
 
 def decidable(service: MonitoredService, beat: Beat, coverage: Coverage) -> bool:
     """Whether it is known what came before `beat`: nothing is due in the time that no tick covers yet."""
     if beat.at <= coverage.until or beat.after_hole:
         return True
-    return not any(coverage.until < at <= beat.at for _, _, at in pending_transitions(service, coverage))
+    found = [at for _, _, at in pending_transitions(service, coverage)]
+    if service.job:
+        found.append(runs.next_fact_at(service, coverage))
+    return not any(coverage.until < at <= beat.at for at in found)
 
 
 def overdue_transitions(
@@ -108,20 +135,46 @@ def overdue_transitions(
         if since > upto:
             return
         outage = detector.outage_of(service) if detector and to is not DEAD else None
-        reason = _reason(service, patience, outage)
+        reason = _reason(service, to, patience, since, coverage.gaps, outage)
         yield StatusTransition(status, to, since, service.heard, reason, doubt=outage)
         status = to
 
 
-def _reason(service: MonitoredService, patience: int, outage: Doubt | None) -> str:
-    waited = durations.write(timedelta(microseconds=patience))
-    reason = f"no heartbeat for {waited}"
-    if service.signal is Signal.START and service.last_beat == service.heard:
-        reason = f"a run that was started has not ended within {waited}"
+def _reason(
+    service: MonitoredService,
+    to: Status,
+    patience: int,
+    at: int,
+    gaps: list[tuple[int, int]],
+    outage: Doubt | None,
+) -> str:
+    reason, job = f"no heartbeat for {_written(patience)}", service.job
+    running = min((run.started for run in job.open_runs if not run.is_overdue), default=0) if job else 0
+    if job and job.overdue and to is DOWN and job.overdue.at <= at:
+        began = _clock(job.overdue.started, job.time_zone, at)
+        reason = f"the run that began {began} has not ended within {_written(job.overdue.limit)}"
+    elif job and job.timetable:
+        moment_of = _clock(runs.expected(service, gaps).occurrence, job.time_zone, at)
+        reason = "; ".join(filter(None, (f"expected {moment_of}, not started", runs.zone_hint(job.offsets))))
+    elif job and running:
+        began = _clock(running, job.time_zone, at)
+        reason = f"the run that began {began} has not ended within {_written(patience)}"
     if outage:
         stopped = f"{outage.stopped} of {outage.of} services stopped within {outage.within} s"
         reason += f"; {stopped}, the registry may be cut off"
     return reason
+
+
+def _written(length: int) -> str:
+    return durations.write(length * MICRO)
+
+
+def _clock(at: int, time_zone: str, seen_from: int) -> str:
+    """The time of day in a zone; with the weekday or the date where that is another day's."""
+    zone = zones.zone(time_zone)
+    then, now = (zones.in_zone(moment(each), zone) for each in (at, seen_from))
+    days = abs((now.date() - then.date()).days)
+    return f"{then:%H:%M}" if not days else f"{then:%a %H:%M}" if days < 7 else f"{then:%Y-%m-%d %H:%M}"
 
 
 def decide(
@@ -153,7 +206,7 @@ def decide(
             for overdue in overdue_transitions(service, min(at, coverage.until), coverage, detector):
                 yield overdue
                 status = overdue.to
-    to = _status_after(status, fact.signal)
+    to = _status_after(service, status, fact)
     if to is status:
         return
     reason = f"reported failure{_coded(fact.exit_code)}" if fact.signal is Signal.FAIL else "heartbeat"
@@ -162,19 +215,24 @@ def decide(
     yield StatusTransition(status, to, at, last, reason + meanwhile, fact.message, duration, trace=fact.trace)
 
 
-def _status_after(status: Status, signal: Signal) -> Status:
-    """The status after a heartbeat. A start is a sign of life, but what is down needs a success."""
-    if signal is Signal.FAIL:
-        return DOWN
-    if signal is Signal.START and status in (DOWN, DEAD):
-        return status
-    return ALIVE
+def _status_after(service: MonitoredService, status: Status, fact: Beat | PausedReport) -> Status:
+    """The status after a heartbeat. A start is a sign of life, and so is one failure where several are
+    needed; but what is down needs a success, or several."""
+    job, is_down = service.job, status in (DOWN, DEAD)
+    more = isinstance(fact, Beat)  # what came during a pause is counted already
+    if fact.signal is Signal.FAIL:
+        enough = not job or job.failures + more >= job.fail_after
+        return DOWN if enough else status if is_down else ALIVE
+    if fact.signal is Signal.START:
+        return status if is_down else ALIVE
+    recovered = not is_down or not job or job.successes + more >= job.recover_after
+    return ALIVE if recovered else status
 
 
 def _run_duration(service: MonitoredService, beat: Beat) -> int | None:
     """How long the run took that ends with this heartbeat, if one does."""
-    ended = service.signal is Signal.START and beat.signal is not Signal.START
-    return beat.at - service.last_beat if ended else None
+    job = service.job
+    return beat.at - job.ended_start if job and job.ended_at == beat.at and job.ended_start else None
 
 
 def _coded(exit_code: int | str | None) -> str:
@@ -188,10 +246,12 @@ def apply_transition(service: MonitoredService, transition: StatusTransition) ->
     service.status = transition.to
     service.since = transition.since
     service.recorded_beat = max(service.recorded_beat, transition.last_beat or 0)
+    if service.job and transition.to in (ALIVE, DOWN):
+        service.job.successes = 0
 
 
 def apply_heartbeat(service: MonitoredService, at: int, signal: Signal = Signal.SUCCESS) -> None:
-    """Apply a heartbeat that came at `at`."""
+    """Apply a heartbeat that came at `at`, but for what `runs.apply_beat` does."""
     if at > service.last_beat:
         late = not service.last_beat or at - service.last_beat > service.patience.silent
         service.in_a_row = 0 if late else min(service.in_a_row + 1, REGULAR)
@@ -208,4 +268,5 @@ def apply_while_paused(service: MonitoredService, beat: Beat) -> None:
         service.said = PausedReport(
             beat.signal, beat.message, beat.exit_code, _run_duration(service, beat), beat.trace
         )
+    runs.apply_beat(service, beat)
     apply_heartbeat(service, beat.at, beat.signal)

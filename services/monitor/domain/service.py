@@ -6,7 +6,8 @@ Times are microseconds since 1970 UTC, as the broker stored the facts.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shared.contracts.events import Doubt, Signal, Status
+from services.monitor.domain.timetable import NOTHING_EXPECTED, Expectation, Timetable
+from shared.contracts.events import Doubt, Outcome, Signal, Status
 
 SECOND = 1_000_000
 
@@ -34,6 +35,11 @@ class Beat(NamedTuple):
     after_hole: bool = False
     trace: str | None = None
     """The `traceparent` it came with."""
+    schedule: str = ""
+    time_zone: str = ""
+    """Those that it declares; empty if none."""
+    run: str = ""
+    """The sender's id of the run that begins or ends with it."""
 
 
 class PausedReport(NamedTuple):
@@ -63,6 +69,98 @@ class StatusTransition(NamedTuple):
     doubt: Doubt | None = None
     trace: str | None = None
     """The `traceparent` of the heartbeat that caused it."""
+
+
+class OpenRun(NamedTuple):
+    """A run that has begun and not ended. `key`: which run of the service it is."""
+
+    started: int
+    run: str
+    key: str
+    occurrence: int = 0
+    """The one it counts for; 0: none."""
+    counted_from: int = 0
+    """From when its time is counted, where that is later than its start: the service was resumed then, or its
+    limit was changed."""
+    is_overdue: bool = False
+    is_told: bool = False
+    """Whether it is recorded that it takes longer than all before."""
+
+
+class RunFact(NamedTuple):
+    """What has become of a run. `at`: when; facts of a service are recorded in the order of `order`."""
+
+    at: int
+    outcome: Outcome
+    key: str
+    started: int = 0
+    ended: int = 0
+    occurrence: int = 0
+    run: str = ""
+    message: str | None = None
+    exit_code: int | str | None = None
+    unusual: str | None = None
+    notify: bool = False
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        return self.at, _RANKS[self.outcome], self.key
+
+
+_RANKS = {
+    Outcome.MISSED: 0,
+    Outcome.OVERDUE: 1,
+    Outcome.RUNNING: 2,
+    Outcome.FAILURE: 3,
+    Outcome.SUCCESS: 3,
+}
+"""Several facts may be of the same moment: a heartbeat passes over an occurrence, and ends a run."""
+
+
+class Overdue(NamedTuple):
+    """A run that has not ended in time: it was found so at `at`."""
+
+    at: int
+    started: int
+    limit: int
+
+
+@dataclass(slots=True)
+class Job:
+    """What is kept beside the rest of a service that has a schedule or runs, or counts its failures."""
+
+    time_zone: str = "UTC"
+    """Of its schedule, and of the times in reasons."""
+    timetable: Timetable | None = None
+    max_run: int = 0
+    """0: none is configured."""
+    fail_after: int = 1
+    recover_after: int = 1
+    notify_unusual: bool = True
+    expectation: Expectation = NOTHING_EXPECTED
+    missed_until: int = 0
+    """No occurrence up to this one is recorded as missed any more."""
+    open_runs: tuple[OpenRun, ...] = ()
+    overdue: Overdue | None = None
+    """The first run that was found overdue since the last success."""
+    failures: int = 0
+    """Without a success between."""
+    successes: int = 0
+    """Since it went down, without a failure between."""
+    lengths: tuple[int, ...] = ()
+    """Of the last runs that succeeded, the newest last."""
+    ended_at: int = 0
+    """The newest heartbeat that ended a run."""
+    ended_start: int = 0
+    """When that run had begun; 0: nobody knows."""
+    told_at: int = 0
+    """When it was sent last that a run is unusual."""
+    offsets: tuple[int, ...] = ()
+    """How many half hours the last heartbeats were from what is expected; see `zone_hint`."""
+    run_seq: int = 0
+    """Of the newest fact in RUNS."""
+    recorded: tuple[int, int, str] = (0, 0, "")
+    """The order of the newest fact that is known to be recorded."""
 
 
 @dataclass(slots=True)
@@ -110,6 +208,8 @@ class MonitoredService:
     """The second after which it is late by its own rhythm, as the cadence index has it; 0: it has none."""
     bucket: int = 0
     """The part of the snapshot it belongs to."""
+    job: Job | None = None
+    """None: it just beats."""
 
     @property
     def heard(self) -> int:

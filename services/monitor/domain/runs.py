@@ -1,0 +1,299 @@
+"""Runs and occurrences: what becomes of them, from heartbeats and from ticks. Pure.
+
+`due_fact` and `beat_fact` say which fact is to be recorded next, `apply_fact` and `apply_beat` change the
+service. None of them looks at its status: heartbeats that are read again lead to the same facts in the same
+order, however much of what followed is known already.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from services.monitor.domain.service import (
+    Beat,
+    Job,
+    MonitoredService,
+    OpenRun,
+    Overdue,
+    RunFact,
+)
+from services.monitor.domain.timetable import NEVER, Expectation, first_expectation
+from shared.contracts import durations
+from shared.contracts.events import MICRO, Outcome, Signal
+from shared.domain import run_lengths
+from shared.domain.coverage import Coverage, expiry, gaps_after
+
+MAX_OPEN = 100
+"""Runs of one service that may be open at once; the oldest gives way."""
+MAX_PASSED = 10_000
+"""Occurrences that one heartbeat may pass over."""
+DEAF = timedelta(minutes=1) // MICRO
+"""So long a gap in the time of an occurrence is enough for its heartbeat to have been lost by our fault."""
+TELL_AGAIN = timedelta(hours=24) // MICRO
+HALF_HOUR = timedelta(minutes=30) // MICRO
+NEAR_HALF_HOUR = timedelta(minutes=5) // MICRO
+IN_A_ROW = 3
+Gaps = list[tuple[int, int]]
+
+
+# --- what is expected
+
+
+def expected(service: MonitoredService, gaps: Gaps) -> Expectation:
+    """The first occurrence that no heartbeat has met, and none may have met that we did not hear."""
+    job = service.job
+    if job is None or job.timetable is None:
+        return Expectation(0, NEVER)
+    found = job.expectation
+    while is_forgiven(service, found, gaps):
+        found = Expectation(found.occurrence, job.timetable.following(found.occurrence))
+    return found
+
+
+def is_forgiven(service: MonitoredService, each: Expectation, gaps: Gaps) -> bool:
+    """Whether the registry was deaf for so long, while a heartbeat for it was due, that nothing is known."""
+    if each.occurrence >= NEVER or not service.job or not service.job.timetable:
+        return False
+    begin, end = (
+        service.job.timetable.opens(each.occurrence, each.met),
+        each.occurrence + service.patience.silent,
+    )
+    overlaps = (min(gap[1], end) - max(gap[0], begin) for gap in gaps_after(begin, gaps))
+    return any(overlap >= DEAF for overlap in overlaps)
+
+
+def expect_from(service: MonitoredService, at: int) -> None:
+    """Nothing before `at` is expected: it was resumed then, or has another schedule. A heartbeat before that
+    may still have met what follows."""
+    job = service.job
+    if job and job.timetable:
+        job.expectation = first_expectation(job.timetable, at, service.last_beat)
+        job.missed_until = max(job.missed_until, job.expectation.met)
+
+
+def assume_heard(service: MonitoredService, at: int) -> None:
+    """There may have been a heartbeat at `at`."""
+    job = service.job
+    if job and job.timetable and (moved := job.expectation.met_by(job.timetable, at, 0)):
+        job.expectation = moved[0]
+        job.missed_until = max(job.missed_until, job.expectation.met)
+
+
+# --- how long a run may take
+
+
+def limit(service: MonitoredService) -> int:
+    """After how long a run is overdue."""
+    return (service.job and service.job.max_run) or service.patience.down
+
+
+def deadline(service: MonitoredService, run: OpenRun, gaps: Gaps) -> int:
+    return expiry(max(run.started, run.counted_from), limit(service), gaps)
+
+
+def change_limit(service: MonitoredService, old: int, at: int, gaps: Gaps) -> None:
+    """Another limit holds from `at` on: no open run becomes overdue for the past."""
+    job, new = service.job, limit(service)
+    if job and old != new:
+        job.open_runs = tuple(
+            run._replace(
+                counted_from=max(0, min(at, expiry(max(run.started, run.counted_from), old, gaps) - new))
+            )
+            for run in job.open_runs
+        )
+
+
+def count_from(service: MonitoredService, at: int) -> None:
+    """The time of open runs is counted from `at` on."""
+    if service.job:
+        service.job.open_runs = tuple(run._replace(counted_from=at) for run in service.job.open_runs)
+
+
+# --- facts
+
+
+def next_fact_at(service: MonitoredService, coverage: Coverage) -> int:
+    """When the next fact is due if no heartbeat comes; NEVER: none is."""
+    return min((fact.at for fact in _due(service, coverage)), default=NEVER)
+
+
+def due_fact(service: MonitoredService, upto: int, coverage: Coverage) -> RunFact | None:
+    """The next fact that time alone leads to, if it is due by then."""
+    fact = min(_due(service, coverage), key=lambda fact: fact.order, default=None)
+    return fact if fact and fact.at <= upto else None
+
+
+def _due(service: MonitoredService, coverage: Coverage) -> Iterator[RunFact]:
+    job = service.job
+    if job is None or service.paused or service.unsure or not service.last_beat:
+        return
+    for run in job.open_runs:
+        if not run.is_overdue:
+            yield _fact(deadline(service, run, coverage.gaps), Outcome.OVERDUE, run)
+        if not run.is_told and (longest := run_lengths.too_long(job.lengths)):
+            at = run.started + longest[0]
+            yield _fact(at, Outcome.RUNNING, run)._replace(unusual=longest[1], notify=_may_tell(job, at))
+    if missed := _missed(service, job, coverage):
+        yield missed
+
+
+def _missed(service: MonitoredService, job: Job, coverage: Coverage) -> RunFact | None:
+    """The first occurrence that is not recorded as missed: it is when the service falls down for it, or when
+    the next one passes. A dead service misses nothing any more."""
+    if job.timetable is None or job.expectation.occurrence >= NEVER:
+        return None
+    first = each = expected(service, coverage.gaps)
+    if job.missed_until >= first.occurrence:
+        each = Expectation(job.missed_until, job.timetable.following(job.missed_until))
+    while is_forgiven(service, each, coverage.gaps):
+        each = Expectation(each.occurrence, job.timetable.following(each.occurrence))
+    if each.occurrence >= NEVER:
+        return None
+    at = job.timetable.following(each.occurrence)
+    if each.occurrence == first.occurrence:
+        at = min(at, expiry(each.occurrence, service.patience.down, coverage.gaps))
+    dead = expiry(first.occurrence, service.patience.dead, coverage.gaps)
+    return missed(each.occurrence, at) if at <= dead else None
+
+
+def missed(occurrence: int, at: int) -> RunFact:
+    return RunFact(at, Outcome.MISSED, str(occurrence), occurrence=occurrence)
+
+
+def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunFact | None:
+    """The next fact that a heartbeat leads to; None: nothing more is to be recorded of it."""
+    job = service.job
+    if job is None or beat.at <= max(service.last_beat, job.ended_at) or beat.signal is Signal.LOG:
+        return None
+    run = _open(job, beat.run)
+    if beat.signal is Signal.START:
+        if gives_way := run or (job.open_runs[0] if len(job.open_runs) >= MAX_OPEN else None):
+            why = "it began again" if run else f"more than {MAX_OPEN} runs were open"
+            if not gives_way.is_overdue:
+                return _fact(beat.at, Outcome.OVERDUE, gives_way)._replace(message=why)
+        return _passed(service, job, beat, coverage)
+    if run is None and job.timetable is None:
+        return None
+    if run is None and (passed := _passed(service, job, beat, coverage)):
+        return passed
+    outcome = Outcome.FAILURE if beat.signal is Signal.FAIL else Outcome.SUCCESS
+    run = run or _begun(service, job, beat)._replace(started=0)
+    fact = _fact(beat.at, outcome, run)._replace(
+        ended=beat.at, run=beat.run, message=beat.message, exit_code=beat.exit_code
+    )
+    if run.started and outcome is Outcome.SUCCESS:
+        words = run_lengths.unusual(beat.at - run.started, job.lengths)
+        tell = bool(words) and not run.is_told and not service.paused and _may_tell(job, beat.at)
+        fact = fact._replace(unusual=words, notify=tell)
+    return fact
+
+
+def _passed(service: MonitoredService, job: Job, beat: Beat, coverage: Coverage) -> RunFact | None:
+    """The first occurrence that a heartbeat passes over, as it counts for a later one."""
+    if job.timetable is None or not service.last_beat or service.paused or beat.after_hole:
+        return None
+    found = job.expectation.met_by(job.timetable, beat.at, MAX_PASSED)
+    if not found:
+        return None
+    dead = expiry(job.expectation.occurrence, service.patience.dead, coverage.gaps)
+    before = job.expectation.met
+    for occurrence in found[1]:
+        skipped = occurrence <= job.missed_until or occurrence > dead
+        if not skipped and not is_forgiven(service, Expectation(before, occurrence), coverage.gaps):
+            return missed(occurrence, beat.at)
+        before = occurrence
+    return None
+
+
+def _may_tell(job: Job, at: int) -> bool:
+    return job.notify_unusual and at >= job.told_at + TELL_AGAIN
+
+
+def _open(job: Job, run: str) -> OpenRun | None:
+    return next((each for each in job.open_runs if each.run == run), None)
+
+
+def _begun(service: MonitoredService, job: Job, beat: Beat) -> OpenRun:
+    """A run as it begins with a heartbeat. The first one for an occurrence has its key, so that it takes the
+    place of a missed one."""
+    own = f"{beat.at}-{beat.run}" if beat.run else str(beat.at)
+    if job.timetable is None:
+        return OpenRun(beat.at, beat.run, own)
+    if not service.last_beat or beat.after_hole:
+        met, is_first = first_expectation(job.timetable, 0, beat.at).met, True
+    elif found := job.expectation.met_by(job.timetable, beat.at, MAX_PASSED):
+        met, is_first = found[0].met, True
+    else:
+        met, is_first = job.expectation.met, False
+    return OpenRun(beat.at, beat.run, str(met) if met and is_first else own, met)
+
+
+def _fact(at: int, outcome: Outcome, run: OpenRun) -> RunFact:
+    return RunFact(at, outcome, run.key, run.started, occurrence=run.occurrence, run=run.run)
+
+
+def apply_fact(service: MonitoredService, fact: RunFact) -> None:
+    """Apply a fact that is recorded, by this monitor or by another."""
+    job = service.job
+    if job is None:
+        return
+    if fact.notify:
+        job.told_at = fact.at
+    if fact.outcome is Outcome.MISSED:
+        job.missed_until = max(job.missed_until, fact.occurrence)
+        return
+    run = next((each for each in job.open_runs if each.key == fact.key), None)
+    rest = tuple(each for each in job.open_runs if each.key != fact.key)
+    if fact.outcome is Outcome.RUNNING and run:
+        job.open_runs = (*rest, run._replace(is_told=True))
+    elif fact.outcome is Outcome.OVERDUE and run and not fact.message:
+        job.open_runs = (*rest, run._replace(is_overdue=True))
+        job.overdue = job.overdue or Overdue(fact.at, run.started, limit(service))
+    else:
+        job.open_runs = rest
+    if fact.ended:
+        job.ended_at, job.ended_start = fact.ended, fact.started
+        if fact.started and fact.outcome is Outcome.SUCCESS:
+            job.lengths = (*job.lengths, fact.ended - fact.started)[-run_lengths.KEPT :]
+
+
+def apply_beat(service: MonitoredService, beat: Beat) -> None:
+    """Apply a heartbeat whose facts are applied; to be called before `last_beat` of the service is moved."""
+    job = service.job
+    if job is None or beat.at <= service.last_beat:
+        return
+    if beat.signal is Signal.FAIL:
+        job.failures, job.successes = job.failures + 1, 0
+    elif beat.signal is Signal.SUCCESS:
+        job.failures, job.overdue = 0, None
+        job.successes += beat.at > service.since
+    if beat.signal is Signal.START:
+        begun = _begun(service, job, beat)
+        job.open_runs = (*(each for each in job.open_runs if each.run != beat.run), begun)[-MAX_OPEN:]
+    elif job.ended_at == beat.at and job.ended_start:
+        return  # it counts where its start did
+    if job.timetable:
+        if not service.last_beat or beat.after_hole:
+            job.expectation = first_expectation(job.timetable, 0, beat.at)
+        elif found := job.expectation.met_by(job.timetable, beat.at, MAX_PASSED):
+            job.expectation = found[0]
+        job.missed_until = max(job.missed_until, job.expectation.met)
+        job.offsets = (*job.offsets, _offset(job.expectation, beat.at))[-IN_A_ROW:]
+
+
+# --- a schedule in the wrong zone
+
+
+def _offset(after: Expectation, at: int) -> int:
+    """How many half hours a heartbeat came after the occurrence that is nearest; 0: not by whole ones."""
+    nearest = after.occurrence if after.occurrence - at < at - after.met else after.met
+    halves, rest = divmod(at - nearest + NEAR_HALF_HOUR, HALF_HOUR)
+    return halves if rest <= 2 * NEAR_HALF_HOUR else 0
+
+
+def zone_hint(offsets: tuple[int, ...]) -> str:
+    """What is said where the last heartbeats came off by the same whole or half hours; else nothing."""
+    if len(offsets) < IN_A_ROW or not offsets[0] or len(set(offsets)) > 1:
+        return ""
+    off = durations.spoken(abs(offsets[0]) * timedelta(minutes=30))
+    side = "after" if offsets[0] > 0 else "before"
+    return f"came {off} {side} each expected time, three times in a row: is the time zone right?"

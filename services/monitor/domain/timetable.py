@@ -1,0 +1,107 @@
+"""When a service is expected: the occurrences of its schedule, in microseconds since 1970 UTC. Pure."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import NamedTuple
+
+from shared.contracts import schedules
+from shared.contracts.events import MICRO, micros, moment
+from shared.contracts.schedules import Schedule
+
+EARLY = timedelta(minutes=15) // MICRO
+NEVER = 1 << 62
+"""Later than any moment: no occurrence is left."""
+_FIRST_STEP = timedelta(minutes=2) // MICRO
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """A schedule in its zone. `early`: so long before an occurrence a heartbeat counts for it, at most."""
+
+    schedule: str
+    time_zone: str
+    early: int = EARLY
+
+    def following(self, at: int) -> int:
+        """The first occurrence later than `at`; NEVER if none is left."""
+        return _following(self.schedule, self.time_zone, at)
+
+    def before(self, at: int) -> int:
+        """The last occurrence before `at`; 0 if there was none in fifty years."""
+        step = _FIRST_STEP
+        while (found := self.following(at - step)) >= at:
+            if step > 50 * 366 * 86400 * 1_000_000:
+                return 0
+            step *= 2
+        while (later := self.following(found)) < at:
+            found = later
+        return found
+
+    def opens(self, occurrence: int, previous: int) -> int:
+        """From when on a heartbeat counts for an occurrence and not for the one before."""
+        if occurrence >= NEVER:
+            return NEVER
+        return occurrence - min(self.early, (occurrence - previous) // 2)
+
+    def counts_for(self, at: int) -> tuple[int, int]:
+        """The occurrence that a heartbeat at `at` counts for (0: none), and the one after that."""
+        coming = self.following(at)
+        if coming < NEVER and coming - at <= self.early and self.before(coming) <= 2 * at - coming:
+            return coming, self.following(coming)
+        return (self.before(coming) if coming < NEVER else self.before(at + 1)), coming
+
+    def nearest(self, at: int) -> int:
+        """The occurrence that is nearest to `at`; 0 if there is none."""
+        coming = self.following(at)
+        last = self.before(coming if coming < NEVER else at + 1)
+        return coming if coming < NEVER and coming - at < at - last else last
+
+
+class Expectation(NamedTuple):
+    """The first occurrence that no heartbeat has met, and the one before it."""
+
+    met: int
+    occurrence: int
+
+    def met_by(self, timetable: Timetable, at: int, most: int) -> "tuple[Expectation, list[int]] | None":
+        """What is expected after a heartbeat at `at`, and the occurrences that it passes over, up to `most`.
+        None: it counts for one that is met already."""
+        if at < timetable.opens(self.occurrence, self.met):
+            return None
+        passed, met, coming = list[int](), self.occurrence, timetable.following(self.occurrence)
+        while at >= timetable.opens(coming, met):
+            passed.append(met)
+            met, coming = coming, timetable.following(coming)
+            if len(passed) > most:
+                return Expectation(*timetable.counts_for(at)), passed[:most]
+        return Expectation(met, coming), passed
+
+
+NOTHING_EXPECTED = Expectation(0, NEVER)
+
+
+def first_expectation(timetable: Timetable, since: int, heard: int) -> Expectation:
+    """What is expected of a service whose heartbeats count since `since`, if the newest was `heard` (0: none
+    was)."""
+    met, coming = timetable.counts_for(heard) if heard else (0, 0)
+    if coming <= since:
+        coming = timetable.following(since)
+        met = timetable.before(coming if coming < NEVER else since + 1)
+    return Expectation(met, coming)
+
+
+@lru_cache(maxsize=100_000)
+def _following(schedule: str, time_zone: str, at: int) -> int:
+    """Services often share a schedule, and then their occurrences too."""
+    found = _parsed(schedule, time_zone).following(moment(at))
+    return NEVER if found is None else micros(found)
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(schedule: str, time_zone: str) -> Schedule:
+    """What cannot be read is never due: another version may have accepted it."""
+    try:
+        return schedules.parse(schedule, time_zone)
+    except ValueError:
+        return Schedule(())
