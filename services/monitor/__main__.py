@@ -64,7 +64,8 @@ def main() -> None:
             nonlocal monitor
             snapshots = await link.bucket(streams.MONITOR_BUCKET)
             event_store = EventStore(link, publisher, snapshots, lambda: watch.marks)
-            monitor = Monitor(event_store, patience, settings.heartbeats_kept, settings.max_services)
+            kept, limit = settings.heartbeats_kept, settings.max_services
+            monitor = Monitor(event_store, patience, kept, limit, settings.timezone)
             monitor.on_caught_up = lambda: health.good("history")
             watch.on_emptied = monitor.snapshots.save_everything
             await monitor.run()

@@ -8,6 +8,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.monitor.domain.runs import declares
 from services.monitor.domain.service import ALIVE, Beat, EffectiveThresholds, MonitoredService
 from services.monitor.evaluate import Evaluator, ReadBeat
 from services.monitor.events import EventReader
@@ -44,20 +45,26 @@ TICK_SECONDS = Histogram(
 MAX_BEHIND = 5000
 """Messages behind the stream's end beyond which no snapshot is written: it would be old at once."""
 _NAME_AT = len(streams.heartbeat(""))
-_NEVER_PLAIN = (Signal.FAIL, Signal.LOG)
+_NEVER_PLAIN = (Signal.FAIL, Signal.LOG, Signal.START)
 
 
 class Monitor:
     """`run` until cancelled."""
 
     def __init__(
-        self, event_store: EventStore, patience: EffectiveThresholds, kept: int, max_services: int
+        self,
+        event_store: EventStore,
+        patience: EffectiveThresholds,
+        kept: int,
+        max_services: int,
+        time_zone: str = "UTC",
     ) -> None:
-        """`patience`: the registry's default thresholds. `kept`: messages the broker keeps per subject."""
+        """`patience`, `time_zone`: what is used where a service has none of its own. `kept`: messages the
+        broker keeps per subject."""
         self._event_store = event_store
         LIMIT.set(max_services)
         self.snapshots = Snapshots(event_store, self._bucket)
-        self.state = MonitorState(self.snapshots, patience)
+        self.state = MonitorState(self.snapshots, patience, time_zone)
         self._dead_letters = DeadLetters(event_store)
         self.events = EventReader(event_store, self._dead_letters, self.apply_event)
         self._recorder = Recorder(event_store, self.state, self.events, max_services)
@@ -140,7 +147,7 @@ class Monitor:
                 service is not None
                 and name not in others
                 and beat.signal not in _NEVER_PLAIN
-                and beat.every in (0, service.every)
+                and not declares(service, beat)
                 and _is_plain(service, beat.at)
             ):
                 state.apply_heartbeat(service, beat.at, beat.signal)
@@ -199,6 +206,6 @@ class Monitor:
 
 def _is_plain(service: MonitoredService, at: int) -> bool:
     """Alive and not late: a sign of life moves nothing but the time of its last heartbeat."""
-    if service.status is not ALIVE or service.held or service.unsure or service.paused:
+    if service.status is not ALIVE or service.held or service.unsure or service.paused or service.job:
         return False
     return at < service.heard + service.patience.silent and belongs_to_this_life(at, service.registered_at)

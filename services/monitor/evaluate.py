@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+from services.monitor.domain import runs
 from services.monitor.domain.lifecycle import apply_while_paused, decidable, decide, next_due
 from services.monitor.domain.mass_outage import MassOutageDetector
 from services.monitor.domain.service import Beat, MonitoredService, PausedReport
@@ -89,20 +90,45 @@ class Evaluator:
         """No sign of life, but perhaps the oldest heartbeat that the broker has kept."""
         service = self._state.services.get(name)
         if service is not None and not service.held and await self._has_hole(service, message):
-            service.unproved = message.at
+            self._assume_heard(service, message.at)
 
     async def _evaluate_heartbeat(
         self, service: MonitoredService, beat: Beat, read: Stored, detector: MassOutageDetector | None = None
     ) -> None:
+        if self._state.has_runs(service, beat):
+            beat = await self._evaluate_runs(service, beat, read, detector)
         await self._transition(service, beat, read, detector)
-        await self._recorder.declare_interval(service, beat)
-        self._state.apply_heartbeat(service, beat.at, beat.signal)
+        await self._recorder.declare_new(service, beat)
+        self._state.apply_beat(service, beat)
         self._state.schedule(service)
+
+    async def _evaluate_runs(
+        self, service: MonitoredService, beat: Beat, read: Stored, detector: MassOutageDetector | None
+    ) -> Beat:
+        """Record what was due before a heartbeat, and then the facts that it leads to. What was due goes
+        first, because a run that ends does not count any more."""
+        coverage = self._state.coverage
+        if not beat.after_hole and beat.at > service.last_beat:
+            upto = min(beat.at, coverage.until)
+            await self._record_due(service, upto)
+            await self._transition(service, upto, read, detector)
+            if service.unsure:
+                service.unsure, beat = False, beat._replace(after_hole=True)
+        while fact := runs.beat_fact(service, beat, coverage):
+            await self._recorder.record_run(service, fact)
+        return beat
+
+    async def _record_due(self, service: MonitoredService, upto: int) -> None:
+        while service.job and (fact := runs.due_fact(service, upto, self._state.coverage)):
+            await self._recorder.record_run(service, fact)
 
     async def _evaluate_while_paused(self, service: MonitoredService, beat: Beat) -> None:
         service.unsure = False
         if beat.at > service.last_beat:
-            await self._recorder.declare_interval(service, beat)
+            if self._state.has_runs(service, beat):
+                while fact := runs.beat_fact(service, beat, self._state.coverage):
+                    await self._recorder.record_run(service, fact)
+            await self._recorder.declare_new(service, beat)
             apply_while_paused(service, beat)
 
     async def evaluate_resumed(self, read: Stored) -> None:
@@ -110,6 +136,8 @@ class Evaluator:
         state = self._state
         while state.undeclared:
             await self._recorder.declare(*state.undeclared.pop())
+        while state.unrecorded:
+            await self._recorder.record_run(*state.unrecorded.popleft())
         if state.resumed:
             resumed, state.resumed = state.resumed, []
             await _concurrently(partial(self.evaluate_one_resumed, read), resumed)
@@ -148,6 +176,7 @@ class Evaluator:
         if await self._is_unproved(service, at, tick):
             service.unsure = True
             return
+        await self._record_due(service, at)
         await self._transition(service, at, tick, detector)
         self._state.schedule(service)
 
@@ -189,9 +218,15 @@ class Evaluator:
         ask = partial(self._event_store.oldest_heartbeat, service.name)
         oldest = await retry_until_done("read the oldest heartbeat", ask)
         if oldest is None:  # all of them were removed, and nobody knows when the last one was
-            service.unproved = max(service.unproved, self._hole_at)
+            self._assume_heard(service, max(service.unproved, self._hole_at))
             return False
         return oldest.at > max(service.heard, service.unproved)
+
+    @staticmethod
+    def _assume_heard(service: MonitoredService, at: int) -> None:
+        """There may have been a heartbeat that the broker has removed."""
+        service.unproved = at
+        runs.assume_heard(service, at)
 
 
 async def _concurrently(do: Callable[[T], Coroutine[None, None, None]], items: Iterable[T]) -> None:

@@ -6,12 +6,14 @@ from functools import partial
 import structlog
 from prometheus_client import Counter
 
-from services.monitor.domain.service import UNKNOWN, Beat, MonitoredService, StatusTransition
+from services.monitor.domain import runs
+from services.monitor.domain.runs import declares
+from services.monitor.domain.service import UNKNOWN, Beat, MonitoredService, RunFact, StatusTransition
 from services.monitor.events import EventReader
 from services.monitor.state import MonitorState
 from services.monitor.store import mapping
 from services.monitor.store.event_store import EventStore
-from shared.contracts.events import ConfigEvent, Status, StatusChanged
+from shared.contracts.events import ConfigEvent, Outcome, RunRecorded, Status, StatusChanged, parse_run
 from shared.messaging import streams
 from shared.messaging.connection import retry_until_done
 from shared.messaging.errors import WrongSequence
@@ -26,6 +28,9 @@ CHANGES = Counter(
 for _from in Status:
     for _to in {*Status} - {UNKNOWN, _from}:
         CHANGES.labels(_from, _to)
+RUNS = Counter("registry_runs_recorded_total", "Facts about runs recorded by this monitor", ["outcome"])
+for _outcome in Outcome:
+    RUNS.labels(_outcome)
 REFUSED = Counter("registry_registrations_refused_total", "First heartbeats over REGISTRY_MAX_SERVICES")
 
 ADMITTED = 2
@@ -89,7 +94,28 @@ class Recorder:
             if transition:
                 self._state.apply_recorded(service, transition)
 
-    async def _append(self, subject: str, event: StatusChanged | ConfigEvent, after: int) -> int:
+    async def record_run(self, service: MonitoredService, fact: RunFact) -> None:
+        """Append a fact about a run, unless it is recorded already, and apply it."""
+        job, subject = service.job, streams.run(service.name)
+        assert job is not None
+        event = mapping.run_event(service.name, fact)
+        while fact.order > job.recorded:
+            if seq := await self._append(subject, event, job.run_seq):
+                job.run_seq, job.recorded = seq, fact.order
+                RUNS.labels(fact.outcome).inc()
+                break
+            message = await self._newest(subject)
+            job.run_seq = message.seq if message else 0
+            if message is not None:
+                try:
+                    job.recorded = mapping.order_of(parse_run(message.data))
+                except ValueError:
+                    continue  # what cannot be read stands in the way, and says nothing
+        runs.apply_fact(service, fact)
+
+    async def _append(
+        self, subject: str, event: StatusChanged | ConfigEvent | RunRecorded, after: int
+    ) -> int:
         """The new sequence; 0 if another writer was first. Waits for the broker as long as it takes."""
 
         async def attempt() -> int:
@@ -135,13 +161,14 @@ class Recorder:
                 return None  # deleted, or made unreadable, after this heartbeat
             after = message.seq if message else 0
 
-    async def declare_interval(self, service: MonitoredService, beat: Beat) -> None:
-        if beat.every not in (0, service.every) and beat.at > service.last_beat:
+    async def declare_new(self, service: MonitoredService, beat: Beat) -> None:
+        """Record and use the interval or the schedule that a heartbeat declares, if it is another one."""
+        if declares(service, beat) and beat.at > service.last_beat:
             await self.declare(service, beat)
-            self._state.set_interval(service, beat)
+            self._state.use_declared(service, beat)
 
     async def declare(self, service: MonitoredService, beat: Beat) -> None:
-        """Record the interval that a heartbeat declares in the configuration, unless it is there already."""
+        """Record what a heartbeat declares in the configuration, unless it is there already."""
         while True:
             message = await self._newest(streams.config(service.name))
             newest = self._events.parse(message) if message else None

@@ -6,7 +6,7 @@ from collections import deque
 
 import structlog
 
-from services.monitor.domain import buckets, epochs, lifecycle
+from services.monitor.domain import buckets, epochs, lifecycle, runs
 from services.monitor.domain.deadlines import DeadlineQueue
 from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.mass_outage import CadenceIndex
@@ -14,9 +14,12 @@ from services.monitor.domain.service import (
     UNKNOWN,
     Beat,
     EffectiveThresholds,
+    Job,
     MonitoredService,
+    RunFact,
     StatusTransition,
 )
+from services.monitor.domain.timetable import EARLY, Timetable
 from services.monitor.store import mapping
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import ConfigChange
@@ -33,8 +36,8 @@ MANY = 10_000
 
 
 class MonitorState:
-    def __init__(self, snapshots: Snapshots, default: EffectiveThresholds) -> None:
-        """`default`: the registry's default thresholds."""
+    def __init__(self, snapshots: Snapshots, default: EffectiveThresholds, time_zone: str = "UTC") -> None:
+        """`default`, `time_zone`: what the registry uses where a service has none of its own."""
         self.snapshots = snapshots
         self.services: dict[str, MonitoredService] = {}
         self.buckets: list[dict[str, MonitoredService]] = [{} for _ in range(buckets.BUCKETS)]
@@ -45,19 +48,22 @@ class MonitorState:
         """The newest recorded transition of services that are not registered (yet), and its sequence."""
         self._deadlines = DeadlineQueue()
         self._default = default
+        self._time_zone = time_zone
         self.upcoming: deque[ConfigChange] = deque()
         """Changes that were read, and are newer than the heartbeats that were."""
         self.upcoming_of: dict[str, deque[ConfigChange]] = {}
         """The same by service."""
-        self.epochs = epochs.first(default)
-        self.epoch_of = self.epochs * buckets.BUCKETS
+        self.epochs = epochs.first(default, time_zone)
+        self._epoch_of = self.epochs * buckets.BUCKETS
         """The epoch whose default thresholds the services of each bucket use."""
         self.upcoming_epochs: deque[Epoch] = deque()
         """Those that begin after the heartbeats that were read."""
         self.resumed: list[MonitoredService] = []
         """Services whose pause is over; what was reported during it is to be evaluated."""
         self.undeclared: list[tuple[MonitoredService, Beat]] = []
-        """Heartbeats whose interval is to be recorded."""
+        """Heartbeats that declare what is to be recorded."""
+        self.unrecorded: deque[tuple[MonitoredService, RunFact]] = deque()
+        """Facts about runs that are applied, and to be recorded."""
 
     def add(self, service: MonitoredService) -> None:
         self.services[service.name] = service
@@ -73,8 +79,8 @@ class MonitorState:
 
     def restore(self, found: LoadedSnapshot) -> None:
         """Begin with what a snapshot holds."""
-        self.epoch_of = [epochs.at(self.epochs, since) for since in found.epochs]
-        oldest = min(epoch.since for epoch in self.epoch_of)
+        self._epoch_of = [epochs.at(self.epochs, since) for since in found.epochs]
+        oldest = min(epoch.since for epoch in self._epoch_of)
         self.upcoming_epochs.extend(epoch for epoch in self.epochs if epoch.since > oldest)
         self.coverage = found.coverage
         self._deadlines = DeadlineQueue(found.coverage.until)
@@ -108,6 +114,16 @@ class MonitorState:
         self.cadence.update(service)
         if not service.scheduled:  # its first heartbeat
             self.schedule(service)
+
+    def has_runs(self, service: MonitoredService, beat: Beat) -> bool:
+        """Whether runs are kept of a service. They are from its first start on."""
+        if service.job is None and beat.signal is Signal.START:
+            service.job = Job(self._epoch_of[service.bucket].time_zone)
+        return service.job is not None
+
+    def apply_beat(self, service: MonitoredService, beat: Beat) -> None:
+        runs.apply_beat(service, beat)
+        self.apply_heartbeat(service, beat.at, beat.signal)
 
     def apply_transition(self, service: MonitoredService, transition: StatusTransition) -> None:
         """`status_seq` of the service is that of the transition already."""
@@ -163,12 +179,15 @@ class MonitorState:
             service = self._new_service(change)
         service.config_seq = change.seq
         service.own = change.own
-        if change.declared_at > service.every_at:
-            service.every, service.every_at = change.every, change.declared_at
+        declared = service.job.declared if service.job else ("", "")
+        if change.by_hand or service.by_hand or change.declared_at > service.every_at:
+            service.every, service.every_at = change.every, change.declared_at or change.at
+            service.by_hand, declared = change.by_hand, (change.schedule, change.time_zone)
         if is_new:
-            service.patience = self.thresholds_of(service)
+            service.patience = self.thresholds_of(service, scheduled=bool(declared[0]))
         else:
-            self.update_thresholds(service, change.at)
+            self.update_thresholds(service, change.at, scheduled=bool(declared[0]))
+        self._update_job(service, declared, change, change.registered_at if is_new else change.at)
         self._pause_or_resume(service, change)
         self.snapshots.touch(service.bucket, service.config_seq)
         self.update_indexes(service)
@@ -176,7 +195,7 @@ class MonitorState:
 
     def _new_service(self, change: ConfigChange) -> MonitoredService:
         bucket = buckets.bucket_of(change.name)
-        default = self.epoch_of[bucket].default
+        default = self._epoch_of[bucket].default
         service = MonitoredService(change.name, change.registered_at, default, bucket=bucket)
         self.add(service)
         if claim := self.unclaimed.pop(service.name, None):
@@ -195,14 +214,44 @@ class MonitorState:
         held, service.held = service.held, ()
         for beat in held:  # they waited for a tick, and are not evaluated any more
             if beat.at > service.last_beat:
-                if beat.every not in (0, service.every):
-                    self.set_interval(service, beat)
+                while self.has_runs(service, beat) and (fact := runs.beat_fact(service, beat, self.coverage)):
+                    runs.apply_fact(service, fact)
+                    self.unrecorded.append((service, fact))
+                if runs.declares(service, beat):
+                    self.use_declared(service, beat)
                     self.undeclared.append((service, beat))
                 lifecycle.apply_while_paused(service, beat)
 
-    def set_interval(self, service: MonitoredService, beat: Beat) -> None:
+    def use_declared(self, service: MonitoredService, beat: Beat) -> None:
+        """Use the interval or the schedule that a heartbeat declares."""
         service.every, service.every_at = beat.every, beat.at
-        service.patience = self.thresholds_of(service)
+        service.patience = self.thresholds_of(service, scheduled=bool(beat.schedule))
+        if beat.schedule or service.job:
+            job = service.job = service.job or Job()
+            job.declared = beat.schedule, beat.time_zone
+            self._update_timetable(service, job, beat.at)
+
+    def _update_job(
+        self, service: MonitoredService, declared: tuple[str, str], change: ConfigChange, at: int
+    ) -> None:
+        if not (declared[0] or service.job or change.has_job):
+            return
+        limit = runs.limit(service)
+        job = service.job = service.job or Job()
+        job.declared, job.early = declared, change.early
+        job.max_run, job.notify_unusual = change.max_run, change.notify_unusual
+        job.fail_after, job.recover_after = change.fail_after, change.recover_after
+        runs.change_limit(service, limit, at, self.coverage.gaps)
+        self._update_timetable(service, job, at)
+
+    def _update_timetable(self, service: MonitoredService, job: Job, at: int) -> None:
+        """Another schedule or zone may hold from `at` on. Nothing is expected of the time before."""
+        schedule, time_zone = job.declared
+        job.time_zone = time_zone or self._epoch_of[service.bucket].time_zone
+        timetable = Timetable(schedule, job.time_zone, job.early or EARLY) if schedule else None
+        if timetable != job.timetable:
+            job.timetable, job.offsets = timetable, ()
+            runs.expect_from(service, at)
 
     def _remove(self, service: MonitoredService, change: ConfigChange) -> None:
         self.remove(service)
@@ -215,13 +264,15 @@ class MonitorState:
 
     # --- thresholds, and the epochs of the registry's defaults
 
-    def thresholds_of(self, service: MonitoredService) -> EffectiveThresholds:
-        return mapping.effective_thresholds(service.own, service.every, self.epoch_of[service.bucket])
+    def thresholds_of(self, service: MonitoredService, *, scheduled: bool) -> EffectiveThresholds:
+        epoch = self._epoch_of[service.bucket]
+        return mapping.effective_thresholds(service.own, service.every, epoch, scheduled)
 
-    def update_thresholds(self, service: MonitoredService, at: int) -> None:
-        """The thresholds of a service may be different from `at` on."""
-        patience = self.thresholds_of(service)
-        if patience != service.patience:
+    def update_thresholds(self, service: MonitoredService, at: int, *, scheduled: bool) -> None:
+        """The thresholds of a service may be different from `at` on, or count from other moments."""
+        patience = self.thresholds_of(service, scheduled=scheduled)
+        was_scheduled = bool(service.job and service.job.timetable)
+        if patience != service.patience or scheduled != was_scheduled:
             lifecycle.change_thresholds(service, patience, at, self.coverage.gaps)
             self.update_indexes(service)
 
@@ -230,11 +281,17 @@ class MonitorState:
         while self.upcoming_epochs and self.upcoming_epochs[0].since < at:
             epoch = self.upcoming_epochs.popleft()
             for n, bucket in enumerate(self.buckets):
-                if self.epoch_of[n].since < epoch.since:
-                    self.epoch_of[n] = epoch
+                if self._epoch_of[n].since < epoch.since:
+                    self._epoch_of[n] = epoch
                     for service in bucket.values():
-                        self.update_thresholds(service, epoch.since)
+                        job = service.job
+                        self.update_thresholds(service, epoch.since, scheduled=bool(job and job.timetable))
+                        if job:
+                            self._update_timetable(service, job, epoch.since)
             self.snapshots.save_everything()
+
+    def epoch_of(self, bucket: int) -> int:
+        return self._epoch_of[bucket].since
 
     async def load_epochs(self, event_store: EventStore) -> None:
         """Which defaults were used from when on, with ours from now on if they are different. If two monitors
@@ -248,11 +305,11 @@ class MonitorState:
                 log.warning("which defaults held before cannot be read", why=str(error))
             last_event, now = await event_store.end(streams.SERVICES)
             if known and not await self.snapshots.are_before_epochs():
-                found = epochs.continued(known, self._default, now)
+                found = epochs.continued(known, self._default, now, self._time_zone)
             elif last_event:
-                found = epochs.upgraded(self._default, now)
+                found = epochs.upgraded(self._default, now, self._time_zone)
             else:
-                found = epochs.first(self._default)
+                found = epochs.first(self._default, self._time_zone)
             if found == known or await event_store.replace(epochs.KEY, epochs.dump(found), version):
                 self.epochs = found
                 return

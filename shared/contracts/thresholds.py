@@ -17,6 +17,8 @@ Own = tuple[T | None, T | None, T | None]
 GRACE_INTERVALS = 2
 LONGEST_GRACE = timedelta(hours=1)
 """The grace for an interval is twice the interval, and at most this."""
+OF_SCHEDULE = (timedelta(minutes=15), timedelta(hours=1))
+"""How long after the expected moment a service with a schedule is silent, and down."""
 DOWN_GRACES = 5
 """A service is silent one grace after its interval, and down so many graces after it."""
 
@@ -30,17 +32,24 @@ def of_interval(every: T) -> tuple[T, T]:
     return every + limit, every + DOWN_GRACES * limit
 
 
-def in_force(own: Own[T], every: T | None, default: tuple[T, T, T]) -> tuple[T, T, T]:
+def _of_schedule(like: T) -> tuple[T, T]:
+    silent, down = OF_SCHEDULE
+    return (silent, down) if isinstance(like, timedelta) else (silent // MICRO, down // MICRO)
+
+
+def in_force(
+    own: Own[T], every: T | None, default: tuple[T, T, T], *, scheduled: bool = False
+) -> tuple[T, T, T]:
     """The thresholds after which a service is silent, down and dead.
 
-    Each is the service's own, else what its declared interval gives, else the default. What is inherited
+    Each is the service's own, else what its schedule or interval gives, else the default. What is inherited
     makes way for what is more specific: down is at least twice silent, dead at least twice down, and what
     would not be shorter than the next is (`_shorter`). No inherited one is below the interval, unless an own
     one above it is.
     """
     silent, down, dead = default
-    if every:
-        silent, down = of_interval(every)
+    if scheduled or every:
+        silent, down = of_interval(every) if every and not scheduled else _of_schedule(silent)
         dead = max(dead, 2 * down)
     own_silent, own_down, own_dead = own
     if own_silent:
@@ -71,25 +80,35 @@ class Source(StrEnum):
     DEFAULT = "default"
     HEARTBEAT = "heartbeat"
     """The interval that the service's heartbeats declare."""
+    SCHEDULE = "schedule"
+    """What holds for every schedule."""
     SERVICE = "service"
     """Its own configuration."""
     DERIVED = "derived"
     """It made way for one of its own configuration."""
 
 
-def sources(own: Own[T], every: T | None, default: tuple[T, T, T]) -> list[Source]:
-    """Where each of the thresholds of `in_force` comes from."""
-    inherited = in_force((None, None, None), every, default)
+def sources(
+    own: Own[T],
+    every: T | None,
+    default: tuple[T, T, T],
+    *,
+    scheduled: bool = False,
+    declared: bool = True,
+) -> list[Source]:
+    """Where each of the thresholds of `in_force` comes from. `declared`: a heartbeat has declared `every`."""
+    inherited = in_force((None, None, None), every, default, scheduled=scheduled)
+    timing = Source.SCHEDULE if scheduled else Source.HEARTBEAT if declared else Source.SERVICE
     return [
         Source.SERVICE
         if mine
         else Source.DERIVED
         if value != before
-        else Source.HEARTBEAT
-        if value != fallback or (every and which < 2)
+        else timing
+        if value != fallback or ((every or scheduled) and which < 2)
         else Source.DEFAULT
         for which, (mine, value, before, fallback) in enumerate(
-            zip(own, in_force(own, every, default), inherited, default, strict=True)
+            zip(own, in_force(own, every, default, scheduled=scheduled), inherited, default, strict=True)
         )
     ]
 

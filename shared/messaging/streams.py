@@ -76,6 +76,11 @@ def run(name: str) -> str:
     return f"run.{name}"
 
 
+def stream_of(subject: str) -> str:
+    """The stream of an event's subject."""
+    return RUNS if subject.startswith("run.") else SERVICES
+
+
 def subject_of(event: Event) -> str:
     return status(event.name) if isinstance(event, StatusChanged) else config(event.name)
 

@@ -405,7 +405,7 @@ def incarnations(broker: Broker, name: str, epochs: Defaults) -> list[Incarnatio
 def defaults(broker: Broker) -> Defaults:
     """As the monitors wrote them down."""
     found = json.loads(broker.kv.get("epochs", b"[]"))
-    return [(since, EffectiveThresholds(*patience), bounded) for *patience, since, bounded in found]
+    return [(since, EffectiveThresholds(*patience), bounded) for *patience, since, bounded, _ in found]
 
 
 def in_turn(life: Incarnation, epochs: Defaults) -> list[tuple[int, EffectiveThresholds]]:

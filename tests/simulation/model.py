@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from nats.errors import Error as NatsError
 
-from shared.contracts.events import ConfigEvent, StatusChanged, parse_event
+from shared.contracts.events import ConfigEvent, RunRecorded, StatusChanged, parse_event
 from shared.messaging import streams
 from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import NotStored, WrongSequence
@@ -110,6 +110,8 @@ class Broker:
         self._last = {event.subject: event for event in events}
         self._seq = events[-1].seq if events else 0
         self._ids: dict[str, Stored] = {}
+        self.runs: list[Stored] = []
+        """The stream of runs. Nobody reads on in it but who asks for its newest message of a subject."""
         self._waiting: list[asyncio.Future[None]] = []
 
     def now(self) -> int:
@@ -124,7 +126,7 @@ class Broker:
                 return
             at = min(at, newest - 1)
         self.events = [event for event in self.events if event.at <= at]
-        self._last = {event.subject: event for event in self.events}
+        self._last = {event.subject: event for event in (*self.runs, *self.events)}
         self._seq = self.events[-1].seq if self.events else 0
         self._ids = {id_: event for id_, event in self._ids.items() if event.seq <= self._seq}
 
@@ -152,6 +154,11 @@ class Broker:
         known = self._ids.get(event_id)
         if event_id and known and now - known.at < DUPLICATES:
             return Ack(known.seq, True)
+        if streams.stream_of(subject) == streams.RUNS:
+            stored = Stored(subject, data, headers, len(self.runs) + 1, now, 0)
+            self.runs.append(stored)
+            self._last[subject] = self._ids[event_id] = stored
+            return Ack(stored.seq, False)
         self._seq += 1
         stored = Stored(subject, data, headers, self._seq, now, 0)
         self.events.append(stored)
@@ -180,7 +187,8 @@ class Broker:
         if stream == streams.HEARTBEATS:
             return self.heartbeats.mark(self.now())
         last_at = self.events[-1].at if self.events else 0
-        return StreamMark("", self._seq, last_at, len(self.events), len(self._last))
+        subjects = sum(streams.stream_of(subject) == streams.SERVICES for subject in self._last)
+        return StreamMark("", self._seq, last_at, len(self.events), subjects)
 
     def differs(self, marks: Sequence[StreamMark]) -> str | None:
         """Why the streams are not those that were marked."""
@@ -324,7 +332,9 @@ class Session(Owner):
             "oldest", name, lambda: self.broker.heartbeats.first(subject, self.broker.now())
         )
 
-    async def append(self, subject: str, event: StatusChanged | ConfigEvent, after: int | None) -> Ack:
+    async def append(
+        self, subject: str, event: StatusChanged | ConfigEvent | RunRecorded, after: int | None
+    ) -> Ack:
         data = event.to_bytes()
         return await self.operation(
             "append",
@@ -536,7 +546,7 @@ class ModelReader:
         return self._broker.events_after(self._fetched, self._subjects, self._newest, 1 << 30)
 
 
-def told(event: StatusChanged | ConfigEvent) -> str:
+def told(event: StatusChanged | ConfigEvent | RunRecorded) -> str:
     """An event in a few words."""
     at = f"{(event.time.timestamp() * 1e6 - BASE) / 1e6:.6f}"
     if isinstance(event, StatusChanged):

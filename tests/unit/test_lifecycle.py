@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from services.monitor.domain import runs
 from services.monitor.domain.lifecycle import (
     apply_heartbeat,
     apply_transition,
@@ -24,7 +25,9 @@ from services.monitor.domain.service import (
     SECOND,
     Beat,
     EffectiveThresholds,
+    Job,
     MonitoredService,
+    OpenRun,
     StatusTransition,
 )
 from shared.contracts.events import Doubt, Signal, Status
@@ -57,10 +60,11 @@ class Watcher:
                 held, self.it.held = self.it.held, ()
                 for beat in held:
                     self._beat(beat)
-                self._record(decide(self.it, fact.at, self.coverage))
+                self._time(fact.at)
             elif fact.at <= self.it.last_beat or fact.signal is Signal.LOG:
                 continue
             elif self.it.paused:
+                self._runs(fact)
                 apply_while_paused(self.it, fact)
             elif self.it.held or not decidable(self.it, fact, self.coverage):
                 if fact not in self.it.held:
@@ -86,8 +90,24 @@ class Watcher:
         return self
 
     def _beat(self, beat: Beat) -> None:
+        self._runs(beat)
         self._record(decide(self.it, beat, self.coverage))
+        runs.apply_beat(self.it, beat)
         apply_heartbeat(self.it, beat.at, beat.signal)
+
+    def _runs(self, beat: Beat) -> None:
+        """The facts about runs are tested in `test_runs.py`; here they are only applied."""
+        if self.it.job is None and beat.signal is Signal.START:
+            self.it.job = Job()
+        if not self.it.paused and not beat.after_hole and beat.at > self.it.last_beat:
+            self._time(min(beat.at, self.coverage.until))
+        while fact := runs.beat_fact(self.it, beat, self.coverage):
+            runs.apply_fact(self.it, fact)
+
+    def _time(self, at: int) -> None:
+        while fact := runs.due_fact(self.it, at, self.coverage):
+            runs.apply_fact(self.it, fact)
+        self._record(decide(self.it, at, self.coverage))
 
     def _record(self, changes: Iterable[StatusTransition]) -> None:
         for change in list(changes):
@@ -344,8 +364,8 @@ def test_what_was_never_started_took_no_time() -> None:
 def test_a_run_that_never_ends_is_overdue_with_a_reason_of_its_own() -> None:
     watcher = Watcher(HOURS).take([Tick(1), Beat(5, Signal.START), Tick(5000 * SECOND)])
     assert [(change.to, change.reason) for change in watcher.history[1:]] == [
-        (SILENT, "a run that was started has not ended within 15m"),
-        (DOWN, "a run that was started has not ended within 1h"),
+        (SILENT, "the run that began 00:00 has not ended within 15m"),
+        (DOWN, "the run that began 00:00 has not ended within 1h"),
     ]
     ended = Watcher(HOURS).take([Tick(1), Beat(5, Signal.START), Beat(6), Tick(1000 * SECOND)])
     assert ended.history[-1].reason == "no heartbeat for 15m"
@@ -505,7 +525,7 @@ def test_who_is_paused_or_beats_irregularly_is_not_counted(kind: str) -> None:
 def test_a_doubtful_fall_says_so_after_its_own_reason() -> None:
     """Silent and down are in doubt; who is still away when it would be dead has other troubles."""
     ran, beat, *_, goes_on = services = [*many(5, 100), *many(4, BEATING)]
-    ran.signal = Signal.START
+    ran.job = Job(open_runs=(OpenRun(ran.last_beat, "", "1"),))
     cadence = CadenceIndex()
     for it in services:
         cadence.update(it)
@@ -526,7 +546,7 @@ def test_a_doubtful_fall_says_so_after_its_own_reason() -> None:
         (f"no heartbeat for 1m{why}", doubt),
         ("no heartbeat for 4m30s", None),
     ]
-    assert overdue_transitions(ran)[0] == (f"a run that was started has not ended within 30s{why}", doubt)
+    assert overdue_transitions(ran)[0] == (f"the run that began 00:01 has not ended within 30s{why}", doubt)
     assert overdue_transitions(goes_on)[0] == ("no heartbeat for 30s", None)
 
 

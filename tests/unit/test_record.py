@@ -370,6 +370,7 @@ def test_a_declaration_says_since_when_the_service_is_registered_where_nothing_d
             config_event(config=ServiceConfig(every=timedelta(seconds=20)), declared_at=THEN - 9),
             id="is there",
         ),
+        pytest.param(config_event(), id="a person has set another interval"),
         pytest.param(config_event(declared_at=THEN), id="knows this beat"),
         pytest.param(config_event(declared_at=THEN + 1), id="knows a later beat"),
         pytest.param(config_event(registered_at=THEN + 1), id="registered later"),
@@ -380,7 +381,7 @@ def test_there_is_nothing_to_declare(newest: ConfigEvent) -> None:
 
 
 def test_a_service_that_was_registered_by_the_same_beat_may_declare() -> None:
-    assert declaration(config_event(registered_at=THEN))
+    assert declaration(config_event(registered_at=THEN, declared_at=THEN - 9))
 
 
 def test_a_first_heartbeat_registers_with_what_it_declares() -> None:
@@ -428,7 +429,7 @@ def test_the_same_fact_always_has_the_same_id() -> None:
         mapping.registration("web", DECLARES).id,
         mapping.registration("web", Beat(THEN + 1)).id,
         mapping.registration("shop", DECLARES).id,
-        *(event.id for event in (declaration(config_event()),) if event),
+        *(event.id for event in (declaration(config_event(declared_at=THEN - 9)),) if event),
     ]
     assert len(set(ids)) == len(ids) == 9
 

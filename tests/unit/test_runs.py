@@ -116,7 +116,7 @@ def clock(when: int) -> str:
 
 
 def nightly(**more: object) -> Job:
-    return Job("Europe/Berlin", Timetable("0 3 * * *", "Europe/Berlin"), **more)  # type: ignore[arg-type]
+    return Job("Europe/Berlin", timetable=Timetable("0 3 * * *", "Europe/Berlin"), **more)  # type: ignore[arg-type]
 
 
 def beaten(job: Job | None = None) -> Shell:
@@ -166,7 +166,7 @@ def test_an_early_run_counts_for_what_is_near(minute: str, day: str) -> None:
 
 
 def test_early_reaches_at_most_half_of_the_distance() -> None:
-    job = Job("UTC", Timetable("*/10 * * * *", "UTC"))
+    job = Job("UTC", timetable=Timetable("*/10 * * * *", "UTC"))
     shell = Shell(job).beat(at("26 10:00")).beat(at("26 10:06")).beat(at("26 10:14"))
     assert [clock(fact.occurrence) for fact in shell.facts] == ["26 10:00", "26 10:10", "26 10:10"]
 
@@ -220,12 +220,14 @@ def test_several_runs_are_open_at_once_and_each_ends_by_its_id() -> None:
     shell.beat(at("26 10:03"), SUCCESS, "b").beat(at("26 10:04"), FAIL, "a")
     ended = [(f.outcome.value, f.run, (f.ended - f.started) // M) for f in shell.facts]
     assert ended == [("success", "b", 2), ("failure", "a", 4)]
-    assert shell.service.job and not shell.service.job.open_runs
+    assert shell.service.job
+    assert not shell.service.job.open_runs
 
 
 def test_a_success_with_another_id_does_not_end_the_run() -> None:
     shell = Shell(None).beat(at("26 10:00"), START, "a").beat(at("26 10:01"), SUCCESS, "b")
-    assert shell.service.job and [run.run for run in shell.service.job.open_runs] == ["a"]
+    assert shell.service.job
+    assert [run.run for run in shell.service.job.open_runs] == ["a"]
     shell.ticks_until(at("26 12:00"))
     assert shell.told[-1][:2] == ("down", "26 11:00")
 
@@ -307,7 +309,7 @@ def test_the_first_heartbeat_misses_nothing_that_was_before() -> None:
 
 
 def test_a_schedule_in_the_wrong_zone_is_recognised() -> None:
-    shell = Shell(Job("UTC", Timetable("0 3 * * *", "UTC")))
+    shell = Shell(Job("UTC", timetable=Timetable("0 3 * * *", "UTC")))
     for day in (26, 27, 28):
         shell.ticks_until(at(f"{day} 02:00"), step=15 * M).beat(at(f"{day} 01:01"))
     shell.ticks_until(at("28 05:00"), step=15 * M)
@@ -330,7 +332,7 @@ def test_a_schedule_in_the_wrong_zone_is_recognised() -> None:
     ],
 )
 def test_only_the_same_whole_or_half_hours_three_times_in_a_row(minutes: Iterable[int], said: str) -> None:
-    shell = Shell(Job("UTC", Timetable("0 12 * * *", "UTC")))
+    shell = Shell(Job("UTC", timetable=Timetable("0 12 * * *", "UTC")))
     for day, minute in enumerate(minutes, 26):
         shell.coverage.until = at(f"{day} 12:00") + minute * M
         shell.beat(at(f"{day} 12:00") + minute * M)

@@ -47,7 +47,8 @@ class DeadlineQueue:
             if service.scheduled != second:  # scheduled for another second since, or checked a moment ago
                 continue
             soonest = service.last_beat + service.patience.silent
-            if soonest > at and service.status is ALIVE and not service.paused:  # nearly always
+            is_plain = service.status is ALIVE and not service.paused and service.job is None
+            if soonest > at and is_plain:  # nearly always
                 later = soonest // SECOND
                 service.scheduled = later - _spread(later - now, service.bucket)
                 due[service.scheduled].append(service)

@@ -19,29 +19,33 @@ KEY = "epochs"
 
 class Epoch(NamedTuple):
     """`since`: microseconds since 1970 by the broker's clock. `bounded`: whether the grace that an interval
-    gives is bounded, which it was not before."""
+    gives is bounded, which it was not before. `time_zone`: of schedules that name none."""
 
     since: int
     default: EffectiveThresholds
     bounded: bool = True
+    time_zone: str = "UTC"
 
 
-def first(default: EffectiveThresholds) -> list[Epoch]:
+def first(default: EffectiveThresholds, time_zone: str = "UTC") -> list[Epoch]:
     """Of a registry in which nothing has happened yet."""
-    return [Epoch(0, default)]
+    return [Epoch(0, default, time_zone=time_zone)]
 
 
-def continued(known: list[Epoch], default: EffectiveThresholds, now: int) -> list[Epoch]:
+def continued(
+    known: list[Epoch], default: EffectiveThresholds, now: int, time_zone: str = "UTC"
+) -> list[Epoch]:
     """With another epoch from now on if these defaults are not those of the newest."""
-    if known[-1][1:] == (default, True):
+    if known[-1][1:] == (default, True, time_zone):
         return known
-    kept = [*known, Epoch(max(now, known[-1].since + 1), default)][-MAX_EPOCHS:]
+    begun = Epoch(max(now, known[-1].since + 1), default, time_zone=time_zone)
+    kept = [*known, begun][-MAX_EPOCHS:]
     return [kept[0]._replace(since=0), *kept[1:]]
 
 
-def upgraded(default: EffectiveThresholds, now: int) -> list[Epoch]:
+def upgraded(default: EffectiveThresholds, now: int, time_zone: str = "UTC") -> list[Epoch]:
     """Of a registry whose monitors wrote down none until now."""
-    return [Epoch(0, default, bounded=False), Epoch(now, default)]
+    return [Epoch(0, default, bounded=False), Epoch(now, default, time_zone=time_zone)]
 
 
 def bounded_since(epochs: list[Epoch]) -> int:
@@ -56,15 +60,20 @@ def at(epochs: list[Epoch], since: int) -> Epoch:
 
 
 def dump(epochs: list[Epoch]) -> bytes:
-    return json.dumps([[*epoch.default, epoch.since, epoch.bounded] for epoch in epochs]).encode()
+    return json.dumps(
+        [[*epoch.default, epoch.since, epoch.bounded, epoch.time_zone] for epoch in epochs]
+    ).encode()
 
 
 def load(payload: bytes) -> list[Epoch]:
-    """ValueError: it is damaged."""
+    """ValueError: it is damaged. Versions without schedules wrote no time zone."""
     try:
         found = [
-            Epoch(int(s), EffectiveThresholds(*map(int, of)), bool(b)) for *of, s, b in json.loads(payload)
+            Epoch(int(since), EffectiveThresholds(int(silent), int(down), int(dead)), bool(bounded), *zone)
+            for silent, down, dead, since, bounded, *zone in json.loads(payload)
         ]
+        if not all(isinstance(epoch.time_zone, str) for epoch in found):
+            raise TypeError("a time zone is no text")
     except TypeError as error:
         raise ValueError(f"it is damaged: {error!r}") from None
     if not found or any(a.since >= b.since for a, b in pairwise(found)):

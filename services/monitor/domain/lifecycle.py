@@ -56,7 +56,7 @@ def _counted(service: MonitoredService, to: Status, gaps: list[tuple[int, int]])
         return runs.expected(service, gaps).occurrence
     heard = max(service.heard, service.unproved)
     if job and not job.max_run and to is not DEAD:
-        return min([heard, *(run.started for run in job.open_runs if not run.is_overdue)])
+        return min([heard, *runs.holding_back(job)])
     return heard
 
 
@@ -149,7 +149,7 @@ def _reason(
     outage: Doubt | None,
 ) -> str:
     reason, job = f"no heartbeat for {_written(patience)}", service.job
-    running = min((run.started for run in job.open_runs if not run.is_overdue), default=0) if job else 0
+    running = min(runs.holding_back(job), default=0) if job else 0
     if job and job.overdue and to is DOWN and job.overdue.at <= at:
         began = _clock(job.overdue.started, job.time_zone, at)
         reason = f"the run that began {began} has not ended within {_written(job.overdue.limit)}"
@@ -221,12 +221,12 @@ def _status_after(service: MonitoredService, status: Status, fact: Beat | Paused
     job, is_down = service.job, status in (DOWN, DEAD)
     more = isinstance(fact, Beat)  # what came during a pause is counted already
     if fact.signal is Signal.FAIL:
-        enough = not job or job.failures + more >= job.fail_after
+        enough = not job or job.fail_after == 1 or job.failures + more >= job.fail_after
         return DOWN if enough else status if is_down else ALIVE
     if fact.signal is Signal.START:
         return status if is_down else ALIVE
-    recovered = not is_down or not job or job.successes + more >= job.recover_after
-    return ALIVE if recovered else status
+    recovered = not job or job.recover_after == 1 or job.successes + more >= job.recover_after
+    return ALIVE if recovered or not is_down else status
 
 
 def _run_duration(service: MonitoredService, beat: Beat) -> int | None:

@@ -35,6 +35,15 @@ IN_A_ROW = 3
 Gaps = list[tuple[int, int]]
 
 
+def declares(service: MonitoredService, beat: Beat) -> bool:
+    """Whether a heartbeat declares another interval or schedule than the one that is known."""
+    if service.by_hand:
+        return False
+    if beat.schedule:
+        return service.job is None or service.job.declared != (beat.schedule, beat.time_zone)
+    return beat.every not in (0, service.every)
+
+
 # --- what is expected
 
 
@@ -88,6 +97,11 @@ def limit(service: MonitoredService) -> int:
 
 def deadline(service: MonitoredService, run: OpenRun, gaps: Gaps) -> int:
     return expiry(max(run.started, run.counted_from), limit(service), gaps)
+
+
+def holding_back(job: Job) -> list[int]:
+    """When the runs began whose end is waited for: one that is overdue is, until a success comes."""
+    return [run.started for run in job.open_runs if job.overdue or not run.is_overdue]
 
 
 def change_limit(service: MonitoredService, old: int, at: int, gaps: Gaps) -> None:

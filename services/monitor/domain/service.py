@@ -103,6 +103,11 @@ class RunFact(NamedTuple):
     notify: bool = False
 
     @property
+    def is_first(self) -> bool:
+        """Whether it is the one that met its occurrence."""
+        return bool(self.occurrence) and self.key == str(self.occurrence)
+
+    @property
     def order(self) -> tuple[int, int, str]:
         return self.at, _RANKS[self.outcome], self.key
 
@@ -131,6 +136,10 @@ class Job:
 
     time_zone: str = "UTC"
     """Of its schedule, and of the times in reasons."""
+    declared: tuple[str, str] = ("", "")
+    """Its schedule, and the zone that was given with it; empty where there is none."""
+    early: int = 0
+    """0: what is usual."""
     timetable: Timetable | None = None
     max_run: int = 0
     """0: none is configured."""
@@ -178,7 +187,9 @@ class MonitoredService:
     every: int = 0
     """The interval that its heartbeats declare; 0: none."""
     every_at: int = 0
-    """When the heartbeat came that declared the interval."""
+    """When the heartbeat came that declared the interval, or the schedule."""
+    by_hand: bool = False
+    """Whether a person or a file set its interval or schedule: then heartbeats declare nothing."""
     paused: bool = False
     said: PausedReport | None = None
     """What its heartbeats reported during a pause, kept until that has been evaluated after the resume."""

@@ -10,7 +10,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from prometheus_client import Counter
 
-from shared.contracts.events import ConfigEvent, StatusChanged
+from shared.contracts.events import ConfigEvent, RunRecorded, StatusChanged
 from shared.messaging import queries, streams
 from shared.messaging.connection import BrokerConnection, version_to_follow
 from shared.messaging.errors import BrokerError, Unreadable
@@ -73,7 +73,7 @@ class EventStore:
         return None
 
     async def newest_event(self, subject: str) -> Stored | None:
-        return await queries.newest(self._link, streams.SERVICES, subject)
+        return await queries.newest(self._link, streams.stream_of(subject), subject)
 
     async def event_before(self, subject: str, seq: int) -> Stored | None:
         """The newest before a sequence; None also if nobody can say what it was."""
@@ -86,14 +86,14 @@ class EventStore:
         """The oldest that the broker still keeps of this service."""
         return await queries.first(self._link, streams.HEARTBEATS, streams.heartbeat(name))
 
-    async def append(self, subject: str, event: StatusChanged | ConfigEvent, after: int) -> Ack:
+    async def append(self, subject: str, event: StatusChanged | ConfigEvent | RunRecorded, after: int) -> Ack:
         """Store an event if `after` is still its subject's last sequence (0: none yet), or WrongSequence."""
         event_id = event.id
         while True:
             ack = await self._publisher.append(
                 subject, event.to_bytes(), after=after, event_id=event_id, kind=event.type
             )
-            if not ack.duplicate or await queries.message_at(self._link, streams.SERVICES, ack.seq):
+            if not ack.duplicate or await queries.message_at(self._link, streams.stream_of(subject), ack.seq):
                 return ack
             event_id += f"-{ack.seq}"  # it was removed: the broker remembers ids longer than messages
 

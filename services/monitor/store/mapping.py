@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from services.monitor.domain.epochs import Epoch
-from services.monitor.domain.service import Beat, EffectiveThresholds, StatusTransition
+from services.monitor.domain.service import Beat, EffectiveThresholds, RunFact, StatusTransition
 from shared.contracts import events, thresholds
 from shared.contracts.events import MICRO, micros, moment
 from shared.contracts.heartbeats import excerpt
@@ -25,6 +25,24 @@ class ConfigChange(NamedTuple):
     every: int = 0
     declared_at: int = 0
     paused: bool = False
+    schedule: str = ""
+    time_zone: str = ""
+    early: int = 0
+    max_run: int = 0
+    fail_after: int = 1
+    recover_after: int = 1
+    notify_unusual: bool = True
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person or a file set its interval or schedule."""
+        return not self.declared_at and bool(self.every or self.schedule)
+
+    @property
+    def has_job(self) -> bool:
+        """Whether anything of it asks for more than that it just beats."""
+        counts = self.fail_after > 1 or self.recover_after > 1
+        return bool(self.schedule or self.max_run) or counts or not self.notify_unusual
 
 
 def config_change(event: events.ConfigEvent, seq: int, at: int) -> ConfigChange:
@@ -43,6 +61,13 @@ def config_change(event: events.ConfigEvent, seq: int, at: int) -> ConfigChange:
         every=_length(config.every) or 0,
         declared_at=micros(data.declared_at) if data.declared_at else 0,
         paused=config.paused,
+        schedule=config.schedule or "",
+        time_zone=config.time_zone or "",
+        early=_length(config.early) or 0,
+        max_run=_length(config.max_run) or 0,
+        fail_after=config.fail_after or 1,
+        recover_after=config.recover_after or 1,
+        notify_unusual=config.notify_unusual,
     )
 
 
@@ -52,17 +77,51 @@ def _length(duration: timedelta | None) -> int | None:
 
 @lru_cache(maxsize=10_000)
 def effective_thresholds(
-    own: tuple[int | None, int | None, int | None], every: int, epoch: Epoch
+    own: tuple[int | None, int | None, int | None], every: int, epoch: Epoch, scheduled: bool = False
 ) -> EffectiveThresholds:
-    calculate = thresholds.in_force if epoch.bounded else thresholds.in_force_before
-    return EffectiveThresholds(*calculate(own, every, epoch.default))
+    if not epoch.bounded:
+        return EffectiveThresholds(*thresholds.in_force_before(own, every, epoch.default))
+    return EffectiveThresholds(*thresholds.in_force(own, every, epoch.default, scheduled=scheduled))
 
 
 def beat(at: int, heartbeat: events.Heartbeat) -> Beat:
     body = heartbeat.body
     every = body.every // MICRO if body and body.every else 0
     message = excerpt(body.message) if body and body.message else None
-    return Beat(at, heartbeat.signal, every, message, heartbeat.exit_code, trace=heartbeat.traceparent)
+    found = Beat(at, heartbeat.signal, every, message, heartbeat.exit_code, trace=heartbeat.traceparent)
+    if body and (body.schedule or body.run):
+        found = found._replace(
+            schedule=body.schedule or "", time_zone=body.time_zone or "", run=body.run or ""
+        )
+    return found
+
+
+def run_event(name: str, fact: RunFact) -> events.RunRecorded:
+    begun = fact.started or fact.ended
+    data = events.RunData(
+        key=fact.key,
+        outcome=fact.outcome,
+        started_at=_moment(fact.started),
+        ended_at=_moment(fact.ended),
+        duration=(fact.ended - fact.started) / 1e6 if fact.started and fact.ended else None,
+        expected_at=_moment(fact.occurrence),
+        late_by=max(0, begun - fact.occurrence) / 1e6 if begun and fact.is_first else None,
+        run=fact.run or None,
+        exit_code=fact.exit_code,
+        message=fact.message,
+        unusual=fact.unusual,
+        notify=fact.notify,
+    )
+    return events.run_recorded(name, data, moment(fact.at))
+
+
+def _moment(at: int) -> datetime | None:
+    return moment(at) if at else None
+
+
+def order_of(event: events.RunRecorded) -> tuple[int, int, str]:
+    """The place of a recorded fact among those of its service."""
+    return RunFact(micros(event.time), event.data.outcome, event.data.key).order
 
 
 def to_event(name: str, transition: StatusTransition) -> events.StatusChanged:
@@ -90,10 +149,10 @@ def registration(name: str, beat: Beat) -> events.ServiceRegistered:
     """The event that registers a service at its first heartbeat."""
     time = moment(beat.at)
     data = events.ConfigData(
-        config=events.ServiceConfig(every=beat.every * MICRO if beat.every else None),
+        config=events.ServiceConfig(**_declared(beat)),
         registered_at=time,
         registered_by="heartbeat",
-        declared_at=time if beat.every else None,
+        declared_at=time if beat.every or beat.schedule else None,
     )
     return events.ServiceRegistered(**_about(name, "registered", time), data=data)
 
@@ -101,17 +160,30 @@ def registration(name: str, beat: Beat) -> events.ServiceRegistered:
 def declaration(
     name: str, beat: Beat, newest: events.ConfigEvent, stored_at: int
 ) -> events.ServiceUpdated | None:
-    """The event that adds the interval which a heartbeat declares to the newest configuration. `stored_at`:
-    when that was stored. None: it knows of this heartbeat already, or of a newer one."""
-    if isinstance(newest, events.ServiceDeleted) or newest.data.config.every == beat.every * MICRO:
+    """The event that adds what a heartbeat declares to the newest configuration. `stored_at`: when that was
+    stored. None: it knows of this heartbeat already, or of a newer one, or a person has decided."""
+    if isinstance(newest, events.ServiceDeleted):
+        return None
+    was, declared = newest.data.config, _declared(beat)
+    if all(getattr(was, field) == value for field, value in declared.items()):
+        return None
+    if newest.data.declared_at is None and (was.every or was.schedule):
         return None
     time = moment(beat.at)
     registered = newest.data.registered_at or moment(stored_at)
     if registered > time or (newest.data.declared_at and newest.data.declared_at >= time):
         return None
-    config = newest.data.config.model_copy(update={"every": beat.every * MICRO})
+    config = was.model_copy(update=declared)
     data = newest.data.model_copy(update={"config": config, "registered_at": registered, "declared_at": time})
     return events.ServiceUpdated(**_about(name, "declared", time), data=data)
+
+
+def _declared(beat: Beat) -> dict[str, Any]:
+    return {
+        "every": beat.every * MICRO if beat.every else None,
+        "schedule": beat.schedule or None,
+        "time_zone": beat.time_zone or None,
+    }
 
 
 def _about(name: str, what: str, time: datetime) -> dict[str, Any]:

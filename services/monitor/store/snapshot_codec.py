@@ -4,24 +4,26 @@ import json
 import zlib
 from array import array
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from services.monitor.domain import buckets
 from services.monitor.domain.epochs import Epoch, bounded_since
 from services.monitor.domain.epochs import at as epoch_at
-from services.monitor.domain.service import MonitoredService, PausedReport
+from services.monitor.domain.service import Job, MonitoredService, OpenRun, Overdue, PausedReport
+from services.monitor.domain.timetable import EARLY, Expectation, Timetable
 from services.monitor.store.mapping import effective_thresholds
 from shared.contracts.events import Signal, Status
 from shared.contracts.heartbeats import shortened
 from shared.domain.coverage import Coverage
 from shared.messaging.record_watch import StreamMark
 
-FORMAT = 4
+FORMAT = 5
+FORMAT_WITHOUT_JOBS = 4
 FORMAT_BEFORE = 3
 """Can be read too. Its monitor stored no epochs."""
-READABLE = (FORMAT, FORMAT_BEFORE)
+READABLE = (FORMAT, FORMAT_WITHOUT_JOBS, FORMAT_BEFORE)
 SAID_MAX = 256 * 1024
 """Bytes of the messages in one bucket that paused services have reported last. A bucket is one message of the
 broker, which usually takes 1 MiB; if they are longer together, each is cut to its share."""
@@ -146,6 +148,7 @@ def dump(bucket: Bucket) -> bytes:
         "epoch": bucket.epoch,
         "names": [service.name for service in services],
         "said": _paused_reports(services),
+        "jobs": {service.name: _dump_job(service.job) for service in services if service.job},
     }
     columns = [array("q", [getattr(service, column) for service in services]) for column in _NUMBERS]
     columns += [array("q", [service.own[n] or 0 for service in services]) for n in range(3)]
@@ -170,7 +173,30 @@ def _paused_reports(services: Collection[MonitoredService]) -> dict[str, PausedR
 
 def _coded(service: MonitoredService) -> int:
     status_and_signal = _STATUSES.index(service.status) * len(_SIGNALS) + _SIGNALS.index(service.signal)
-    return service.in_a_row << 8 | status_and_signal << 1 | service.paused
+    return service.in_a_row << 8 | service.by_hand << 7 | status_and_signal << 1 | service.paused
+
+
+_JOB = [each.name for each in fields(Job) if each.name != "timetable"]
+"""What is stored of a job; its timetable follows from it."""
+
+
+def _dump_job(job: Job) -> list[Any]:
+    return [getattr(job, name) for name in _JOB]
+
+
+def _load_job(values: list[Any]) -> Job:
+    job = Job(**dict(zip(_JOB, values, strict=True)))
+    schedule, time_zone = job.declared
+    job.declared = schedule, time_zone
+    job.expectation = Expectation(*job.expectation)
+    job.open_runs = tuple(OpenRun(*run) for run in job.open_runs)
+    job.overdue = Overdue(*job.overdue) if job.overdue else None
+    job.lengths, job.offsets = tuple(job.lengths), tuple(job.offsets)
+    at, rank, key = job.recorded
+    job.recorded = at, rank, key
+    if schedule:
+        job.timetable = Timetable(schedule, job.time_zone, job.early or EARLY)
+    return job
 
 
 def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
@@ -189,11 +215,10 @@ def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
         else:
             epoch = epoch_at(epochs, head["epoch"])
             services = [_service(name, values, epoch) for name, *values in rows]
-            reports = {
-                name: PausedReport(Signal(signal), *rest) for name, (signal, *rest) in head["said"].items()
-            }
-            for service in services if reports else ():
-                service.said = reports.get(service.name)
+            _add_paused_reports(services, head["said"])
+            _add_jobs(services, head.get("jobs", {}), epoch)
+        if head["format"] != FORMAT:
+            _add_begun_runs(services, epoch)
         reach, coverage = Checkpoint(**head["reach"]), _load_coverage(head["coverage"])
         return Bucket(reach, coverage, head["configured"], epoch.since, services)
     except (KeyError, TypeError, IndexError, AttributeError, zlib.error) as error:
@@ -223,18 +248,43 @@ def _service_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epo
 
 def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch: Epoch) -> MonitoredService:
     in_a_row, code = divmod(code, 1 << 8)
-    status, signal = divmod(code // 2, len(_SIGNALS))
+    status, signal = divmod(code % 128 // 2, len(_SIGNALS))
     owned = _own(*own)
     return MonitoredService(
         name=name,
         patience=effective_thresholds(owned, numbers["every"], epoch),
         own=owned,
         paused=bool(code % 2),
+        by_hand=bool(code & 128),
         status=_STATUSES[status],
         signal=_SIGNALS[signal],
         in_a_row=in_a_row,
         **numbers,
     )
+
+
+def _add_paused_reports(services: list[MonitoredService], said: dict[str, list[Any]]) -> None:
+    if said:
+        for service in services:
+            if service.name in said:
+                signal, *rest = said[service.name]
+                service.said = PausedReport(Signal(signal), *rest)
+
+
+def _add_jobs(services: list[MonitoredService], jobs: dict[str, list[Any]], epoch: Epoch) -> None:
+    for service in services if jobs else ():
+        if service.name in jobs:
+            service.job = _load_job(jobs[service.name])
+            scheduled = service.job.timetable is not None
+            service.patience = effective_thresholds(service.own, service.every, epoch, scheduled)
+
+
+def _add_begun_runs(services: list[MonitoredService], epoch: Epoch) -> None:
+    """Versions without jobs knew of a run only that its start was the last heartbeat."""
+    for service in services:
+        if service.signal is Signal.START:
+            run = OpenRun(service.last_beat, "", str(service.last_beat))
+            service.job = Job(epoch.time_zone, open_runs=(run,))
 
 
 @lru_cache(maxsize=10_000)
