@@ -308,6 +308,14 @@ def test_the_first_heartbeat_misses_nothing_that_was_before() -> None:
     assert shell.runs == [("success", "27 02:00")]
 
 
+def test_what_was_due_before_it_was_registered_does_not_count() -> None:
+    shell = (
+        Shell(nightly()).ticks_until(at("25 18:00"), step=H).beat(at("25 18:00")).ticks_until(at("26 01:50"))
+    )
+    assert shell.runs == [("success", "")], "it came 16 hours after an hour that nobody expected it in"
+    assert shell.beat(at("26 01:55")).runs[1:] == [("success", "26 02:00")]
+
+
 def test_a_schedule_in_the_wrong_zone_is_recognised() -> None:
     shell = Shell(Job("UTC", timetable=Timetable("0 3 * * *", "UTC")))
     for day in (26, 27, 28):

@@ -75,6 +75,7 @@ def expect_from(service: MonitoredService, at: int) -> None:
     may still have met what follows."""
     job = service.job
     if job and job.timetable:
+        job.expected_from = at
         job.expectation = first_expectation(job.timetable, at, service.last_beat)
         job.missed_until = max(job.missed_until, job.expectation.met)
 
@@ -238,6 +239,8 @@ def _begun(service: MonitoredService, job: Job, beat: Beat) -> OpenRun:
         met, is_first = found[0].met, True
     else:
         met, is_first = job.expectation.met, False
+    if met <= job.expected_from:
+        met = 0
     return OpenRun(beat.at, beat.run, str(met) if met and is_first else own, met)
 
 

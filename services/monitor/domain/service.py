@@ -147,6 +147,8 @@ class Job:
     recover_after: int = 1
     notify_unusual: bool = True
     expectation: Expectation = NOTHING_EXPECTED
+    expected_from: int = 0
+    """What was due before is not expected of it: it was registered, resumed or given its schedule then."""
     missed_until: int = 0
     """No occurrence up to this one is recorded as missed any more."""
     open_runs: tuple[OpenRun, ...] = ()
