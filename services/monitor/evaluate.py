@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TypeVar
 
 from services.monitor.domain import runs
-from services.monitor.domain.lifecycle import apply_while_paused, decidable, decide, next_due
+from services.monitor.domain.lifecycle import apply_while_paused, decidable, decide, is_quiet, next_due
 from services.monitor.domain.mass_outage import MassOutageDetector
 from services.monitor.domain.service import Beat, MonitoredService, PausedReport
 from services.monitor.record import Recorder
@@ -108,7 +108,7 @@ class Evaluator:
         """Record what was due before a heartbeat, and then the facts that it leads to. What was due goes
         first, because a run that ends does not count any more."""
         coverage = self._state.coverage
-        if not beat.after_hole and beat.at > service.last_beat:
+        if not beat.after_hole and beat.at > service.last_beat and not is_quiet(service, beat.at):
             upto = min(beat.at, coverage.until)
             await self._record_due(service, upto)
             await self._transition(service, upto, read, detector)
@@ -207,6 +207,8 @@ class Evaluator:
 
     async def _is_unproved(self, service: MonitoredService, until: int, read: Stored) -> bool:
         """Whether a transition would be due, but heartbeats are missing that might have prevented it."""
+        if is_quiet(service, until):
+            return False
         at = next_due(service, self._state.coverage)
         return at is not None and at <= until and await self._has_hole(service, read)
 

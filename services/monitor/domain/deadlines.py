@@ -9,6 +9,7 @@ from collections import defaultdict
 from services.monitor.domain.buckets import BUCKETS
 from services.monitor.domain.lifecycle import next_due
 from services.monitor.domain.service import ALIVE, SECOND, MonitoredService
+from services.monitor.domain.timetable import NEVER
 from shared.domain.coverage import Coverage
 
 AHEAD = 60
@@ -24,7 +25,7 @@ class DeadlineQueue:
 
     def schedule(self, service: MonitoredService, coverage: Coverage) -> None:
         """Have a service checked in the second in which its next transition is due, or before."""
-        at = next_due(service, coverage)
+        at = _next_due(service, coverage)
         if at is None:
             service.scheduled = 0
         else:
@@ -54,7 +55,7 @@ class DeadlineQueue:
                 due[service.scheduled].append(service)
                 continue
             service.scheduled = 0
-            next_at = next_due(service, coverage)
+            next_at = _next_due(service, coverage)
             if next_at is not None and next_at <= at:
                 overdue.append(service)
             elif next_at is not None:
@@ -66,6 +67,13 @@ class DeadlineQueue:
         if not service.scheduled or not self._now <= service.scheduled <= second:
             service.scheduled = second - _spread(second - self._now, service.bucket) if self._now else second
             self._due[service.scheduled].append(service)
+
+
+def _next_due(service: MonitoredService, coverage: Coverage) -> int | None:
+    at = next_due(service, coverage)
+    if service.job:
+        service.job.next_at = NEVER if at is None else at
+    return at
 
 
 def _spread(ahead: int, bucket: int) -> int:

@@ -106,6 +106,11 @@ def pending_transitions(service: MonitoredService, coverage: Coverage) -> Iterat
                 yield to, patience, at
 
 
+def is_quiet(service: MonitoredService, at: int) -> bool:
+    """Whether it is known without reckoning that nothing is due up to `at`."""
+    return service.job is not None and at < service.job.next_at and not service.unsure
+
+
 def next_due(service: MonitoredService, coverage: Coverage) -> int | None:
     """When the next transition, or fact about a run, is due if no heartbeat comes. None: never (it is paused,
     new or dead)."""
@@ -117,7 +122,7 @@ def next_due(service: MonitoredService, coverage: Coverage) -> int | None:
 
 def decidable(service: MonitoredService, beat: Beat, coverage: Coverage) -> bool:
     """Whether it is known what came before `beat`: nothing is due in the time that no tick covers yet."""
-    if beat.at <= coverage.until or beat.after_hole:
+    if beat.at <= coverage.until or beat.after_hole or is_quiet(service, beat.at):
         return True
     found = [at for _, _, at in pending_transitions(service, coverage)]
     if service.job:
@@ -202,7 +207,7 @@ def decide(
             return
         if service.paused or fact.signal is Signal.LOG:
             return
-        if not fact.after_hole:
+        if not fact.after_hole and not is_quiet(service, at):
             for overdue in overdue_transitions(service, min(at, coverage.until), coverage, detector):
                 yield overdue
                 status = overdue.to

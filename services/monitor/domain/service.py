@@ -168,6 +168,8 @@ class Job:
     """When it was sent last that a run is unusual."""
     offsets: tuple[int, ...] = ()
     """How many half hours the last heartbeats were from what is expected; see `zone_hint`."""
+    next_at: int = 0
+    """Until then nothing is due of it, as it was when it was scheduled last."""
     run_seq: int = 0
     """Of the newest fact in RUNS."""
     recorded: tuple[int, int, str] = (0, 0, "")

@@ -176,8 +176,8 @@ def _coded(service: MonitoredService) -> int:
     return service.in_a_row << 8 | service.by_hand << 7 | status_and_signal << 1 | service.paused
 
 
-_JOB = [each.name for each in fields(Job) if each.name != "timetable"]
-"""What is stored of a job; its timetable follows from it."""
+_JOB = [each.name for each in fields(Job) if each.name not in ("timetable", "next_at")]
+"""What is stored of a job; the others follow from it."""
 
 
 def _dump_job(job: Job) -> list[Any]:
