@@ -42,10 +42,11 @@ def due(
     at = NEVER if start >= NEVER else expiry(start, patience, gaps, rhythm)
     if job and job.max_run and job.timetable is None and to is not DEAD:  # meanwhile nothing else is expected
         in_time = (run for run in job.open_runs if not run.is_overdue)
-        found = job.overdue.at if job.overdue else 0
+        overdue = runs.found_overdue(service)
+        found = overdue.at if overdue else 0
         at = max([at, found, *(runs.deadline(service, run, gaps) for run in in_time)])
-    if job and job.overdue and to is DOWN:
-        at = min(at, job.overdue.at)
+    if to is DOWN and (overdue := runs.found_overdue(service)):
+        at = min(at, overdue.at)
     return max(at, service.since)
 
 
@@ -56,7 +57,7 @@ def _counted(service: MonitoredService, to: Status, gaps: list[tuple[int, int]])
         return runs.expected(service, gaps).occurrence
     heard = max(service.heard, service.unproved)
     if job and not job.max_run and to is not DEAD:
-        return min([heard, *runs.holding_back(job)])
+        return min([heard, *runs.holding_back(service, job)])
     return heard
 
 
@@ -96,7 +97,7 @@ def pending_transitions(service: MonitoredService, coverage: Coverage) -> Iterat
     """Each worse status that silence leads to, after how long, and when that is due."""
     if service.paused or service.unsure or not service.heard:
         return
-    overdue = service.job.overdue if service.job else None
+    overdue = runs.found_overdue(service)
     for to, patience, counted_from in zip(
         (SILENT, DOWN, DEAD), service.patience, service.counted_from, strict=True
     ):
@@ -154,10 +155,11 @@ def _reason(
     outage: Doubt | None,
 ) -> str:
     reason, job = f"no heartbeat for {_written(patience)}", service.job
-    running = min(runs.holding_back(job), default=0) if job else 0
-    if job and job.overdue and to is DOWN and job.overdue.at <= at:
-        began = _clock(job.overdue.started, job.time_zone, at)
-        reason = f"the run that began {began} has not ended within {_written(job.overdue.limit)}"
+    running = min(runs.holding_back(service, job), default=0) if job else 0
+    overdue = runs.found_overdue(service)
+    if job and overdue and to is DOWN and overdue.at <= at:
+        began = _clock(overdue.started, job.time_zone, at)
+        reason = f"the run that began {began} has not ended within {_written(overdue.limit)}"
     elif job and job.timetable:
         moment_of = _clock(runs.expected(service, gaps).occurrence, job.time_zone, at)
         reason = "; ".join(filter(None, (f"expected {moment_of}, not started", runs.zone_hint(job.offsets))))

@@ -16,7 +16,13 @@ from services.monitor.domain.service import (
     Overdue,
     RunFact,
 )
-from services.monitor.domain.timetable import NEVER, Expectation, first_expectation
+from services.monitor.domain.timetable import (
+    NEVER,
+    NOTHING_EXPECTED,
+    Expectation,
+    Timetable,
+    first_expectation,
+)
 from shared.contracts import durations
 from shared.contracts.events import MICRO, Outcome, Signal
 from shared.domain import run_lengths
@@ -48,13 +54,27 @@ def declares(service: MonitoredService, beat: Beat) -> bool:
 
 
 def expected(service: MonitoredService, gaps: Gaps) -> Expectation:
-    """The first occurrence that no heartbeat has met, and none may have met that we did not hear."""
+    """The first occurrence that no heartbeat has met, read or mentioned by an event, and that none may have met
+    unheard."""
     job = service.job
     if job is None or job.timetable is None:
-        return Expectation(0, NEVER)
+        return NOTHING_EXPECTED
     found = job.expectation
+    if is_behind(service) and (moved := found.met_by(job.timetable, service.recorded_beat, 0)):
+        found = moved[0]
+    return _not_forgiven(service, job.timetable, found, gaps)
+
+
+def is_behind(service: MonitoredService) -> bool:
+    """Whether events mention a heartbeat that is still to be read again, and may have ended a run."""
+    return service.recorded_beat > service.last_beat
+
+
+def _not_forgiven(
+    service: MonitoredService, timetable: Timetable, found: Expectation, gaps: Gaps
+) -> Expectation:
     while is_forgiven(service, found, gaps):
-        found = Expectation(found.occurrence, job.timetable.following(found.occurrence))
+        found = Expectation(found.occurrence, timetable.following(found.occurrence))
     return found
 
 
@@ -100,9 +120,16 @@ def deadline(service: MonitoredService, run: OpenRun, gaps: Gaps) -> int:
     return expiry(max(run.started, run.counted_from), limit(service), gaps)
 
 
-def holding_back(job: Job) -> list[int]:
+def holding_back(service: MonitoredService, job: Job) -> list[int]:
     """When the runs began whose end is waited for: one that is overdue is, until a success comes."""
+    if is_behind(service):
+        return []
     return [run.started for run in job.open_runs if job.overdue or not run.is_overdue]
+
+
+def found_overdue(service: MonitoredService) -> Overdue | None:
+    """The run that makes it down: it was found overdue, and no success came since."""
+    return service.job.overdue if service.job and not is_behind(service) else None
 
 
 def change_limit(service: MonitoredService, old: int, at: int, gaps: Gaps) -> None:
@@ -156,11 +183,10 @@ def _missed(service: MonitoredService, job: Job, coverage: Coverage) -> RunFact 
     the next one passes. A dead service misses nothing any more."""
     if job.timetable is None or job.expectation.occurrence >= NEVER:
         return None
-    first = each = expected(service, coverage.gaps)
+    first = each = _not_forgiven(service, job.timetable, job.expectation, coverage.gaps)
     if job.missed_until >= first.occurrence:
         each = Expectation(job.missed_until, job.timetable.following(job.missed_until))
-    while is_forgiven(service, each, coverage.gaps):
-        each = Expectation(each.occurrence, job.timetable.following(each.occurrence))
+        each = _not_forgiven(service, job.timetable, each, coverage.gaps)
     if each.occurrence >= NEVER:
         return None
     at = job.timetable.following(each.occurrence)
