@@ -54,7 +54,7 @@ class MonitorState:
         self.upcoming_of: dict[str, deque[ConfigChange]] = {}
         """The same by service."""
         self.epochs = epochs.first(default, time_zone)
-        self._epoch_of = self.epochs * buckets.BUCKETS
+        self.epoch_of = self.epochs * buckets.BUCKETS
         """The epoch whose default thresholds the services of each bucket use."""
         self.upcoming_epochs: deque[Epoch] = deque()
         """Those that begin after the heartbeats that were read."""
@@ -79,8 +79,8 @@ class MonitorState:
 
     def restore(self, found: LoadedSnapshot) -> None:
         """Begin with what a snapshot holds."""
-        self._epoch_of = [epochs.at(self.epochs, since) for since in found.epochs]
-        oldest = min(epoch.since for epoch in self._epoch_of)
+        self.epoch_of = [epochs.at(self.epochs, since) for since in found.epochs]
+        oldest = min(epoch.since for epoch in self.epoch_of)
         self.upcoming_epochs.extend(epoch for epoch in self.epochs if epoch.since > oldest)
         self.coverage = found.coverage
         self._deadlines = DeadlineQueue(found.coverage.until)
@@ -118,7 +118,7 @@ class MonitorState:
     def has_runs(self, service: MonitoredService, beat: Beat) -> bool:
         """Whether runs are kept of a service. They are from its first start on."""
         if service.job is None and beat.signal is Signal.START:
-            service.job = Job(self._epoch_of[service.bucket].time_zone)
+            service.job = Job(self.epoch_of[service.bucket].time_zone)
         return service.job is not None
 
     def apply_beat(self, service: MonitoredService, beat: Beat) -> None:
@@ -195,7 +195,7 @@ class MonitorState:
 
     def _new_service(self, change: ConfigChange) -> MonitoredService:
         bucket = buckets.bucket_of(change.name)
-        default = self._epoch_of[bucket].default
+        default = self.epoch_of[bucket].default
         service = MonitoredService(change.name, change.registered_at, default, bucket=bucket)
         self.add(service)
         if claim := self.unclaimed.pop(service.name, None):
@@ -247,7 +247,7 @@ class MonitorState:
     def _update_timetable(self, service: MonitoredService, job: Job, at: int) -> None:
         """Another schedule or zone may hold from `at` on. Nothing is expected of the time before."""
         schedule, time_zone = job.declared
-        job.time_zone = time_zone or self._epoch_of[service.bucket].time_zone
+        job.time_zone = time_zone or self.epoch_of[service.bucket].time_zone
         timetable = Timetable(schedule, job.time_zone, job.early or EARLY) if schedule else None
         if timetable != job.timetable:
             job.timetable, job.offsets = timetable, ()
@@ -265,7 +265,7 @@ class MonitorState:
     # --- thresholds, and the epochs of the registry's defaults
 
     def thresholds_of(self, service: MonitoredService, *, scheduled: bool) -> EffectiveThresholds:
-        epoch = self._epoch_of[service.bucket]
+        epoch = self.epoch_of[service.bucket]
         return mapping.effective_thresholds(service.own, service.every, epoch, scheduled)
 
     def update_thresholds(self, service: MonitoredService, at: int, *, scheduled: bool) -> None:
@@ -281,17 +281,14 @@ class MonitorState:
         while self.upcoming_epochs and self.upcoming_epochs[0].since < at:
             epoch = self.upcoming_epochs.popleft()
             for n, bucket in enumerate(self.buckets):
-                if self._epoch_of[n].since < epoch.since:
-                    self._epoch_of[n] = epoch
+                if self.epoch_of[n].since < epoch.since:
+                    self.epoch_of[n] = epoch
                     for service in bucket.values():
                         job = service.job
                         self.update_thresholds(service, epoch.since, scheduled=bool(job and job.timetable))
                         if job:
                             self._update_timetable(service, job, epoch.since)
             self.snapshots.save_everything()
-
-    def epoch_of(self, bucket: int) -> int:
-        return self._epoch_of[bucket].since
 
     async def load_epochs(self, event_store: EventStore) -> None:
         """Which defaults were used from when on, with ours from now on if they are different. If two monitors

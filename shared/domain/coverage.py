@@ -1,9 +1,7 @@
 """What ticks prove: when the registry could be heard. Pure; times in microseconds since 1970 UTC."""
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
 
 
 @dataclass(slots=True)
@@ -47,20 +45,15 @@ def expiry(start: int, patience: int, gaps: list[tuple[int, int]], rhythm: int =
     was lost by our fault, so after a gap there is also time for the next one: twice the rhythm, if there is
     one, and at most the patience.
     """
-    at = start + patience
-    for begin, end in gaps_after(start, gaps):
+    at, first = start + patience, len(gaps)
+    while first and gaps[first - 1][1] > start:  # nearly always there is none, or only the last
+        first -= 1
+    for begin, end in gaps[first:]:
         if begin >= at:
             break
         grace = min(patience, 2 * rhythm) if rhythm else patience
         at = max(at + end - max(begin, start), end + grace)
     return at
-
-
-def gaps_after(start: int, gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The gaps that end later than `start`."""
-    if not gaps or gaps[-1][1] <= start:  # nearly always
-        return []
-    return gaps[bisect_right(gaps, start, key=itemgetter(1)) :]
 
 
 def _less(gap: tuple[int, int], start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -26,7 +26,7 @@ from services.monitor.domain.timetable import (
 from shared.contracts import durations
 from shared.contracts.events import MICRO, Outcome, Signal
 from shared.domain import run_lengths
-from shared.domain.coverage import Coverage, expiry, gaps_after
+from shared.domain.coverage import Coverage, expiry
 
 MAX_OPEN = 100
 """Runs of one service that may be open at once; the oldest gives way."""
@@ -54,8 +54,8 @@ def declares(service: MonitoredService, beat: Beat) -> bool:
 
 
 def expected(service: MonitoredService, gaps: Gaps) -> Expectation:
-    """The first occurrence that no heartbeat has met, read or mentioned by an event, and that none may have met
-    unheard."""
+    """The first occurrence that no heartbeat has met, read or mentioned by an event, and that none may have
+    met unheard."""
     job = service.job
     if job is None or job.timetable is None:
         return NOTHING_EXPECTED
@@ -86,8 +86,12 @@ def is_forgiven(service: MonitoredService, each: Expectation, gaps: Gaps) -> boo
         service.job.timetable.opens(each.occurrence, each.met),
         each.occurrence + service.patience.silent,
     )
-    overlaps = (min(gap[1], end) - max(gap[0], begin) for gap in gaps_after(begin, gaps))
-    return any(overlap >= DEAF for overlap in overlaps)
+    for gap in reversed(gaps):
+        if gap[1] <= begin:  # nearly always the last one is
+            return False
+        if min(gap[1], end) - max(gap[0], begin) >= DEAF:
+            return True
+    return False
 
 
 def expect_from(service: MonitoredService, at: int) -> None:

@@ -215,7 +215,11 @@ def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
         else:
             epoch = epoch_at(epochs, head["epoch"])
             services = [_service(name, values, epoch) for name, *values in rows]
-            _add_paused_reports(services, head["said"])
+            reports = {
+                name: PausedReport(Signal(signal), *rest) for name, (signal, *rest) in head["said"].items()
+            }
+            for service in services if reports else ():
+                service.said = reports.get(service.name)
             _add_jobs(services, head.get("jobs", {}), epoch)
         if head["format"] != FORMAT:
             _add_begun_runs(services, epoch)
@@ -261,14 +265,6 @@ def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch:
         in_a_row=in_a_row,
         **numbers,
     )
-
-
-def _add_paused_reports(services: list[MonitoredService], said: dict[str, list[Any]]) -> None:
-    if said:
-        for service in services:
-            if service.name in said:
-                signal, *rest = said[service.name]
-                service.said = PausedReport(Signal(signal), *rest)
 
 
 def _add_jobs(services: list[MonitoredService], jobs: dict[str, list[Any]], epoch: Epoch) -> None:
