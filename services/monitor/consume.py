@@ -18,6 +18,7 @@ from services.monitor.store import mapping
 from services.monitor.store.event_store import DeadLetters, EventStore
 from services.monitor.store.snapshot_codec import Bucket, Checkpoint
 from services.monitor.store.snapshots import Snapshots
+from shared.contracts import zones
 from shared.contracts.events import Signal, Status, StatusChanged, Tick
 from shared.contracts.heartbeats import parse_heartbeat
 from shared.domain.coverage import Coverage
@@ -84,7 +85,8 @@ class Monitor:
             SERVICES.labels(status).set_function(partial(self.state.counts.__getitem__, status))
         try:
             await self.events.wait_until()
-            log.info("watching", services=len(self.state.services), after=start.heartbeats)
+            services = len(self.state.services)
+            log.info("watching", services=services, after=start.heartbeats, zones=zones.DATA_VERSION)
             reader = self._event_store.reader(
                 streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=start.heartbeats
             )

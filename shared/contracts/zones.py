@@ -1,14 +1,15 @@
 """Time zones by their names, and moments as people in a zone read them. Pure, but for the zones' files."""
 
 from datetime import datetime
-from importlib.metadata import version
 from typing import Annotated
 from zoneinfo import ZoneInfo, reset_tzpath
 
+import tzdata
 from pydantic import AfterValidator
 
 reset_tzpath(())  # the zones of the locked package, not those of the machine: all services reckon alike
-DATA_VERSION = version("tzdata")
+DATA_VERSION = tzdata.IANA_VERSION
+"""Such as 2026f."""
 ACCEPTED = "an IANA time zone such as UTC or Europe/Berlin"
 
 
