@@ -60,6 +60,9 @@ simulate: setup  ## Monitor and notifier (OF=notifier: it alone) against made-up
 faults: setup  ## Every fault under load, then everything that always holds: 10 minutes (FAULTS_SEED=17)
 	FAULTS=full $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist worksteal --timeout 600
 
+reference: setup  ## Schedules against a reckoning of their own, systemd and Debian's cron: 10 minutes (REFERENCE_SEED=19)
+	REFERENCE=full $(BIN)/python -m pytest tests/reference --numprocesses 2 --dist worksteal
+
 fuzz: setup  ## Made-up input for every parser and both APIs: FUZZ=1000 of each kind
 	FUZZ=$(or $(FUZZ),1000) $(BIN)/python -m pytest --timeout 3600 tests/fuzz tests/contract/test_openapi.py
 
@@ -81,4 +84,4 @@ lock:  ## Renew the locked requirements (needs uv)
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
 	echo pip-audit | uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade - -o requirements/audit.txt
 
-.PHONY: help setup run test testack env313 testshort lint simulate faults fuzz audit bench lock
+.PHONY: help setup run test testack env313 testshort lint simulate faults reference fuzz audit bench lock

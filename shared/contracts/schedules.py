@@ -7,6 +7,7 @@ first pass only, and nothing of what is skipped. The libraries find the times, b
 pass of a repeated hour they are, so they are never asked within one.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,9 +19,10 @@ from oncalendar import BaseIterator, OnCalendarError
 
 from shared.contracts import zones
 
-MAX_LINES = 10
+MAX_LENGTH, MAX_LINES = 1000, 10
 """Of one schedule."""
 ACCEPTED = "cron such as '0 3 * * 1-5', or systemd's OnCalendar such as 'Mon..Fri 09:00'"
+_FIVE_FIELDS = "cron has five fields: minute, hour, day of the month, month and day of the week"
 _PRESETS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -30,7 +32,13 @@ _PRESETS = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-_SOME_DAY = datetime(2026, 1, 1, tzinfo=UTC)
+_ALSO_OF_SYSTEMD = {
+    "anually": "yearly",
+    "semi-annually": "semiannually",
+    "biannually": "semiannually",
+    "bi-annually": "semiannually",
+}
+_SOME_DAY, _EPOCH = datetime(2026, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND, _LOOK = timedelta(seconds=1), timedelta(days=7)
 _MOST_CHANGES = 150
 """Changes of a zone's clocks that are searched for the next time: those of more than 50 years."""
@@ -64,22 +72,27 @@ class Schedule:
 def parse(text: str, time_zone: str, now: datetime = _SOME_DAY) -> Schedule:
     """The schedule that a text is, in a zone of IANA. ValueError says what is wrong with it, also where it
     never comes after `now`."""
-    schedule, error = _parsed(text, time_zone)
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"a schedule has at most {MAX_LENGTH} characters")
+    try:
+        zone = zones.zone(time_zone)
+    except ValueError as error:
+        raise ValueError(f"the time zone {error}") from None
+    schedule, error_of_text = _parsed(text, zone)
     if schedule is None:
-        raise ValueError(error)
+        raise ValueError(error_of_text)
     if schedule.following(now) is None:
-        raise ValueError(f"{text.strip()!r} never comes")
+        raise ValueError(f"{text.strip()!r} does not come any more after {now:%Y-%m-%d}")
     return schedule
 
 
 @lru_cache(maxsize=10_000)
-def _parsed(text: str, time_zone: str) -> tuple[Schedule | None, str]:
+def _parsed(text: str, zone: ZoneInfo) -> tuple[Schedule | None, str]:
     """Errors are kept too: a sender may repeat what is wrong with each heartbeat."""
     try:
-        zone = zones.zone(time_zone)
         lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
         if not lines:
-            raise ValueError(f"it is empty; a schedule is {ACCEPTED}")
+            raise ValueError(f"it is empty: a schedule is {ACCEPTED}")
         if len(lines) > MAX_LINES:
             raise ValueError(f"a schedule has at most {MAX_LINES} lines")
         return Schedule(tuple(_line(line, zone) for line in lines)), ""
@@ -88,65 +101,145 @@ def _parsed(text: str, time_zone: str) -> tuple[Schedule | None, str]:
 
 
 def _line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
-    fields = line.split()
-    if fields[0].startswith("@"):
-        cron = _PRESETS.get(line.lower())
-        if cron is None:
-            raise ValueError(f"{line!r} is none of {', '.join(_PRESETS)}")
-        return partial(following, cron, zone), _in_words(cron)
-    why = ""
-    if len(fields) == 5:
-        try:
-            CronSim(line, _SOME_DAY)
-            return partial(following, line, zone), _in_words(line)
-        except (CronSimError, AssertionError, ValueError) as error:
-            why = str(error)
     try:
-        expression, zone = _parted(line, zone)
-        BaseIterator(expression, _SOME_DAY)
-    except (OnCalendarError, ValueError, IndexError, AssertionError) as error:
-        found = why or _hint(fields) or str(error)
-        raise ValueError(f"{line!r} is no schedule ({found}), which is {ACCEPTED}") from None
-    return partial(_next_of_systemd, expression, zone), f"systemd's OnCalendar={line}"
+        due, words = _cron_line(line, zone) if _is_cron(line) else _calendar_line(line, zone)
+        if due(_EPOCH) is None:
+            raise ValueError("it never comes")
+        return due, words
+    except ValueError as error:
+        raise ValueError(f"{line!r} is not a schedule: {error}") from None
 
 
-def _in_words(cron: str) -> str:
-    words = CronSim(cron, _SOME_DAY).explain()
-    return words[:1].lower() + words[1:]
+def _is_cron(line: str) -> bool:
+    """Whether a line, right or wrong, is meant to be cron."""
+    if line.startswith("@"):
+        return True
+    fields = line.split()[:5]
+    if len(fields) == 1:
+        return re.fullmatch("[0-9*,/]+", line) is not None
+    return re.match(r"[0-9*,/-]+\s+[0-9*]", line) is not None and not re.search(r":|\.\.", " ".join(fields))
 
 
-def _hint(fields: list[str]) -> str:
-    try:
-        check_cron(" ".join(fields[:5]))
-    except ValueError:
-        return ""
-    return "cron has five fields, and the command is not one of them"
+def _cron_line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
+    if line.startswith("@"):
+        if line.lower() not in _PRESETS:
+            raise ValueError(f"of these words there are {', '.join(_PRESETS)}")
+        line = _PRESETS[line.lower()]
+    words = _cron(line).explain()
+    words = re.sub(r"\b([2-5][123])th\b", _ordinal, words)
+    return partial(following, line, zone), words[:1].lower() + words[1:]
 
 
-def _parted(line: str, zone: ZoneInfo) -> tuple[str, ZoneInfo]:
-    """An OnCalendar expression without the time zone that may stand at its end, and the zone to use."""
-    expression, _, last = line.rpartition(" ")
-    if expression and last[:1].isalpha() and last.lower() not in _WEEKDAYS:
-        return expression, zones.zone(last)
-    return line, zone
-
-
-_WEEKDAYS = frozenset(
-    name[:length]
-    for name in ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-    for length in (3, len(name))
-)
+def _ordinal(match: re.Match[str]) -> str:
+    """`22th`, as the library has it, is the 22nd."""
+    return match[1] + {"1": "st", "2": "nd", "3": "rd"}[match[1][-1]]
 
 
 def check_cron(expression: str) -> str:
     """The expression, if it has the five fields of one. ValueError says what is wrong with it."""
     try:
-        CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC))
-    except (CronSimError, AssertionError, ValueError) as error:
-        raise ValueError(f"a cron expression of five fields such as '0 3 * * sun' ({error})") from None
-    if len(expression.split()) != 5:
-        raise ValueError("a cron expression has five fields")
+        _cron(expression)
+    except ValueError as error:
+        raise ValueError(f"a cron expression of five fields such as '0 3 * * sun': {error}") from None
     return expression
+
+
+_CRON_FIELDS = {
+    "minute": "the minute must be 0 to 59, a range 0-29, a list 0,30 or a step */5",
+    "hour": "the hour must be 0 to 23, a range 9-17, a list 0,12 or a step */2",
+    "day-of-month": "the day of the month must be 1 to 31, a range 1-7, a list 1,15, a step */2, "
+    "or L, the last",
+    "month": "the month must be 1 to 12 or jan to dec, a range 1-6, a list 1,7 or a step */3",
+    "day-of-week": "the day of the week must be 0 to 7 or sun to sat (0 and 7 are Sunday), a range 1-5, "
+    "a list mon,fri, 1#2 (the second Monday of the month) or 1L (the last)",
+}
+
+
+def _cron(expression: str) -> CronSim:
+    fields = expression.split()
+    if len(fields) > 5:
+        raise ValueError(
+            f"{_FIVE_FIELDS}; here are {len(fields)}, and neither seconds nor a command belong to them"
+        )
+    if len(fields) < 5:
+        raise ValueError(f"{_FIVE_FIELDS}; here are {len(fields)}")
+    try:
+        return CronSim(expression, _SOME_DAY)
+    except (CronSimError, ValueError, AssertionError) as error:
+        name = str(error).removeprefix("Bad ")
+        if name == "day-of-month" and _is_a_day(fields):
+            raise ValueError("it never comes") from None
+        raise ValueError(_CRON_FIELDS.get(name, name)) from None
+
+
+def _is_a_day(fields: list[str]) -> bool:
+    """Whether the day of the month is right by itself: the library says the same of `31 2`."""
+    try:
+        CronSim(f"0 0 {fields[2]} * *", _SOME_DAY)
+    except (CronSimError, ValueError, AssertionError):
+        return False
+    return True
+
+
+_CALENDAR_FIELDS = {
+    "day-of-week": "the day of the week must be Mon to Sun, a range Mon..Fri or a list Mon,Fri",
+    "year": "the year must be 1970 to 2199, a range 2027..2029 or a list 2027,2029",
+    "month": "the month must be 1 to 12, a range 1..6, a list 1,7 or a step 1/3",
+    "day-of-month": "the day must be 1 to 31, a range 1..7, a list 1,15 or a step 1/2, "
+    "or after ~, counted from the month's end, 1 to 28",
+    "hour": "the hour must be 0 to 23, a range 9..17, a list 0,12 or a step 0/2",
+    "minute": "the minute must be 0 to 59, a range 0..29, a list 0,30 or a step 0/5",
+    "second": "the second must be 0 to 59 and whole, a range 0..29, a list 0,30 or a step 0/5",
+    "time": "the time must be HH:MM or HH:MM:SS",
+    "date": "the date must be YEAR-MONTH-DAY or MONTH-DAY",
+}
+_ORDER = "OnCalendar is weekdays, date, time, time zone, such as 'Mon..Fri *-*-* 09:00 Europe/Berlin'"
+_MEANT_AS_CALENDAR = re.compile(
+    r"(mon|tue|wed|thu|fri|sat|sun)|([a-z-]+ly)\b|[0-9*][0-9*,./]*[-~]|.*[0-9*]:", re.IGNORECASE
+)
+
+
+def _calendar_line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
+    if not _MEANT_AS_CALENDAR.match(line):
+        raise ValueError(f"a schedule is {ACCEPTED}")
+    expression, zone = _without_zone(line, zone)
+    expression = _ALSO_OF_SYSTEMD.get(expression.lower(), expression)
+    expression = re.sub("~[^ ]*", lambda days: _STEPS_OF_RANGE.sub(_as_a_list, days[0]), expression)
+    try:
+        dates = BaseIterator(expression, _SOME_DAY)
+    except (OnCalendarError, ValueError, IndexError, AssertionError) as error:
+        raise ValueError(_CALENDAR_FIELDS.get(str(error).removeprefix("Bad "), _ORDER)) from None
+    if all(day > max(_DAYS_OF_MONTH[month] for month in dates.months) for day in dates.days):
+        raise ValueError("it never comes")  # to look for it until the year 2200 takes long
+    return partial(_next_of_systemd, expression, zone), f"systemd's OnCalendar={line}"
+
+
+_DAYS_OF_MONTH = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+_STEPS_OF_RANGE = re.compile(r"\b([0-9]{1,2})\.\.([0-9]{1,2})/([1-9][0-9]?)\b")
+
+
+def _as_a_list(match: re.Match[str]) -> str:
+    """`~10..20/4` are the days 10, 14 and 18 from the end; the library counts from 20."""
+    first, last, step = map(int, match.groups())
+    return ",".join(map(str, range(first, last + 1, step))) or match[0]
+
+
+def _without_zone(line: str, zone: ZoneInfo) -> tuple[str, ZoneInfo]:
+    """An OnCalendar expression without the time zone that may stand at its end, and the zone to use."""
+    *before, last = line.rsplit(maxsplit=1)
+    if not before or not last[:1].isalpha() or _WEEKDAY.match(last):
+        return line, zone
+    if last.upper() == "UTC":
+        last = "UTC"
+    try:
+        return before[0], zones.zone(last)
+    except ValueError as error:
+        raise ValueError(f"the time zone at its end {error}") from None
+
+
+_WEEKDAY = re.compile(r"(mon|tue|wed|thu|fri|sat|sun)", re.IGNORECASE)
 
 
 def following(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
@@ -189,9 +282,11 @@ def _next_of_a_day(expression: str, zone: ZoneInfo, after: datetime) -> datetime
 def _next_by_the_clock(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
     """Searched from one change of the clocks to the next: between them, the clock has no jumps."""
     start, offset = after, _offset(zone, after)
-    wall = (start + offset).replace(tzinfo=None)
+    begin = wall = (start + offset).replace(tzinfo=None)
+    found: datetime | None = None
     for _ in range(_MOST_CHANGES):
-        found: datetime | None = next(CronSim(expression, wall), None)
+        if found is None or not begin <= wall < found:  # else nothing is due between them: it was looked at
+            begin, found = wall, next(CronSim(expression, wall), None)
         if found is None:
             return None
         instant = found.replace(tzinfo=UTC) - offset
@@ -206,14 +301,27 @@ def _next_by_the_clock(expression: str, zone: ZoneInfo, after: datetime) -> date
 def _next_of_systemd(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
     """What systemd's timer runs next if it did not begin within a repeated hour."""
     try:
-        wall = after.astimezone(zone).replace(tzinfo=None, fold=0)
-        for found in BaseIterator(expression, wall):
-            instant = found.replace(tzinfo=zone).astimezone(UTC)
-            if instant > after and instant.astimezone(zone).replace(tzinfo=None) == found:
-                return instant
+        wall: datetime | None = after.astimezone(zone).replace(tzinfo=None, fold=0)
+        while wall:
+            dates, wall = BaseIterator(expression, wall), None
+            for found in dates:
+                instant = found.replace(tzinfo=zone).astimezone(UTC)
+                if instant <= after:  # it was in the first pass
+                    continue
+                if instant.astimezone(zone).replace(tzinfo=None) == found:
+                    return instant
+                wall = _after_the_gap(zone, found)
+                break
     except OverflowError:  # the calendar ends
         pass
     return None
+
+
+def _after_the_gap(zone: ZoneInfo, skipped: datetime) -> datetime | None:
+    """The last second of those that the clock skips together with this one."""
+    before = skipped.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    change = _next_change(zone, before, skipped.replace(tzinfo=zone).astimezone(UTC))
+    return change and change.astimezone(zone).replace(tzinfo=None) - _SECOND
 
 
 def _offset(zone: ZoneInfo, at: datetime) -> timedelta:

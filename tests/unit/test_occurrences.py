@@ -1,9 +1,7 @@
 """When cron is due and windows are open, held against a clock that is looked at minute by minute."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -12,8 +10,8 @@ from hypothesis import strategies as st
 
 from shared.contracts.maintenance import Window, check_new
 from shared.contracts.schedules import check_cron, following, latest
+from tests.reference.reckoning import DAY, HOUR, MINUTE, Minutes, changes, cron_due
 
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 ZONES = [
     *("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo", "America/Nuuk"),
     *("Antarctica/Troll", "Africa/Casablanca", "America/Santiago", "Asia/Kolkata", "Asia/Kathmandu"),
@@ -21,63 +19,9 @@ ZONES = [
 ]
 
 
-@lru_cache(1000)
-def changes(zone: ZoneInfo, year: int) -> list[datetime]:
-    """When the clocks are moved in a year."""
-    hours = [datetime(year, 1, 1, tzinfo=UTC) + n * HOUR / 2 for n in range(366 * 48)]
-    offsets = [at.astimezone(zone).utcoffset() for at in hours]
-    return [at for at, a, b in zip(hours[1:], offsets, offsets[1:], strict=False) if a != b]
-
-
-# --- the reckoning of its own
-
-
-def one_of(field: str, lowest: int, highest: int) -> Callable[[int], bool]:
-    """For fields such as `*`, `*/20`, `5`, `1-5`, `0,30`."""
-    wanted: set[int] = set()
-    for part in field.split(","):
-        part, _, step = part.partition("/")
-        first, _, last = part.partition("-")
-        begin, end = (lowest, highest) if part == "*" else (int(first), int(last or first))
-        wanted |= set(range(begin, end + 1, int(step or 1)))
-    return wanted.__contains__
-
-
-def due(expression: str, zone: ZoneInfo, start: datetime, end: datetime) -> Iterator[datetime]:
-    """Every minute at which cron runs. A fixed time of day that is skipped runs right after; in a repeated
-    hour it runs in the first pass."""
-    fields = expression.split()
-    minute, hour, day, month, weekday = (
-        one_of(field, *span)
-        for field, span in zip(fields, ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6)), strict=True)
-    )
-    by_the_clock = fields[0][0] == "*" or fields[1][0] == "*"
-    both = fields[2][0] == "*" or fields[4][0] == "*"
-
-    def matches(wall: datetime) -> bool:
-        days = day(wall.day), weekday(wall.isoweekday() % 7)
-        return (
-            minute(wall.minute)
-            and hour(wall.hour)
-            and month(wall.month)
-            and (all(days) if both else any(days))
-        )
-
-    at, seen = start - DAY, None  # a day earlier, so that what a first pass had is known
-    while at < end:
-        wall = at.astimezone(zone).replace(tzinfo=None, fold=0)
-        if by_the_clock:
-            runs = matches(wall)
-        elif seen is None:
-            runs, seen = matches(wall), wall
-        else:  # each minute of the wall once: those of a second pass were, those that are skipped run now
-            runs = False
-            while seen < wall:
-                seen += MINUTE
-                runs = runs or matches(seen)
-        if runs and at >= start:
-            yield at
-        at += MINUTE
+def due(expression: str, zone: ZoneInfo, start: datetime, end: datetime) -> list[datetime]:
+    """Every minute at which cron runs. A day earlier, so that what a first pass had is known."""
+    return [at for at in cron_due(expression, Minutes(zone, start - DAY, end)) if at >= start]
 
 
 FIELDS = st.tuples(

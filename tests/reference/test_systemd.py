@@ -1,0 +1,85 @@
+"""What is due by OnCalendar, held against `systemd-analyze calendar` with the same data of time zones."""
+
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from shared.contracts import schedules, zones
+from tests.reference import FULL, SEED, expressions
+from tests.reference.reckoning import changes
+from tests.reference.test_reckoning import MOVED, ZONES
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="there is no systemd-analyze here"
+)
+
+ZONE_FILES = str(files("tzdata") / "zoneinfo")
+KNOWN = {name for name in ZONES if Path("/usr/share/zoneinfo", name).is_file()}
+"""systemd takes a name for a zone if the machine has it; what it reads then is ours."""
+IN_A_ROW = 12
+SOME_DAY = datetime(2026, 7, 1, tzinfo=UTC)
+
+
+def of_systemd(texts: list[str], base: datetime) -> list[list[datetime] | None]:
+    """The next moments of each; None where it gives up."""
+    if not texts:
+        return []
+    asked = [f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC", f"--iterations={IN_A_ROW}", "--", *texts]
+    done = subprocess.run(
+        ["systemd-analyze", "calendar", *asked],
+        env={"TZ": "UTC", "TZDIR": ZONE_FILES, "PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if len(texts) == 1 and done.returncode:
+        # It gives up where its search goes back in time, at midnights that are skipped: a fault of systemd's.
+        assert "Resource deadlock avoided" in done.stderr, (texts, done.stderr)
+        return [None]
+    if done.returncode:
+        return [found for text in texts for found in of_systemd([text], base)]
+    moments = re.compile(r"(?:Next elapse|Iter\. #\d+): \w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
+    found = [
+        [datetime.fromisoformat(at).replace(tzinfo=UTC) for at in moments.findall(part)]
+        for part in re.split(r"Normalized form: ", done.stdout)[1:]
+    ]
+    assert len(found) == len(texts), done.stdout
+    return [*found]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(8))
+def test_what_follows_from_before_a_change_of_the_clocks(part: int) -> None:
+    random = Random(f"{SEED} systemd {part}")
+    for _ in range(80 if FULL else 1):
+        name = random.choice([name for name in MOVED if name in KNOWN])
+        change = random.choice(changes(zones.zone(name), random.choice(range(2026, 2038))) or [SOME_DAY])
+        base = (change - timedelta(seconds=random.choice([1, 3601, random.uniform(0, 2 * 86400)]))).replace(
+            microsecond=0
+        )
+        texts = [expressions.on_calendar(random) for _ in range(12)]
+        compare([f"{text} {name}" for text in texts if not UNEVEN.search(text)], base)
+
+
+UNEVEN = re.compile("0/7|1/5")
+"""After open steps that do not come out at 24 or 60, systemd 252 leaves out the beginning of the next month
+or day: of `0/5:00` 00:00 on the first of each month. With an end (`0..23/5`) it does not."""
+
+
+def compare(texts: list[str], base: datetime) -> None:
+    for text, found in zip(texts, of_systemd(texts, base), strict=True):
+        if found is None:
+            continue
+        parsed = schedules._parsed(text, zones.zone("UTC"))[0]
+        ours = list(islice(parsed.upcoming(base), IN_A_ROW)) if parsed else []
+        # To find a month's end systemd looks at another season, and then takes the second pass of an hour.
+        zone = zones.zone(text.rpartition(" ")[2] if "~" in text else "UTC")
+        theirs, own = ([f"{at.astimezone(zone):%F %T}" for at in moments] for moments in (found, ours))
+        assert theirs == own, (text, base)
