@@ -38,7 +38,7 @@ _ALSO_OF_SYSTEMD = {
     "biannually": "semiannually",
     "bi-annually": "semiannually",
 }
-_SOME_DAY, _EPOCH = datetime(2026, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
+_SOME_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 _SECOND, _LOOK = timedelta(seconds=1), timedelta(days=7)
 _MOST_CHANGES = 150
 """Changes of a zone's clocks that are searched for the next time: those of more than 50 years."""
@@ -82,7 +82,7 @@ def parse(text: str, time_zone: str, now: datetime = _SOME_DAY) -> Schedule:
     if schedule is None:
         raise ValueError(error_of_text)
     if schedule.following(now) is None:
-        raise ValueError(f"{text.strip()!r} does not come any more after {now:%Y-%m-%d}")
+        raise ValueError(f"{_short(text)} does not come any more after {now:%Y-%m-%d}")
     return schedule
 
 
@@ -92,7 +92,7 @@ def _parsed(text: str, zone: ZoneInfo) -> tuple[Schedule | None, str]:
     try:
         lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
         if not lines:
-            raise ValueError(f"it is empty: a schedule is {ACCEPTED}")
+            raise ValueError(f"a schedule is empty: use {ACCEPTED}")
         if len(lines) > MAX_LINES:
             raise ValueError(f"a schedule has at most {MAX_LINES} lines")
         return Schedule(tuple(_line(line, zone) for line in lines)), ""
@@ -102,12 +102,14 @@ def _parsed(text: str, zone: ZoneInfo) -> tuple[Schedule | None, str]:
 
 def _line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
     try:
-        due, words = _cron_line(line, zone) if _is_cron(line) else _calendar_line(line, zone)
-        if due(_EPOCH) is None:
-            raise ValueError("it never comes")
-        return due, words
+        return _cron_line(line, zone) if _is_cron(line) else _calendar_line(line, zone)
     except ValueError as error:
-        raise ValueError(f"{line!r} is not a schedule: {error}") from None
+        raise ValueError(f"{_short(line)} is not a schedule: {error}") from None
+
+
+def _short(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _is_cron(line: str) -> bool:
@@ -123,11 +125,19 @@ def _is_cron(line: str) -> bool:
 def _cron_line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
     if line.startswith("@"):
         if line.lower() not in _PRESETS:
-            raise ValueError(f"of these words there are {', '.join(_PRESETS)}")
+            raise ValueError(f"the words with an @ are {', '.join(_PRESETS)}")
         line = _PRESETS[line.lower()]
     words = _cron(line).explain()
     words = re.sub(r"\b([2-5][123])th\b", _ordinal, words)
-    return partial(following, line, zone), words[:1].lower() + words[1:]
+    return _coming(partial(following, line, zone), _SOME_DAY), words[:1].lower() + words[1:]
+
+
+def _coming(
+    due: Callable[[datetime], datetime | None], since: datetime
+) -> Callable[[datetime], datetime | None]:
+    if due(since) is None:
+        raise ValueError("it never comes")
+    return due
 
 
 def _ordinal(match: re.Match[str]) -> str:
@@ -158,9 +168,7 @@ _CRON_FIELDS = {
 def _cron(expression: str) -> CronSim:
     fields = expression.split()
     if len(fields) > 5:
-        raise ValueError(
-            f"{_FIVE_FIELDS}; here are {len(fields)}, and neither seconds nor a command belong to them"
-        )
+        raise ValueError(f"{_FIVE_FIELDS}; here are {len(fields)}, without seconds and without a command")
     if len(fields) < 5:
         raise ValueError(f"{_FIVE_FIELDS}; here are {len(fields)}")
     try:
@@ -201,7 +209,7 @@ _MEANT_AS_CALENDAR = re.compile(
 
 def _calendar_line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
     if not _MEANT_AS_CALENDAR.match(line):
-        raise ValueError(f"a schedule is {ACCEPTED}")
+        raise ValueError(f"use {ACCEPTED}")
     expression, zone = _without_zone(line, zone)
     expression = _ALSO_OF_SYSTEMD.get(expression.lower(), expression)
     expression = re.sub("~[^ ]*", lambda days: _STEPS_OF_RANGE.sub(_as_a_list, days[0]), expression)
@@ -211,7 +219,9 @@ def _calendar_line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], date
         raise ValueError(_CALENDAR_FIELDS.get(str(error).removeprefix("Bad "), _ORDER)) from None
     if all(day > max(_DAYS_OF_MONTH[month] for month in dates.months) for day in dates.days):
         raise ValueError("it never comes")  # to look for it until the year 2200 takes long
-    return partial(_next_of_systemd, expression, zone), f"systemd's OnCalendar={line}"
+    last_year = datetime(max(dates.years), 1, 1, tzinfo=UTC)
+    due = _coming(partial(_next_of_systemd, expression, zone), min(_SOME_DAY, last_year - _LOOK))
+    return due, f"systemd's OnCalendar={line}"
 
 
 _DAYS_OF_MONTH = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
