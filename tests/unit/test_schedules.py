@@ -225,6 +225,11 @@ def test_what_costs_the_most(text: str, zone: str) -> None:
     assert min(cost(text, zone) for _ in range(2)) < 0.15
 
 
+@pytest.mark.parametrize("text", ["*-2,4,6,9,11-31", "*-02-30 *:*:*", "Mon 2027..2199-2-30,31"])
+def test_days_that_no_month_has_are_not_looked_for(text: str) -> None:
+    assert min(cost(text, BERLIN) for _ in range(3)) < 0.01
+
+
 def cost(text: str, zone: str) -> float:
     schedules._parsed.cache_clear()
     began = process_time()
