@@ -43,13 +43,16 @@ _SECOND, _LOOK = timedelta(seconds=1), timedelta(days=7)
 _MOST_CHANGES = 150
 """Changes of a zone's clocks that are searched for the next time: those of more than 50 years."""
 
+Next = Callable[[datetime], datetime | None]
+"""The next time that is due later than asked."""
+
 
 @dataclass(frozen=True)
 class Schedule:
     """One or several lines of cron or OnCalendar; due whenever one of them is."""
 
-    lines: tuple[tuple[Callable[[datetime], datetime | None], str], ...]
-    """The next time of each that is due later than asked, and what it says in words."""
+    lines: tuple[tuple[Next, str], ...]
+    """The next time of each, and what it says in words."""
 
     def following(self, after: datetime) -> datetime | None:
         """The first moment that is due later than `after`; None if there is none within 50 years, or before
@@ -78,9 +81,9 @@ def parse(text: str, time_zone: str, now: datetime = _SOME_DAY) -> Schedule:
         zone = zones.zone(time_zone)
     except ValueError as error:
         raise ValueError(f"the time zone {error}") from None
-    schedule, error_of_text = _parsed(text, zone)
+    schedule, why_not = _parsed(text, zone)
     if schedule is None:
-        raise ValueError(error_of_text)
+        raise ValueError(why_not)
     if schedule.following(now) is None:
         raise ValueError(f"{_short(text)} does not come any more after {now:%Y-%m-%d}")
     return schedule
@@ -100,7 +103,7 @@ def _parsed(text: str, zone: ZoneInfo) -> tuple[Schedule | None, str]:
         return None, str(error)
 
 
-def _line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
+def _line(line: str, zone: ZoneInfo) -> tuple[Next, str]:
     try:
         return _cron_line(line, zone) if _is_cron(line) else _calendar_line(line, zone)
     except ValueError as error:
@@ -122,7 +125,7 @@ def _is_cron(line: str) -> bool:
     return re.match(r"[0-9*,/-]+\s+[0-9*]", line) is not None and not re.search(r":|\.\.", " ".join(fields))
 
 
-def _cron_line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
+def _cron_line(line: str, zone: ZoneInfo) -> tuple[Next, str]:
     if line.startswith("@"):
         if line.lower() not in _PRESETS:
             raise ValueError(f"the words with an @ are {', '.join(_PRESETS)}")
@@ -132,9 +135,7 @@ def _cron_line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime
     return _coming(partial(following, line, zone), _SOME_DAY), words[:1].lower() + words[1:]
 
 
-def _coming(
-    due: Callable[[datetime], datetime | None], since: datetime
-) -> Callable[[datetime], datetime | None]:
+def _coming(due: Next, since: datetime) -> Next:
     if due(since) is None:
         raise ValueError("it never comes")
     return due
@@ -207,7 +208,7 @@ _MEANT_AS_CALENDAR = re.compile(
 )
 
 
-def _calendar_line(line: str, zone: ZoneInfo) -> tuple[Callable[[datetime], datetime | None], str]:
+def _calendar_line(line: str, zone: ZoneInfo) -> tuple[Next, str]:
     if not _MEANT_AS_CALENDAR.match(line):
         raise ValueError(f"use {ACCEPTED}")
     expression, zone = _without_zone(line, zone)
