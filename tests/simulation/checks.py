@@ -5,11 +5,13 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TypeVar
 
 from services.monitor.domain.service import EffectiveThresholds
 from shared.contracts.events import (
     MICRO,
+    RunRecorded,
     ServiceDeleted,
     ServiceRegistered,
     ServiceResumed,
@@ -18,8 +20,10 @@ from shared.contracts.events import (
 )
 from shared.contracts.thresholds import in_force_before
 from shared.messaging import streams
+from tests.simulation import reference
 from tests.simulation.model import BASE, NEVER, Broker
-from tests.simulation.run import LONGEST_GRACE, history, micros, seconds
+from tests.simulation.reference import Reference
+from tests.simulation.run import LONGEST_GRACE, OF_SCHEDULE, history, micros, run_history, seconds
 from tests.simulation.scenario import SECOND, Scenario
 
 T = TypeVar("T")
@@ -71,6 +75,25 @@ def first_difference(title: str, ours: Broker, other: Broker) -> str | None:
     return None
 
 
+def first_difference_of_runs(title: str, ours: Broker, other: Broker) -> str | None:
+    """Where what is recorded of the runs parts."""
+    mine, its = run_history(ours), run_history(other)
+    for name in sorted({*mine, *its}):
+        for n, (a, b) in enumerate(zip_longest(mine.get(name, []), its.get(name, []))):
+            if a is None or b is None or a.to_bytes() != b.to_bytes():
+                left, right = (told_run(each) if each else "nothing" for each in (a, b))
+                return f"{name}, run fact {n + 1}: recorded {left}; {title} {right}"
+    return None
+
+
+def told_run(event: RunRecorded) -> str:
+    data = event.data
+    due = f" expected {seconds(data.expected_at)}" if data.expected_at else ""
+    begun = f" started {seconds(data.started_at)}" if data.started_at else ""
+    words = " ".join(filter(None, (data.message, data.unusual, "told" if data.notify else "")))
+    return f"{data.outcome} {data.run or ''} at {seconds(event.time)}{due}{begun} {data.key} {words}".strip()
+
+
 def told(event: StatusChanged) -> str:
     data = event.data
     last = seconds(data.last_heartbeat)
@@ -117,7 +140,16 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
     yield from (f"{name}: there is no such service" for name in recorded if name not in scenario.names)
     covered = Covered(scenario.stretches)
     epochs = defaults(broker)
+    compared = set[str]()
+    if scenario.kept is None:
+        for name, problem in _beside_reference(scenario, broker, recorded):
+            compared.add(name)
+            if problem:
+                yield f"{name}: {problem}"
+    yield from _of_runs(scenario, broker)
     for name in scenario.names:
+        if name in compared or name.startswith("j"):
+            continue
         lives = incarnations(broker, name, epochs)
         facts = scenario.heartbeats.facts
         beats = [facts[i] for i in scenario.heartbeats.of.get(streams.heartbeat(name), ())]
@@ -153,6 +185,102 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
         if scenario.kept is None:
             for problem in _of_resumes(changes, lives, heard, scenario.heartbeats.ats):
                 yield f"{name}: {problem}"
+
+
+def _beside_reference(
+    scenario: Scenario, broker: Broker, recorded: dict[str, list[StatusChanged]]
+) -> Iterator[tuple[str, str]]:
+    """Each service that is more than one that just beats, and what is wrong with its history."""
+    facts, known = scenario.heartbeats.facts, reference.epochs(broker)
+    ticks, recorded_runs = reference.ticks(facts), run_history(broker)
+    for name in scenario.names:
+        mine = [facts[i] for i in scenario.heartbeats.of.get(streams.heartbeat(name), ())]
+        if not (
+            name.startswith("j")
+            or any((fact.headers or {}).get("Registry-Signal") == "start" for fact in mine)
+        ):
+            continue
+        messages = sorted([*ticks, *reference.heartbeats(mine)], key=lambda message: message.at)
+        expected = Reference(broker, name, messages, known)
+        if not (expected.readable and expected.ever_had_job):
+            continue
+        yield name, _first_other_change(recorded.get(name, []), expected.changes)
+        yield name, _first_other_fact(recorded_runs.get(name, []), expected.facts)
+
+
+def _first_other_change(recorded: list[StatusChanged], expected: list[reference.Change]) -> str:
+    for n, (change, due) in enumerate(zip_longest(recorded, expected)):
+        is_same = (
+            change
+            and due
+            and (
+                change.data.from_,
+                change.data.to,
+                micros(change.data.since),
+                micros(change.data.last_heartbeat) if change.data.last_heartbeat else 0,
+            )
+            == due[:4]
+        )
+        if not is_same:
+            its = f"{due.from_} -> {due.to} since {in_seconds(due.since)} ({due.why})" if due else "nothing"
+            left = told(change) if change else "nothing"
+            return f"change {n + 1}: recorded {left}; the reference has {its}"
+    return ""
+
+
+def _first_other_fact(recorded: list[RunRecorded], expected: list[reference.Told]) -> str:
+    for n, (event, due) in enumerate(zip_longest(recorded, expected)):
+        its = event and reference.Told(
+            micros(event.time),
+            event.data.outcome.value,
+            event.data.key,
+            micros(event.data.started_at) if event.data.started_at else 0,
+            micros(event.data.ended_at) if event.data.ended_at else 0,
+            micros(event.data.expected_at) if event.data.expected_at else 0,
+            event.data.run or "",
+            event.data.unusual,
+            event.data.notify,
+        )
+        if its != due:
+            told_due = due and (
+                f"{due.outcome} {due.run} at {in_seconds(due.at)} expected {in_seconds(due.occurrence)} "
+                f"started {in_seconds(due.started)} {due.key} {due.unusual or ''} {'told' * due.notify}"
+            )
+            left = told_run(event) if event else "nothing"
+            return f"run fact {n + 1}: recorded {left}; the reference has {told_due or 'nothing'}"
+    return ""
+
+
+def in_seconds(at: int) -> str:
+    return f"{(at - BASE) / 1e6:.6f}" if at else "-"
+
+
+def _of_runs(scenario: Scenario, broker: Broker) -> Iterator[str]:
+    """What holds of the facts about runs whatever was lost: in order, none twice, and each of something."""
+    facts = scenario.heartbeats.facts
+    for name, events in run_history(broker).items():
+        beats = {facts[i].at: facts[i] for i in scenario.heartbeats.of.get(streams.heartbeat(name), ())}
+        if len({event.id for event in events}) < len(events):
+            yield f"{name}: a fact about a run is recorded twice"
+        seen, ended, before = set[tuple[str, str]](), set[int](), 0
+        for event in events:
+            data, at = event.data, micros(event.time)
+            if at < before:
+                yield f"{name}: goes back in time: {told_run(event)}"
+            before = at
+            once = (data.outcome.value, data.key)
+            if once in seen and data.outcome not in ("success", "failure"):
+                yield f"{name}: is so twice: {told_run(event)}"
+            seen.add(once)
+            if data.ended_at:
+                failed = (beats[at].headers or {}).get("Registry-Signal") == "fail" if at in beats else None
+                if at in ended or failed is not (data.outcome == "failure"):
+                    yield f"{name}: no heartbeat ends it: {told_run(event)}"
+                ended.add(at)
+            if data.started_at and micros(data.started_at) not in beats:
+                yield f"{name}: no heartbeat began it: {told_run(event)}"
+            if data.outcome == "missed" and not (data.expected_at and micros(data.expected_at) <= at):
+                yield f"{name}: is not due yet: {told_run(event)}"
 
 
 def _of_service(
@@ -426,14 +554,19 @@ def newest_of(timeline: list[tuple[int, T]], moment: int) -> T | None:
     return next((value for at, value in reversed(timeline) if at <= moment), None)
 
 
-def reckoned(own: Own, every: int, default: EffectiveThresholds, bounded: bool) -> EffectiveThresholds:
+def reckoned(
+    own: Own, every: int, default: EffectiveThresholds, bounded: bool, scheduled: bool = False
+) -> EffectiveThresholds:
     """The thresholds as the contract has them, by who is more specific: the service, its interval, the
     registry."""
     if not bounded:
         return EffectiveThresholds(*in_force_before(own, every, default))  # type: ignore[arg-type]
     grace = min(2 * every, LONGEST_GRACE // MICRO)
-    down = every + 5 * grace
-    by_interval = (every + grace, down, max(default.dead, 2 * down)) if every else (None, None, None)
+    silent, down = every + grace, every + 5 * grace
+    if scheduled:
+        silent, down = (each // MICRO for each in OF_SCHEDULE)
+    timed = bool(every or scheduled)
+    by_interval = (silent, down, max(default.dead, 2 * down)) if timed else (None, None, None)
     ranked = [
         next((rank, value) for rank, value in enumerate(levels) if value)
         for levels in zip(own, by_interval, default, strict=True)

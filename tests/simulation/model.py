@@ -126,9 +126,10 @@ class Broker:
                 return
             at = min(at, newest - 1)
         self.events = [event for event in self.events if event.at <= at]
+        self.runs = [event for event in self.runs if event.at <= at]
         self._last = {event.subject: event for event in (*self.runs, *self.events)}
         self._seq = self.events[-1].seq if self.events else 0
-        self._ids = {id_: event for id_, event in self._ids.items() if event.seq <= self._seq}
+        self._ids = {id_: event for id_, event in self._ids.items() if event.at <= at}
 
     def close(self) -> None:
         """The end: nobody does anything any more."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -13,13 +14,14 @@ import shared.messaging.connection
 import shared.messaging.reader
 from services.monitor import consume, record, state
 from services.monitor.consume import Monitor
-from services.monitor.domain import buckets, epochs
+from services.monitor.domain import buckets, epochs, runs
 from services.monitor.domain.service import EffectiveThresholds
 from services.monitor.store import event_store, mapping, snapshots
-from shared.contracts import thresholds
+from shared.contracts import thresholds, zones
 from shared.contracts.events import (
     ConfigData,
     ConfigEvent,
+    RunRecorded,
     ServiceConfig,
     ServiceDeleted,
     ServicePaused,
@@ -28,23 +30,32 @@ from shared.contracts.events import (
     ServiceUpdated,
     StatusChanged,
     parse_event,
+    parse_run,
 )
+from shared.domain import run_lengths
 from shared.messaging import streams
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.reader import Stored
 from tests.simulation.clock import VirtualLoop, play
+from tests.simulation.jobs import Command
 from tests.simulation.model import BASE, Broker, Heartbeats, Session
-from tests.simulation.scenario import Command, Scenario, Seat
+from tests.simulation.occurrences import MADE
+from tests.simulation.scenario import Life, Scenario, Seat
 
 BUCKETS = 3
 LONGEST_GRACE = timedelta(seconds=2)
 """So that intervals of seconds are long ones."""
+OF_SCHEDULE = (timedelta(seconds=3), timedelta(seconds=7))
+"""The thresholds of whatever has a schedule and none of its own."""
+DEAF, TELL_AGAIN = 1_500_000, 20_000_000
+MAX_OPEN = 4
+LENGTHS_KEPT, LENGTHS_NEEDED, SHORTEST_ODDITY = 8, 4, 100_000
 SETTLES = 30.0
 """Seconds without a fact at the end, for what is still on its way."""
 
 
-Rules = tuple[EffectiveThresholds, int, int]
-"""Default thresholds, messages kept per subject, and the limit of services."""
+Rules = tuple[EffectiveThresholds, int, int, str]
+"""Default thresholds, messages kept per subject, the limit of services, and the registry's zone."""
 
 
 class Failed(AssertionError):
@@ -58,8 +69,8 @@ class Process(Session):
         return Monitor(self, *rules)  # type: ignore[arg-type]
 
 
-def rules(patience: EffectiveThresholds, kept: int | None) -> Rules:
-    return patience, kept or 1_000_000, 1000
+def rules(life: Life, kept: int | None) -> Rules:
+    return life.patience, kept or 1_000_000, 1000, life.time_zone
 
 
 def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[str] | None = None) -> Broker:
@@ -112,7 +123,7 @@ async def _sit(
         )
         broker.say(session.name, "--- starts")
         up.add(n)
-        task = session.run(session.monitor(rules(life.patience, scenario.kept)).run())
+        task = session.run(session.monitor(rules(life, scenario.kept)).run())
         dead = loop.create_task(session.dead.wait())
         timer = None
         if not is_last:
@@ -163,7 +174,7 @@ def _alone(
         if defaults:
             broker.replace(epochs.KEY, defaults, 0)
         session = process(broker, "alone", Random(0), at_once=start > 0)
-        monitor = session.monitor(rules(scenario.seats[0].lives[-1].patience, None))
+        monitor = session.monitor(rules(scenario.seats[0].lives[-1], None))
         monitor.snapshots.save_some = lambda *_: None  # type: ignore[method-assign] # nobody will read them
         task = session.run(monitor.run())
         await asyncio.sleep(end - start)
@@ -209,7 +220,13 @@ async def _command(session: Session, command: Command, n: int) -> None:
             continue
 
 
-_KINDS: dict[str, Any] = {"update": ServiceUpdated, "pause": ServicePaused, "resume": ServiceResumed}
+_KINDS: dict[str, Any] = {
+    "update": ServiceUpdated,
+    "set": ServiceUpdated,
+    "tune": ServiceUpdated,
+    "pause": ServicePaused,
+    "resume": ServiceResumed,
+}
 
 
 def _decide(command: Command, newest: Stored | None, event_id: str, now: int) -> ConfigEvent | None:
@@ -226,6 +243,8 @@ def _decide(command: Command, newest: Stored | None, event_id: str, now: int) ->
         "time": datetime.fromtimestamp(now / 1e6, UTC),
     }
     there = old is not None and not isinstance(old, ServiceDeleted)
+    if command.kind == "set" and not there:
+        command = replace(command, kind="register")
     if command.kind == "register":
         config = ServiceConfig.model_validate(command.config)
         return None if there else ServiceRegistered(**about, data=ConfigData(config=config))
@@ -236,17 +255,22 @@ def _decide(command: Command, newest: Stored | None, event_id: str, now: int) ->
     assert old is not None
     assert newest is not None
     assert not isinstance(old, ServiceDeleted | StatusChanged)
-    config = old.data.config
-    if command.kind == "update":
+    config, declared_at = old.data.config, old.data.declared_at
+    if command.kind in ("set", "tune"):  # by hand, or all but when it is due
+        kept = {} if command.kind == "set" else config.model_dump(include={"every", "schedule", "time_zone"})
+        config = ServiceConfig.model_validate({**kept, **command.config, "paused": config.paused})
+        declared_at = None if command.kind == "set" else declared_at
+    elif command.kind == "update":
         config = ServiceConfig.model_validate(
             {**command.config, "paused": config.paused, "every": config.every}
         )
     else:
         config = config.model_copy(update={"paused": command.kind == "pause"})
-    if config == old.data.config:
+    if config == old.data.config and declared_at == old.data.declared_at:
         return None
     registered_at = old.data.registered_at or datetime.fromtimestamp(newest.at / 1e6, UTC)
-    data = old.data.model_copy(update={"config": config, "registered_at": registered_at})
+    update = {"config": config, "registered_at": registered_at, "declared_at": declared_at}
+    data = old.data.model_copy(update=update)
     event: ConfigEvent = _KINDS[command.kind](**about, data=data)
     return event
 
@@ -266,7 +290,16 @@ def surroundings() -> Iterator[None]:
     """No logs, few buckets, and a wall clock that jumps at every look."""
     wild = Random(1)
     started = time.time()
+    real_zone = zones.zone
     with (
+        patch.object(zones, "zone", lambda name: MADE.get(name) or real_zone(name)),
+        patch.object(runs, "DEAF", DEAF),
+        patch.object(runs, "TELL_AGAIN", TELL_AGAIN),
+        patch.object(runs, "MAX_OPEN", MAX_OPEN),
+        patch.object(run_lengths, "KEPT", LENGTHS_KEPT),
+        patch.object(run_lengths, "NEEDED", LENGTHS_NEEDED),
+        patch.object(run_lengths, "LEAST", SHORTEST_ODDITY),
+        patch.object(thresholds, "OF_SCHEDULE", OF_SCHEDULE),
         patch.object(buckets, "BUCKETS", BUCKETS),
         patch.object(consume, "log", Silent()),
         patch.object(state, "log", Silent()),
@@ -296,6 +329,14 @@ def history(broker: Broker) -> dict[str, list[StatusChanged]]:
             change = parse_event(event.data)
             assert isinstance(change, StatusChanged)
             found.setdefault(streams.name_in(event.subject), []).append(change)
+    return found
+
+
+def run_history(broker: Broker) -> dict[str, list[RunRecorded]]:
+    """The facts about the runs of each service, as they are recorded."""
+    found: dict[str, list[RunRecorded]] = {}
+    for event in broker.runs:
+        found.setdefault(streams.name_in(event.subject), []).append(parse_run(event.data))
     return found
 
 

@@ -2,25 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from random import Random
 
 from services.monitor.domain.service import EffectiveThresholds
 from shared.contracts.events import LATE, moment
+from tests.simulation.jobs import Command, Jobs
 from tests.simulation.model import BASE, CALM, Fact, Faults, Heartbeats
 
 SECOND = 1_000_000
 Spans = list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Command:
-    """What somebody wants of the API. `config`: what an update or a registration sets."""
-
-    at: float
-    kind: str
-    name: str
-    config: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +27,8 @@ class Life:
     kill_at: int = 0
     loses_snapshot: bool = False
     puts_back: float = 0.0
+    time_zone: str = "UTC"
+    """The registry's own."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +81,8 @@ class _Maker:
         self.defaults_change = more.random() < 0.3
         self.more = more
         self.other_records = Random(seed + 2_000_000_011)
+        self.jobs = Jobs(seed, self.micros, self.calm_at, self.end, self.coarse)
+        self.time_zone = self.jobs.rng.choice(("UTC", "UTC", "Made/Odd", "Europe/Berlin"))
         self.facts: list[Fact] = []
         self.stretches: list[tuple[int, int]] = []
 
@@ -100,15 +96,23 @@ class _Maker:
         if rng.random() < 0.1:
             bad = Fact(self.micros(rng.uniform(0, self.calm_at)), "heartbeat.a b", b"", None, good=False)
             self.facts.append(bad)
+        for name in self.jobs.names:
+            direct = self.jobs.rng.random() < 0.3
+
+            def is_open(at: float, direct: bool = direct) -> bool:
+                return not _in(outages, at) and (direct or _in(open_, at))
+
+            self.facts += self.jobs.facts(name, is_open)
         self.facts.sort(key=lambda fact: fact.at)
         heartbeats = Heartbeats(self.once_each(), self.kept)
-        commands = sorted(self.commands(names), key=lambda command: command.at)
+        ordered = [*self.commands(names), *chain(*map(self.jobs.commands, self.jobs.names))]
+        commands = sorted(ordered, key=lambda command: command.at)
         alone = self.defaults_change or self.upgraded
         return Scenario(
             self.seed,
             self.upgraded,
             self.kept,
-            names,
+            [*names, *self.jobs.names],
             heartbeats,
             sorted(self.stretches),
             commands,
@@ -283,6 +287,7 @@ class _Maker:
                     kill_at=rng.randint(1, rng.choice((5, 30, 100, 300))) if by_count else 0,
                     loses_snapshot=rng.random() < 0.1,
                     puts_back=self.puts_back(),
+                    time_zone=self.time_zone,
                 )
             )
         suspended = self.spans(rng.choice((0, 0, 0, 1, 2)), rng.choice((3, 20)))
@@ -293,6 +298,7 @@ class _Maker:
         if self.defaults_change and self.more.random() < 0.5:
             found = sorted(self.more.sample(range(1, 20), 3))
             self.patience = EffectiveThresholds(*(seconds * SECOND for seconds in found))
+            self.time_zone = self.jobs.rng.choice((self.time_zone, "UTC", "Europe/Berlin"))
         return self.patience
 
     def puts_back(self) -> float:

@@ -8,7 +8,16 @@ from services.monitor.domain.service import EffectiveThresholds
 from tests.simulation import checks
 from tests.simulation.clock import Stuck
 from tests.simulation.model import BASE, Broker
-from tests.simulation.run import Failed, Process, disturbed, history, live, surroundings, undisturbed
+from tests.simulation.run import (
+    Failed,
+    Process,
+    disturbed,
+    history,
+    live,
+    run_history,
+    surroundings,
+    undisturbed,
+)
 from tests.simulation.scenario import Scenario, make
 
 
@@ -38,6 +47,8 @@ def problems(
         others.append(("live", live(scenario, process)))
     for title, other in others:
         if difference := checks.first_difference(title, broker, other):
+            found.append((difference, (title, other)))
+        if difference := checks.first_difference_of_runs(title, broker, other):
             found.append((difference, (title, other)))
     return found
 
@@ -110,6 +121,9 @@ def _tell_history(broker: Broker) -> None:
     for name, changes in sorted(history(broker).items()):
         for change in changes:
             say(f"{name}: {checks.told(change)}")
+    for name, facts in sorted(run_history(broker).items()):
+        for fact in facts:
+            say(f"{name}: {checks.told_run(fact)}")
 
 
 def tidy(count: int) -> None:
