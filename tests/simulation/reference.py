@@ -239,6 +239,7 @@ class Life:
     """When a run was found overdue first since the last success; 0: none was."""
     failures: int = 0
     successes: int = 0
+    ended_at: int = 0
     lengths: list[int] = field(default_factory=list)
     told_at: int = -NEVER
     held: list[Said] = field(default_factory=list)
@@ -480,7 +481,7 @@ class Reference:
     def _key(self, life: Life, said: Said) -> tuple[int, str]:
         """Which occurrence a run counts for that begins with this heartbeat, and its key: that of the
         occurrence, if it is the first for it."""
-        own = f"{said.at}-{said.run}" if said.run else str(said.at)
+        own = f"{said.at}-{said.run}"
         if not life.timetable:
             return 0, own
         text, zone, early = life.timetable
@@ -510,6 +511,7 @@ class Reference:
                 life.runs.remove(run)
             return
         outcome = "failure" if said.signal == "fail" else "success"
+        life.ended_at = said.at
         if run:
             life.runs.remove(run)
             words = notify = None
@@ -569,7 +571,8 @@ class Reference:
                 yield at, 1, "overdue", run, 0
             longest = None if run.is_told else run_lengths.too_long(life.lengths)
             if longest:
-                yield run.started + longest[0], 2, "running", run, 0
+                at = max(run.started + longest[0], run.counted_from, life.ended_at + 1)
+                yield at, 2, "running", run, 0
         if life.timetable:
             text, zone, _ = life.timetable
             first = self._first_unmet(life)
