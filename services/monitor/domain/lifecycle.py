@@ -209,7 +209,8 @@ def decide(
             return
         if service.paused or fact.signal is Signal.LOG:
             return
-        if not fact.after_hole and not is_quiet(service, at):
+        # Of a job, what was due is decided before its run ends with this heartbeat.
+        if service.job is None and not fact.after_hole and not is_quiet(service, at):
             for overdue in overdue_transitions(service, min(at, coverage.until), coverage, detector):
                 yield overdue
                 status = overdue.to

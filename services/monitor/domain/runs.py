@@ -176,7 +176,7 @@ def _due(service: MonitoredService, coverage: Coverage) -> Iterator[RunFact]:
         if not run.is_overdue:
             yield _fact(deadline(service, run, coverage.gaps), Outcome.OVERDUE, run)
         if not run.is_told and (longest := run_lengths.too_long(job.lengths)):
-            at = run.started + longest[0]
+            at = max(run.started + longest[0], run.counted_from, job.ended_at + 1)  # never for the past
             yield _fact(at, Outcome.RUNNING, run)._replace(unusual=longest[1], notify=_may_tell(job, at))
     if missed := _missed(service, job, coverage):
         yield missed
@@ -260,7 +260,7 @@ def _open(job: Job, run: str) -> OpenRun | None:
 def _begun(service: MonitoredService, job: Job, beat: Beat) -> OpenRun:
     """A run as it begins with a heartbeat. The first one for an occurrence has its key, so that it takes the
     place of a missed one."""
-    own = f"{beat.at}-{beat.run}" if beat.run else str(beat.at)
+    own = f"{beat.at}-{beat.run}"
     if job.timetable is None:
         return OpenRun(beat.at, beat.run, own)
     if not service.last_beat or beat.after_hole:
@@ -289,14 +289,14 @@ def apply_fact(service: MonitoredService, fact: RunFact) -> None:
         job.missed_until = max(job.missed_until, fact.occurrence)
         return
     run = next((each for each in job.open_runs if each.key == fact.key), None)
-    rest = tuple(each for each in job.open_runs if each.key != fact.key)
+    now = None
     if fact.outcome is Outcome.RUNNING and run:
-        job.open_runs = (*rest, run._replace(is_told=True))
+        now = run._replace(is_told=True)
     elif fact.outcome is Outcome.OVERDUE and run and not fact.message:
-        job.open_runs = (*rest, run._replace(is_overdue=True))
+        now = run._replace(is_overdue=True)
         job.overdue = job.overdue or Overdue(fact.at, run.started, limit(service))
-    else:
-        job.open_runs = rest
+    in_place = (now if each.key == fact.key else each for each in job.open_runs)  # the oldest stays the first
+    job.open_runs = tuple(filter(None, in_place))
     if fact.ended:
         job.ended_at, job.ended_start = fact.ended, fact.started
         if fact.started and fact.outcome is Outcome.SUCCESS:

@@ -279,7 +279,7 @@ def _add_begun_runs(services: list[MonitoredService], epoch: Epoch) -> None:
     """Versions without jobs knew of a run only that its start was the last heartbeat."""
     for service in services:
         if service.signal is Signal.START:
-            run = OpenRun(service.last_beat, "", str(service.last_beat))
+            run = OpenRun(service.last_beat, "", f"{service.last_beat}-")
             service.job = Job(epoch.time_zone, open_runs=(run,))
 
 
