@@ -225,6 +225,8 @@ class MonitorState:
     def use_declared(self, service: MonitoredService, beat: Beat) -> None:
         """Use the interval or the schedule that a heartbeat declares."""
         service.every, service.every_at = beat.every, beat.at
+        if service.job:  # its runs go on, and are not to become overdue for the past
+            self.update_thresholds(service, beat.at, scheduled=bool(beat.schedule))
         service.patience = self.thresholds_of(service, scheduled=bool(beat.schedule))
         if beat.schedule or service.job:
             job = service.job = service.job or Job()
