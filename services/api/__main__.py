@@ -41,7 +41,7 @@ def main() -> None:
         link=link,
         store=store,
         hub=hub,
-        commands=Commands(link, publisher, store, hub, _now, settings.max_services),
+        commands=Commands(link, publisher, store, hub, _now, settings.max_services, settings.timezone),
         auth=auth,
         health=health,
         settings=settings,

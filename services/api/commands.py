@@ -9,8 +9,10 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+from services.api import timing
 from services.api.http.models import THRESHOLDS, NewService, Wanted, check_order
 from services.api.http.requests import check_tags, check_version
 from services.api.projections.documents import project
@@ -30,6 +32,8 @@ from shared.messaging.reader import Stored
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
 
+_NOTHING_SET = ServiceConfig()
+
 Decide = Callable[[ServiceState | None], ConfigEvent | None]
 """From the state to the event that follows; None: it is as wanted already. Raises Problem."""
 
@@ -44,6 +48,8 @@ class Commands:
     hub: EventHub
     now: Callable[[], datetime]
     max_services: int
+    time_zone: str = "UTC"
+    """The registry's, where a service has none."""
     creating: int = 0
     """Services that are being created, and are not in `hub` yet."""
 
@@ -68,7 +74,8 @@ class Commands:
             nonlocal created
             created = not (state and state.exists)
             if not created:
-                return self._updating(events.ServiceUpdated, name, if_match, wanted.whole)(state)
+                new = partial(timing.replaced, wanted)
+                return self._updating(events.ServiceUpdated, name, if_match, new)(state)
             if if_match is not None:
                 raise Problem(412, f"there is no service {name}")
             return self._registered(name, wanted.whole())
@@ -76,17 +83,17 @@ class Commands:
         return await self._change(name, decide), created
 
     async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> ServiceState:
-        def merged(old: ServiceConfig) -> ServiceConfig:
-            new = wanted.merged_into(old)
+        def merged(old: ConfigData) -> ConfigData:
+            new = timing.merged(wanted, old, self.now())
             if wanted.model_fields_set.intersection(THRESHOLDS):
-                check_order(new)
+                check_order(new.config)
             return new
 
         return await self._change(name, self._updating(events.ServiceUpdated, name, if_match, merged))
 
     async def set_paused(self, name: str, paused: bool, if_match: str | None) -> ServiceState:
-        def changed(old: ServiceConfig) -> ServiceConfig:
-            return old.model_copy(update={"paused": paused})
+        def changed(old: ConfigData) -> ConfigData:
+            return old.model_copy(update={"config": old.config.model_copy(update={"paused": paused})})
 
         kind = events.ServicePaused if paused else events.ServiceResumed
         return await self._change(name, self._updating(kind, name, if_match, changed))
@@ -100,30 +107,34 @@ class Commands:
 
     def _registered(self, name: str, config: ServiceConfig) -> events.ServiceRegistered:
         check_tags(config.tags)
+        self._check_timing(config)
         if len(self.hub.index) + self.creating >= self.max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
         return events.ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
+
+    def _check_timing(self, config: ServiceConfig, was: ServiceConfig = _NOTHING_SET) -> None:
+        timing.check(config, was, self.time_zone, self.now())
 
     def _updating(
         self,
         kind: type[events.ServiceUpdated | events.ServicePaused | events.ServiceResumed],
         name: str,
         if_match: str | None,
-        new: Callable[[ServiceConfig], ServiceConfig],
+        new: Callable[[ConfigData], ConfigData],
     ) -> Decide:
         def decide(state: ServiceState | None) -> ConfigEvent | None:
             there = existing(name, state, if_match)
-            old = there.configuration
-            config = new(old)
-            if config == old:
-                return None
-            check_tags(config.tags, old.tags)
-            data = ConfigData(
-                config=config,
+            old = ConfigData(
+                config=there.configuration,
                 registered_at=moment(there.registered_at),
                 registered_by=there.registered_by,
                 declared_at=moment(there.declared_at) if there.declared_at else None,
             )
+            data = new(old)
+            if data == old:
+                return None
+            check_tags(data.config.tags, old.config.tags)
+            self._check_timing(data.config, old.config)
             return kind(**self._envelope(name), data=data)
 
         return decide

@@ -7,11 +7,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from services.api import timing
 from services.api.commands import Commands, existing
 from services.api.http.auth import ApiAuth
 from services.api.http.models import Service
 from services.api.maintenance import Maintenance
 from services.api.projections.store import Store
+from services.api.queries.coming import ComingMoments
 from services.api.queries.event_hub import EventHub
 from services.api.queries.past import WINDOWS, CachedFor, StatusHistory
 from services.api.settings import ApiSettings
@@ -39,6 +41,7 @@ class ApiContext:
     now: Callable[[], datetime]
     maintenance: Maintenance
     past: StatusHistory
+    coming: ComingMoments = field(default_factory=ComingMoments)
     status_page: CachedFor[str] = field(default_factory=lambda: CachedFor(STATUS_PAGE_AGE))
 
     def check_caught_up(self) -> None:
@@ -66,9 +69,18 @@ class ApiContext:
         """What is known of a service. Problem 404 if there is none."""
         return existing(name, await self.store.live.get(name))
 
-    def present(self, state: ServiceState) -> Service:
-        """The service as answers show it, with the thresholds that are in force."""
-        return Service.of(state, self.settings.thresholds, self.settings.public_url)
+    def present(self, state: ServiceState, at: datetime | None = None) -> Service:
+        """The service as answers show it, with what is in force, now or as of a moment."""
+        settings = self.settings
+        time_zone = state.time_zone or settings.timezone
+        return Service.of(
+            state,
+            settings.thresholds,
+            time_zone=time_zone,
+            expected=self.coming.first(state.schedule or "", time_zone, at or self.now()),
+            warnings=[*state.warnings, *timing.unused(state, settings.timezone)],
+            links={"self": f"{settings.public_url.rstrip('/')}/service/{state.name}"},
+        )
 
 
 def context_of(request: Request) -> ApiContext:

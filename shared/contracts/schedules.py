@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
+from heapq import merge
+from itertools import groupby
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -61,15 +63,20 @@ class Schedule:
 
     def upcoming(self, after: datetime) -> Iterator[datetime]:
         """The moments later than `after`, one after the other."""
-        found = self.following(after)
-        while found:
-            yield found
-            found = self.following(found)
+        each = (_upcoming(line, after) for line, _ in self.lines)
+        return (found for found, _ in groupby(merge(*each)))
 
     @property
     def says(self) -> str:
         """`at 03:00 every day`."""
         return ", and ".join(words for _, words in self.lines)
+
+
+def _upcoming(line: Callable[[datetime], datetime | None], after: datetime) -> Iterator[datetime]:
+    found = line(after)
+    while found:
+        yield found
+        found = line(found)
 
 
 def parse(text: str, time_zone: str, now: datetime = _SOME_DAY) -> Schedule:

@@ -19,6 +19,8 @@ LONGEST_GRACE = timedelta(hours=1)
 """The grace for an interval is twice the interval, and at most this."""
 OF_SCHEDULE = (timedelta(minutes=15), timedelta(hours=1))
 """How long after the expected moment a service with a schedule is silent, and down."""
+EARLY = timedelta(minutes=15)
+"""So long before the expected moment a heartbeat counts for it, unless the service has another one."""
 DOWN_GRACES = 5
 """A service is silent one grace after its interval, and down so many graces after it."""
 

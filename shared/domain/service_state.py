@@ -21,6 +21,11 @@ def belongs_to_this_life(at: int, registered_at: int, left: Status | None = None
     return at > registered_at or (at == registered_at and left in (None, Status.UNKNOWN))
 
 
+Declared = tuple[int | None, str | None, str | None]
+"""The interval, the schedule and the time zone that a heartbeat declares."""
+NOTHING_DECLARED: Declared = (None, None, None)
+
+
 @dataclass(slots=True)
 class ServiceState:
     """Everything that the newest events and heartbeats say of one service. `status`, `since` and
@@ -66,6 +71,7 @@ class ServiceState:
     heartbeat_message: str | None = None
     heartbeat_warnings: tuple[str, ...] = ()
     """What of the newest heartbeat could not be used as it was meant."""
+    heartbeat_declared: Declared = NOTHING_DECLARED
     last_run: tuple[int, int] | None = None
     """Start and end of the last run that has ended."""
 
@@ -109,6 +115,10 @@ class ServiceState:
     @property
     def warnings(self) -> tuple[str, ...]:
         return self.heartbeat_warnings if self.is_heard else ()
+
+    @property
+    def declared(self) -> Declared:
+        return self.heartbeat_declared if self.is_heard else NOTHING_DECLARED
 
     @property
     def running_since(self) -> int | None:

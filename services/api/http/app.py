@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.api.context import ApiContext
 from services.api.dashboard import forms, login, pages
 from services.api.dashboard.rendering import problem_page
-from services.api.http import badges, events, maintenance, services
+from services.api.http import badges, events, maintenance, schedules, services
 from services.api.projections.store import DatabaseUnavailable
 from shared.http import docs, problems
 from shared.http.origins import SameOrigin
@@ -45,7 +45,8 @@ def build(context: ApiContext) -> FastAPI:
     app.state.context = context
     for module in (services, maintenance):
         app.include_router(module.writes)
-    for module in (services, events, maintenance, badges):
+    app.include_router(schedules.asks)
+    for module in (services, schedules, events, maintenance, badges):
         app.include_router(module.reads)
     for router in (pages.router, forms.router, login.router, pages.public):
         app.include_router(router, include_in_schema=False)

@@ -14,19 +14,32 @@ from pydantic import (
     Field,
     JsonValue,
     StrictBool,
+    StrictInt,
     StringConstraints,
 )
 
-from shared.contracts import durations, thresholds
+from shared.contracts import durations, events, thresholds
 from shared.contracts.durations import Duration
-from shared.contracts.events import NAME_RULE_IN_WORDS, ServiceConfig, Signal, Status, moment, valid_name
+from shared.contracts.events import (
+    COUNT_MAX,
+    NAME_RULE_IN_WORDS,
+    SCHEDULE_MAX,
+    ServiceConfig,
+    Signal,
+    Status,
+    moment,
+    valid_name,
+)
 from shared.contracts.maintenance import Window
 from shared.contracts.thresholds import Source
+from shared.contracts.zones import ZoneName
 from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 
 EXAMPLES: dict[str, Any] = json.loads(Path(__file__).with_name("examples.json").read_bytes())
 THRESHOLDS = ("silent_after", "down_after", "dead_after")
+MOMENTS, MOMENTS_MAX = 5, 100
+"""How many moments of a schedule are shown unless another count is asked for, and at most."""
 
 
 def _example(value: JsonValue) -> ConfigDict:
@@ -49,7 +62,13 @@ def _named(name: str) -> str:
     return name
 
 
+def _in_lines(text: str) -> str:
+    return "\n".join(text.strip().splitlines())
+
+
 Threshold = Annotated[Duration | None, BeforeValidator(_written), Field(examples=["15m"])]
+Lines = Annotated[str, StringConstraints(max_length=SCHEDULE_MAX), AfterValidator(_in_lines)]
+Times = Annotated[StrictInt, Field(ge=1, le=COUNT_MAX)]
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 Name = Annotated[str, AfterValidator(_named), Field(examples=["billing.worker"])]
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
@@ -66,16 +85,37 @@ class Wanted(BaseModel):
     name: Name | None = Field(default=None, description="If given, the one in the path.")
     description: Annotated[str, StringConstraints(max_length=2000)] | None = None
     tags: Annotated[tuple[Tag, ...], Field(max_length=32), AfterValidator(_tidy)] | None = None
+    every: Threshold = Field(
+        default=None, description="How often it beats, if it has no schedule; see `thresholds`."
+    )
+    schedule: Lines | None = Field(
+        default=None,
+        description="When it is due: lines of cron or of systemd's OnCalendar. Thresholds count from there.",
+        examples=["0 3 * * *"],
+    )
+    time_zone: ZoneName | None = Field(
+        default=None, description="Of the schedule; else the registry's.", examples=["Europe/Berlin"]
+    )
+    early: Threshold = Field(
+        default=None,
+        description="So long before it is due a heartbeat counts for it, at most half the distance.",
+    )
     silent_after: Threshold = None
     down_after: Threshold = None
     dead_after: Threshold = None
+    max_run: Threshold = Field(default=None, description="A run that takes longer is overdue: down.")
+    fail_after: Times | None = Field(default=None, description="So many failures in a row make it down.")
+    recover_after: Times | None = Field(
+        default=None, description="So many successes in a row make it alive, after down and dead."
+    )
     notify: StrictBool | None = Field(default=None, description="Whether its changes are sent.")
+    notify_unusual: StrictBool | None = Field(
+        default=None, description="Whether runs of an unusual length are sent."
+    )
 
-    def whole(self, old: ServiceConfig | None = None) -> ServiceConfig:
-        """The configuration this is, with defaults for what it leaves out; from `old` only what nobody can
-        write here."""
-        kept = ServiceConfig(paused=old.paused, every=old.every) if old else ServiceConfig()
-        return self.merged_into(kept)
+    def whole(self, *, paused: bool = False) -> ServiceConfig:
+        """The configuration this is, with defaults for what it leaves out."""
+        return self.merged_into(ServiceConfig(paused=paused))
 
     def merged_into(self, config: ServiceConfig) -> ServiceConfig:
         """`config` with what is given here; null sets a field back to its default."""
@@ -107,8 +147,8 @@ class ThresholdsInForce(BaseModel):
 
 
 class ThresholdSources(BaseModel):
-    """`default`, `heartbeat` (the interval it declares), `service` (its own), or `derived`: it made way for
-    one of its own."""
+    """`default`, `heartbeat` (of the interval that its heartbeats declare), `schedule` (of every schedule),
+    `service` (its own, or of its own interval), or `derived`: it made way for one of its own."""
 
     silent_after: Source
     down_after: Source
@@ -133,11 +173,21 @@ class Service(BaseModel):
     registered_by: Literal["heartbeat", "api"]
     thresholds: ThresholdsInForce
     threshold_sources: ThresholdSources
-    every: str | None = Field(description="The interval that its heartbeats declare.")
+    every: str | None = Field(description="How often it beats, configured or declared by its heartbeats.")
+    schedule: str | None = Field(description="When it is due, configured or declared by its heartbeats.")
+    time_zone: str = Field(description="Of its schedule, and of the times in reasons.")
+    expected: AwareDatetime | None = Field(description="When it is due next; null without a schedule.")
+    early: durations.Written
+    max_run: str | None = Field(description="A run that takes longer is overdue; null: see `thresholds`.")
+    fail_after: int
+    recover_after: int
+    notify_unusual: bool
     message: str | None = Field(description="What its newest heartbeat said, or the first part of it.")
     running_since: MomentIfAny = Field(description="When the run began that has not ended yet.")
     last_duration: float | None = Field(description="Seconds that the last finished run took.")
-    warnings: list[str] = Field(description="What of its newest heartbeat could not be used as it was meant.")
+    warnings: list[str] = Field(
+        description="What of its newest heartbeat cannot be used as it was meant, or is configured otherwise"
+    )
     paused: bool
     notify: bool
     description: str
@@ -145,24 +195,49 @@ class Service(BaseModel):
     version: int = Field(description="Of the configuration; also the ETag.")
     links: Links
 
-    # A field that is named as in the state is taken from there; what else there is, is computed here.
+    # A field that is named as in the state is taken from there; what else there is, is computed.
     @classmethod
     def of(
-        cls, state: ServiceState, defaults: tuple[timedelta, timedelta, timedelta], public_url: str
+        cls, state: ServiceState, defaults: tuple[timedelta, timedelta, timedelta], **computed: Any
     ) -> Self:
         """`defaults`: the registry's own thresholds, which hold where a service has none."""
         config, duration = state.configuration, state.last_duration
         own, every = (config.silent_after, config.down_after, config.dead_after), config.every
-        computed = {
-            "thresholds": dict(zip(THRESHOLDS, thresholds.in_force(own, every, defaults), strict=True)),
-            "threshold_sources": dict(zip(THRESHOLDS, thresholds.sources(own, every, defaults), strict=True)),
+        scheduled = config.schedule is not None
+        in_force = thresholds.in_force(own, every, defaults, scheduled=scheduled)
+        declared = state.declared_at is not None
+        sources = thresholds.sources(own, every, defaults, scheduled=scheduled, declared=declared)
+        computed |= {
+            "thresholds": dict(zip(THRESHOLDS, in_force, strict=True)),
+            "threshold_sources": dict(zip(THRESHOLDS, sources, strict=True)),
             "every": durations.write(every) if every else None,
+            "early": config.early or thresholds.EARLY,
+            "max_run": durations.write(config.max_run) if config.max_run else None,
+            "fail_after": config.fail_after or 1,
+            "recover_after": config.recover_after or 1,
             "last_duration": None if duration is None else duration / 1e6,
             "version": state.config_seq,
-            "links": {"self": f"{public_url.rstrip('/')}/service/{state.name}"},
         }
         same = {field: getattr(state, field) for field in cls.model_fields.keys() - computed.keys()}
         return cls.model_validate(same | computed)
+
+
+class SchedulePreview(BaseModel):
+    """A schedule that is not set, and which of its moments are wanted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schedule: Lines
+    time_zone: ZoneName | None = Field(default=None, description="Absent: the registry's.")
+    count: Annotated[StrictInt, Field(ge=1, le=MOMENTS_MAX)] = MOMENTS
+    after: events.Moment | None = Field(default=None, description="Absent: now.")
+
+
+class ExpectedMoments(BaseModel):
+    model_config = _example(EXAMPLES["expected"])
+
+    items: list[AwareDatetime] = Field(description="The next moments, in UTC.")
+    says: str | None = Field(description="The schedule in words; null without one.")
 
 
 class ServicePage(BaseModel):

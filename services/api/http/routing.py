@@ -9,6 +9,7 @@ from fastapi.security import HTTPBearer
 from pydantic_core import from_json
 
 from services.api.context import Api, context_of
+from services.api.http.auth import ApiAuth
 from shared.contracts.events import NAME_MAX, NAME_RULE_IN_WORDS, valid_name
 from shared.http import bodies
 from shared.http.problems import Problem, documented
@@ -33,19 +34,35 @@ class _JsonRequest(Request):
             raise Problem(422, f"body: Invalid JSON: {error}") from None
 
 
-class _WritingRoute(APIRoute):
-    """Checks who writes before it reads the body, so that nobody else makes us read one."""
+class _BodyRoute(APIRoute):
+    """Checks who asks before it reads the body, so that nobody else makes us read one."""
+
+    @staticmethod
+    def check(auth: ApiAuth, request: Request) -> None:
+        raise NotImplementedError
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def check_and_handle(request: Request) -> Response:
             api = context_of(request)
-            api.auth.may_write(request)
+            self.check(api.auth, request)
             api.check_caught_up()
             return await handle(_JsonRequest(request))
 
         return check_and_handle
+
+
+class _WritingRoute(_BodyRoute):
+    @staticmethod
+    def check(auth: ApiAuth, request: Request) -> None:
+        auth.may_write(request)
+
+
+class _AskingRoute(_BodyRoute):
+    @staticmethod
+    def check(auth: ApiAuth, request: Request) -> None:
+        auth.may_read(request)
 
 
 async def _may_read(request: Request, api: Api) -> None:
@@ -81,8 +98,17 @@ def reading(tag: str) -> APIRouter:
 
 def writing(tag: str) -> APIRouter:
     """For routes that need the API token."""
+    return _with_body(tag, _WritingRoute)
+
+
+def asking(tag: str) -> APIRouter:
+    """For routes that need a read token, and a body."""
+    return _with_body(tag, _AskingRoute)
+
+
+def _with_body(tag: str, route_class: type[_BodyRoute]) -> APIRouter:
     return APIRouter(
-        route_class=_WritingRoute,
+        route_class=route_class,
         strict_content_type=False,  # there is none, see `_JsonRequest`
         dependencies=[BEARER],
         responses=documented(401, 503),

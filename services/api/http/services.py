@@ -118,7 +118,7 @@ async def get_service(
     state = await history.as_of(api.link, name, at)
     if state is None:
         raise Problem(404, f"there was no service {name} then")
-    return api.present(state)
+    return api.present(state, at)
 
 
 @reads.get("/services", responses=documented(422))

@@ -7,9 +7,16 @@ Times in documents are integer microseconds since 1970 UTC: the database itself 
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from shared.contracts.events import Event, ServiceDeleted, Signal, Status, StatusChanged
+from shared.contracts.events import MICRO, Event, ServiceDeleted, Signal, Status, StatusChanged
 from shared.contracts.heartbeats import excerpt, parse_heartbeat
-from shared.domain.service_state import PARTS, ServiceState, apply, is_news
+from shared.domain.service_state import (
+    NOTHING_DECLARED,
+    PARTS,
+    Declared,
+    ServiceState,
+    apply,
+    is_news,
+)
 from shared.messaging import streams
 from shared.messaging.reader import OVER_HTTP, Stored
 
@@ -62,7 +69,8 @@ def project(message: Stored) -> Projection:
     }
     if not isinstance(event, StatusChanged | ServiceDeleted):
         config = event.data.config
-        for duration in (config.silent_after, config.down_after, config.dead_after, config.every):
+        lengths = (config.silent_after, config.down_after, config.dead_after, config.every)
+        for duration in (*lengths, config.early, config.max_run):
             if duration is not None and abs(duration) > _LONGEST:
                 raise ValueError(f"a duration of {duration} is beyond what a document holds")
     return Projection(event, message.seq, message.at, row)
@@ -97,6 +105,7 @@ FACETS = {
         "message": "heartbeat_message",
         "last_run": "last_run",
         "warnings": "heartbeat_warnings",
+        "declared": "heartbeat_declared",
     },
 }
 """The parts of a document, each with the sequence that it reflects: their keys, and the state's fields."""
@@ -137,6 +146,7 @@ _MADE = {
     "changed_to": Status,
     "heartbeat_signal": Signal,
     "heartbeat_warnings": tuple,
+    "heartbeat_declared": tuple,
     "last_run": tuple,
 }
 
@@ -154,6 +164,8 @@ class Heard(NamedTuple):
     """Start and end of the last run that is wholly among them."""
     warnings: tuple[str, ...] = ()
     """What of the newest cannot be used as it is meant."""
+    declared: Declared = NOTHING_DECLARED
+    """By the newest."""
 
     def applied_to(self, state: ServiceState) -> ServiceState:
         """The same state after these heartbeats, if they are newer than all that it knows of."""
@@ -161,6 +173,7 @@ class Heard(NamedTuple):
             state.heartbeat_seq, state.heartbeat_at = self.seq, self.at
             state.heartbeat_signal, state.heartbeat_message = self.signal, self.message
             state.heartbeat_warnings, state.last_run = self.warnings, self.run
+            state.heartbeat_declared = self.declared
             state.derive()
         return state
 
@@ -180,4 +193,8 @@ def add_heartbeat(before: Heard | None, message: Stored) -> Heard | None:
             first_end = message.at
         elif before.signal is Signal.START:
             run = before.at, message.at
-    return Heard(message.seq, message.at, beat.signal, said, first_end, run, beat.warnings)
+    declared = NOTHING_DECLARED
+    if beat.body:
+        every = beat.body.every // MICRO if beat.body.every else None
+        declared = every, beat.body.schedule, beat.body.time_zone
+    return Heard(message.seq, message.at, beat.signal, said, first_end, run, beat.warnings, declared)

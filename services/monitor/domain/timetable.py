@@ -5,11 +5,11 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
-from shared.contracts import schedules
+from shared.contracts import schedules, thresholds
 from shared.contracts.events import MICRO, micros, moment
 from shared.contracts.schedules import Schedule
 
-EARLY = timedelta(minutes=15) // MICRO
+EARLY = thresholds.EARLY // MICRO
 NEVER = 1 << 62
 """Later than any moment: no occurrence is left."""
 _FIRST_STEP = timedelta(minutes=2) // MICRO

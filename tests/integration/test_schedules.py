@@ -1,0 +1,398 @@
+"""Schedules from outside: set over the API and the form, declared by heartbeats, previewed, and shown."""
+
+import html
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.messaging.publisher import Publisher
+from tests.integration.test_api import (
+    _api,
+    api,
+    client,
+    client_of,
+    eventually,
+    link,
+    now,
+    publisher,
+    refused,
+    register,
+    shows,
+)
+from tests.servers import Process, service
+
+Client = httpx.AsyncClient
+NIGHTLY, BERLIN = "0 3 * * *", "Europe/Berlin"
+OF_SCHEDULE = {"silent_after": "schedule", "down_after": "schedule", "dead_after": "default"}
+
+
+def expected_is_next(service: dict[str, Any]) -> bool:
+    return now() < datetime.fromisoformat(service["expected"]) <= now() + timedelta(hours=25)
+
+
+async def test_everything_that_is_set_is_shown(client: Client) -> None:
+    given = {
+        "name": "backup",
+        "schedule": f"  {NIGHTLY}\r\n0 15 * * sat ",
+        "time_zone": BERLIN,
+        "early": "5m",
+        "max_run": "2h",
+        "fail_after": 2,
+        "recover_after": 3,
+        "notify_unusual": False,
+    }
+    answer = await client.post("/service", json=given)
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert made == (await client.get("/service/backup")).json()
+    assert {key: made[key] for key in given} == given | {"schedule": f"{NIGHTLY}\n0 15 * * sat"}
+    assert made["thresholds"] == {"silent_after": "15m", "down_after": "1h", "dead_after": "7d"}
+    assert made["threshold_sources"] == OF_SCHEDULE
+    assert made["every"] is None
+    assert made["warnings"] == []
+    assert made["expected"].endswith("Z")
+    assert expected_is_next(made)
+    (listed,) = (await client.get("/services")).json()["items"]
+    assert listed == made
+    (event,) = (await client.get("/service/backup/events")).json()["items"]
+    assert event["data"]["config"]["schedule"] == made["schedule"]
+
+    plain = (await client.put("/service/backup", json={})).json()
+    assert {key: plain[key] for key in given} == {
+        "name": "backup",
+        "schedule": None,
+        "time_zone": "UTC",
+        "early": "15m",
+        "max_run": None,
+        "fail_after": 1,
+        "recover_after": 1,
+        "notify_unusual": True,
+    }
+    assert plain["expected"] is None
+    assert plain["threshold_sources"] == dict.fromkeys(OF_SCHEDULE, "default")
+
+    every = (await client.patch("/service/backup", json={"every": "1d", "max_run": "90m"})).json()
+    assert (every["every"], every["max_run"], every["expected"]) == ("1d", "1h30m", None)
+    assert every["thresholds"]["silent_after"] == "1d1h"
+    by_service = {"silent_after": "service", "down_after": "service", "dead_after": "default"}
+    assert every["threshold_sources"] == by_service, "of its own interval"
+
+    own = (
+        await client.patch("/service/backup", json={"every": None, "schedule": "@daily", "down_after": "2h"})
+    ).json()
+    assert own["thresholds"] == {"silent_after": "15m", "down_after": "2h", "dead_after": "7d"}
+    assert own["threshold_sources"] == OF_SCHEDULE | {"down_after": "service"}
+    then = (await client.get("/service/backup", params={"at": now().isoformat()})).json()
+    assert (then["schedule"], then["expected"]) == ("@daily", own["expected"])
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"every": "1h", "schedule": NIGHTLY}, "schedule: only one of every and schedule may be set"),
+        (
+            {"schedule": "61 3 * * *"},
+            "schedule: '61 3 * * *' is no schedule (Bad minute), which is cron such as",
+        ),
+        ({"schedule": "0 3 * *"}, "schedule: '0 3 * *' is no schedule"),
+        (
+            {"schedule": "0 3 * * * /usr/bin/backup"},
+            "cron has five fields, and the command is not one of them",
+        ),
+        ({"schedule": "0 0 30 2 *"}, "schedule: '0 0 30 2 *' is no schedule (Bad day-of-month)"),
+        ({"schedule": "*-02-30"}, "schedule: '*-02-30' never comes"),
+        ({"schedule": "2020-01-01"}, "schedule: '2020-01-01' never comes"),
+        ({"schedule": " \n "}, "schedule: it is empty; a schedule is cron such as"),
+        ({"schedule": ""}, "schedule: it is empty"),
+        ({"schedule": "\n".join([NIGHTLY] * 11)}, "schedule: a schedule has at most 10 lines"),
+        ({"schedule": "x" * 2001}, "schedule: String should have at most 2000 characters"),
+        ({"schedule": 3}, "schedule: Input should be a valid string"),
+        ({"schedule": "Mon 09:00 Mars/Olympus"}, "schedule: "),
+        (
+            {"schedule": NIGHTLY, "time_zone": "Mars/Olympus"},
+            "time_zone: must be an IANA time zone such as UTC or",
+        ),
+        ({"time_zone": "CEST"}, "time_zone: must be an IANA time zone such as UTC or Europe/Berlin"),
+        ({"time_zone": ""}, "time_zone: must be an IANA time zone"),
+        ({"every": "soon"}, "every: 'soon' is not a duration such as 30s, 15m, 1h"),
+        ({"early": 15}, "early: must be a duration such as 30s, 15m, 1h, in quotes"),
+        ({"max_run": "0s"}, "max_run: '0s' must be longer than zero and at most 3650d"),
+        ({"fail_after": 0}, "fail_after: Input should be greater than or equal to 1"),
+        ({"fail_after": 1001}, "fail_after: Input should be less than or equal to 1000"),
+        ({"fail_after": True}, "fail_after: Input should be a valid integer"),
+        ({"recover_after": "2"}, "recover_after: Input should be a valid integer"),
+        ({"notify_unusual": "no"}, "notify_unusual: Input should be a valid boolean"),
+    ],
+)
+async def test_what_cannot_be_is_refused_in_words(
+    shared_client: Client, given: dict[str, Any], why: str
+) -> None:
+    for request in (
+        shared_client.post("/service", json={"name": "new", **given}),
+        shared_client.put("/service/new", json=given),
+        shared_client.put("/service/there", json=given),
+        shared_client.patch("/service/there", json=given),
+    ):
+        assert why in refused(await request, 422)
+    refused(await shared_client.get("/service/new"), 404)
+
+
+@pytest.fixture(scope="session")
+def shared_url(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One API for all requests that change nothing; its own zone is Berlin."""
+    from tests.servers import mongo_server, nats_server
+
+    folder = tmp_path_factory.mktemp("schedules")
+    nats, mongo = nats_server(folder).start(), mongo_server(folder).start()
+    urls = f"nats://127.0.0.1:{nats.port}", f"mongodb://127.0.0.1:{mongo.port}"
+    process = _api(folder, *urls, TIMEZONE=BERLIN).start()
+    yield f"http://127.0.0.1:{process.port}"
+    for server in (process, mongo, nats):
+        server.kill()
+
+
+@pytest.fixture
+async def shared_client(shared_url: str) -> AsyncIterator[Client]:
+    async with Client(base_url=shared_url, timeout=10) as client:
+
+        async def is_there() -> bool:
+            return (await client.put("/service/there", json={})).status_code in (200, 201)
+
+        await eventually(is_there)
+        yield client
+
+
+async def preview(client: Client, **wanted: Any) -> dict[str, Any]:
+    answer = await client.post("/schedule/preview", json=wanted)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_a_preview_tells_the_next_moments_across_a_change_of_clocks(shared_client: Client) -> None:
+    found = await preview(
+        shared_client, schedule="30 2 * * *", time_zone=BERLIN, count=3, after="2026-10-24T12:00:00Z"
+    )
+    assert found == {
+        "items": ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z", "2026-10-27T01:30:00Z"],
+        "says": "at 02:30 every day",
+    }
+    spring = await preview(shared_client, schedule="30 2 * * *", count=2, after="2026-03-28T14:00:00+02:00")
+    assert spring["items"] == ["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"], "in the registry's zone"
+    timer = await preview(shared_client, schedule="Mon..Fri 09:00", after="2026-11-27T12:00:00Z")
+    assert timer["items"][0] == "2026-11-30T08:00:00Z"
+    assert len(timer["items"]) == 5
+    both = await preview(
+        shared_client, schedule=f"{NIGHTLY}\n0 15 * * sat", count=2, after="2026-11-27T12:00:00Z"
+    )
+    assert both["items"] == ["2026-11-28T02:00:00Z", "2026-11-28T14:00:00Z"]
+    assert both["says"] == "at 03:00 every day, and at 15:00 on Saturday"
+    assert len((await preview(shared_client, schedule="* * * * *", count=100))["items"]) == 100
+    last = await preview(
+        shared_client, schedule="2026-12-24 16:00", time_zone="UTC", after="2026-11-27T12:00:00Z"
+    )
+    assert last["items"] == ["2026-12-24T16:00:00Z"], "the only one"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        ({}, "schedule: Field required"),
+        ({"schedule": None}, "schedule: Input should be a valid string"),
+        ({"schedule": "0 25 * * *"}, "schedule: '0 25 * * *' is no schedule (Bad hour)"),
+        ({"schedule": "*-02-30"}, "schedule: '*-02-30' never comes"),
+        ({"schedule": "2020-01-01"}, "schedule: '2020-01-01' never comes"),
+        ({"schedule": NIGHTLY, "time_zone": "Berlin"}, "time_zone: must be an IANA time zone"),
+        ({"schedule": NIGHTLY, "count": 0}, "count: Input should be greater than or equal to 1"),
+        ({"schedule": NIGHTLY, "count": 101}, "count: Input should be less than or equal to 100"),
+        ({"schedule": NIGHTLY, "count": "5"}, "count: Input should be a valid integer"),
+        ({"schedule": NIGHTLY, "after": "2026-10-24T12:00:00"}, "after: Input should have timezone info"),
+        (
+            {"schedule": NIGHTLY, "after": "9500-01-01T00:00:00Z"},
+            "after: a moment from the year 1970 to 8999",
+        ),
+        ({"schedule": NIGHTLY, "zone": BERLIN}, "zone: Extra inputs are not permitted"),
+        ([], "body: "),
+    ],
+)
+async def test_a_preview_is_refused_in_words(shared_client: Client, wanted: Any, why: str) -> None:
+    assert why in refused(await shared_client.post("/schedule/preview", json=wanted), 422)
+
+
+async def test_what_is_expected_of_a_service(shared_client: Client) -> None:
+    path = "/service/there/expected"
+    nothing = await shared_client.get(path)
+    assert (nothing.status_code, nothing.json()) == (200, {"items": [], "says": None})
+    refused(await shared_client.get("/service/nobody/expected"), 404)
+    for count in ("0", "101", "x", ""):
+        assert "count: " in refused(await shared_client.get(path, params={"count": count}), 422)
+    try:
+        answer = await shared_client.put("/service/there", json={"schedule": NIGHTLY})
+        assert answer.json()["time_zone"] == BERLIN, "the registry's"
+        found = (await shared_client.get(path)).json()
+        assert found["says"] == "at 03:00 every day"
+        assert len(found["items"]) == 5
+        assert found["items"][0] == (await shared_client.get("/service/there")).json()["expected"]
+        assert found["items"] == (await preview(shared_client, schedule=NIGHTLY, time_zone=BERLIN))["items"]
+        (one,) = (await shared_client.get(path, params={"count": 1})).json()["items"]
+        assert one == found["items"][0]
+    finally:
+        await shared_client.put("/service/there", json={})
+
+
+async def test_a_preview_needs_a_read_token_and_no_more(
+    tmp_path: Path, nats_url: str, mongo_url: str
+) -> None:
+    tokens = {"API_TOKEN": "a" * 16, "READ_TOKEN": "r" * 16}
+    process = _api(tmp_path, nats_url, mongo_url, **tokens).start()
+    try:
+        async with client_of(process) as client:
+            body = {"schedule": NIGHTLY}
+            refused(await client.post("/schedule/preview", json=body), 401)
+            refused(await client.post("/schedule/preview", content=b"x" * 2_000_000), 401)
+            for token in tokens.values():
+                headers = {"Authorization": f"Bearer {token}"}
+                answer = await client.post("/schedule/preview", json=body, headers=headers)
+                assert answer.status_code == 200, answer.text
+    finally:
+        process.kill()
+
+
+async def test_what_was_declared_gives_way_to_a_person_and_not_to_a_put_without_it(
+    client: Client, publisher: Publisher
+) -> None:
+    await register(publisher, "a", declared_at=now(), schedule=NIGHTLY, time_zone=BERLIN)
+    declared = await shows(client, "a", schedule=NIGHTLY)
+    assert (declared["time_zone"], declared["threshold_sources"]) == (BERLIN, OF_SCHEDULE)
+
+    async def last_event() -> dict[str, Any]:
+        data: dict[str, Any] = (await client.get("/service/a/events")).json()["items"][0]["data"]
+        return data
+
+    put = (await client.put("/service/a", json={"tags": ["x"]})).json()
+    assert (put["schedule"], put["time_zone"]) == (NIGHTLY, BERLIN)
+    assert (await last_event())["declared_at"]
+
+    assert "time_zone: " in refused(await client.put("/service/a", json={"time_zone": "UTC"}), 422)
+    zone = (await client.patch("/service/a", json={"time_zone": "UTC"})).json()
+    assert (zone["schedule"], zone["time_zone"]) == (NIGHTLY, "UTC")
+    assert "declared_at" not in await last_event(), "from now on it is a person's"
+    why = refused(await client.patch("/service/a", json={"every": "1d"}), 422)
+    assert "set schedule to null to use this" in why
+    every = (await client.patch("/service/a", json={"every": "1d", "schedule": None})).json()
+    assert (every["every"], every["schedule"]) == ("1d", None)
+    cleared = (await client.put("/service/a", json={})).json()
+    assert (cleared["every"], cleared["schedule"]) == (None, None)
+
+
+async def test_nothing_is_done_twice(client: Client, publisher: Publisher) -> None:
+    await register(publisher, "a", declared_at=now(), every="5m")
+    await shows(client, "a", every="5m")
+    first = (await client.patch("/service/a", json={"every": "5m"})).json()
+    assert first["threshold_sources"]["silent_after"] == "service", "it is a person's now"
+    assert (await client.patch("/service/a", json={"every": "5m"})).json()["version"] == first["version"]
+
+
+# --- heartbeats, with a monitor that records what they declare
+
+
+@asynccontextmanager
+async def heard(tmp_path: Path, nats_url: str) -> AsyncIterator[Client]:
+    """A client of an ingest, beside a monitor."""
+    parts = [service(name, tmp_path, nats_url).start() for name in ("ingest", "monitor")]
+    try:
+        async with Client(base_url=f"http://127.0.0.1:{parts[0].port}", timeout=20) as ingest:
+
+            async def is_ready() -> bool:
+                return (await ingest.get("/readyz")).status_code == 200
+
+            await eventually(is_ready)
+            yield ingest
+    finally:
+        for part in parts:
+            part.kill()
+
+
+async def beat(ingest: Client, path: str, **more: Any) -> list[str]:
+    """The warnings of a heartbeat, which counts in any case."""
+    answer = await ingest.post(f"/heartbeat/{path}", **more)
+    assert answer.status_code == 200, answer.text
+    warnings: list[str] = answer.json().get("warnings", [])
+    return warnings
+
+
+async def test_heartbeats_declare_until_a_person_decides(
+    client: Client, tmp_path: Path, nats_url: str
+) -> None:
+    async with heard(tmp_path, nats_url) as ingest:
+        zoned = {"schedule": NIGHTLY, "time_zone": BERLIN}
+        assert await beat(ingest, "backup/start", params={**zoned, "run": "7"}) == []
+        declared = await shows(client, "backup", **zoned, every=None)
+        assert declared["threshold_sources"] == OF_SCHEDULE
+        assert expected_is_next(declared)
+        assert (
+            await beat(ingest, "backup", json={"schedule": "Mon..Fri 09:00", "message": "done", "run": "7"})
+            == []
+        )
+        changed = await shows(client, "backup", schedule="Mon..Fri 09:00", message="done")
+        assert changed["time_zone"] == "UTC", "none was named"
+
+        (warning,) = await beat(ingest, "backup?every=5m&schedule=0+4+*+*+*")
+        assert warning == "every: not used, as there is a schedule"
+        assert (await shows(client, "backup", schedule="0 4 * * *"))["every"] is None
+        assert (await shows(client, "backup", warnings=[warning]))["schedule"] == "0 4 * * *"
+
+        await client.patch("/service/backup", json=zoned)
+        assert await beat(ingest, "backup?every=5m") == []
+        unused = f"every: 5m is not used, as '0 3 * * *' in {BERLIN} is configured"
+        assert (await shows(client, "backup", warnings=[unused]))["schedule"] == NIGHTLY
+        await beat(ingest, "backup", json={"schedule": "0 4 * * *"})
+        unused = f"schedule: '0 4 * * *' is not used, as '0 3 * * *' in {BERLIN} is configured"
+        assert (await shows(client, "backup", warnings=[unused]))["schedule"] == NIGHTLY
+        await beat(ingest, "backup")
+        await shows(client, "backup", warnings=[], **zoned)
+
+        await client.patch("/service/backup", json={"schedule": None})
+        assert (await shows(client, "backup", schedule=None))["expected"] is None
+        await beat(ingest, "backup?every=10m")
+        assert (await shows(client, "backup", every="10m"))["schedule"] is None
+        await client.patch("/service/backup", json={"every": None})
+        await shows(client, "backup", every=None)
+        await beat(ingest, "backup?every=10m")
+        await shows(client, "backup", every="10m")
+
+
+async def test_what_of_a_declaration_cannot_be_used_is_said(
+    client: Client, tmp_path: Path, nats_url: str
+) -> None:
+    async with heard(tmp_path, nats_url) as ingest:
+        for query, start in (
+            ("schedule=61+3+*+*+*", "schedule: '61 3 * * *' is no schedule (Bad minute)"),
+            ("schedule=", "schedule: it is empty"),
+            ("schedule=*-02-30", "schedule: '*-02-30' never comes"),
+            ("time_zone=Europe/Berlin", "time_zone: not used without a schedule"),
+            (
+                "time_zone=Mars/Olympus&schedule=0+3+*+*+*",
+                "time_zone: 'Mars/Olympus' must be an IANA time zone",
+            ),
+            ("run=" + "x" * 65, "run: "),
+            (
+                "timezone=Europe/Berlin",
+                "timezone: not used; an address takes every, schedule, time_zone, run",
+            ),
+            ("cron=0+3+*+*+*", "cron: not used; an address takes"),
+        ):
+            (found,) = await beat(ingest, f"odd?{query}")
+            assert found.startswith(start), found
+        found = await beat(ingest, "quiet/log?every=5m&schedule=0+3+*+*+*&run=7")
+        assert found == [f"{field}: a log declares nothing" for field in ("every", "schedule", "run")]
+        quiet = await shows(client, "quiet", status="unknown")
+        assert (quiet["every"], quiet["schedule"]) == (None, None)
+        (item,) = (await client.get("/service/quiet/heartbeats")).json()["items"]
+        assert item["warnings"] == found
