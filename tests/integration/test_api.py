@@ -334,8 +334,8 @@ async def test_the_declared_interval_gives_thresholds_and_survives_every_command
     client: httpx.AsyncClient, publisher: Publisher
 ) -> None:
     await register(publisher, "a", declared_at=now(), every="5m")
-    await register(publisher, "nightly", every="1d")
-    await register(publisher, "slow", every="30d")
+    await register(publisher, "nightly", declared_at=now(), every="1d")
+    await register(publisher, "slow", declared_at=now(), every="30d")
     made = await shows(client, "a", every="5m")
     assert made["thresholds"] == {"silent_after": "15m", "down_after": "55m", "dead_after": "7d"}
     by_heartbeat = {"silent_after": "heartbeat", "down_after": "heartbeat", "dead_after": "default"}
