@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -25,7 +26,7 @@ from tests.integration.test_api import (
     register,
     shows,
 )
-from tests.servers import Process, service
+from tests.servers import mongo_server, nats_server, service
 
 Client = httpx.AsyncClient
 NIGHTLY, BERLIN = "0 3 * * *", "Europe/Berlin"
@@ -146,8 +147,6 @@ async def test_what_cannot_be_is_refused_in_words(
 @pytest.fixture(scope="session")
 def shared_url(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One API for all requests that change nothing; its own zone is Berlin."""
-    from tests.servers import mongo_server, nats_server
-
     folder = tmp_path_factory.mktemp("schedules")
     nats, mongo = nats_server(folder).start(), mongo_server(folder).start()
     urls = f"nats://127.0.0.1:{nats.port}", f"mongodb://127.0.0.1:{mongo.port}"
@@ -396,3 +395,151 @@ async def test_what_of_a_declaration_cannot_be_used_is_said(
         assert (quiet["every"], quiet["schedule"]) == (None, None)
         (item,) = (await client.get("/service/quiet/heartbeats")).json()["items"]
         assert item["warnings"] == found
+
+
+# --- the form
+
+
+def field(page: str, name: str) -> str:
+    """What stands in a field of the form."""
+    if found := re.search(rf'<textarea name="{name}"[^>]*>([^<]*)</textarea>', page):
+        return html.unescape(found[1])
+    (tag,) = {each for each in re.findall("<input[^>]*>", page) if f' name="{name}"' in each}
+    if "checkbox" in tag:
+        return "on" if tag.endswith(" checked>") else ""
+    value = re.search('value="([^"]*)"', tag)
+    assert value
+    return html.unescape(value[1])
+
+
+FIELDS = [
+    *("schedule", "time_zone", "every", "early", "silent_after", "down_after", "dead_after", "max_run"),
+    *("fail_after", "recover_after", "tags", "description", "notify", "notify_unusual"),
+]
+
+
+def moments(page: str) -> list[str]:
+    (place,) = re.findall(r'<div [^>]*id="moments".*?</div>', page, re.DOTALL)
+    return re.findall(r"<li>(.*?)</li>", place)
+
+
+class Form:
+    """A browser without scripts: it sends the form back as the page shows it, with what somebody typed."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client, self.path = client, f"/ui/service/{name}"
+
+    async def page(self) -> str:
+        answer = await self.client.get(self.path)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    async def send(self, **typed: str) -> httpx.Response:
+        page = await self.page()
+        filled = {name: field(page, name).replace("\n", "\r\n") for name in ("form_key", "version", *FIELDS)}
+        filled |= typed
+        unchecked = {name for name in ("notify", "notify_unusual") if not filled[name]}
+        given = {name: text for name, text in filled.items() if name not in unchecked}
+        return await self.client.post(f"{self.path}/edit", data=given)
+
+
+async def test_the_form_sets_a_schedule_and_shows_the_next_moments(client: Client) -> None:
+    await client.post("/service", json={"name": "a", "description": "One\n two"})
+    form = Form(client, "a")
+    assert moments(await form.page()) == []
+    typed = {"schedule": NIGHTLY, "time_zone": BERLIN, "early": "5m", "max_run": "2h", "fail_after": "2"}
+    answer = await form.send(**typed, recover_after="3", notify_unusual="")
+    assert answer.headers["location"] == "/ui/service/a?done=edit#page"
+    made = (await client.get("/service/a")).json()
+    assert {key: made[key] for key in ("schedule", "time_zone", "early", "max_run")} == {
+        key: typed[key] for key in ("schedule", "time_zone", "early", "max_run")
+    }
+    assert (made["fail_after"], made["recover_after"], made["notify_unusual"]) == (2, 3, False)
+    assert (made["description"], made["notify"]) == ("One\n two", True)
+
+    page = await form.page()
+    assert {name: field(page, name) for name in typed} == typed
+    expected = (await client.get("/service/a/expected")).json()["items"]
+    assert [it.rsplit(" ", 1)[0] for it in moments(page)] == [
+        f"{datetime.fromisoformat(each).astimezone(ZoneInfo(BERLIN)):%a %Y-%m-%d %H:%M}" for each in expected
+    ]
+    assert "at 03:00 every day" in page
+
+    version = made["version"]
+    await form.send()
+    assert (await client.get("/service/a")).json()["version"] == version, "nothing was touched"
+    await form.send(
+        schedule="", time_zone="", every="1d", early="", max_run="", fail_after="", recover_after=""
+    )
+    plain = (await client.get("/service/a")).json()
+    assert (plain["schedule"], plain["every"], plain["max_run"], plain["fail_after"]) == (None, "1d", None, 1)
+
+
+async def test_what_was_typed_into_a_form_that_is_refused_is_still_there(client: Client) -> None:
+    await client.post("/service", json={"name": "a", "schedule": NIGHTLY})
+    form, before = Form(client, "a"), (await client.get("/service/a")).json()
+    typed = {
+        "schedule": "61 3 * * *\n# <nightly> & more",
+        "time_zone": "Mars/Olympus",
+        "early": "5m",
+        "silent_after": "2h",
+        "down_after": "1h",
+        "max_run": "2h",
+        "fail_after": "3",
+        "tags": "a,  b",
+        "description": "Typed\nwith care",
+        "notify": "",
+    }
+    for more, why in (
+        ({}, "time_zone: must be an IANA time zone"),
+        ({"time_zone": BERLIN}, "silent_after &lt; down_after"),
+        ({"time_zone": BERLIN, "down_after": "3h"}, "is no schedule (Bad minute)"),
+        (
+            {"time_zone": BERLIN, "down_after": "3h", "schedule": "@daily", "every": "1h"},
+            "only one of every and",
+        ),
+        (
+            {"time_zone": BERLIN, "down_after": "3h", "schedule": "@daily", "fail_after": "many"},
+            "fail_after: ",
+        ),
+        (
+            {"time_zone": BERLIN, "down_after": "3h", "schedule": "@daily", "tags": 'a, "'},
+            "a quote is not closed",
+        ),
+        ({"version": "999", "schedule": "@daily", "time_zone": BERLIN}, "read it again"),
+    ):
+        answer = await form.send(**typed | more)
+        assert answer.status_code == (412 if "version" in more else 422), more
+        assert why in answer.text, more
+        wanted = {name: text for name, text in (typed | more).items() if name != "version"}
+        assert {name: field(answer.text, name) for name in wanted} == wanted
+        assert re.search(r'<details id="edit" open', answer.text)
+        assert len(moments(answer.text)) == (5 if (typed | more)["schedule"] == "@daily" else 0)
+    assert (await client.get("/service/a")).json() == before
+    answer = await client.post(
+        "/ui/service/a/maintenance", data=await form_key(form) | {"duration": "2 hours"}
+    )
+    assert field(answer.text, "duration") == "2 hours"
+
+
+async def form_key(form: Form) -> dict[str, str]:
+    return {"form_key": field(await form.page(), "form_key")}
+
+
+async def test_the_form_leaves_alone_what_heartbeats_declare(client: Client, publisher: Publisher) -> None:
+    await register(publisher, "a", declared_at=now(), schedule=NIGHTLY, time_zone=BERLIN)
+    await shows(client, "a", schedule=NIGHTLY)
+    form = Form(client, "a")
+    page = await form.page()
+    assert (field(page, "schedule"), field(page, "time_zone")) == ("", "")
+    assert len(moments(page)) == 5
+    await form.send(description="new")
+    left = (await client.get("/service/a")).json()
+    assert (left["description"], left["schedule"], left["time_zone"]) == ("new", NIGHTLY, BERLIN)
+    data = (await client.get("/service/a/events")).json()["items"][0]["data"]
+    assert data["declared_at"], "its heartbeats still may change it"
+    await form.send(schedule="0 4 * * *")
+    own = (await client.get("/service/a")).json()
+    assert (own["schedule"], own["time_zone"]) == ("0 4 * * *", BERLIN)
+    await form.send(schedule="", time_zone="")
+    assert (await client.get("/service/a")).json()["schedule"] is None

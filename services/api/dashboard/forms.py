@@ -11,10 +11,10 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from services.api.context import Api, ApiContext
+from services.api.dashboard import editing
 from services.api.dashboard.login import Form, may_submit
 from services.api.dashboard.pages import maintenance_page, service_page
-from services.api.http.models import Wanted
-from services.api.http.requests import listed, read_tags, write_tags
+from services.api.http.requests import listed, read_tags
 from services.api.http.routing import NameInPath
 from shared.contracts import durations, zones
 from shared.contracts.maintenance import Window
@@ -38,33 +38,23 @@ async def _run(command: Command, then: str, refused: Callable[[int, str], Awaita
     return RedirectResponse(then, 303)
 
 
-async def _change(request: Request, api: ApiContext, name: str, action: str, command: Command) -> Response:
-    """Run a command; back to the service's page, which says that `action` was done, or why not."""
-    refused = partial(service_page, request, api, name)
-    return await _run(command, f"/ui/service/{name}?done={action}", refused)
+async def _change(
+    request: Request, api: ApiContext, name: str, action: str, command: Command, form: Form | None = None
+) -> Response:
+    """Run a command; back to the service's page, which says that `action` was done, or why not, with what was
+    filled into its form."""
+    refused = partial(service_page, request, api, name, given={action: form or {}})
+    return await _run(command, f"/ui/service/{name}?done={action}#page", refused)
 
 
 @router.post("/ui/service/{name}/edit")
 async def edit(request: Request, name: NameInPath, form: Form, api: Api) -> Response:
-    return await _change(request, api, name, "edit", _edit(api, name, form))
+    return await _change(request, api, name, "edit", _edit(api, name, form), form)
 
 
 async def _edit(api: ApiContext, name: str, form: Mapping[str, str]) -> None:
-    text = {field: value.strip() for field, value in form.items()}
-    given: dict[str, Any] = {
-        field: text.get(field) or None for field in ("silent_after", "down_after", "dead_after")
-    }
-    before = (await api.state(name)).tags
-    # Tags that were not touched stay, whatever stands in them.
-    if text.get("tags", "") != _one_line(write_tags(before)):
-        given["tags"] = tuple(read_tags(text.get("tags", "")))
-    wanted = Wanted(description=text.get("description", ""), notify="notify" in form, **given)
-    await api.commands.merge(name, wanted, text.get("version") or None)
-
-
-def _one_line(text: str) -> str:
-    """As a browser sends back what it was given to show in one line."""
-    return text.replace("\r", "").replace("\n", "").strip()
+    wanted = editing.wanted(form, await api.state(name))
+    await api.commands.merge(name, wanted, form.get("version") or None)
 
 
 @router.post("/ui/service/{name}/pause")
@@ -89,7 +79,7 @@ async def delete(name: NameInPath, api: Api) -> Response:
 @router.post("/ui/service/{name}/maintenance")
 async def begin_maintenance(request: Request, name: NameInPath, form: Form, api: Api) -> Response:
     return await _change(
-        request, api, name, "maintenance", _begin_maintenance(api, name, form.get("duration", ""))
+        request, api, name, "maintenance", _begin_maintenance(api, name, form.get("duration", "")), form
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from services.api.context import Api, ApiContext
-from services.api.dashboard import charts
+from services.api.dashboard import charts, editing
 from services.api.dashboard.login import may_view
 from services.api.dashboard.rendering import ORDER, SECURED, page, templates
 from services.api.http.models import HeardItem, Service
@@ -135,9 +136,17 @@ async def service(request: Request, name: NameInPath, api: Api, done: str = "") 
 
 
 async def service_page(
-    request: Request, api: ApiContext, name: str, status: int = 200, refused: str = "", *, done: str = ""
+    request: Request,
+    api: ApiContext,
+    name: str,
+    status: int = 200,
+    refused: str = "",
+    *,
+    done: str = "",
+    given: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> HTMLResponse:
-    """`done`: what was done by the form that was sent from it; `refused`: why it was not."""
+    """`done`: what was done by the form that was sent from it; `refused`: why it was not; `given`: what had
+    been filled into that form, by its name."""
     state, zone = await api.state(name), api.settings.zone
     service = api.present(state)
     heard: list[HeardItem] = []
@@ -146,6 +155,10 @@ async def service_page(
     marks = (await api.past.marks([name]))[name]
     events = await api.store.live.history(name, None, EVENTS_SHOWN)
     badge_key = api.auth.badge_key(name)
+    form = given.get("edit") or editing.shown(state)
+    declared, now = state.declared_at is not None, api.now()
+    zone_if_empty = service.time_zone if declared and service.schedule else api.settings.timezone
+    typed = form.get("schedule") or service.schedule or "", form.get("time_zone") or zone_if_empty
     return page(
         request,
         "service.html",
@@ -161,6 +174,12 @@ async def service_page(
         badge_query=f"?key={badge_key}" if badge_key else "",
         done=done,
         refused=refused,
+        given=given,
+        form=form,
+        declared=declared,
+        zone_if_empty=zone_if_empty,
+        due=editing.preview(service.schedule or "", service.time_zone, now),
+        preview=editing.preview(*typed, now),
     )
 
 

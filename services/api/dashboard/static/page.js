@@ -135,6 +135,53 @@ document.addEventListener("input", ({ target: search }) => {
   }, 150);
 });
 
+// --- when a schedule is due, while it is typed
+
+function byTheClock(zone) {
+  const form = { weekday: "short", year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZoneName: "short" };
+  let clock;
+  try { clock = new Intl.DateTimeFormat("en-GB", { ...form, timeZone: zone }); }
+  catch { clock = new Intl.DateTimeFormat("en-GB", { ...form, timeZone: "UTC" }); } // a zone that the browser does not know
+  return (moment) => {
+    const part = Object.fromEntries(clock.formatToParts(new Date(moment)).map(({ type, value }) => [type, value]));
+    return `${part.weekday} ${part.year}-${part.month}-${part.day} ${part.hour}:${part.minute} ${part.timeZoneName}`;
+  };
+}
+
+function element(name, text, className = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  made.className = className;
+  return made;
+}
+
+let asked = 0;
+async function preview(place, schedule, zone) {
+  const mine = ++asked;
+  let shown = [];
+  if (schedule) {
+    try {
+      const body = JSON.stringify({ schedule, time_zone: zone });
+      const answer = await fetch("/schedule/preview", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      const found = await answer.json();
+      if (answer.ok) {
+        const list = document.createElement("ol");
+        list.append(...found.items.map(byTheClock(zone)).map((text) => element("li", text)));
+        shown = [element("p", `Due ${found.says}:`), list];
+      } else shown = [element("p", found.detail, "refused")];
+    } catch { shown = [element("p", "When it is due is not known: no answer.", "refused")]; }
+  }
+  if (mine === asked) place.replaceChildren(...shown);
+}
+
+let thinking;
+document.addEventListener("input", ({ target: { id, form } }) => {
+  if (id !== "schedule" && id !== "time_zone") return;
+  clearTimeout(thinking);
+  const place = document.getElementById("moments");
+  thinking = setTimeout(() => preview(place, form.schedule.value.trim(), form.time_zone.value.trim() || place.dataset.zone), 300);
+});
+
 // --- keys
 
 function move(by) {

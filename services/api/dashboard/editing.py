@@ -1,0 +1,69 @@
+"""The form for a service's configuration: what it shows, and what is wanted when it is sent back. Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from services.api.http.models import MOMENTS, Wanted
+from services.api.http.requests import read_tags, write_tags
+from services.api.queries.coming import stored_schedule
+from shared.contracts import durations, zones
+from shared.domain.service_state import ServiceState
+
+_LENGTHS = ("every", "early", "silent_after", "down_after", "dead_after", "max_run")
+_TIMES = ("fail_after", "recover_after")
+_IN_LINES = ("description", "schedule")
+_CHECKED = ("notify", "notify_unusual")
+
+
+def shown(state: ServiceState) -> dict[str, str]:
+    """Each field as it stands in the form: empty where nobody has configured it. What heartbeats declare is
+    no configuration."""
+    config = state.configuration
+    if state.declared_at is not None:
+        declared = {"every": None} | ({"schedule": None, "time_zone": None} if config.schedule else {})
+        config = config.model_copy(update=declared)
+    found = {field: durations.write(length) for field in _LENGTHS if (length := getattr(config, field))}
+    found |= {field: str(times) for field in _TIMES if (times := getattr(config, field))}
+    found |= dict.fromkeys((field for field in _CHECKED if getattr(config, field)), "on")
+    return found | {
+        "schedule": config.schedule or "",
+        "time_zone": config.time_zone or "",
+        "tags": write_tags(config.tags),
+        "description": config.description,
+    }
+
+
+def wanted(form: Mapping[str, str], state: ServiceState) -> Wanted:
+    """What was changed in the form. What nobody touched stays, whatever stands in it. Raises ValidationError,
+    or Problem 422."""
+    before, given = shown(state), dict[str, Any]()
+    for field in (*_LENGTHS, *_TIMES, *_IN_LINES, "time_zone", "tags"):
+        text = _as_sent(field, form.get(field, ""))
+        if field in form and text != _as_sent(field, before.get(field, "")):
+            given[field] = text or None
+    if tags := given.get("tags"):
+        given["tags"] = tuple(read_tags(tags))
+    for field in _TIMES:
+        if (times := given.get(field)) and times.isdecimal():
+            given[field] = int(times)
+    given |= {field: field in form for field in _CHECKED if (field in form) != (field in before)}
+    return Wanted(**given)
+
+
+def _as_sent(field: str, text: str) -> str:
+    """As a browser sends back what it was given to show."""
+    if field in _IN_LINES:
+        return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    return text.replace("\r", "").replace("\n", "").strip()
+
+
+def preview(schedule: str, time_zone: str, now: datetime) -> tuple[str, list[str]]:
+    """A schedule in words and its next moments by its own clock; nothing where it cannot be read."""
+    try:
+        zone, found = zones.zone(time_zone), stored_schedule(schedule, time_zone)
+    except ValueError:
+        return "", []
+    moments = islice(found.upcoming(now), MOMENTS)
+    return found.says, [f"{zones.in_zone(moment, zone):%a %Y-%m-%d %H:%M %Z}" for moment in moments]
