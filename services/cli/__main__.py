@@ -112,7 +112,8 @@ def rebuild(as_json: AsJson = False) -> None:
     answer = asyncio.run(_rebuild(load(ClientSettings)))
     if "error" in answer:
         _fail(answer["error"])
-    say(json.dumps(answer) if as_json else f"{answer['services']} services from {answer['events']} events")
+    built = f"{answer.get('services')} services from {answer.get('events')} events, {answer.get('runs')} runs"
+    say(json.dumps(answer) if as_json else built)
 
 
 @app.command()

@@ -74,6 +74,8 @@ class ServiceState:
     heartbeat_declared: Declared = NOTHING_DECLARED
     last_run: tuple[int, int] | None = None
     """Start and end of the last run that has ended."""
+    heartbeat_open: tuple[tuple[str, int], ...] = ()
+    """Of each run that has not ended the sender's id, or nothing, and the start; the newest last."""
 
     status: Status = field(init=False)
     since: int = field(init=False)
@@ -121,9 +123,16 @@ class ServiceState:
         return self.heartbeat_declared if self.is_heard else NOTHING_DECLARED
 
     @property
-    def running_since(self) -> int | None:
-        """When the run began that has not ended yet: its start is the newest heartbeat."""
-        return self.heartbeat_at if self.is_heard and self.heartbeat_signal is Signal.START else None
+    def open_runs(self) -> tuple[tuple[str, int], ...]:
+        """The runs of this life that have begun and not ended: the sender's id, or nothing, and the start."""
+        known = self.heartbeat_open if self.is_heard else ()
+        return tuple(run for run in known if belongs_to_this_life(run[1], self.registered_at))
+
+    def running_since(self, limit: int) -> int | None:
+        """When the newest run began that has not ended yet. One that had taken longer than `limit`
+        (microseconds) when something else was heard does not count: most likely it will never end."""
+        starts = [started for _, started in self.open_runs if self.heartbeat_at - started < limit]
+        return max(starts, default=None)
 
     @property
     def last_duration(self) -> int | None:

@@ -113,6 +113,20 @@ async def full_subjects(link: BrokerConnection, stream: str, among: str) -> Asyn
             return
 
 
+async def first_sequences(
+    link: BrokerConnection, stream: str, of_subjects: bool
+) -> tuple[int, dict[str, int]]:
+    """The first sequence that the stream holds, and that of each service of whose subject it keeps as many
+    messages as it may, if that is asked for too."""
+    info = await stream_info(link, stream)
+    found: dict[str, int] = {}
+    if of_subjects:
+        async for subject in full_subjects(link, stream, ">"):
+            if oldest := await first(link, stream, subject):
+                found[streams.name_in(subject)] = oldest.seq
+    return info["state"]["first_seq"], found
+
+
 async def last_sequence(link: BrokerConnection, stream: str) -> tuple[int, int]:
     """The stream's last sequence, whose message may be gone, and the broker's time then in microseconds."""
     info = await stream_info(link, stream)

@@ -39,6 +39,8 @@ EVICTION_LIFETIME = 60.0
 _said_at = float("-inf")
 
 RECORD = (streams.HEARTBEATS, streams.SERVICES)
+BESIDE = (streams.RUNS,)
+"""Streams that do not tell one record from another, as an upgrade creates them; made again where missing."""
 
 
 class Comparison(Enum):
@@ -331,10 +333,20 @@ class RecordWatch:
         except NotStored:
             self._thoroughly = self._thoroughly or thoroughly
             raise
+        await self._make_again()
         self.marks |= marks
         self.seen_at = seen_at or self.seen_at
         if self.on_check:
             await self.on_check(self.marks)
+
+    async def _make_again(self) -> None:
+        """The streams beside the record, where somebody has removed them: those who append wait for them."""
+        with suppress(NotStored):  # permissions may be of an older version
+            for stream in BESIDE:
+                if await snapshot_of(self._link, stream) is None:
+                    log.warning("a stream beside the record is gone; making it anew", stream=stream)
+                    await asyncio.sleep(REMOVAL_TIMEOUT)
+                    await self._link.provision()
 
     async def _eviction(self, link: BrokerConnection) -> Eviction:
         """Asked only once in a while, as the answer is long."""

@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
-from shared.contracts.events import Event, StatusChanged, parse_event
+from shared.contracts.events import Event, RunRecorded, StatusChanged, parse_event, parse_run
 from shared.settings import MIN_STREAM_BYTES, Settings
 
 HEARTBEATS = "HEARTBEATS"
@@ -89,6 +89,14 @@ def read_event(subject: str, payload: bytes) -> Event:
     """The event in a message of SERVICES. ValueError if it is none, or not one of its subject."""
     event = parse_event(payload)
     if subject_of(event) != subject:
+        raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
+    return event
+
+
+def read_run(subject: str, payload: bytes) -> RunRecorded:
+    """The fact in a message of RUNS. ValueError if it is none, or not one of its subject."""
+    event = parse_run(payload)
+    if run(event.name) != subject:
         raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
     return event
 

@@ -897,7 +897,7 @@ async def test_rebuilt_read_models_equal_the_live_ones(
     live = await settled(client, mongo_url, link)
     assert len(live[0]) >= 8
     answer = json.loads((await link.nc.request("registry.rebuild", timeout=30)).data)
-    assert answer == {"events": len(live[1]), "services": 7}
+    assert answer == {"events": len(live[1]), "services": 7, "runs": 0}
     assert await contents(mongo_url) == live
     # The new generation goes on being followed.
     await register(publisher, "later")
@@ -1023,16 +1023,20 @@ async def test_runs_are_the_same_however_heartbeats_are_cut_into_batches(mongo_u
     rng = random.Random(7)
     store = Store(mongo_url, "registry")
     view = await store.open()
-    wanted: dict[str, tuple[int, list[int] | None]] = {}
-    for name in (f"s{i}" for i in range(60)):
-        beats, began, run = [], None, None
-        for seq in range(1, rng.randint(2, 12)):
-            signal = rng.choice((Signal.SUCCESS, Signal.START, Signal.FAIL))
-            beats.append(Stored(f"heartbeat.{name}", b"", {"Registry-Signal": signal}, seq, seq * 10**6, 0))
-            if signal is not Signal.START and began:
-                run = [began, seq * 10**6]
-            began = seq * 10**6 if signal is Signal.START else None
-        wanted[name] = len(beats), run
+    wanted: dict[str, tuple[int, list[int] | None, list[list[Any]]]] = {}
+    for name in (f"s{i}" for i in range(120)):
+        beats, begun, last = list[Stored](), dict[str, int](), None
+        ids = rng.choice((("",), ("$a", "$b"), ("", "a", "b", "c")))
+        for seq in range(1, rng.randint(2, 16)):
+            signal, run = rng.choice((Signal.SUCCESS, Signal.START, Signal.FAIL)), rng.choice(ids)
+            body = json.dumps({"run": run}).encode() if run else b""
+            beats.append(Stored(f"heartbeat.{name}", body, {"Registry-Signal": signal}, seq, seq * 10**6, 0))
+            start = begun.pop(run, None)
+            if signal is Signal.START:
+                begun[run] = seq * 10**6
+            elif start:
+                last = [start, seq * 10**6]
+        wanted[name] = len(beats), last, [[run, start] for run, start in begun.items()]
         done = 0
         while done < len(beats):
             start, done = rng.randint(0, done), rng.randint(done + 1, len(beats))
@@ -1043,7 +1047,9 @@ async def test_runs_are_the_same_however_heartbeats_are_cut_into_batches(mongo_u
             for _ in range(rng.randint(1, 2)):
                 await view.apply_heartbeats({name: heard})
     found, _ = await all_documents(view)
-    assert wanted == {it["_id"]: (it["heartbeat"]["seq"], it["heartbeat"]["last_run"]) for it in found}
+    assert wanted == {
+        it["_id"]: tuple(it["heartbeat"][field] for field in ("seq", "last_run", "open")) for it in found
+    }
     store.close()
 
 

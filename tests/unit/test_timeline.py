@@ -223,7 +223,7 @@ class Fleet:
 
     def beat(self, name: str, at: int) -> None:
         self.seq += 1
-        heard = Heard(self.seq, at, Signal.SUCCESS, None, None, None)
+        heard = Heard(self.seq, at, Signal.SUCCESS, None, {})
         self.states[name] = heard.applied_to(self.states[name])
         self.hub.index.apply_heartbeats({name: heard})
 
@@ -309,7 +309,7 @@ def test_events_may_come_twice_and_in_any_order(
     for name, state in fleet.states.items():
         for before in (0, 1) if state.heartbeat_seq else ():
             seq, at = state.heartbeat_seq - before, state.heartbeat_at - before
-            again.index.apply_heartbeats({name: Heard(seq, at, Signal.SUCCESS, None, None, None)})
+            again.index.apply_heartbeats({name: Heard(seq, at, Signal.SUCCESS, None, {})})
     assert again.index.counts == fleet.hub.index.counts
     for sort in SORTS:
         assert [place(it, sort) for it in again.index.in_order(sort)] == [

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.api.context import ApiContext
 from services.api.dashboard import forms, login, pages
 from services.api.dashboard.rendering import problem_page
-from services.api.http import badges, events, maintenance, schedules, services
+from services.api.http import badges, events, maintenance, runs, schedules, services
 from services.api.projections.store import DatabaseUnavailable
 from shared.http import docs, problems
 from shared.http.origins import SameOrigin
@@ -46,7 +46,7 @@ def build(context: ApiContext) -> FastAPI:
     for module in (services, maintenance):
         app.include_router(module.writes)
     app.include_router(schedules.asks)
-    for module in (services, schedules, events, maintenance, badges):
+    for module in (services, schedules, runs, events, maintenance, badges):
         app.include_router(module.reads)
     for router in (pages.router, forms.router, login.router, pages.public):
         app.include_router(router, include_in_schema=False)

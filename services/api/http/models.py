@@ -22,8 +22,10 @@ from shared.contracts import durations, events, thresholds
 from shared.contracts.durations import Duration
 from shared.contracts.events import (
     COUNT_MAX,
+    MICRO,
     NAME_RULE_IN_WORDS,
     SCHEDULE_MAX,
+    Outcome,
     ServiceConfig,
     Signal,
     Status,
@@ -183,7 +185,7 @@ class Service(BaseModel):
     recover_after: int
     notify_unusual: bool
     message: str | None = Field(description="What its newest heartbeat said, or the first part of it.")
-    running_since: MomentIfAny = Field(description="When the run began that has not ended yet.")
+    running_since: MomentIfAny = Field(description="When the newest run began that has not ended yet.")
     last_duration: float | None = Field(description="Seconds that the last finished run took.")
     warnings: list[str] = Field(
         description="What of its newest heartbeat cannot be used as it was meant, or is configured otherwise"
@@ -207,9 +209,11 @@ class Service(BaseModel):
         in_force = thresholds.in_force(own, every, defaults, scheduled=scheduled)
         declared = state.declared_at is not None
         sources = thresholds.sources(own, every, defaults, scheduled=scheduled, declared=declared)
+        longest = config.max_run or in_force[1]
         computed |= {
             "thresholds": dict(zip(THRESHOLDS, in_force, strict=True)),
             "threshold_sources": dict(zip(THRESHOLDS, sources, strict=True)),
+            "running_since": state.running_since(longest // MICRO),
             "every": durations.write(every) if every else None,
             "early": config.early or thresholds.EARLY,
             "max_run": durations.write(config.max_run) if config.max_run else None,
@@ -270,6 +274,7 @@ class HeardItem(BaseModel):
     exit_code: int | str | None = Field(description="Of a failure, if it told one: a number or a word.")
     message: str | None
     duration: float | None = Field(description="Seconds of the run that ended with it.")
+    run: str | None = Field(description="The sender's id of the run that began or ended with it.")
     every: str | None = Field(description="The interval it declares.")
     metadata: dict[str, Any] | None
     source: str = Field(description="How it came: http, nats or mqtt.")
@@ -280,6 +285,34 @@ class HeardPage(BaseModel):
     model_config = _example({"items": [EXAMPLES["heartbeat"]]})
 
     items: list[HeardItem]
+
+
+class RunItem(BaseModel):
+    """A run, or an occurrence for which nothing came."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    started_at: MomentIfAny = Field(description="Null where no start was heard.")
+    ended_at: MomentIfAny
+    duration: float | None = Field(description="Seconds, of a run that has ended and whose start was heard.")
+    outcome: Outcome = Field(
+        description="overdue: it has not ended in time; missed: it was due, and nothing came."
+    )
+    expected_at: MomentIfAny = Field(description="When the occurrence was due that it counts for.")
+    late_by: float | None = Field(
+        description="Seconds from then to its start, or to its end without one; of the first run for it."
+    )
+    run: str | None = Field(description="The sender's id of it.")
+    exit_code: int | str | None
+    message: str | None
+    unusual: str | None = Field(description="In words, where its length is unusual.")
+
+
+class RunPage(BaseModel):
+    model_config = _example({"items": [EXAMPLES["run"]], "next": None})
+
+    items: list[RunItem]
+    next: str | None = Field(description="The cursor of the next page; null on the last.")
 
 
 class Seconds(BaseModel):

@@ -4,6 +4,7 @@ heartbeats come to. Pure.
 Times in documents are integer microseconds since 1970 UTC: the database itself keeps milliseconds only.
 """
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -104,6 +105,7 @@ FACETS = {
         "signal": "heartbeat_signal",
         "message": "heartbeat_message",
         "last_run": "last_run",
+        "open": "heartbeat_open",
         "warnings": "heartbeat_warnings",
         "declared": "heartbeat_declared",
     },
@@ -123,7 +125,9 @@ def dump(state: ServiceState) -> Document:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, str) else value
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, str) else value
 
 
 def load(document: Document) -> ServiceState:
@@ -132,6 +136,8 @@ def load(document: Document) -> ServiceState:
     for facet, keys in FACETS.items():
         found = document.get(facet, {})
         given |= {field: found[key] for key, field in keys.items() if key in found}
+    if "heartbeat_open" not in given and given.get("heartbeat_signal") == Signal.START:
+        given["heartbeat_open"] = [("", given["heartbeat_at"])]  # an older version knew of one run at a time
     if "config" in document:
         given["exists"] = not document["config"]["deleted"]
     for field, make in _MADE.items():
@@ -140,7 +146,7 @@ def load(document: Document) -> ServiceState:
     return ServiceState(document["_id"], **given)
 
 
-_MADE = {
+_MADE: dict[str, Callable[[Any], Any]] = {
     "tags": tuple,
     "changed_from": Status,
     "changed_to": Status,
@@ -148,7 +154,21 @@ _MADE = {
     "heartbeat_warnings": tuple,
     "heartbeat_declared": tuple,
     "last_run": tuple,
+    "heartbeat_open": lambda runs: tuple(map(tuple, runs)),
 }
+
+
+MAX_OPEN = 100
+"""Runs of one service that are known to be open; the oldest gives way."""
+
+
+class HeardRun(NamedTuple):
+    """What heartbeats tell of the runs with one id of the sender's, or with none."""
+
+    first_end: int | None = None
+    """The end of one whose start is not among them."""
+    started: int | None = None
+    """The start of one whose end is not among them."""
 
 
 class Heard(NamedTuple):
@@ -158,22 +178,33 @@ class Heard(NamedTuple):
     at: int
     signal: Signal
     message: str | None
-    first_end: int | None
-    """The end of a run whose start is not among these heartbeats, if there was a run."""
-    run: tuple[int, int] | None
-    """Start and end of the last run that is wholly among them."""
+    runs: dict[str, HeardRun]
+    """By the sender's id of it, empty where it gives none."""
+    last_run: tuple[int, int] | None = None
+    """Start and end of the run that ended last and is wholly among them."""
     warnings: tuple[str, ...] = ()
     """What of the newest cannot be used as it is meant."""
     declared: Declared = NOTHING_DECLARED
     """By the newest."""
+
+    @property
+    def open_runs(self) -> tuple[tuple[str, int], ...]:
+        begun = [(run, it.started) for run, it in self.runs.items() if it.started is not None]
+        return tuple(sorted(begun, key=lambda run: run[1])[-MAX_OPEN:])
+
+    @property
+    def first_ends(self) -> list[tuple[str, int]]:
+        """Of each id the end of a run that began before, as far as there can be so many; the newest last."""
+        ended = [(run, it.first_end) for run, it in self.runs.items() if it.first_end is not None]
+        return sorted(ended, key=lambda run: run[1])[-MAX_OPEN:]
 
     def applied_to(self, state: ServiceState) -> ServiceState:
         """The same state after these heartbeats, if they are newer than all that it knows of."""
         if self.seq > state.heartbeat_seq:
             state.heartbeat_seq, state.heartbeat_at = self.seq, self.at
             state.heartbeat_signal, state.heartbeat_message = self.signal, self.message
-            state.heartbeat_warnings, state.last_run = self.warnings, self.run
-            state.heartbeat_declared = self.declared
+            state.heartbeat_warnings, state.last_run = self.warnings, self.last_run
+            state.heartbeat_open, state.heartbeat_declared = self.open_runs, self.declared
             state.derive()
         return state
 
@@ -181,20 +212,31 @@ class Heard(NamedTuple):
 def add_heartbeat(before: Heard | None, message: Stored) -> Heard | None:
     """Fold the next heartbeat; a log changes nothing. ValueError if it is malformed."""
     if before and not message.data and (not message.headers or message.headers is OVER_HTTP):
-        run = (before.at, message.at) if before.signal is Signal.START else before.run
-        return Heard(message.seq, message.at, Signal.SUCCESS, None, before.first_end, run)
+        runs, last_run = _add_run(before, "", Signal.SUCCESS, message.at)
+        return Heard(message.seq, message.at, Signal.SUCCESS, None, runs, last_run)
     beat = parse_heartbeat(streams.name_in(message.subject), message.data, message.headers)
     if beat.signal is Signal.LOG:
         return before
     said = excerpt(beat.body.message) if beat.body and beat.body.message else None
-    first_end, run = (before.first_end, before.run) if before else (None, None)
-    if beat.signal is not Signal.START:
-        if before is None:
-            first_end = message.at
-        elif before.signal is Signal.START:
-            run = before.at, message.at
+    run = (beat.body and beat.body.run) or ""
+    runs, last_run = _add_run(before, run, beat.signal, message.at)
     declared = NOTHING_DECLARED
     if beat.body:
         every = beat.body.every // MICRO if beat.body.every else None
         declared = every, beat.body.schedule, beat.body.time_zone
-    return Heard(message.seq, message.at, beat.signal, said, first_end, run, beat.warnings, declared)
+    return Heard(message.seq, message.at, beat.signal, said, runs, last_run, beat.warnings, declared=declared)
+
+
+def _add_run(
+    before: Heard | None, run: str, signal: Signal, at: int
+) -> tuple[dict[str, HeardRun], tuple[int, int] | None]:
+    """What is known of the runs, and the last one, after a heartbeat."""
+    runs, last_run = (before.runs, before.last_run) if before else ({}, None)
+    known = runs.get(run)
+    if signal is Signal.START:
+        return runs | {run: HeardRun(known.first_end if known else None, at)}, last_run
+    if known is None:
+        return runs | {run: HeardRun(first_end=at)}, last_run
+    if known.started is None:
+        return runs, last_run
+    return runs | {run: HeardRun(known.first_end)}, (known.started, at)

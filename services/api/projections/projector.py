@@ -16,7 +16,8 @@ import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
-from services.api.projections.documents import Heard, Projection, add_heartbeat, project
+from services.api.projections.documents import Document, Heard, Projection, add_heartbeat, project
+from services.api.projections.runs import run_document
 from services.api.projections.store import DatabaseUnavailable, GenerationChanged, Store, View
 from services.api.queries.event_hub import EventHub
 from shared.contracts.events import ServiceRegistered, Tick
@@ -24,10 +25,21 @@ from shared.domain.service_state import ServiceState
 from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, in_own_task, retry_until_done
+from shared.messaging.errors import NotStored
 from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent, no_payload
-from shared.messaging.queries import last_evaluated, newest_event, truncated
+from shared.messaging.queries import first_sequences, last_evaluated, newest_event, truncated
 from shared.messaging.reader import PENDING, Reader, Stored
-from shared.messaging.record_watch import RECORD, Comparison, Marks, check_stream, known_until, look
+from shared.messaging.record_watch import (
+    CHECK_INTERVAL,
+    RECORD,
+    Comparison,
+    Marks,
+    StreamMark,
+    check_stream,
+    known_until,
+    look,
+    snapshot_of,
+)
 
 log = structlog.get_logger()
 
@@ -38,7 +50,7 @@ BEHIND_SECONDS = Gauge(
     "Age of the oldest message not yet in the read models",
     ["stream"],
 )
-for _stream in (streams.SERVICES, streams.HEARTBEATS):
+for _stream in (streams.SERVICES, streams.HEARTBEATS, streams.RUNS):
     SKIPPED.labels(_stream)
     BEHIND.labels(_stream)
     PENDING.labels(_stream)
@@ -75,6 +87,22 @@ def _events_in(batch: list[Stored]) -> list[Projection]:
             SKIPPED.labels(streams.SERVICES).inc()
             log.warning("event passed over", seq=message.seq, error=str(error)[:300])
     return changes
+
+
+class AnotherRuns(Exception):
+    """RUNS is not the stream any more whose facts are in the read models."""
+
+
+def _runs_in(batch: list[Stored]) -> list[Document]:
+    """The runs that these messages tell of; one that cannot be read is passed over."""
+    found = []
+    for message in batch:
+        try:
+            found.append(run_document(message))
+        except ValueError as error:
+            SKIPPED.labels(streams.RUNS).inc()
+            log.warning("fact about a run passed over", seq=message.seq, error=str(error)[:300])
+    return found
 
 
 class _Heartbeats:
@@ -144,7 +172,7 @@ class Projector:
         the read models that it writes."""
         self._filled = False
         self._rebuilding = asyncio.Lock()
-        self._behind = {streams.SERVICES, streams.HEARTBEATS}
+        self._behind = {streams.SERVICES, streams.HEARTBEATS, streams.RUNS}
         self._behind_since = dict.fromkeys(self._behind, self.now().timestamp())
         """Unix time of the oldest message that is not in the read models, by stream; none where all are."""
         for stream in self._behind:
@@ -176,6 +204,10 @@ class Projector:
                     self.hub.clear()
                     self._filled, self.left_at = False, None
                     continue
+                if await self._has_other_runs(view):
+                    log.warning("the runs in the read models are of another stream; building anew")
+                    await self.rebuild()
+                    continue
                 marks, _ = await look(self.link)
                 if await view.is_empty():
                     await self._take_in(view, set())
@@ -192,12 +224,14 @@ class Projector:
                 await in_own_task(self._follow_all(view, heartbeats))
             except* GenerationChanged:
                 log.info("following the new generation")
+            except* AnotherRuns:
+                pass
             except* DatabaseUnavailable as errors:
                 if wait == FIRST_WAIT:
                     log.warning("waiting for the database", error=str(errors.exceptions[0])[:300])
                 self._following = None
                 self.health.bad("database", "away")
-                for stream in (streams.SERVICES, streams.HEARTBEATS):
+                for stream in (streams.SERVICES, streams.HEARTBEATS, streams.RUNS):
                     self._behind_since.setdefault(stream, self.now().timestamp())
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 2.0)
@@ -208,6 +242,8 @@ class Projector:
             group.create_task(self._follow_events(view, heartbeats))
             group.create_task(self._notice_end())
             group.create_task(self._follow_heartbeats(view, heartbeats))
+            group.create_task(self._follow_runs(view))
+            group.create_task(self._watch_runs(view))
             group.create_task(self._cover())
             group.create_task(self._keep_short(view))
 
@@ -304,17 +340,17 @@ class Projector:
                 else:
                     edition, new_from = before.edition, before.new_from
                     if before.made == _made(marks):
-                        async for runs in old.last_runs():
-                            await new.keep_runs(runs)
+                        async for last_runs in old.last_runs():
+                            await new.keep_runs(last_runs)
                 await new.save_record(_made(marks), marks, edition=edition, new_from=new_from)
                 await self.store.go_live(new)
             finally:
                 self.store.filling = None
             await asyncio.sleep(MOVED_WITHIN)
             await old.drop()
-            events, services = await new.size()
-            log.info("rebuilt", generation=new.generation, events=events, services=services)
-            return {"events": events, "services": services}
+            events, services, runs = await new.size()
+            log.info("rebuilt", generation=new.generation, events=events, services=services, runs=runs)
+            return {"events": events, "services": services, "runs": runs}
 
     async def _take_in(self, view: View, known: set[str]) -> None:
         """All that was stored behind the checkpoints by now, into a generation that nobody follows yet.
@@ -343,6 +379,18 @@ class Projector:
         await view.fill(states, source.heard)
         for stream, reader in ((streams.SERVICES, events), (streams.HEARTBEATS, heartbeats)):
             await view.save_checkpoint(stream, reader.position, reader.position_at or begins[stream].at)
+        await self._take_in_runs(view)
+
+    async def _take_in_runs(self, view: View) -> None:
+        """The same of RUNS. Where the broker does not say what it holds, nobody waits for it."""
+        if (mark := await self._look_at_runs()) is None:
+            return
+        await view.save_runs_mark(mark)
+        begins = await view.position(streams.RUNS)
+        reader = Reader(self.link, streams.RUNS, streams.ALL_RUNS, after=begins.seq)
+        async for batch in reader.to_end():
+            await view.apply_runs(_runs_in(batch))
+        await view.save_checkpoint(streams.RUNS, reader.position, reader.position_at or begins.at)
 
     def _heartbeats(self, after: int) -> Reader:
         return Reader(self.link, streams.HEARTBEATS, streams.ALL_HEARTBEATS, streams.ALL_TICKS, after=after)
@@ -411,6 +459,66 @@ class Projector:
                 if not reader.pending:
                     self._caught_up(stream)
 
+    async def _follow_runs(self, view: View) -> None:
+        """Take in the facts about runs behind the checkpoint, for ever."""
+        stream = streams.RUNS
+        while await view.runs_mark() is None:  # there is no RUNS yet, or we may not read it
+            if mark := await self._look_at_runs():
+                await view.save_runs_mark(mark)
+            else:
+                self._not_waited_for(stream)
+                await asyncio.sleep(CHECK_INTERVAL)
+        reader = Reader(self.link, stream, streams.ALL_RUNS, after=await view.checkpoint(stream))
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                self._measure(stream, batch, reader.pending or 0)
+                if batch:
+                    await view.apply_runs(_runs_in(batch))
+                    await view.save_checkpoint(stream, reader.position, reader.position_at)
+                    self._behind_since[stream] = batch[-1].at / 1e6
+                if not reader.pending:
+                    self._caught_up(stream)
+
+    async def _watch_runs(self, view: View) -> None:
+        """Raises AnotherRuns as soon as RUNS is another one: it is no part of what tells one record from
+        another, as an upgrade creates it. Removes what it has let go of."""
+        clock, shortened_at, known = asyncio.get_running_loop().time, float("-inf"), None
+        while True:
+            if await self._has_other_runs(view):
+                raise AnotherRuns
+            mark = await self._look_at_runs()
+            if mark is None:
+                self._not_waited_for(streams.RUNS)
+            elif mark != known and await view.runs_mark():
+                await view.save_runs_mark(mark)
+                whole = clock() > shortened_at + SHORTEN_EVERY
+                if whole or known is None or mark.removed != known.removed:
+                    with suppress(NotStored):
+                        first, oldest = await first_sequences(self.link, streams.RUNS, of_subjects=whole)
+                        await view.shorten_runs(first, oldest)
+                        shortened_at = clock() if whole else shortened_at
+                known = mark
+            await asyncio.sleep(CHECK_INTERVAL)
+
+    async def _look_at_runs(self) -> StreamMark | None:
+        """None: there is no such stream, or the broker does not say."""
+        with suppress(NotStored):
+            if seen := await snapshot_of(self.link, streams.RUNS):
+                return seen.mark
+        return None
+
+    async def _has_other_runs(self, view: View) -> bool:
+        """Whether the runs in the read models are of another stream than the broker's RUNS is now, or an
+        older copy was put in its place. Where no stream was read yet, they are of this one."""
+        if (mark := await view.runs_mark()) is None:
+            return False
+        position = await view.position(streams.RUNS)
+        newest = position if position.at else None
+        with suppress(NotStored):
+            verdict, _ = await check_stream(self.link, streams.RUNS, mark, newest)
+            return verdict is not Comparison.SAME
+        return False
+
     async def _write_heartbeats(self, view: View, heard: dict[str, Heard]) -> None:
         await view.apply_heartbeats(heard)
         self.hub.publish_heartbeats(heard)
@@ -423,6 +531,10 @@ class Projector:
 
     def _caught_up(self, stream: str) -> None:
         self._behind_since.pop(stream, None)
+        self._not_waited_for(stream)
+
+    def _not_waited_for(self, stream: str) -> None:
+        """That it is not what keeps the read models from being used."""
         self._behind.discard(stream)
         if not self._behind:
             self.health.good("projection")

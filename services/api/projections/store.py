@@ -18,9 +18,11 @@ from pymongo import DeleteMany, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from services.api.projections.documents import FACETS, Document, Heard, Projection, dump, load
+from services.api.projections.documents import FACETS, MAX_OPEN, Document, Heard, Projection, dump, load
+from services.api.projections.runs import place
 from shared.contracts.events import Signal, StatusChanged
 from shared.domain.service_state import ServiceState
+from shared.messaging import streams
 from shared.messaging.connection import StreamPosition, set_within
 from shared.messaging.queries import Truncated
 from shared.messaging.record_watch import StreamMark
@@ -29,6 +31,8 @@ _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
 
 _BULK = 1000
+_EARLIEST = 7 * 86400 * 1_000_000
+"""Microseconds before a time in which a run may have begun that was due in it."""
 _DUPLICATE_KEY = 11000
 
 
@@ -162,14 +166,17 @@ class View:
         self.generation = generation
         self._services = database[f"services_g{generation}"]
         self._events = database[f"events_g{generation}"]
+        self._runs = database[f"runs_g{generation}"]
         self._checkpoints = database[f"checkpoints_g{generation}"]
 
     async def prepare(self) -> None:
-        """The index for a service's history; services are found by their names."""
+        """The indexes for a service's history and runs; services are found by their names."""
         await self._events.create_index([("name", 1), ("_id", -1)])
+        await self._runs.create_index([("name", 1), ("place", -1)])
+        await self._runs.create_index([("seq", 1)])
 
     async def drop(self) -> None:
-        for collection in (self._services, self._events, self._checkpoints):
+        for collection in (self._services, self._events, self._runs, self._checkpoints):
             await collection.drop()
 
     # --- projecting
@@ -241,6 +248,32 @@ class View:
         """Take in last runs that are not known here, as `last_runs` of another generation gives them."""
         await _write(self._services, [_keep_run(name, run) for name, run in runs.items()])
 
+    async def runs_mark(self) -> StreamMark | None:
+        """What RUNS looked like when it was read last; None: never."""
+        found = await self._checkpoints.find_one({"_id": streams.RUNS}) or {}
+        return StreamMark(**found["mark"]) if "mark" in found else None
+
+    async def save_runs_mark(self, mark: StreamMark) -> None:
+        new = {"$set": {"mark": vars(mark)}}
+        await self._checkpoints.update_one({"_id": streams.RUNS}, new, upsert=True)
+
+    async def apply_runs(self, runs: Sequence[Document]) -> None:
+        """Take in runs as facts tell of them, in any order and any number of times; the newest counts.
+        One that is new costs a tenth of one that is not."""
+        newest: dict[str, Document] = {}
+        for run in runs:
+            if run["seq"] > newest.get(run["_id"], {"seq": 0})["seq"]:
+                newest[run["_id"]] = run
+        there = await _insert(self._runs, list(newest.values()))
+        await _write(self._runs, [_replace(newest[each]) for each in there])
+
+    async def shorten_runs(self, first: int, oldest: dict[str, int]) -> None:
+        """Remove the runs of which RUNS keeps nothing any more. `first`: its first sequence; `oldest`: that
+        of the services of which it holds as many as it may."""
+        gone: list[Document] = [{"seq": {"$lt": first}}]
+        gone += [{"name": name, "seq": {"$lt": seq}} for name, seq in oldest.items()]
+        await _write(self._runs, [DeleteMany(which) for which in gone])
+
     async def shorten(self, name: str, left: Truncated) -> None:
         """Remove from a service's history what is not in the record any more: no rebuild has it."""
         status = StatusChanged.model_fields["type"].default
@@ -295,11 +328,51 @@ class View:
             if row["at"] >= at:
                 yield row
 
-    async def size(self) -> tuple[int, int]:
-        """How many events and how many services are in here."""
+    async def runs(
+        self,
+        name: str,
+        before: str | None,
+        limit: int,
+        outcomes: Sequence[str] = (),
+        *,
+        since: int = 0,
+    ) -> list[Document]:
+        """A service's runs, newest first by when they began or were due; one more than the limit if there are
+        older ones. `before`: the `place` that they are older than; `outcomes`: only these, if any are named;
+        `since`: when its life began, in microseconds."""
+        range_ = {"$gte": place(since)} | ({} if before is None else {"$lt": before})
+        matching: Document = {"name": name, "place": range_}
+        if outcomes:
+            matching["outcome"] = {"$in": list(outcomes)}
+        cursor = self._runs.find(matching).sort([("place", -1)]).limit(limit + 1)
+        found: list[Document] = await cursor.to_list(None)
+        return found
+
+    async def runs_begun_at(self, name: str, moments: Sequence[int]) -> list[Document]:
+        """The runs of a service that began at one of these moments."""
+        cursor = self._runs.find({"name": name, "started_at": {"$in": list(moments)}})
+        found: list[Document] = await cursor.to_list(None)
+        return found
+
+    async def occurrences(self, name: str, since: int, until: int) -> list[Document]:
+        """What became of each occurrence that was due in a time, oldest first: the run that met it first, or
+        that it was missed. With little more than outcome and delay."""
+        wanted = dict.fromkeys(("expected_at", "outcome", "late_by", "is_first", "started_at", "ended_at"), 1)
+        at = place(max(0, since - _EARLIEST))
+        cursor = self._runs.find({"name": name, "place": {"$gte": at}}, wanted)
+        found = [
+            run
+            for run in await cursor.to_list(None)
+            if run["is_first"] and since <= run["expected_at"] < until
+        ]
+        return sorted(found, key=lambda run: run["expected_at"])
+
+    async def size(self) -> tuple[int, int, int]:
+        """How many events, how many services and how many runs are in here."""
         events = await self._events.count_documents({})
         services = await self._services.count_documents({"config.deleted": False})
-        return int(events), int(services)
+        runs = await self._runs.count_documents({})
+        return int(events), int(services), int(runs)
 
 
 def _heartbeat(heard: Heard) -> Document:
@@ -313,17 +386,34 @@ def _merge(state: ServiceState) -> UpdateOne:
 
 
 def _merge_heartbeats(name: str, it: Heard) -> UpdateOne:
-    """The last run may have begun before these heartbeats: then its start is the newest in the document.
-    Is that newer than their first end, they were read again, and what ended then is told already."""
-    content: Document = {"$literal": _heartbeat(it)}
-    if it.run is None:
-        last: Document = {"$ifNull": ["$heartbeat.last_run", None]}
-        if it.first_end is not None:
-            runs = {"$eq": ["$heartbeat.signal", Signal.START.value]}
-            ended = {"$and": [runs, {"$lte": ["$heartbeat.at", it.first_end]}]}
-            last = {"$cond": [ended, ["$heartbeat.at", it.first_end], last]}
-        content = {"$mergeObjects": [content, {"last_run": last}]}
-    return _update(name, {"heartbeat": (it.seq, content)})
+    """Runs may have begun before these heartbeats: then their starts are in the document. Is a start newer
+    than the first end here, they were read again, and what ended then is told already."""
+    new, run = _heartbeat(it), "$$run"
+    its_id, its_start = ({"$arrayElemAt": [run, n]} for n in (0, 1))
+    one = {"$cond": [{"$eq": ["$heartbeat.signal", Signal.START.value]}, [["", "$heartbeat.at"]], []]}
+    before = {"$ifNull": ["$heartbeat.open", one]}  # an older version knew of one run at a time
+
+    def among(which: Document) -> Document:
+        return {"$filter": {"input": before, "as": "run", "cond": which}}
+
+    def ended(of: str, end: int) -> Document:
+        begun = among({"$and": [{"$eq": [its_id, {"$literal": of}]}, {"$lte": [its_start, end]}]})
+        return {"$map": {"input": begun, "as": "run", "in": [its_start, end]}}
+
+    last: Any = {"$ifNull": ["$heartbeat.last_run", None]}
+    if it.last_run:
+        newer = {"$gt": [{"$arrayElemAt": [last, 1]}, it.last_run[1]]}
+        last = {"$cond": [newer, last, list(it.last_run)]}
+    ends = [each for each in it.first_ends if not it.last_run or each[1] > it.last_run[1]]
+    last_of_all = {"$arrayElemAt": [{"$concatArrays": [[last], *(ended(*each) for each in ends)]}, -1]}
+    still_open = among({"$not": [{"$in": [its_id, {"$literal": list(it.runs)}]}]})
+    open_ = {"$slice": [{"$concatArrays": [still_open, {"$literal": new["open"]}]}, -MAX_OPEN]}
+    literal = {"$literal": new}
+    without, with_open = (
+        {"$mergeObjects": [literal, {"last_run": last}]},
+        {"$mergeObjects": [literal, {"last_run": last_of_all, "open": open_}]},
+    )
+    return _update(name, {"heartbeat": (it.seq, {"$cond": [{"$eq": [before, []]}, without, with_open]})})
 
 
 def _keep_run(name: str, run: list[int]) -> UpdateOne:
@@ -343,6 +433,17 @@ def _update(name: str, facets: dict[str, tuple[int, Document]]) -> UpdateOne:
         for facet, (seq, content) in facets.items()
     }
     return UpdateOne({"_id": name}, [{"$set": merged}], upsert=True)
+
+
+def _replace(run: Document) -> UpdateOne:
+    """The document becomes this one if its sequence is newer than the one there. By `_id` alone, as in
+    `_update`."""
+    newer = {"$gt": [run["seq"], {"$ifNull": ["$seq", 0]}]}
+    return UpdateOne(
+        {"_id": run["_id"]},
+        [{"$replaceWith": {"$cond": [newer, {"$literal": run}, "$$ROOT"]}}],
+        upsert=True,
+    )
 
 
 async def _insert(collection: Any, documents: Sequence[Document]) -> list[Any]:

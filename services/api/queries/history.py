@@ -24,8 +24,8 @@ PATIENCE = 5.0
 async def heartbeats(link: BrokerConnection, name: str, since: int, limit: int) -> list[HeardItem]:
     """The last of those that the broker keeps, newest first; malformed ones are left out, and what came
     before `since` (microseconds), which was of another life. A run's duration stands at its end, if its start
-    is kept too."""
-    started: datetime | None = None
+    is kept too, and of the same run by the sender's id."""
+    open_runs: dict[str, datetime] = {}
     found: list[HeardItem] = []
     for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
         if stored.at < since:
@@ -35,23 +35,25 @@ async def heartbeats(link: BrokerConnection, name: str, since: int, limit: int) 
         except ValueError:
             continue
         at, body = moment(stored.at), beat.body
-        is_log = beat.signal is Signal.LOG
-        ended = beat.signal is not Signal.START and not is_log and started is not None
+        run, started = body.run if body else None, None
+        if beat.signal is Signal.START:
+            open_runs[run or ""] = at
+        elif beat.signal is not Signal.LOG:
+            started = open_runs.pop(run or "", None)
         found.append(
             HeardItem(
                 at=at,
                 signal=beat.signal,
                 exit_code=beat.exit_code,
                 message=body.message if body else None,
-                duration=(at - started).total_seconds() if ended and started else None,
+                duration=(at - started).total_seconds() if started else None,
+                run=run,
                 every=durations.write(body.every) if body and body.every else None,
                 metadata=body.metadata if body else None,
                 source=_source(stored),
                 warnings=list(beat.warnings),
             )
         )
-        if not is_log:
-            started = at if beat.signal is Signal.START else None
     return list(islice(reversed(found), limit))
 
 

@@ -1,0 +1,56 @@
+"""Runs of a service as lists and calendars show them: those of which facts are recorded, and those that have
+begun and are not recorded yet."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from services.api.projections.documents import Document
+from services.api.projections.runs import open_run
+from services.api.projections.store import View
+from shared.contracts import zones
+from shared.contracts.events import Outcome, moment
+from shared.domain.service_state import ServiceState
+
+
+async def runs(
+    view: View, state: ServiceState, before: str | None, limit: int, outcomes: Sequence[str] = ()
+) -> list[Document]:
+    """A service's runs, newest first by when they began or were due; one more than the limit if there are
+    older ones. `before`: the `place` that they are older than; `outcomes`: only these, if any are named."""
+    found = await view.runs(state.name, before, limit, outcomes, since=state.registered_at)
+    if outcomes and Outcome.RUNNING not in outcomes:
+        return found
+    running = [run for run in await _unrecorded(view, state) if before is None or run["place"] < before]
+    return sorted([*found, *running], key=lambda run: str(run["place"]), reverse=True)[: limit + 1]
+
+
+async def _unrecorded(view: View, state: ServiceState) -> list[Document]:
+    if not state.open_runs:
+        return []
+    recorded = await view.runs_begun_at(state.name, [started for _, started in state.open_runs])
+    known = {(run["run"] or "", run["started_at"]) for run in recorded}
+    return [open_run(state.name, *each) for each in state.open_runs if each not in known]
+
+
+class Occurrence(NamedTuple):
+    """What became of one occurrence of a schedule; microseconds, and seconds in `late_by`."""
+
+    expected_at: int
+    outcome: Outcome
+    late_by: float | None
+
+
+async def days(
+    view: View, state: ServiceState, since: int, until: int, zone: ZoneInfo
+) -> dict[date, list[Occurrence]]:
+    """The occurrences of a service that were due in a time, of which something is recorded, oldest first, by
+    the day on which they were due in this zone."""
+    found: dict[date, list[Occurrence]] = {}
+    since = max(since, state.registered_at)
+    for run in await view.occurrences(state.name, since, until):
+        day = zones.in_zone(moment(run["expected_at"]), zone).date()
+        each = Occurrence(run["expected_at"], Outcome(run["outcome"]), run["late_by"])
+        found.setdefault(day, []).append(each)
+    return found
