@@ -74,6 +74,10 @@ def notice(kind: NoticeKind, status: Status, ago: float, name: str = "web", **mo
 
 
 FAILED = {"reason": "reported failure (exit code 3)", "message": "disk <full> on /var & more"}
+NOT_STARTED = {"reason": "expected 03:00, not started"}
+HINT = "came 2 h after each expected time, three times in a row: is the time zone right?"
+WRONG_ZONE = {"reason": f"expected 03:00, not started; {HINT}"}
+NOT_ENDED = {"reason": "the run that began Mon 03:00 has not ended within 2h"}
 DOUBT = {"doubt": Doubt(stopped=312, of=340, within=5)}
 TEXTS: dict[str, OutgoingMessage] = {
     "first-heartbeat": pack([change("web", UNKNOWN, ALIVE)], LOOK),
@@ -83,6 +87,16 @@ TEXTS: dict[str, OutgoingMessage] = {
     "recovered": pack([change("web", DOWN, ALIVE)], LOOK),
     "failed": pack([change("backup", ALIVE, DOWN, duration=192.4, **FAILED)], LOOK),
     "run-recovered": pack([change("backup", DOWN, ALIVE, duration=75)], LOOK),
+    "not-started": pack([change("backup", ALIVE, SILENT, **NOT_STARTED)], LOOK),
+    "wrong-zone": pack([change("backup", SILENT, DOWN, **WRONG_ZONE)], LOOK),
+    "not-ended": pack([change("backup", ALIVE, DOWN, **NOT_ENDED)], LOOK),
+    "six-due": pack(
+        [
+            change(f"job-{n}", SILENT, DOWN, n, **(NOT_ENDED if n == 2 else {} if n == 4 else WRONG_ZONE))
+            for n in range(6)
+        ],
+        LOOK,
+    ),
     "flapping": pack([change("web", DOWN, ALIVE, flaps=4)], LOOK),
     "flapping-down": pack([change("web", ALIVE, DOWN, flaps=4)], LOOK),
     "flapping-and-back": pack([change("web", DOWN, ALIVE, still_flaps=True)], LOOK),

@@ -86,6 +86,15 @@ def test_a_recovery_says_how_long_it_lasted() -> None:
     assert (message.recoveries, message.problems, message.about) == (("api",), (), "api")
 
 
+def test_a_doubt_takes_no_word_from_what_was_due() -> None:
+    hint = "expected 03:00, not started; came 2 h after each expected time"
+    reason = f"{hint}; 312 of 340 services stopped within 5 s, the registry may be cut off"
+    text = pack([change(reason=reason, doubt=DOUBT)], LOOK).plain_text
+    assert f"\n{hint}\n" in text
+    assert text.count("312 of 340") == 1
+    assert "no heartbeat" not in text
+
+
 def test_a_failure_and_a_first_heartbeat_say_so() -> None:
     assert "reported failure" in pack([change(reason="reported failure")], LOOK).text
     assert "first heartbeat" in pack([change(from_=UNKNOWN, to=ALIVE)], LOOK).text

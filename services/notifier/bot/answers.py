@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 
 from services.notifier.texts import message as messages
 from services.notifier.texts.message import LinkContext, OutgoingMessage, answer, answer_lines, bold, lines
+from shared.contracts import schedules, zones
 from shared.contracts.durations import spoken
 from shared.contracts.events import moment
 from shared.contracts.zones import local
@@ -15,6 +17,7 @@ from shared.domain.service_state import ServiceState
 SERVICES_PER_PAGE, MAX_PAGE = 40, 3500
 """Services on one page of the list, and its UTF-16 units."""
 MAX_MUTES_LISTED = 5
+MAX_SCHEDULE = 300
 
 HELP = """/status: how the fleet is
 /status NAME: one service
@@ -55,11 +58,28 @@ def service_status(
     details.append(
         f"last heartbeat {local(heard, zone)}, {spoken(now - heard)} ago" if heard else "never heard"
     )
+    if service.schedule:
+        details += _schedule(service.schedule, service.time_zone or zone.key, now)
     if service.paused:
         details.append("paused: it is not evaluated")
     if muted_until:
         details.append(f"🔕 muted here until {local(muted_until, zone)}")
     return answer(messages.service_block(service.name, service.status, service.status, details, links))
+
+
+def _schedule(text: str, time_zone: str, now: datetime) -> list[str]:
+    """When it is due, in words, and the next moment, in the zone of its schedule."""
+    try:
+        schedule = schedules.parse(text, time_zone, now)
+    except ValueError:  # another version has accepted it, or it never comes any more
+        return []
+    said = [f"due {messages.cut(schedule.says, MAX_SCHEDULE)} ({time_zone})"]
+    for at in islice(schedule.upcoming(now), 1):
+        there, here = (zones.in_zone(it, zones.zone(time_zone)) for it in (at, now))
+        days = (there.date() - here.date()).days
+        day = "" if not days else f"{there:%a} " if days < 7 else f"{there:%a %Y-%m-%d} "
+        said.append(f"expected {day}{there:%H:%M}, in {spoken(at - now)}")
+    return said
 
 
 def services_page(services: Iterable[ServiceState], number: int) -> OutgoingMessage:

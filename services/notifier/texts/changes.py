@@ -92,14 +92,16 @@ def _warning(changes: Sequence[StatusChange], doubted: datetime | None) -> str:
 
 
 def _without_doubt(change: StatusChange) -> StatusChange:
-    """Its own reason alone, where the doubt is said above."""
-    return replace(change, reason=change.reason.partition(";")[0]) if change.doubt else change
+    """Its own reason alone, where the doubt, which stands at its end, is said above."""
+    own, _, _ = change.reason.rpartition(";")
+    return replace(change, reason=own) if change.doubt and own else change
 
 
 # --- one service: as a block of lines, or as one line
 
 MAX_REASON = 300
 MAX_EXCERPT = 200
+_MAX_DUE = 100
 
 
 def block(group: AlertGroup, links: LinkContext, now: datetime | None = None) -> Text:
@@ -125,7 +127,7 @@ def line(group: AlertGroup, links: LinkContext) -> Text:
 def short_line(group: AlertGroup, links: LinkContext) -> Text:
     change = group.last
     rest = f" {group.path} since {local(change.since, links.zone)}"
-    rest += f", {_how_long(change) or _last_heartbeat(change, links)}"
+    rest += f", {_how_long(change) or _what_was_due(change) or _last_heartbeat(change, links)}"
     rest += ", flapping 🔁" if group.is_flapping else ""
     return f"{MARKS[change.to]} " + messages.service_link(group.name, links) + rest
 
@@ -146,6 +148,16 @@ def _last_heartbeat(change: StatusChange, links: LinkContext) -> str:
     if change.last_heartbeat is None:
         return "never heard"
     return f"last heartbeat {local(change.last_heartbeat, links.zone)}"
+
+
+_DUE = ("expected ", "the run that began ")
+"""How the reason of a fall begins that says what was due: a start by the schedule, or the end of a run."""
+
+
+def _what_was_due(change: StatusChange) -> str:
+    """`expected 03:00, not started`, if that is why it fell: of such services that says the most."""
+    is_due = change.to is not Status.ALIVE and change.reason.startswith(_DUE)
+    return cut(messages.one_line(change.reason.partition(";")[0]), _MAX_DUE) if is_due else ""
 
 
 def _what_happened(change: StatusChange) -> str:
