@@ -5,14 +5,23 @@ they are when the monitor is written anew.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
+from unittest.mock import patch
+from zoneinfo import ZoneInfo
+
+from oncalendar import BaseIterator
 
 from services.monitor.consume import Monitor
-from services.monitor.domain.service import MonitoredService
+from services.monitor.domain import runs, timetable
+from services.monitor.domain.service import Beat, Job, MonitoredService, OpenRun, RunFact
+from services.monitor.store import snapshot_codec
 from services.monitor.store.mapping import ConfigChange
-from shared.contracts.events import ConfigEvent, StatusChanged
+from shared.contracts import schedules
+from shared.contracts.events import ConfigEvent, Signal, Status, StatusChanged
 from shared.messaging import streams
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack
@@ -218,8 +227,8 @@ class ChargesThePast(Process):
         monitor = super().monitor(rules)
         update = monitor.state.update_thresholds
 
-        def charging(it: MonitoredService, at: int) -> None:
-            update(it, at)
+        def charging(it: MonitoredService, at: int, *, scheduled: bool) -> None:
+            update(it, at, scheduled=scheduled)
             it.counted_from = (0, 0, 0)
 
         monitor.state.update_thresholds = charging  # type: ignore[method-assign]
@@ -231,6 +240,206 @@ class ForgetsOldDefaults(Process):
 
     async def load_versioned(self, key: str) -> tuple[bytes | None, int]:
         return None, (await super().load_versioned(key))[1]
+
+
+# --- of schedules and runs
+
+
+class _Patched(Process):
+    """Has another function in place of one of the product."""
+
+    place: Any
+    name: str
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    @contextmanager
+    def broken(cls) -> Iterator[None]:  # type: ignore[override]
+        with patch.object(cls.place, cls.name, cls.instead(getattr(cls.place, cls.name))):
+            timetable._following.cache_clear()
+            yield
+        timetable._following.cache_clear()
+
+
+class NaiveLocalTime(_Patched):
+    """Compares times of day as they stand on the clock: in the second pass of an hour it goes back."""
+
+    place, name = schedules, "_next_of_systemd"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        def naive(expression: str, zone: ZoneInfo, after: datetime) -> datetime:
+            wall = after.astimezone(zone).replace(tzinfo=None)
+            return next(BaseIterator(expression, wall)).replace(tzinfo=zone).astimezone(UTC)
+
+        return naive
+
+
+class SecondPassToo(_Patched):
+    """Demands a run of systemd's timer in the second pass of an hour too."""
+
+    place, name = schedules, "_next_of_systemd"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        def both(expression: str, zone: ZoneInfo, after: datetime) -> datetime:
+            at: datetime = after.replace(microsecond=0)
+            while True:
+                at += timedelta(seconds=1)
+                wall = at.astimezone(zone).replace(tzinfo=None)
+                if next(BaseIterator(expression, wall - timedelta(seconds=1))) == wall:
+                    return at
+                if at > after + timedelta(seconds=200):
+                    found: datetime = real(expression, zone, at)
+                    return found
+
+        return both
+
+
+class MetTwice(_Patched):
+    """Every run for an occurrence has the occurrence's key."""
+
+    place, name = runs, "_begun"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        def first(service: MonitoredService, job: Job, beat: Beat) -> OpenRun:
+            run: OpenRun = real(service, job, beat)
+            return run._replace(key=str(run.occurrence)) if run.occurrence else run
+
+        return first
+
+
+class EarlyIsForTheLast(_Patched):
+    """A heartbeat shortly before an occurrence counts for the one before."""
+
+    place, name = timetable.Timetable, "opens"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return lambda self, occurrence, previous: occurrence
+
+
+class EndCountsAtItsEnd(_Patched):
+    """The end of a run counts for the occurrence at its end, not for that at its start."""
+
+    place, name = runs, "apply_beat"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        def apply(service: MonitoredService, beat: Beat) -> None:
+            start = service.job.ended_start if service.job else 0
+            if service.job:
+                service.job.ended_start = 0
+            real(service, beat)
+            if service.job:
+                service.job.ended_start = start
+
+        return apply
+
+
+class NothingForgiven(_Patched):
+    """Demands what was due while the registry was deaf."""
+
+    place, name = runs, "is_forgiven"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return lambda *_: False
+
+
+class ScheduleOfThePast(_Patched):
+    """A schedule that is changed holds for the time since the last heartbeat."""
+
+    place, name = runs, "expect_from"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return lambda service, at: real(service, min(at, service.last_beat or at))
+
+
+class FailuresAddUp(_Patched):
+    """A success between failures does not begin their count anew."""
+
+    place, name = runs, "apply_beat"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        def apply(service: MonitoredService, beat: Beat) -> None:
+            before = service.job.failures if service.job else 0
+            real(service, beat)
+            if service.job and beat.signal is Signal.SUCCESS:
+                service.job.failures = before
+
+        return apply
+
+
+class LooksAtStatus(_Patched):
+    """What is down misses nothing, so what is recorded depends on what is known of the status."""
+
+    place, name = runs, "_missed"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return lambda service, *rest: None if service.status is Status.DOWN else real(service, *rest)
+
+
+class AnySuccessEndsARun(_Patched):
+    """A success ends the newest run, whatever its id."""
+
+    place, name = runs, "_open"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return lambda job, run: job.open_runs[-1] if job.open_runs else None
+
+
+class ForgetsOpenRuns(_Patched):
+    """A snapshot does not hold the runs that are open."""
+
+    place, name = snapshot_codec, "_load_job"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        def load(*given: Any) -> Job:
+            job: Job = real(*given)
+            job.open_runs = ()
+            return job
+
+        return load
+
+
+class PausesCount(_Patched):
+    """The time of a run goes on while the service is paused."""
+
+    place, name = runs, "count_from"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return lambda *_: None
+
+
+class MissedByBoth(Process):
+    """Each monitor records what it finds of runs, whatever another one has recorded."""
+
+    async def append(self, subject: str, event: Any, after: int | None) -> Ack:
+        if not subject.startswith("run."):
+            return await super().append(subject, event, after)
+        renamed = event.model_copy(update={"id": f"{event.id}-{self.name}"})
+        return await super().append(subject, renamed, None)
+
+
+class HalfTheOrder(_Patched):
+    """Takes a fact to be recorded as soon as another one of the same moment is."""
+
+    place, name = RunFact, "order"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return property(lambda fact: (fact.at, 0, ""))
 
 
 MUTANTS: list[type[Process]] = [
@@ -249,6 +458,20 @@ MUTANTS: list[type[Process]] = [
     DeafInPauses,
     ChargesThePast,
     ForgetsOldDefaults,
+    NaiveLocalTime,
+    SecondPassToo,
+    MetTwice,
+    EarlyIsForTheLast,
+    EndCountsAtItsEnd,
+    NothingForgiven,
+    ScheduleOfThePast,
+    FailuresAddUp,
+    LooksAtStatus,
+    AnySuccessEndsARun,
+    ForgetsOpenRuns,
+    PausesCount,
+    MissedByBoth,
+    HalfTheOrder,
 ]
 
 CAUGHT_BY = {

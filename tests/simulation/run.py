@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -64,6 +64,11 @@ class Failed(AssertionError):
 
 class Process(Session):
     """What runs one monitor. Tests put broken ones in its place."""
+
+    @staticmethod
+    def broken() -> AbstractContextManager[object]:
+        """What is wrong with it beside its methods."""
+        return nullcontext()
 
     def monitor(self, rules: Rules) -> Monitor:
         return Monitor(self, *rules)  # type: ignore[arg-type]

@@ -25,8 +25,9 @@ def simulate(seed: int, process: type[Process] = Process) -> list[str]:
     """What is wrong with the monitor, as this seed shows it; nothing, if all is well."""
     scenario = make(seed)
     try:
-        broker = disturbed(scenario, process)
-        return [problem for problem, _ in problems(scenario, broker, process)]
+        with process.broken():
+            broker = disturbed(scenario, process)
+            return [problem for problem, _ in problems(scenario, broker, process)]
     except (Failed, Stuck) as error:
         return [str(error)]
 
