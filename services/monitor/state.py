@@ -177,6 +177,7 @@ class MonitorState:
         is_new = service is None
         if service is None:
             service = self._new_service(change)
+        limit = runs.limit(service)
         service.config_seq = change.seq
         service.own = change.own
         declared = service.job.declared if service.job else ("", "")
@@ -188,6 +189,7 @@ class MonitorState:
         else:
             self.update_thresholds(service, change.at, scheduled=bool(declared[0]))
         self._update_job(service, declared, change, change.registered_at if is_new else change.at)
+        runs.change_limit(service, limit, change.at, self.coverage.gaps)
         self._pause_or_resume(service, change)
         self.snapshots.touch(service.bucket, service.config_seq)
         self.update_indexes(service)
@@ -226,7 +228,9 @@ class MonitorState:
         """Use the interval or the schedule that a heartbeat declares."""
         service.every, service.every_at = beat.every, beat.at
         if service.job:  # its runs go on, and are not to become overdue for the past
+            limit = runs.limit(service)
             self.update_thresholds(service, beat.at, scheduled=bool(beat.schedule))
+            runs.change_limit(service, limit, beat.at, self.coverage.gaps)
         service.patience = self.thresholds_of(service, scheduled=bool(beat.schedule))
         if beat.schedule or service.job:
             job = service.job = service.job or Job()
@@ -238,12 +242,10 @@ class MonitorState:
     ) -> None:
         if not (declared[0] or service.job or change.has_job):
             return
-        limit = runs.limit(service)
         job = service.job = service.job or Job()
         job.declared, job.early = declared, change.early
         job.max_run, job.notify_unusual = change.max_run, change.notify_unusual
         job.fail_after, job.recover_after = change.fail_after, change.recover_after
-        runs.change_limit(service, limit, at, self.coverage.gaps)
         self._update_timetable(service, job, at)
 
     def _update_timetable(self, service: MonitoredService, job: Job, at: int) -> None:
@@ -286,8 +288,9 @@ class MonitorState:
                 if self.epoch_of[n].since < epoch.since:
                     self.epoch_of[n] = epoch
                     for service in bucket.values():
-                        job = service.job
+                        job, limit = service.job, runs.limit(service)
                         self.update_thresholds(service, epoch.since, scheduled=bool(job and job.timetable))
+                        runs.change_limit(service, limit, epoch.since, self.coverage.gaps)
                         if job:
                             self._update_timetable(service, job, epoch.since)
             self.snapshots.save_everything()

@@ -57,7 +57,7 @@ def _counted(service: MonitoredService, to: Status, gaps: list[tuple[int, int]])
         return runs.expected(service, gaps).occurrence
     heard = max(service.heard, service.unproved)
     if job and not job.max_run and to is not DEAD:
-        return min([heard, *runs.holding_back(service, job)])
+        return min([heard, *runs.holding_back(service, job, to)])
     return heard
 
 
@@ -79,9 +79,7 @@ def change_thresholds(
         max(0, min(at, expiry(start, old, gaps, rhythm) - new))
         for old, new, start in zip(service.patience, patience, starts, strict=True)
     )
-    limit = runs.limit(service)
     service.patience, service.counted_from = patience, (silent, down, dead)
-    runs.change_limit(service, limit, at, gaps)
 
 
 def resume(service: MonitoredService, at: int, counted_from: int) -> None:
@@ -155,7 +153,7 @@ def _reason(
     outage: Doubt | None,
 ) -> str:
     reason, job = f"no heartbeat for {_written(patience)}", service.job
-    running = min(runs.holding_back(service, job), default=0) if job else 0
+    running = min(runs.holding_back(service, job, to), default=0) if job else 0
     overdue = runs.found_overdue(service)
     if job and overdue and to is DOWN and overdue.at <= at:
         began = _clock(overdue.started, job.time_zone, at)

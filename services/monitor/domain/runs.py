@@ -24,7 +24,7 @@ from services.monitor.domain.timetable import (
     first_expectation,
 )
 from shared.contracts import durations
-from shared.contracts.events import MICRO, Outcome, Signal
+from shared.contracts.events import MICRO, Outcome, Signal, Status
 from shared.domain import run_lengths
 from shared.domain.coverage import Coverage, expiry
 
@@ -101,7 +101,7 @@ def expect_from(service: MonitoredService, at: int) -> None:
     if job and job.timetable:
         job.expected_from = at
         job.expectation = first_expectation(job.timetable, at, service.last_beat)
-        job.missed_until = max(job.missed_until, job.expectation.met)
+        job.missed_until = job.expectation.met  # of another schedule that may have been a later one
 
 
 def assume_heard(service: MonitoredService, at: int) -> None:
@@ -124,11 +124,15 @@ def deadline(service: MonitoredService, run: OpenRun, gaps: Gaps) -> int:
     return expiry(max(run.started, run.counted_from), limit(service), gaps)
 
 
-def holding_back(service: MonitoredService, job: Job) -> list[int]:
-    """When the runs began whose end is waited for: one that is overdue is, until a success comes."""
+def holding_back(service: MonitoredService, job: Job, to: Status) -> list[int]:
+    """When the runs began whose end is waited for: one that is overdue is, until a success comes. A service
+    that is alive again since does not fall silent for an older one once more, but down it may fall."""
     if is_behind(service):
         return []
-    return [run.started for run in job.open_runs if job.overdue or not run.is_overdue]
+    since = service.since if to is Status.SILENT else 0
+    return [
+        run.started for run in job.open_runs if run.started >= since and (job.overdue or not run.is_overdue)
+    ]
 
 
 def found_overdue(service: MonitoredService) -> Overdue | None:
