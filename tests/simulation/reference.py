@@ -634,7 +634,10 @@ class Reference:
         """From when on the patience for silent, down or dead counts."""
         if life.timetable:
             return self._first_unmet(life)
-        holding = [run.started for run in life.runs if life.hangs or not run.is_overdue]
+        since = life.since if rung == 0 else 0  # silent for a run that hangs: once, not again and again
+        holding = [
+            run.started for run in life.runs if run.started >= since and (life.hangs or not run.is_overdue)
+        ]
         if life.has_job and not life.set.max_run and rung < 2 and holding:
             return min(life.last, *holding)
         return life.last

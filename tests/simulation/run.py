@@ -264,7 +264,13 @@ def _decide(command: Command, newest: Stored | None, event_id: str, now: int) ->
     if command.kind in ("set", "tune"):  # by hand, or all but when it is due
         kept = {} if command.kind == "set" else config.model_dump(include={"every", "schedule", "time_zone"})
         config = ServiceConfig.model_validate({**kept, **command.config, "paused": config.paused})
-        declared_at = None if command.kind == "set" else declared_at
+        if command.kind == "set":
+            is_timed = bool(config.every or config.schedule)
+            was_timed = bool(old.data.config.every or old.data.config.schedule)
+            if is_timed or declared_at is None:
+                declared_at = None
+            elif was_timed:  # what heartbeats have declared until now does not come back
+                declared_at = datetime.fromtimestamp(now / 1e6, UTC)
     elif command.kind == "update":
         config = ServiceConfig.model_validate(
             {**command.config, "paused": config.paused, "every": config.every}
