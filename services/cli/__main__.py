@@ -97,13 +97,19 @@ def services(
 
 @app.command()
 def status(name: Annotated[str, typer.Argument(help="The service's name.")], as_json: AsJson = False) -> None:
-    """Show one service."""
+    """Show one service, with its schedule and when it is expected next."""
     service = _api(f"/service/{quote(name, safe='')}")
     if as_json:
         say(json.dumps(service))
         return
     for key, value in service.items():
-        say(f"{key:18} {value if not isinstance(value, dict | list) else json.dumps(value)}")
+        say(f"{key:18} {_in_a_line(value)}")
+
+
+def _in_a_line(value: Any) -> Any:
+    if value is None:
+        return "-"
+    return json.dumps(value) if isinstance(value, dict | list | bool) else value
 
 
 @app.command()

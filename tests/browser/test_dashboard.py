@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -232,6 +233,49 @@ async def test_search_edit_pause_and_delete(system: System, page: Page) -> None:
 
 
 @pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_a_schedule_shows_its_next_moments_while_it_is_typed(system: System, page: Page) -> None:
+    system.http.post(system.url("api", "/service"), json={"name": "backup"})
+    await page.goto(system.url("api", "/ui/service/backup"))
+    await page.click("#edit summary")
+    moments = page.locator("#moments li")
+    await page.locator("#schedule").press_sequentially("0 3 * *")
+    await expect(page.locator("#moments")).to_contain_text("'0 3 * *' is no schedule")
+    await page.locator("#schedule").press_sequentially(" *")
+    await expect(moments).to_have_count(5)
+    await expect(moments.first).to_contain_text("03:00 UTC")
+    await expect(page.locator("#moments")).to_contain_text("Due at 03:00 every day:")
+    await page.fill("#time_zone", "Mars")
+    await expect(page.locator("#moments")).to_contain_text("time_zone: must be an IANA time zone")
+    await page.fill("#time_zone", "Asia/Kolkata")
+    await expect(moments.first).to_have_text(
+        re.compile(r"^[A-Z][a-z]{2} [0-9]{4}-[0-9]{2}-[0-9]{2} 03:00 .+$")
+    )
+    typed = await moments.all_inner_texts()
+    await page.fill("#schedule", "")
+    await expect(moments).to_have_count(0)
+    await page.fill("#schedule", "0 3 * * *")
+    await expect(moments).to_have_count(5)
+
+    await page.fill("[name=fail_after]", "2")
+    await page.fill("[name=silent_after]", "3h")
+    await page.fill("[name=down_after]", "2h")
+    await page.click("#edit button")
+    await expect(page.locator("#edit [role=alert]")).to_contain_text("silent_after < down_after")
+    await expect(page.locator("#edit [role=alert]")).to_be_in_viewport()
+    assert await page.input_value("#schedule") == "0 3 * * *"
+    assert await page.input_value("[name=fail_after]") == "2"
+    await expect(moments).to_have_count(5)
+    await page.fill("[name=down_after]", "4h")
+    await page.click("#edit button")
+    await expect(page.locator(".good")).to_have_text("Saved.")
+    await expect(page.locator(".good")).to_be_in_viewport()
+    saved = system.api("/service/backup")
+    assert (saved["schedule"], saved["time_zone"], saved["fail_after"]) == ("0 3 * * *", "Asia/Kolkata", 2)
+    shown = await page.locator("#moments li").all_text_contents()
+    assert [each[:20] for each in shown] == [each[:20] for each in typed], "by the same clock"
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
 async def test_keys_alone(system: System, page: Page) -> None:
     for name in ("a", "b", "c"):
         system.beat(name)
@@ -376,6 +420,10 @@ async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
                 "/nowhere",
             ):
                 await page.goto(system.url("api", path))
+                if path == "/ui/service/bad":
+                    await page.click("#edit summary")
+                    await page.fill("#schedule", "0 3 * * *")
+                    await expect(page.locator("#moments li")).to_have_count(5)
                 if (scheme, width) in (("light", 1440), ("dark", 390)):  # a look at each takes a second
                     assert await violations(page) == [], (path, scheme, width)
                 overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

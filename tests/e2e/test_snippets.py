@@ -81,7 +81,8 @@ async def test_every_line_that_can_be_run_here_is_a_heartbeat(system: System, tm
         for name in ("by-systemd", "by-killed", "by-unstarted"):
             await until(lambda name=name: system.api(f"/service/{name}")["status"] == "down")  # type: ignore[misc]
         assert system.api("/service/by-killed")["reason"] == "reported failure (KILL)"
-        for name in ("by-cron", "by-systemd", "by-github"):
+        assert system.api("/service/by-cron")["schedule"] == "0 3 * * *"
+        for name in ("by-systemd", "by-github"):
             assert system.api(f"/service/{name}")["every"] == "1d"
         await by_nats(system, of("nats", "by-nats"))
         await until(lambda: system.api("/service/by-nats")["status"] == "down")

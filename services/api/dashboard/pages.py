@@ -218,10 +218,13 @@ class Snippet(NamedTuple):
     text: str
 
 
-def snippets(ingest_url: str, name: str, token: bool) -> list[Snippet]:
-    """How to send heartbeats of this name. `token`: they need one, of which the reader knows the value."""
+def snippets(ingest_url: str, name: str, token: bool, time_zone: str = "UTC") -> list[Snippet]:
+    """How to send heartbeats of this name. `token`: they need one, of which the reader knows the value;
+    `time_zone`: the registry's."""
     template = templates.get_template("snippets.txt")
-    _, *written = template.render(ingest_url=ingest_url, name=name, token=token).split("=== ")
+    _, *written = template.render(ingest_url=ingest_url, name=name, token=token, time_zone=time_zone).split(
+        "=== "
+    )
     found = []
     for each in written:
         head, _, text = each.partition("\n")
@@ -241,9 +244,12 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
         200 if good else 422,
         name=name,
         refused="" if good else NAME_RULE_IN_WORDS,
-        snippets=snippets(api.settings.ingest_url, name if good else "my-service", token),
+        snippets=snippets(
+            api.settings.ingest_url, name if good else "my-service", token, api.settings.timezone
+        ),
         five_minutes=thresholds.of_interval(timedelta(minutes=5)),
         longest_grace=thresholds.LONGEST_GRACE,
+        of_schedule=thresholds.OF_SCHEDULE,
         token=token,
     )
 
