@@ -1,6 +1,8 @@
 """Who says when a service is expected: what a person sets, what its heartbeats declare, and what wins."""
 
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,3 +185,24 @@ def test_moments_of_several_lines_come_in_order_and_once() -> None:
     schedule = schedules.parse("0 3 * * *\n0 */3 * * *\n2026-11-28 04:30", "UTC")
     found = [f"{at:%d %H:%M}" for at, _ in zip(schedule.upcoming(NOW), range(5), strict=False)]
     assert found == ["28 00:00", "28 03:00", "28 04:30", "28 06:00", "28 09:00"]
+
+
+def test_the_lines_in_the_documents_are_what_they_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text()
+    table = text.split("| line | meaning |", 1)[1].split("\n\n", 1)[0]
+    rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
+    good = [
+        line
+        for lines, meaning in rows
+        for line in re.findall("`(.*?)`", lines)
+        if "refused in" not in meaning
+    ]
+    bad = [
+        line for lines, meaning in rows for line in re.findall("`(.*?)`", lines) if "refused in" in meaning
+    ]
+    for line in good:
+        timing.read(line, "UTC", NOW)
+    for line in bad:
+        with pytest.raises(Problem, match="schedule: "):
+            timing.read(line, "UTC", NOW)
+    assert (len(good), len(bad)) == (13, 3)
