@@ -239,7 +239,7 @@ async def test_a_schedule_shows_its_next_moments_while_it_is_typed(system: Syste
     await page.click("#edit summary")
     moments = page.locator("#moments li")
     await page.locator("#schedule").press_sequentially("0 3 * *")
-    await expect(page.locator("#moments")).to_contain_text("'0 3 * *' is no schedule")
+    await expect(page.locator("#moments")).to_contain_text("'0 3 * *' is not a schedule")
     await page.locator("#schedule").press_sequentially(" *")
     await expect(moments).to_have_count(5)
     await expect(moments.first).to_contain_text("03:00 UTC")
