@@ -1,9 +1,10 @@
 """Which length of a run is unusual, measured by those of the runs before it. Pure; whole microseconds.
 
-The usual range is that of the last KEPT without a tenth of them at each end, so that a few outliers do not
-widen it. A run is unusual where it is beyond this range by half as much again, and, on a scale of ratios,
-by twice as far as the range goes from its median; beyond four times the range it always is. So a steady job
-is held to little, and a noisy one, a growing one or one of two kinds to nothing that it does all the time.
+The usual range is that of the last KEPT without the shortest and the longest (of all KEPT, two of each), so
+that outliers do not widen it. A run is unusual where it is beyond this range by half as much again, and, on a
+scale of ratios, by twice as far as the range goes from its median; beyond four times the range it always is.
+So a steady job is held to little, and a noisy one, a growing one or one of two kinds to nothing that it does
+all the time.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def usual(known: Sequence[int]) -> Usual | None:
     if len(known) < NEEDED:
         return None
     ordered = sorted(known[-KEPT:])
-    left_out = len(ordered) // 10
+    left_out = 1 + (len(ordered) == KEPT)
     low, median, high = ordered[left_out], max(1, ordered[len(ordered) // 2]), ordered[-1 - left_out]
     longest = max(min(max(high * 3 // 2, high**3 // median**2), 4 * high), high + LEAST)
     shortest = min(max(min(low * 2 // 3, low**3 // median**2), low // 4), low - LEAST)
