@@ -107,7 +107,7 @@ def status(name: Annotated[str, typer.Argument(help="The service's name.")], as_
 
 
 def _in_a_line(value: Any) -> Any:
-    if value is None:
+    if value in (None, ""):
         return "-"
     return json.dumps(value) if isinstance(value, dict | list | bool) else value
 

@@ -1,7 +1,11 @@
 """Schedules from outside: set over the API and the form, declared by heartbeats, previewed, and shown."""
 
 import html
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -26,7 +30,7 @@ from tests.integration.test_api import (
     register,
     shows,
 )
-from tests.servers import mongo_server, nats_server, service
+from tests.servers import Process, mongo_server, nats_server, service
 
 Client = httpx.AsyncClient
 NIGHTLY, BERLIN = "0 3 * * *", "Europe/Berlin"
@@ -333,6 +337,8 @@ async def test_heartbeats_declare_until_a_person_decides(
         zoned = {"schedule": NIGHTLY, "time_zone": BERLIN}
         assert await beat(ingest, "backup/start", params={**zoned, "run": "7"}) == []
         declared = await shows(client, "backup", **zoned, every=None)
+        (item,) = (await client.get("/service/backup/heartbeats")).json()["items"]
+        assert {key: item[key] for key in (*zoned, "every", "run")} == zoned | {"every": None, "run": "7"}
         assert declared["threshold_sources"] == OF_SCHEDULE
         assert expected_is_next(declared)
         assert (
@@ -395,6 +401,48 @@ async def test_what_of_a_declaration_cannot_be_used_is_said(
         assert (quiet["every"], quiet["schedule"]) == (None, None)
         (item,) = (await client.get("/service/quiet/heartbeats")).json()["items"]
         assert item["warnings"] == found
+
+
+def output(command: list[str], **more: Any) -> str:
+    return str(subprocess.run(command, capture_output=True, text=True, check=True, **more).stdout)
+
+
+async def test_the_lines_of_the_readme_do_as_they_say(
+    api: Process, client: Client, tmp_path: Path, nats_url: str
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    lines = re.findall(
+        r"^curl .*", readme.split("## Jobs with a schedule", 1)[1].split("```")[1], re.MULTILINE
+    )
+    (declaring,) = re.findall(
+        r"^curl .*schedule=.*", readme.split("## Send a heartbeat", 1)[1].split("```")[1], re.M
+    )
+    async with heard(tmp_path, nats_url) as ingest:
+
+        def said(line: str) -> dict[str, Any]:
+            line = line.replace("127.0.0.1:8002", f"127.0.0.1:{api.port}")
+            line = line.replace("http://127.0.0.1:8001", str(ingest.base_url).rstrip("/"))
+            answer: dict[str, Any] = json.loads(output(["sh", "-c", line]))
+            return answer
+
+        created, expected, previewed = map(said, lines)
+        assert (created["schedule"], created["time_zone"], created["max_run"]) == (NIGHTLY, BERLIN, "2h")
+        assert expected["says"] == "at 03:00 every day"
+        assert len(expected["items"]) == len(previewed["items"]) == 5
+        assert said(declaring.replace("/backup?", "/other?")) == {"status": "ok"}
+        await shows(client, "other", schedule=NIGHTLY, time_zone=BERLIN)
+
+
+async def test_the_command_line_shows_the_schedule_and_the_next_moment(
+    api: Process, client: Client, tmp_path: Path
+) -> None:
+    await client.put("/service/backup", json={"schedule": f"{NIGHTLY}\n0 15 * * sat", "time_zone": BERLIN})
+    expected = (await client.get("/service/backup")).json()["expected"]
+    env = {"PATH": os.environ["PATH"], "REGISTRY_API_PORT": str(api.port), "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-m", "services.cli", "status", "backup"]
+    lines = dict(line.split(None, 1) for line in output(command, env=env, cwd=tmp_path).splitlines())
+    assert (lines["schedule"], lines["time_zone"]) == (r"0 3 * * *\n0 15 * * sat", BERLIN)
+    assert (lines["expected"], lines["every"], lines["max_run"]) == (expected, "-", "-")
 
 
 # --- the form

@@ -276,6 +276,8 @@ class HeardItem(BaseModel):
     duration: float | None = Field(description="Seconds of the run that ended with it.")
     run: str | None = Field(description="The sender's id of the run that began or ended with it.")
     every: str | None = Field(description="The interval it declares.")
+    schedule: str | None = Field(description="The schedule it declares.")
+    time_zone: str | None = Field(description="Of that schedule; null: the registry's.")
     metadata: dict[str, Any] | None
     source: str = Field(description="How it came: http, nats or mqtt.")
     warnings: list[str] = Field(description="What of it could not be used as it was meant.")

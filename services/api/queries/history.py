@@ -49,6 +49,8 @@ async def heartbeats(link: BrokerConnection, name: str, since: int, limit: int) 
                 duration=(at - started).total_seconds() if started else None,
                 run=run,
                 every=durations.write(body.every) if body and body.every else None,
+                schedule=body.schedule if body else None,
+                time_zone=body.time_zone if body else None,
                 metadata=body.metadata if body else None,
                 source=_source(stored),
                 warnings=list(beat.warnings),
