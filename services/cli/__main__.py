@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
 from services.cli import backup as copies
-from services.cli.client import RequestFailed, ask, connect_once, run_reported, say
+from services.cli.client import RequestFailed, ask, connect_once, run_line, run_reported, say
 from services.cli.doctor import Finding, examine, report
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.cli.supervisor import broker
@@ -110,6 +110,23 @@ def _in_a_line(value: Any) -> Any:
     if value in (None, ""):
         return "-"
     return json.dumps(value) if isinstance(value, dict | list | bool) else value
+
+
+@app.command()
+def runs(
+    name: Annotated[str, typer.Argument(help="The service's name.")],
+    outcome: Annotated[str | None, typer.Option(help="Only these, such as failure,missed.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs of a service, the newest first."""
+    query = {"limit": limit} | ({} if outcome is None else {"outcome": outcome})
+    items = _api(f"/service/{quote(name, safe='')}/runs", query)["items"]
+    if as_json:
+        say(json.dumps(items))
+        return
+    for item in items:
+        say(run_line(item))
 
 
 @app.command()

@@ -31,14 +31,16 @@ NEEDED = (streams.HEARTBEATS, streams.SERVICES)
 ORDER = (
     f"KV_{streams.MONITOR_BUCKET}",
     *NEEDED,
+    streams.RUNS,
     f"KV_{streams.NOTIFIER_BUCKET}",
     f"KV_{streams.MAINTENANCE_BUCKET}",
     f"KV_{streams.API_BUCKET}",
     streams.ASIDE,
 )
 """The order in which they are copied, while all goes on. The monitor's snapshot must not be ahead of the
-streams. An event may be ahead of heartbeats: it says which it knows. Cursors come after the events, or what
-was sent in between would be sent again; if they are ahead, the notifier sets them back to the end."""
+streams. An event may be ahead of heartbeats: it says which it knows. So may a fact about a run: it is not
+recorded again. Cursors come after both, or what was sent in between would be sent again; if they are ahead,
+the notifier sets them back to the end."""
 CHUNK = 256 * 1024
 PUT_CHUNK = 16 * 1024
 """Bytes sent at once to a broker that restores: it gives up if they keep it busy for 5 s."""
@@ -255,7 +257,7 @@ async def _put(client: Client, archive: zipfile.ZipFile, copy: StreamCopy, repli
 async def _adopt(client: Client, before: dict[str, str], now: dict[str, str]) -> None:
     """The monitor's snapshot and the notifier's cursors name their streams by the time of their creation,
     which is another one now. Up to their sequences these streams are the same, so the times are replaced."""
-    renamed = {before[name]: now[name] for name in NEEDED}
+    renamed = {before[name]: now[name] for name in (*NEEDED, streams.RUNS) if name in now}
     js = client.jetstream(timeout=5)
     for bucket, key in ((streams.MONITOR_BUCKET, "position"), (streams.NOTIFIER_BUCKET, "record")):
         if f"KV_{bucket}" not in now:

@@ -13,6 +13,7 @@ import typer
 from nats.aio.client import Client
 from pydantic import SecretStr
 
+from shared.contracts import durations
 from shared.messaging.connection import access
 from shared.settings import Settings
 from shared.telemetry.visible import visible
@@ -34,6 +35,27 @@ async def connect_once(settings: Settings) -> Client:
 
     options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": ignore}
     return await asyncio.wait_for(nats.connect(**options), 5)
+
+
+SHOWN = 200
+"""Characters of a message that a line shows."""
+
+
+def run_line(run: dict[str, Any]) -> str:
+    """One run, as the API tells of it, in one line."""
+    at = run["started_at"] or (run["expected_at"] if run["outcome"] == "missed" else run["ended_at"])
+    said = [f"{run['outcome']:8} {at}"]
+    if run["duration"] is not None:
+        said.append(f"took {durations.spoken_seconds(run['duration'])}")
+    if run["late_by"]:
+        said.append(f"{durations.spoken_seconds(run['late_by'])} late")
+    if run["exit_code"] is not None:
+        said.append(f"exit code {run['exit_code']}")
+    if run["run"]:
+        said.append(f"run {run['run']}")
+    message = run["message"] or ""
+    shown = message if len(message) <= SHOWN else f"{message[:SHOWN]}…"
+    return "  ".join([*said, *filter(None, (run["unusual"], shown))])
 
 
 class RequestFailed(Exception):

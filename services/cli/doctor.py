@@ -81,7 +81,7 @@ async def _broker(settings: DoctorSettings) -> Finding:
             return Finding("broker", f"{url} lets nobody in with these credentials", mend)
         return Finding("broker", f"{url} cannot be reached ({error!r})", f"{START} Or set REGISTRY_NATS_URL.")
     try:
-        for stream in (streams.HEARTBEATS, streams.SERVICES):
+        for stream in (streams.HEARTBEATS, streams.SERVICES, streams.RUNS):
             await client.jetstream(timeout=3).stream_info(stream)
     except NotFoundError:
         return Finding("broker", f"{url} has no stream {stream} yet", f"The services make it. {START}")

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.api.projections.documents import project
+from services.api.projections.runs import run_document
 from services.monitor.store import mapping
 from services.notifier.alerting.policy import next_reminder
 from services.notifier.states import ServiceStates
@@ -72,6 +73,18 @@ def test_every_reader_takes_what_older_versions_wrote(file: Path) -> None:
         )
     else:
         assert mapping.config_change(event, 7, 8).seq == 7
+
+
+def test_golden_run() -> None:
+    written = (GOLDEN / "run-recorded.json").read_bytes()
+    event = streams.read_run("run.my-service", written)
+    assert json.loads(event.to_bytes()) == json.loads(written)
+    assert events.run_recorded(event.name, event.data, event.time) == event, "the id follows from the content"
+    found = run_document(Stored("run.my-service", written, None, 7, 8, 0))
+    assert (found["_id"], found["seq"], found["is_first"]) == ("my-service 1793498400000000", 7, True)
+    for subject in ("run.other", "run.my-service.", "service.status.my-service", ""):
+        with pytest.raises(ValueError, match="has no place"):
+            streams.read_run(subject, written)
 
 
 def test_a_change_without_a_trace_says_nothing_of_traces() -> None:

@@ -130,6 +130,9 @@ def _commands(run: Run) -> None:
     assert run.command("beat", "bad name").returncode == 1
     assert run.command("beat").returncode == 2
     assert json.loads(run.command("rebuild", "--json").stdout)["services"] == 1
+    assert run.command("runs", "my-service", "--json").stdout == "[]\n"
+    assert run.command("runs", "my-service", "--outcome", "late").returncode == 1
+    assert run.command("runs", "my-service", "--limit", "501").returncode == 2
     assert run.program("services", "--help").returncode == 0
 
 
@@ -229,6 +232,11 @@ def _exec_reports_a_command_and_ends_as_it_did(run: Run) -> None:
     assert 0.3 <= float(str(end["duration"])) < 5
     assert run.command("exec", "bad", "--", "sh", "-c", "exit 7").returncode == 7
     assert heard("bad")[0]["exit_code"] == 7
+    deadline = time.monotonic() + 20
+    while not (ended := json.loads(run.program("runs", "bad", "--outcome", "failure", "--json").stdout)):
+        assert time.monotonic() < deadline, "the monitor has recorded no run"
+    assert (ended[0]["exit_code"], ended[0]["duration"] > 0) == (7, True)
+    assert run.program("runs", "bad").stdout.startswith("failure  20")
     killed = run.command("exec", "killed", "--", "sh", "-c", "kill -9 $$")
     assert killed.returncode == 137
     assert heard("killed")[0]["message"] == "ended by signal 9"

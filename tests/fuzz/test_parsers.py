@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -20,9 +21,10 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from services.api.http import auth, events
-from services.api.http.models import NewService, Wanted
+from services.api.http.models import NewService, RunItem, Wanted
 from services.api.http.requests import check_version, read_cursor, write_cursor
 from services.api.projections.documents import add_heartbeat, project
+from services.api.projections.runs import place, run_document
 from services.api.queries.event_hub import EventHub
 from services.api.settings import ApiSettings
 from services.cli.settings import RunSettings
@@ -90,7 +92,8 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-GOLDEN = [path.read_bytes() for path in sorted(Path(__file__).parents[1].glob("contract/golden/**/*.json"))]
+GOLDEN_FOLDER = Path(__file__).parents[1] / "contract" / "golden"
+GOLDEN = [path.read_bytes() for path in sorted(GOLDEN_FOLDER.glob("**/*.json"))]
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,20}(\.[A-Za-z0-9_-]{1,20}){0,3}", fullmatch=True)
 DURATIONS = st.integers(1, 3650 * 86400 * 1000).map(lambda n: timedelta(milliseconds=n))
 TIMES = st.integers(0, 7_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
@@ -365,6 +368,22 @@ def test_events(payload: bytes, prefix: str, name: str) -> None:
         change = project(Stored(prefix + name, payload, None, 7, 1_700_000_000_000_000, 0))
         assert change.seq == 7
         json.dumps(change.row)
+
+
+@fuzzed
+@given(
+    changed([(GOLDEN_FOLDER / "run-recorded.json").read_bytes()])
+    | JSON.map(dumped)
+    | st.binary(max_size=200),
+    st.just("my-service") | st.text(max_size=20),
+)
+def test_facts_about_runs(payload: bytes, name: str) -> None:
+    with suppress(ValueError):
+        found = run_document(Stored(f"run.{name}", payload, None, 7, 1_700_000_000_000_000, 0))
+        assert found["seq"] == 7
+        bson.encode(found)
+        RunItem.model_validate(found)
+        assert place(0) < found["place"] < place(2**63)
 
 
 CONFIGS = st.builds(

@@ -204,7 +204,7 @@ async def test_the_whole_system_works_with_a_user_each_and_nothing_is_refused(tm
 
 
 async def _ways_in(system: Guarded, mqtt: int) -> None:
-    assert system.beat("over-http") == 200
+    assert system.beat("over-http", "/start") == system.beat("over-http") == 200
     batch = system.http.post(system.url("ingest", "/heartbeats"), json={"services": ["b-1", "b-2"]})
     assert batch.json()["accepted"] == 2
     async with connected("sender", system.port) as (sender, refused):
@@ -216,6 +216,7 @@ async def _ways_in(system: Guarded, mqtt: int) -> None:
     warm = b'{"message": "21 C"}'
     assert mqtt_publish(mqtt, "heartbeat/over/mqtt", warm, "sender", password("sender"))
     await until(lambda: system.api("/services?limit=1")["total"] == 6)
+    await until(lambda: _outcomes(system) == ["success"])
     assert system.api("/service/over.mqtt/heartbeats")["items"][0]["message"] == "21 C"
 
 
@@ -230,7 +231,7 @@ def _api(system: Guarded) -> None:
     assert window.status_code == 201
     assert http.delete(f"{url}/maintenance/{window.json()['id']}").status_code == 204
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    for path in ("", "/events", "/heartbeats", "/uptime?window=24h", f"?at={now}"):
+    for path in ("", "/events", "/heartbeats", "/runs", "/uptime?window=24h", f"?at={now}"):
         assert http.get(f"{url}/service/over-http{path}").status_code == 200, path
     assert http.get(f"{url}/summary").status_code == 200
     with http.stream("GET", f"{url}/events?after=0") as events:
@@ -243,6 +244,7 @@ async def _command_line(system: Guarded) -> None:
         rebuilt = system.cli(user, "rebuild", "--json")
         assert rebuilt.returncode == 0, rebuilt.stderr
         assert json.loads(rebuilt.stdout)["services"] == 6
+        assert json.loads(rebuilt.stdout)["runs"] == 1
     copied = system.cli("operator", "backup", "copy")
     assert copied.returncode == 0, copied.stderr
     said = system.cli("operator", "doctor")
@@ -280,6 +282,11 @@ def _restored(system: Guarded) -> None:
     assert "read everything again" not in restored.stderr  # the monitor's snapshot was told
     system.start(*SERVICES)
     assert system.api("/services?limit=1")["total"] == 6
+    assert _outcomes(system) == ["success"]
+
+
+def _outcomes(system: Guarded) -> list[str]:
+    return [run["outcome"] for run in system.api("/service/over-http/runs")["items"]]
 
 
 REQUEST = "$JS.API."
@@ -289,6 +296,7 @@ MAY_PUBLISH = {
     "service.config.x": "monitor api",
     "service.status.x": "monitor",
     "service.x": "",
+    "run.x": "monitor",
     "aside": "monitor",
     "other": "",
     "$KV.registry_monitor.position": "monitor operator",
@@ -315,7 +323,10 @@ MAY_PUBLISH = {
     f"{REQUEST}CONSUMER.NAMES.HEARTBEATS": "operator",
     f"{REQUEST}STREAM.INFO.HEARTBEATS": "ingest monitor notifier api operator",
     f"{REQUEST}STREAM.CREATE.SERVICES": "ingest monitor notifier api operator",
-    **{f"{REQUEST}STREAM.UPDATE.{it}": "monitor operator" for it in ("HEARTBEATS", "SERVICES", "ASIDE")},
+    **{
+        f"{REQUEST}STREAM.UPDATE.{it}": "monitor operator"
+        for it in ("HEARTBEATS", "SERVICES", "RUNS", "ASIDE")
+    },
     **{
         f"{REQUEST}STREAM.{what}.{it}": "operator"
         for what in (
@@ -326,9 +337,17 @@ MAY_PUBLISH = {
             "PEER.REMOVE",
             "LEADER.STEPDOWN",
         )
-        for it in ("HEARTBEATS", "SERVICES")
+        for it in ("HEARTBEATS", "SERVICES", "RUNS")
     },
     f"{REQUEST}STREAM.DELETE.HEARTBEATS": "operator",
+    f"{REQUEST}STREAM.INFO.RUNS": "ingest monitor notifier api operator",
+    f"{REQUEST}STREAM.CREATE.RUNS": "ingest monitor notifier api operator",
+    f"{REQUEST}DIRECT.GET.RUNS": "monitor notifier api operator",
+    f"{REQUEST}STREAM.MSG.GET.RUNS": "monitor notifier api operator",
+    f"{REQUEST}CONSUMER.CREATE.RUNS": "notifier api operator",
+    f"{REQUEST}CONSUMER.MSG.NEXT.RUNS.x": "notifier api operator",
+    f"{REQUEST}CONSUMER.DELETE.RUNS.x": "notifier api operator",
+    f"{REQUEST}CONSUMER.DURABLE.CREATE.RUNS.x": "operator",
     **{
         f"{REQUEST}{what}.{it}": "ingest monitor notifier api operator"
         for what in ("DIRECT.GET", "STREAM.MSG.GET")
@@ -362,6 +381,7 @@ MAY_SUBSCRIBE = {
     "heartbeat.>": "operator",
     "tick.>": "operator",
     "service.>": "operator",
+    "run.>": "operator",
     "$KV.>": "operator",
     "$KV.registry_notifier.>": "operator",
     "$JS.API.>": "operator",

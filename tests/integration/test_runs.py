@@ -169,7 +169,7 @@ async def test_only_the_runs_of_this_life_are_shown(client: httpx.AsyncClient, p
     refused(await client.get("/service/job/runs"), 404)
     again = await created(client, "job")
     assert await listed(client, "job") == []
-    await record(publisher, "job", ended(again + MINUTE, MINUTE, FAILURE))
+    await record(publisher, "job", ended(again - MINUTE / 6e7, MINUTE), ended(again, MINUTE, FAILURE))
     await shown(client, "job", "failure")
 
 
@@ -269,6 +269,21 @@ async def test_facts_twice_and_in_any_order_give_the_same_runs(mongo_url: str) -
     left = [run for run in wanted if run["seq"] >= max(first, oldest.get(run["name"], 0))]
     assert await contents(view) == left
     assert 10 < len(left) < len(wanted) - 10
+    store.close()
+
+
+async def test_runs_of_one_moment_are_told_apart_by_their_keys(mongo_url: str) -> None:
+    store, at = Store(mongo_url, "registry"), datetime(2026, 11, 1, 2, tzinfo=UTC)
+    view = await store.open()
+    keys = ["1", "1-a", "1-a-b", "1-é", "2", "$a"]
+    facts = [ended(at, MINUTE, key=key) for key in keys] + [ended(at - MINUTE, MINUTE)]
+    await view.apply_runs([run_document(stored("job", data, n + 1)) for n, data in enumerate(facts)])
+    wanted = [f"job {key}" for key in sorted(keys, reverse=True)]
+    found, before = list[str](), None
+    while page := await view.runs("job", before, 1, since=micros(at)):
+        found.append(page[0]["_id"])
+        before = page[0]["place"]
+    assert found == wanted
     store.close()
 
 

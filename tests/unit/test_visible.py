@@ -27,7 +27,7 @@ def test_what_it_looks_like() -> None:
     assert visible_lines("one\n\x1btwo", "    ") == "one\n    \\x1btwo"
 
 
-@pytest.mark.parametrize("line", [["status", "web"], ["services"], ["rebuild"]])
+@pytest.mark.parametrize("line", [["status", "web"], ["services"], ["runs", "web"], ["rebuild"]])
 def test_the_command_line_prints_nothing_that_acts(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "\x1b[2J\x1b]0;owned\x07\n\x9b31m"
     item = {
@@ -36,6 +36,8 @@ def test_the_command_line_prints_nothing_that_acts(line: list[str], monkeypatch:
         "last_heartbeat": evil,
         "paused": False,
         "description": evil,
+        **dict.fromkeys(("started_at", "outcome", "exit_code", "run", "unusual", "message"), evil),
+        **dict.fromkeys(("duration", "late_by")),
         evil: [evil],
     }
 

@@ -172,7 +172,8 @@ class View:
     async def prepare(self) -> None:
         """The indexes for a service's history and runs; services are found by their names."""
         await self._events.create_index([("name", 1), ("_id", -1)])
-        await self._runs.create_index([("name", 1), ("place", -1)])
+        # Downwards the embedded server leaves out what begins with the bound that it looks from.
+        await self._runs.create_index([("name", 1), ("place", 1)])
         await self._runs.create_index([("seq", 1)])
 
     async def drop(self) -> None:
@@ -258,7 +259,7 @@ class View:
         await self._checkpoints.update_one({"_id": streams.RUNS}, new, upsert=True)
 
     async def apply_runs(self, runs: Sequence[Document]) -> None:
-        """Take in runs as facts tell of them, in any order and any number of times; the newest counts.
+        """Take in runs as facts tell of them, in any order and any number of times: the newest counts.
         One that is new costs a tenth of one that is not."""
         newest: dict[str, Document] = {}
         for run in runs:

@@ -1,0 +1,110 @@
+"""Runs as the read models hold them: facts as documents, and what heartbeats tell of runs by their ids."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api.http.models import RunItem
+from services.api.projections.documents import Heard, add_heartbeat, dump, load
+from services.api.projections.runs import open_run, place
+from services.cli.client import run_line
+from shared.contracts.events import Signal
+from shared.domain.service_state import ServiceState
+from shared.messaging.reader import OVER_HTTP, Stored
+
+SECOND = 1_000_000
+START, SUCCESS, FAIL = Signal.START, Signal.SUCCESS, Signal.FAIL
+
+
+def beat(at: int, signal: Signal = SUCCESS, run: str = "") -> Stored:
+    body = json.dumps({"run": run}).encode() if run else b""
+    headers = {"Registry-Signal": signal.value} if signal is not SUCCESS else OVER_HTTP
+    return Stored("heartbeat.a", body, headers, at, at * SECOND, 0)
+
+
+def heard(*beats: Stored) -> ServiceState:
+    found: Heard | None = None
+    for each in beats:
+        found = add_heartbeat(found, each)
+    assert found
+    return found.applied_to(ServiceState("a", 1, True, registered_at=1))
+
+
+def test_a_run_ends_with_what_has_its_id() -> None:
+    begun = [beat(1, START, "a"), beat(2, START, "b"), beat(3, START)]
+    state = heard(*begun)
+    assert state.open_runs == (("a", SECOND), ("b", 2 * SECOND), ("", 3 * SECOND))
+    assert (state.running_since(10 * SECOND), state.last_duration) == (3 * SECOND, None)
+    state = heard(*begun, beat(7, FAIL, "a"))
+    assert (state.open_runs, state.last_duration) == ((("b", 2 * SECOND), ("", 3 * SECOND)), 6 * SECOND)
+    state = heard(*begun, beat(7, FAIL, "a"), beat(8), beat(9, SUCCESS, "c"))
+    assert (state.open_runs, state.last_duration) == ((("b", 2 * SECOND),), 5 * SECOND)
+    again = heard(*begun, beat(6, START, "b"))
+    assert again.open_runs[-1] == ("b", 6 * SECOND), "it began again"
+
+
+def test_what_has_taken_too_long_when_others_were_heard_will_never_end() -> None:
+    state = heard(beat(1, START, "a"))
+    assert state.running_since(limit=1) == SECOND, "nothing else was heard since"
+    state = heard(beat(1, START, "a"), beat(9))
+    assert state.running_since(limit=9 * SECOND) == SECOND
+    assert state.running_since(limit=8 * SECOND) is None
+    assert state.open_runs == (("a", SECOND),)
+    young = ServiceState("a", 1, True, registered_at=2 * SECOND)
+    found = add_heartbeat(add_heartbeat(None, beat(1, START)), beat(3, START, "b"))
+    assert found
+    assert found.applied_to(young).open_runs == (("b", 3 * SECOND),), "the other is of an earlier life"
+
+
+def test_only_so_many_runs_are_open() -> None:
+    state = heard(*(beat(n, START, f"run-{n}") for n in range(1, 151)))
+    assert state.open_runs[0] == ("run-51", 51 * SECOND)
+    assert len(state.open_runs) == 100
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([START, SUCCESS, FAIL]), st.sampled_from(["", "a", "b"])), min_size=1)
+)
+def test_a_state_is_the_same_after_its_document(beats: list[tuple[Signal, str]]) -> None:
+    state = heard(*(beat(n + 1, *each) for n, each in enumerate(beats)))
+    assert load(dump(state)) == state
+
+
+def test_a_document_of_an_older_version_knows_of_one_run() -> None:
+    document = dump(heard(beat(1, START)))
+    del document["heartbeat"]["open"]
+    assert load(document).open_runs == (("", SECOND),)
+    document["heartbeat"]["signal"] = "success"
+    assert load(document).open_runs == ()
+
+
+def test_places_are_in_the_order_of_time() -> None:
+    moments = [0, 1, 9, 10, 2**40, 250_000_000_000_000_000]
+    assert sorted(place(at, "9") for at in reversed(moments)) == [place(at, "9") for at in moments]
+    assert place(10) < place(10, "") + "a" < place(11)
+    run = open_run("a", "7", 10)
+    assert (run["place"], run["outcome"], run["run"]) == (place(10, "10-7"), "running", "7")
+    assert open_run("a", "", 10)["run"] is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"outcome": "missed", "expected_at": "T1"}, "missed   T1"),
+        ({"outcome": "running", "started_at": "T1", "expected_at": "T0", "run": "7"}, "running  T1  run 7"),
+        (
+            {"ended_at": "T2", "expected_at": "T1", "late_by": 90.0, "message": "x" * 300},
+            f"success  T2  1 min 30 s late  {'x' * 200}…",
+        ),
+        (
+            {"outcome": "failure", "started_at": "T1", "ended_at": "T2", "duration": 0.25, "exit_code": 3}
+            | {"late_by": 0.0, "unusual": "took 0.25 s, usually 3 s"},
+            "failure  T1  took 0.25 s  exit code 3  took 0.25 s, usually 3 s",
+        ),
+    ],
+)
+def test_a_line_of_the_command_line(fields: dict[str, Any], line: str) -> None:
+    assert run_line(dict.fromkeys(RunItem.model_fields) | {"outcome": "success"} | fields) == line
