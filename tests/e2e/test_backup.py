@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.js.errors import NotFoundError
 
 from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
 from tests import servers
 from tests.broker import changes, connect, events, eventually, provisioned
 from tests.e2e.system import System, beats_by_http, until
@@ -177,6 +179,35 @@ async def test_what_is_in_the_file_must_be_what_the_manifest_says(
     assert (done.returncode, "checksum of SERVICES" in done.stderr) == (1, True), done.stderr
     assert (await link.js.stream_info(streams.SERVICES)).state.messages == 0
     await link.close()
+
+
+async def test_runs_are_in_the_copy_and_a_copy_without_them_is_as_good(
+    tmp_path: Path, nats: Process, nats_url: str
+) -> None:
+    """The latter is that of a version which recorded no runs."""
+    link = await provisioned(nats_url)
+    for n in range(3):
+        await link.js.publish(streams.run("job"), str(n).encode())
+    with_runs, without = tmp_path / "with", tmp_path / "without"
+    done = registry(tmp_path, nats_url, "backup", str(with_runs), "--json")
+    copied = [it["stream"] for it in json.loads(done.stdout)]
+    assert copied.index(streams.SERVICES) < copied.index(streams.RUNS)
+    await link.js.delete_stream(streams.RUNS)
+    assert registry(tmp_path, nats_url, "backup", str(without)).returncode == 0
+    for file, wanted in ((with_runs, [b"0", b"1", b"2"]), (without, None), (with_runs, [b"0", b"1", b"2"])):
+        done = registry(tmp_path, nats_url, "restore", str(file), "--replace")
+        assert done.returncode == 0, done.stderr
+        assert await _facts(link) == wanted
+    await link.close()
+
+
+async def _facts(link: BrokerConnection) -> list[bytes | None] | None:
+    """What stands in RUNS; None: there is no such stream."""
+    try:
+        last = (await link.js.stream_info(streams.RUNS)).state.last_seq
+    except NotFoundError:
+        return None
+    return [(await link.js.get_msg(streams.RUNS, seq)).data for seq in range(1, last + 1)]
 
 
 async def test_what_is_wrong_is_said(tmp_path: Path, nats: Process, nats_url: str) -> None:

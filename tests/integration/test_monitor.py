@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from nats.js import JetStreamContext
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
 
 from services.monitor.domain import buckets
 from services.monitor.domain.epochs import Epoch
@@ -619,6 +620,39 @@ async def test_a_run_is_overdue_and_its_end_says_how_long_it_took(nats_url: str,
 
 
 # --- doubt
+
+
+async def test_a_stream_of_runs_that_is_removed_is_made_again_and_nothing_begins_anew(
+    nats_url: str, start: Start
+) -> None:
+    nc, js = await connect(nats_url)
+    monitor = start(silent_after="1m", down_after="2m", dead_after="4m")
+    await provisioned(nats_url)
+    async with Ticks(js):
+
+        async def runs(n: int) -> bool:
+            with suppress(NotFoundError):
+                return (await js.stream_info(streams.RUNS)).state.messages == n
+            return False
+
+        async def run() -> None:
+            await js.publish("heartbeat.job", b"", headers={"Registry-Signal": "start"})
+            await js.publish("heartbeat.job", b"")
+
+        await run()
+        await eventually(lambda: runs(1))
+        await run()
+        await eventually(lambda: runs(2))
+        await js.delete_stream(streams.RUNS)
+        await run()
+        await eventually(lambda: runs(1))
+        await js.purge_stream(streams.RUNS)
+        await run()
+        await eventually(lambda: runs(1))
+        await js.publish("heartbeat.job", b"", headers={"Registry-Signal": "fail"})
+        await eventually(lambda: has(js, "job", "alive", "down"))
+    assert "the record is another one" not in monitor.log.read_text()
+    await nc.close()
 
 
 async def test_when_most_stop_at_once_their_falls_say_that_the_registry_may_be_cut_off(
