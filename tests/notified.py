@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from services.notifier.alerting.changes import Deafness, StatusChange
+from services.notifier.alerting.changes import Deafness, StatusChange, UnusualRun
 from services.notifier.alerting.policy import Reminders
 from services.notifier.channels.channel import Outcome, Refused, Sent
 from services.notifier.dispatch.dependencies import ReceiverDependencies
@@ -20,6 +20,7 @@ from services.notifier.dispatch.opening import open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext, OutgoingMessage
+from shared.contracts import events
 from shared.contracts.events import (
     ConfigData,
     ServiceConfig,
@@ -34,6 +35,7 @@ from shared.contracts.maintenance import Window, maintenance_until
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=n) for n in (1, 60, 3600, 86400))
+SHORT = "took 3 s, usually 12 to 15 min"
 REMINDERS = (HOUR, 6 * HOUR, DAY)
 
 
@@ -106,6 +108,7 @@ class World:
         self.windows: dict[str, Window] = {}
         self._remind_after = reminders
         self.events: list[tuple[Any, datetime]] = []
+        self.runs: list[UnusualRun] = []
         self.status: dict[str, Status] = {}
         self.deaf: list[Deafness] | None = []
         self.chats: list[ReceiverWorker] = []
@@ -126,6 +129,8 @@ class World:
             maintenance_until=self.maintenance_until,
             reminders=self.reminders,
             deafness=self._deafness,
+            run_page=self._run_page,
+            newest_run=self._newest_run,
         )
         end = len(self.events)
         self.chats = [
@@ -140,6 +145,8 @@ class World:
         self.is_on = True
         for seq, (event, at) in enumerate(self.events[after:], after + 1):
             self._deliver(seq, event, at)
+        for run in self.runs:
+            self._deliver_run(run)
 
     def _configuration_changed(self, name: str) -> None:
         for chat in self.chats:
@@ -184,9 +191,9 @@ class World:
 
     # --- events
 
-    def register(self, name: str = "web", **config: Any) -> None:
+    def register(self, name: str = "web", registered_at: datetime = NOW - DAY, **config: Any) -> None:
         """Or set anew."""
-        data = ConfigData(config=ServiceConfig(**config), registered_at=NOW - DAY)
+        data = ConfigData(config=ServiceConfig(**config), registered_at=registered_at)
         self._append(ServiceRegistered(id="r", source="/test", subject=name, time=self.now, data=data))
 
     def delete(self, name: str = "web") -> None:
@@ -201,6 +208,28 @@ class World:
             from_=from_, to=to, since=since or self.now, last_heartbeat=None, reason="test", message=message
         )
         self._append(status_changed(name, data))
+
+    def run(self, name: str = "web", says: str = SHORT, ago: timedelta = timedelta(), **more: Any) -> None:
+        """One of an unusual length, that ended or was noticed so long ago, is recorded now."""
+        since = self.now - ago
+        given = {"outcome": events.Outcome.SUCCESS, "started_at": since - MINUTE, "duration": 60.0, **more}
+        quiet = self.is_on and self.states.is_silenced(name)
+        self.runs.append(
+            UnusualRun(len(self.runs) + 1, self.now, name, since, says=says, silenced=quiet, **given)
+        )
+        if self.is_on:
+            self._deliver_run(self.runs[-1])
+
+    def _deliver_run(self, run: UnusualRun) -> None:
+        for chat in self.chats:
+            chat.enqueue_run(run.seq, run)
+
+    async def _newest_run(self) -> int:
+        return len(self.runs)
+
+    async def _run_page(self, after: int, most: int) -> tuple[list[UnusualRun], int, bool]:
+        found = self.runs[after : after + most]
+        return found, found[-1].seq if found else len(self.runs), after + most >= len(self.runs)
 
     async def then(self, to: Status, after: timedelta = MINUTE, name: str = "web") -> None:
         """Some time passes, and then it changes."""
@@ -260,6 +289,7 @@ class World:
                 if it.name == name
             ]
             found += [f"{it.kind}: {it.status}" for it in message.notices if it.name == name]
+            found += [it.says for it in message.runs if it.name == name]
         return found
 
     @property

@@ -20,6 +20,7 @@ from services.notifier.dispatch.opening import Handover, RecordNotes, SeenRecord
 from services.notifier.dispatch.receivers import Receivers
 from services.notifier.lease import Lease
 from services.notifier.readiness import DeadmanSwitch, Readiness
+from services.notifier.runs import RunConsumer
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
@@ -62,6 +63,7 @@ class Notifier:
         self._watch.on_another = lambda why: self.health.bad("delivery", why)
         self._states = ServiceStates()
         self._event_log = EventLog(self._link, self._states)
+        self._runs = RunConsumer(self._link, self._states)
         self._reminders = Reminders(self._states, settings.remind_after)
         self._ticks = DeafnessWatch(self._link)
         self._deps = ReceiverDependencies(
@@ -76,6 +78,8 @@ class Notifier:
             maintenance_until=self._maintenance_until,
             reminders=self._reminders,
             deafness=lambda after: self._ticks.deafness(after, now()),
+            run_page=self._runs.page,
+            newest_run=self._runs.newest_sequence,
             on_token=self._readiness.token_used,
             on_record=self._readiness.record_written,
         )
@@ -107,6 +111,7 @@ class Notifier:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lease.watch())
             group.create_task(self.consumer.watch())
+            group.create_task(self._runs.watch())
             group.create_task(self._receivers.keep_ticking())
             group.create_task(self._windows.follow())
             group.create_task(self._ticks.follow(now))
@@ -138,6 +143,8 @@ class Notifier:
         self._receivers.tick()
         self.consumer.subscribers.append(self._receivers.enqueue)
         self.consumer.position = after
+        self._runs.subscribers.append(self._receivers.enqueue_run)
+        self._runs.position = self._receivers.runs_done_through
         self.health.good("delivery")
         log.info("notifying", chats=list(self._receivers.states()), after=after, newest=start.end)
 

@@ -90,6 +90,20 @@ async def test_a_webhook_is_signed_and_says_what_changed_beside_telegram(
     assert "HIDDEN" not in process.log.read_text() + get(process, "/metrics")[1]
 
 
+async def test_a_webhook_says_which_run_was_unusual(
+    record: NotificationLog, start: Start, receiver: Receiver
+) -> None:
+    await record.register("job")
+    start(**given(receiver, telegram_bot_token=""))
+    await record.run("job", "took 60 s, usually 3 s", run="r-1")
+    (body,) = await receiver.received(1)
+    (run,) = body["runs"]
+    assert (body["type"], body["loud"], body["changes"]) == ("registry.runs", False, [])
+    assert (run["service"], run["outcome"], run["duration"], run["run"]) == ("job", "success", 60.0, "r-1")
+    assert run["unusual"] == "took 60 s, usually 3 s"
+    assert receiver.got[0][0]["webhook-id"].endswith(".runs.1")
+
+
 async def test_a_webhook_is_tried_again_and_can_tell_a_repeat_by_its_id(
     record: NotificationLog, start: Start, receiver: Receiver
 ) -> None:

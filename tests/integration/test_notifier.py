@@ -33,11 +33,14 @@ from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage
 from shared.contracts.events import (
     ConfigData,
     Doubt,
+    Outcome,
+    RunData,
     ServiceConfig,
     ServiceRegistered,
     Status,
     StatusData,
     Tick,
+    run_recorded,
     status_changed,
 )
 from shared.messaging import streams
@@ -78,6 +81,20 @@ class NotificationLog:
             streams.status(name),
             status_changed(name, StatusData(from_=from_, to=to, since=since, last_heartbeat=since, **data)),
         )
+
+    async def run(self, name: str, unusual: str | None, ago: float = 0, **more: Any) -> None:
+        """One that took a minute."""
+        at = datetime.now(UTC) - timedelta(seconds=ago)
+        data = RunData(
+            key=at.isoformat(),
+            outcome=Outcome.SUCCESS,
+            started_at=at - timedelta(minutes=1),
+            ended_at=at,
+            duration=60,
+            unusual=unusual,
+            **{"notify": unusual is not None, **more},
+        )
+        await self._append(streams.run(name), run_recorded(name, data, at))
 
     async def settled(self) -> None:
         """Wait until all that chats were told is recorded: a notifier killed before that would repeat it."""
@@ -335,8 +352,74 @@ async def test_killed_while_a_message_is_on_its_way(
     assert sum("first" in text for text in found) == 1
 
 
+async def test_an_unusual_run_is_told_softly_and_once(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
+    await record.register("job")
+    await record.run("job", "took 1 s, usually 1 h")
+    process = start(timezone="Europe/Berlin", public_url="https://registry.example")
+    await record.run("job", None)
+    await record.run("job", "took 2 s, usually 1 h", notify=False)
+    await record.run("nobody", "took 3 s, usually 1 h")
+    await record.link.js.publish(streams.run("other"), b"no event")
+    await record.run("job", "took 4 s, usually 1 h", ago=0.1)
+    await told(telegram, "took 4 s")
+    (message,) = telegram.messages
+    assert message["silent"]
+    assert message["text"].startswith("⏱ job: took 4 s, usually 1 h\nbegan ")
+    assert "CE" in message["text"]
+    assert "registry_unreadable_events_total 1.0" in get(process, "/metrics")[1]
+    await record.settled()
+    process.kill()
+    await record.run("job", "took 5 s, usually 1 h")
+    start()
+    await told(telegram, "took 5 s")
+    assert [text.split()[3] for text in texts(telegram)] == ["4", "5"]
+
+
+async def test_an_upgraded_notifier_tells_no_runs_of_the_past(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
+    await record.register("job")
+    start().stop()
+    bucket = await record.link.js.key_value(streams.NOTIFIER_BUCKET)
+    content = json.loads((await bucket.get("telegram.42")).value or b"")
+    del content["runs"], content["runs_since"]
+    await bucket.put("telegram.42", json.dumps(content).encode())
+    await record.run("job", "took 1 s, usually 1 h")
+    start()
+    await record.run("job", "took 2 s, usually 1 h")
+    await told(telegram, "took 2 s")
+    assert len(texts(telegram)) == 1
+
+
+async def test_a_stream_of_runs_that_is_made_anew_repeats_nothing_and_is_read_from_its_beginning(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
+    await record.register("job")
+    start()
+    for n in (1, 2, 3):
+        await record.run("job", f"took {n} s, usually 1 h", ago=3)
+    await asyncio.sleep(3.5)
+    await record.run("job", "took 4 s, usually 1 h")
+    await told(telegram, "took 4 s")
+    await record.settled()
+    await record.link.js.delete_stream(streams.RUNS)
+    await record.link.provision()
+    record._last.pop(streams.run("job"))
+    await record.run("job", "took 4 s, usually 1 h", ago=2)  # written again
+
+    async def told_anew() -> bool:
+        await record.run("job", "took 5 s, usually 1 h")
+        await asyncio.sleep(0.5)
+        return any("took 5 s" in text for text in texts(telegram))
+
+    await eventually(told_anew, within=25)
+    assert sum("took 4 s" in text for text in texts(telegram)) == 1
+
+
 @pytest.mark.parametrize("step", range(len(killed_notifier.STEPS)), ids=killed_notifier.STEPS)
-@pytest.mark.parametrize("kind", ["change", "reminder"])
+@pytest.mark.parametrize("kind", ["change", "reminder", "run"])
 async def test_killed_between_any_two_steps_of_a_send(
     record: NotificationLog, telegram: Standin, start: Start, step: int, kind: str
 ) -> None:
@@ -349,6 +432,8 @@ async def test_killed_between_any_two_steps_of_a_send(
     started = start(wait=False, command=[killed_notifier.__file__, str(step)], **variables)
     if kind == "change":
         await record.change("web", SILENT, DOWN)
+    elif kind == "run":
+        await record.run("web", "took 60 s, usually 3 s")
 
     async def dead() -> bool:
         return not started.running

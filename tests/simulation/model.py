@@ -111,8 +111,9 @@ class Broker:
         self._seq = events[-1].seq if events else 0
         self._ids: dict[str, Stored] = {}
         self.runs: list[Stored] = []
-        """The stream of runs. Nobody reads on in it but who asks for its newest message of a subject."""
+        """The stream of runs."""
         self._waiting: list[asyncio.Future[None]] = []
+        self._waiting_for_runs: list[asyncio.Future[None]] = []
 
     def now(self) -> int:
         return BASE + round(self.loop.time() * 1e6)
@@ -159,16 +160,21 @@ class Broker:
             stored = Stored(subject, data, headers, len(self.runs) + 1, now, 0)
             self.runs.append(stored)
             self._last[subject] = self._ids[event_id] = stored
+            self._wake(self._waiting_for_runs)
             return Ack(stored.seq, False)
         self._seq += 1
         stored = Stored(subject, data, headers, self._seq, now, 0)
         self.events.append(stored)
         self._last[subject] = self._ids[event_id] = stored
-        for future in self._waiting:
+        self._wake(self._waiting)
+        return Ack(self._seq, False)
+
+    @staticmethod
+    def _wake(waiting: list[asyncio.Future[None]]) -> None:
+        for future in waiting:
             if not future.done():
                 future.set_result(None)
-        self._waiting.clear()
-        return Ack(self._seq, False)
+        waiting.clear()
 
     def replace(self, key: str, part: bytes, version: int) -> bool:
         if self.versions.get(key, 0) != version:
@@ -181,6 +187,8 @@ class Broker:
 
     def end(self, stream: str) -> tuple[int, int]:
         now = self.now()
+        if stream == streams.RUNS:
+            return len(self.runs), now
         return (self.heartbeats.end(now) if stream == streams.HEARTBEATS else self._seq), now
 
     def mark(self, stream: str) -> StreamMark:
@@ -220,6 +228,10 @@ class Broker:
             for n, event in enumerate(found[:most])
         ]
 
+    def runs_after(self, seq: int) -> list[Stored]:
+        left = len(self.runs) - seq - 1
+        return [stored._replace(pending=left - n) for n, stored in enumerate(self.runs[seq:])]
+
     async def something_new(self, stream: str, seq: int) -> None:
         """Wait until the stream is longer than `seq`."""
         if stream == streams.HEARTBEATS:
@@ -227,10 +239,10 @@ class Broker:
             if seq < len(ats):
                 await asyncio.sleep((ats[seq] - BASE) / 1e6 - self.loop.time())
                 return
-        elif self._seq > seq:
+        elif self.end(stream)[0] > seq:
             return
         future: asyncio.Future[None] = self.loop.create_future()
-        self._waiting.append(future)
+        (self._waiting_for_runs if stream == streams.RUNS else self._waiting).append(future)
         await future
 
     def say(self, who: str, what: str) -> None:
@@ -544,6 +556,8 @@ class ModelReader:
     def _fetch(self) -> list[Stored]:
         if self._stream == streams.HEARTBEATS:
             return self._broker.heartbeats.after(self._fetched, self._broker.now(), 1 << 30)
+        if self._stream == streams.RUNS:
+            return self._broker.runs_after(self._fetched)
         return self._broker.events_after(self._fetched, self._subjects, self._newest, 1 << 30)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from shared.contracts.events import Doubt, Status
+from shared.contracts.events import Doubt, Outcome, Status
 
 FALLEN = {Status.DOWN, Status.DEAD}
 
@@ -39,6 +39,25 @@ class StatusChange:
     @property
     def is_loud(self) -> bool:
         return self.to in FALLEN or self.from_ in FALLEN
+
+
+@dataclass(frozen=True, slots=True)
+class UnusualRun:
+    """A run of an unusual length on its way to receivers. `seq`, `stored_at`: its place in RUNS. `since`:
+    when it showed. `says`: `took 3 s, usually 12 to 15 min`."""
+
+    seq: int
+    stored_at: datetime
+    name: str
+    since: datetime
+    outcome: Outcome
+    says: str
+    started_at: datetime | None = None
+    duration: float | None = None
+    """Seconds; None while it has not ended."""
+    run: str | None = None
+    silenced: bool = False
+    """When it was read, the service was paused, or its configuration said `notify: false`."""
 
 
 class NoticeKind(StrEnum):

@@ -15,10 +15,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
-from services.notifier.alerting.changes import FALLEN, AlertGroup, Notice, NoticeKind, StatusChange
+from services.notifier.alerting.changes import (
+    FALLEN,
+    AlertGroup,
+    Notice,
+    NoticeKind,
+    StatusChange,
+    UnusualRun,
+)
 from services.notifier.states import ServiceStates
-from shared.contracts.events import Status, moment
-from shared.domain.service_state import ServiceState
+from shared.contracts.events import Status, micros, moment
+from shared.domain.service_state import ServiceState, belongs_to_this_life
 
 EXPIRES_AFTER = timedelta(hours=24)
 """What is older is not sent any more."""
@@ -237,7 +244,7 @@ class Suppressor:
             return Suppression.MAINTENANCE, end
         return Suppression.NONE, None
 
-    def of_change(self, change: StatusChange, now: datetime) -> Suppression:
+    def of_change(self, change: StatusChange | UnusualRun, now: datetime) -> Suppression:
         """A change that was suppressed when it was stored, or when it happened, is so still."""
         suppression, _ = self.of_service(change.name, now)
         mute = self.mutes().get(change.name)
@@ -247,6 +254,17 @@ class Suppressor:
             return suppression
         within = any(self.maintenance_until(change.name, at) for at in (change.since, change.stored_at))
         return Suppression.MAINTENANCE if within else Suppression.NONE
+
+    def is_run_told(self, run: UnusualRun, now: datetime) -> bool:
+        """Unlike what happens to a status, what is suppressed of runs, or too old, is never told."""
+        state = self.states.get(run.name)
+        return (
+            now - run.since <= EXPIRES_AFTER
+            and state.exists
+            and state.notify_unusual
+            and belongs_to_this_life(micros(run.since), state.registered_at)
+            and self.of_change(run, now) is Suppression.NONE
+        )
 
 
 def active_mutes(mutes: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:

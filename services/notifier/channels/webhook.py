@@ -16,7 +16,7 @@ import time
 
 import httpx
 
-from services.notifier.alerting.changes import StatusChange
+from services.notifier.alerting.changes import StatusChange, UnusualRun
 from services.notifier.channels.channel import Channel, Failed, Limited, Outcome, Permanent, Sent
 from services.notifier.texts.message import REPEAT, OutgoingMessage
 
@@ -128,12 +128,26 @@ def signed(id_: str, payload: bytes, key: bytes) -> dict[str, str]:
 
 
 def content(message: OutgoingMessage) -> dict[str, object]:
+    kind = "changes" if message.changes else "runs" if message.runs else "message"
     return {
-        "type": "registry.changes" if message.changes else "registry.message",
+        "type": f"registry.{kind}",
         "text": message.plain_text,
         "loud": not message.silent,
         "repeat": message.plain_text.startswith(REPEAT),
         "changes": [_change(change) for change in message.changes],
+        "runs": [_run(run) for run in message.runs],
+    }
+
+
+def _run(run: UnusualRun) -> dict[str, object]:
+    return {
+        "seq": run.seq,
+        "service": run.name,
+        "outcome": run.outcome,
+        "started_at": run.started_at.isoformat() if run.started_at else None,
+        "duration": run.duration,
+        "run": run.run,
+        "unusual": run.says,
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from services.notifier.alerting import policy
-from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
+from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange, UnusualRun
 from services.notifier.alerting.policy import Decision, FlapState, Suppression, Withheld, decide, next_notice
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
@@ -126,6 +126,11 @@ class AlertStates:
         self.withhold_down(name)
         self.evaluate(name)
         return True
+
+    def is_run_told(self, run: UnusualRun) -> bool:
+        begins = self._log.state.runs_since
+        is_new = begins is not None and run.since >= begins
+        return is_new and self._suppressor.is_run_told(run, self._now())
 
     def notice_sent(self, notice: Notice) -> None:
         self.due.pop(notice.name, None)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, time
 
-from services.notifier.alerting.changes import Deafness, StatusChange
+from services.notifier.alerting.changes import Deafness, StatusChange, UnusualRun
 from services.notifier.alerting.policy import Reminders
 from services.notifier.channels.channel import Channel
 from services.notifier.states import ServiceStates
@@ -12,6 +12,16 @@ from services.notifier.texts.message import LinkContext
 
 Pages = Callable[[int, int], Awaitable[tuple[list[StatusChange], int, bool]]]
 """Up to a number of changes after a sequence; which sequence was read last; whether that was the end."""
+RunPages = Callable[[int, int], Awaitable[tuple[list[UnusualRun], int, bool]]]
+"""The same of unusual runs."""
+
+
+async def _no_runs(after: int, most: int) -> tuple[list[UnusualRun], int, bool]:
+    return [], after, True
+
+
+async def _no_run() -> int:
+    return 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,9 @@ class ReceiverDependencies:
     """Whether another receiver has the address that this channel's chat has moved to. Then this one ends."""
     deafness: Callable[[datetime], list[Deafness] | None] = lambda _: []
     """Long deafness of the registry that did not end by a moment, oldest first; None: not known now."""
+    run_page: RunPages = _no_runs
+    newest_run: Callable[[], Awaitable[int]] = _no_run
+    """The sequence of the newest fact about a run."""
     on_token: Callable[[str | None], None] = lambda _: None
     """Called whenever it shows that the credentials are refused (why) or good (None)."""
     on_record: Callable[[Exception | None], None] = lambda _: None

@@ -38,11 +38,13 @@ class MessageKind(StrEnum):
     CHANGES = "changes"
     OWED = "owed"
     REMINDERS = "reminders"
+    RUNS = "runs"
 
 
 class Intent(BaseModel, frozen=True):
     """What is being sent: the changes up to `through` (of the services `names`), the digest of a date,
-    reminders up to a moment, what was owed, or that the registry is deaf or has been."""
+    reminders up to a moment, what was owed, unusual runs up to the sequence `runs` of theirs, or that the
+    registry is deaf or has been."""
 
     through: int
     names: tuple[str, ...] = ()
@@ -51,6 +53,7 @@ class Intent(BaseModel, frozen=True):
     notices: datetime | None = None
     owed: tuple[Notice, ...] = ()
     deaf: Deafness | None = None
+    runs: int = 0
 
     @property
     def of(self) -> MessageKind:
@@ -60,10 +63,13 @@ class Intent(BaseModel, frozen=True):
             return MessageKind.DIGEST
         if self.owed:
             return MessageKind.OWED
+        if self.runs:
+            return MessageKind.RUNS
         return MessageKind.REMINDERS if self.notices else MessageKind.CHANGES
 
-    def message_id(self, through: int) -> str:
-        """The same when it is sent again. `through`: the newest change that the message tells of."""
+    def message_id(self, through: int, runs: int = 0) -> str:
+        """The same when it is sent again. `through`: the newest change that the message tells of; `runs`: the
+        newest unusual run."""
         match self.of:
             case MessageKind.DEAFNESS:
                 assert self.deaf
@@ -77,6 +83,8 @@ class Intent(BaseModel, frozen=True):
             case MessageKind.REMINDERS:
                 assert self.notices
                 return f"notices.{self.notices.isoformat()}"
+            case MessageKind.RUNS:
+                return f"runs.{runs}"
             case MessageKind.CHANGES:
                 return f"changes.{through}"
 
@@ -114,6 +122,10 @@ class ReceiverState(BaseModel, frozen=True):
     """Since when the registry is deaf, if it was told so."""
     heard_until: datetime | None = None
     """Deafness that ended by then was told, or need not be."""
+    runs: int | None = None
+    """Every unusual run up to this sequence of theirs has reached it, or is not told."""
+    runs_since: datetime | None = None
+    """What is dated before was told from other records, or happened before it was a receiver of runs."""
     by: str = ""
     """Which process wrote it."""
 

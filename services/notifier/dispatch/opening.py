@@ -128,7 +128,10 @@ async def open_receiver(
     its state, which is `known` if it was in use until now."""
     now = deps.now()
     today = digest_due(now, deps.links.zone, deps.digest_at, None) if deps.digest_at else None
-    fresh = ReceiverState(done=end, digest=today, weekly=today, notices=now, heard_until=now)
+    runs_end = await deps.newest_run()
+    fresh = ReceiverState(
+        done=end, digest=today, weekly=today, notices=now, heard_until=now, runs=runs_end, runs_since=now
+    )
     log = await notification_log.load(bucket, channel.key, fresh)
     state = known or log.state
     if state.done > end and not anew:  # whoever spoke before went on while this one began
@@ -137,6 +140,10 @@ async def open_receiver(
         state = state.model_copy(update={"done": end, "off_since": now})
     if anew or state.done > end:
         state = _on_another_record(state, end, anew)
+    if state.runs is not None and _runs_seen(state) > runs_end and not anew:
+        runs_end = await deps.newest_run()
+    if anew or state.runs is None or _runs_seen(state) > runs_end:
+        state = _with_runs_from_now_on(state, runs_end, now)
     # Older versions did not know all of its fields.
     if state.notices is None:
         state = state.model_copy(update={"notices": now, "weekly": today})
@@ -156,6 +163,18 @@ def _on_another_record(state: ReceiverState, end: int, anew: bool) -> ReceiverSt
         sending = None if changes else sending.model_copy(update={"through": end})
     owed = {name: it for name, it in state.owed.items() if it.seq <= end and not anew}
     return state.model_copy(update={"done": end, "sending": sending, "owed": owed})
+
+
+def _runs_seen(state: ReceiverState) -> int:
+    return max(state.runs or 0, state.sending.runs if state.sending else 0)
+
+
+def _with_runs_from_now_on(state: ReceiverState, runs_end: int, now: datetime) -> ReceiverState:
+    """An older version knew of no runs; or they are not those that were there before, and may come again."""
+    sending = state.sending
+    if sending and sending.of is MessageKind.RUNS:
+        sending = None
+    return state.model_copy(update={"runs": runs_end, "runs_since": now, "sending": sending})
 
 
 def _withheld_by_windows(deps: ReceiverDependencies, state: ReceiverState) -> dict[str, Withheld]:

@@ -3,14 +3,15 @@
 import asyncio
 from datetime import datetime
 
-from services.notifier.alerting.changes import StatusChange
+from services.notifier.alerting.changes import StatusChange, UnusualRun
 from services.notifier.alerting.policy import MAX_MUTES, active_mutes, with_mute
 from services.notifier.channels.channel import Channel
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog, ReceiverState
 from services.notifier.dispatch.sender import Sender
 from services.notifier.dispatch.sources import notices
-from services.notifier.dispatch.sources.changes import ChangeSource, PendingChanges
+from services.notifier.dispatch.sources.changes import ChangeSource, PendingChanges, PendingRuns
+from services.notifier.dispatch.sources.runs import RunSource
 from services.notifier.dispatch.sources.source import MessageSource, ReceiverContext
 from services.notifier.texts.message import OutgoingMessage
 from shared.messaging.connection import set_within
@@ -32,8 +33,9 @@ class ReceiverWorker:
         self.sender = Sender(channel, context)
         self.deafness, self.digest = notices.DeafnessSource(context), notices.DigestSource(context)
         self._changes, self.reminders = ChangeSource(context), notices.ReminderSource(context)
+        self._runs = RunSource(context)
         withheld = notices.WithheldSource(context, self.reminders)
-        self._sources = (self.deafness, self.digest, self._changes, withheld, self.reminders)
+        self._sources = (self.deafness, self.digest, self._changes, withheld, self.reminders, self._runs)
 
     @property
     def address(self) -> str:
@@ -46,6 +48,10 @@ class ReceiverWorker:
     @property
     def pending(self) -> PendingChanges:
         return self._changes.pending
+
+    @property
+    def pending_runs(self) -> PendingRuns:
+        return self._runs.pending
 
     # --- the loop
 
@@ -71,14 +77,19 @@ class ReceiverWorker:
             if self.pending.behind and not self.pending.changes:
                 await self.pending.refill(self._deps.page)
                 continue
+            if self.pending_runs.behind and not self.pending_runs.changes:
+                await self.pending_runs.refill(self._deps.run_page)
+                continue
             self._wake.clear()
             if not await set_within(self._wake, min(POLL_INTERVAL, self.digest.seconds_until_next())):
-                await self._changes.advance_idle()
+                await self._changes.advance_idle(self._runs.progress())
                 self.alerts.forget_old_turns()
 
     def _has_work(self) -> bool:
         if unfinished := self.state.sending:
-            return unfinished.of is not MessageKind.CHANGES or self._changes.has_read(unfinished)
+            return all(
+                source.has_read(unfinished) for source in self._sources if source.kind is unfinished.of
+            )
         return self.deafness.cut_off_since is not None or any(map(self._is_ready, self._sources))
 
     def _is_ready(self, source: MessageSource) -> bool:
@@ -105,6 +116,11 @@ class ReceiverWorker:
     def enqueue(self, seq: int, change: StatusChange | None) -> None:
         """The event at a sequence: a change, or nothing that is sent."""
         self.pending.enqueue(seq, change)
+        self._wake.set()
+
+    def enqueue_run(self, seq: int, run: UnusualRun | None) -> None:
+        """The fact about a run at a sequence of theirs."""
+        self.pending_runs.enqueue(seq, run)
         self._wake.set()
 
     def tick(self) -> None:

@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 from pydantic import TypeAdapter
 
 from services.notifier import deafness
-from services.notifier.alerting.changes import StatusChange
+from services.notifier.alerting.changes import StatusChange, UnusualRun
 from services.notifier.channels.channel import Channel
 from services.notifier.channels.configured import LogChannel
 from services.notifier.channels.telegram import Bot, TelegramChannel
@@ -91,6 +91,8 @@ class Receivers:
         self._bucket: KeyValue
         self._position = 0
         """The sequence of the event that was read last."""
+        self._run_position = 0
+        """And of the fact about a run."""
 
     def __iter__(self) -> Iterator[ReceiverWorker]:
         return iter(self._workers)
@@ -133,6 +135,11 @@ class Receivers:
         """Up to here no receiver needs to read the record again."""
         return min(worker.state.done for worker in self._workers)
 
+    @property
+    def runs_done_through(self) -> int:
+        """The same of facts about runs."""
+        return min(worker.state.runs or 0 for worker in self._workers)
+
     def states(self) -> dict[str, ReceiverState]:
         return {worker.channel.key: worker.state for worker in self._workers}
 
@@ -168,6 +175,11 @@ class Receivers:
         self._position = seq
         for worker in self._workers:
             worker.enqueue(seq, change)
+
+    def enqueue_run(self, seq: int, run: UnusualRun | None) -> None:
+        self._run_position = seq
+        for worker in self._workers:
+            worker.enqueue_run(seq, run)
 
     def configuration_changed(self, name: str) -> None:
         for worker in self._workers:
@@ -229,6 +241,7 @@ class Receivers:
                 await self._end(worker)
                 return True
             worker.pending.mark_missed(self._position)  # what came while its record was written
+            worker.pending_runs.mark_missed(self._run_position)
             self._workers.append(worker)
             self._running[worker.channel.key] = self._group.create_task(worker.run())
             log.info("a chat has subscribed", chat=worker.channel.key)

@@ -59,7 +59,7 @@ class Sender:
             goes_on = self._log.state.sending is not None  # and names more services than before
             await self._log.update(sending=intent)
             self._maybe_delivered = self._maybe_delivered and goes_on
-        message = replace(message, id=intent.message_id(message.through_seq))
+        message = replace(message, id=intent.message_id(message.through_seq, _newest_run(message)))
         traces = _traces(message) if source.kind is MessageKind.CHANGES and tracing.is_on() else [""]
         channel = {"registry.channel": self.channel.key.partition(".")[0]}
         with tracing.span("send", traces[0], channel, kind="CLIENT", links=traces[1:]) as span:
@@ -184,7 +184,11 @@ class Sender:
 
 def _subject(message: OutgoingMessage, intent: Intent) -> object:
     notices = sorted((notice.name, notice.seq, notice.kind) for notice in message.notices)
-    return intent.digest, intent.weekly, intent.deaf, notices
+    return intent.digest, intent.weekly, intent.deaf, notices, _newest_run(message)
+
+
+def _newest_run(message: OutgoingMessage) -> int:
+    return message.runs[-1].seq if message.runs else 0
 
 
 def _traces(message: OutgoingMessage) -> list[str]:

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from services.notifier.alerting.changes import Notice, StatusChange
+from services.notifier.alerting.changes import Notice, StatusChange, UnusualRun
 from shared.contracts.events import Status
 from shared.contracts.zones import local
 from shared.domain.digest import MARKS
@@ -126,6 +126,8 @@ class OutgoingMessage:
     """Since when the newest of its changes holds that the registry doubts."""
     notices: tuple[Notice, ...] = ()
     """What it tells though nothing has changed."""
+    runs: tuple[UnusualRun, ...] = ()
+    """The runs of an unusual length that it tells of."""
 
 
 def late_note(since: datetime, links: LinkContext) -> str:

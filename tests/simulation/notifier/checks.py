@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from shared.contracts.events import ServiceDeleted, Status, StatusChanged, parse_event
+from shared.contracts.events import ServiceDeleted, Status, StatusChanged, parse_event, parse_run
+from shared.messaging.reader import Stored
 from tests.simulation.model import BASE
 from tests.simulation.notifier.run import Played
 from tests.simulation.notifier.scenario import DAY, HOUR, MINUTE, when
@@ -57,6 +58,20 @@ class Change:
         return f"#{self.seq} ({self.from_} -> {self.to} at {self.since:.3f})"
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of an unusual length, as it is stored. `wanted`: it is to be told."""
+
+    seq: int
+    at: float
+    since: float
+    name: str
+    wanted: bool
+
+    def __str__(self) -> str:
+        return f"the run #{self.seq} (of {self.name}, at {self.since:.3f})"
+
+
 @dataclass
 class Service:
     """One service as the record tells of it; spans of time in which nobody is to be told of it."""
@@ -68,6 +83,8 @@ class Service:
     """With `notify: false`."""
     absent: list[Span] = field(default_factory=list)
     tagged: list[Span] = field(default_factory=list)
+    registered: float = NEVER
+    """When it was first."""
 
     def until(self, n: int) -> float:
         """When the status that a change began is no more."""
@@ -135,6 +152,7 @@ class _Facts:
         self.scenario = scenario = played.scenario
         self.services = {name: Service(name) for name in scenario.names}
         self._read_events()
+        self.runs = {stored.seq: _run(stored) for stored in self.played.world.runs}
         self.windows = self._read_windows()
         pace = 2 * scenario.paces.reminders
         self.settled = 150 + pace if scenario.calm_at <= scenario.start else 750 + pace
@@ -158,6 +176,7 @@ class _Facts:
                 began = before[0].since if before else since
                 it.changes.append(Change(stored.seq, at, since, event.data.from_, event.data.to, began))
                 continue
+            it.registered = min(it.registered, at)
             gone = isinstance(event, ServiceDeleted)
             config = None if gone else event.data.config  # type: ignore[union-attr]
             for kind, spans, holds in (
@@ -197,8 +216,25 @@ class _Facts:
             for w in self.windows
         )
 
+    def is_run_hushed(self, it: Service, run: Run, at: float) -> bool:
+        """The same of a run."""
+        early = run.at - self.margin(run.at)
+        return any(
+            w.known <= early
+            and at < min(w.dropped, w.end)
+            and w.start <= run.since <= run.at < w.end
+            and w.is_about(it, early, at)
+            for w in self.windows
+        )
+
     def hushed_spans(self, it: Service) -> list[Span]:
         return [(w.start, w.end) for w in self.windows if w.may_be_about(it)]
+
+
+def _run(stored: Stored) -> Run:
+    event = parse_run(stored.data)
+    since = float(seconds(event.time))
+    return Run(stored.seq, (stored.at - BASE) / 1e6, since, event.name, event.data.notify)
 
 
 def _window(at: float, data: bytes) -> Window:
@@ -233,6 +269,7 @@ class _Chat:
         """Each service's changes, with when it was told of each."""
         self.beliefs: dict[str, list[tuple[float, Status]]] = {name: [] for name in facts.services}
         self.digests: dict[tuple[str, str], float] = {}
+        self.runs_told: set[int] = set()
         self.notices: list[tuple[float, str, str]] = []
 
     def problems(self) -> Iterator[str]:
@@ -241,6 +278,7 @@ class _Chat:
             for problem in (*self._missing(it), *self._believed(it), *self._reminded(it), *self._spared(it)):
                 yield f"{it.name}: {problem}"
         yield from self._digested()
+        yield from self._missing_runs()
 
     # --- who is told
 
@@ -321,6 +359,7 @@ class _Chat:
                     yield f"at {shown.at:.3f} it was told {fact} after {newest}"
                 self.told[it.name].append((shown.at, fact))
                 yield from self._forbidden(it, fact, shown.at)
+            yield from self._read_runs(shown)
             yield from self._read_notices(shown)
             if found := _DIGEST.match(shown.text):
                 self.digests.setdefault((found[1], found[2]), shown.at)
@@ -333,6 +372,7 @@ class _Chat:
 
     def _items(self, shown: Shown) -> Iterator[Any]:
         yield from (("change", change.seq) for change in shown.message.changes)
+        yield from (("run", run.seq) for run in shown.message.runs)
         if found := _DIGEST.match(shown.text):
             yield ("digest", shown.message.id)  # the date is that of when it was sent
         elif shown.text.startswith("📡"):  # it looks so rarely that it may take two short absences for one
@@ -343,6 +383,20 @@ class _Chat:
                 soon = any(end <= shown.at <= end + self.facts.settled for _, end in ends)
                 soon |= "flapping:" in found[0]  # it may flap again as it did before
                 yield "notice", found[0], shown.at if soon and not shown.is_marked else ""
+
+    def _read_runs(self, shown: Shown) -> Iterator[str]:
+        for told in shown.message.runs:
+            run, it = self.facts.runs[told.seq], self.facts.services[told.name]
+            self.runs_told.add(run.seq)
+            if not run.wanted or run.name != told.name or f" {run.name}: took " not in shown.text:
+                yield f"at {shown.at:.3f} it was told of {run}: {shown.text[:100]!r}"
+            if not shown.message.silent:
+                yield f"at {shown.at:.3f} {run} was told with a sound"
+            if shown.at - run.since > DAY + self.facts.settled:
+                yield f"{run} was told at {shown.at:.3f}"
+            if self.facts.is_run_hushed(it, run, shown.at):
+                yield f"{run} was told at {shown.at:.3f}, within maintenance"
+            yield from self._forbidden(it, None, shown.at)
 
     def _read_notices(self, shown: Shown) -> Iterator[str]:
         if shown.message.changes or _DIGEST.match(shown.text):
@@ -433,6 +487,22 @@ class _Chat:
             if self._came_to_nothing(it, n, told):
                 continue
             yield f"{change} was never told"
+
+    def _missing_runs(self) -> Iterator[str]:
+        for run in self.facts.runs.values():
+            it = self.facts.services[run.name]
+            by = max(run.at, self.well_from) + self.facts.settled
+            withheld = [*self._silenced(it), *self.facts.hushed_spans(it)]
+            if (
+                run.wanted
+                and run.seq not in self.runs_told
+                and by <= self.scenario.end
+                and by - run.since <= KEPT
+                and run.since >= it.registered + self.facts.margin(it.registered)
+                and covered(self.sure, run.since - 1, by)
+                and not touched(withheld, run.since - 1, by)
+            ):
+                yield f"{run} was never told"
 
     def _came_to_nothing(self, it: Service, n: int, told: set[int]) -> bool:
         """Whether it fell silent and came back, or the other way round, before either could be told."""

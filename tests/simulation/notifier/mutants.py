@@ -115,6 +115,30 @@ class ForgetsDigests(_Rewrites):
         return {**record, "digest": None}
 
 
+class ForgetsWhichRunsItTold(_Rewrites):
+    """Tells of all unusual runs again after a restart."""
+
+    @staticmethod
+    def remembers(record: ReceiverState) -> ReceiverState:
+        return {**record, "runs": 0}
+
+
+class BeginsWithTheNextRun(_Rewrites):
+    """Does not know after a restart how far it has come with unusual runs."""
+
+    @staticmethod
+    def remembers(record: ReceiverState) -> ReceiverState:
+        return {**record, "runs": None}
+
+
+class TellsOfEveryRun(Process):
+    """Tells of unusual runs whatever is muted, paused or in maintenance."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(policy.Suppressor, "is_run_told"): lambda *_: True}
+
+
 class WritesWithoutLooking(Process):
     """Writes over what another notifier has written."""
 
@@ -282,6 +306,9 @@ MUTANTS: list[type[Process]] = [
     DoneBeforeItIsSent,
     ForgetsWhatIsOwed,
     ForgetsDigests,
+    ForgetsWhichRunsItTold,
+    BeginsWithTheNextRun,
+    TellsOfEveryRun,
     WritesWithoutLooking,
     BelievesSilence,
     DropsTheQueueOfWhoIsOff,
@@ -303,6 +330,9 @@ CAUGHT_BY = {
     "DoneBeforeItIsSent": 51,
     "ForgetsWhatIsOwed": 282,
     "ForgetsDigests": 51,
+    "ForgetsWhichRunsItTold": 20,
+    "BeginsWithTheNextRun": 20,
+    "TellsOfEveryRun": 11,
     "WritesWithoutLooking": 208,
     "BelievesSilence": 0,
     "DropsTheQueueOfWhoIsOff": 35,

@@ -15,10 +15,11 @@ import shared.messaging.connection
 import shared.messaging.reader
 import shared.messaging.record_watch
 from services.notifier import __main__ as notifier
-from services.notifier import consumer, lease
+from services.notifier import consumer, lease, runs
 from services.notifier.dispatch import notification_log, receiver, receivers, sender
 from services.notifier.settings import NotifierSettings
-from shared.contracts.events import parse_event
+from shared.contracts.events import parse_event, parse_run
+from shared.messaging import streams
 from shared.messaging.kv_record import Superseded
 from tests.simulation.clock import OWNER, VirtualLoop, play
 from tests.simulation.notifier import world as worlds
@@ -85,7 +86,7 @@ def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[
     async def main(loop: VirtualLoop) -> None:
         world = World(loop, scenario.outages, trace)
         telegram = Telegram(loop, scenario.phones, scenario.troubles, Random(scenario.seed + 2))
-        world.telegram = telegram
+        world.telegram, world.has_runs = telegram, bool(scenario.runs)
         played = Played(scenario, world, telegram)
         made.append(played)
         _plan(played)
@@ -112,6 +113,8 @@ def _plan(played: Played) -> None:
     loop, world, telegram = played.world.loop, played.world, played.telegram
     for fact in played.scenario.facts:
         loop.call_at(fact.at, _append, world, fact.subject, fact.data)
+    for run in played.scenario.runs:
+        loop.call_at(run.at, _append, world, run.subject, run.data)
     for change in played.scenario.windows:
         headers = {"KV-Operation": "DEL"} if change.data is None else None
         loop.call_at(change.at, _put_window, world, change.id, change.data or b"", headers)
@@ -123,12 +126,12 @@ def _plan(played: Played) -> None:
 def _append(world: World, subject: str, data: bytes) -> None:
     world.append(subject, data)
     if world.trace is not None:
-        world.say("record", f"#{world.end('')[0]} {subject} {_told(data)}")
+        world.say("record", f"#{world.end(streams.stream_of(subject))[0]} {subject} {_told(data)}")
 
 
 def _told(data: bytes) -> str:
     try:
-        event = parse_event(data)
+        event = parse_run(data) if b"run_recorded" in data else parse_event(data)
     except ValueError:
         return "(malformed)"
     content = getattr(event.data, "config", event.data)
@@ -233,6 +236,7 @@ def _paced(scenario: Scenario) -> Iterator[None]:
         patch.object(receiver, "POLL_INTERVAL", scenario.paces.idle),
         patch.object(consumer, "STALL_TIMEOUT", 3600.0),
         patch.object(shared.messaging.record_watch, "CHECK_INTERVAL", 3600.0),
+        patch.object(runs, "CHECK_INTERVAL", 3600.0),
         patch.object(lease, "POLL_INTERVAL", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
         patch.object(notification_log, "MAX_INLINE", scenario.most_owed_within),
         patch.object(notification_log, "PARTS", 2),

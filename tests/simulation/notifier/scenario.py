@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 
 from shared.contracts.events import (
     ConfigData,
+    Outcome,
+    RunData,
     ServiceConfig,
     ServiceDeleted,
     ServicePaused,
@@ -19,6 +21,7 @@ from shared.contracts.events import (
     Status,
     StatusData,
     moment,
+    run_recorded,
     status_changed,
 )
 from shared.messaging import streams
@@ -98,6 +101,7 @@ class Scenario:
     seed: int
     names: list[str]
     facts: list[Fact]
+    runs: list[Fact]
     windows: list[WindowChange]
     phones: list[Phone]
     configured: list[str]
@@ -164,6 +168,7 @@ class _Maker:
             self.seed,
             names,
             self.facts,
+            self.runs(names),
             windows,
             phones,
             configured,
@@ -206,6 +211,29 @@ class _Maker:
 
     def service(self, name: str) -> None:
         _Service(self, name).live()
+
+    def runs(self, names: list[str]) -> list[Fact]:
+        """Most of an unusual length, in two of nine seeds; the others are what they would be without."""
+        if self.seed % 9 not in (2, 4):
+            return []
+        rng, found = Random(self.seed + 5), []
+        for n in range(rng.randint(1, 15)):
+            at, name = rng.uniform(self.start, self.busy_until), rng.choice(names)
+            if self.falls and rng.random() < 0.3:
+                at, name = rng.choice(self.falls)
+            goes_on, notify = rng.random() < 0.3, rng.random() < 0.8
+            data = RunData(
+                key=str(n),
+                outcome=Outcome.RUNNING if goes_on else Outcome.SUCCESS,
+                started_at=when(at - MINUTE),
+                ended_at=None if goes_on else when(at),
+                duration=None if goes_on else MINUTE,
+                unusual=f"took {n} s, usually 1 h" if notify or rng.random() < 0.5 else None,
+                notify=notify,
+            )
+            stored = self.stored(at + rng.random() * self.lateness)
+            found.append(Fact(stored, streams.run(name), run_recorded(name, data, when(at)).to_bytes()))
+        return sorted(found, key=lambda fact: fact.at)
 
     def windows(self, names: list[str]) -> Iterator[WindowChange]:
         rng = self.rng

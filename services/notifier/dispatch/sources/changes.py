@@ -1,15 +1,16 @@
-"""Changes of status that wait for a receiver. What finds no room is read from the record in its turn."""
+"""What waits for a receiver: changes of status, and runs of an unusual length, each in their order. What
+finds no room is read from the record in its turn."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import Generic, TypeVar
 
 import structlog
 
-from services.notifier.alerting.changes import StatusChange
+from services.notifier.alerting.changes import StatusChange, UnusualRun
 from services.notifier.alerting.policy import EXPIRES_AFTER, Decision
-from services.notifier.dispatch.dependencies import Pages
 from services.notifier.dispatch.notification_log import Intent, MessageKind
 from services.notifier.dispatch.sources.source import MESSAGES, Draft, MessageSource, ReceiverContext
 from services.notifier.texts.changes import changes_message
@@ -20,10 +21,12 @@ log = structlog.get_logger()
 MAX_PENDING = 10_000
 """Changes held in memory per receiver."""
 
+Item = TypeVar("Item", StatusChange, UnusualRun)
 
-class PendingChanges:
+
+class Pending(Generic[Item]):
     def __init__(self, after: int) -> None:
-        self.changes: deque[StatusChange] = deque()
+        self.changes: deque[Item] = deque()
         self.tail = after
         """Every change up to here is in `changes`, or done, or not to be sent."""
         self._skipped = after
@@ -32,7 +35,7 @@ class PendingChanges:
     def behind(self) -> bool:
         return self._skipped > self.tail
 
-    def enqueue(self, seq: int, change: StatusChange | None) -> None:
+    def enqueue(self, seq: int, change: Item | None) -> None:
         if seq <= self.tail:
             return
         if self.behind or len(self.changes) >= MAX_PENDING:
@@ -46,7 +49,7 @@ class PendingChanges:
         """Whatever was stored up to here may not have been enqueued."""
         self._skipped = max(self._skipped, through)
 
-    async def refill(self, page: Pages) -> None:
+    async def refill(self, page: Callable[[int, int], Awaitable[tuple[list[Item], int, bool]]]) -> None:
         """Read what was skipped. At the record's end, whatever had been skipped by then has been read."""
         skipped = self._skipped
         changes, read, at_end = await page(self.tail, MAX_PENDING)
@@ -56,6 +59,10 @@ class PendingChanges:
     def drop(self, through: int) -> None:
         while self.changes and self.changes[0].seq <= through:
             self.changes.popleft()
+
+
+PendingChanges = Pending[StatusChange]
+PendingRuns = Pending[UnusualRun]
 
 
 class ChangeSource(MessageSource):
@@ -71,7 +78,6 @@ class ChangeSource(MessageSource):
         return bool(self.pending.changes)
 
     def has_read(self, unfinished: Intent) -> bool:
-        """Whether all that an unfinished message tells of is there again, or cannot be all in memory."""
         return self.pending.tail >= unfinished.through or self.pending.behind
 
     async def compose(self, unfinished: Intent | None) -> Draft | None:
@@ -124,11 +130,13 @@ class ChangeSource(MessageSource):
         for name in dict.fromkeys(decision.change.name for decision in decisions):
             self._alerts.evaluate(name)
 
-    async def advance_idle(self) -> None:
+    async def advance_idle(self, also: dict[str, object]) -> None:
         """Let the record of an idle receiver follow, so that a restart need not read far back."""
         pending = self.pending
         if not pending.changes and not pending.behind and pending.tail > self._log.state.done:
-            await self._log.update(done=pending.tail, **self._alerts.as_record())
+            await self._log.update(done=pending.tail, **self._alerts.as_record(), **also)
+        elif also:
+            await self._log.update(**also)
 
 
 def _maybe_told(decision: Decision, unfinished: Intent) -> Decision:

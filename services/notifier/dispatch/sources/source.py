@@ -54,6 +54,10 @@ class MessageSource(ABC):
     def is_waiting(self) -> bool:
         """Whether there may be something to send."""
 
+    def has_read(self, unfinished: Intent) -> bool:
+        """Whether all that an unfinished message tells of is there again, or cannot be all in memory."""
+        return True
+
     @abstractmethod
     async def compose(self, unfinished: Intent | None) -> Draft | None:
         """The message to send now. `unfinished`: an attempt that may have arrived, and is to be repeated."""

@@ -1,0 +1,108 @@
+"""The record of runs, for those of an unusual length: `RunConsumer` gives them to every receiver, in order.
+The receivers keep how far they have come, as they do for events."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from functools import partial
+
+from nats.errors import Error as NatsError
+
+from services.notifier.alerting.changes import UnusualRun
+from services.notifier.consumer import report_unreadable
+from services.notifier.states import ServiceStates
+from shared.contracts.events import moment, parse_run
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection, retry_until_done
+from shared.messaging.errors import NotStored
+from shared.messaging.queries import last_sequence
+from shared.messaging.reader import PENDING, Reader, Stored
+from shared.messaging.record_watch import AnotherRecord, Comparison, snapshot_of
+
+PENDING.labels(streams.RUNS)
+CHECK_INTERVAL = 10.0
+"""Seconds between two looks whether the stream is still the one that is read."""
+
+
+class RunConsumer:
+    """Set `position` to the sequence to begin after, then `watch`."""
+
+    def __init__(self, link: BrokerConnection, states: ServiceStates) -> None:
+        self._link, self._states = link, states
+        self.subscribers: list[Callable[[int, UnusualRun | None], None]] = []
+        """Each is given every fact: its sequence, and the run, if it is to be told."""
+        self.position = 0
+
+    async def newest_sequence(self) -> int:
+        ask = partial(last_sequence, self._link, streams.RUNS)
+        return (await retry_until_done("ask for the newest run", ask))[0]
+
+    async def page(self, after: int, most: int) -> tuple[list[UnusualRun], int, bool]:
+        """About `most` runs to tell after a sequence, the sequence read last, whether that was the end."""
+        found: list[UnusualRun] = []
+        reader = Reader(self._link, streams.RUNS, streams.ALL_RUNS, after=after)
+        async with aclosing(reader.to_end()) as batches:
+            async for batch in batches:
+                found += [run for stored in batch if (run := self._parse(stored))]
+                if len(found) >= most:
+                    break
+        return found, reader.position, reader.pending == 0
+
+    async def watch(self) -> None:
+        """For ever. Raises AnotherRecord when the stream is not the one that was read."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read())
+            group.create_task(self._notice_replacement())
+
+    async def _read(self) -> None:
+        end = await self.newest_sequence()
+        reader = Reader(self._link, streams.RUNS, streams.ALL_RUNS, after=self.position)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                PENDING.labels(streams.RUNS).set(reader.pending or 0)
+                for stored in batch:
+                    self._pass_on(stored.seq, self._parse(stored))
+                if reader.pending == 0:  # what of the first ones did not come is there no more
+                    self._pass_on(end, None)
+
+    def _pass_on(self, seq: int, run: UnusualRun | None) -> None:
+        if seq > self.position:
+            for enqueue in self.subscribers:
+                enqueue(seq, run)
+            self.position = seq
+
+    async def _notice_replacement(self) -> None:
+        created = ""
+        while True:
+            read = self.position
+            with suppress(NatsError, NotStored, OSError, TimeoutError):  # the broker is away
+                seen = await snapshot_of(self._link, streams.RUNS)
+                if seen is None or (created and seen.mark.created != created):
+                    raise AnotherRecord(streams.RUNS, Comparison.ANOTHER)
+                if seen.mark.last < read:
+                    raise AnotherRecord(streams.RUNS, Comparison.OLDER)
+                created = seen.mark.created
+            await asyncio.sleep(CHECK_INTERVAL)
+
+    def _parse(self, stored: Stored) -> UnusualRun | None:
+        """The run, if it is to be told."""
+        try:
+            event = parse_run(stored.data)
+        except ValueError as error:
+            report_unreadable(stored.subject, stored.seq, str(error))
+            return None
+        data = event.data
+        if not data.notify or not data.unusual or streams.run(event.name) != stored.subject:
+            return None
+        return UnusualRun(
+            stored.seq,
+            moment(stored.at),
+            event.name,
+            event.time,
+            data.outcome,
+            data.unusual,
+            data.started_at,
+            data.duration,
+            data.run,
+            silenced=self._states.is_silenced(event.name),
+        )
