@@ -68,7 +68,9 @@ class Notifier:
         self._ticks = DeafnessWatch(self._link)
         self._deps = ReceiverDependencies(
             links=LinkContext(settings.public_url.rstrip("/"), settings.zone),
-            digest_lines=partial(self._event_log.digest_lines, settings, self._ticks),
+            digest_lines=partial(
+                self._event_log.digest_lines, settings, self._ticks, self._runs.outcomes_since
+            ),
             digest_at=settings.digest_time,
             weekly_on=settings.weekly_digest,
             now=now,

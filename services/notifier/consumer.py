@@ -6,7 +6,7 @@ here is tried again from the last event that was taken in. Only one that cannot 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,7 @@ from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.policy import Reminders
 from services.notifier.deafness import DeafnessWatch
 from services.notifier.states import ServiceStates
-from shared.contracts.events import Event, ServiceDeleted, Signal, StatusChanged, moment
+from shared.contracts.events import Event, Outcome, ServiceDeleted, Signal, StatusChanged, moment
 from shared.contracts.heartbeats import parse_heartbeat
 from shared.domain import digest
 from shared.domain.service_state import belongs_to_this_life
@@ -179,7 +179,12 @@ class EventLog:
         return found
 
     async def digest_lines(
-        self, settings: Settings, deafness: DeafnessWatch, at: datetime, weekly: bool
+        self,
+        settings: Settings,
+        deafness: DeafnessWatch,
+        outcomes_since: Callable[[datetime], Awaitable[Mapping[Outcome, int]]],
+        at: datetime,
+        weekly: bool,
     ) -> list[str]:
         """What a digest says, from the record as it is now."""
         window = digest.WEEK if weekly else digest.WINDOW
@@ -187,7 +192,8 @@ class EventLog:
         gaps = await deafness.gaps(at, settings.deaf_after)
         oldest = await retry_until_done("look how far the record reaches", partial(truncated, self.link))
         begins = {name: found.begins for name, found in oldest.items()}
-        found = digest.digest(self.states.services(), marks, at, window, gaps, begins, each=weekly)
+        runs = await outcomes_since(at - window)
+        found = digest.digest(self.states.services(), marks, at, window, gaps, begins, runs, each=weekly)
         return (digest.weekly_lines if weekly else digest.lines)(found, settings.zone)
 
 

@@ -2,8 +2,10 @@
 The receivers keep how far they have come, as they do for events."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from functools import partial
 
 from nats.errors import Error as NatsError
@@ -11,7 +13,7 @@ from nats.errors import Error as NatsError
 from services.notifier.alerting.changes import UnusualRun
 from services.notifier.consumer import report_unreadable
 from services.notifier.states import ServiceStates
-from shared.contracts.events import moment, parse_run
+from shared.contracts.events import Outcome, moment, parse_run
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import NotStored
@@ -22,6 +24,8 @@ from shared.messaging.record_watch import AnotherRecord, Comparison, snapshot_of
 PENDING.labels(streams.RUNS)
 CHECK_INTERVAL = 10.0
 """Seconds between two looks whether the stream is still the one that is read."""
+
+_SUCCEEDED = b'"outcome":"success"'
 
 
 class RunConsumer:
@@ -47,6 +51,25 @@ class RunConsumer:
                 if len(found) >= most:
                     break
         return found, reader.position, reader.pending == 0
+
+    async def outcomes_since(self, since: datetime) -> Counter[Outcome]:
+        """How the runs of the services that there are ended that were recorded since then."""
+        ended: Counter[Outcome] = Counter()
+        others: dict[str, dict[str, Outcome]] = {}
+        begin = since.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        reader = Reader(self._link, streams.RUNS, streams.ALL_RUNS, since=begin)
+        async for batch in reader.to_end():
+            for subject, data, *_ in batch:
+                of_service = others.get(subject)
+                if of_service is None and _SUCCEEDED in data:  # nearly all are
+                    ended[Outcome.SUCCESS] += self._states.get(streams.name_in(subject)).exists
+                elif self._states.get(streams.name_in(subject)).exists:
+                    with suppress(ValueError):
+                        found = parse_run(data).data
+                        others.setdefault(subject, {})[found.key] = found.outcome
+        for of_service in others.values():
+            ended.update(of_service.values())
+        return ended
 
     async def watch(self) -> None:
         """For ever. Raises AnotherRecord when the stream is not the one that was read."""

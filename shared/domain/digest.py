@@ -5,13 +5,13 @@ Lines of plain text without markup, so that Telegram, the log and the API's summ
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 from shared.contracts.durations import spoken
-from shared.contracts.events import Status, micros, moment
+from shared.contracts.events import Outcome, Status, micros, moment
 from shared.contracts.zones import local
 from shared.domain.service_state import ServiceState, belongs_to_this_life
 from shared.domain.timeline import STATES, Mark, Now, percent, segments, uptime
@@ -50,6 +50,8 @@ class Digest:
     flappers: tuple[tuple[str, int], ...]
     uptimes: tuple[tuple[str, float, int], ...]
     """Of each of them that can be measured, and how often it went down; worst first."""
+    runs: Mapping[Outcome, int] = field(default_factory=dict)
+    """How many runs there were in the window, by what is known of them last."""
 
 
 def digest(
@@ -59,12 +61,14 @@ def digest(
     window: timedelta = WINDOW,
     gaps: Sequence[tuple[int, int]] = (),
     begins: Mapping[str, int] = MappingProxyType({}),
+    runs: Mapping[Outcome, int] = MappingProxyType({}),
     *,
     each: bool = False,
 ) -> Digest:
     """Sum up all services that exist, each since its newest registration. `marks`: those of the window, by
     service, in order. `gaps`: when the registry could not be heard, `begins`: since when a record is whole,
-    if not of all its service's life; in microseconds. `each`: whether each service's own uptime is wanted."""
+    if not of all its service's life; in microseconds. `runs`: how many runs of the window ended how. `each`:
+    whether each service's own uptime is wanted."""
     measured = Measured(micros(now - window), micros(now), gaps)
     counts, paused = dict.fromkeys(Status, 0), 0
     named: dict[Status, list[ServiceState]] = {Status.DOWN: [], Status.SILENT: [], Status.ALIVE: []}
@@ -108,6 +112,7 @@ def digest(
         uptime=uptime(spent),
         flappers=tuple(sorted(flappers, key=lambda it: (-it[1], it[0]))),
         uptimes=tuple(sorted(uptimes, key=lambda it: (it[1], it[0]))),
+        runs=runs,
     )
 
 
@@ -188,7 +193,19 @@ def plain(digest: Digest, zone: ZoneInfo) -> str:
 
 def _opening(kind: str, length: str, digest: Digest, zone: ZoneInfo) -> list[str]:
     text = [f"{kind} digest, {digest.at.astimezone(zone):%a %Y-%m-%d %H:%M %Z}", _counts(digest)]
-    return text if digest.uptime is None else [*text, f"Uptime over {length}: {percent(digest.uptime)}"]
+    if digest.uptime is not None:
+        text.append(f"Uptime over {length}: {percent(digest.uptime)}")
+    runs = [f"{count} {_ENDED[outcome]}" for outcome in Outcome if (count := digest.runs.get(outcome))]
+    return [*text, f"Runs in {length}: {', '.join(runs)}"] if runs else text
+
+
+_ENDED = {
+    Outcome.SUCCESS: "succeeded",
+    Outcome.FAILURE: "failed",
+    Outcome.RUNNING: "running",
+    Outcome.OVERDUE: "overdue",
+    Outcome.MISSED: "missed",
+}
 
 
 def _counts(digest: Digest) -> str:

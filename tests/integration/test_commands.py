@@ -215,6 +215,18 @@ async def test_the_commands_answer(record: NotificationLog, telegram: Standin, s
     listed = await answer(telegram, "42", "/services@standin_bot")
     assert listed == "Services, page 1 of 1\n🔻 web\n✅ job\n❔ paused"
     assert "Daily digest" in await answer(telegram, "42", "/digest")
+    assert "Runs in" not in texts(telegram)[-1]
+    for outcome in ("missed", "success", "failure", "overdue", "failure"):
+        await record.run("job", None, outcome=outcome)
+    for outcome in ("missed", "success"):
+        await record.run("job", None, outcome=outcome, key="3 o'clock")
+    await record.run("nobody", None, outcome="failure")
+    digest = await answer(telegram, "42", "/digest")
+    assert "\nRuns in 24 h: 2 succeeded, 2 failed, 1 overdue, 1 missed\n" in digest
+    await record.register("job", schedule="0 3 * * *", time_zone="Europe/Berlin")
+    await asyncio.sleep(0.5)
+    one = await answer(telegram, "42", "/status job")
+    assert "\ndue at 03:00 every day (Europe/Berlin)\nexpected " in one
     assert "/mute NAME" in await answer(telegram, "42", "/help")
     assert "do not know" in await answer(telegram, "42", "/dance")
     await silence(telegram, "42", "/status@another_bot", "hello", "status")

@@ -86,13 +86,11 @@ class NotificationLog:
         """One that took a minute."""
         at = datetime.now(UTC) - timedelta(seconds=ago)
         data = RunData(
-            key=at.isoformat(),
-            outcome=Outcome.SUCCESS,
             started_at=at - timedelta(minutes=1),
             ended_at=at,
             duration=60,
             unusual=unusual,
-            **{"notify": unusual is not None, **more},
+            **{"key": at.isoformat(), "outcome": Outcome.SUCCESS, "notify": unusual is not None, **more},
         )
         await self._append(streams.run(name), run_recorded(name, data, at))
 

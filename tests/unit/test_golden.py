@@ -15,7 +15,7 @@ from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange
 from services.notifier.texts.changes import changes_message as pack
 from services.notifier.texts.message import REPEAT, LinkContext, OutgoingMessage, digest_message, late_note
 from services.notifier.texts.notices import notice_message
-from shared.contracts.events import Doubt, Status, micros
+from shared.contracts.events import Doubt, Outcome, Status, micros
 from shared.domain.digest import WEEK, digest, lines, weekly_lines
 from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark
@@ -53,9 +53,10 @@ def states(count: int) -> tuple[list[ServiceState], dict[str, list[Mark]]]:
     return services, marks
 
 
-def digests(count: int) -> OutgoingMessage:
+def digests(count: int, **runs: int) -> OutgoingMessage:
     services, marks = states(count)
-    return digest_message(lines(digest(services, marks, NOW), LOOK.zone), LOOK, 1)
+    ended = {Outcome(outcome): number for outcome, number in runs.items()}
+    return digest_message(lines(digest(services, marks, NOW, runs=ended), LOOK.zone), LOOK, 1)
 
 
 def weekly(count: int) -> OutgoingMessage:
@@ -139,6 +140,7 @@ TEXTS: dict[str, OutgoingMessage] = {
     "late": pack([change("web", SILENT, DOWN)], LOOK, notes=[late_note(NOW - timedelta(hours=3), LOOK)]),
     "digest-of-3": digests(3),
     "digest-of-3000": digests(3000),
+    "digest-with-runs": digests(3, missed=1, success=41, failure=2),
     "digest-of-the-week": weekly(40),
 }
 

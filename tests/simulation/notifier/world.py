@@ -124,10 +124,11 @@ class World(Broker):
         of_subject = (it for it in reversed(self.events) if it.subject == subject and it.seq <= seq)
         return next(of_subject, None)
 
-    def before(self, since: datetime) -> int:
-        """The sequence after which events are stored at or after a moment."""
-        place = bisect_left(self.events, micros(since), key=lambda event: event.at)
-        return self.events[place - 1].seq if place else 0
+    def before(self, stream: str, since: datetime) -> int:
+        """The sequence after which a stream's messages are stored at or after a moment."""
+        held = self.messages(stream)
+        place = bisect_left(held, micros(since), key=lambda stored: stored.at)
+        return held[place - 1].seq if place else 0
 
 
 class Host(Session):
@@ -144,7 +145,7 @@ class Host(Session):
             return EmptyReader(self, stream, subjects, 0, False)
         after = options.get("after", 0)
         if since := options.get("since"):
-            after = self.broker.before(datetime.fromisoformat(since))
+            after = self.broker.before(stream, datetime.fromisoformat(since))
         reader = self.reader(
             stream, *subjects, after=after, newest_per_subject=options.get("newest_per_subject", False)
         )
