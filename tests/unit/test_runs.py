@@ -25,6 +25,7 @@ from services.monitor.domain.service import (
 from services.monitor.domain.timetable import Timetable
 from shared.contracts.events import Outcome, Signal, Status, micros
 from shared.domain.coverage import Coverage
+from shared.domain.zone_hints import zone_hint
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 SUCCESS, START, FAIL = Signal.SUCCESS, Signal.START, Signal.FAIL
@@ -345,8 +346,8 @@ def test_only_the_same_whole_or_half_hours_three_times_in_a_row(minutes: Iterabl
         shell.coverage.until = at(f"{day} 12:00") + minute * M
         shell.beat(at(f"{day} 12:00") + minute * M)
     assert shell.service.job
-    assert runs.zone_hint(shell.service.job.offsets).startswith(said)
-    assert bool(runs.zone_hint(shell.service.job.offsets)) == bool(said)
+    assert zone_hint(shell.service.job.offsets).startswith(said)
+    assert bool(zone_hint(shell.service.job.offsets)) == bool(said)
 
 
 def runs_of(lengths: Iterable[int], job: Job | None = None) -> Shell:

@@ -25,6 +25,7 @@ from shared.contracts import durations, zones
 from shared.contracts.events import MICRO, Doubt, Signal, Status, moment
 from shared.domain.coverage import Coverage, expiry
 from shared.domain.service_state import belongs_to_this_life
+from shared.domain.zone_hints import zone_hint
 
 _BADNESS = {status: status.badness for status in Status}
 
@@ -160,7 +161,7 @@ def _reason(
         reason = f"the run that began {began} has not ended within {_written(overdue.limit)}"
     elif job and job.timetable:
         moment_of = _clock(runs.expected(service, gaps).occurrence, job.time_zone, at)
-        reason = "; ".join(filter(None, (f"expected {moment_of}, not started", runs.zone_hint(job.offsets))))
+        reason = "; ".join(filter(None, (f"expected {moment_of}, not started", zone_hint(job.offsets))))
     elif job and running:
         began = _clock(running, job.time_zone, at)
         reason = f"the run that began {began} has not ended within {_written(patience)}"

@@ -23,10 +23,10 @@ from services.monitor.domain.timetable import (
     Timetable,
     first_expectation,
 )
-from shared.contracts import durations
 from shared.contracts.events import MICRO, Outcome, Signal, Status
 from shared.domain import run_lengths
 from shared.domain.coverage import Coverage, expiry
+from shared.domain.zone_hints import IN_A_ROW, half_hours
 
 MAX_OPEN = 100
 """Runs of one service that may be open at once; the oldest gives way."""
@@ -35,9 +35,6 @@ MAX_PASSED = 10_000
 DEAF = timedelta(minutes=1) // MICRO
 """So long a gap in the time of an occurrence is enough for its heartbeat to have been lost by our fault."""
 TELL_AGAIN = timedelta(hours=24) // MICRO
-HALF_HOUR = timedelta(minutes=30) // MICRO
-NEAR_HALF_HOUR = timedelta(minutes=5) // MICRO
-IN_A_ROW = 3
 Gaps = list[tuple[int, int]]
 
 
@@ -331,20 +328,7 @@ def apply_beat(service: MonitoredService, beat: Beat) -> None:
         job.offsets = (*job.offsets, _offset(job.expectation, beat.at))[-IN_A_ROW:]
 
 
-# --- a schedule in the wrong zone
-
-
 def _offset(after: Expectation, at: int) -> int:
     """How many half hours a heartbeat came after the occurrence that is nearest; 0: not by whole ones."""
     nearest = after.occurrence if after.occurrence - at < at - after.met else after.met
-    halves, rest = divmod(at - nearest + NEAR_HALF_HOUR, HALF_HOUR)
-    return halves if rest <= 2 * NEAR_HALF_HOUR else 0
-
-
-def zone_hint(offsets: tuple[int, ...]) -> str:
-    """What is said where the last heartbeats came off by the same whole or half hours; else nothing."""
-    if len(offsets) < IN_A_ROW or not offsets[0] or len(set(offsets)) > 1:
-        return ""
-    off = durations.spoken(abs(offsets[0]) * timedelta(minutes=30))
-    side = "after" if offsets[0] > 0 else "before"
-    return f"came {off} {side} each expected time, three times in a row: is the time zone right?"
+    return half_hours(at - nearest)

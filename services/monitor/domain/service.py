@@ -167,7 +167,7 @@ class Job:
     told_at: int = 0
     """When it was sent last that a run is unusual."""
     offsets: tuple[int, ...] = ()
-    """How many half hours the last heartbeats were from what is expected; see `zone_hint`."""
+    """How many half hours the last heartbeats were from what is expected; see `zone_hints`."""
     next_at: int = 0
     """Until then nothing is due of it, as it was when it was scheduled last."""
     run_seq: int = 0
