@@ -7,12 +7,16 @@ from typing import NamedTuple
 
 from shared.contracts.events import (
     ConfigData,
+    Outcome,
+    RunData,
     ServiceConfig,
     ServiceRegistered,
     Status,
     StatusData,
     Tick,
     event_id,
+    micros,
+    run_recorded,
     status_changed,
 )
 from shared.messaging import streams
@@ -29,6 +33,9 @@ class Past(NamedTuple):
     changes: list[tuple[datetime, Status, str]]
     tags: tuple[str, ...] = ()
     description: str = ""
+    schedule: str | None = None
+    time_zone: str | None = None
+    runs: tuple[RunData, ...] = ()
 
 
 async def heard_since(publisher: Publisher, since: datetime) -> None:
@@ -39,7 +46,9 @@ async def heard_since(publisher: Publisher, since: datetime) -> None:
 
 async def write(publisher: Publisher, fleet: list[Past]) -> None:
     async def one(it: Past) -> None:
-        config = ServiceConfig(tags=it.tags, description=it.description)
+        config = ServiceConfig(
+            tags=it.tags, description=it.description, schedule=it.schedule, time_zone=it.time_zone
+        )
         registered = ServiceRegistered(
             id=event_id(it.name, "registered"),
             source="/monitor",
@@ -64,6 +73,9 @@ async def write(publisher: Publisher, fleet: list[Past]) -> None:
                 streams.status(it.name), event.to_bytes(), after=after, event_id=event.id, kind=event.type
             )
             was, after = to, ack.seq
+        for run in it.runs:
+            at = run.ended_at or run.expected_at or run.started_at or it.registered_at
+            await publisher.publish(streams.run(it.name), run_recorded(it.name, run, at).to_bytes())
 
     for start in range(0, len(fleet), 500):
         await asyncio.gather(*map(one, fleet[start : start + 500]))
@@ -109,6 +121,38 @@ def a_bad_month(name: str, now: datetime, seed: int = 1) -> Past:
             changes.append((at + timedelta(minutes=45), DOWN, "no heartbeat for 1h"))
         changes.append((at + lasts, ALIVE, "heartbeat"))
         at += lasts
+
+
+def nightly(name: str, now: datetime, seed: int = 1, **more: object) -> Past:
+    """Due every night at three; mostly it comes, and takes a quarter of an hour."""
+    chance, runs = random.Random(seed), []
+    last = now.replace(hour=3, minute=0, second=0, microsecond=0)
+    for day in reversed(range(95)):
+        due = last - timedelta(days=day)
+        if due > now:
+            continue
+        late = timedelta(seconds=chance.choice([2, 3, 5, 40] * 9 + [45 * 60]))
+        took = timedelta(minutes=chance.uniform(12, 15))
+        runs.append(_run(due, late, took, chance.choice([Outcome.SUCCESS] * 24 + [Outcome.FAILURE])))
+        if day in (8, 30):
+            runs[-1] = RunData(key=str(micros(due)), outcome=Outcome.MISSED, expected_at=due)
+    short = _run(last - timedelta(days=2), timedelta(seconds=3), timedelta(seconds=3))
+    runs[-3] = short.model_copy(update={"unusual": "took 3 s, usually 12 to 15 min"})
+    return calm(name, now, schedule="0 3 * * *", runs=tuple(runs), **more)
+
+
+def _run(due: datetime, late: timedelta, took: timedelta, outcome: Outcome = Outcome.SUCCESS) -> RunData:
+    failed = {"exit_code": 3, "message": "no space left on device"} if outcome is Outcome.FAILURE else {}
+    return RunData(
+        key=str(micros(due)),
+        outcome=outcome,
+        started_at=due + late,
+        ended_at=due + late + took,
+        duration=took.total_seconds(),
+        expected_at=due,
+        late_by=late.total_seconds(),
+        **failed,
+    )
 
 
 NAMES = (

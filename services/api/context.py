@@ -16,6 +16,7 @@ from services.api.projections.store import Store
 from services.api.queries.coming import ComingMoments
 from services.api.queries.event_hub import EventHub
 from services.api.queries.past import WINDOWS, CachedFor, StatusHistory
+from services.api.queries.runs import LastDays
 from services.api.settings import ApiSettings
 from shared.contracts.events import MICRO, micros
 from shared.domain import timeline
@@ -42,6 +43,7 @@ class ApiContext:
     maintenance: Maintenance
     past: StatusHistory
     coming: ComingMoments = field(default_factory=ComingMoments)
+    last_days: LastDays = field(default_factory=LastDays)
     status_page: CachedFor[str] = field(default_factory=lambda: CachedFor(STATUS_PAGE_AGE))
 
     def check_caught_up(self) -> None:

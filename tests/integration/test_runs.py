@@ -1,9 +1,12 @@
 """Runs over the API, with a real broker and a real database: as clients see them, and as a fold of RUNS."""
 
 import asyncio
+import html
 import json
 import random
+import re
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +25,7 @@ from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
 from shared.messaging.reader import Stored
+from tests import fleets
 from tests.integration.test_api import _api, api, client, client_of, eventually, link, now, publisher, refused
 from tests.servers import Process
 
@@ -474,3 +478,93 @@ async def shown_at_last(client: httpx.AsyncClient, wanted: list[str]) -> None:
         return answer.status_code == 200 and [run["outcome"] for run in answer.json()["items"]] == wanted
 
     await eventually(there, within=40)
+
+
+def words(page: str) -> str:
+    """What of a page is read."""
+    return re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]+>", " ", page)))
+
+
+async def page_of(client: httpx.AsyncClient, name: str, *wanted: str) -> str:
+    """The words of a service's page once all these are among them."""
+    found = ""
+
+    async def there() -> bool:
+        nonlocal found
+        answer = await client.get(f"/ui/service/{name}", headers={"Accept": "text/html"})
+        found = words(answer.text)
+        return answer.status_code == 200 and all(it in found for it in wanted)
+
+    await eventually(there)
+    return found
+
+
+def kind(run: RunData) -> str:
+    if run.outcome is SUCCESS:
+        return "late" if run.late_by and run.late_by >= 15 * 60 else "met"
+    return "missed" if run.outcome is MISSED else "failed"
+
+
+async def test_a_page_shows_the_runs_of_a_service_and_a_calendar(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    today = now().date()
+    job = fleets.nightly("backup.db", now())
+    shown = [it for it in job.runs if it.expected_at and it.expected_at.date() > today - timedelta(days=90)]
+    kinds = Counter(map(kind, shown))
+    assert set(kinds) == {"met", "late", "failed", "missed"}
+    counted = ", ".join(f"{kinds[each]} {each}" for each in ("met", "late", "failed", "missed"))
+    await fleets.write(publisher, [job])
+    page = await page_of(client, "backup.db", f"In the last 90 days: {counted}", "95 in all, oldest first")
+    for said in (
+        "at 03:00 every day",
+        " 03:00, in ",
+        "! unusual: took 3 s, usually 12 to 15 min",
+        "✕ failure (3)",
+        "no space left on device",
+        "○ missed",
+        "usually 12 to 15 min",
+        "More, as JSON",
+    ):
+        assert said in page, said
+    assert "time zone right" not in page
+    assert f"{today:%a %b %d}, due 03:00: " in page or now().hour < 3
+    first = words((await client.get("/", headers={"Accept": "text/html"})).text)
+    assert re.search(r"seen \d+ d ago , expected (\w+ )?03:00, in (\d+ h )?\d+ min", first), first
+
+
+async def test_a_page_of_a_service_whose_runs_are_all_to_come(client: httpx.AsyncClient) -> None:
+    await client.post("/service", json={"name": "new", "schedule": "0 3 * * *", "time_zone": "Asia/Tokyo"})
+    page = await page_of(client, "new", "In the last 90 days: nothing recorded")
+    assert "Took" not in page
+    first = words((await client.get("/", headers={"Accept": "text/html"})).text)
+    assert re.search(r"never seen , expected (\w+ )?03:00 JST, in ", first), first
+
+
+async def test_a_page_doubts_the_time_zone(client: httpx.AsyncClient, publisher: Publisher) -> None:
+    job = fleets.nightly("report", now())
+    two_hours = timedelta(hours=2)
+    late = [
+        ended(run.expected_at + two_hours, MINUTE, key=run.key, expected_at=run.expected_at, late_by=7200.0)
+        for run in job.runs[-4:]
+        if run.expected_at
+    ]
+    await fleets.write(publisher, [job._replace(runs=tuple(late))])
+    doubt = "It came 2 h after each expected time, three times in a row: is the time zone right? It is UTC."
+    page = await page_of(client, "report", doubt, "◆ 2 h late")
+    assert page.count("2 h late") >= 4
+    answer = await client.patch("/service/report", json={"schedule": "0 5 * * *"})
+    assert answer.status_code == 200
+    page = await page_of(client, "report", "at 05:00 every day")
+    assert "time zone right" not in page
+
+
+async def test_a_service_that_only_beats_has_neither_runs_nor_a_calendar(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    await fleets.write(publisher, [fleets.calm("web", now())])
+    page = await page_of(client, "web", "Last heartbeats")
+    assert "Runs" not in page
+    assert "Schedule" not in page
+    first = words((await client.get("/", headers={"Accept": "text/html"})).text)
+    assert "expected within" in first

@@ -7,23 +7,26 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from services.api.context import Api, ApiContext
 from services.api.dashboard import charts, editing
+from services.api.dashboard import runs as drawn
 from services.api.dashboard.login import may_view
 from services.api.dashboard.rendering import ORDER, SECURED, page, templates
-from services.api.http.models import HeardItem, Service
+from services.api.http.models import HeardItem, RunItem, Service
 from services.api.http.requests import listed, tags_asked_for, write_cursor
 from services.api.http.routing import NameInPath
 from services.api.http.services import service_query
 from services.api.projections.documents import Document
-from services.api.queries import history
+from services.api.queries import history, runs
+from services.api.queries.coming import stored_schedule, zone_hint
 from services.api.queries.index import ServiceQuery
-from shared.contracts import thresholds
-from shared.contracts.events import NAME_RULE_IN_WORDS, Status, moment, valid_name
+from shared.contracts import thresholds, zones
+from shared.contracts.events import NAME_RULE_IN_WORDS, Outcome, Status, micros, moment, valid_name
 from shared.domain import timeline
 from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark
@@ -35,6 +38,8 @@ DEAD_ROWS = 50
 """Dead services that are folded away on the first page."""
 TAGS_SHOWN = 60
 EVENTS_SHOWN = 30
+RUNS_DRAWN, RUNS_SHOWN = 100, 20
+"""Runs in the chart, and in the list below it."""
 SLICES = {"24h": 48, "7d": 84, "30d": 90, "90d": 90}
 """Slices of a bar, by its window: half an hour each in a day's."""
 
@@ -59,6 +64,8 @@ class Row(NamedTuple):
     service: Service
     bar: Bar
     maintenance: bool
+    due: str
+    """When it is due next, where it has a schedule and nothing is wrong with it."""
 
 
 async def rows(api: ApiContext, names: Sequence[str], window: str) -> list[Row]:
@@ -70,8 +77,29 @@ async def rows(api: ApiContext, names: Sequence[str], window: str) -> list[Row]:
     for state in states:
         service, bar = api.present(state), _bar(api, state, window, marks[state.name])
         in_maintenance = any(each.is_about(service.name, service.tags) for each in open_windows)
-        found.append(Row(service, bar, in_maintenance))
+        well = service.status in (Status.ALIVE, Status.UNKNOWN) and not service.paused
+        due = (
+            drawn.clock(service.expected, now, _zone(api, service), api.settings.zone)
+            if well and service.expected
+            else ""
+        )
+        found.append(Row(service, bar, in_maintenance, due))
     return found
+
+
+def _due(api: ApiContext, service: Service) -> str:
+    """When it is due next, in a word, if it ever is."""
+    if service.expected is None:
+        return ""
+    return drawn.clock(service.expected, api.now(), _zone(api, service), api.settings.zone)
+
+
+def _zone(api: ApiContext, service: Service) -> ZoneInfo:
+    """That of its schedule; ours where it cannot be read any more."""
+    try:
+        return zones.zone(service.time_zone)
+    except ValueError:
+        return api.settings.zone
 
 
 def _bar(api: ApiContext, state: ServiceState, window: str, marks: Sequence[Mark]) -> Bar:
@@ -149,6 +177,8 @@ async def service_page(
     been filled into that form, by its name."""
     state, zone = await api.state(name), api.settings.zone
     service = api.present(state)
+    found = await runs.runs(api.store.live, state, None, RUNS_DRAWN)
+    its_runs = [RunItem.model_validate(run) for run in found]
     heard: list[HeardItem] = []
     with suppress(Problem, BrokerError):  # a page is better without its heartbeats than not at all
         heard = await history.heartbeats(api.link, name, state.registered_at, charts.COLUMNS + 1)
@@ -158,7 +188,9 @@ async def service_page(
     form = given.get("edit") or editing.shown(state)
     declared, now = state.declared_at is not None, api.now()
     zone_if_empty = service.time_zone if declared and service.schedule else api.settings.timezone
-    typed = form.get("schedule") or service.schedule or "", form.get("time_zone") or zone_if_empty
+    set_ = service.schedule or "", service.time_zone
+    typed = form.get("schedule") or set_[0], form.get("time_zone") or zone_if_empty
+    due = editing.preview(*set_, now)
     return page(
         request,
         "service.html",
@@ -167,7 +199,12 @@ async def service_page(
         windows={window: _bar(api, state, window, marks) for window in SLICES},
         heard=heard,
         cadence=charts.cadence(heard, service.thresholds.silent_after, zone),
-        durations=charts.durations(heard, zone),
+        durations=None if its_runs else charts.durations(heard, zone),
+        runs=its_runs[:RUNS_SHOWN],
+        more_runs=len(its_runs) > RUNS_SHOWN,
+        run_chart_data=drawn.run_chart(its_runs[:RUNS_DRAWN], zone),
+        too_late=lambda run: drawn.too_late(run.late_by, service.thresholds.silent_after),
+        scheduled=await _scheduled(api, state, service, its_runs) if service.schedule else None,
         events=[(_when(row), row) for row in events[:EVENTS_SHOWN]],
         more_events=len(events) > EVENTS_SHOWN,
         maintenance=api.maintenance.all(api.now(), lambda each: each.is_about(name, service.tags)),
@@ -178,8 +215,35 @@ async def service_page(
         form=form,
         declared=declared,
         zone_if_empty=zone_if_empty,
-        due=editing.preview(service.schedule or "", service.time_zone, now),
-        preview=editing.preview(*typed, now),
+        due=due,
+        preview=due if typed == set_ else editing.preview(*typed, now),
+    )
+
+
+class Scheduled(NamedTuple):
+    """What there is to see of a schedule. `next`: when it is due, in a word; `hint`: whether its zone seems
+    wrong."""
+
+    next: str
+    calendar: drawn.Calendar
+    hint: str
+
+
+async def _scheduled(
+    api: ApiContext, state: ServiceState, service: Service, its_runs: Sequence[RunItem]
+) -> Scheduled:
+    now, zone = api.now(), _zone(api, service)
+    today = zones.in_zone(now, zone).date()
+    since = micros(now - timedelta(days=drawn.DAYS))
+    days = await api.last_days.get(api.store.live, state, since, micros(now), zone)
+    came = (
+        at for run in its_runs if run.outcome is not Outcome.MISSED and (at := run.started_at or run.ended_at)
+    )
+    hint = zone_hint(stored_schedule(state.schedule or "", service.time_zone), came)
+    return Scheduled(
+        _due(api, service),
+        drawn.calendar(days, today, service.thresholds.silent_after, zone),
+        "" if hint in (service.reason or "") else hint,
     )
 
 

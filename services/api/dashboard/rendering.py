@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.api.context import context_of
+from services.api.dashboard import runs
 from services.api.http.auth import Role
 from services.api.http.requests import write_tags
 from shared.contracts import durations, zones
@@ -54,6 +55,9 @@ templates.filters |= {
 templates.globals |= {
     "duration_pattern": durations.FORM_PATTERN,
     "in_words": durations.spoken_seconds,
+    "lateness": runs.lateness,
+    "outcomes": runs.SHAPES,
+    "placed": runs.placed,
     "shapes": SHAPES,
     "version": _VERSION,
 }
@@ -68,6 +72,7 @@ def page(request: Request, template: str, status: int = 200, **content: Any) -> 
     html = templates.get_template(template).render(
         content,
         ago=lambda since: durations.spoken(at - since),
+        until=lambda moment: durations.spoken(moment - at),
         api=api,
         counts=counts,
         form_key=api.auth.form_key(request),

@@ -1,11 +1,18 @@
 """When services are due next, by their schedules."""
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from itertools import islice, takewhile
 
 from shared.contracts import schedules
+from shared.contracts.events import MICRO
 from shared.contracts.schedules import Schedule
+from shared.domain import zone_hints
 
 _MOST_KEPT = 20_000
+_HALF_A_DAY = timedelta(hours=12)
+_MOST_IN_A_DAY = 25
+"""Moments of a schedule within a day; by one with more, nothing is off by whole hours."""
 
 
 def stored_schedule(text: str, time_zone: str) -> Schedule:
@@ -33,3 +40,24 @@ class ComingMoments:
                 self._found.clear()
             self._found[text, time_zone] = after, found
         return found
+
+
+def zone_hint(schedule: Schedule, came: Iterable[datetime]) -> str:
+    """What is said where the last runs came off by the same whole or half hours, against the schedule as it
+    is now; else nothing. `came`: when they did, the newest first."""
+    offsets = list[int]()
+    for at in islice(came, zone_hints.IN_A_ROW):
+        offsets.append(zone_hints.half_hours(_offset(schedule, at)))
+        if not offsets[-1]:
+            break
+    return zone_hints.zone_hint(tuple(offsets))
+
+
+def _offset(schedule: Schedule, at: datetime) -> int:
+    """Microseconds from the nearest moment that was due within half a day; 0 without one, or with many."""
+    until = at + _HALF_A_DAY
+    coming = takewhile(lambda due: due <= until, schedule.upcoming(at - _HALF_A_DAY))
+    near = list(islice(coming, _MOST_IN_A_DAY + 1))
+    if not near or len(near) > _MOST_IN_A_DAY:
+        return 0
+    return (at - min(near, key=lambda due: abs(at - due))) // MICRO

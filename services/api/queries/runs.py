@@ -1,8 +1,9 @@
 """Runs of a service as lists and calendars show them: those of which facts are recorded, and those that have
 begun and are not recorded yet."""
 
+import asyncio
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -10,8 +11,11 @@ from services.api.projections.documents import Document
 from services.api.projections.runs import open_run
 from services.api.projections.store import View
 from shared.contracts import zones
-from shared.contracts.events import Outcome, moment
+from shared.contracts.events import Outcome, micros, moment
 from shared.domain.service_state import ServiceState
+
+MANY, MOST_KEPT = 1000, 20
+"""From so many occurrences of a service on they are kept for a minute; of so many services."""
 
 
 async def runs(
@@ -48,9 +52,44 @@ async def days(
     """The occurrences of a service that were due in a time, of which something is recorded, oldest first, by
     the day on which they were due in this zone."""
     found: dict[date, list[Occurrence]] = {}
-    since = max(since, state.registered_at)
+    since, ends = max(since, state.registered_at), 0
+    those: list[Occurrence] = []
     for run in await view.occurrences(state.name, since, until):
-        day = zones.in_zone(moment(run["expected_at"]), zone).date()
-        each = Occurrence(run["expected_at"], Outcome(run["outcome"]), run["late_by"])
-        found.setdefault(day, []).append(each)
+        at = run["expected_at"]
+        if at >= ends:  # one conversion for each day: there may be thousands of occurrences
+            day = zones.in_zone(moment(at), zone).date()
+            ends = micros(datetime.combine(day + timedelta(days=1), time(), zone))
+            those = found.setdefault(day, [])
+        those.append(Occurrence(at, Outcome(run["outcome"]), run["late_by"]))
     return found
+
+
+class LastDays:
+    """`days` up to now. Where there are many occurrences, they are read once a minute at most."""
+
+    def __init__(self, age: float = 60.0) -> None:
+        self._age = age
+        self._kept: dict[str, _Kept] = {}
+
+    async def get(
+        self, view: View, state: ServiceState, since: int, until: int, zone: ZoneInfo
+    ) -> dict[date, list[Occurrence]]:
+        clock, of = asyncio.get_running_loop().time(), (view.generation, state.registered_at, zone.key)
+        kept = self._kept.get(state.name)
+        if kept and kept.of == of and clock - kept.at < self._age:
+            return kept.days
+        found = await days(view, state, since, until, zone)
+        self._kept.pop(state.name, None)
+        if sum(map(len, found.values())) > MANY:
+            if len(self._kept) >= MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[state.name] = _Kept(of, clock, found)
+        return found
+
+
+class _Kept(NamedTuple):
+    """`of`: what they were read of; `at`: when, by the loop's clock."""
+
+    of: tuple[int, int, str]
+    at: float
+    days: dict[date, list[Occurrence]]

@@ -27,6 +27,10 @@ function tick() {
     const text = spoken(now() - Number(time.dataset.at));
     if (time.textContent !== text) time.textContent = text;
   }
+  for (const time of page().querySelectorAll("time[data-in]")) {
+    const text = spoken(Number(time.dataset.in) - now());
+    if (time.textContent !== text) time.textContent = text;
+  }
   page().querySelectorAll("[data-name]").forEach(tickRow);
 }
 setInterval(tick, 1000);
@@ -92,8 +96,12 @@ function heard(beats) {
   }
   if (unknown && document.getElementById("empty")) refresh();
   const here = document.getElementById("facts");
-  if (here && beats[here.dataset.name]) refresh();
+  if (!here || !beats[here.dataset.name]) return;
+  refresh();
+  clearTimeout(recorded);
+  recorded = setTimeout(refresh, 3000); // the run that it ended is recorded a moment later
 }
+let recorded;
 
 function listen() {
   // What happened between the making of this page and the connection is told as well.
@@ -192,21 +200,35 @@ function move(by) {
 }
 
 function along(bar, by) {
+  choose(bar, Number(bar.getAttribute("aria-valuenow")) + by);
+}
+
+function choose(bar, wanted) {
   const titles = [...bar.querySelectorAll("rect > title")].map((it) => it.textContent);
-  const at = Math.min(titles.length, Math.max(1, Number(bar.getAttribute("aria-valuenow")) + by));
+  const at = Math.min(titles.length, Math.max(1, wanted));
   bar.setAttribute("aria-valuenow", at);
   bar.setAttribute("aria-valuetext", titles[at - 1]);
   bar.querySelector(".read").textContent = titles[at - 1];
   bar.querySelectorAll("rect").forEach((it, i) => it.classList.toggle("chosen", i === at - 1));
 }
 
+// Who has no mouse to hover with can tap.
+document.addEventListener("click", ({ target }) => {
+  const bar = target.matches("rect") && target.closest("[role=slider]");
+  if (bar) choose(bar, [...bar.querySelectorAll("rect")].indexOf(target) + 1);
+});
+
 const help = document.getElementById("help");
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches("[role=slider]") && ["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) {
-    along(event.target, { ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9 }[event.key]);
-    event.preventDefault();
-    return;
+  if (event.target.matches("[role=slider]")) {
+    const across = Number(event.target.dataset.across || 1), down = across > 1 ? 1 : -1;
+    const by = { ArrowLeft: -across, ArrowRight: across, ArrowUp: -down, ArrowDown: down, Home: -1e9, End: 1e9 }[event.key];
+    if (by) {
+      along(event.target, by);
+      event.preventDefault();
+      return;
+    }
   }
   if (event.target.matches("input, textarea, select")) {
     if (event.key === "Escape") event.target.blur();
