@@ -489,10 +489,12 @@ class _Chat:
             yield f"{change} was never told"
 
     def _missing_runs(self) -> Iterator[str]:
+        """Those that nothing suppressed, as far as the notifier can have known when it read them."""
         for run in self.facts.runs.values():
             it = self.facts.services[run.name]
             by = max(run.at, self.well_from) + self.facts.settled
-            withheld = [*self._silenced(it), *self.facts.hushed_spans(it)]
+            spans = [*self._silenced(it), *self.facts.hushed_spans(it)]
+            withheld = [(start, end + self.facts.margin(end)) for start, end in spans]
             if (
                 run.wanted
                 and run.seq not in self.runs_told

@@ -331,7 +331,7 @@ CAUGHT_BY = {
     "ForgetsWhatIsOwed": 282,
     "ForgetsDigests": 51,
     "ForgetsWhichRunsItTold": 20,
-    "BeginsWithTheNextRun": 20,
+    "BeginsWithTheNextRun": 65,
     "TellsOfEveryRun": 11,
     "WritesWithoutLooking": 208,
     "BelievesSilence": 0,
