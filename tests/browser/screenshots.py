@@ -1,6 +1,7 @@
-"""Takes the pictures in docs/screenshots: `python -m tests.browser.screenshots`."""
+"""Takes the pictures in docs/screenshots: `python -m tests.browser.screenshots [SCENE…]`."""
 
 import asyncio
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
@@ -25,6 +26,7 @@ SCENES: dict[str, tuple[str, Callable[[datetime], list[fleets.Past]]]] = {
     "forty": ("/", fleets.forty),
     "many": ("/", lambda now: fleets.many(5000, now)),
     "service": ("/ui/service/billing.worker", lambda now: [fleets.a_bad_month("billing.worker", now)]),
+    "schedule": ("/ui/service/backup.nightly", lambda now: [fleets.nightly("backup.nightly", now)]),
 }
 SIZES = {1440: 900, 390: 844}
 
@@ -50,7 +52,7 @@ async def take(name: str) -> None:
                     path_ = system.url("ingest", "/heartbeat/billing.worker" + ("/fail" if n == 20 else ""))
                     system.http.post(path_, content=f"{n} invoices sent")
             await asyncio.sleep(7)
-            await shoot(system.url("api", path), name)
+            await shoot(system.url("api", path), name, 2 if path.startswith("/ui/") else 1)
             await link.close()
         finally:
             system.stop()
@@ -61,13 +63,13 @@ async def _judged(request: Msg) -> None:
     await request.respond(str(int(fleets.now().timestamp() * 1e6)).encode())
 
 
-async def shoot(url: str, name: str) -> None:
+async def shoot(url: str, name: str, screens: int) -> None:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for width, height in SIZES.items():
             for scheme in ("light", "dark"):
                 page = await browser.new_page(
-                    viewport={"width": width, "height": height * 2 if name == "service" else height},
+                    viewport={"width": width, "height": height * screens},
                     color_scheme=scheme,  # type: ignore[arg-type]
                 )
                 await page.goto(url)
@@ -79,7 +81,7 @@ async def shoot(url: str, name: str) -> None:
 
 async def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    for name in SCENES:
+    for name in sys.argv[1:] or SCENES:
         await take(name)
 
 

@@ -399,7 +399,7 @@ PATHS = ("/", "/ui/service/bad", "/ui/connect", "/ui/maintenance", "/status", "/
 @pytest.mark.parametrize("system", [SHOWN], indirect=True)
 async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
     now = fleets.now()
-    await fill(system, [*fleets.forty(now), fleets.a_bad_month("bad", now)])
+    await fill(system, [*fleets.forty(now), fleets.a_bad_month("bad", now), fleets.nightly("job", now)])
     system.beat("bad", "/start")
     system.beat("bad")
     system.http.post(system.url("api", "/service/bad/pause"))
@@ -414,6 +414,7 @@ async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
             for path in (
                 "/",
                 "/ui/service/bad",
+                "/ui/service/job",
                 "/ui/connect",
                 "/ui/service/bad/delete",
                 "/status",
@@ -429,6 +430,57 @@ async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
                 overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
                 assert await page.evaluate(overflow) <= 0, (path, width)
             await context.close()
+
+
+@pytest.mark.parametrize("system", [SHOWN], indirect=True)
+async def test_a_calendar_and_runs_are_read_with_keys_and_by_tapping(system: System, page: Page) -> None:
+    await fill(system, [fleets.nightly("job", fleets.now())])
+    await page.goto(system.url("api", "/ui/service/job"))
+    calendar, chart = page.locator("#schedule [role=slider]"), page.locator("#runs [role=slider]")
+    read = calendar.locator(".read")
+    await expect(read).to_contain_text("2 missed", timeout=20_000)
+    days = await calendar.locator("rect > title").all_text_contents()
+    assert len(days) == 90
+    await calendar.focus()
+    for key, day in (
+        ("Home", 0),
+        ("ArrowLeft", 0),
+        ("ArrowRight", 7),
+        ("ArrowDown", 8),
+        ("ArrowUp", 7),
+        ("End", 89),
+    ):
+        await page.keyboard.press(key)
+        await expect(read).to_have_text(days[day])
+        assert await calendar.get_attribute("aria-valuetext") == days[day]
+    await calendar.locator("rect.d-missed").first.click()
+    await expect(read).to_contain_text(": missed")
+    await chart.focus()
+    await page.keyboard.press("Home")
+    await expect(chart.locator(".read")).to_have_text(
+        await chart.locator("rect > title").first.text_content() or ""
+    )
+    short = chart.locator("rect").nth((await chart.locator("rect").count()) - 3)
+    await short.dispatch_event("click")
+    await expect(chart.locator(".read")).to_contain_text("took 3 s, usually 12 to 15 min")
+
+
+@pytest.mark.parametrize("system", [CALM], indirect=True)
+async def test_a_run_is_seen_when_it_is_recorded(system: System, page: Page) -> None:
+    made = system.http.put(system.url("api", "/service/job"), json={"schedule": "* * * * *"})
+    assert made.status_code == 201
+    system.beat("job", "/start")
+    await page.goto(system.url("api", "/ui/service/job"))
+    await expect(page.locator("#runs .o-running").first).to_be_visible(timeout=8000)
+    system.beat("job")
+    await expect(page.locator("#runs .o-success").first).to_be_visible(timeout=8000)
+    await expect(page.locator("#runs .o-running")).to_have_count(0)
+    await page.goto(system.url("api", "/"))
+    coming = page.locator(f"{of('job')} time[data-in]")
+    before = await coming.inner_text()
+    assert before.endswith(" s")
+    await page.wait_for_timeout(2500)
+    assert await coming.inner_text() != before, "it counts down"
 
 
 @pytest.mark.parametrize("system", [SHOWN], indirect=True)

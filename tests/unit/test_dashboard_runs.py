@@ -144,6 +144,7 @@ def test_a_day_with_several_shows_the_worst_and_counts_them() -> None:
     due += [occurrence("11-26 20:00", FAILURE), occurrence("11-26 21:00", late_by=1e4)]
     day = by_day(*due, day=date(2026, 11, 26))
     assert (day.kind, day.title) == ("failed", "Thu Nov 26: 20 met, 1 late, 1 failed")
+    assert day.share == round(1 / 22, 3)
     assert by_day(*due, occurrence("11-26 22:00", MISSED), day=date(2026, 11, 26)).kind == "missed"
     found = drawn.calendar({date(2026, 11, 26): due, TODAY: due[-1:]}, TODAY, TOLERANCE, OURS)
     assert found.summary == "In the last 90 days: 20 met, 2 late, 1 failed"
@@ -156,6 +157,11 @@ def test_a_picture_says_in_words_and_shapes_what_its_colours_say() -> None:
     assert shown.count("<rect") == shown.count("<title>") + 6, "and six in the legend"
     assert shown.count('class="sign"') == 4, "one that failed, and three in the legend"
     assert "Fri Nov 27, due 03:00: failed" in shown
+    assert "part" not in shown
+    few = [occurrence("11-27 03:00", FAILURE), *(occurrence(f"11-27 {n}:00") for n in range(10, 19))]
+    shown = str(parts.calendar(drawn.calendar({TODAY: few}, TODAY, TOLERANCE, OURS)))
+    assert re.findall('class="part ([a-z-]+)"', shown) == ["d-failed"], "one of ten is not all of the day"
+    assert shown.count("<rect") == shown.count("<title>") + 6
     chart = drawn.run_chart([run(FAILURE, "11-26 05:00", 30.0, unusual="<so>")], OURS)
     shown = str(parts.run_chart(chart))
     assert re.findall('class="mark ([a-z-]+)"', shown) == ["unusual", "o-failure"]

@@ -118,12 +118,14 @@ def _told(run: RunItem, zone: ZoneInfo) -> str:
 
 
 class Day(NamedTuple):
-    """`x`: its week; `y`: its day of the week; both from 0. `kind`: the worst of `KINDS`, or `nothing`."""
+    """`x`: its week; `y`: its day of the week; both from 0. `kind`: the worst of `KINDS`, or `nothing`;
+    `share`: of how many of its occurrences, so that one of a hundred does not look like all."""
 
     x: int
     y: int
     kind: str
     title: str
+    share: float = 1.0
 
 
 class Month(NamedTuple):
@@ -153,7 +155,8 @@ def calendar(
         kinds = Counter(kind(each, tolerance) for each in due)
         in_all += kinds
         worst = next((each for each in KINDS if each in kinds), "nothing")
-        days.append(Day(week, weekday, worst, f"{day:%a %b %d}{_of_a_day(due, kinds, tolerance, zone)}"))
+        title = f"{day:%a %b %d}{_of_a_day(due, kinds, tolerance, zone)}"
+        days.append(Day(week, weekday, worst, title, round(kinds[worst] / len(due), 3) if due else 1.0))
         if day.day == 1:
             months.append(Month(week, f"{day:%b}"))
     weeks = days[-1].x + 1
