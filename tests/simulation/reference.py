@@ -684,7 +684,7 @@ class Reference:
         self.changes.append(Change(life.status, to, at, last, why))
         self.ever_had_job |= life.has_job
         life.status, life.since = to, at
-        if to in ("alive", "down"):
+        if to != "silent":
             life.successes = 0
 
     def _ticked(self, tick: Message) -> None:

@@ -253,7 +253,7 @@ def apply_transition(service: MonitoredService, transition: StatusTransition) ->
     service.status = transition.to
     service.since = transition.since
     service.recorded_beat = max(service.recorded_beat, transition.last_beat or 0)
-    if service.job and transition.to in (ALIVE, DOWN):
+    if service.job and transition.to is not SILENT:
         service.job.successes = 0
 
 

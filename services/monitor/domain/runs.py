@@ -211,16 +211,17 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
     if job is None or beat.at <= max(service.last_beat, job.ended_at) or beat.signal is Signal.LOG:
         return None
     run = _open(job, beat.run)
-    if beat.signal is Signal.START:
+    is_end = beat.signal is not Signal.START
+    if not (is_end and run) and (passed := _passed(service, job, beat, coverage)):
+        return passed
+    if not is_end:
         if gives_way := run or (job.open_runs[0] if len(job.open_runs) >= MAX_OPEN else None):
             why = "it began again" if run else f"more than {MAX_OPEN} runs were open"
             if not gives_way.is_overdue:
                 return _fact(beat.at, Outcome.OVERDUE, gives_way)._replace(message=why)
-        return _passed(service, job, beat, coverage)
+        return None
     if run is None and job.timetable is None:
         return None
-    if run is None and (passed := _passed(service, job, beat, coverage)):
-        return passed
     outcome = Outcome.FAILURE if beat.signal is Signal.FAIL else Outcome.SUCCESS
     run = run or _begun(service, job, beat)._replace(started=0)
     fact = _fact(beat.at, outcome, run)._replace(
@@ -313,7 +314,7 @@ def apply_beat(service: MonitoredService, beat: Beat) -> None:
         job.failures, job.successes = job.failures + 1, 0
     elif beat.signal is Signal.SUCCESS:
         job.failures, job.overdue = 0, None
-        job.successes += beat.at > service.since
+        job.successes += service.status in (Status.DOWN, Status.DEAD) and beat.at >= service.since
     if beat.signal is Signal.START:
         begun = _begun(service, job, beat)
         job.open_runs = (*(each for each in job.open_runs if each.run != beat.run), begun)[-MAX_OPEN:]

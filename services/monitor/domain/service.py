@@ -157,7 +157,7 @@ class Job:
     failures: int = 0
     """Without a success between."""
     successes: int = 0
-    """Since it went down, without a failure between."""
+    """Since it went down, or became dead, without a failure between."""
     lengths: tuple[int, ...] = ()
     """Of the last runs that succeeded, the newest last."""
     ended_at: int = 0
