@@ -1,4 +1,4 @@
-"""The command line of both simulations."""
+"""The command line of the simulations."""
 
 import argparse
 import gc
@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from tests.simulation import mutants as monitor_mutants
+from tests.simulation import punctual
 from tests.simulation import run as monitor_run
 from tests.simulation import simulate as monitor
 from tests.simulation.notifier import mutants as notifier_mutants
@@ -29,6 +30,8 @@ class Simulation:
     surroundings: Callable[[], AbstractContextManager[None]]
     mutants: list[Any]
     caught_by: Callable[[Any, int], tuple[int, str] | None]
+    most: int = 1 << 62
+    """Seeds that tell anything new."""
 
 
 SIMULATIONS = {
@@ -46,6 +49,14 @@ SIMULATIONS = {
         list(notifier_mutants.MUTANTS),
         notifier_mutants.caught_by,
     ),
+    "punctual": Simulation(
+        punctual.simulate,
+        punctual.tell,
+        punctual.surroundings,
+        [],
+        lambda mutant, seeds: None,
+        most=4 * len(punctual.names()),
+    ),
 }
 
 CHUNK = 100
@@ -53,7 +64,7 @@ CHUNK = 100
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--of", choices=[*SIMULATIONS], help="only the monitor's, or the notifier's")
+    parser.add_argument("--of", choices=[*SIMULATIONS], help="only one of them")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds are tried")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="only this one, with everything that happened")
@@ -68,7 +79,10 @@ def main(arguments: list[str]) -> int:
         return 0 if all([SIMULATIONS[name].tell(options.seed) for name in chosen]) else 1
     if options.mutants:
         return max(_mutants(SIMULATIONS[name], options.seeds) for name in chosen)
-    return max(_many(name, options.first, options.seeds, options.jobs, options.most) for name in chosen)
+    return max(
+        _many(name, options.first, min(options.seeds, SIMULATIONS[name].most), options.jobs, options.most)
+        for name in chosen
+    )
 
 
 def _many(name: str, first: int, seeds: int, jobs: int, most: int) -> int:
