@@ -109,7 +109,7 @@ class RunFact(NamedTuple):
 
     @property
     def order(self) -> tuple[int, int, str]:
-        return self.at, _RANKS[self.outcome], self.key
+        return self.at, _RANKS[self.outcome], "" if self.ended else self.key  # a heartbeat ends one run only
 
 
 _RANKS = {

@@ -121,7 +121,8 @@ def _moment(at: int) -> datetime | None:
 
 def order_of(event: events.RunRecorded) -> tuple[int, int, str]:
     """The place of a recorded fact among those of its service."""
-    return RunFact(micros(event.time), event.data.outcome, event.data.key).order
+    at = micros(event.time)
+    return RunFact(at, event.data.outcome, event.data.key, ended=at if event.data.ended_at else 0).order
 
 
 def to_event(name: str, transition: StatusTransition) -> events.StatusChanged:
