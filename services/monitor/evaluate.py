@@ -137,7 +137,7 @@ class Evaluator:
         while state.undeclared:
             await self._recorder.declare(*state.undeclared.pop())
         while state.unrecorded:
-            await self._recorder.record_run(*state.unrecorded.popleft())
+            await self._recorder.record_run(*state.unrecorded.popleft(), is_applied=True)
         if state.resumed:
             resumed, state.resumed = state.resumed, []
             await _concurrently(partial(self.evaluate_one_resumed, read), resumed)

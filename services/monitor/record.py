@@ -94,8 +94,8 @@ class Recorder:
             if transition:
                 self._state.apply_recorded(service, transition)
 
-    async def record_run(self, service: MonitoredService, fact: RunFact) -> None:
-        """Append a fact about a run, unless it is recorded already, and apply it."""
+    async def record_run(self, service: MonitoredService, fact: RunFact, *, is_applied: bool = False) -> None:
+        """Append a fact about a run, unless it is recorded already, and apply it, unless it is already."""
         job, subject = service.job, streams.run(service.name)
         assert job is not None
         event = mapping.run_event(service.name, fact)
@@ -111,7 +111,8 @@ class Recorder:
                     job.recorded = mapping.order_of(parse_run(message.data))
                 except ValueError:
                     continue  # what cannot be read stands in the way, and says nothing
-        runs.apply_fact(service, fact)
+        if not is_applied:
+            runs.apply_fact(service, fact)
 
     async def _append(
         self, subject: str, event: StatusChanged | ConfigEvent | RunRecorded, after: int

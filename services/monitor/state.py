@@ -253,8 +253,9 @@ class MonitorState:
         schedule, time_zone = job.declared
         job.time_zone = time_zone or self.epoch_of[service.bucket].time_zone
         timetable = Timetable(schedule, job.time_zone, job.early or EARLY) if schedule else None
-        if timetable != job.timetable:
-            job.timetable, job.offsets = timetable, ()
+        before, job.timetable = job.timetable, timetable
+        if not timetable or not before or timetable.is_another(before):
+            job.offsets = ()
             runs.expect_from(service, at)
 
     def _remove(self, service: MonitoredService, change: ConfigChange) -> None:
@@ -293,6 +294,7 @@ class MonitorState:
                         runs.change_limit(service, limit, epoch.since, self.coverage.gaps)
                         if job:
                             self._update_timetable(service, job, epoch.since)
+                            self.update_indexes(service)
             self.snapshots.save_everything()
 
     async def load_epochs(self, event_store: EventStore) -> None:

@@ -262,16 +262,12 @@ def _of_runs(scenario: Scenario, broker: Broker) -> Iterator[str]:
         beats = {facts[i].at: facts[i] for i in scenario.heartbeats.of.get(streams.heartbeat(name), ())}
         if len({event.id for event in events}) < len(events):
             yield f"{name}: a fact about a run is recorded twice"
-        seen, ended, before = set[tuple[str, str]](), set[int](), 0
+        ended, before = set[int](), 0
         for event in events:
             data, at = event.data, micros(event.time)
             if at < before:
                 yield f"{name}: goes back in time: {told_run(event)}"
             before = at
-            once = (data.outcome.value, data.key)
-            if once in seen and data.outcome not in ("success", "failure"):
-                yield f"{name}: is so twice: {told_run(event)}"
-            seen.add(once)
             if data.ended_at:
                 failed = (beats[at].headers or {}).get("Registry-Signal") == "fail" if at in beats else None
                 if at in ended or failed is not (data.outcome == "failure"):

@@ -95,7 +95,7 @@ class Settings:
     @property
     def asks_for_more(self) -> bool:
         counted = self.fail_after > 1 or self.recover_after > 1
-        return bool(self.schedule or self.max_run) or counted or not self.notify_unusual
+        return bool(self.schedule or self.early or self.max_run) or counted or not self.notify_unusual
 
 
 class Defaults(NamedTuple):
@@ -370,10 +370,9 @@ class Reference:
     def _new_timetable(self, life: Life, at: int) -> None:
         text, zone = life.when
         found = (text, zone or self._epochs.zone, life.set.early or EARLY) if text else None
-        if found != life.timetable:
-            life.timetable = found
-            if found:
-                self._expect_from(life, at)
+        before, life.timetable = life.timetable, found
+        if found and not (before and found[:2] == before[:2]):
+            self._expect_from(life, at)
 
     def _expect_from(self, life: Life, at: int) -> None:
         """Only what comes after `at` is expected, less what was met early."""

@@ -23,6 +23,10 @@ class Timetable:
     time_zone: str
     early: int = EARLY
 
+    def is_another(self, other: "Timetable") -> bool:
+        """Whether it has other occurrences."""
+        return (self.schedule, self.time_zone) != (other.schedule, other.time_zone)
+
     def following(self, at: int) -> int:
         """The first occurrence later than `at`; NEVER if none is left."""
         return _following(self.schedule, self.time_zone, at)

@@ -42,7 +42,7 @@ class ConfigChange(NamedTuple):
     def has_job(self) -> bool:
         """Whether anything of it asks for more than that it just beats."""
         counts = self.fail_after > 1 or self.recover_after > 1
-        return bool(self.schedule or self.max_run) or counts or not self.notify_unusual
+        return bool(self.schedule or self.early or self.max_run) or counts or not self.notify_unusual
 
 
 def config_change(event: events.ConfigEvent, seq: int, at: int) -> ConfigChange:
