@@ -167,7 +167,11 @@ class Evaluator:
         self, tick: Stored, detector: MassOutageDetector, service: MonitoredService
     ) -> None:
         beats, service.held = service.held, ()
-        for beat in beats:
+        for n, beat in enumerate(beats):
+            if service.job and not decidable(service, beat, self._state.coverage):
+                service.held = beats[n:]  # the tick was long on its way, and proves nothing of that time
+                self._late.add(service.name)
+                return
             await self._evaluate_heartbeat(service, beat, tick, detector)
 
     async def _evaluate_overdue(

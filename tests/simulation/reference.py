@@ -692,7 +692,10 @@ class Reference:
         if life is None:
             return
         held, life.held = life.held, []
-        for said in held:
+        for n, said in enumerate(held):
+            if life.has_job and any(self._until < at <= said.at for at in self._all_due(life)):
+                life.held = held[n:]
+                break
             self._evaluate(life, said)
         if not life.is_paused:
             self._advance(life, tick.end)
