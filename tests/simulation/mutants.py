@@ -485,6 +485,13 @@ CAUGHT_BY = {
     "DeafInPauses": 650,
     "ChargesThePast": 31,
     "ForgetsOldDefaults": 11,
+    "EndCountsAtItsEnd": 30,
+    "NothingForgiven": 34,
+    "ScheduleOfThePast": 66,
+    "FailuresAddUp": 107,
+    "LooksAtStatus": 26,
+    "AnySuccessEndsARun": 26,
+    "ForgetsOpenRuns": 35,
 }
 """A seed that catches a mutant, where none of the first does: the suite need not look for one."""
 

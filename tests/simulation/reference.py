@@ -260,6 +260,8 @@ class Reference:
         self._epochs, self._coming = known[0], known[1:]
         self._known = known
         self._resumed = list[tuple[Life, int]]()
+        self._was_taken_back = False
+        """Whether a tick has proved that the registry was listening in what was thought to be a gap."""
         if self.readable:
             for message in messages:
                 self._configure(message.at, message.said is not None)
@@ -592,6 +594,9 @@ class Reference:
             if due is None or due[0] > upto:
                 return
             at, _, outcome, run, occurrence = due
+            facts = self.facts
+            if self._was_taken_back and facts and at < facts[-1].at:
+                self.facts = []  # due earlier than was thought, before what is recorded: it cannot be any more
             if run is None:
                 life.missed_until = occurrence
                 self.facts.append(Told(at, outcome, str(occurrence), occurrence=occurrence))
@@ -606,6 +611,8 @@ class Reference:
                 if notify:
                     life.told_at = at
                 self._record(at, outcome, run, unusual=longest and longest[1], notify=notify)
+            if self.facts is not facts:
+                self.facts = facts
 
     # --- what is waited for
 
@@ -687,6 +694,7 @@ class Reference:
             life.successes = 0
 
     def _ticked(self, tick: Message) -> None:
+        self._was_taken_back |= not {*self._gaps} <= {*tick.gaps}
         self._until, self._gaps = tick.until, list(tick.gaps)
         life = self._life
         if life is None:
