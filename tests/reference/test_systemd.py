@@ -72,13 +72,24 @@ UNEVEN = re.compile("0/7|1/5")
 or day: of `0/5:00` 00:00 on the first of each month. With an end (`0..23/5`) it does not."""
 
 
+LOSES = {
+    *("Pacific/Chatham", "NZ-CHAT", "Australia/Lord_Howe", "Australia/LHI"),
+    *("Europe/Dublin", "Eire", "Africa/Casablanca", "Africa/El_Aaiun"),
+}
+"""Where the clocks are put forward at no full hour, or summer is the normal time, systemd 252 may leave out what
+is due after the gap on the same day. What it runs must be among what we expect."""
+
+
 def compare(texts: list[str], base: datetime) -> None:
     for text, found in zip(texts, of_systemd(texts, base), strict=True):
         if found is None:
             continue
         parsed = schedules._parsed(text, zones.zone("UTC"))[0]
-        ours = list(islice(parsed.upcoming(base), IN_A_ROW)) if parsed else []
+        name = text.rpartition(" ")[2]
+        ours = list(islice(parsed.upcoming(base), 10 * IN_A_ROW)) if parsed else []
         # To find a month's end systemd looks at another season, and then takes the second pass of an hour.
-        zone = zones.zone(text.rpartition(" ")[2] if "~" in text else "UTC")
+        zone = zones.zone(name if "~" in text else "UTC")
         theirs, own = ([f"{at.astimezone(zone):%F %T}" for at in moments] for moments in (found, ours))
-        assert theirs == own, (text, base)
+        if name in LOSES:
+            own = [at for at in own if at in theirs]
+        assert theirs == own[:IN_A_ROW], (text, base)
