@@ -76,8 +76,8 @@ LOSES = {
     *("Pacific/Chatham", "NZ-CHAT", "Australia/Lord_Howe", "Australia/LHI"),
     *("Europe/Dublin", "Eire", "Africa/Casablanca", "Africa/El_Aaiun"),
 }
-"""Where the clocks are put forward at no full hour, or summer is the normal time, systemd 252 may leave out what
-is due after the gap on the same day. What it runs must be among what we expect."""
+"""Where the clocks are put forward at no full hour, or summer is the normal time, systemd 252 may leave out
+what is due after the gap on the same day. What it runs must be among what we expect."""
 
 
 def compare(texts: list[str], base: datetime) -> None:
