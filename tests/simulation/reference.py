@@ -596,7 +596,7 @@ class Reference:
             at, _, outcome, run, occurrence = due
             facts = self.facts
             if self._was_taken_back and facts and at < facts[-1].at:
-                self.facts = []  # due before what is recorded, as is seen now: too late
+                self.facts = []  # it is due earlier than was thought, and before what is recorded
             if run is None:
                 life.missed_until = occurrence
                 self.facts.append(Told(at, outcome, str(occurrence), occurrence=occurrence))

@@ -4,9 +4,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from services.monitor.domain import timetable
+from tests.simulation import occurrences, punctual
 from tests.simulation.command import chunk
 from tests.simulation.mutants import CAUGHT_BY, MUTANTS, caught_by
 from tests.simulation.run import Process, surroundings
@@ -27,6 +30,25 @@ def test_history_is_the_same_whatever_happens(capsys: pytest.CaptureFixture[str]
         f"\nseed {seed}: {problem}\nreplay with: make simulate OF=monitor SEED={seed}"
         for seed, problem in failures
     )
+
+
+def test_the_table_of_occurrences_is_what_the_product_reckons() -> None:
+    """They are made by different means, and the reference relies on the former."""
+    with surroundings():
+        for text, zone in occurrences.pairs():
+            table, reckoned = occurrences.beside_the_product(text, zone, 200)
+            assert table == reckoned, (text, zone)
+
+
+@pytest.mark.parametrize("seed", range(6, 10))
+def test_ten_years_of_a_punctual_job(seed: int) -> None:
+    """In one zone. `make simulate OF=punctual` goes through all of them."""
+    assert punctual.simulate(seed) == []
+
+
+def test_ten_years_of_a_job_that_is_reckoned_wrongly() -> None:
+    with patch.object(timetable.Timetable, "opens", lambda self, occurrence, previous: occurrence):
+        assert punctual.simulate(4)
 
 
 def test_a_seed_means_the_same_in_every_process() -> None:
