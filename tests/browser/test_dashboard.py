@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -472,9 +473,14 @@ async def test_a_run_is_seen_when_it_is_recorded(system: System, page: Page) -> 
     system.beat("job", "/start")
     await page.goto(system.url("api", "/ui/service/job"))
     await expect(page.locator("#runs .o-running").first).to_be_visible(timeout=8000)
+    await page.wait_for_timeout(3500)  # what follows a heartbeat has been looked for
+    monitor = system.parts["monitor"].process
+    assert monitor
+    os.kill(monitor.pid, signal.SIGSTOP)
     system.beat("job")
+    await expect(page.locator("#runs .o-running")).to_have_count(0, timeout=8000)
+    os.kill(monitor.pid, signal.SIGCONT)
     await expect(page.locator("#runs .o-success").first).to_be_visible(timeout=8000)
-    await expect(page.locator("#runs .o-running")).to_have_count(0)
     await page.goto(system.url("api", "/"))
     coming = page.locator(f"{of('job')} time[data-in]")
     before = await coming.inner_text()
