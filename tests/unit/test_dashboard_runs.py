@@ -196,6 +196,7 @@ def test_a_zone_that_was_corrected_is_not_doubted_any_more() -> None:
     assert zone_hint(schedules.parse("0 3 * * *", "Europe/Berlin"), came) == ""
     assert zone_hint(schedules.parse("* * * * *", "UTC"), came) == ""
     assert zone_hint(schedules.parse("0 3 1 1 *", "UTC"), came) == ""
+    assert zone_hint(schedules.parse("0 3 * * *", "UTC"), [datetime.max.replace(tzinfo=UTC)] * 3) == ""
 
 
 class FakeView(SimpleNamespace):

@@ -55,8 +55,11 @@ def zone_hint(schedule: Schedule, came: Iterable[datetime]) -> str:
 
 def _offset(schedule: Schedule, at: datetime) -> int:
     """Microseconds from the nearest moment that was due within half a day; 0 without one, or with many."""
-    until = at + _HALF_A_DAY
-    coming = takewhile(lambda due: due <= until, schedule.upcoming(at - _HALF_A_DAY))
+    try:
+        since, until = at - _HALF_A_DAY, at + _HALF_A_DAY
+    except OverflowError:  # at the ends of the calendar
+        return 0
+    coming = takewhile(lambda due: due <= until, schedule.upcoming(since))
     near = list(islice(coming, _MOST_IN_A_DAY + 1))
     if not near or len(near) > _MOST_IN_A_DAY:
         return 0
