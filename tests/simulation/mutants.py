@@ -452,7 +452,7 @@ CAUGHT_BY = {
     "NoExpectedSequence": 96,
     "ForgetsDeafness": 24,
     "TakesConfigurationAtOnce": 11,
-    "TrustsAnyBucket": 4284,
+    "TrustsAnyBucket": 2128,
     "TrustsAnyRecord": 161,
     "StartLiftsDown": 56,
     "ForgetsTheResumed": 300,
