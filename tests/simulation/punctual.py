@@ -183,7 +183,7 @@ def _problems(case: Case, rng: Random) -> Iterator[str]:
         yield f"{case}: counted otherwise: {', '.join(map(_said, wrong)) or 'twice'}"
     if left_out:
         at, back = due[left_out], first_of[left_out + 1]
-        falls = [("silent", at + SILENT), ("down", at + DOWN)]
+        falls = [("silent", at + SILENT), ("down", at + DOWN), ("dead", at + DEAD)]
         expected += [fall for fall in falls if fall[1] < back] + [
             ("alive", next(when for when, signal in beats if when >= back and signal is Signal.SUCCESS))
         ]
