@@ -126,11 +126,9 @@ def a_bad_month(name: str, now: datetime, seed: int = 1) -> Past:
 def nightly(name: str, now: datetime, seed: int = 1, **more: object) -> Past:
     """Due every night at three; mostly it comes, and takes a quarter of an hour."""
     chance, runs = random.Random(seed), []
-    last = now.replace(hour=3, minute=0, second=0, microsecond=0)
+    last = (now - timedelta(hours=3)).replace(hour=3, minute=0, second=0, microsecond=0)
     for day in reversed(range(95)):
         due = last - timedelta(days=day)
-        if due > now:
-            continue
         late = timedelta(seconds=chance.choice([2, 3, 5, 40] * 9 + [45 * 60]))
         took = timedelta(minutes=chance.uniform(12, 15))
         runs.append(_run(due, late, took, chance.choice([Outcome.SUCCESS] * 24 + [Outcome.FAILURE])))
