@@ -88,26 +88,37 @@ def parse(text: str, time_zone: str, now: datetime = _SOME_DAY) -> Schedule:
         zone = zones.zone(time_zone)
     except ValueError as error:
         raise ValueError(f"the time zone {error}") from None
-    schedule, why_not = _parsed(text, zone)
+    schedule, why_not, first = _parsed(text, zone)
     if schedule is None:
         raise ValueError(why_not)
-    if schedule.following(now) is None:
+    is_to_come = first is not None and first > now
+    if not is_to_come and schedule.following(now) is None:
         raise ValueError(f"{_short(text)} does not come any more after {now:%Y-%m-%d}")
     return schedule
 
 
+def stored(text: str, time_zone: str) -> Schedule:
+    """The schedule that a service has. One that cannot be read is never due: another version accepted it."""
+    try:
+        return parse(text, time_zone)
+    except ValueError:
+        return Schedule(())
+
+
 @lru_cache(maxsize=10_000)
-def _parsed(text: str, zone: ZoneInfo) -> tuple[Schedule | None, str]:
-    """Errors are kept too: a sender may repeat what is wrong with each heartbeat."""
+def _parsed(text: str, zone: ZoneInfo) -> tuple[Schedule | None, str, datetime | None]:
+    """The schedule, or what is wrong with it, and the first moment that is due after some day. All of it is
+    kept, errors too: a sender may repeat it with each heartbeat."""
     try:
         lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
         if not lines:
             raise ValueError(f"a schedule is empty: use {ACCEPTED}")
         if len(lines) > MAX_LINES:
             raise ValueError(f"a schedule has at most {MAX_LINES} lines")
-        return Schedule(tuple(_line(line, zone) for line in lines)), ""
+        schedule = Schedule(tuple(_line(line, zone) for line in lines))
+        return schedule, "", schedule.following(_SOME_DAY)
     except ValueError as error:
-        return None, str(error)
+        return None, str(error), None
 
 
 def _line(line: str, zone: ZoneInfo) -> tuple[Next, str]:

@@ -258,7 +258,7 @@ class _Patched(Process):
     @classmethod
     @contextmanager
     def broken(cls) -> Iterator[None]:  # type: ignore[override]
-        caches = timetable._following, timetable._parsed, schedules._parsed
+        caches = timetable._following, schedules._parsed
         try:
             with patch.object(cls.place, cls.name, cls.instead(getattr(cls.place, cls.name))):
                 for cache_ in caches if cls.place is schedules else caches[:1]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from services.api.http.models import MOMENTS, Wanted
 from services.api.http.requests import read_tags, write_tags
-from services.api.queries.coming import stored_schedule
-from shared.contracts import durations, zones
+from shared.contracts import durations, schedules, zones
 from shared.domain.service_state import ServiceState
 
 _LENGTHS = ("every", "early", "silent_after", "down_after", "dead_after", "max_run")
@@ -62,7 +61,7 @@ def _as_sent(field: str, text: str) -> str:
 def preview(schedule: str, time_zone: str, now: datetime) -> tuple[str, list[str]]:
     """A schedule in words and its next moments by its own clock; nothing where it cannot be read."""
     try:
-        zone, found = zones.zone(time_zone), stored_schedule(schedule, time_zone)
+        zone, found = zones.zone(time_zone), schedules.stored(schedule, time_zone)
     except ValueError:
         return "", []
     moments = islice(found.upcoming(now), MOMENTS)

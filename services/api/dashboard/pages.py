@@ -23,9 +23,9 @@ from services.api.http.routing import NameInPath
 from services.api.http.services import service_query
 from services.api.projections.documents import Document
 from services.api.queries import history, runs
-from services.api.queries.coming import stored_schedule, zone_hint
+from services.api.queries.coming import zone_hint
 from services.api.queries.index import ServiceQuery
-from shared.contracts import thresholds, zones
+from shared.contracts import schedules, thresholds, zones
 from shared.contracts.events import NAME_RULE_IN_WORDS, Outcome, Status, micros, moment, valid_name
 from shared.domain import timeline
 from shared.domain.service_state import ServiceState
@@ -239,7 +239,7 @@ async def _scheduled(
     came = (
         at for run in its_runs if run.outcome is not Outcome.MISSED and (at := run.started_at or run.ended_at)
     )
-    hint = zone_hint(stored_schedule(state.schedule or "", service.time_zone), came)
+    hint = zone_hint(schedules.stored(state.schedule or "", service.time_zone), came)
     return Scheduled(
         _due(api, service),
         drawn.calendar(days, today, service.thresholds.silent_after, zone),

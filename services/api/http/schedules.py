@@ -11,8 +11,7 @@ from services.api import timing
 from services.api.context import Api
 from services.api.http.models import EXAMPLES, MOMENTS, MOMENTS_MAX, ExpectedMoments, SchedulePreview
 from services.api.http.routing import NameInPath, asking, reading
-from services.api.queries.coming import stored_schedule
-from shared.contracts.schedules import Schedule
+from shared.contracts.schedules import Schedule, stored
 from shared.http.problems import documented
 
 asks, reads = asking("services"), reading("services")
@@ -38,7 +37,7 @@ async def list_expected_moments(
     state = await api.state(name)
     if state.schedule is None:
         return ExpectedMoments(items=[], says=None)
-    schedule = stored_schedule(state.schedule, state.time_zone or api.settings.timezone)
+    schedule = stored(state.schedule, state.time_zone or api.settings.timezone)
     return await _moments(schedule, api.now(), count)
 
 

@@ -15,14 +15,6 @@ _MOST_IN_A_DAY = 25
 """Moments of a schedule within a day; by one with more, nothing is off by whole hours."""
 
 
-def stored_schedule(text: str, time_zone: str) -> Schedule:
-    """The schedule that a service has. One that cannot be read is never due: another version accepted it."""
-    try:
-        return schedules.parse(text, time_zone)
-    except ValueError:
-        return Schedule(())
-
-
 class ComingMoments:
     """The next moment of each schedule is kept until it has passed: services often share a schedule."""
 
@@ -35,7 +27,7 @@ class ComingMoments:
             return None
         asked, found = self._found.get((text, time_zone), (None, None))
         if asked is None or after < asked or (found and found <= after):
-            found = stored_schedule(text, time_zone).following(after)
+            found = schedules.stored(text, time_zone).following(after)
             if len(self._found) >= _MOST_KEPT:
                 self._found.clear()
             self._found[text, time_zone] = after, found

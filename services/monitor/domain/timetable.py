@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from shared.contracts import schedules, thresholds
 from shared.contracts.events import MICRO, micros, moment
-from shared.contracts.schedules import Schedule
 
 EARLY = thresholds.EARLY // MICRO
 NEVER = 1 << 62
@@ -55,12 +54,6 @@ class Timetable:
             return coming, self.following(coming)
         return (self.before(coming) if coming < NEVER else self.before(at + 1)), coming
 
-    def nearest(self, at: int) -> int:
-        """The occurrence that is nearest to `at`; 0 if there is none."""
-        coming = self.following(at)
-        last = self.before(coming if coming < NEVER else at + 1)
-        return coming if coming < NEVER and coming - at < at - last else last
-
 
 class Expectation(NamedTuple):
     """The first occurrence that no heartbeat has met, and the one before it."""
@@ -98,14 +91,5 @@ def first_expectation(timetable: Timetable, since: int, heard: int) -> Expectati
 @lru_cache(maxsize=100_000)
 def _following(schedule: str, time_zone: str, at: int) -> int:
     """Services often share a schedule, and then their occurrences too."""
-    found = _parsed(schedule, time_zone).following(moment(at))
+    found = schedules.stored(schedule, time_zone).following(moment(at))
     return NEVER if found is None else micros(found)
-
-
-@lru_cache(maxsize=10_000)
-def _parsed(schedule: str, time_zone: str) -> Schedule:
-    """What cannot be read is never due: another version may have accepted it."""
-    try:
-        return schedules.parse(schedule, time_zone)
-    except ValueError:
-        return Schedule(())
