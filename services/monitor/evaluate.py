@@ -114,9 +114,12 @@ class Evaluator:
             await self._transition(service, upto, read, detector)
             if service.unsure:
                 service.unsure, beat = False, beat._replace(after_hole=True)
-        while fact := runs.beat_fact(service, beat, coverage):
-            await self._recorder.record_run(service, fact)
+        await self._record_facts(service, beat)
         return beat
+
+    async def _record_facts(self, service: MonitoredService, beat: Beat) -> None:
+        while fact := runs.beat_fact(service, beat, self._state.coverage):
+            await self._recorder.record_run(service, fact)
 
     async def _record_due(self, service: MonitoredService, upto: int) -> None:
         while service.job and (fact := runs.due_fact(service, upto, self._state.coverage)):
@@ -126,8 +129,7 @@ class Evaluator:
         service.unsure = False
         if beat.at > service.last_beat:
             if self._state.has_runs(service, beat):
-                while fact := runs.beat_fact(service, beat, self._state.coverage):
-                    await self._recorder.record_run(service, fact)
+                await self._record_facts(service, beat)
             await self._recorder.declare_new(service, beat)
             apply_while_paused(service, beat)
 

@@ -402,6 +402,12 @@ def status_changed(name: str, data: StatusData, traceparent: str | None = None) 
     )
 
 
+def run_key(at: int, run: str) -> str:
+    """Which run of its service one is that met no occurrence: by when it began, or was heard (microseconds),
+    and the sender's id of it."""
+    return f"{at}-{run}"
+
+
 def run_recorded(name: str, data: RunData, at: datetime) -> RunRecorded:
     """The event of one fact about a run. Its id follows from what it says of which run, and from when."""
     return RunRecorded(

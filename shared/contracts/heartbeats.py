@@ -79,7 +79,7 @@ def fit_for(signal: Signal, body: HeartbeatBody, warnings: list[str]) -> Heartbe
     """The body without what cannot stand beside the rest of it."""
     unfit = {}
     if signal is Signal.LOG:
-        unfit = {field: "a log declares nothing" for field in ("every", "schedule", "time_zone", "run")}
+        unfit = {field: "a log declares nothing" for field in DECLARED}
     elif body.schedule:
         unfit = {"every": "not used, as there is a schedule"}
     else:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from services.api.http.models import RunItem
 from services.api.projections.documents import Heard, add_heartbeat, dump, load
-from services.api.projections.runs import open_run, place
+from services.api.projections.runs import open_run, place, run_document
 from services.cli.client import run_line
-from shared.contracts.events import Signal
+from shared.contracts.events import Outcome, RunData, Signal, moment, run_key, run_recorded
 from shared.domain.service_state import ServiceState
 from shared.messaging.reader import OVER_HTTP, Stored
 
@@ -88,6 +88,9 @@ def test_places_are_in_the_order_of_time() -> None:
     run = open_run("a", "7", 10)
     assert (run["place"], run["outcome"], run["run"]) == (place(10, "10-7"), "running", "7")
     assert open_run("a", "", 10)["run"] is None
+    fact = RunData(key=run_key(10, ""), outcome=Outcome.RUNNING, started_at=moment(10))
+    recorded = Stored("run.a", run_recorded("a", fact, moment(20)).to_bytes(), None, 1, 20, 0)
+    assert open_run("a", "", 10)["place"] == run_document(recorded)["place"], "recorded, it stays there"
 
 
 @pytest.mark.parametrize(

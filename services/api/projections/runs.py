@@ -6,7 +6,7 @@ One document per run, as the newest fact about it says. Times are integer micros
 from datetime import datetime
 
 from services.api.projections.documents import Document
-from shared.contracts.events import Outcome, RunRecorded, micros
+from shared.contracts.events import Outcome, RunRecorded, micros, run_key
 from shared.messaging import streams
 from shared.messaging.reader import Stored
 
@@ -58,7 +58,7 @@ def place(at: int, key: str = "") -> str:
 
 def open_run(name: str, run: str, started_at: int) -> Document:
     """A run of which no fact is recorded yet: its start is all that is known."""
-    key = f"{started_at}-{run}" if run else str(started_at)
+    key = run_key(started_at, run)
     nothing = ("ended_at", "duration", "expected_at", "late_by", "exit_code", "message", "unusual")
     return dict.fromkeys(nothing) | {
         "_id": f"{name} {key}",

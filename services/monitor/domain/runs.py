@@ -23,7 +23,7 @@ from services.monitor.domain.timetable import (
     Timetable,
     first_expectation,
 )
-from shared.contracts.events import MICRO, Outcome, Signal, Status
+from shared.contracts.events import MICRO, Outcome, Signal, Status, run_key
 from shared.domain import run_lengths
 from shared.domain.coverage import Coverage, expiry
 from shared.domain.zone_hints import IN_A_ROW, half_hours
@@ -262,18 +262,24 @@ def _open(job: Job, run: str) -> OpenRun | None:
 def _begun(service: MonitoredService, job: Job, beat: Beat) -> OpenRun:
     """A run as it begins with a heartbeat. The first one for an occurrence has its key, so that it takes the
     place of a missed one."""
-    own = f"{beat.at}-{beat.run}"
+    own = run_key(beat.at, beat.run)
     if job.timetable is None:
         return OpenRun(beat.at, beat.run, own)
-    if not service.last_beat or beat.after_hole:
-        met, is_first = first_expectation(job.timetable, 0, beat.at).met, True
-    elif found := job.expectation.met_by(job.timetable, beat.at, MAX_PASSED):
-        met, is_first = found[0].met, True
-    else:
-        met, is_first = job.expectation.met, False
+    after = _expected_after(service, job, job.timetable, beat)
+    met, is_first = (after or job.expectation).met, after is not None
     if met <= job.expected_from:
         met = 0
     return OpenRun(beat.at, beat.run, str(met) if met and is_first else own, met)
+
+
+def _expected_after(
+    service: MonitoredService, job: Job, timetable: Timetable, beat: Beat
+) -> Expectation | None:
+    """What is expected after a heartbeat; None: it counts for an occurrence that is met already."""
+    if not service.last_beat or beat.after_hole:
+        return first_expectation(timetable, 0, beat.at)
+    found = job.expectation.met_by(timetable, beat.at, MAX_PASSED)
+    return found[0] if found else None
 
 
 def _fact(at: int, outcome: Outcome, run: OpenRun) -> RunFact:
@@ -321,10 +327,7 @@ def apply_beat(service: MonitoredService, beat: Beat) -> None:
     elif job.ended_at == beat.at and job.ended_start:
         return  # it counts where its start did
     if job.timetable:
-        if not service.last_beat or beat.after_hole:
-            job.expectation = first_expectation(job.timetable, 0, beat.at)
-        elif found := job.expectation.met_by(job.timetable, beat.at, MAX_PASSED):
-            job.expectation = found[0]
+        job.expectation = _expected_after(service, job, job.timetable, beat) or job.expectation
         job.missed_until = max(job.missed_until, job.expectation.met)
         job.offsets = (*job.offsets, _offset(job.expectation, beat.at))[-IN_A_ROW:]
 

@@ -14,7 +14,7 @@ from services.monitor.domain.epochs import at as epoch_at
 from services.monitor.domain.service import Job, MonitoredService, OpenRun, Overdue, PausedReport
 from services.monitor.domain.timetable import EARLY, Expectation, Timetable
 from services.monitor.store.mapping import effective_thresholds
-from shared.contracts.events import Signal, Status
+from shared.contracts.events import Signal, Status, run_key
 from shared.contracts.heartbeats import shortened
 from shared.domain.coverage import Coverage
 from shared.messaging.record_watch import StreamMark
@@ -279,7 +279,7 @@ def _add_begun_runs(services: list[MonitoredService], epoch: Epoch) -> None:
     """Versions without jobs knew of a run only that its start was the last heartbeat."""
     for service in services:
         if service.signal is Signal.START:
-            run = OpenRun(service.last_beat, "", f"{service.last_beat}-")
+            run = OpenRun(service.last_beat, "", run_key(service.last_beat, ""))
             service.job = Job(epoch.time_zone, open_runs=(run,))
 
 
