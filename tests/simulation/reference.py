@@ -503,6 +503,8 @@ class Reference:
             for occurrence in self._passed(life, said):
                 life.missed_until = occurrence
                 self.facts.append(Told(said.at, "missed", str(occurrence), occurrence=occurrence))
+            first = next((n for n, told in enumerate(self.facts) if told.at >= said.at), len(self.facts))
+            self.facts[first:] = sorted(self.facts[first:], key=lambda told: told.outcome != "missed")
         if not is_end:
             if run is None and len(life.runs) >= MAX_OPEN:
                 run = min(life.runs, key=lambda each: each.started)

@@ -23,6 +23,7 @@ from services.monitor.domain.service import (
     StatusTransition,
 )
 from services.monitor.domain.timetable import Timetable
+from services.monitor.store.mapping import order_of, run_event
 from shared.contracts.events import Outcome, Signal, Status, micros
 from shared.domain.coverage import Coverage
 from shared.domain.zone_hints import zone_hint
@@ -78,15 +79,15 @@ class Shell:
             return
         if beat.signal is START and self.service.job is None:
             self.service.job = Job()
-        self._time(min(beat.at, self.coverage.until))
+        self._time(min(beat.at, self.coverage.until), beat)
         while fact := runs.beat_fact(self.service, beat, self.coverage):
             self._record(fact)
         self._decide(beat)
         runs.apply_beat(self.service, beat)
         apply_heartbeat(self.service, beat.at, beat.signal)
 
-    def _time(self, now: int) -> None:
-        while fact := runs.due_fact(self.service, now, self.coverage):
+    def _time(self, now: int, beat: Beat | None = None) -> None:
+        while fact := runs.due_fact(self.service, now, self.coverage, beat):
             self._record(fact)
         self._decide(now)
 
@@ -170,6 +171,24 @@ def test_early_reaches_at_most_half_of_the_distance() -> None:
     job = Job("UTC", timetable=Timetable("*/10 * * * *", "UTC"))
     shell = Shell(job).beat(at("26 10:00")).beat(at("26 10:06")).beat(at("26 10:14"))
     assert [clock(fact.occurrence) for fact in shell.facts] == ["26 10:00", "26 10:10", "26 10:10"]
+
+
+def test_an_occurrence_that_is_passed_over_is_missed_also_if_a_run_is_overdue_at_that_very_moment() -> None:
+    job = Job("UTC", max_run=30 * M, timetable=Timetable("0,20,40 * * * *", "UTC"))
+    shell = Shell(job).beat(at("26 10:00"), START, "a").ticks_until(at("26 10:25"))
+    shell.beat(at("26 10:30"), START, "b").ticks_until(at("26 10:31"))
+    assert [(f.outcome.value, clock(f.at)) for f in shell.facts] == [
+        ("missed", "26 10:30"),
+        ("overdue", "26 10:30"),
+    ]
+
+
+def test_a_run_gives_way_after_all_that_time_alone_leads_to_at_that_very_moment() -> None:
+    late = RunFact(at("26 10:35"), Outcome.OVERDUE, "z")
+    too_long = RunFact(at("26 10:35"), Outcome.RUNNING, "z", unusual="has run for 35 min")
+    gave_way = RunFact(at("26 10:35"), Outcome.OVERDUE, "a", started=at("26 10:05"), message="it began again")
+    assert late.order < too_long.order < gave_way.order
+    assert order_of(run_event("backup", gave_way)) == gave_way.order
 
 
 def test_a_start_meets_the_occurrence_and_its_end_counts_for_the_same() -> None:

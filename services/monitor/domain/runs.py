@@ -163,9 +163,15 @@ def next_fact_at(service: MonitoredService, coverage: Coverage) -> int:
     return min((fact.at for fact in _due(service, coverage)), default=NEVER)
 
 
-def due_fact(service: MonitoredService, upto: int, coverage: Coverage) -> RunFact | None:
-    """The next fact that time alone leads to, if it is due by then."""
-    fact = min(_due(service, coverage), key=lambda fact: fact.order, default=None)
+def due_fact(
+    service: MonitoredService, upto: int, coverage: Coverage, beat: Beat | None = None
+) -> RunFact | None:
+    """The next fact that time alone leads to, if it is due by then; with a `beat` also an occurrence that it
+    passes over, as that comes before what else is due at the same moment."""
+    facts = [*_due(service, coverage)]
+    if beat and (passed := _passed(service, beat, coverage)):
+        facts.append(passed)
+    fact = min(facts, key=lambda fact: fact.order, default=None)
     return fact if fact and fact.at <= upto else None
 
 
@@ -210,11 +216,10 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
     job = service.job
     if job is None or beat.at <= max(service.last_beat, job.ended_at) or beat.signal is Signal.LOG:
         return None
-    run = _open(job, beat.run)
-    is_end = beat.signal is not Signal.START
-    if not (is_end and run) and (passed := _passed(service, job, beat, coverage)):
+    if passed := _passed(service, beat, coverage):
         return passed
-    if not is_end:
+    run = _open(job, beat.run)
+    if beat.signal is Signal.START:
         if gives_way := run or (job.open_runs[0] if len(job.open_runs) >= MAX_OPEN else None):
             why = "it began again" if run else f"more than {MAX_OPEN} runs were open"
             if not gives_way.is_overdue:
@@ -234,9 +239,13 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
     return fact
 
 
-def _passed(service: MonitoredService, job: Job, beat: Beat, coverage: Coverage) -> RunFact | None:
-    """The first occurrence that a heartbeat passes over, as it counts for a later one."""
-    if job.timetable is None or not service.last_beat or service.paused or beat.after_hole:
+def _passed(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunFact | None:
+    """The first occurrence that a heartbeat passes over, as it counts for a later one. The end of a run
+    counts where its start did."""
+    job = service.job
+    if job is None or job.timetable is None or not service.last_beat or service.paused or beat.after_hole:
+        return None
+    if beat.signal is not Signal.START and _open(job, beat.run):
         return None
     found = job.expectation.met_by(job.timetable, beat.at, MAX_PASSED)
     if not found:

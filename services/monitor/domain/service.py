@@ -109,17 +109,15 @@ class RunFact(NamedTuple):
 
     @property
     def order(self) -> tuple[int, int, str]:
-        return self.at, _RANKS[self.outcome], "" if self.ended else self.key  # a heartbeat ends one run only
+        gave_way = self.outcome is Outcome.OVERDUE and self.message
+        rank = _AFTER_WHAT_WAS_DUE if self.ended or gave_way else _RANKS[self.outcome]
+        return self.at, rank, "" if self.ended else self.key  # a heartbeat ends one run only
 
 
-_RANKS = {
-    Outcome.MISSED: 0,
-    Outcome.OVERDUE: 1,
-    Outcome.RUNNING: 2,
-    Outcome.FAILURE: 3,
-    Outcome.SUCCESS: 3,
-}
-"""Several facts may be of the same moment: a heartbeat passes over an occurrence, and ends a run."""
+_RANKS = {Outcome.MISSED: 0, Outcome.OVERDUE: 1, Outcome.RUNNING: 2}
+_AFTER_WHAT_WAS_DUE = 3
+"""Several facts may be of the same moment: a heartbeat passes over an occurrence when a run is overdue, and
+another run ends with it, or gives way to it."""
 
 
 class Overdue(NamedTuple):

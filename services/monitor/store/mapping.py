@@ -122,7 +122,9 @@ def _moment(at: int) -> datetime | None:
 def order_of(event: events.RunRecorded) -> tuple[int, int, str]:
     """The place of a recorded fact among those of its service."""
     at = micros(event.time)
-    return RunFact(at, event.data.outcome, event.data.key, ended=at if event.data.ended_at else 0).order
+    data = event.data
+    ended = at if data.ended_at else 0
+    return RunFact(at, data.outcome, data.key, ended=ended, message=data.message).order
 
 
 def to_event(name: str, transition: StatusTransition) -> events.StatusChanged:
