@@ -177,7 +177,6 @@ class MonitorState:
         is_new = service is None
         if service is None:
             service = self._new_service(change)
-        limit = runs.limit(service)
         service.config_seq = change.seq
         service.own = change.own
         declared = service.job.declared if service.job else ("", "")
@@ -187,9 +186,9 @@ class MonitorState:
         if is_new:
             service.patience = self.thresholds_of(service, scheduled=bool(declared[0]))
         else:
-            self.update_thresholds(service, change.at, scheduled=bool(declared[0]))
+            scheduled, max_run = bool(declared[0]), change.max_run
+            self.update_thresholds(service, change.at, scheduled=scheduled, max_run=max_run)
         self._update_job(service, declared, change, change.registered_at if is_new else change.at)
-        runs.change_limit(service, limit, change.at, self.coverage.gaps)
         self._pause_or_resume(service, change)
         self.snapshots.touch(service.bucket, service.config_seq)
         self.update_indexes(service)
@@ -228,9 +227,7 @@ class MonitorState:
         """Use the interval or the schedule that a heartbeat declares."""
         service.every, service.every_at = beat.every, beat.at
         if service.job:  # its runs go on, and are not to become overdue for the past
-            limit = runs.limit(service)
             self.update_thresholds(service, beat.at, scheduled=bool(beat.schedule))
-            runs.change_limit(service, limit, beat.at, self.coverage.gaps)
         service.patience = self.thresholds_of(service, scheduled=bool(beat.schedule))
         if beat.schedule or service.job:
             job = service.job = service.job or Job()
@@ -273,12 +270,20 @@ class MonitorState:
         epoch = self.epoch_of[service.bucket]
         return mapping.effective_thresholds(service.own, service.every, epoch, scheduled)
 
-    def update_thresholds(self, service: MonitoredService, at: int, *, scheduled: bool) -> None:
-        """The thresholds of a service may be different from `at` on, or count from other moments."""
-        patience = self.thresholds_of(service, scheduled=scheduled)
+    def update_thresholds(
+        self, service: MonitoredService, at: int, *, scheduled: bool, max_run: int | None = None
+    ) -> None:
+        """The thresholds of a service, and how long its runs may take, may be different from `at` on, or
+        count from other moments. `max_run`: the configured one, if that may be another."""
+        patience, limit = self.thresholds_of(service, scheduled=scheduled), runs.limit(service)
         was_scheduled = bool(service.job and service.job.timetable)
-        if patience != service.patience or scheduled != was_scheduled:
+        is_another = patience != service.patience or scheduled != was_scheduled
+        if is_another:
             lifecycle.change_thresholds(service, patience, at, self.coverage.gaps)
+        if service.job and max_run is not None:
+            service.job.max_run = max_run
+        runs.change_limit(service, limit, at, self.coverage.gaps)
+        if is_another:
             self.update_indexes(service)
 
     def _begin_epochs(self, at: int) -> None:
@@ -289,9 +294,8 @@ class MonitorState:
                 if self.epoch_of[n].since < epoch.since:
                     self.epoch_of[n] = epoch
                     for service in bucket.values():
-                        job, limit = service.job, runs.limit(service)
+                        job = service.job
                         self.update_thresholds(service, epoch.since, scheduled=bool(job and job.timetable))
-                        runs.change_limit(service, limit, epoch.since, self.coverage.gaps)
                         if job:
                             self._update_timetable(service, job, epoch.since)
                             self.update_indexes(service)

@@ -227,8 +227,8 @@ class ChargesThePast(Process):
         monitor = super().monitor(rules)
         update = monitor.state.update_thresholds
 
-        def charging(it: MonitoredService, at: int, *, scheduled: bool) -> None:
-            update(it, at, scheduled=scheduled)
+        def charging(it: MonitoredService, at: int, *, scheduled: bool, max_run: int | None = None) -> None:
+            update(it, at, scheduled=scheduled, max_run=max_run)
             it.counted_from = (0, 0, 0)
 
         monitor.state.update_thresholds = charging  # type: ignore[method-assign]
