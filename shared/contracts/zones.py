@@ -1,6 +1,6 @@
 """Time zones by their names, and moments as people in a zone read them. Pure, but for the zones' files."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo, reset_tzpath
 
@@ -29,6 +29,19 @@ ZoneName = Annotated[str, AfterValidator(lambda name: zone(name).key)]
 def local(moment: datetime, zone: ZoneInfo) -> str:
     """A moment as people in `zone` read it: `2026-11-23 14:03:05 CET`."""
     return f"{in_zone(moment, zone):%Y-%m-%d %H:%M:%S %Z}"
+
+
+_SOON = timedelta(hours=12)
+
+
+def in_a_word(moment: datetime, now: datetime, zone: ZoneInfo) -> str:
+    """A moment as people in `zone` name it: `03:00`, `Mon 09:00`, `2026-12-03 09:00`. The day is left out of
+    one that is today's, or comes soon."""
+    there = in_zone(moment, zone)
+    days = abs((there.date() - in_zone(now, zone).date()).days)
+    is_clear = not days or now < moment <= now + _SOON
+    day = "" if is_clear else "%a " if days < 7 else "%Y-%m-%d "
+    return format(there, day + ("%H:%M:%S" if there.second else "%H:%M"))
 
 
 def in_zone(moment: datetime, zone: ZoneInfo) -> datetime:

@@ -10,7 +10,7 @@ from services.api.http.models import RunItem
 from services.api.queries.runs import Occurrence
 from shared.contracts.durations import spoken, spoken_seconds
 from shared.contracts.events import MICRO, Outcome, moment
-from shared.contracts.zones import in_zone
+from shared.contracts.zones import in_a_word, in_zone
 from shared.domain import run_lengths
 from shared.domain.run_lengths import Usual
 
@@ -27,16 +27,10 @@ SHAPES = {
 KINDS = ("missed", "failed", "late", "running", "met")
 """What may have become of an occurrence; of a day's, the first of these is shown."""
 
-_SOON, _WEEK = timedelta(hours=12), timedelta(days=6)
-
 
 def clock(at: datetime, now: datetime, zone: ZoneInfo, ours: ZoneInfo) -> str:
-    """A moment to come by the clock of its zone, in a word: `03:00`, `Mon 09:00`. The zone is named where it
-    is not ours."""
-    there = in_zone(at, zone)
-    days = there.date() - in_zone(now, zone).date()
-    day = "" if not days or at - now <= _SOON else "%a " if days <= _WEEK else "%Y-%m-%d "
-    return format(there, day + ("%H:%M:%S" if there.second else "%H:%M") + ("" if zone == ours else " %Z"))
+    """A moment by the clock of its zone, which is named where it is not ours: `Mon 09:00`, `03:00 CET`."""
+    return in_a_word(at, now, zone) + ("" if zone == ours else f" {in_zone(at, zone):%Z}")
 
 
 def lateness(late_by: float | None) -> str:

@@ -6,6 +6,7 @@ moment at which its threshold had passed, so ticks decide when it is noticed, ne
 """
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from services.monitor.domain import runs
 from services.monitor.domain.mass_outage import REGULAR, MassOutageDetector
@@ -16,6 +17,7 @@ from services.monitor.domain.service import (
     SILENT,
     Beat,
     EffectiveThresholds,
+    Job,
     MonitoredService,
     PausedReport,
     StatusTransition,
@@ -27,6 +29,7 @@ from shared.domain.coverage import Coverage, expiry
 from shared.domain.service_state import belongs_to_this_life
 from shared.domain.zone_hints import zone_hint
 
+_MINUTE = timedelta(minutes=1) // MICRO
 _BADNESS = {status: status.badness for status in Status}
 
 
@@ -157,14 +160,12 @@ def _reason(
     running = min(runs.holding_back(service, job, to), default=0) if job else 0
     overdue = runs.found_overdue(service)
     if job and overdue and to is DOWN and overdue.at <= at:
-        began = _clock(overdue.started, job.time_zone, at)
-        reason = f"the run that began {began} has not ended within {_written(overdue.limit)}"
+        reason = _not_ended(overdue.started, overdue.limit, job, at)
     elif job and job.timetable:
-        moment_of = _clock(runs.expected(service, gaps).occurrence, job.time_zone, at)
-        reason = "; ".join(filter(None, (f"expected {moment_of}, not started", zone_hint(job.offsets))))
+        occurrence = _clock(runs.expected(service, gaps).occurrence, job, at)
+        reason = "; ".join(filter(None, (f"expected {occurrence}, not started", zone_hint(job.offsets))))
     elif job and running:
-        began = _clock(running, job.time_zone, at)
-        reason = f"the run that began {began} has not ended within {_written(patience)}"
+        reason = _not_ended(running, patience, job, at)
     if outage:
         stopped = f"{outage.stopped} of {outage.of} services stopped within {outage.within} s"
         reason += f"; {stopped}, the registry may be cut off"
@@ -175,12 +176,13 @@ def _written(length: int) -> str:
     return durations.write(length * MICRO)
 
 
-def _clock(at: int, time_zone: str, seen_from: int) -> str:
-    """The time of day in a zone; with the weekday or the date where that is another day's."""
-    zone = zones.zone(time_zone)
-    then, now = (zones.in_zone(moment(each), zone) for each in (at, seen_from))
-    days = abs((now.date() - then.date()).days)
-    return f"{then:%H:%M}" if not days else f"{then:%a %H:%M}" if days < 7 else f"{then:%Y-%m-%d %H:%M}"
+def _not_ended(started: int, limit: int, job: Job, at: int) -> str:
+    began = _clock(started - started % _MINUTE, job, at)
+    return f"the run that began {began} has not ended within {_written(limit)}"
+
+
+def _clock(at: int, job: Job, seen_from: int) -> str:
+    return zones.in_a_word(moment(at), moment(seen_from), zones.zone(job.time_zone))
 
 
 def decide(

@@ -75,10 +75,7 @@ def _schedule(text: str, time_zone: str, now: datetime) -> list[str]:
         return []
     said = [f"due {messages.cut(schedule.says, MAX_SCHEDULE)} ({time_zone})"]
     for at in islice(schedule.upcoming(now), 1):
-        there, here = (zones.in_zone(it, zones.zone(time_zone)) for it in (at, now))
-        days = (there.date() - here.date()).days
-        day = "" if not days else f"{there:%a} " if days < 7 else f"{there:%a %Y-%m-%d} "
-        said.append(f"expected {day}{there:%H:%M}, in {spoken(at - now)}")
+        said.append(f"expected {zones.in_a_word(at, now, zones.zone(time_zone))}, in {spoken(at - now)}")
     return said
 
 
