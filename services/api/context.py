@@ -18,10 +18,11 @@ from services.api.queries.event_hub import EventHub
 from services.api.queries.past import WINDOWS, CachedFor, StatusHistory
 from services.api.queries.runs import LastDays
 from services.api.settings import ApiSettings
-from shared.contracts.events import MICRO, micros
+from shared.contracts.events import MICRO, micros, moment
 from shared.domain import timeline
 from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark, Segment
+from shared.domain.timetable import EARLY, NEVER, Timetable
 from shared.http.problems import Problem
 from shared.http.server import Health
 from shared.messaging.connection import BrokerConnection
@@ -71,15 +72,28 @@ class ApiContext:
         """What is known of a service. Problem 404 if there is none."""
         return existing(name, await self.store.live.get(name))
 
+    def timetable(self, state: ServiceState) -> Timetable | None:
+        """When a service is due; None: it has no schedule."""
+        if state.schedule is None:
+            return None
+        return Timetable(state.schedule, state.time_zone or self.settings.timezone, state.early or EARLY)
+
+    def expected(self, state: ServiceState, after: datetime) -> datetime | None:
+        """The first moment later than `after` that a service is due at, and no heartbeat has met; None if
+        there is none, or no schedule."""
+        if (timetable := self.timetable(state)) is None:
+            return None
+        found = timetable.awaited(self.coming.first(timetable, micros(after)), state.counted_at)
+        return moment(found) if found < NEVER else None
+
     def present(self, state: ServiceState, at: datetime | None = None) -> Service:
         """The service as answers show it, with what is in force, now or as of a moment."""
         settings = self.settings
-        time_zone = state.time_zone or settings.timezone
         return Service.of(
             state,
             settings.thresholds,
-            time_zone=time_zone,
-            expected=self.coming.first(state.schedule or "", time_zone, at or self.now()),
+            time_zone=state.time_zone or settings.timezone,
+            expected=self.expected(state, at or self.now()),
             warnings=[*state.warnings, *timing.unused(state, settings.timezone)],
             links={"self": f"{settings.public_url.rstrip('/')}/service/{state.name}"},
         )

@@ -19,7 +19,6 @@ from services.monitor.domain.service import (
     RunFact,
     StatusTransition,
 )
-from services.monitor.domain.timetable import EARLY, Timetable
 from services.monitor.store import mapping
 from services.monitor.store.event_store import EventStore
 from services.monitor.store.mapping import ConfigChange
@@ -27,6 +26,7 @@ from services.monitor.store.snapshots import LoadedSnapshot, Snapshots
 from shared.contracts.events import Signal, Status
 from shared.domain.coverage import Coverage
 from shared.domain.service_state import belongs_to_this_life
+from shared.domain.timetable import EARLY, Timetable
 from shared.messaging import streams
 
 log = structlog.get_logger()

@@ -124,8 +124,8 @@ class Notifier:
                 group.create_task(self._readiness.check_token(self._bot))
                 invite = self._settings.telegram_invite.get_secret_value()
                 if self._settings.telegram_chat_id or invite:
-                    heard = self._event_log.last_heartbeat
-                    commands = BotCommands(self._bot, invite, self._receivers, self._deps, heard)
+                    asked = self._event_log.last_heartbeat, self._runs.start_of
+                    commands = BotCommands(self._bot, invite, self._receivers, self._deps, *asked)
                     group.create_task(Updates(self._bot, commands.handle).run())
             self._receivers.start(group)
 

@@ -17,7 +17,7 @@ from shared.contracts.events import Outcome, moment, parse_run
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import NotStored
-from shared.messaging.queries import last_sequence
+from shared.messaging.queries import last_sequence, newest
 from shared.messaging.reader import PENDING, Reader, Stored
 from shared.messaging.record_watch import AnotherRecord, Comparison, snapshot_of
 
@@ -70,6 +70,14 @@ class RunConsumer:
         for of_service in others.values():
             ended.update(of_service.values())
         return ended
+
+    async def start_of(self, name: str, ended: datetime) -> datetime | None:
+        """When the run began that ended with the newest heartbeat, if both are known."""
+        with suppress(NotStored, ValueError):
+            found = await newest(self._link, streams.RUNS, streams.run(name))
+            data = parse_run(found.data).data if found else None
+            return data.started_at if data and data.ended_at == ended else None
+        return None
 
     async def watch(self) -> None:
         """For ever. Raises AnotherRecord when the stream is not the one that was read."""

@@ -135,6 +135,13 @@ class ServiceState:
         return max(starts, default=None)
 
     @property
+    def counted_at(self) -> int:
+        """When it was there last, for its schedule: the end of a run counts where its start did. 0: never."""
+        run = self.last_run if self.is_heard else None
+        newest = run[0] if run and run[1] == self.last_heartbeat else self.last_heartbeat
+        return max([newest, *(started for _, started in self.open_runs)])
+
+    @property
     def last_duration(self) -> int | None:
         """Microseconds that the last finished run took, if all of it was in this life."""
         run = self.last_run if self.is_heard else None

@@ -749,7 +749,7 @@ async def test_commands(text: str, data: str) -> None:
     links = LinkContext("https://registry.example.com", Settings().zone)
     receivers = _Receivers([_Chat()])
     deps = ReceiverDependencies(links, digest, lambda: at, page=None, newest=None, states=_fleet())  # type: ignore[arg-type]
-    commands = BotCommands(said, "secret", receivers, deps, never)  # type: ignore[arg-type]
+    commands = BotCommands(said, "secret", receivers, deps, never, never)  # type: ignore[arg-type]
     for raw in (
         {"message": MESSAGE["message"] | {"text": text}},
         {"callback_query": PRESSED["callback_query"] | {"data": data}},

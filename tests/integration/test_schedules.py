@@ -249,6 +249,32 @@ async def test_what_is_expected_of_a_service(shared_client: Client) -> None:
         await shared_client.put("/service/there", json={})
 
 
+async def test_what_was_met_early_is_not_expected_any_more(client: Client, publisher: Publisher) -> None:
+    first = now().replace(microsecond=0) + timedelta(minutes=2)
+    moments_ = [first, first + timedelta(hours=1)]
+    written = [f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in moments_]
+    lines = "\n".join(f"{at:%Y-%m-%d %H:%M:%S} UTC" for at in moments_)
+    await client.post("/service", json={"name": "a", "schedule": lines, "early": "1m"})
+
+    async def expected() -> tuple[str | None, list[str]]:
+        items = (await client.get("/service/a/expected")).json()["items"]
+        return (await client.get("/service/a")).json()["expected"], items
+
+    async def heard() -> bool:
+        return bool((await client.get("/service/a")).json()["last_heartbeat"])
+
+    await publisher.publish("heartbeat.a", b"")
+    await eventually(heard)
+    assert await expected() == (written[0], written), "it came too early"
+    await client.patch("/service/a", json={"early": "10m"})
+    assert await expected() == (written[1], written[1:])
+    page = (await client.get("/ui/service/a")).text
+    of_service, of_form = page.split('class="moments"', 1)[1].split("</ol>", 1)[0], moments(page)
+    assert (of_service.count("<li>"), len(of_form)) == (1, 2), "the form shows what the schedule means"
+    await client.patch("/service/a", json={"schedule": lines.splitlines()[0]})
+    assert await expected() == (None, [])
+
+
 async def test_a_preview_needs_a_read_token_and_no_more(
     tmp_path: Path, nats_url: str, mongo_url: str
 ) -> None:

@@ -16,12 +16,13 @@ from zoneinfo import ZoneInfo
 from oncalendar import BaseIterator
 
 from services.monitor.consume import Monitor
-from services.monitor.domain import runs, timetable
+from services.monitor.domain import runs
 from services.monitor.domain.service import Beat, Job, MonitoredService, OpenRun, RunFact
 from services.monitor.store import snapshot_codec
 from services.monitor.store.mapping import ConfigChange
 from shared.contracts import schedules
 from shared.contracts.events import ConfigEvent, Signal, Status, StatusChanged
+from shared.domain import timetable
 from shared.messaging import streams
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack

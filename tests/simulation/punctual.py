@@ -25,10 +25,10 @@ from services.monitor.domain.service import (
     RunFact,
     StatusTransition,
 )
-from services.monitor.domain.timetable import Timetable
 from shared.contracts import zones
 from shared.contracts.events import Signal, micros
 from shared.domain.coverage import Coverage
+from shared.domain.timetable import Timetable
 
 MINUTE, HOUR = 60_000_000, 3_600_000_000
 SILENT, DOWN, DEAD = 15 * MINUTE, HOUR, 168 * HOUR

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from services.monitor.domain import timetable
+from shared.domain import timetable
 from tests.simulation import occurrences, punctual
 from tests.simulation.command import chunk
 from tests.simulation.mutants import CAUGHT_BY, MUTANTS, caught_by

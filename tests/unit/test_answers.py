@@ -15,11 +15,11 @@ NOW = datetime(2026, 11, 23, 17, 30, tzinfo=UTC)
 LINKS = LinkContext("https://registry.example", ZoneInfo("Europe/Berlin"))
 
 
-def status(schedule: str, time_zone: str | None = None) -> list[str]:
+def status(schedule: str, time_zone: str | None = None, heard: datetime | None = None) -> list[str]:
     since = micros(NOW - timedelta(hours=1))
     state = state_of("backup", Status.ALIVE, since, since)
     state.schedule, state.time_zone = schedule, time_zone
-    return service_status(state, None, None, NOW, LINKS).plain_text.splitlines()
+    return service_status(state, heard, heard, None, NOW, LINKS).plain_text.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,15 @@ def status(schedule: str, time_zone: str | None = None) -> list[str]:
 def test_it_says_when_it_is_due(schedule: str, time_zone: str | None, expected: list[str]) -> None:
     found = status(schedule, time_zone)
     assert [line for line in found if line.startswith(("due", "expected"))] == expected
+
+
+def test_what_is_met_early_is_not_expected_any_more() -> None:
+    def expected(heard: datetime) -> list[str]:
+        return [line for line in status("0 19 * * *", heard=heard) if line.startswith("expected")]
+
+    early = datetime(2026, 11, 23, 17, 45, tzinfo=UTC)
+    assert expected(early - timedelta(seconds=1)) == ["expected 19:00, in 30 min"]
+    assert expected(early) == ["expected Tue 19:00, in 1 d"]
 
 
 def test_a_long_schedule_is_cut() -> None:

@@ -46,6 +46,14 @@ def test_a_run_ends_with_what_has_its_id() -> None:
     assert again.open_runs[-1] == ("b", 6 * SECOND), "it began again"
 
 
+def test_the_end_of_a_run_counts_where_its_start_did() -> None:
+    assert heard(beat(1)).counted_at == heard(beat(1, START)).counted_at == SECOND
+    assert heard(beat(1, START), beat(5)).counted_at == SECOND
+    assert heard(beat(1, START), beat(5), beat(6)).counted_at == 6 * SECOND
+    assert heard(beat(1, START, "a"), beat(3, START, "b"), beat(5, SUCCESS, "a")).counted_at == 3 * SECOND
+    assert ServiceState("a", 1, True, registered_at=1).counted_at == 0
+
+
 def test_what_has_taken_too_long_when_others_were_heard_will_never_end() -> None:
     state = heard(beat(1, START, "a"))
     assert state.running_since(limit=1) == SECOND, "nothing else was heard since"

@@ -22,10 +22,10 @@ from services.monitor.domain.service import (
     RunFact,
     StatusTransition,
 )
-from services.monitor.domain.timetable import Timetable
 from services.monitor.store.mapping import order_of, run_event
 from shared.contracts.events import Outcome, Signal, Status, micros
 from shared.domain.coverage import Coverage
+from shared.domain.timetable import Timetable
 from shared.domain.zone_hints import zone_hint
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status

@@ -11,8 +11,9 @@ from services.api import timing
 from services.api.http.models import Wanted
 from services.api.queries.coming import ComingMoments
 from shared.contracts import schedules
-from shared.contracts.events import ConfigData, ServiceConfig
+from shared.contracts.events import ConfigData, ServiceConfig, micros, moment
 from shared.domain.service_state import ServiceState
+from shared.domain.timetable import NEVER, Timetable
 from shared.http.problems import Problem
 
 NOW = datetime(2026, 11, 27, 22, 0, tzinfo=UTC)
@@ -173,16 +174,15 @@ def test_the_next_moment_is_kept_until_it_has_passed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(schedules, "parse", lambda *args: asked.append(args) or parse(*args))
 
     def first(after: datetime) -> str:
-        found = coming.first("30 2 * * *", BERLIN, after)
-        return f"{found:%d %H:%M}" if found else "never"
+        return f"{moment(coming.first(Timetable('30 2 * * *', BERLIN), micros(after))):%d %H:%M}"
 
     assert first(NOW) == first(NOW + timedelta(hours=3)) == "28 01:30"
     assert len(asked) == 1
     assert first(datetime(2026, 11, 28, 1, 29, 59, tzinfo=UTC)) == "28 01:30"
     assert first(datetime(2026, 11, 28, 1, 30, tzinfo=UTC)) == "29 01:30"
     assert first(NOW) == "28 01:30", "the past is asked for as well"
-    assert coming.first("what an older version took", "UTC", NOW) is None
-    assert coming.first("2026-11-28", "UTC", NOW + timedelta(days=2)) is None
+    assert coming.first(Timetable("what an older version took", "UTC"), micros(NOW)) == NEVER
+    assert coming.first(Timetable("2026-11-28", "UTC"), micros(NOW + timedelta(days=2))) == NEVER
 
 
 def test_moments_of_several_lines_come_in_order_and_once() -> None:

@@ -58,11 +58,12 @@ def _as_sent(field: str, text: str) -> str:
     return text.replace("\r", "").replace("\n", "").strip()
 
 
-def preview(schedule: str, time_zone: str, now: datetime) -> tuple[str, list[str]]:
-    """A schedule in words and its next moments by its own clock; nothing where it cannot be read."""
+def preview(schedule: str, time_zone: str, after: datetime | None) -> tuple[str, list[str]]:
+    """A schedule in words and its next moments by its own clock; nothing where it cannot be read. `after`:
+    None, where none is left."""
     try:
         zone, found = zones.zone(time_zone), schedules.stored(schedule, time_zone)
     except ValueError:
         return "", []
-    moments = islice(found.upcoming(now), MOMENTS)
+    moments = islice(found.upcoming(after), MOMENTS) if after else ()
     return found.says, [f"{zones.in_zone(moment, zone):%a %Y-%m-%d %H:%M %Z}" for moment in moments]

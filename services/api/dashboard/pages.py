@@ -26,7 +26,7 @@ from services.api.queries import history, runs
 from services.api.queries.coming import zone_hint
 from services.api.queries.index import ServiceQuery
 from shared.contracts import schedules, thresholds, zones
-from shared.contracts.events import NAME_RULE_IN_WORDS, Outcome, Status, micros, moment, valid_name
+from shared.contracts.events import MICRO, NAME_RULE_IN_WORDS, Outcome, Status, micros, moment, valid_name
 from shared.domain import timeline
 from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark
@@ -190,7 +190,7 @@ async def service_page(
     zone_if_empty = service.time_zone if declared and service.schedule else api.settings.timezone
     set_ = service.schedule or "", service.time_zone
     typed = form.get("schedule") or set_[0], form.get("time_zone") or zone_if_empty
-    due = editing.preview(*set_, now)
+    due = editing.preview(*set_, service.expected - MICRO if service.expected else None)
     return page(
         request,
         "service.html",
@@ -216,7 +216,7 @@ async def service_page(
         declared=declared,
         zone_if_empty=zone_if_empty,
         due=due,
-        preview=due if typed == set_ else editing.preview(*typed, now),
+        preview=editing.preview(*typed, now),
     )
 
 

@@ -178,7 +178,9 @@ class Service(BaseModel):
     every: str | None = Field(description="How often it beats, configured or declared by its heartbeats.")
     schedule: str | None = Field(description="When it is due, configured or declared by its heartbeats.")
     time_zone: str = Field(description="Of its schedule, and of the times in reasons.")
-    expected: AwareDatetime | None = Field(description="When it is due next; null without a schedule.")
+    expected: AwareDatetime | None = Field(
+        description="When it is due next, and no heartbeat has come for it; null without a schedule."
+    )
     early: durations.Written
     max_run: str | None = Field(description="A run that takes longer is overdue; null: see `thresholds`.")
     fail_after: int

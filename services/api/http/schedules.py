@@ -11,6 +11,7 @@ from services.api import timing
 from services.api.context import Api
 from services.api.http.models import EXAMPLES, MOMENTS, MOMENTS_MAX, ExpectedMoments, SchedulePreview
 from services.api.http.routing import NameInPath, asking, reading
+from shared.contracts.events import MICRO
 from shared.contracts.schedules import Schedule, stored
 from shared.http.problems import documented
 
@@ -32,13 +33,15 @@ async def preview_schedule(
 async def list_expected_moments(
     name: NameInPath, api: Api, count: Annotated[int, Query(ge=1, le=MOMENTS_MAX)] = MOMENTS
 ) -> ExpectedMoments:
-    """When a service is due next. One without a schedule is expected all the time: no items, and nothing in
-    words."""
+    """The next moments at which a heartbeat of a service is awaited: one that it has met early is none. One
+    without a schedule is expected all the time: no items, and nothing in words."""
     state = await api.state(name)
     if state.schedule is None:
         return ExpectedMoments(items=[], says=None)
     schedule = stored(state.schedule, state.time_zone or api.settings.timezone)
-    return await _moments(schedule, api.now(), count)
+    if (first := api.expected(state, api.now())) is None:
+        return ExpectedMoments(items=[], says=schedule.says or None)
+    return await _moments(schedule, first - MICRO, count)
 
 
 async def _moments(schedule: Schedule, after: datetime, count: int) -> ExpectedMoments:

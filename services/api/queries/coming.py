@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import islice, takewhile
 
-from shared.contracts import schedules
 from shared.contracts.events import MICRO
 from shared.contracts.schedules import Schedule
 from shared.domain import zone_hints
+from shared.domain.timetable import NEVER, Timetable
 
 _MOST_KEPT = 20_000
 _HALF_A_DAY = timedelta(hours=12)
@@ -19,18 +19,17 @@ class ComingMoments:
     """The next moment of each schedule is kept until it has passed: services often share a schedule."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], tuple[datetime, datetime | None]] = {}
+        self._found: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def first(self, text: str, time_zone: str, after: datetime) -> datetime | None:
-        """The first moment later than `after`; None if there is none, or no schedule."""
-        if not text:
-            return None
-        asked, found = self._found.get((text, time_zone), (None, None))
-        if asked is None or after < asked or (found and found <= after):
-            found = schedules.stored(text, time_zone).following(after)
+    def first(self, timetable: Timetable, after: int) -> int:
+        """The first moment later than `after`; NEVER if there is none."""
+        of = timetable.schedule, timetable.time_zone
+        asked, found = self._found.get(of, (NEVER, 0))
+        if not asked <= after < found:
+            found = timetable.following(after)
             if len(self._found) >= _MOST_KEPT:
                 self._found.clear()
-            self._found[text, time_zone] = after, found
+            self._found[of] = after, found
         return found
 
 

@@ -9,8 +9,8 @@ from collections import defaultdict
 from services.monitor.domain.buckets import BUCKETS
 from services.monitor.domain.lifecycle import next_due
 from services.monitor.domain.service import ALIVE, SECOND, MonitoredService
-from services.monitor.domain.timetable import NEVER
 from shared.domain.coverage import Coverage
+from shared.domain.timetable import NEVER
 
 AHEAD = 60
 """Deadlines that are further away than so many seconds are spread over the second half of that time, so that

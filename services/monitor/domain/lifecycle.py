@@ -22,11 +22,11 @@ from services.monitor.domain.service import (
     PausedReport,
     StatusTransition,
 )
-from services.monitor.domain.timetable import NEVER
 from shared.contracts import durations, zones
 from shared.contracts.events import MICRO, Doubt, Signal, Status, moment
 from shared.domain.coverage import Coverage, expiry
 from shared.domain.service_state import belongs_to_this_life
+from shared.domain.timetable import NEVER
 from shared.domain.zone_hints import zone_hint
 
 _MINUTE = timedelta(minutes=1) // MICRO

@@ -16,16 +16,16 @@ from services.monitor.domain.service import (
     Overdue,
     RunFact,
 )
-from services.monitor.domain.timetable import (
+from shared.contracts.events import MICRO, Outcome, Signal, Status, run_key
+from shared.domain import run_lengths
+from shared.domain.coverage import Coverage, expiry
+from shared.domain.timetable import (
     NEVER,
     NOTHING_EXPECTED,
     Expectation,
     Timetable,
     first_expectation,
 )
-from shared.contracts.events import MICRO, Outcome, Signal, Status, run_key
-from shared.domain import run_lengths
-from shared.domain.coverage import Coverage, expiry
 from shared.domain.zone_hints import IN_A_ROW, half_hours
 
 MAX_OPEN = 100

@@ -6,8 +6,8 @@ Times are microseconds since 1970 UTC, as the broker stored the facts.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from services.monitor.domain.timetable import NOTHING_EXPECTED, Expectation, Timetable
 from shared.contracts.events import Doubt, Outcome, Signal, Status
+from shared.domain.timetable import NOTHING_EXPECTED, Expectation, Timetable
 
 SECOND = 1_000_000
 

@@ -12,11 +12,11 @@ from services.monitor.domain import buckets
 from services.monitor.domain.epochs import Epoch, bounded_since
 from services.monitor.domain.epochs import at as epoch_at
 from services.monitor.domain.service import Job, MonitoredService, OpenRun, Overdue, PausedReport
-from services.monitor.domain.timetable import EARLY, Expectation, Timetable
 from services.monitor.store.mapping import effective_thresholds
 from shared.contracts.events import Signal, Status, run_key
 from shared.contracts.heartbeats import shortened
 from shared.domain.coverage import Coverage
+from shared.domain.timetable import EARLY, Expectation, Timetable
 from shared.messaging.record_watch import StreamMark
 
 FORMAT = 5

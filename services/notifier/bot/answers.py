@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 
 from services.notifier.texts import message as messages
 from services.notifier.texts.message import LinkContext, OutgoingMessage, answer, answer_lines, bold, lines
 from shared.contracts import schedules, zones
 from shared.contracts.durations import spoken
-from shared.contracts.events import moment
+from shared.contracts.events import micros, moment
 from shared.contracts.zones import local
 from shared.domain import digest
 from shared.domain.digest import MARKS
 from shared.domain.service_state import ServiceState
+from shared.domain.timetable import EARLY, NEVER, Timetable
 
 SERVICES_PER_PAGE, MAX_PAGE = 40, 3500
 """Services on one page of the list, and its UTF-16 units."""
@@ -49,17 +49,20 @@ def fleet_status(
 def service_status(
     service: ServiceState,
     heard: datetime | None,
+    counted_at: datetime | None,
     muted_until: datetime | None,
     now: datetime,
     links: LinkContext,
 ) -> OutgoingMessage:
+    """`heard`: when its newest heartbeat came; `counted_at`: that, or the start of the run that it ended."""
     since, zone = moment(service.since), links.zone
     details = [f"since {local(since, zone)}, for {spoken(now - since)}"]
     details.append(
         f"last heartbeat {local(heard, zone)}, {spoken(now - heard)} ago" if heard else "never heard"
     )
     if service.schedule:
-        details += _schedule(service.schedule, service.time_zone or zone.key, now)
+        timetable = Timetable(service.schedule, service.time_zone or zone.key, service.early or EARLY)
+        details += _schedule(timetable, now, micros(counted_at) if counted_at else 0)
     if service.paused:
         details.append("paused: it is not evaluated")
     if muted_until:
@@ -67,15 +70,16 @@ def service_status(
     return answer(messages.service_block(service.name, service.status, service.status, details, links))
 
 
-def _schedule(text: str, time_zone: str, now: datetime) -> list[str]:
-    """When it is due, in words, and the next moment, in the zone of its schedule."""
+def _schedule(timetable: Timetable, now: datetime, counted_at: int) -> list[str]:
+    """When it is due, in words, and the next moment that is not met, in the zone of its schedule."""
     try:
-        schedule = schedules.parse(text, time_zone, now)
+        schedule = schedules.parse(timetable.schedule, timetable.time_zone, now)
     except ValueError:  # another version has accepted it, or it never comes any more
         return []
-    said = [f"due {messages.cut(schedule.says, MAX_SCHEDULE)} ({time_zone})"]
-    for at in islice(schedule.upcoming(now), 1):
-        said.append(f"expected {zones.in_a_word(at, now, zones.zone(time_zone))}, in {spoken(at - now)}")
+    said = [f"due {messages.cut(schedule.says, MAX_SCHEDULE)} ({timetable.time_zone})"]
+    if (due := timetable.awaited(timetable.following(micros(now)), counted_at)) < NEVER:
+        at, zone = moment(due), zones.zone(timetable.time_zone)
+        said.append(f"expected {zones.in_a_word(at, now, zone)}, in {spoken(at - now)}")
     return said
 
 

@@ -36,10 +36,13 @@ class BotCommands:
         receivers: Receivers,
         deps: ReceiverDependencies,
         last_heartbeat: Callable[[str], Awaitable[datetime | None]],
+        run_start: Callable[[str, datetime], Awaitable[datetime | None]],
     ) -> None:
+        """`run_start`: when the run of a service began that ended then, if one did."""
         self._bot, self._invite, self._receivers = bot, invite, receivers
         self._states, self._links, self._now = deps.states, deps.links, deps.now
-        self._digest_lines, self._last_heartbeat = deps.digest_lines, last_heartbeat
+        self._digest_lines = deps.digest_lines
+        self._last_heartbeat, self._run_start = last_heartbeat, run_start
 
     async def handle(self, update: Update) -> None:
         if update.callback_query:
@@ -159,8 +162,11 @@ class BotCommands:
         service = self._states.get(name)
         if not service.exists:
             return await self._unknown(name)
-        heard, now = await self._last_heartbeat(name), self._now()
-        return answers.service_status(service, heard, self._mutes(chat).get(name), now, self._links)
+        heard, began = await self._last_heartbeat(name), None
+        if heard and service.schedule:
+            began = await self._run_start(name, heard)
+        mute, now = self._mutes(chat).get(name), self._now()
+        return answers.service_status(service, heard, began or heard, mute, now, self._links)
 
     def _mutes(self, chat: str) -> dict[str, datetime]:
         return {name: until for it in self._receivers_at(chat) for name, until in it.mutes().items()}

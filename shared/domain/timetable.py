@@ -47,10 +47,18 @@ class Timetable:
             return NEVER
         return occurrence - min(self.early, (occurrence - previous) // 2)
 
+    def is_met(self, coming: int, at: int) -> bool:
+        """Whether a heartbeat at `at` counts for the occurrence that comes next."""
+        return at >= coming - self.early and at >= self.opens(coming, self.before(coming))
+
+    def awaited(self, coming: int, at: int) -> int:
+        """The occurrence that comes next, or the one after it, if a heartbeat at `at` has met it early."""
+        return self.following(coming) if self.is_met(coming, at) else coming
+
     def counts_for(self, at: int) -> tuple[int, int]:
         """The occurrence that a heartbeat at `at` counts for (0: none), and the one after that."""
         coming = self.following(at)
-        if coming < NEVER and coming - at <= self.early and self.before(coming) <= 2 * at - coming:
+        if self.is_met(coming, at):
             return coming, self.following(coming)
         return (self.before(coming) if coming < NEVER else self.before(at + 1)), coming
 
