@@ -230,6 +230,34 @@ async def test_what_has_begun_and_not_ended_is_running(
     await eventually(lambda: _runs_since(client, found[1]["started_at"]))
 
 
+async def test_a_run_that_goes_on_says_what_it_counts_for(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    due = now().replace(microsecond=0) + timedelta(seconds=6)
+    body = {"name": "job", "schedule": f"{due:%Y-%m-%d %H:%M:%S} UTC", "early": "1s"}
+    assert (await client.post("/service", json=body)).status_code == 201
+    for run in ("too early", "first", "second"):
+        await publisher.publish(
+            "heartbeat.job", json.dumps({"run": run}).encode(), {"Registry-Signal": "start"}
+        )
+        if run == "too early":
+            await asyncio.sleep((due - now()).total_seconds() + 0.1)
+    found = await shown(client, "job", "running", "running", "running")
+    counted = {run["run"]: (run["expected_at"], run["late_by"]) for run in found}
+    at = found[1]["expected_at"]
+    assert datetime.fromisoformat(at) == due
+    late_by = (datetime.fromisoformat(found[1]["started_at"]) - due).total_seconds()
+    assert counted == {"too early": (None, None), "first": (at, pytest.approx(late_by)), "second": (at, None)}
+
+    # Another run has met it by now, so none that goes on is the first.
+    await record(publisher, "job", ended(due, MINUTE / 6e6, key=key(due), expected_at=due, late_by=0.0))
+    found = await shown(client, "job", "running", "running", "success", "running")
+    assert [run["late_by"] for run in found[:2]] == [None, None]
+    # What was configured since may have changed what is expected.
+    await client.patch("/service/job", json={"early": "2s"})
+    assert {run["expected_at"] for run in await listed(client, "job", outcome="running")} == {None}
+
+
 async def _runs_since(client: httpx.AsyncClient, at: str) -> bool:
     return bool((await client.get("/service/job")).json()["running_since"] == at)
 

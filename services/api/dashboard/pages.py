@@ -177,7 +177,7 @@ async def service_page(
     been filled into that form, by its name."""
     state, zone = await api.state(name), api.settings.zone
     service = api.present(state)
-    found = await runs.runs(api.store.live, state, None, RUNS_DRAWN)
+    found = await runs.runs(api.store.live, state, api.timetable(state), None, RUNS_DRAWN)
     its_runs = [RunItem.model_validate(run) for run in found]
     heard: list[HeardItem] = []
     with suppress(Problem, BrokerError):  # a page is better without its heartbeats than not at all

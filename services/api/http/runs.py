@@ -37,7 +37,8 @@ async def list_service_runs(
     if wrong := next((each for each in outcomes if each not in set(Outcome)), None):
         raise Problem(422, f"outcome: {wrong[:50]!r} is none of {', '.join(Outcome)}")
     before = _place(cursor) if cursor else None
-    found = await runs.runs(api.store.live, await api.state(name), before, limit, outcomes)
+    state = await api.state(name)
+    found = await runs.runs(api.store.live, state, api.timetable(state), before, limit, outcomes)
     return RunPage(
         items=[RunItem.model_validate(run) for run in found[:limit]],
         next=write_cursor(found[limit - 1]["place"]) if len(found) > limit else None,

@@ -56,10 +56,12 @@ def place(at: int, key: str = "") -> str:
     return f"{at:020d} {key}"
 
 
-def open_run(name: str, run: str, started_at: int) -> Document:
-    """A run of which no fact is recorded yet: its start is all that is known."""
+def open_run(
+    name: str, run: str, started_at: int, expected_at: int | None = None, late_by: float | None = None
+) -> Document:
+    """A run of which no fact is recorded yet."""
     key = run_key(started_at, run)
-    nothing = ("ended_at", "duration", "expected_at", "late_by", "exit_code", "message", "unusual")
+    nothing = ("ended_at", "duration", "exit_code", "message", "unusual")
     return dict.fromkeys(nothing) | {
         "_id": f"{name} {key}",
         "name": name,
@@ -67,6 +69,8 @@ def open_run(name: str, run: str, started_at: int) -> Document:
         "place": place(started_at, key),
         "outcome": Outcome.RUNNING.value,
         "started_at": started_at,
+        "expected_at": expected_at,
+        "late_by": late_by,
         "is_first": False,
         "run": run or None,
     }

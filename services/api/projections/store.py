@@ -20,7 +20,7 @@ from pymongo.uri_parser import parse_uri
 
 from services.api.projections.documents import FACETS, MAX_OPEN, Document, Heard, Projection, dump, load
 from services.api.projections.runs import place
-from shared.contracts.events import Signal, StatusChanged
+from shared.contracts.events import Outcome, Signal, StatusChanged
 from shared.domain.service_state import ServiceState
 from shared.messaging import streams
 from shared.messaging.connection import StreamPosition, set_within
@@ -321,6 +321,11 @@ class View:
         found: list[Document] = await cursor.to_list(None)
         return found
 
+    async def configured_at(self, state: ServiceState) -> int:
+        """When the newest configuration of a service was stored; 0: that event is there no more."""
+        row = await self._events.find_one({"_id": state.config_seq}, {"at": 1})
+        return int(row["at"]) if row else 0
+
     async def rows_of(self, names: Sequence[str], at: int) -> AsyncIterator[Document]:
         """What these services' events since then say of status and pause, in no order. By their names alone,
         because the embedded server scans for any other filter."""
@@ -354,6 +359,12 @@ class View:
         cursor = self._runs.find({"name": name, "started_at": {"$in": list(moments)}})
         found: list[Document] = await cursor.to_list(None)
         return found
+
+    async def met(self, name: str, occurrences: Sequence[int]) -> set[int]:
+        """Those of them that a run of the service has met."""
+        ids = [f"{name} {each}" for each in occurrences]
+        cursor = self._runs.find({"_id": {"$in": ids}}, {"expected_at": 1, "outcome": 1})
+        return {row["expected_at"] for row in await cursor.to_list(None) if row["outcome"] != Outcome.MISSED}
 
     async def occurrences(self, name: str, since: int, until: int) -> list[Document]:
         """What became of each occurrence that was due in a time, oldest first: the run that met it first, or

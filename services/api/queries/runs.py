@@ -13,29 +13,56 @@ from services.api.projections.store import View
 from shared.contracts import zones
 from shared.contracts.events import Outcome, micros, moment
 from shared.domain.service_state import ServiceState
+from shared.domain.timetable import Timetable
 
 MANY, MOST_KEPT = 1000, 20
 """From so many occurrences of a service on they are kept for a minute; of so many services."""
 
 
 async def runs(
-    view: View, state: ServiceState, before: str | None, limit: int, outcomes: Sequence[str] = ()
+    view: View,
+    state: ServiceState,
+    timetable: Timetable | None,
+    before: str | None,
+    limit: int,
+    outcomes: Sequence[str] = (),
 ) -> list[Document]:
     """A service's runs, newest first by when they began or were due; one more than the limit if there are
     older ones. `before`: the `place` that they are older than; `outcomes`: only these, if any are named."""
     found = await view.runs(state.name, before, limit, outcomes, since=state.registered_at)
     if outcomes and Outcome.RUNNING not in outcomes:
         return found
-    running = [run for run in await _unrecorded(view, state) if before is None or run["place"] < before]
+    unrecorded = await _unrecorded(view, state, timetable)
+    running = [run for run in unrecorded if before is None or run["place"] < before]
     return sorted([*found, *running], key=lambda run: str(run["place"]), reverse=True)[: limit + 1]
 
 
-async def _unrecorded(view: View, state: ServiceState) -> list[Document]:
+async def _unrecorded(view: View, state: ServiceState, timetable: Timetable | None) -> list[Document]:
     if not state.open_runs:
         return []
     recorded = await view.runs_begun_at(state.name, [started for _, started in state.open_runs])
     known = {(run["run"] or "", run["started_at"]) for run in recorded}
-    return [open_run(state.name, *each) for each in state.open_runs if each not in known]
+    begun = [each for each in state.open_runs if each not in known]
+    counts_for = await _counted(view, state, timetable, [started for _, started in begun])
+    return [open_run(state.name, *each, *counts_for.get(each[1], ())) for each in begun]
+
+
+async def _counted(
+    view: View, state: ServiceState, timetable: Timetable | None, starts: Sequence[int]
+) -> dict[int, tuple[int, float | None]]:
+    """The occurrence that each of these starts counts for, and by how many seconds the first for it was late.
+    Nothing of an occurrence that was due before the newest configuration: perhaps it was not expected."""
+    if timetable is None or not starts:
+        return {}
+    since = max(await view.configured_at(state), state.registered_at)
+    due = {at: timetable.counts_for(at)[0] for at in sorted(starts)}
+    due = {at: occurrence for at, occurrence in due.items() if occurrence > since}
+    met = await view.met(state.name, [*due.values()])
+    found: dict[int, tuple[int, float | None]] = {}
+    for at, occurrence in due.items():
+        found[at] = occurrence, None if occurrence in met else max(0, at - occurrence) / 1e6
+        met.add(occurrence)
+    return found
 
 
 class Occurrence(NamedTuple):
