@@ -49,3 +49,16 @@ def test_a_wrong_zone_in_the_settings_is_said(
 def test_the_ends_of_the_calendar_are_shown_everywhere(at: datetime, zone: str) -> None:
     assert zones.local(at, ZoneInfo(zone))
     assert abs(moment(micros(at)) - at) <= timedelta(hours=14)
+
+
+def test_a_moment_in_a_word() -> None:
+    now, berlin = datetime(2026, 11, 23, 22, 30, tzinfo=UTC), ZoneInfo("Europe/Berlin")
+    said = {
+        hours: zones.in_a_word(now + timedelta(hours=hours), now, berlin)
+        for hours in (-170, -100, -1, 0, 11, 12, 13, 144, 150)
+    }
+    assert said == {
+        -170: "2026-11-16 21:30", -100: "Thu 19:30", -1: "22:30", 0: "23:30", 11: "10:30", 12: "11:30",
+        13: "Tue 12:30", 144: "Sun 23:30", 150: "2026-11-30 05:30",
+    }  # fmt: skip
+    assert zones.in_a_word(now - timedelta(hours=1), now + timedelta(hours=1), berlin) == "Mon 22:30"
