@@ -164,8 +164,8 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
             for life in lives:
                 if every and beat.good and life.start <= beat.at <= life.end:
                     for _, default, bounded in epochs:
-                        gives = reckoned((None,) * 3, int(every[1]) * SECOND, default, bounded)
-                        life.declared.append(gives)
+                        for own in ((None,) * 3, *(own for _, own in life.owned)):
+                            life.declared.append(reckoned(own, int(every[1]) * SECOND, default, bounded))
                         if scenario.kept is not None:  # the beat that declares it may be gone
                             life.declared.append(default)
                     life.undeclared |= (newest_of(life.intervals, beat.at) or 0) != int(every[1]) * SECOND
