@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from heapq import merge
 from itertools import groupby
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -239,7 +240,8 @@ def _calendar_line(line: str, zone: ZoneInfo) -> tuple[Next, str]:
     if all(day > max(_DAYS_OF_MONTH[month] for month in dates.months) for day in dates.days):
         raise ValueError("it never comes")  # to look for it until the year 2200 takes long
     last_year = datetime(max(dates.years), 1, 1, tzinfo=UTC)
-    due = _coming(partial(_next_of_systemd, expression, zone), min(_SOME_DAY, last_year - _LOOK))
+    is_lost = partial(_is_lost, _uneven_steps(expression, dates), dates, zone)
+    due = _coming(partial(_next_of_systemd, expression, zone, is_lost), min(_SOME_DAY, last_year - _LOOK))
     return due, f"systemd's OnCalendar={line}"
 
 
@@ -327,7 +329,52 @@ def _next_by_the_clock(expression: str, zone: ZoneInfo, after: datetime) -> date
     return None
 
 
-def _next_of_systemd(expression: str, zone: ZoneInfo, after: datetime) -> datetime | None:
+_OPEN_STEP = re.compile(r"(?<![.0-9])([0-9]+)/([0-9]+)")
+_FIRST, _END = (1, 1, 1, 0, 0, 0), (2200, 13, 32, 24, 60, 60)
+"""Of year, month, day (in December, where it matters), hour, minute and second."""
+
+
+def _uneven_steps(expression: str, dates: BaseIterator) -> list[tuple[int, int]]:
+    """The fields (2 is the day) with a step without an end that misses the end of a month, day, hour or
+    minute, and how far beyond the end it comes."""
+    *date, clock = expression.split() if ":" in expression else (*expression.split(), "")
+    day = re.split("[-~]", " ".join(date))[-1]
+    if "~" in expression:
+        day = _OPEN_STEP.sub(lambda step: f"{32 - int(step[1])}/{step[2]}", day)
+    values = {day % 32 for day in dates.days}, dates.hours, dates.minutes, dates.seconds
+    found = []
+    for field, (text, taken) in enumerate(zip((day, *clock.split(":")), values, strict=False), 2):
+        end = _END[field]
+        steps = [(int(first), int(step)) for first, step in _OPEN_STEP.findall(text)]
+        beyond = min(((first - end) % step for first, step in steps if first + step < end), default=0)
+        if beyond and end - 1 not in taken:
+            found.append((field, beyond))
+    return found
+
+
+def _is_lost(uneven: list[tuple[int, int]], dates: BaseIterator, zone: ZoneInfo, wall: datetime) -> bool:
+    """Whether systemd (252) skips a time. After 23:56 the step `0/7` comes to 23:63, which is 00:03: systemd
+    goes on from there and runs next at 00:07. The same at ends of years, months and hours."""
+    at: tuple[Any, ...] = wall.timetuple()[:6]
+    for field, beyond in uneven:
+        begin = datetime(*at[: field - 1], *_FIRST[field - 1 :]).replace(tzinfo=zone).astimezone(UTC)
+        before = (begin - _SECOND).astimezone(zone)
+        came_from = (
+            before.year in dates.years,
+            before.month in dates.months,
+            dates.match_dom(before) and dates.match_dow(before),
+            before.hour in dates.hours,
+            before.minute in dates.minutes,
+        )
+        is_first = at[:field] == begin.astimezone(zone).timetuple()[:field]
+        if is_first and at[field] - _FIRST[field] < beyond and all(came_from[:field]):
+            return True
+    return False
+
+
+def _next_of_systemd(
+    expression: str, zone: ZoneInfo, is_lost: Callable[[datetime], bool], after: datetime
+) -> datetime | None:
     """What systemd's timer runs next if it did not begin within a repeated hour."""
     try:
         wall: datetime | None = after.astimezone(zone).replace(tzinfo=None, fold=0)
@@ -335,7 +382,7 @@ def _next_of_systemd(expression: str, zone: ZoneInfo, after: datetime) -> dateti
             dates, wall = BaseIterator(expression, wall), None
             for found in dates:
                 instant = found.replace(tzinfo=zone).astimezone(UTC)
-                if instant <= after:  # it was in the first pass
+                if instant <= after or is_lost(found):  # it was in the first pass
                     continue
                 if instant.astimezone(zone).replace(tzinfo=None) == found:
                     return instant

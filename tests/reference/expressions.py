@@ -50,7 +50,7 @@ def on_calendar(random: Random) -> str:
             "5,35,50",
             "10..20",
             "*",
-            "0/7",
+            "0..59/7",
             "0/20",
             "30/15",
             "7..57/10",
@@ -71,7 +71,7 @@ def on_calendar(random: Random) -> str:
             "1..3/2",
             "*",
             "0/2",
-            "1/5",
+            "1..23/5",
             "9..17",
             "12",
         ]
@@ -95,4 +95,22 @@ def on_calendar(random: Random) -> str:
     weekday = random.choice(
         [""] * 5 + ["Sun", "Sat,Sun", "Mon..Fri", "mon-fri", "Fri..Sun", "Sunday", "Mon,Wed..Fri,"]
     )
+    return " ".join(filter(None, (weekday, date, f"{hour}:{minute}{second}")))
+
+
+def uneven(random: Random) -> str:
+    """OnCalendar with steps without an end, most of which miss the end of the month, the day, the hour or the
+    minute."""
+
+    def step(first: int, last: int) -> str:
+        begin = random.randrange(first, first + 4)
+        return f"{begin}/{random.randrange(1, min(last - begin, 31))}"
+
+    second = random.choice(["", ":0", ":30", f":{step(0, 59)}"])
+    minute = random.choice(["0", "*", "30,59", step(0, 59), f"{step(0, 59)},{step(5, 59)}"])
+    hour = random.choice(["0", "*", "22,0", "0,23", step(0, 23), f"3,{step(0, 23)}"])
+    from_end = random.choice(["28/26", "27/4", "12/5", "1"])
+    days = ["", "", f"*-*-{step(1, 31)}", f"*-*~{from_end}", "*-12,1-*", "2026,2028-*-*", "*-*-1,31"]
+    date = random.choice(days)
+    weekday = random.choice(["", "", "", "Mon..Fri", "Sat,Sun"])
     return " ".join(filter(None, (weekday, date, f"{hour}:{minute}{second}")))

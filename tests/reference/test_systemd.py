@@ -13,7 +13,7 @@ import pytest
 
 from shared.contracts import schedules, zones
 from tests.reference import FULL, SEED, expressions
-from tests.reference.reckoning import changes
+from tests.reference.reckoning import DAY, HOUR, MINUTE, changes
 from tests.reference.test_reckoning import MOVED, ZONES
 
 ZONE_FILES = str(files("tzdata") / "zoneinfo")
@@ -22,7 +22,7 @@ KNOWN = {name for name in ZONES if Path("/usr/share/zoneinfo", name).is_file()}
 pytestmark = pytest.mark.skipif(
     not shutil.which("systemd-analyze") or not KNOWN, reason="there is no systemd here, or no zones"
 )
-IN_A_ROW = 12
+IN_A_ROW, SECOND = 12, timedelta(seconds=1)
 SOME_DAY = datetime(2026, 7, 1, tzinfo=UTC)
 
 
@@ -64,13 +64,23 @@ def test_what_follows_from_before_a_change_of_the_clocks(part: int) -> None:
             microsecond=0
         )
         texts = [expressions.on_calendar(random) for _ in range(12)]
-        compare([f"{text} {name}" for text in texts if not UNEVEN.search(text)], base)
+        compare([f"{text} {name}" for text in texts], base)
 
 
-UNEVEN = re.compile("0/7|1/5")
-"""After open steps that do not come out at 24 or 60, systemd 252 leaves out the beginning of the next month
-or day: of `0/5:00` 00:00 on the first of each month. With an end (`0..23/5`) it does not."""
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(2))
+def test_what_steps_lose_at_the_ends_of_hours_days_months_and_years(part: int) -> None:
+    random = Random(f"{SEED} steps {part}")
+    for _ in range(80 if FULL else 2):
+        year, month = random.randrange(2026, 2038), random.choice([1, 1, 1, 3, 5, 8])
+        name = random.choice(["UTC", *(EVEN if year < 2030 else [])])
+        begin = datetime(year, month, 1, tzinfo=zones.zone(name)).astimezone(UTC)
+        # Never from right after an end: what was lost there before is then found.
+        base = begin - random.choice([SECOND, 7 * MINUTE, HOUR + MINUTE, DAY + SECOND, 40 * DAY + SECOND])
+        compare([f"{expressions.uneven(random)} {name}" for _ in range(12)], base)
 
+
+EVEN = ["Europe/Berlin", "America/New_York", "Asia/Kolkata", "Africa/Cairo"]
 
 LOSES = {
     *("Pacific/Chatham", "NZ-CHAT", "Australia/Lord_Howe", "Australia/LHI"),

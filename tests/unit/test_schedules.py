@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.contracts import schedules, zones
 from shared.contracts.schedules import parse
-from tests.reference.expressions import cron, on_calendar
+from tests.reference.expressions import cron, on_calendar, uneven
 
 NOW = datetime(2026, 11, 27, 12, 0, 5, tzinfo=UTC)
 BERLIN = "Europe/Berlin"
@@ -240,6 +240,34 @@ def cost(text: str, zone: str) -> float:
     return process_time() - began
 
 
+def test_what_systemd_loses_after_a_step_that_misses_the_end_is_not_demanded() -> None:
+    """Held against systemd 252 itself in tests/reference."""
+    before = datetime(2026, 12, 31, 22, 59, tzinfo=UTC)
+    for text, due in {
+        "0/5:00": ["01-01 05:00:00", "01-01 10:00:00"],
+        "0..23/5:00": ["01-01 00:00:00", "01-01 05:00:00"],
+        "0/6:00": ["01-01 00:00:00", "01-01 06:00:00"],
+        "0/5,23:30": ["12-31 23:30:00", "01-01 00:30:00"],
+        "Sat,Sun 0/5:00": ["01-02 00:00:00", "01-02 05:00:00"],
+        "23,0:0/7": ["12-31 23:00:00", "12-31 23:07:00"],
+        "23,0:50/7": ["12-31 23:50:00", "12-31 23:57:00", "01-01 00:50:00"],
+        "23:30,59 UTC": ["12-31 23:30:00", "12-31 23:59:00"],
+        "22,0:0/57": ["01-01 00:00:00", "01-01 00:57:00"],
+        "*:0/57": ["12-31 23:00:00", "12-31 23:57:00", "01-01 00:57:00"],
+        "*:3/56": ["12-31 23:03:00", "12-31 23:59:00", "01-01 00:03:00"],
+        "*:0,59:0/50": ["12-31 22:59:50", "12-31 23:00:50", "12-31 23:59:00"],
+        "*-*-1/29": ["01-30 00:00:00", "02-01 00:00:00"],
+        "*-2..12-1/29": ["02-01 00:00:00", "03-01 00:00:00"],
+        "*-*~28/26": ["01-30 00:00:00", "02-01 00:00:00"],
+        "*-*~28/27": ["01-04 00:00:00", "01-31 00:00:00"],
+    }.items():
+        found = islice(parse(text, "UTC", NOW).upcoming(before), len(due))
+        assert [f"{at:%m-%d %T}" for at in found] == due, text
+    asked = datetime(2026, 4, 23, 21, 50, tzinfo=UTC)
+    cairo = islice(parse("*:0/7", "Africa/Cairo", NOW).upcoming(asked), 2)
+    assert [f"{at:%T}" for at in cairo] == ["21:56:00", "22:07:00"], "its midnight is skipped, 1:00 is lost"
+
+
 ZONES = [
     *(
         BERLIN,
@@ -251,7 +279,7 @@ ZONES = [
     ),
     *("Pacific/Apia", "Pacific/Kiritimati", "America/Havana", "Asia/Kolkata", "Etc/GMT+12", "UTC"),
 ]
-TEXTS = st.one_of(st.randoms().map(cron), st.randoms().map(on_calendar))
+TEXTS = st.one_of([st.randoms().map(kind) for kind in (cron, on_calendar, uneven)])
 NIGHTS = [datetime(2026, *at, tzinfo=UTC) for at in ((3, 29, 1), (10, 25, 1), (4, 4, 15))]
 INSTANTS = st.one_of(
     st.datetimes(datetime(1950, 1, 1), datetime(2150, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
