@@ -106,6 +106,21 @@ def test_cron_runs_what_is_due_on_both_nights(clock: Path, tmp_path: Path, zone:
             }, (line, zone, change)
 
 
+@pytest.mark.parametrize(
+    ("zone", "hours", "late"), [("Europe/Berlin", [2], 8.5), ("Antarctica/Troll", [1, 2], 17)]
+)
+def test_how_late_cron_makes_up_for_what_was_skipped(
+    clock: Path, tmp_path: Path, zone: str, hours: list[int], late: float
+) -> None:
+    """With a job in each minute that is skipped. A schedule's `silent_after` is 15 minutes."""
+    change = datetime(2026, 3, 29, 1, tzinfo=UTC)
+    assert skips(zone, change)
+    lines = [f"{minute} {hour} * * *" for hour in hours for minute in range(60)]
+    found, _ = run_cron(clock, tmp_path / "run", lines, zone, change - HOUR, change + HOUR)
+    latest = max(at for (at,) in found) - change
+    assert timedelta(minutes=late) <= latest < timedelta(minutes=late, seconds=10) + HALF_A_MINUTE / 3
+
+
 def skips(zone: str, change: datetime) -> bool:
     before = (change - HALF_A_MINUTE).astimezone(zones.zone(zone)).utcoffset()
     after = change.astimezone(zones.zone(zone)).utcoffset()
