@@ -491,7 +491,8 @@ class Reference:
         found = found if is_first else life.met
         if found <= life.expected_from:
             return 0, own
-        return found, str(found) if is_first else own
+        is_taken = any(run.key == str(found) for run in life.runs)
+        return found, str(found) if is_first and not is_taken else own
 
     # --- facts about runs
 

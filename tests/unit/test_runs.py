@@ -22,7 +22,7 @@ from services.monitor.domain.service import (
     RunFact,
     StatusTransition,
 )
-from services.monitor.store.mapping import order_of, run_event
+from services.monitor.store.mapping import order_of, run_event, to_event
 from shared.contracts.events import Outcome, Signal, Status, micros
 from shared.domain.coverage import Coverage
 from shared.domain.timetable import Timetable
@@ -189,6 +189,26 @@ def test_a_run_gives_way_after_all_that_time_alone_leads_to_at_that_very_moment(
     gave_way = RunFact(at("26 10:35"), Outcome.OVERDUE, "a", started=at("26 10:05"), message="it began again")
     assert late.order < too_long.order < gave_way.order
     assert order_of(run_event("backup", gave_way)) == gave_way.order
+
+
+def test_a_service_may_fall_again_in_the_very_moment_in_which_a_heartbeat_lifts_it() -> None:
+    job = Job("UTC", max_run=2 * H, timetable=Timetable("0,20 * * * *", "UTC"))
+    shell = Shell(job).beat(at("26 10:00")).ticks_until(at("26 10:19")).beat(at("26 10:20"), START)
+    shell.ticks_until(at("26 11:10")).beat(at("26 11:15")).tick(at("26 11:16"))
+    moment = [change for change in shell.changes if change.since == at("26 11:15")]
+    assert [change.to for change in moment] == [SILENT, ALIVE, SILENT]
+    assert len({to_event("backup", change).id for change in moment}) == 3
+
+
+def test_an_open_run_of_the_schedule_before_is_not_taken_for_the_one_that_begins() -> None:
+    job = Job("UTC", timetable=Timetable("0 11 * * *", "UTC"))
+    shell = Shell(job).beat(at("26 10:00")).ticks_until(at("26 10:50")).beat(at("26 10:50"), START, "old")
+    shell.beat(at("26 10:51"), run="else").tick(at("26 10:52"))
+    job.timetable = Timetable("0,30 11 * * *", "UTC", early=1 * M)
+    runs.expect_from(shell.service, at("26 10:52"))
+    shell.beat(at("26 11:00"), START, "new").beat(at("26 11:05"), run="new").tick(at("26 11:06"))
+    assert [run.run for run in job.open_runs] == ["old"]
+    assert shell.facts[-1].started == at("26 11:00")
 
 
 def test_a_start_meets_the_occurrence_and_its_end_counts_for_the_same() -> None:

@@ -278,6 +278,7 @@ def _begun(service: MonitoredService, job: Job, beat: Beat) -> OpenRun:
     met, is_first = (after or job.expectation).met, after is not None
     if met <= job.expected_from:
         met = 0
+    is_first &= all(each.key != str(met) for each in job.open_runs)  # nor did one by another schedule
     return OpenRun(beat.at, beat.run, str(met) if met and is_first else own, met)
 
 
@@ -305,14 +306,14 @@ def apply_fact(service: MonitoredService, fact: RunFact) -> None:
     if fact.outcome is Outcome.MISSED:
         job.missed_until = max(job.missed_until, fact.occurrence)
         return
-    run = next((each for each in job.open_runs if each.key == fact.key), None)
-    now = None
+    run, now = _open(job, fact.run), None
+    run = run if run and run.key == fact.key else None
     if fact.outcome is Outcome.RUNNING and run:
         now = run._replace(is_told=True)
     elif fact.outcome is Outcome.OVERDUE and run and not fact.message:
         now = run._replace(is_overdue=True)
         job.overdue = job.overdue or Overdue(fact.at, run.started, limit(service))
-    in_place = (now if each.key == fact.key else each for each in job.open_runs)  # the oldest stays the first
+    in_place = (now if each is run else each for each in job.open_runs)  # the oldest stays the first
     job.open_runs = tuple(filter(None, in_place))
     if fact.ended:
         job.ended_at, job.ended_start = fact.ended, fact.started
