@@ -11,7 +11,8 @@ from shared.contracts.events import MICRO, micros, moment
 EARLY = thresholds.EARLY // MICRO
 NEVER = 1 << 62
 """Later than any moment: no occurrence is left."""
-_FIRST_STEP = timedelta(minutes=2) // MICRO
+_SECOND, _FIRST_STEP = timedelta(seconds=1) // MICRO, timedelta(minutes=2) // MICRO
+_FARTHEST = timedelta(days=3660) // MICRO
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,8 @@ class Timetable:
         return _following(self.schedule, self.time_zone, at)
 
     def before(self, at: int) -> int:
-        """The last occurrence before `at`; 0 if there was none in fifty years."""
-        step = _FIRST_STEP
-        while (found := self.following(at - step)) >= at:
-            if step > 50 * 366 * 86400 * 1_000_000:
-                return 0
-            step *= 2
-        while (later := self.following(found)) < at:
-            found = later
-        return found
+        """The last occurrence before `at`; 0 if there was none in ten years."""
+        return max(_before(line, self.time_zone, at) for line in self.schedule.splitlines())
 
     def opens(self, occurrence: int, previous: int) -> int:
         """From when on a heartbeat counts for an occurrence and not for the one before."""
@@ -101,3 +95,16 @@ def _following(schedule: str, time_zone: str, at: int) -> int:
     """Services often share a schedule, and then their occurrences too."""
     found = schedules.stored(schedule, time_zone).following(moment(at))
     return NEVER if found is None else micros(found)
+
+
+def _before(line: str, time_zone: str, at: int) -> int:
+    step = _FIRST_STEP
+    while (found := _following(line, time_zone, at - step)) >= at:
+        if step > _FARTHEST:
+            return 0
+        step *= 4
+    while step:  # there may be millions between them, and to look beyond the last one may take long
+        step = step // 64 // _SECOND * _SECOND
+        while (later := _following(line, time_zone, found + step)) < at:
+            found = later
+    return found

@@ -635,7 +635,8 @@ class Reference:
             return False
         begin, end = occurrences.opens(*life.timetable[:2], occurrence, life.timetable[2]), occurrence
         end += life.silent_down_dead.silent
-        return any(min(until, end) - max(since, begin) >= DEAF for since, until in self._gaps)
+        enough = min(DEAF, (end - begin) // 2)
+        return any(min(until, end) - max(since, begin) >= enough for since, until in self._gaps)
 
     # --- statuses
 

@@ -24,8 +24,9 @@ from services.monitor.domain.service import (
 )
 from services.monitor.store.mapping import order_of, run_event, to_event
 from shared.contracts.events import Outcome, Signal, Status, micros
+from shared.domain import timetable as timetables
 from shared.domain.coverage import Coverage
-from shared.domain.timetable import Timetable
+from shared.domain.timetable import Expectation, Timetable
 from shared.domain.zone_hints import zone_hint
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
@@ -317,6 +318,58 @@ def test_an_occurrence_in_the_registrys_own_deafness_is_not_demanded() -> None:
     assert shell.runs == [("success", "26 02:00")]
     shell.ticks_until(at("28 12:00"))
     assert [c[:2] for c in shell.told[1:]] == [("silent", "28 02:15"), ("down", "28 03:00")]
+
+
+def test_what_is_awaited_for_seconds_only_is_forgiven_as_well() -> None:
+    second, start = 10**6, at("26 13:00")
+    shell = Shell(
+        Job(timetable=Timetable("* * * * *", "UTC")), EffectiveThresholds(10 * second, 30 * second, 7 * D)
+    )
+    shell.tick(start).beat(start + second).tick(start + 20 * second)
+    back = start + 19 * M + 20 * second
+    for seconds in range(41):
+        shell.tick(back + seconds * second, since=back)
+    assert [c.to for c in shell.changes] == [ALIVE]
+    assert shell.runs == [("success", "26 13:00")]
+    shell.ticks_until(start + 21 * M, step=second)
+    assert shell.told[1:] == [
+        ("silent", "26 13:20", "expected 13:20, not started"),
+        ("down", "26 13:20", "expected 13:20, not started"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["* * * * *", "*/7 3-5 * * *", "30 2 * * *", "0 0 1 * *"])
+@pytest.mark.parametrize("hours", [(13.0, 13.01), (13.0, 15.0), (1.2, 1000.1), (13.0, 13.02)])
+def test_a_long_gap_forgives_what_it_would_one_by_one(text: str, hours: tuple[float, float]) -> None:
+    shell = Shell(Job(timetable=Timetable(text, "Europe/Berlin"))).beat(at("25 13:00"))
+    gap = (at("26 00:00") + int(hours[0] * H), at("26 00:00") + int(hours[1] * H))
+    job = shell.service.job
+    assert job
+    timetable, found = Timetable(text, "Europe/Berlin"), job.expectation
+    while runs.is_forgiven(shell.service, found, [gap]):
+        found = Expectation(found.occurrence, timetable.following(found.occurrence))
+    assert runs.expected(shell.service, [gap]) == found
+
+
+def test_what_was_last_is_found_without_going_through_all_of_it() -> None:
+    thirteen_weeks = Timetable("*-01..03-* *:*:*", "UTC")
+    asked: set[int] = set()
+    with pytest.MonkeyPatch.context() as patch:
+        real = timetables._following
+        patch.setattr(timetables, "_following", lambda *it: asked.add(it[2]) or real(*it))
+        assert thirteen_weeks.before(at("25 12:00")) == micros(datetime(2026, 3, 31, 23, 59, 59, tzinfo=UTC))
+    assert len(asked) < 300
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/Havana", "Antarctica/Troll"])
+def test_what_was_last_is_the_last_of_those_that_follow(zone: str) -> None:
+    texts = ["0 3 * * *", "*/7 * * * *", "0 9 * * 1-5\n30 2 * * sun", "*:*:0/13", "Mon 02:30", "*-*~1"]
+    for timetable in (Timetable(text, zone) for text in texts):
+        seen = timetable.following(at("01 00:00"))
+        for _ in range(30):
+            later = timetable.following(seen)
+            assert timetable.before(later) == timetable.before(seen + 1) == seen
+            seen = later
 
 
 def test_a_blink_of_the_registry_forgives_nothing_but_its_length() -> None:

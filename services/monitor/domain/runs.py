@@ -33,7 +33,8 @@ MAX_OPEN = 100
 MAX_PASSED = 10_000
 """Occurrences that one heartbeat may pass over."""
 DEAF = timedelta(minutes=1) // MICRO
-"""So long a gap in the time of an occurrence is enough for its heartbeat to have been lost by our fault."""
+"""So long a gap in the time of an occurrence, or half of that time, is enough for its heartbeat to have been
+lost by our fault."""
 TELL_AGAIN = timedelta(hours=24) // MICRO
 Gaps = list[tuple[int, int]]
 
@@ -70,25 +71,33 @@ def is_behind(service: MonitoredService) -> bool:
 def _not_forgiven(
     service: MonitoredService, timetable: Timetable, found: Expectation, gaps: Gaps
 ) -> Expectation:
-    while is_forgiven(service, found, gaps):
-        found = Expectation(found.occurrence, timetable.following(found.occurrence))
+    while gap := _forgiving(service, found, gaps):
+        met = found.occurrence
+        if service.patience.silent >= 2 * DEAF:  # it forgives all that are due in it: after months, thousands
+            met = max(met, timetable.before(gap[1] - DEAF + 1))
+        found = Expectation(met, timetable.following(met))
     return found
 
 
 def is_forgiven(service: MonitoredService, each: Expectation, gaps: Gaps) -> bool:
     """Whether the registry was deaf for so long, while a heartbeat for it was due, that nothing is known."""
+    return _forgiving(service, each, gaps) is not None
+
+
+def _forgiving(service: MonitoredService, each: Expectation, gaps: Gaps) -> tuple[int, int] | None:
+    """The gap that makes it so."""
     if each.occurrence >= NEVER or not service.job or not service.job.timetable:
-        return False
+        return None
     begin, end = (
         service.job.timetable.opens(each.occurrence, each.met),
         each.occurrence + service.patience.silent,
     )
     for gap in reversed(gaps):
         if gap[1] <= begin:  # nearly always the last one is
-            return False
-        if min(gap[1], end) - max(gap[0], begin) >= DEAF:
-            return True
-    return False
+            return None
+        if min(gap[1], end) - max(gap[0], begin) >= min(DEAF, (end - begin) // 2):
+            return gap
+    return None
 
 
 def expect_from(service: MonitoredService, at: int) -> None:
