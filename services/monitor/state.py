@@ -183,6 +183,8 @@ class MonitorState:
         if change.by_hand or service.by_hand or change.declared_at > service.every_at:
             service.every, service.every_at = change.every, change.declared_at or change.at
             service.by_hand, declared = change.by_hand, (change.schedule, change.time_zone)
+        elif not declared[0]:  # the zone of the schedule that is yet to be declared
+            declared = "", change.time_zone
         if is_new:
             service.patience = self.thresholds_of(service, scheduled=bool(declared[0]))
         else:
@@ -231,7 +233,7 @@ class MonitorState:
         service.patience = self.thresholds_of(service, scheduled=bool(beat.schedule))
         if beat.schedule or service.job:
             job = service.job = service.job or Job()
-            job.declared = beat.schedule, beat.time_zone
+            job.declared = runs.declared_by(beat, job)
             self._update_timetable(service, job, beat.at)
 
     def _update_job(

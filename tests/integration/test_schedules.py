@@ -372,7 +372,7 @@ async def test_heartbeats_declare_until_a_person_decides(
             == []
         )
         changed = await shows(client, "backup", schedule="Mon..Fri 09:00", message="done")
-        assert changed["time_zone"] == "UTC", "none was named"
+        assert changed["time_zone"] == BERLIN, "it needs to be said only once"
 
         (warning,) = await beat(ingest, "backup?every=5m&schedule=0+4+*+*+*")
         assert warning == "every: not used, as there is a schedule"
@@ -397,6 +397,26 @@ async def test_heartbeats_declare_until_a_person_decides(
         await shows(client, "backup", every=None)
         await beat(ingest, "backup?every=10m")
         await shows(client, "backup", every="10m")
+
+
+async def test_the_zone_that_a_person_set_is_that_of_what_heartbeats_declare(
+    client: Client, tmp_path: Path, nats_url: str
+) -> None:
+    kolkata = {"time_zone": "Asia/Kolkata"}
+    async with heard(tmp_path, nats_url) as ingest:
+        assert (await client.put("/service/backup", json={**kolkata, "max_run": "1s"})).status_code == 201
+        await beat(ingest, "backup/start?every=5m")
+        await shows(client, "backup", every="5m", **kolkata)
+        down = await shows(client, "backup", status="down")
+        began = datetime.fromisoformat(down["running_since"]).astimezone(ZoneInfo("Asia/Kolkata"))
+        assert down["reason"] == f"the run that began {began:%H:%M} has not ended within 1s"
+        for schedule in ("0 3 * * *", "0 4 * * *"):
+            assert await beat(ingest, "backup", params={"schedule": schedule}) == []
+            due = await shows(client, "backup", schedule=schedule, every=None, **kolkata)
+            assert datetime.fromisoformat(due["expected"]).minute == 30
+        zoned = {"schedule": "0 4 * * *", "time_zone": BERLIN}
+        assert await beat(ingest, "backup", params=zoned) == []
+        await shows(client, "backup", **zoned)
 
 
 async def test_what_of_a_declaration_cannot_be_used_is_said(

@@ -143,8 +143,10 @@ class Jobs:
     def set(self) -> dict[str, Any]:
         """When it is due, by hand."""
         what = self.rng.random()
-        if what < 0.15:
+        if what < 0.1:
             return {}
+        if what < 0.15:
+            return {"time_zone": self.pair()[1]}
         if what < 0.25:
             return {"every": f"{self.rng.randint(1, 4)}s"}
         text, zone = self.pair()

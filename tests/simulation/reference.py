@@ -95,7 +95,8 @@ class Settings:
     @property
     def asks_for_more(self) -> bool:
         counted = self.fail_after > 1 or self.recover_after > 1
-        return bool(self.schedule or self.early or self.max_run) or counted or not self.notify_unusual
+        own = self.schedule or self.zone or self.early or self.max_run
+        return bool(own) or counted or not self.notify_unusual
 
 
 class Defaults(NamedTuple):
@@ -309,6 +310,8 @@ class Reference:
         if change.by_hand or life.by_hand or change.declared_at > life.every_at:
             life.every, life.every_at = change.every, change.declared_at or at
             life.by_hand, life.when = change.by_hand, (change.schedule, change.zone)
+        elif not life.when[0]:
+            life.when = "", change.zone
         if is_new:
             life.silent_down_dead = self._patience(life)
         else:
@@ -439,13 +442,12 @@ class Reference:
         """The interval or schedule that it declares, unless somebody else has set one."""
         if life.by_hand:
             return
-        is_new = (
-            (said.schedule, said.zone) != life.when if said.schedule else said.every not in (0, life.every)
-        )
+        when = said.schedule, said.zone or life.when[1]
+        is_new = when != life.when if said.schedule else said.every not in (0, life.every)
         if not is_new:
             return
         limit = self._limit(life)
-        life.every, life.every_at, life.when = said.every, said.at, (said.schedule, said.zone)
+        life.every, life.every_at, life.when = said.every, said.at, when
         life.has_job |= bool(said.schedule)
         self._use(life, said.at)
         self._other_limit(life, limit, said.at)

@@ -44,8 +44,14 @@ def declares(service: MonitoredService, beat: Beat) -> bool:
     if service.by_hand:
         return False
     if beat.schedule:
-        return service.job is None or service.job.declared != (beat.schedule, beat.time_zone)
+        return service.job is None or service.job.declared != declared_by(beat, service.job)
     return beat.every not in (0, service.every)
+
+
+def declared_by(beat: Beat, job: Job) -> tuple[str, str]:
+    """The schedule and the zone after a heartbeat that declares; without a zone, the one that was known
+    holds, whoever said it."""
+    return beat.schedule, beat.time_zone or job.declared[1]
 
 
 # --- what is expected

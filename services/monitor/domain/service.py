@@ -135,7 +135,7 @@ class Job:
     time_zone: str = "UTC"
     """Of its schedule, and of the times in reasons."""
     declared: tuple[str, str] = ("", "")
-    """Its schedule, and the zone that was given with it; empty where there is none."""
+    """Its schedule, and the zone that was given; empty where there is none."""
     early: int = 0
     """0: what is usual."""
     timetable: Timetable | None = None

@@ -42,7 +42,8 @@ class ConfigChange(NamedTuple):
     def has_job(self) -> bool:
         """Whether anything of it asks for more than that it just beats."""
         counts = self.fail_after > 1 or self.recover_after > 1
-        return bool(self.schedule or self.early or self.max_run) or counts or not self.notify_unusual
+        own = self.schedule or self.time_zone or self.early or self.max_run
+        return bool(own) or counts or not self.notify_unusual
 
 
 def config_change(event: events.ConfigEvent, seq: int, at: int) -> ConfigChange:
@@ -152,7 +153,7 @@ def registration(name: str, beat: Beat) -> events.ServiceRegistered:
     """The event that registers a service at its first heartbeat."""
     time = moment(beat.at)
     data = events.ConfigData(
-        config=events.ServiceConfig(**_declared(beat)),
+        config=events.ServiceConfig(**_declared(beat, None)),
         registered_at=time,
         registered_by="heartbeat",
         declared_at=time if beat.every or beat.schedule else None,
@@ -167,7 +168,8 @@ def declaration(
     stored. None: it knows of this heartbeat already, or of a newer one, or a person has decided."""
     if isinstance(newest, events.ServiceDeleted):
         return None
-    was, declared = newest.data.config, _declared(beat)
+    was = newest.data.config
+    declared = _declared(beat, was.time_zone)
     if all(getattr(was, field) == value for field, value in declared.items()):
         return None
     if newest.data.declared_at is None and (was.every or was.schedule):
@@ -181,11 +183,12 @@ def declaration(
     return events.ServiceUpdated(**_about(name, "declared", time), data=data)
 
 
-def _declared(beat: Beat) -> dict[str, Any]:
+def _declared(beat: Beat, time_zone: str | None) -> dict[str, Any]:
+    """`time_zone`: the one that holds where it says none."""
     return {
         "every": beat.every * MICRO if beat.every else None,
         "schedule": beat.schedule or None,
-        "time_zone": beat.time_zone or None,
+        "time_zone": beat.time_zone or time_zone,
     }
 
 
