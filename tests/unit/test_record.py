@@ -341,8 +341,8 @@ def test_thresholds_in_force(
 DECLARES = Beat(THEN, every=20 * SECOND)
 
 
-def declaration(newest: ConfigEvent, beat: Beat = DECLARES) -> ServiceUpdated | None:
-    return mapping.declaration("web", beat, newest, THEN - 60)
+def declaration(newest: ConfigEvent, stored_at: int = THEN + 5) -> ServiceUpdated | None:
+    return mapping.declaration("web", DECLARES, newest, stored_at)
 
 
 def test_a_declared_interval_is_taken_into_the_configuration_which_stays_as_it_was() -> None:
@@ -357,7 +357,7 @@ def test_a_declared_interval_is_taken_into_the_configuration_which_stays_as_it_w
 
 
 def test_a_declaration_says_since_when_the_service_is_registered_where_nothing_did() -> None:
-    event = declaration(config_event(ServiceRegistered, ServiceConfig()))
+    event = declaration(config_event(ServiceRegistered, ServiceConfig()), THEN - 60)
     assert event
     assert event.data.registered_at == moment(THEN - 60), "when the newest was stored"
 
@@ -378,6 +378,14 @@ def test_a_declaration_says_since_when_the_service_is_registered_where_nothing_d
 )
 def test_there_is_nothing_to_declare(newest: ConfigEvent) -> None:
     assert declaration(newest) is None
+
+
+def test_what_a_person_cleared_is_declared_again_however_far_ahead_the_clock_of_the_api_is() -> None:
+    cleared = config_event(config=ServiceConfig(), declared_at=THEN + 60 * MINUTE)
+    assert declaration(cleared) is None, "it was cleared after this heartbeat"
+    assert declaration(cleared, THEN) is None
+    assert declaration(cleared, THEN - 1)
+    assert mapping.config_change(cleared, 7, THEN - 1).declared_at == THEN - 1
 
 
 def test_a_service_that_was_registered_by_the_same_beat_may_declare() -> None:
@@ -429,7 +437,7 @@ def test_the_same_fact_always_has_the_same_id() -> None:
         mapping.registration("web", DECLARES).id,
         mapping.registration("web", Beat(THEN + 1)).id,
         mapping.registration("shop", DECLARES).id,
-        *(event.id for event in (declaration(config_event(declared_at=THEN - 9)),) if event),
+        *(event.id for event in (declaration(config_event(declared_at=THEN - 9), THEN - 60),) if event),
     ]
     assert len(set(ids)) == len(ids) == 9
 

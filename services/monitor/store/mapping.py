@@ -60,7 +60,7 @@ def config_change(event: events.ConfigEvent, seq: int, at: int) -> ConfigChange:
         registered_at=micros(data.registered_at) if data.registered_at else at,
         own=(_length(config.silent_after), _length(config.down_after), _length(config.dead_after)),
         every=_length(config.every) or 0,
-        declared_at=micros(data.declared_at) if data.declared_at else 0,
+        declared_at=_declared_at(data, at),
         paused=config.paused,
         schedule=config.schedule or "",
         time_zone=config.time_zone or "",
@@ -70,6 +70,11 @@ def config_change(event: events.ConfigEvent, seq: int, at: int) -> ConfigChange:
         recover_after=config.recover_after or 1,
         notify_unusual=config.notify_unusual,
     )
+
+
+def _declared_at(data: events.ConfigData, stored_at: int) -> int:
+    """0: a person or a file decided. No later than the event: the API's clock may be ahead of the broker's."""
+    return min(micros(data.declared_at), stored_at) if data.declared_at else 0
 
 
 def _length(duration: timedelta | None) -> int | None:
@@ -176,7 +181,7 @@ def declaration(
         return None
     time = moment(beat.at)
     registered = newest.data.registered_at or moment(stored_at)
-    if registered > time or (newest.data.declared_at and newest.data.declared_at >= time):
+    if registered > time or _declared_at(newest.data, stored_at) >= beat.at:
         return None
     config = was.model_copy(update=declared)
     data = newest.data.model_copy(update={"config": config, "registered_at": registered, "declared_at": time})
