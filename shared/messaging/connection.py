@@ -84,6 +84,8 @@ class BrokerConnection:
         self._name = name
         self._keeps_streams = keeps_streams
         self._complained = False
+        self._refused: set[str] = set()
+        """What was said already that the broker does not allow."""
         self._leaving = False
         self._takers: dict[int, nats_internals.Taker] = {}
         self.on_lost: list[Callable[[], None]] = []
@@ -197,7 +199,16 @@ class BrokerConnection:
             os.kill(os.getpid(), signal.SIGTERM)
 
     async def _error(self, error: Exception) -> None:
-        if not self._complained:
+        why = str(error)
+        if "permissions violation" in why.lower():
+            if why not in self._refused and len(self._refused) < MAX_REFUSED:
+                self._refused.add(why)
+                log.warning(
+                    "the broker does not allow what this version needs; bring its configuration up to date, "
+                    "see deploy/nats.conf",
+                    error=why,
+                )
+        elif not self._complained:
             self._complained = True
             log.warning("waiting for the broker", error=str(error) or repr(error))
 
@@ -249,6 +260,8 @@ async def set_within(event: asyncio.Event, seconds: float) -> bool:
     return event.is_set()
 
 
+MAX_REFUSED = 20
+"""Lines in the log about what the broker does not allow."""
 SAY_AGAIN = MAX_BACKOFF = 5.0
 """Seconds."""
 _said_at = float("-inf")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -597,6 +598,33 @@ async def test_a_credentials_file_opens_the_broker(tmp_path: Path) -> None:
         for it in services:
             it.kill()
         server.kill()
+
+
+@pytest.mark.timeout(90)
+async def test_an_older_configuration_is_waited_for_and_what_to_mend_is_said(tmp_path: Path) -> None:
+    """As it stood before there was a stream RUNS."""
+    with Standin() as telegram:
+        system = Guarded(tmp_path, telegram)
+        now = conf(tmp_path, client=system.port)
+        older = re.sub(r' *"[^"\n]*\.RUNS\b[^"\n]*",?', "", now).replace('"run.>", ', "")
+        assert now.count("RUNS") > older.count("RUNS") == 0
+        try:
+            system.parts["nats"] = broker(tmp_path, older, system.port)
+            system.start("mongo", *SERVICES, wait=False)
+
+            def all_have_said_it() -> bool:
+                logs = [system.parts[name].log.read_text() for name in SERVICES]
+                return all("see deploy/nats.conf" in it and "$js.api.stream.info.runs" in it for it in logs)
+
+            await until(all_have_said_it)
+            assert not any(system.get_ready(name) == 200 for name in SERVICES)
+            assert all(system.parts[name].running for name in SERVICES)
+            (tmp_path / "nats.conf").write_text(now)
+            system.parts["nats"].signal(signal.SIGHUP)
+            system.wait_until_ready()
+            assert system.beat("web") == 200
+        finally:
+            system.stop()
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate with")

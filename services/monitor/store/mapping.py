@@ -73,7 +73,7 @@ def config_change(event: events.ConfigEvent, seq: int, at: int) -> ConfigChange:
 
 
 def _declared_at(data: events.ConfigData, stored_at: int) -> int:
-    """0: a person or a file decided. No later than the event: the API's clock may be ahead of the broker's."""
+    """0: a person or a file decided. Not after its event: the API's clock may be ahead of the broker's."""
     return min(micros(data.declared_at), stored_at) if data.declared_at else 0
 
 
