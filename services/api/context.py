@@ -1,5 +1,6 @@
 """What every route works with: made once at the start, and kept in `app.state.context`."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,8 +19,8 @@ from services.api.queries.event_hub import EventHub
 from services.api.queries.past import WINDOWS, CachedFor, StatusHistory
 from services.api.queries.runs import LastDays
 from services.api.settings import ApiSettings
-from shared.contracts.events import MICRO, micros, moment
-from shared.domain import timeline
+from shared.contracts.events import MICRO, Outcome, micros, moment
+from shared.domain import digest, timeline
 from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark, Segment
 from shared.domain.timetable import EARLY, NEVER, Timetable
@@ -27,6 +28,8 @@ from shared.http.problems import Problem
 from shared.http.server import Health
 from shared.messaging.connection import BrokerConnection
 
+RUNS_AGE = 10.0
+"""Seconds for which everybody is told the same of the last day's runs: there may be very many."""
 STATUS_PAGE_AGE = 1.0
 """Seconds for which everybody is given the same status page: it is made without a token."""
 
@@ -45,12 +48,23 @@ class ApiContext:
     past: StatusHistory
     coming: ComingMoments = field(default_factory=ComingMoments)
     last_days: LastDays = field(default_factory=LastDays)
+    runs_counted: CachedFor[Counter[Outcome]] = field(default_factory=lambda: CachedFor(RUNS_AGE))
     status_page: CachedFor[str] = field(default_factory=lambda: CachedFor(STATUS_PAGE_AGE))
 
     def check_caught_up(self) -> None:
         """Before the first catch-up the read models would deny services that exist: Problem 503."""
         if "projection" in self.health.missing:
             raise Problem(503, "still reading the record; see /readyz", retry_after=2)
+
+    async def last_runs(self) -> Counter[Outcome]:
+        """How the runs ended, of the services that there are, that were recorded in the last day."""
+
+        async def count() -> Counter[Outcome]:
+            since = micros(self.now() - digest.WINDOW)
+            ended = self.store.live.outcomes_since(since)
+            return Counter([outcome async for name, outcome in ended if self.hub.index.get(name)])
+
+        return await self.runs_counted.get(count)
 
     def gaps_until(self, at: int) -> list[tuple[int, int]]:
         """When the registry itself was not listening."""

@@ -258,6 +258,26 @@ async def test_a_run_that_goes_on_says_what_it_counts_for(
     assert {run["expected_at"] for run in await listed(client, "job", outcome="running")} == {None}
 
 
+async def test_the_summary_counts_runs_as_the_digest_does(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    """The same as in the answer to /digest, see `test_the_commands_answer`."""
+    begun = await created(client, "job")
+    await created(client, "gone")
+    each = [(MISSED, "0"), (SUCCESS, "1"), (FAILURE, "2"), (OVERDUE, "3"), (FAILURE, "4")]
+    each += [(MISSED, "3 o'clock"), (SUCCESS, "3 o'clock")]
+    await record(publisher, "job", *(ended(begun, MINUTE, outcome, key=key) for outcome, key in each))
+    await record(publisher, "nobody", ended(begun, MINUTE, FAILURE))
+    await record(publisher, "gone", ended(begun, MINUTE, FAILURE))
+    await client.delete("/service/gone")
+
+    async def counted() -> bool:
+        text = (await client.get("/summary")).json()["next_digest"]["text"]
+        return text.endswith("\nRuns in 24 h: 2 succeeded, 2 failed, 1 overdue, 1 missed")
+
+    await eventually(counted, within=25)
+
+
 async def _runs_since(client: httpx.AsyncClient, at: str) -> bool:
     return bool((await client.get("/service/job")).json()["running_since"] == at)
 

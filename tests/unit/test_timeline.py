@@ -329,7 +329,7 @@ def test_the_digest_from_memory_is_that_of_the_whole_fleet(
         if change.at >= NOW - event_hub.DAY and (mark := mark_of(change.event, change.seq, change.at)):
             marks.setdefault(change.name, []).append(mark)
     whole = digest.digest(services, marks, now, gaps=gaps, each=True)
-    mine, zone = fleet.hub.digest_at(now, gaps), ZoneInfo("UTC")
+    mine, zone = fleet.hub.digest_at(now, gaps, {}), ZoneInfo("UTC")
     assert (mine.uptime is None) is (whole.uptime is None)
     assert mine.uptime == pytest.approx(whole.uptime)
     assert digest.lines(replace(mine, uptime=None), zone) == digest.lines(replace(whole, uptime=None), zone)

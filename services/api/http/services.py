@@ -151,13 +151,14 @@ async def get_summary(api: Api) -> Summary:
     index, now = api.hub.index, api.now()
     zone, digest_time = api.settings.zone, api.settings.digest_time
     names, *_ = index.page(ServiceQuery(statuses=WORST, sort="status", limit=10))
+    gaps, runs = api.gaps_until(micros(now)), await api.last_runs()
     return Summary(
         counts=index.counts,
         total=len(index),
         worst=[api.present(state) for state in await api.store.live.named(names)],
         next_digest=models.NextDigest(
             at=digest.next_digest_at(now, zone, digest_time) if digest_time else None,
-            text=digest.plain(api.hub.digest_at(now, api.gaps_until(micros(now))), zone),
+            text=digest.plain(api.hub.digest_at(now, gaps, runs), zone),
         ),
     )
 

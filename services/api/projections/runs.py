@@ -24,6 +24,7 @@ def run_document(message: Stored) -> Document:
         "_id": f"{event.name} {data.key}",
         "name": event.name,
         "seq": message.seq,
+        "recorded_at": message.at,
         "place": place(_began(event), data.key),
         "outcome": data.outcome.value,
         "started_at": _at(data.started_at),

@@ -175,6 +175,7 @@ class View:
         # Downwards the embedded server leaves out what begins with the bound that it looks from.
         await self._runs.create_index([("name", 1), ("place", 1)])
         await self._runs.create_index([("seq", 1)])
+        await self._runs.create_index([("recorded_at", 1)])
 
     async def drop(self) -> None:
         for collection in (self._services, self._events, self._runs, self._checkpoints):
@@ -359,6 +360,12 @@ class View:
         cursor = self._runs.find({"name": name, "started_at": {"$in": list(moments)}})
         found: list[Document] = await cursor.to_list(None)
         return found
+
+    async def outcomes_since(self, at: int) -> AsyncIterator[tuple[str, Outcome]]:
+        """Of each run of which something was recorded since: its service, and what is known of it last."""
+        wanted = {"name": 1, "outcome": 1}
+        async for row in self._runs.find({"recorded_at": {"$gte": at}}, wanted, batch_size=_BULK):
+            yield row["name"], Outcome(row["outcome"])
 
     async def met(self, name: str, occurrences: Sequence[int]) -> set[int]:
         """Those of them that a run of the service has met."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 
 from services.api.projections.documents import Document, Heard, Projection
 from services.api.queries.index import ServiceIndex
+from shared.contracts.events import Outcome
 from shared.domain import digest
 from shared.domain.coverage import Coverage
 from shared.domain.timeline import Mark, mark_of
@@ -157,9 +158,11 @@ class EventHub:
 
     # --- asking
 
-    def digest_at(self, now: datetime, gaps: Sequence[tuple[int, int]] = ()) -> digest.Digest:
-        """What happened in the last day, as it would be sent now."""
-        return digest.digest(self.index, self._recent_marks, now, gaps=gaps, begins=self.begins)
+    def digest_at(
+        self, now: datetime, gaps: Sequence[tuple[int, int]], runs: Mapping[Outcome, int]
+    ) -> digest.Digest:
+        """What happened in the last day, as it would be sent now. `runs`: how many of that day ended how."""
+        return digest.digest(self.index, self._recent_marks, now, gaps=gaps, begins=self.begins, runs=runs)
 
     def recent_marks(self, name: str) -> Sequence[Mark]:
         """What marks the service's last day, and perhaps a bit of the time before."""
