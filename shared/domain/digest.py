@@ -91,7 +91,8 @@ def digest(
         if status is Status.DEAD:
             continue
         begin = begins.get(name, 0)
-        if not each and not own and max(registered_at, begin) <= measured.start:
+        before = max(registered_at, begin, max((mark.at for mark in own), default=0))
+        if not each and before <= measured.start:
             unmarked[status] += 1
             continue
         seconds = measured.seconds(status, registered_at, own, begin)
