@@ -59,7 +59,8 @@ class Notifier:
         self._link = BrokerConnection(settings, "notifier")
         self.health.follow(self._link)
         self._readiness = Readiness(self.health, self._link)
-        self._watch = RecordWatch(self._link, buckets=(streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET))
+        buckets = streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET
+        self._watch = RecordWatch(self._link, buckets, beside=(streams.RUNS,))
         self._watch.on_another = lambda why: self.health.bad("delivery", why)
         self._states = ServiceStates()
         self._event_log = EventLog(self._link, self._states)

@@ -1,14 +1,11 @@
 """The record of runs, for those of an unusual length: `RunConsumer` gives them to every receiver, in order.
 The receivers keep how far they have come, as they do for events."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import partial
-
-from nats.errors import Error as NatsError
 
 from services.notifier.alerting.changes import UnusualRun
 from services.notifier.consumer import report_unreadable
@@ -19,11 +16,9 @@ from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import NotStored
 from shared.messaging.queries import last_sequence, newest
 from shared.messaging.reader import PENDING, Reader, Stored
-from shared.messaging.record_watch import AnotherRecord, Comparison, snapshot_of
+from shared.messaging.record_watch import AnotherRecord, Comparison
 
 PENDING.labels(streams.RUNS)
-CHECK_INTERVAL = 10.0
-"""Seconds between two looks whether the stream is still the one that is read."""
 
 _SUCCEEDED = b'"outcome":"success"'
 
@@ -80,13 +75,10 @@ class RunConsumer:
         return None
 
     async def watch(self) -> None:
-        """For ever. Raises AnotherRecord when the stream is not the one that was read."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._read())
-            group.create_task(self._notice_replacement())
-
-    async def _read(self) -> None:
+        """For ever. Raises AnotherRecord when it has begun beyond the stream's end."""
         end = await self.newest_sequence()
+        if end < self.position:
+            raise AnotherRecord(streams.RUNS, Comparison.OLDER)
         reader = Reader(self._link, streams.RUNS, streams.ALL_RUNS, after=self.position)
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
@@ -101,19 +93,6 @@ class RunConsumer:
             for enqueue in self.subscribers:
                 enqueue(seq, run)
             self.position = seq
-
-    async def _notice_replacement(self) -> None:
-        created = ""
-        while True:
-            read = self.position
-            with suppress(NatsError, NotStored, OSError, TimeoutError):  # the broker is away
-                seen = await snapshot_of(self._link, streams.RUNS)
-                if seen is None or (created and seen.mark.created != created):
-                    raise AnotherRecord(streams.RUNS, Comparison.ANOTHER)
-                if seen.mark.last < read:
-                    raise AnotherRecord(streams.RUNS, Comparison.OLDER)
-                created = seen.mark.created
-            await asyncio.sleep(CHECK_INTERVAL)
 
     def _parse(self, stored: Stored) -> UnusualRun | None:
         """The run, if it is to be told."""

@@ -221,10 +221,16 @@ class RecordWatch:
     """
 
     def __init__(
-        self, link: BrokerConnection, buckets: Iterable[str] = (), *, rewritten: Iterable[str] = ()
+        self,
+        link: BrokerConnection,
+        buckets: Iterable[str] = (),
+        *,
+        rewritten: Iterable[str] = (),
+        beside: Iterable[str] = (),
     ) -> None:
-        """`buckets`: needed by the work as well. `rewritten`: created again, and `on_emptied` called."""
-        self._link = link
+        """`buckets`: needed by the work as well. `rewritten`: created again, and `on_emptied` called.
+        `beside`: streams beside the record with which the work begins anew as well."""
+        self._link, self._beside = link, tuple(beside)
         self._buckets = {f"KV_{name}": name for name in (*buckets, *rewritten)}
         self._rewritten = {f"KV_{name}" for name in rewritten}
         self._doubt = asyncio.Event()
@@ -300,7 +306,7 @@ class RecordWatch:
             await self._link.bucket(name)
 
         self._thoroughly = False
-        self.marks, self.seen_at = await look(self._link, *self._buckets)
+        self.marks, self.seen_at = await look(self._link, *self._buckets, *self._beside)
 
     async def _watch(self) -> None:
         """Raises AnotherRecord as soon as the streams are others."""

@@ -15,7 +15,7 @@ import shared.messaging.connection
 import shared.messaging.reader
 import shared.messaging.record_watch
 from services.notifier import __main__ as notifier
-from services.notifier import consumer, lease, runs
+from services.notifier import consumer, lease
 from services.notifier.dispatch import notification_log, receiver, receivers, sender
 from services.notifier.settings import NotifierSettings
 from shared.contracts.events import parse_event, parse_run
@@ -236,7 +236,6 @@ def _paced(scenario: Scenario) -> Iterator[None]:
         patch.object(receiver, "POLL_INTERVAL", scenario.paces.idle),
         patch.object(consumer, "STALL_TIMEOUT", 3600.0),
         patch.object(shared.messaging.record_watch, "CHECK_INTERVAL", 3600.0),
-        patch.object(runs, "CHECK_INTERVAL", 3600.0),
         patch.object(lease, "POLL_INTERVAL", scenario.paces.lease if len(scenario.seats) > 1 else 900.0),
         patch.object(notification_log, "MAX_INLINE", scenario.most_owed_within),
         patch.object(notification_log, "PARTS", 2),
