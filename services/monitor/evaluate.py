@@ -110,7 +110,7 @@ class Evaluator:
         coverage = self._state.coverage
         if not beat.after_hole and beat.at > service.last_beat and not is_quiet(service, beat.at):
             upto = min(beat.at, coverage.until)
-            await self._record_due(service, upto, beat)
+            await self._record_due(service, upto)
             await self._transition(service, upto, read, detector)
             if service.unsure:
                 service.unsure, beat = False, beat._replace(after_hole=True)
@@ -121,8 +121,8 @@ class Evaluator:
         while fact := runs.beat_fact(service, beat, self._state.coverage):
             await self._recorder.record_run(service, fact)
 
-    async def _record_due(self, service: MonitoredService, upto: int, beat: Beat | None = None) -> None:
-        while service.job and (fact := runs.due_fact(service, upto, self._state.coverage, beat)):
+    async def _record_due(self, service: MonitoredService, upto: int) -> None:
+        while service.job and (fact := runs.due_fact(service, upto, self._state.coverage)):
             await self._recorder.record_run(service, fact)
 
     async def _evaluate_while_paused(self, service: MonitoredService, beat: Beat) -> None:

@@ -229,7 +229,11 @@ class MonitorState:
         """Use the interval or the schedule that a heartbeat declares."""
         service.every, service.every_at = beat.every, beat.at
         if service.job:  # its runs go on, and are not to become overdue for the past
+            recorded = service.recorded_beat
+            if recorded == beat.at:  # by the transition that it has just led to
+                service.recorded_beat = service.last_beat
             self.update_thresholds(service, beat.at, scheduled=bool(beat.schedule))
+            service.recorded_beat = recorded
         service.patience = self.thresholds_of(service, scheduled=bool(beat.schedule))
         if beat.schedule or service.job:
             job = service.job = service.job or Job()

@@ -391,9 +391,9 @@ def event_id(*content: object) -> str:
 
 def status_changed(name: str, data: StatusData, traceparent: str | None = None) -> StatusChanged:
     """The event of one change. Its id follows from the names of both statuses and the date; and from whether
-    the heartbeat of that very moment came before it, as one may lift a service that falls again at once."""
-    since = data.since.astimezone(UTC).isoformat()
-    heard = ("heard",) if data.since == data.last_heartbeat and data.to.badness > Status.ALIVE.badness else ()
+    a heartbeat of that very moment came before it, as one may lift a service that falls again at once."""
+    since, last = data.since.astimezone(UTC).isoformat(), data.last_heartbeat
+    heard = ("heard",) if last and last >= data.since and data.to.badness > Status.ALIVE.badness else ()
     return StatusChanged(
         id=event_id(name, data.from_, data.to, since, *heard),
         source="/monitor",

@@ -203,6 +203,7 @@ class Run:
     occurrence: int
     counted_from: int = 0
     is_overdue: bool = False
+    found_at: int = 0
     is_told: bool = False
 
 
@@ -506,8 +507,6 @@ class Reference:
             for occurrence in self._passed(life, said):
                 life.missed_until = occurrence
                 self.facts.append(Told(said.at, "missed", str(occurrence), occurrence=occurrence))
-            first = next((n for n, told in enumerate(self.facts) if told.at >= said.at), len(self.facts))
-            self.facts[first:] = sorted(self.facts[first:], key=lambda told: told.outcome != "missed")
         if not is_end:
             if run is None and len(life.runs) >= MAX_OPEN:
                 run = min(life.runs, key=lambda each: each.started)
@@ -574,11 +573,11 @@ class Reference:
         for run in life.runs:
             if not run.is_overdue:
                 at = expiry(max(run.started, run.counted_from), self._limit(life), self._gaps)
-                yield at, 1, "overdue", run, 0
+                yield at, 0, "overdue", run, 0
             longest = None if run.is_told else run_lengths.too_long(life.lengths)
             if longest:
                 at = max(run.started + longest[0], run.counted_from, life.ended_at + 1)
-                yield at, 2, "running", run, 0
+                yield at, 1, "running", run, 0
         if life.timetable:
             text, zone, _ = life.timetable
             first = self._first_unmet(life)
@@ -589,7 +588,7 @@ class Reference:
                 if each == first:
                     at = min(at, expiry(each, life.silent_down_dead.down, self._gaps))
                 if at <= expiry(first, life.silent_down_dead.dead, self._gaps):
-                    yield at, 0, "missed", None, each
+                    yield at, 2, "missed", None, each
 
     def _record_due(self, life: Life, upto: int) -> None:
         while True:
@@ -606,7 +605,7 @@ class Reference:
                 life.missed_until = occurrence
                 self.facts.append(Told(at, outcome, str(occurrence), occurrence=occurrence))
             elif outcome == "overdue":
-                run.is_overdue = True
+                run.is_overdue, run.found_at = True, at
                 life.hangs = life.hangs or at
                 self._record(at, outcome, run)
             else:
@@ -648,7 +647,9 @@ class Reference:
             return self._first_unmet(life)
         since = life.since if rung == 0 else 0  # silent for a run that hangs: once, not again and again
         holding = [
-            run.started for run in life.runs if run.started >= since and (life.hangs or not run.is_overdue)
+            run.started
+            for run in life.runs
+            if run.started >= since and (not run.is_overdue or (life.hangs and run.found_at >= life.hangs))
         ]
         if life.has_job and not life.set.max_run and rung < 2 and holding:
             return min(life.last, *holding)

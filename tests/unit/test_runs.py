@@ -80,15 +80,15 @@ class Shell:
             return
         if beat.signal is START and self.service.job is None:
             self.service.job = Job()
-        self._time(min(beat.at, self.coverage.until), beat)
+        self._time(min(beat.at, self.coverage.until))
         while fact := runs.beat_fact(self.service, beat, self.coverage):
             self._record(fact)
         self._decide(beat)
         runs.apply_beat(self.service, beat)
         apply_heartbeat(self.service, beat.at, beat.signal)
 
-    def _time(self, now: int, beat: Beat | None = None) -> None:
-        while fact := runs.due_fact(self.service, now, self.coverage, beat):
+    def _time(self, now: int) -> None:
+        while fact := runs.due_fact(self.service, now, self.coverage):
             self._record(fact)
         self._decide(now)
 
@@ -179,8 +179,8 @@ def test_an_occurrence_that_is_passed_over_is_missed_also_if_a_run_is_overdue_at
     shell = Shell(job).beat(at("26 10:00"), START, "a").ticks_until(at("26 10:25"))
     shell.beat(at("26 10:30"), START, "b").ticks_until(at("26 10:31"))
     assert [(f.outcome.value, clock(f.at)) for f in shell.facts] == [
-        ("missed", "26 10:30"),
         ("overdue", "26 10:30"),
+        ("missed", "26 10:30"),
     ]
 
 
@@ -199,6 +199,18 @@ def test_a_service_may_fall_again_in_the_very_moment_in_which_a_heartbeat_lifts_
     moment = [change for change in shell.changes if change.since == at("26 11:15")]
     assert [change.to for change in moment] == [SILENT, ALIVE, SILENT]
     assert len({to_event("backup", change).id for change in moment}) == 3
+
+
+def test_a_run_that_hung_before_the_last_success_does_not_date_the_next_fall() -> None:
+    shell = Shell(None).beat(at("26 03:00"), START, "a").ticks_until(at("26 05:00"), step=30 * M)
+    assert shell.told[-1][:2] == ("down", "26 04:00")
+    shell.beat(at("26 05:00"), START, "b").beat(at("26 05:10"), run="b").ticks_until(at("26 05:15"))
+    shell.beat(at("26 05:15"), START, "c").ticks_until(at("26 06:20"))
+    assert [(to, since) for to, since, _ in shell.told[-3:]] == [
+        ("alive", "26 05:10"),
+        ("silent", "26 05:30"),
+        ("down", "26 06:15"),
+    ]
 
 
 def test_an_open_run_of_the_schedule_before_is_not_taken_for_the_one_that_begins() -> None:

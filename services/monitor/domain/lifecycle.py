@@ -61,7 +61,7 @@ def _counted(service: MonitoredService, to: Status, gaps: list[tuple[int, int]])
         return runs.expected(service, gaps).occurrence
     heard = max(service.heard, service.unproved)
     if job and not job.max_run and to is not DEAD:
-        return min([heard, *runs.holding_back(service, job, to)])
+        return min([heard, *runs.holding_back(service, job, to, gaps)])
     return heard
 
 
@@ -157,7 +157,7 @@ def _reason(
     outage: Doubt | None,
 ) -> str:
     reason, job = f"no heartbeat for {_written(patience)}", service.job
-    running = min(runs.holding_back(service, job, to), default=0) if job else 0
+    running = min(runs.holding_back(service, job, to, gaps), default=0) if job else 0
     overdue = runs.found_overdue(service)
     if job and overdue and to is DOWN and overdue.at <= at:
         reason = _not_ended(overdue.started, overdue.limit, job, at)

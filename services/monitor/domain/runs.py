@@ -136,14 +136,17 @@ def deadline(service: MonitoredService, run: OpenRun, gaps: Gaps) -> int:
     return expiry(max(run.started, run.counted_from), limit(service), gaps)
 
 
-def holding_back(service: MonitoredService, job: Job, to: Status) -> list[int]:
+def holding_back(service: MonitoredService, job: Job, to: Status, gaps: Gaps) -> list[int]:
     """When the runs began whose end is waited for: one that is overdue is, until a success comes. A service
     that is alive again since does not fall silent for an older one once more, but down it may fall."""
     if is_behind(service):
         return []
     since = service.since if to is Status.SILENT else 0
+    overdue_from = job.overdue.at if job.overdue else NEVER  # what was before, a success has ended
     return [
-        run.started for run in job.open_runs if run.started >= since and (job.overdue or not run.is_overdue)
+        run.started
+        for run in job.open_runs
+        if run.started >= since and not (run.is_overdue and deadline(service, run, gaps) < overdue_from)
     ]
 
 
@@ -178,15 +181,9 @@ def next_fact_at(service: MonitoredService, coverage: Coverage) -> int:
     return min((fact.at for fact in _due(service, coverage)), default=NEVER)
 
 
-def due_fact(
-    service: MonitoredService, upto: int, coverage: Coverage, beat: Beat | None = None
-) -> RunFact | None:
-    """The next fact that time alone leads to, if it is due by then; with a `beat` also an occurrence that it
-    passes over, as that comes before what else is due at the same moment."""
-    facts = [*_due(service, coverage)]
-    if beat and (passed := _passed(service, beat, coverage)):
-        facts.append(passed)
-    fact = min(facts, key=lambda fact: fact.order, default=None)
+def due_fact(service: MonitoredService, upto: int, coverage: Coverage) -> RunFact | None:
+    """The next fact that time alone leads to, if it is due by then."""
+    fact = min(_due(service, coverage), key=lambda fact: fact.order, default=None)
     return fact if fact and fact.at <= upto else None
 
 

@@ -114,9 +114,9 @@ class RunFact(NamedTuple):
         return self.at, rank, "" if self.ended else self.key  # a heartbeat ends one run only
 
 
-_RANKS = {Outcome.MISSED: 0, Outcome.OVERDUE: 1, Outcome.RUNNING: 2}
+_RANKS = {Outcome.OVERDUE: 0, Outcome.RUNNING: 1, Outcome.MISSED: 2}
 _AFTER_WHAT_WAS_DUE = 3
-"""Several facts may be of the same moment: a heartbeat passes over an occurrence when a run is overdue, and
+"""Several facts may be of the same moment: a run is overdue, a heartbeat passes over an occurrence, and
 another run ends with it, or gives way to it."""
 
 
