@@ -1,5 +1,6 @@
 """Schedules and runs in the lifecycle, given / when / then, and what holds for every history."""
 
+import random
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -504,3 +505,26 @@ def test_facts_are_the_same_when_everything_is_read_again() -> None:
     again.beat(at("27 02:00"), START, "x").ticks_until(at("27 05:00"))
     again.beat(at("27 06:00"), SUCCESS, "x").ticks_until(at("29 12:00"), step=15 * M)
     assert again.facts == first.facts
+
+
+@pytest.mark.parametrize("schedule", ["0 3 * * *", "*/5 * * * *", "0 9 * * 1-5"])
+def test_nothing_is_due_before_what_is_known_without_reckoning(schedule: str) -> None:
+    known = 0
+    for seed in range(60):
+        chance = random.Random(f"{schedule} {seed}")
+        job = Job(
+            "Europe/Berlin", timetable=Timetable(schedule, "Europe/Berlin"), max_run=chance.choice([0, M])
+        )
+        shell, now = Shell(job), at("25 12:00")
+        for _ in range(40):
+            now += int(chance.expovariate(1 / chance.choice([M, 20 * M, H, 12 * H]))) + 1
+            since = now if chance.random() < 0.1 else 0  # it was deaf
+            shell.tick(now, since=since)
+            if chance.random() < 0.7:
+                shell.beat(
+                    now + 1, chance.choice([SUCCESS, SUCCESS, SUCCESS, START, FAIL]), run=chance.choice("ab")
+                )
+            due, quiet = next_due(shell.service, shell.coverage), runs.quiet_until(shell.service)
+            known += bool(quiet)
+            assert due is None or due >= quiet
+    assert known > 500

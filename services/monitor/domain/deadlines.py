@@ -8,6 +8,7 @@ from collections import defaultdict
 
 from services.monitor.domain.buckets import BUCKETS
 from services.monitor.domain.lifecycle import next_due
+from services.monitor.domain.runs import quiet_until
 from services.monitor.domain.service import ALIVE, SECOND, MonitoredService
 from shared.domain.coverage import Coverage
 from shared.domain.timetable import NEVER
@@ -25,7 +26,7 @@ class DeadlineQueue:
 
     def schedule(self, service: MonitoredService, coverage: Coverage) -> None:
         """Have a service checked in the second in which its next transition is due, or before."""
-        at = _next_due(service, coverage)
+        at = _next_due(service, coverage, self._now * SECOND)
         if at is None:
             service.scheduled = 0
         else:
@@ -55,7 +56,7 @@ class DeadlineQueue:
                 due[service.scheduled].append(service)
                 continue
             service.scheduled = 0
-            next_at = _next_due(service, coverage)
+            next_at = _next_due(service, coverage, at)
             if next_at is not None and next_at <= at:
                 overdue.append(service)
             elif next_at is not None:
@@ -69,8 +70,10 @@ class DeadlineQueue:
             self._due[service.scheduled].append(service)
 
 
-def _next_due(service: MonitoredService, coverage: Coverage) -> int | None:
-    at = next_due(service, coverage)
+def _next_due(service: MonitoredService, coverage: Coverage, now: int) -> int | None:
+    """When something may be due next; it is reckoned only where that is not known to be later than `now`."""
+    known = quiet_until(service)
+    at = known if known > now else next_due(service, coverage)
     if service.job:
         service.job.next_at = NEVER if at is None else at
     return at

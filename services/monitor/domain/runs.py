@@ -176,6 +176,18 @@ def count_from(service: MonitoredService, at: int) -> None:
 # --- facts
 
 
+def quiet_until(service: MonitoredService) -> int:
+    """Nothing is due of a service before this moment, neither a transition nor a fact; 0: that is to be
+    reckoned. While no run is open, it is when a heartbeat is late or another occurrence comes."""
+    job = service.job
+    if job is None or job.timetable is None or job.open_runs or job.overdue or not service.last_beat:
+        return 0
+    occurrence = job.expectation.occurrence
+    if occurrence >= NEVER:
+        return 0
+    return min(occurrence + service.patience.silent, job.timetable.following(occurrence))
+
+
 def next_fact_at(service: MonitoredService, coverage: Coverage) -> int:
     """When the next fact is due if no heartbeat comes; NEVER: none is."""
     return min((fact.at for fact in _due(service, coverage)), default=NEVER)
