@@ -29,8 +29,7 @@ for _from in Status:
     for _to in {*Status} - {UNKNOWN, _from}:
         CHANGES.labels(_from, _to)
 RUNS = Counter("registry_runs_recorded_total", "Facts about runs recorded by this monitor", ["outcome"])
-for _outcome in Outcome:
-    RUNS.labels(_outcome)
+RUNS_OF = {outcome: RUNS.labels(outcome) for outcome in Outcome}
 REFUSED = Counter("registry_registrations_refused_total", "First heartbeats over REGISTRY_MAX_SERVICES")
 
 ADMITTED = 2
@@ -102,7 +101,7 @@ class Recorder:
         while fact.order > job.recorded:
             if seq := await self._append(subject, event, job.run_seq):
                 job.run_seq, job.recorded = seq, fact.order
-                RUNS.labels(fact.outcome).inc()
+                RUNS_OF[fact.outcome].inc()
                 break
             message = await self._newest(subject)
             job.run_seq = message.seq if message else 0

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
@@ -35,9 +34,7 @@ class Publisher:
 
     async def start(self) -> None:
         self._inbox = self._link.nc.new_inbox()
-        await self._link.nc.subscribe(
-            self._inbox + ".*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        await self._link.listen(self._inbox + ".*", self._answered)
         self._link.on_lost.append(
             lambda: self._fail_all("the connection to the broker was lost before its answer")
         )
@@ -84,15 +81,15 @@ class Publisher:
         self.on_append(None)
         return ack
 
-    async def _answered(self, msg: Msg) -> None:
-        future = self._waiting.get(msg.subject.rpartition(".")[2])
+    def _answered(self, subject: bytes, _: bytes, data: bytes, __: bytes | None) -> None:
+        future = self._waiting.get(subject.rpartition(b".")[2].decode(errors="replace"))
         if future is None or future.done():
             return
-        if not msg.data:
+        if not data:
             future.set_exception(NotStored("no stream takes this subject yet"))
             self._link.doubt()
             return
-        answer = json.loads(msg.data)
+        answer = json.loads(data)
         if error := answer.get("error"):
             wrong = error.get("err_code") in _WRONG_SEQUENCE
             kind = WrongSequence if wrong else NotStored
