@@ -14,13 +14,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import api, feeders, flow, idle, ingest, latency, million, monitor
+from benchmarks import api, feeders, flow, idle, ingest, latency, million, monitor, scheduled
 from shared.telemetry import logs
 
 PARTS: dict[str, Any] = {
     "ingest": ingest,
     "feeders": feeders,
     "flow": flow,
+    "scheduled": scheduled,
     "latency": latency,
     "idle": idle,
     "monitor": monitor,
@@ -50,7 +51,9 @@ def short() -> None:
     recorded = json.loads((Path(__file__).parent / "recorded.json").read_text())
     with tempfile.TemporaryDirectory() as folder:
         result = ingest.measure(Path(folder), connections=(64,), rounds=3)
-    sys.stdout.write("\n".join(ingest.table(result)) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = scheduled.heartbeats(Path(folder), ("plain", "scheduled"), rounds=3)
+    sys.stdout.write("\n".join((*ingest.table(result), "", *scheduled.table(jobs))) + "\n")
     for key, ratio in recorded.items():
         if result[key]["ratio"] < ratio * WORST:
             sys.exit(f"{key} connections: {result[key]['ratio']:.2f} of the floor; {ratio:.2f} is recorded")

@@ -1,7 +1,6 @@
 """Heartbeats through the whole: the batch endpoint, straight to the broker, and on into the monitor's state
 and the API's."""
 
-import asyncio
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,6 @@ BATCH = 10_000
 ROUNDS = 5
 SERVICES = 10_000
 SECONDS = 3.0
-JOBS, JOB_ROUNDS = 1000, 4
 SUSTAINED = {"default": 18.0, "always": 60.0}
 """Seconds."""
 
@@ -48,38 +46,7 @@ def _mode(folder: Path, *, durable: bool) -> dict[str, Any]:
         return {
             "batch": BATCH / statistics.median(took[1:]),  # the first registers them
             "direct": statistics.median(_direct(system) for _ in range(ROUNDS)),
-            **_jobs(system),
         }
-
-
-def _jobs(system: processes.System) -> dict[str, float]:
-    """What each heartbeat costs all processes together over HTTP: of services that just beat, and of as many
-    that have a schedule, whose heartbeats are runs, each recorded."""
-    found = {}
-    for kind, query in {"plain": "", "scheduled": "?schedule=0+3+*+*+*"}.items():
-        paths = [f"/heartbeat/{kind}.{n}{query}" for n in range(JOBS)]
-        _beat(system, paths)  # registers them
-        before, usage = system.metric("monitor", "registry_heartbeats_read_total"), system.usage()
-        _beat(system, paths * JOB_ROUNDS)
-        while system.metric("monitor", "registry_heartbeats_read_total") < before + len(paths) * JOB_ROUNDS:
-            time.sleep(0.01)
-        spent = sum(after[0] - usage[name][0] for name, after in system.usage().items())
-        found[f"{kind}_us"] = 1e6 * spent / len(paths) / JOB_ROUNDS
-    return found
-
-
-def _beat(system: processes.System, paths: list[str]) -> None:
-    async def send() -> None:
-        rest = iter(paths)
-
-        async def client(http: httpx.AsyncClient) -> None:
-            for path in rest:
-                (await http.post(path)).raise_for_status()
-
-        async with httpx.AsyncClient(base_url=system.url("ingest"), timeout=60) as http:
-            await asyncio.gather(*[client(http) for _ in range(16)])
-
-    asyncio.run(send())
 
 
 def _direct(system: processes.System) -> float:
@@ -153,10 +120,6 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         "direct": "straight to NATS, until in the monitor's state",
     }
     default, always = result["default"], result["always"]
-    titles |= {
-        "plain_us": "CPU of all processes for a heartbeat over HTTP, in microseconds",
-        "scheduled_us": "… of a service with a schedule, whose run is recorded",
-    }
     for key, title in titles.items():
         yield f"| {title} | {default[key]:,.0f} | {always[key]:,.0f} |"
     whole = [it["sustained"] for it in (default, always)]

@@ -25,6 +25,8 @@ CONNECTIONS = (64, 256)
 MODES = ("default", "always")
 SERVICES = 1000
 KEPT = 100
+PREFIX = "bench.service-"
+"""Of their names; a number follows."""
 FLOOR = """
 async def app(scope, receive, send):
     if scope["type"] == "http":
@@ -34,7 +36,7 @@ async def app(scope, receive, send):
 WRK = """
 local n, requests = 0, {}
 init = function()
-  for i = 1, %d do requests[i] = wrk.format("POST", "/heartbeat/bench.service-" .. i) end
+  for i = 1, %d do requests[i] = wrk.format("POST", "/heartbeat/%s" .. i .. "%s") end
 end
 request = function() n = n %% #requests + 1; return requests[n] end
 done = function(summary, latency)
@@ -45,13 +47,15 @@ end
 """
 
 
-def load(port: int, connections: int, seconds: float, folder: Path) -> dict[str, float]:
+def load(
+    port: int, connections: int, seconds: float, folder: Path, prefix: str = PREFIX, query: str = ""
+) -> dict[str, float]:
     """As many heartbeats as so many keep-alive connections get through: per second, and latencies in
     milliseconds. By wrk, or without it by a small loop here, which takes more of the machine."""
     if not shutil.which("wrk"):
-        return asyncio.run(_load(port, connections, seconds))
+        return asyncio.run(_load(port, connections, seconds, prefix, query))
     script = folder / "load.lua"
-    script.write_text(WRK % SERVICES)
+    script.write_text(WRK % (SERVICES, prefix, query))
     command = [
         "wrk",
         "-t1",
@@ -68,7 +72,7 @@ def load(port: int, connections: int, seconds: float, folder: Path) -> dict[str,
     return dict(zip(("per_second", "p50_ms", "p99_ms"), map(float, result.groups()), strict=False))
 
 
-async def _load(port: int, connections: int, seconds: float) -> dict[str, float]:
+async def _load(port: int, connections: int, seconds: float, prefix: str, query: str) -> dict[str, float]:
     end = time.perf_counter() + seconds
     latencies: list[float] = []
 
@@ -76,10 +80,8 @@ async def _load(port: int, connections: int, seconds: float) -> dict[str, float]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (began := time.perf_counter()) < end:
             number = number % SERVICES + 1
-            head = (
-                f"POST /heartbeat/bench.service-{number} HTTP/1.1\r\nHost: ::1\r\nContent-Length: 0\r\n\r\n"
-            )
-            writer.write(head.encode())
+            line = f"POST /heartbeat/{prefix}{number}{query} HTTP/1.1"
+            writer.write(f"{line}\r\nHost: ::1\r\nContent-Length: 0\r\n\r\n".encode())
             if not (answer := await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(answer.decode())
             await reader.readexactly(15)
