@@ -1,7 +1,8 @@
 """`make bench`: prints tables and writes `benchmarks/results/latest.json`.
 
 `python -m benchmarks PART …` runs some parts only; `--short` is for CI: ingest beside its floor, which fails
-when a ratio is less than two thirds of what `benchmarks/recorded.json` has.
+when a ratio is less than two thirds of what `benchmarks/recorded.json` has, and a plain heartbeat beside one
+of a job.
 
 Machines are noisy: of what is measured beside its floor, read the ratio.
 """
