@@ -102,13 +102,14 @@ class ApiContext:
 
     def present(self, state: ServiceState, at: datetime | None = None) -> Service:
         """The service as answers show it, with what is in force, now or as of a moment."""
-        settings = self.settings
+        settings, expected = self.settings, self.expected(state, at or self.now())
+        warnings = *state.warnings, *timing.unused(state, settings.timezone), *timing.over(state, expected)
         return Service.of(
             state,
             settings.thresholds,
             time_zone=state.time_zone or settings.timezone,
-            expected=self.expected(state, at or self.now()),
-            warnings=[*state.warnings, *timing.unused(state, settings.timezone)],
+            expected=expected,
+            warnings=list(warnings),
             links={"self": f"{settings.public_url.rstrip('/')}/service/{state.name}"},
         )
 

@@ -89,6 +89,13 @@ def unused(state: ServiceState, registry_zone: str) -> list[str]:
     return []
 
 
+def over(state: ServiceState, expected: datetime | None) -> list[str]:
+    """That it is not due any more, so that nobody takes it for watched."""
+    if state.schedule is None or expected:
+        return []
+    return [f"schedule: {quoted(state.schedule)} does not come any more"]
+
+
 def _placed(schedule: str | None, time_zone: str | None) -> str:
     return quoted(schedule) + (f" in {time_zone}" if time_zone else "")
 

@@ -399,6 +399,17 @@ async def test_heartbeats_declare_until_a_person_decides(
         await shows(client, "backup", every="10m")
 
 
+async def test_a_schedule_that_is_over_is_said(client: Client, tmp_path: Path, nats_url: str) -> None:
+    once = f"{now() - timedelta(days=2):%Y-%m-%d}"
+    async with heard(tmp_path, nats_url) as ingest:
+        await beat(ingest, "once", params={"schedule": once})
+        over = f"schedule: {once!r} does not come any more"
+        assert (await shows(client, "once", schedule=once, warnings=[over]))["expected"] is None
+        assert over in html.unescape((await client.get("/ui/service/once")).text)
+        await beat(ingest, "once", params={"schedule": NIGHTLY})
+        await shows(client, "once", schedule=NIGHTLY, warnings=[])
+
+
 async def test_the_zone_that_a_person_set_is_that_of_what_heartbeats_declare(
     client: Client, tmp_path: Path, nats_url: str
 ) -> None:

@@ -190,7 +190,8 @@ class Service(BaseModel):
     running_since: MomentIfAny = Field(description="When the newest run began that has not ended yet.")
     last_duration: float | None = Field(description="Seconds that the last finished run took.")
     warnings: list[str] = Field(
-        description="What of its newest heartbeat cannot be used as it was meant, or is configured otherwise"
+        description="What of its newest heartbeat cannot be used as it was meant, or is configured "
+        "otherwise; and that its schedule is over"
     )
     paused: bool
     notify: bool
