@@ -395,7 +395,7 @@ async def test_a_stream_of_runs_that_is_made_anew_repeats_nothing_and_is_read_fr
     record: NotificationLog, telegram: Standin, start: Start
 ) -> None:
     await record.register("job")
-    start()
+    notifier = start()
     for n in (1, 2, 3):
         await record.run("job", f"took {n} s, usually 1 h", ago=3)
     await asyncio.sleep(3.5)
@@ -414,6 +414,7 @@ async def test_a_stream_of_runs_that_is_made_anew_repeats_nothing_and_is_read_fr
 
     await eventually(told_anew, within=25)
     assert sum("took 4 s" in text for text in texts(telegram)) == 1
+    assert "the broker's stream RUNS is not as it was" in notifier.log.read_text()
 
 
 @pytest.mark.parametrize("step", range(len(killed_notifier.STEPS)), ids=killed_notifier.STEPS)
