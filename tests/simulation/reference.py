@@ -597,9 +597,10 @@ class Reference:
             )
             if due is None or due[0] > upto:
                 return
-            at, _, outcome, run, occurrence = due
+            at, rank, outcome, run, occurrence = due
             facts = self.facts
-            if self._was_taken_back and facts and at < facts[-1].at:
+            newest = facts[-1] if facts else None
+            if self._was_taken_back and newest and (at, rank) < (newest.at, 3 if newest.ended else 0):
                 self.facts = []  # it is due earlier than was thought, and before what is recorded
             if run is None:
                 life.missed_until = occurrence
