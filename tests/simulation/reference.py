@@ -236,6 +236,8 @@ class Life:
     expected_from: int = 0
     """Nothing that was due up to then is expected of it, or counts as met."""
     missed_until: int = 0
+    settled_until: int = 0
+    """What was late already when an older run succeeded makes nothing fall again."""
     runs: list[Run] = field(default_factory=list)
     hangs: int = 0
     """When a run was found overdue first since the last success; 0: none was."""
@@ -471,6 +473,8 @@ class Reference:
                     life.runs.remove(min(life.runs, key=lambda run: run.started))
                 occurrence, key = self._key(life, said)
                 life.runs.append(Run(said.at, said.run, key, occurrence))
+            if ended and said.signal == "success":
+                life.settled_until = said.at - life.silent_down_dead.silent
             if life.timetable and not ended:
                 text, zone, early = life.timetable
                 life.met = max(
@@ -645,7 +649,9 @@ class Reference:
     def _base(self, life: Life, rung: int) -> int:
         """From when on the patience for silent, down or dead counts."""
         if life.timetable:
-            return self._first_unmet(life)
+            text, zone, _ = life.timetable
+            first = occurrences.following(text, zone, max(life.met, life.settled_until))
+            return self._unforgiven(life, first)
         since = life.since if rung == 0 else 0  # silent for a run that hangs: once, not again and again
         holding = [
             run.started

@@ -193,13 +193,37 @@ def test_a_run_gives_way_after_all_that_time_alone_leads_to_at_that_very_moment(
     assert order_of(run_event("backup", gave_way)) == gave_way.order
 
 
-def test_a_service_may_fall_again_in_the_very_moment_in_which_a_heartbeat_lifts_it() -> None:
-    job = Job("UTC", max_run=2 * H, timetable=Timetable("0,20 * * * *", "UTC"))
-    shell = Shell(job).beat(at("26 10:00")).ticks_until(at("26 10:19")).beat(at("26 10:20"), START)
-    shell.ticks_until(at("26 11:10")).beat(at("26 11:15")).tick(at("26 11:16"))
-    moment = [change for change in shell.changes if change.since == at("26 11:15")]
-    assert [change.to for change in moment] == [SILENT, ALIVE, SILENT]
-    assert len({to_event("backup", change).id for change in moment}) == 3
+def test_a_service_that_falls_again_in_the_moment_in_which_it_was_lifted_has_another_event() -> None:
+    first = StatusTransition(ALIVE, DOWN, at("26 11:15"), at("26 11:00"), "")
+    lifted = first._replace(from_=DOWN, to=ALIVE, last_beat=at("26 11:15"))
+    again = first._replace(last_beat=at("26 11:15"))
+    assert len({to_event("backup", change).id for change in (first, lifted, again)}) == 3
+    assert to_event("backup", first).id == to_event("backup", first._replace(reason="of another")).id
+
+
+def test_what_was_missed_while_a_run_went_on_is_told_once() -> None:
+    job = Job("UTC", max_run=3 * H, timetable=Timetable("0 * * * *", "UTC"))
+    shell = Shell(job).beat(at("26 03:00"), START).ticks_until(at("26 05:40"))
+    assert shell.told[1:] == [
+        ("silent", "26 04:15", "expected 04:00, not started"),
+        ("down", "26 05:00", "expected 04:00, not started"),
+    ]
+    shell.beat(at("26 05:40")).ticks_until(at("26 06:20"))
+    assert shell.told[3:] == [
+        ("alive", "26 05:40", "heartbeat"),
+        ("silent", "26 06:15", "expected 06:00, not started"),
+    ]
+    assert sorted(shell.runs) == [
+        ("missed", "26 04:00"),
+        ("missed", "26 05:00"),
+        ("success", "26 03:00"),
+    ]
+
+
+def test_what_was_not_late_yet_when_a_run_ended_is_waited_for() -> None:
+    job = Job("UTC", max_run=3 * H, timetable=Timetable("0 * * * *", "UTC"))
+    shell = Shell(job).beat(at("26 03:00"), START).beat(at("26 04:10")).ticks_until(at("26 04:20"))
+    assert shell.told[1:] == [("silent", "26 04:15", "expected 04:00, not started")]
 
 
 def test_a_run_that_hung_before_the_last_success_does_not_date_the_next_fall() -> None:

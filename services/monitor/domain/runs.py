@@ -58,14 +58,17 @@ def declared_by(beat: Beat, job: Job) -> tuple[str, str]:
 
 
 def expected(service: MonitoredService, gaps: Gaps) -> Expectation:
-    """The first occurrence that no heartbeat has met, read or mentioned by an event, and that none may have
-    met unheard."""
+    """The first occurrence that is waited for: no heartbeat has met it, read or mentioned by an event, and
+    none may have met it unheard."""
     job = service.job
     if job is None or job.timetable is None:
         return NOTHING_EXPECTED
     found = job.expectation
     if is_behind(service) and (moved := found.met_by(job.timetable, service.recorded_beat, 0)):
         found = moved[0]
+    if found.occurrence <= job.settled_until:
+        after = job.timetable.following(job.settled_until)
+        found = Expectation(job.timetable.before(after), after)
     return _not_forgiven(service, job.timetable, found, gaps)
 
 
@@ -358,8 +361,10 @@ def apply_beat(service: MonitoredService, beat: Beat) -> None:
     if beat.signal is Signal.START:
         begun = _begun(service, job, beat)
         job.open_runs = (*(each for each in job.open_runs if each.run != beat.run), begun)[-MAX_OPEN:]
-    elif job.ended_at == beat.at and job.ended_start:
-        return  # it counts where its start did
+    elif job.ended_at == beat.at and job.ended_start:  # it counts where its start did
+        if beat.signal is Signal.SUCCESS:
+            job.settled_until = beat.at - service.patience.silent
+        return
     if job.timetable:
         job.expectation = _expected_after(service, job, job.timetable, beat) or job.expectation
         job.missed_until = max(job.missed_until, job.expectation.met)

@@ -172,6 +172,9 @@ class Job:
     """Of the newest fact in RUNS."""
     recorded: tuple[int, int, str] = (0, 0, "")
     """The order of the newest fact that is known to be recorded."""
+    settled_until: int = 0
+    """No occurrence up to this one is waited for any more: it was late already when a run that had begun
+    before it succeeded, and a service falls once for what it missed."""
 
 
 @dataclass(slots=True)

@@ -185,7 +185,7 @@ def _dump_job(job: Job) -> list[Any]:
 
 
 def _load_job(values: list[Any]) -> Job:
-    job = Job(**dict(zip(_JOB, values, strict=True)))
+    job = Job(**dict(zip(_JOB, values, strict=False)))  # an older version knew less
     schedule, time_zone = job.declared
     job.declared = schedule, time_zone
     job.expectation = Expectation(*job.expectation)
