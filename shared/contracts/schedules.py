@@ -240,11 +240,7 @@ def _calendar_line(line: str, zone: ZoneInfo) -> tuple[Next, str]:
     if all(day > max(_DAYS_OF_MONTH[month] for month in dates.months) for day in dates.days):
         raise ValueError("it never comes")  # to look for it until the year 2200 takes long
     last_year = datetime(max(dates.years), 1, 1, tzinfo=UTC)
-    uneven = _uneven_steps(expression, dates)
-
-    def is_lost(wall: datetime) -> bool:
-        return _is_lost_after_a_step(uneven, dates, zone, wall) or _is_lost_after_a_gap(dates, zone, wall)
-
+    is_lost = partial(_is_lost, _uneven_steps(expression, dates), dates, zone)
     due = _coming(partial(_next_of_systemd, expression, zone, is_lost), min(_SOME_DAY, last_year - _LOOK))
     return due, f"systemd's OnCalendar={line}"
 
@@ -356,9 +352,7 @@ def _uneven_steps(expression: str, dates: BaseIterator) -> list[tuple[int, int]]
     return found
 
 
-def _is_lost_after_a_step(
-    uneven: list[tuple[int, int]], dates: BaseIterator, zone: ZoneInfo, wall: datetime
-) -> bool:
+def _is_lost(uneven: list[tuple[int, int]], dates: BaseIterator, zone: ZoneInfo, wall: datetime) -> bool:
     """Whether systemd (252) skips a time. After 23:56 the step `0/7` comes to 23:63, which is 00:03: systemd
     goes on from there and runs next at 00:07. The same at ends of years, months and hours."""
     at: tuple[Any, ...] = wall.timetuple()[:6]
@@ -376,24 +370,6 @@ def _is_lost_after_a_step(
         if is_first and at[field] - _FIRST[field] < beyond and all(came_from[:field]):
             return True
     return False
-
-
-def _is_lost_after_a_gap(dates: BaseIterator, zone: ZoneInfo, wall: datetime) -> bool:
-    """Whether systemd (252) may skip a time because the clock was put forward before on this day."""
-    at, midnight = (
-        it.replace(tzinfo=zone).astimezone(UTC) for it in (wall, wall.replace(hour=0, minute=0, second=0))
-    )
-    if _offset(zone, midnight) >= _offset(zone, at):
-        return False
-    change = _next_change(zone, midnight, at)
-    if change is None:
-        return False
-    before, after = (change - _SECOND).astimezone(zone), change.astimezone(zone)
-    if before.dst() and not after.dst():
-        # Summer is the normal time (Ireland, Morocco): to the C library a skipped time is an earlier one, and
-        # systemd gives up the day if its search comes to the skipped hour not from the hour before.
-        return before.hour + 1 in dates.hours and before.hour not in dates.hours
-    return after.minute > 0 and wall.hour == after.hour  # the search may go on at the next hour
 
 
 def _next_of_systemd(

@@ -13,10 +13,6 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-NORMAL_SUMMERS = {"Europe/Dublin", "Eire", "Africa/Casablanca", "Africa/El_Aaiun"}
-UNEVEN_GAPS = {"Pacific/Chatham", "NZ-CHAT", "Australia/Lord_Howe", "Australia/LHI"}
-"""Where summer is the normal time, and where clocks are put forward at no full hour. There systemd 252 may
-leave out what is due after the gap on the same day; the reckoning knows nothing of that."""
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 

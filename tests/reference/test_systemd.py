@@ -13,7 +13,7 @@ import pytest
 
 from shared.contracts import schedules, zones
 from tests.reference import FULL, SEED, expressions
-from tests.reference.reckoning import DAY, HOUR, MINUTE, NORMAL_SUMMERS, UNEVEN_GAPS, changes
+from tests.reference.reckoning import DAY, HOUR, MINUTE, changes
 from tests.reference.test_reckoning import MOVED, ZONES
 
 ZONE_FILES = str(files("tzdata") / "zoneinfo")
@@ -68,16 +68,6 @@ def test_what_follows_from_before_a_change_of_the_clocks(part: int) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", sorted((NORMAL_SUMMERS | UNEVEN_GAPS) & KNOWN))
-def test_what_is_lost_after_a_gap(name: str) -> None:
-    random = Random(f"{SEED} gap {name}")
-    years = range(2026, 2038) if FULL else [2026]
-    for change in [it for year in years for it in changes(zones.zone(name), year)]:
-        base = change - random.choice([SECOND, HOUR + SECOND, 12 * HOUR])
-        compare([f"{expressions.on_calendar(random)} {name}" for _ in range(24 if FULL else 12)], base)
-
-
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(2))
 def test_what_steps_lose_at_the_ends_of_hours_days_months_and_years(part: int) -> None:
     random = Random(f"{SEED} steps {part}")
@@ -92,6 +82,13 @@ def test_what_steps_lose_at_the_ends_of_hours_days_months_and_years(part: int) -
 
 EVEN = ["Europe/Berlin", "America/New_York", "Asia/Kolkata", "Africa/Cairo"]
 
+LOSES = {
+    *("Pacific/Chatham", "NZ-CHAT", "Australia/Lord_Howe", "Australia/LHI"),
+    *("Europe/Dublin", "Eire", "Africa/Casablanca", "Africa/El_Aaiun"),
+}
+"""Where the clocks are put forward at no full hour, or summer is the normal time, systemd 252 may leave out
+what is due after the gap on the same day. What it runs must be among what we expect."""
+
 
 def compare(texts: list[str], base: datetime) -> None:
     for text, found in zip(texts, of_systemd(texts, base), strict=True):
@@ -101,9 +98,8 @@ def compare(texts: list[str], base: datetime) -> None:
         name = text.rpartition(" ")[2]
         ours = list(islice(parsed.upcoming(base), 10 * IN_A_ROW)) if parsed else []
         # To find a month's end systemd looks at another season, and then takes the second pass of an hour.
-        # Where summer is the normal time it now and then does so without.
-        zone = zones.zone(name if "~" in text or name in NORMAL_SUMMERS else "UTC")
+        zone = zones.zone(name if "~" in text else "UTC")
         theirs, own = ([f"{at.astimezone(zone):%F %T}" for at in moments] for moments in (found, ours))
-        if name in UNEVEN_GAPS:  # nothing is demanded in the rest of an hour that was skipped in part
-            theirs = [at for at in theirs if at in own]
-        assert theirs == own[: len(theirs) if name in UNEVEN_GAPS else IN_A_ROW], (text, base)
+        if name in LOSES:
+            own = [at for at in own if at in theirs]
+        assert theirs == own[:IN_A_ROW], (text, base)

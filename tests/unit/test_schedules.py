@@ -1,7 +1,7 @@
 """What is a schedule, what is refused in which words, and that the next moment is always later than asked."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise, takewhile
+from itertools import islice, pairwise
 from time import process_time
 
 import pytest
@@ -263,19 +263,6 @@ def test_what_systemd_loses_after_a_step_that_misses_the_end_is_not_demanded() -
     }.items():
         found = islice(parse(text, "UTC", NOW).upcoming(before), len(due))
         assert [f"{at:%m-%d %T}" for at in found] == due, text
-    for text, zone, day, due in [
-        ("1,13:00", "Europe/Dublin", "2026-03-29", []),  # 1:00 is skipped, and systemd gives up the day
-        ("0,1,13:00", "Europe/Dublin", "2026-03-29", ["00:00", "13:00"]),
-        ("13:00", "Europe/Dublin", "2026-03-29", ["13:00"]),
-        ("1,13:00", "Europe/London", "2026-03-29", ["13:00"]),
-        ("0/2:45", "Africa/Casablanca", "2026-03-22", ["00:45"]),
-        ("3:40,50", "Pacific/Chatham", "2026-09-27", []),  # 2:45 to 3:45 is skipped
-        ("3:40,50", "Pacific/Chatham", "2026-09-26", ["03:40", "03:50"]),
-    ]:
-        midnight = datetime.fromisoformat(day).replace(tzinfo=zones.zone(zone))
-        upcoming = parse(text, zone).upcoming(midnight - timedelta(seconds=1))
-        found = takewhile(lambda at: at < midnight + timedelta(days=1), upcoming)  # noqa: B023
-        assert [f"{at.astimezone(midnight.tzinfo):%H:%M}" for at in found] == due, (text, zone)
     asked = datetime(2026, 4, 23, 21, 50, tzinfo=UTC)
     cairo = islice(parse("*:0/7", "Africa/Cairo", NOW).upcoming(asked), 2)
     assert [f"{at:%T}" for at in cairo] == ["21:56:00", "22:07:00"], "its midnight is skipped, 1:00 is lost"
