@@ -180,7 +180,7 @@ class MonitorState:
         service.config_seq = change.seq
         service.own = change.own
         declared = service.job.declared if service.job else ("", "")
-        if change.by_hand or service.by_hand or change.declared_at > service.every_at:
+        if change.by_hand or service.by_hand or change.declared_at >= (service.every_at or 1):
             service.every, service.every_at = change.every, change.declared_at or change.at
             service.by_hand, declared = change.by_hand, (change.schedule, change.time_zone)
         elif not declared[0]:  # the zone of the schedule that is yet to be declared

@@ -240,8 +240,8 @@ def _calendar_line(line: str, zone: ZoneInfo) -> tuple[Next, str]:
     if all(day > max(_DAYS_OF_MONTH[month] for month in dates.months) for day in dates.days):
         raise ValueError("it never comes")  # to look for it until the year 2200 takes long
     last_year = datetime(max(dates.years), 1, 1, tzinfo=UTC)
-    is_lost = partial(_is_lost, _uneven_steps(expression, dates), dates, zone)
-    due = _coming(partial(_next_of_systemd, expression, zone, is_lost), min(_SOME_DAY, last_year - _LOOK))
+    lost_until = partial(_lost_until, _uneven_steps(expression, dates), dates, zone)
+    due = _coming(partial(_next_of_systemd, expression, zone, lost_until), min(_SOME_DAY, last_year - _LOOK))
     return due, f"systemd's OnCalendar={line}"
 
 
@@ -332,6 +332,8 @@ def _next_by_the_clock(expression: str, zone: ZoneInfo, after: datetime) -> date
 _OPEN_STEP = re.compile(r"(?<![.0-9])([0-9]+)/([0-9]+)")
 _FIRST, _END = (1, 1, 1, 0, 0, 0), (2200, 13, 32, 24, 60, 60)
 """Of year, month, day (in December, where it matters), hour, minute and second."""
+_UNITS = tuple(timedelta(seconds=each) for each in (366 * 86400, 31 * 86400, 86400, 3600, 60, 1))
+"""The same; of a month January, the only one that begins where days are lost."""
 
 
 def _uneven_steps(expression: str, dates: BaseIterator) -> list[tuple[int, int]]:
@@ -352,9 +354,12 @@ def _uneven_steps(expression: str, dates: BaseIterator) -> list[tuple[int, int]]
     return found
 
 
-def _is_lost(uneven: list[tuple[int, int]], dates: BaseIterator, zone: ZoneInfo, wall: datetime) -> bool:
-    """Whether systemd (252) skips a time. After 23:56 the step `0/7` comes to 23:63, which is 00:03: systemd
-    goes on from there and runs next at 00:07. The same at ends of years, months and hours."""
+def _lost_until(
+    uneven: list[tuple[int, int]], dates: BaseIterator, zone: ZoneInfo, wall: datetime
+) -> datetime | None:
+    """The last second of the times that systemd (252) skips together with this one; None: it skips it not.
+    After 23:56 the step `0/7` comes to 23:63, which is 00:03: systemd goes on from there and runs next at
+    00:07. The same at ends of years, months and hours."""
     at: tuple[Any, ...] = wall.timetuple()[:6]
     for field, beyond in uneven:
         begin = datetime(*at[: field - 1], *_FIRST[field - 1 :]).replace(tzinfo=zone).astimezone(UTC)
@@ -368,12 +373,15 @@ def _is_lost(uneven: list[tuple[int, int]], dates: BaseIterator, zone: ZoneInfo,
         )
         is_first = at[:field] == begin.astimezone(zone).timetuple()[:field]
         if is_first and at[field] - _FIRST[field] < beyond and all(came_from[:field]):
-            return True
-    return False
+            lost = min(beyond * _UNITS[field], _UNITS[field - 1])
+            names = ("day", "hour", "minute", "second")[field - 2 :]
+            first: dict[str, Any] = dict(zip(names, _FIRST[field:], strict=True))
+            return wall.replace(**first) + lost - _SECOND
+    return None
 
 
 def _next_of_systemd(
-    expression: str, zone: ZoneInfo, is_lost: Callable[[datetime], bool], after: datetime
+    expression: str, zone: ZoneInfo, lost_until: Callable[[datetime], datetime | None], after: datetime
 ) -> datetime | None:
     """What systemd's timer runs next if it did not begin within a repeated hour."""
     try:
@@ -382,8 +390,10 @@ def _next_of_systemd(
             dates, wall = BaseIterator(expression, wall), None
             for found in dates:
                 instant = found.replace(tzinfo=zone).astimezone(UTC)
-                if instant <= after or is_lost(found):  # it was in the first pass
+                if instant <= after:  # it was in the first pass
                     continue
+                if wall := lost_until(found):
+                    break
                 if instant.astimezone(zone).replace(tzinfo=None) == found:
                     return instant
                 wall = _after_the_gap(zone, found)

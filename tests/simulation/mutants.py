@@ -277,10 +277,10 @@ class NaiveLocalTime(_Patched):
 
     @staticmethod
     def instead(real: Any) -> Any:
-        def naive(expression: str, zone: ZoneInfo, is_lost: Any, after: datetime) -> datetime:
+        def naive(expression: str, zone: ZoneInfo, lost_until: Any, after: datetime) -> datetime:
             wall = after.astimezone(zone).replace(tzinfo=None)
             found = next(BaseIterator(expression, wall)).replace(tzinfo=zone, fold=1).astimezone(UTC)
-            right: datetime = found if found > after else real(expression, zone, is_lost, after)
+            right: datetime = found if found > after else real(expression, zone, lost_until, after)
             return right
 
         return naive

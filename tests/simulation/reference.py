@@ -591,6 +591,7 @@ class Reference:
                 at = occurrences.following(text, zone, each)
                 if each == first:
                     at = min(at, expiry(each, life.silent_down_dead.down, self._gaps))
+                at = max(at, life.ended_at + 1)
                 if at <= expiry(first, life.silent_down_dead.dead, self._gaps):
                     yield at, 2, "missed", None, each
 

@@ -220,6 +220,17 @@ def test_what_was_missed_while_a_run_went_on_is_told_once() -> None:
     ]
 
 
+def test_a_threshold_that_becomes_shorter_makes_nothing_missed_before_what_is_recorded() -> None:
+    shell = Shell(nightly(), EffectiveThresholds(2 * H, 5 * H, 7 * D)).beat(at("25 23:00"), START, "long")
+    shell.ticks_until(at("26 03:00")).beat(at("26 03:00"), run="long").ticks_until(at("26 03:10"))
+    shell.service.patience = EffectiveThresholds(15 * M, 30 * M, 7 * D)
+    shell.ticks_until(at("26 05:00"))
+    assert [(f.outcome.value, clock(f.at)) for f in shell.facts] == [
+        ("success", "26 03:00"),
+        ("missed", "26 03:00"),
+    ]
+
+
 def test_what_was_not_late_yet_when_a_run_ended_is_waited_for() -> None:
     job = Job("UTC", max_run=3 * H, timetable=Timetable("0 * * * *", "UTC"))
     shell = Shell(job).beat(at("26 03:00"), START).beat(at("26 04:10")).ticks_until(at("26 04:20"))

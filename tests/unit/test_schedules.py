@@ -363,3 +363,14 @@ def test_what_is_over_may_still_be_read_as_of_then() -> None:
     assert schedule.following(NOW) == datetime(2026, 12, 24, 17, tzinfo=UTC)
     assert schedule.following(datetime(2027, 1, 1, tzinfo=UTC)) is None
     assert list(schedule.upcoming(datetime(2027, 1, 1, tzinfo=UTC))) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["*-*-1/4 *:*:*", "*-1,12-3,5,7,9,11,13,2/28 *:*:*", "*-1,12-3..29,2/28 *:*:*", "*-*-* 1/23:*:*"]
+)
+def test_what_systemd_loses_is_passed_over_at_once(text: str) -> None:
+    """Not second by second: one heartbeat with such a schedule would stop everything for seconds."""
+    began = process_time()
+    found = schedules.parse(text, "UTC", datetime(2026, 11, 28, tzinfo=UTC))
+    found.following(datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC))
+    assert process_time() - began < 0.5

@@ -231,6 +231,7 @@ def _missed(service: MonitoredService, job: Job, coverage: Coverage) -> RunFact 
     if each.occurrence == first.occurrence:
         at = min(at, expiry(each.occurrence, service.patience.down, coverage.gaps))
     dead = expiry(first.occurrence, service.patience.dead, coverage.gaps)
+    at = max(at, job.ended_at + 1)  # never for the past, where its threshold became shorter
     return missed(each.occurrence, at) if at <= dead else None
 
 
