@@ -280,7 +280,7 @@ class HeardItem(BaseModel):
     run: str | None = Field(description="The sender's id of the run that began or ended with it.")
     every: str | None = Field(description="The interval it declares.")
     schedule: str | None = Field(description="The schedule it declares.")
-    time_zone: str | None = Field(description="Of that schedule; null: the registry's.")
+    time_zone: str | None = Field(description="Of that schedule; null: the one known before.")
     metadata: dict[str, Any] | None
     source: str = Field(description="How it came: http, nats or mqtt.")
     warnings: list[str] = Field(description="What of it could not be used as it was meant.")
