@@ -44,9 +44,10 @@ def merged(wanted: Wanted, old: ConfigData, now: datetime) -> ConfigData:
         config = config.model_copy(update={"time_zone": None})
     declared_at = old.declared_at
     in_another_zone = bool(config.schedule) and config.time_zone != was.time_zone
-    if wanted.every or wanted.schedule or in_another_zone:
+    is_cleared = bool(was.every or was.schedule) and not (config.every or config.schedule)
+    if wanted.every or wanted.schedule or (in_another_zone and config.time_zone):
         declared_at = None
-    elif declared_at and (was.every or was.schedule) and not (config.every or config.schedule):
+    elif declared_at and (is_cleared or in_another_zone):
         declared_at = max(now, declared_at + MICRO)
     return old.model_copy(update={"config": config, "declared_at": declared_at})
 

@@ -61,12 +61,12 @@ PATCHES: list[tuple[ConfigData, dict[str, Any], tuple[str | None, str | None, st
     (declared(schedule=NIGHTLY, time_zone=TOKYO), {"schedule": None}, (None, None, None, "cleared")),
     (declared(every="5m"), {"schedule": None}, ("5m", None, None, "heartbeat")),
     (declared(), {"every": None}, (None, None, None, "heartbeat")),
-    # who sets the zone of a declared schedule has decided on it
+    # who sets the zone of a declared schedule has decided on it; null decides nothing
     (declared(schedule=NIGHTLY), {"time_zone": BERLIN}, (None, NIGHTLY, BERLIN, "person")),
     (
         declared(schedule=NIGHTLY, time_zone=TOKYO),
         {"time_zone": None},
-        (None, NIGHTLY, None, "person"),
+        (None, NIGHTLY, None, "cleared"),
     ),
     (declared(every="5m"), {"time_zone": TOKYO}, ("5m", None, TOKYO, "heartbeat")),
     (by_hand(), {"time_zone": TOKYO}, (None, None, TOKYO, "person")),
