@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
 from services.cli import backup as copies
-from services.cli.client import RequestFailed, ask, connect_once, run_line, run_reported, say
+from services.cli.client import RequestFailed, ask, connect_once, run_line, run_reported, say, service_lines
 from services.cli.doctor import Finding, examine, report
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.cli.supervisor import broker
@@ -102,14 +102,8 @@ def status(name: Annotated[str, typer.Argument(help="The service's name.")], as_
     if as_json:
         say(json.dumps(service))
         return
-    for key, value in service.items():
-        say(f"{key:18} {_in_a_line(value)}")
-
-
-def _in_a_line(value: Any) -> Any:
-    if value in (None, ""):
-        return "-"
-    return json.dumps(value) if isinstance(value, dict | list | bool) else value
+    for line in service_lines(service):
+        say(line)
 
 
 @app.command()

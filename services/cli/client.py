@@ -1,6 +1,8 @@
 """What the command line says, and asks of the broker, ingest and the API; what `exec` runs and reports."""
 
 import asyncio
+import json
+import re
 import signal
 import subprocess
 import time
@@ -45,7 +47,7 @@ def run_line(run: dict[str, Any]) -> str:
     """One run, as the API tells of it, in one line."""
     at = run["started_at"] or (run["expected_at"] if run["outcome"] == "missed" else run["ended_at"])
     said = [f"{run['outcome']:8} {at}"]
-    if run["duration"] is not None:
+    if run["duration"] is not None and not (run["unusual"] or "").startswith("took "):
         said.append(f"took {durations.spoken_seconds(run['duration'])}")
     if run["late_by"]:
         said.append(f"{durations.spoken_seconds(run['late_by'])} late")
@@ -56,6 +58,23 @@ def run_line(run: dict[str, Any]) -> str:
     message = run["message"] or ""
     shown = message if len(message) <= SHOWN else f"{message[:SHOWN]}…"
     return "  ".join([*said, *filter(None, (run["unusual"], shown))])
+
+
+def service_lines(service: dict[str, Any]) -> list[str]:
+    """One service, as the API tells of it, a field in each line."""
+    reason, zone = service["reason"], service["time_zone"]
+    if reason and zone != "UTC" and _CLOCK.search(reason):  # as all the other times are
+        service = service | {"reason": f"{reason} ({zone})"}
+    return [f"{key:18} {_in_a_line(value)}" for key, value in service.items()]
+
+
+_CLOCK = re.compile(r"\b\d\d:\d\d\b")
+
+
+def _in_a_line(value: Any) -> Any:
+    if value in (None, ""):
+        return "-"
+    return json.dumps(value) if isinstance(value, dict | list | bool) else value
 
 
 class RequestFailed(Exception):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.api.http.models import RunItem
 from services.api.projections.documents import Heard, add_heartbeat, dump, load
 from services.api.projections.runs import open_run, place, run_document
-from services.cli.client import run_line
+from services.cli.client import run_line, service_lines
 from shared.contracts.events import Outcome, RunData, Signal, moment, run_key, run_recorded
 from shared.domain.service_state import ServiceState
 from shared.messaging.reader import OVER_HTTP, Stored
@@ -113,9 +113,26 @@ def test_places_are_in_the_order_of_time() -> None:
         (
             {"outcome": "failure", "started_at": "T1", "ended_at": "T2", "duration": 0.25, "exit_code": 3}
             | {"late_by": 0.0, "unusual": "took 0.25 s, usually 3 s"},
-            "failure  T1  took 0.25 s  exit code 3  took 0.25 s, usually 3 s",
+            "failure  T1  exit code 3  took 0.25 s, usually 3 s",
         ),
     ],
 )
 def test_a_line_of_the_command_line(fields: dict[str, Any], line: str) -> None:
     assert run_line(dict.fromkeys(RunItem.model_fields) | {"outcome": "success"} | fields) == line
+
+
+@pytest.mark.parametrize(
+    ("reason", "zone", "said"),
+    [
+        ("expected 03:00, not started", "Europe/Berlin", "expected 03:00, not started (Europe/Berlin)"),
+        ("expected 03:00, not started", "UTC", "expected 03:00, not started"),
+        ("exit code 3", "Europe/Berlin", "exit code 3"),
+        (None, "Europe/Berlin", "-"),
+    ],
+)
+def test_the_command_line_says_the_zone_of_a_reason(reason: str | None, zone: str, said: str) -> None:
+    lines = service_lines({"reason": reason, "time_zone": zone, "paused": False, "tags": ["a"]})
+    assert lines == [
+        f"reason             {said}", f"time_zone          {zone}", "paused             false",
+        'tags               ["a"]',
+    ]  # fmt: skip
