@@ -146,12 +146,25 @@ def _is_cron(line: str) -> bool:
 
 def _cron_line(line: str, zone: ZoneInfo) -> tuple[Next, str]:
     if line.startswith("@"):
+        if line.lower() == "@reboot":
+            raise ValueError("a start of the machine is no time at which something is due")
         if line.lower() not in _PRESETS:
             raise ValueError(f"the words with an @ are {', '.join(_PRESETS)}")
         line = _PRESETS[line.lower()]
-    words = _cron(line).explain()
+    _cron(line)
+    words = _cron(_without_long_steps(line)).explain()
     words = re.sub(r"\b([2-5][123])th\b", _ordinal, words)
     return _coming(partial(following, line, zone), _SOME_DAY), words[:1].lower() + words[1:]
+
+
+def _without_long_steps(line: str) -> str:
+    """In words `*/70` of the minutes is 0: cron accepts a step beyond the end, and takes the first alone."""
+    fields = line.split()
+    for i, first, last in ((0, 0, 59), (1, 0, 23), (3, 1, 12)):
+        step = re.fullmatch(r"\*/([0-9]+)", fields[i])
+        if step and first + int(step[1]) > last:
+            fields[i] = str(first)
+    return " ".join(fields)
 
 
 def _coming(due: Next, since: datetime) -> Next:

@@ -1,8 +1,9 @@
 """Time zones by their names, and moments as people in a zone read them. Pure, but for the zones' files."""
 
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Annotated
-from zoneinfo import ZoneInfo, reset_tzpath
+from zoneinfo import ZoneInfo, available_timezones, reset_tzpath
 
 import tzdata
 from pydantic import AfterValidator
@@ -19,7 +20,16 @@ def zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ValueError(f"must be {ACCEPTED}") from None
+        meant = _by_any_name().get(name.strip().replace(" ", "_").lower()) if len(name) <= 64 else None
+        hint = f"; do you mean {meant}?" if meant else ""
+        raise ValueError(f"must be {ACCEPTED}{hint}") from None
+
+
+@cache
+def _by_any_name() -> dict[str, str]:
+    """All zones by their names in lower case, and by the last part of them: `berlin`."""
+    names = sorted(available_timezones(), key=len, reverse=True)
+    return {it.rpartition("/")[2].lower(): it for it in names} | {it.lower(): it for it in names}
 
 
 ZoneName = Annotated[str, AfterValidator(lambda name: zone(name).key)]

@@ -91,6 +91,9 @@ def test_of_several_lines_each_counts_and_comments_do_not() -> None:
     [
         ("0 3 * * *", "at 03:00 every day"),
         ("@hourly", "at the start of every hour"),
+        ("*/15 * * * *", "every 15th minute of every hour"),
+        ("*/70 * * * *", "at the start of every hour"),
+        ("0 */30 * */13 *", "at 00:00 every day in January"),
         ("0 9 * * 1-5", "at 09:00 on Monday through Friday"),
         ("0 9 21 * *", "at 09:00 on the 21st day of every month"),
         ("0 9 22,23,31 * *", "at 09:00 on the 22nd, the 23rd, and the 31st day of month"),
@@ -139,7 +142,8 @@ REFUSED = {
     "0 3 * *": "here are 4",
     "0 0 3 * * *": "here are 6, without seconds and without a command",
     "0 3 * * * /usr/bin/backup --all": "here are 7, without seconds and without a command",
-    "@reboot": "the words with an @ are @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly",
+    "@reboot": "a start of the machine is no time at which something is due",
+    "@fortnightly": "the words with an @ are @yearly, @annually, @monthly, @weekly, @daily, @midnight,",
     "@daily now": "the words with an @ are",
     # the parts of OnCalendar
     "25:00": "the hour must be 0 to 23, a range 9..17, a list 0,12 or a step 0/2",

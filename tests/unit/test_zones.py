@@ -23,6 +23,24 @@ def test_what_is_no_zone_is_refused_in_words(name: str) -> None:
         Window(services=("a",), cron="0 3 * * *", duration=timedelta(hours=1), time_zone=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Europe/berlin", "Europe/Berlin"),
+        ("Berlin", "Europe/Berlin"),
+        ("new york", "America/New_York"),
+        ("utc", "UTC"),
+        ("CEST", None),
+        ("Mars/Berlin", None),
+        ("berlin" + " " * 100, None),
+    ],
+)
+def test_a_zone_that_is_nearly_one_is_named(name: str, meant: str | None) -> None:
+    with pytest.raises(ValueError, match="an IANA time zone") as refused:
+        zones.zone(name)
+    assert str(refused.value) == f"must be {zones.ACCEPTED}" + (f"; do you mean {meant}?" if meant else "")
+
+
 def test_what_is_one_is_read() -> None:
     assert zones.zone("Europe/Berlin") == ZoneInfo("Europe/Berlin")
 
