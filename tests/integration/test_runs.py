@@ -19,7 +19,7 @@ from services.api.projections.documents import Document
 from services.api.projections.runs import run_document
 from services.api.projections.store import Store, View
 from services.api.queries import runs as queries
-from shared.contracts.events import Outcome, RunData, micros, run_recorded
+from shared.contracts.events import Outcome, RunData, Status, micros, run_recorded
 from shared.domain.service_state import ServiceState
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
@@ -571,6 +571,7 @@ async def test_a_page_shows_the_runs_of_a_service_and_a_calendar(
         " 03:00, in ",
         "! unusual: took 3 s, usually 12 to 15 min",
         "✕ failure (3)",
+        "By its schedule",
         "no space left on device",
         "○ missed",
         "usually 12 to 15 min",
@@ -581,6 +582,34 @@ async def test_a_page_shows_the_runs_of_a_service_and_a_calendar(
     assert f"{today:%a %b %d}, due 03:00: " in page or now().hour < 3
     first = words((await client.get("/", headers={"Accept": "text/html"})).text)
     assert re.search(r"seen \d+ d ago , expected (\w+ )?03:00, in (\d+ h )?\d+ min", first), first
+
+
+async def test_a_page_says_the_zone_of_reasons_and_from_where_thresholds_count(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    began = now() - timedelta(days=1)
+    fell = [(began, Status.ALIVE, "heartbeat"), (now(), Status.SILENT, "expected 03:00, not started")]
+    job = fleets.Past("job", began, fell, schedule="0 3 * * *", time_zone="Europe/Berlin")
+    same = job._replace(name="same", time_zone="UTC")
+    heard = fleets.calm("beats", now(), runs=(ended(now() - HOUR, MINUTE),))
+    await fleets.write(publisher, [job, same, heard])
+    for _ in range(3):
+        await publisher.publish(streams.heartbeat("job"))
+        await publisher.publish(streams.heartbeat("beats"))
+        await asyncio.sleep(0.6)
+    page = await page_of(client, "job", "Time between heartbeats")
+    assert re.search(r"expected 03:00, not started by the clock of Europe/Berlin \(CES?T\)", page), page
+    assert re.search(r"Times in reasons are by the clock of Europe/Berlin \(CES?T\)\.", page)
+    for name in ("job", "beats"):
+        answer = await client.patch(f"/service/{name}", json={"silent_after": "1s", "down_after": "30m"})
+        assert answer.status_code == 200
+    page = await page_of(client, "job", "1s its own, after it is due", "30m its own, after it is due")
+    assert "where it becomes silent" not in page
+    await page_of(client, "beats", "The line is where it becomes silent: 1s.")
+    page = await page_of(client, "same", "expected 03:00, not started")
+    assert "by the clock of" not in page
+    page = await page_of(client, "beats", "Runs")
+    assert "By its schedule" not in page
 
 
 async def test_a_page_of_a_service_whose_runs_are_all_to_come(client: httpx.AsyncClient) -> None:

@@ -428,6 +428,10 @@ async def test_the_zone_that_a_person_set_is_that_of_what_heartbeats_declare(
         zoned = {"schedule": "0 4 * * *", "time_zone": BERLIN}
         assert await beat(ingest, "backup", params=zoned) == []
         await shows(client, "backup", **zoned)
+        await client.patch("/service/backup", json={"time_zone": None})
+        await shows(client, "backup", schedule="0 4 * * *", time_zone="UTC")
+        assert await beat(ingest, "backup", params=zoned) == []
+        await shows(client, "backup", **zoned)
 
 
 async def test_what_of_a_declaration_cannot_be_used_is_said(
@@ -596,7 +600,7 @@ async def test_what_was_typed_into_a_form_that_is_refused_is_still_there(client:
         "notify": "",
     }
     for more, why in (
-        ({}, "time_zone: must be an IANA time zone"),
+        ({}, "Not saved: In the time zone: must be an IANA time zone"),
         ({"time_zone": BERLIN}, "silent_after &lt; down_after"),
         ({"time_zone": BERLIN, "down_after": "3h"}, "is not a schedule: the minute must be 0 to 59"),
         (
@@ -605,7 +609,7 @@ async def test_what_was_typed_into_a_form_that_is_refused_is_still_there(client:
         ),
         (
             {"time_zone": BERLIN, "down_after": "3h", "schedule": "@daily", "fail_after": "many"},
-            "fail_after: ",
+            "Down after so many failures: ",
         ),
         (
             {"time_zone": BERLIN, "down_after": "3h", "schedule": "@daily", "tags": 'a, "'},

@@ -162,6 +162,11 @@ def test_a_picture_says_in_words_and_shapes_what_its_colours_say() -> None:
     shown = str(parts.calendar(drawn.calendar({TODAY: few}, TODAY, TOLERANCE, OURS)))
     assert re.findall('class="part ([a-z-]+)"', shown) == ["d-failed"], "one of ten is not all of the day"
     assert shown.count("<rect") == shown.count("<title>") + 6
+    none_in_time = [occurrence(f"11-27 {n}:00", MISSED) for n in (10, 11)]
+    none_in_time.append(occurrence("11-27 12:00", late_by=1e4))
+    shown = str(parts.calendar(drawn.calendar({TODAY: none_in_time}, TODAY, TOLERANCE, OURS)))
+    assert re.findall('class="part ([a-z-]+)"', shown) == ["d-missed"]
+    assert (shown.count('"d-late"'), shown.count('"d-met"')) == (2, 1), "nothing was met in time"
     chart = drawn.run_chart([run(FAILURE, "11-26 05:00", 30.0, unusual="<so>")], OURS)
     shown = str(parts.run_chart(chart))
     assert re.findall('class="mark ([a-z-]+)"', shown) == ["unusual", "o-failure"]

@@ -109,14 +109,16 @@ class Chart(NamedTuple):
     line: float | None
 
 
-def cadence(heard: Sequence[HeardItem], silent_after: timedelta, zone: ZoneInfo) -> Chart | None:
+def cadence(heard: Sequence[HeardItem], silent_after: timedelta | None, zone: ZoneInfo) -> Chart | None:
     """The time between heartbeats, without those that only begin a run, unless there are no others.
-    `heard`: newest first. None if there are too few."""
+    `heard`: newest first; `silent_after`: None where it does not count from the last heartbeat. None if there
+    are too few."""
     heard = [beat for beat in heard if beat.signal is not Signal.LOG]
     heard = [beat for beat in heard if beat.signal is not Signal.START] or heard
     pairs = list(pairwise(heard[: COLUMNS + 1]))[::-1]
     lengths = [(newer, (newer.at - older.at).total_seconds()) for newer, older in pairs]
-    return _chart(lengths, "{length} after the one before", zone, silent_after.total_seconds())
+    line = silent_after.total_seconds() if silent_after else None
+    return _chart(lengths, "{length} after the one before", zone, line)
 
 
 def durations(heard: Sequence[HeardItem], zone: ZoneInfo) -> Chart | None:

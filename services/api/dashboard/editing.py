@@ -1,5 +1,6 @@
 """The form for a service's configuration: what it shows, and what is wanted when it is sent back. Pure."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import islice
@@ -12,6 +13,22 @@ from shared.domain.service_state import ServiceState
 
 _LENGTHS = ("every", "early", "silent_after", "down_after", "dead_after", "max_run")
 _TIMES = ("fail_after", "recover_after")
+LABELS = {
+    "schedule": "Due by a schedule",
+    "time_zone": "In the time zone",
+    "every": "Or beats every",
+    "early": "Counts so long before it is due",
+    "silent_after": "Silent after",
+    "down_after": "Down after",
+    "dead_after": "Dead after",
+    "max_run": "A run may take",
+    "fail_after": "Down after so many failures",
+    "recover_after": "Alive after so many successes",
+    "tags": "Tags",
+    "description": "Description",
+}
+"""What people read at each field."""
+_NAMED = re.compile(rf"(^|; )({'|'.join(LABELS)})(\.[0-9]+)?: ")
 _IN_LINES = ("description", "schedule")
 _CHECKED = ("notify", "notify_unusual")
 
@@ -49,6 +66,11 @@ def wanted(form: Mapping[str, str], state: ServiceState) -> Wanted:
             given[field] = int(times)
     given |= {field: field in form for field in _CHECKED if (field in form) != (field in before)}
     return Wanted(**given)
+
+
+def by_labels(why: str) -> str:
+    """Why it was refused, with the fields by their labels."""
+    return _NAMED.sub(lambda found: f"{found[1]}{LABELS[found[2]]}: ", why)
 
 
 def _as_sent(field: str, text: str) -> str:

@@ -198,7 +198,7 @@ async def service_page(
         service=service,
         windows={window: _bar(api, state, window, marks) for window in SLICES},
         heard=heard,
-        cadence=charts.cadence(heard, service.thresholds.silent_after, zone),
+        cadence=charts.cadence(heard, None if service.schedule else service.thresholds.silent_after, zone),
         durations=None if its_runs else charts.durations(heard, zone),
         runs=its_runs[:RUNS_SHOWN],
         more_runs=len(its_runs) > RUNS_SHOWN,
@@ -208,16 +208,24 @@ async def service_page(
         events=[(_when(row), row) for row in events[:EVENTS_SHOWN]],
         more_events=len(events) > EVENTS_SHOWN,
         maintenance=api.maintenance.all(api.now(), lambda each: each.is_about(name, service.tags)),
+        of_reasons=_zone_of_reasons(api, service),
         badge_query=f"?key={badge_key}" if badge_key else "",
         done=done,
-        refused=refused,
+        refused=editing.by_labels(refused) if "edit" in given else refused,
         given=given,
         form=form,
+        labels=editing.LABELS,
         declared=declared,
         zone_if_empty=zone_if_empty,
         due=due,
         preview=editing.preview(*typed, now),
     )
+
+
+def _zone_of_reasons(api: ApiContext, service: Service) -> str:
+    """That of the times in reasons, as `Europe/Berlin (CET)`, where it is not that of the other times."""
+    zone = _zone(api, service)
+    return "" if zone == api.settings.zone else f"{zone.key} ({zones.in_zone(api.now(), zone):%Z})"
 
 
 class Scheduled(NamedTuple):
@@ -282,13 +290,14 @@ class Snippet(NamedTuple):
     text: str
 
 
-def snippets(ingest_url: str, name: str, token: bool, time_zone: str = "UTC") -> list[Snippet]:
+def snippets(
+    ingest_url: str, name: str, token: bool, time_zone: str = "UTC", own_zone: str | None = None
+) -> list[Snippet]:
     """How to send heartbeats of this name. `token`: they need one, of which the reader knows the value;
-    `time_zone`: the registry's."""
+    `time_zone`: the registry's; `own_zone`: that of the service, if it has one."""
     template = templates.get_template("snippets.txt")
-    _, *written = template.render(ingest_url=ingest_url, name=name, token=token, time_zone=time_zone).split(
-        "=== "
-    )
+    given = {"ingest_url": ingest_url, "name": name, "token": token}
+    _, *written = template.render(given, time_zone=time_zone, own_zone=own_zone).split("=== ")
     found = []
     for each in written:
         head, _, text = each.partition("\n")
@@ -302,6 +311,7 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
     """How to send heartbeats."""
     good = valid_name(name)
     token = api.settings.asks_ingest_token
+    own_zone = next((state.time_zone for state in await api.store.live.named([name])), None) if good else None
     return page(
         request,
         "connect.html",
@@ -309,7 +319,7 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
         name=name,
         refused="" if good else NAME_RULE_IN_WORDS,
         snippets=snippets(
-            api.settings.ingest_url, name if good else "my-service", token, api.settings.timezone
+            api.settings.ingest_url, name if good else "my-service", token, api.settings.timezone, own_zone
         ),
         five_minutes=thresholds.of_interval(timedelta(minutes=5)),
         longest_grace=thresholds.LONGEST_GRACE,

@@ -113,13 +113,15 @@ def _told(run: RunItem, zone: ZoneInfo) -> str:
 
 class Day(NamedTuple):
     """`x`: its week; `y`: its day of the week; both from 0. `kind`: the worst of `KINDS`, or `nothing`;
-    `share`: of how many of its occurrences, so that one of a hundred does not look like all."""
+    `share`: of how many of its occurrences, so that one of a hundred does not look like all; `rest`: what
+    became of most of the others."""
 
     x: int
     y: int
     kind: str
     title: str
     share: float = 1.0
+    rest: str = "nothing"
 
 
 class Month(NamedTuple):
@@ -149,8 +151,11 @@ def calendar(
         kinds = Counter(kind(each, tolerance) for each in due)
         in_all += kinds
         worst = next((each for each in KINDS if each in kinds), "nothing")
+        others = [each for each in KINDS if each in kinds and each != worst]
+        rest = max(others, key=lambda each: kinds[each], default="nothing")
         title = f"{day:%a %b %d}{_of_a_day(due, kinds, tolerance, zone)}"
-        days.append(Day(week, weekday, worst, title, round(kinds[worst] / len(due), 3) if due else 1.0))
+        share = round(kinds[worst] / len(due), 3) if due else 1.0
+        days.append(Day(week, weekday, worst, title, share, rest))
         if day.day == 1:
             months.append(Month(week, f"{day:%b}"))
     weeks = days[-1].x + 1

@@ -176,7 +176,7 @@ async function preview(place, schedule, zone) {
         const list = document.createElement("ol");
         list.append(...found.items.map(byTheClock(zone)).map((text) => element("li", text)));
         shown = [element("p", `Due ${found.says}:`), list];
-      } else shown = [element("p", found.detail, "refused")];
+      } else shown = [element("p", found.detail.replace(/^time_zone:/, "In the time zone:"), "refused")];
     } catch { shown = [element("p", "When it is due is not known: no answer.", "refused")]; }
   }
   if (mine === asked) place.replaceChildren(...shown);
