@@ -1,6 +1,7 @@
 """Errors over HTTP: RFC 9457 problem details, one shape everywhere. A 500 carries no detail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any
 
@@ -46,25 +47,37 @@ _IN_WORDS_OF_JSON = {
 }
 
 
-def explain(errors: Any) -> str:
-    """Which field broke which rule, for people. Never the value: it may be secret or large."""
+def explain(errors: Any, fields: Collection[str] = ()) -> str:
+    """Which field broke which rule, for people. Never the value: it may be secret or large. `fields`: those
+    that may have been meant by one that there is not."""
     return "; ".join(
         f"{'.'.join(map(str, error['loc'])).removeprefix('body.') or 'body'}: "
         + _IN_WORDS_OF_JSON.get(error["type"], error["msg"].removeprefix("Value error, "))
+        + (_meant(str(error["loc"][-1]), fields) if error["type"] == "extra_forbidden" else "")
         for error in list(errors)[:5]
     )
+
+
+def _meant(field: str, fields: Collection[str]) -> str:
+    near = get_close_matches(field[:40].lower(), fields, 1)
+    return f"; do you mean {near[0]}?" if near else ""
 
 
 Answer = Callable[[Request, Problem], Response]
 
 
-def install(app: Starlette, answer: Answer = lambda _, problem: response(problem)) -> None:
-    """Answer every error of `app` as problem details, or as `answer` does."""
+def install(
+    app: Starlette,
+    answer: Answer = lambda _, problem: response(problem),
+    fields: Collection[str] = (),
+) -> None:
+    """Answer every error of `app` as problem details, or as `answer` does. `fields`: those of bodies, to name
+    one that may have been meant."""
     from fastapi.exceptions import RequestValidationError  # monitor and notifier do without FastAPI
 
     async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, Problem(422, explain(error.errors())))
+        return answer(request, Problem(422, explain(error.errors(), fields)))
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

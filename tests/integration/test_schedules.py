@@ -220,7 +220,11 @@ async def test_a_preview_tells_the_next_moments_across_a_change_of_clocks(shared
             {"schedule": NIGHTLY, "after": "9500-01-01T00:00:00Z"},
             "after: a moment from the year 1970 to 8999",
         ),
-        ({"schedule": NIGHTLY, "zone": BERLIN}, "zone: Extra inputs are not permitted"),
+        (
+            {"schedule": NIGHTLY, "zone": BERLIN},
+            "zone: Extra inputs are not permitted; do you mean time_zone?",
+        ),
+        ({"schedule": NIGHTLY, "colour": 1}, "colour: Extra inputs are not permitted"),
         ([], "body: "),
     ],
 )

@@ -13,6 +13,7 @@ from services.api.context import ApiContext
 from services.api.dashboard import forms, login, pages
 from services.api.dashboard.rendering import problem_page
 from services.api.http import badges, events, maintenance, runs, schedules, services
+from services.api.http.models import Wanted
 from services.api.projections.store import DatabaseUnavailable
 from shared.http import docs, problems
 from shared.http.origins import SameOrigin
@@ -50,7 +51,7 @@ def build(context: ApiContext) -> FastAPI:
         app.include_router(module.reads)
     for router in (pages.router, forms.router, login.router, pages.public):
         app.include_router(router, include_in_schema=False)
-    problems.install(app, problem_page)
+    problems.install(app, problem_page, Wanted.model_fields)
     app.add_exception_handler(DatabaseUnavailable, _database_away)
     app.add_exception_handler(BrokerError, _broker_away)
     app.add_exception_handler(login.LoginNeeded, login.ask_to_log_in)
