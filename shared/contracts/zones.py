@@ -32,7 +32,14 @@ def _by_any_name() -> dict[str, str]:
     return {it.rpartition("/")[2].lower(): it for it in names} | {it.lower(): it for it in names}
 
 
-ZoneName = Annotated[str, AfterValidator(lambda name: zone(name).key)]
+def _named(name: str) -> str:
+    try:
+        return zone(name).key
+    except ValueError as error:
+        raise ValueError(f"{name[:40]!r} {error}") from None
+
+
+ZoneName = Annotated[str, AfterValidator(_named)]
 """A pydantic field with the name of a zone."""
 
 
