@@ -271,6 +271,8 @@ async def test_a_schedule_shows_its_next_moments_while_it_is_typed(system: Syste
     await page.fill("[name=down_after]", "4h")
     await page.click("#edit button")
     await expect(page.locator(".good")).to_have_text("Saved.")
+    await expect(page.locator("#page")).to_be_focused()
+    await expect(page.locator("#page")).to_have_css("outline-style", "none")
     await expect(page.locator(".good")).to_be_in_viewport()
     saved = system.api("/service/backup")
     assert (saved["schedule"], saved["time_zone"], saved["fail_after"]) == ("0 3 * * *", "Asia/Kolkata", 2)
