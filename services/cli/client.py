@@ -62,7 +62,7 @@ def run_line(run: dict[str, Any]) -> str:
 
 def service_lines(service: dict[str, Any]) -> list[str]:
     """One service, as the API tells of it, a field in each line."""
-    reason, zone = service["reason"], service["time_zone"]
+    reason, zone = service.get("reason"), service.get("time_zone")  # an older API says neither
     if reason and zone != "UTC" and _CLOCK.search(reason):  # as all the other times are
         service = service | {"reason": f"{reason} ({zone})"}
     return [f"{key:18} {_in_a_line(value)}" for key, value in service.items()]
