@@ -18,7 +18,7 @@ from services.api.http.requests import check_tags, check_version
 from services.api.projections.documents import project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
-from shared.contracts import events
+from shared.contracts import events, ping_keys
 from shared.contracts.events import ConfigData, ConfigEvent, ServiceConfig, event_id, moment
 from shared.domain.service_state import ServiceState
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
@@ -110,7 +110,9 @@ class Commands:
         self._check_timing(config)
         if len(self.hub.index) + self.creating >= self.max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
-        return events.ServiceRegistered(**self._envelope(name), data=ConfigData(config=config))
+        return events.ServiceRegistered(
+            **self._envelope(name), data=ConfigData(config=config, ping_key=ping_keys.new())
+        )
 
     def _check_timing(self, config: ServiceConfig, was: ServiceConfig = _NOTHING_SET) -> None:
         timing.check(config, was, self.time_zone, self.now())
@@ -129,6 +131,8 @@ class Commands:
                 registered_at=moment(there.registered_at),
                 registered_by=there.registered_by,
                 declared_at=moment(there.declared_at) if there.declared_at else None,
+                declared_limits=there.declared_limits,
+                ping_key=there.ping_key,
             )
             data = new(old)
             if data == old:
@@ -169,7 +173,12 @@ class Commands:
     async def _append(self, event: ConfigEvent, after: int) -> ServiceState:
         subject = streams.config(event.name)
         ack = await self.publisher.append(
-            subject, event.to_bytes(), after=after, event_id=event.id, kind=event.type
+            subject,
+            event.to_bytes(),
+            after=after,
+            event_id=event.id,
+            kind=event.type,
+            keys=events.keys_of(event),
         )
         message = await message_at(self.link, streams.SERVICES, ack.seq)
         if message is None:

@@ -21,13 +21,15 @@ def replaced(wanted: Wanted, old: ConfigData) -> ConfigData:
     """The configuration anew. What a person set of the timing goes, what its heartbeats declare stays."""
     config, was = wanted.whole(paused=old.config.paused), old.config
     if config.every or config.schedule or old.declared_at is None:
-        return old.model_copy(update={"config": config, "declared_at": None})
+        return old.model_copy(update={"config": config, "declared_at": None, "declared_limits": ()})
     if was.schedule:
         if config.time_zone not in (None, was.time_zone):
             why = "its heartbeats declare the schedule and its zone; give the schedule as well to set both"
             raise Problem(422, f"time_zone: {why}")
         config = config.model_copy(update={"schedule": was.schedule, "time_zone": was.time_zone})
-    return old.model_copy(update={"config": config.model_copy(update={"every": was.every})})
+    kept = [field for field in old.declared_limits if field not in wanted.model_fields_set]
+    config = config.model_copy(update={field: getattr(was, field) for field in (*kept, "every")})
+    return old.model_copy(update={"config": config, "declared_limits": tuple(kept)})
 
 
 def merged(wanted: Wanted, old: ConfigData, now: datetime) -> ConfigData:
@@ -49,7 +51,8 @@ def merged(wanted: Wanted, old: ConfigData, now: datetime) -> ConfigData:
         declared_at = None
     elif declared_at and (is_cleared or in_another_zone):
         declared_at = max(now, declared_at + MICRO)
-    return old.model_copy(update={"config": config, "declared_at": declared_at})
+    limits = tuple(field for field in old.declared_limits if field not in given)
+    return old.model_copy(update={"config": config, "declared_at": declared_at, "declared_limits": limits})
 
 
 def check(config: ServiceConfig, was: ServiceConfig, registry_zone: str, now: datetime) -> None:

@@ -1,12 +1,15 @@
 """Which heartbeats are let in, and the one way they take into the stream."""
 
 from collections.abc import Sequence
+from hashlib import blake2b
+from secrets import token_bytes
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.ingest.content import bad_name
 from services.ingest.middleware import Availability
+from shared.contracts import ping_keys
 from shared.contracts.events import ServiceDeleted, valid_name
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
@@ -27,6 +30,7 @@ STORE_SECONDS = Histogram(
 PENDING.labels(streams.SERVICES)
 _DELETED = ServiceDeleted.model_fields["type"].default
 _PLAIN = header_block(OVER_HTTP)
+_DIGEST = 16
 RETRY_AFTER = 2
 """Seconds a client should wait after a 503, or until the broker has taken what waits of it."""
 
@@ -44,7 +48,11 @@ class KnownNames:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._registered: set[str] = set()
+        self._registered: dict[str, bytes] = {}
+        """Each with the digests of its keys."""
+        self._of_key: dict[bytes, str] = {}
+        """By the digest of a key, so that how long a search takes says nothing about a key."""
+        self._secret = token_bytes(32)
         self._let_in: set[str] = set()
         """Those that are not registered yet."""
 
@@ -64,17 +72,35 @@ class KnownNames:
             self._let_in.add(name)
         return True
 
-    def registered(self, name: str) -> None:
-        self._let_in.discard(name)
-        self._registered.add(name)
+    def of_key(self, given: str) -> str | None:
+        """The service that a ping key or an alias leads to."""
+        return self._of_key.get(self._digest(given))
+
+    def is_registered(self, name: str) -> bool:
+        return name in self._registered
+
+    def registered(self, name: str, keys: str = "") -> None:
+        """`keys`: its ping key and aliases, with blanks between. What leads to another service stays so."""
+        self.deleted(name)
+        digests = [self._digest(key) for key in keys.split()]
+        self._registered[name] = b"".join(digests)
+        for digest in digests:
+            self._of_key.setdefault(digest, name)
 
     def deleted(self, name: str) -> None:
         self._let_in.discard(name)
-        self._registered.discard(name)
+        digests = self._registered.pop(name, b"")
+        for start in range(0, len(digests), _DIGEST):
+            if self._of_key.get(digest := digests[start : start + _DIGEST]) == name:
+                del self._of_key[digest]
+
+    def _digest(self, key: str) -> bytes:
+        return blake2b(ping_keys.canonical(key).encode(), digest_size=_DIGEST, key=self._secret).digest()
 
     async def follow(self, link: BrokerConnection) -> None:
         """Keep up with the events, for ever. Begins with nothing: the streams may have been replaced."""
         self._registered.clear()
+        self._of_key.clear()
         self._let_in.clear()
         reader = Reader(
             link, streams.SERVICES, streams.ALL_CONFIG, newest_per_subject=True, headers_only=True
@@ -83,10 +109,11 @@ class KnownNames:
             PENDING.labels(streams.SERVICES).set(reader.pending or 0)
             for message in batch:
                 name = streams.name_in(message.subject)
-                if (message.headers or {}).get(streams.TYPE_HEADER) == _DELETED:
+                headers = message.headers or {}
+                if headers.get(streams.TYPE_HEADER) == _DELETED:
                     self.deleted(name)
                 else:
-                    self.registered(name)
+                    self.registered(name, headers.get(streams.KEYS_HEADER, ""))
 
 
 class HeartbeatStore:

@@ -235,9 +235,9 @@ class MonitorState:
             self.update_thresholds(service, beat.at, scheduled=bool(beat.schedule))
             service.recorded_beat = recorded
         service.patience = self.thresholds_of(service, scheduled=bool(beat.schedule))
-        if beat.schedule or service.job:
+        if beat.schedule or beat.limits or service.job:
             job = service.job = service.job or Job()
-            job.declared = runs.declared_by(beat, job)
+            job.declared, job.limits_heard = runs.declared_by(beat, job), beat.limits
             self._update_timetable(service, job, beat.at)
 
     def _update_job(
@@ -246,7 +246,7 @@ class MonitorState:
         if not (declared[0] or service.job or change.has_job):
             return
         job = service.job = service.job or Job()
-        job.declared, job.early = declared, change.early
+        job.declared, job.early, job.limits_heard = declared, change.early, None
         job.max_run, job.notify_unusual = change.max_run, change.notify_unusual
         job.fail_after, job.recover_after = change.fail_after, change.recover_after
         self._update_timetable(service, job, at)

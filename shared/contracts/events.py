@@ -11,7 +11,9 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, TypeAdapter, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
+from shared.contracts import ping_keys
 from shared.contracts.durations import Duration
 
 NAME_RULE = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
@@ -73,6 +75,8 @@ _ORDER = tuple(Status)
 
 SIGNAL_HEADER = "Registry-Signal"
 EXIT_CODE_HEADER = "Registry-Exit-Code"
+DURATION_HEADER = "Registry-Duration"
+"""Seconds that the run took which ends with a heartbeat, as its sender measured them."""
 SOURCE_HEADER = "Registry-Source"
 """`http` on what came through ingest; what was published straight to the broker has none."""
 
@@ -101,6 +105,21 @@ class Signal(StrEnum):
 class _Contract(BaseModel, frozen=True, populate_by_name=True): ...
 
 
+SCHEDULE_MAX = 2000
+"""Characters."""
+COUNT_MAX = 1000
+Times = Annotated[int, Field(ge=1, le=COUNT_MAX)]
+
+
+class Limits(_Contract):
+    """What a heartbeat declares of its service beside when it is due, as Sentry's check-ins do."""
+
+    down_after: Duration | None = None
+    max_run: Duration | None = None
+    fail_after: Times | None = None
+    recover_after: Times | None = None
+
+
 class HeartbeatBody(_Contract):
     """The optional JSON body of a heartbeat, over HTTP and over NATS."""
 
@@ -110,6 +129,9 @@ class HeartbeatBody(_Contract):
     time_zone: str | None = Field(default=None, description="IANA name of the zone of `schedule`.")
     run: str | None = Field(default=None, description="The sender's id of the run that begins or ends.")
     metadata: dict[str, Any] | None = None
+    limits: SkipJsonSchema[Limits | None] = Field(
+        default=None, description="Only of what ingest has translated from another system's protocol."
+    )
 
 
 class Heartbeat(NamedTuple):
@@ -120,6 +142,8 @@ class Heartbeat(NamedTuple):
     exit_code: int | str | None
     traceparent: str | None = None
     warnings: tuple[str, ...] = ()
+    duration: float | None = None
+    """Seconds that the run took, as its sender measured them."""
 
 
 LATE = 1_000_000
@@ -163,14 +187,9 @@ class Thresholds(_Contract):
     dead_after: Duration | None = None
 
 
-SCHEDULE_MAX = 2000
-"""Characters."""
-COUNT_MAX = 1000
-
-
 def _is_default(value: object) -> bool:
     """Fields that came later are not written where they say nothing, so that events stay what they were."""
-    return value is None
+    return value is None or value == ()
 
 
 class ServiceConfig(Thresholds):
@@ -204,22 +223,22 @@ class ServiceConfig(Thresholds):
     max_run: Duration | None = Field(
         default=None, exclude_if=_is_default, description="A run that takes longer is overdue."
     )
-    fail_after: int | None = Field(
+    fail_after: Times | None = Field(
         default=None,
         exclude_if=_is_default,
-        ge=1,
-        le=COUNT_MAX,
         description="So many failures in a row make it down. Absent: 1.",
     )
-    recover_after: int | None = Field(
-        default=None,
-        exclude_if=_is_default,
-        ge=1,
-        le=COUNT_MAX,
-        description="So many successes bring it back. Absent: 1.",
+    recover_after: Times | None = Field(
+        default=None, exclude_if=_is_default, description="So many successes bring it back. Absent: 1."
     )
     notify_unusual: bool = Field(
         default=True, exclude_if=bool, description="Whether runs of an unusual length are told."
+    )
+    aliases: tuple[Annotated[str, Field(pattern=ping_keys.ALIAS_RULE)], ...] = Field(
+        default=(),
+        exclude_if=_is_default,
+        max_length=ping_keys.ALIASES_MAX,
+        description="What leads to it as its ping key does: ids that it had in another system.",
     )
 
 
@@ -234,6 +253,18 @@ class ConfigData(_Contract):
         default=None,
         description="Broker's time of the heartbeat that declared `config.every` or `config.schedule`. "
         "Absent: a person or a file did, and no heartbeat changes it.",
+    )
+    declared_limits: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=_is_default,
+        description="The fields of `config` that a heartbeat declared beside those: see `Limits`.",
+    )
+    ping_key: str | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        max_length=64,
+        description="Whoever has it may send the service's heartbeats. Absent: an older version "
+        "registered it, and the API is to give it one.",
     )
 
 
@@ -371,6 +402,15 @@ class RunRecorded(_CloudEvent):
 
 ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed | ServiceDeleted
 Event = ConfigEvent | StatusChanged
+
+
+def keys_of(event: Event | RunRecorded) -> str:
+    """The ping key and the aliases that an event leaves its service, with blanks between."""
+    if isinstance(event, ServiceDeleted | StatusChanged | RunRecorded):
+        return ""
+    return " ".join(filter(None, (event.data.ping_key, *event.data.config.aliases)))
+
+
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 

@@ -8,12 +8,13 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from shared.contracts import durations, events, schedules, zones
-from shared.contracts.events import SIGNAL_HEADER, Heartbeat, HeartbeatBody, Signal, sampled
+from shared.contracts.events import SIGNAL_HEADER, Heartbeat, HeartbeatBody, Limits, Signal, sampled
 
 FIRST_KEPT, LAST_KEPT = 2_000, 8_000
 """Bytes of UTF-8 that are kept of a message which is longer than both."""
@@ -23,6 +24,8 @@ METADATA_DEPTH = 64
 """Objects and lists within each other."""
 RUN_MAX = 64
 """Characters."""
+DURATION_MAX = 100_000_000
+"""Seconds: about three years."""
 WARNINGS_MAX = 20
 WARNING_MAX = 300
 """Characters."""
@@ -65,6 +68,7 @@ def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None
     warnings: list[str] = []
     signal = _signal(said.get(SIGNAL_HEADER.lower(), ""), warnings)
     exit_code = _exit_code(said.get(events.EXIT_CODE_HEADER.lower(), ""), signal, warnings)
+    duration = _duration(said.get(events.DURATION_HEADER.lower(), ""), warnings)
     body = None
     if payload:
         kept = said.get(events.SOURCE_HEADER.lower()) == "http"
@@ -72,14 +76,15 @@ def parse_heartbeat(name: str, payload: bytes, headers: Mapping[str, str] | None
         warnings += found
     if body:
         body = fit_for(signal, body, warnings)
-    return Heartbeat(signal, body, exit_code, sampled(said.get(events.TRACEPARENT_HEADER)), tuple(warnings))
+    trace = sampled(said.get(events.TRACEPARENT_HEADER))
+    return Heartbeat(signal, body, exit_code, trace, tuple(warnings), duration)
 
 
 def fit_for(signal: Signal, body: HeartbeatBody, warnings: list[str]) -> HeartbeatBody:
     """The body without what cannot stand beside the rest of it."""
     unfit = {}
     if signal is Signal.LOG:
-        unfit = {field: "a log declares nothing" for field in DECLARED}
+        unfit = {field: "a log declares nothing" for field in (*DECLARED, "limits")}
     elif body.schedule:
         unfit = {"every": "not used, as there is a schedule"}
     else:
@@ -111,6 +116,27 @@ def _exit_code(word: str, signal: Signal, warnings: list[str]) -> int | str | No
     if code and signal is not Signal.FAIL:
         warnings.append(f"{events.EXIT_CODE_HEADER}: {code} counts only with {SIGNAL_HEADER}: fail")
     return code
+
+
+def _duration(word: str, warnings: list[str]) -> float | None:
+    if not word.strip():
+        return None
+    try:
+        return read_seconds(word)
+    except ValueError as error:
+        warnings.append(f"{events.DURATION_HEADER}: {error}")
+        return None
+
+
+def read_seconds(given: str | float) -> float:
+    """A duration in seconds. ValueError says the rule."""
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= DURATION_MAX:
+        raise ValueError(f"{quoted(given)} is not a number of seconds from 0 to {DURATION_MAX:,}")
+    return seconds
 
 
 def read_exit_code(word: str) -> int | str:
@@ -184,6 +210,9 @@ def _used(fields: dict[str, Any], warnings: list[str], kept: bool) -> HeartbeatB
     body = declaring(body, fields, warnings)
     if kept:
         given = fields.get("warnings")
+        if "limits" in fields:
+            with suppress(ValueError):
+                body = body.model_copy(update={"limits": Limits.model_validate(fields["limits"])})
         if isinstance(given, list):
             warnings += (_clean(each)[:WARNING_MAX] for each in given[:WARNINGS_MAX] if isinstance(each, str))
     elif unknown := [key for key in fields if key not in FIELDS]:

@@ -41,6 +41,10 @@ class ServiceState:
     registered_by: Literal["heartbeat", "api"] = "api"
     declared_at: int | None = None
     """When the heartbeat was that declared `every` or `schedule`; None where a person or a file did."""
+    declared_limits: tuple[str, ...] = ()
+    """The fields that a heartbeat declared beside those; see `events.Limits`."""
+    ping_key: str | None = None
+    """A secret, as are the aliases; None: an older version registered it."""
     description: str = ""
     tags: tuple[str, ...] = ()
     notify: bool = True
@@ -56,6 +60,7 @@ class ServiceState:
     fail_after: int | None = None
     recover_after: int | None = None
     notify_unusual: bool = True
+    aliases: tuple[str, ...] = ()
 
     status_seq: int = 0
     changed_from: Status = Status.UNKNOWN
@@ -170,6 +175,7 @@ class ServiceState:
             fail_after=self.fail_after,
             recover_after=self.recover_after,
             notify_unusual=self.notify_unusual,
+            aliases=self.aliases,
         )
 
 
@@ -224,7 +230,8 @@ def _configure(state: ServiceState, event: events.ConfigEvent, seq: int, stored_
     state.registered_at = micros(data.registered_at) if data.registered_at else stored_at
     state.registered_by = data.registered_by
     state.declared_at = micros(data.declared_at) if data.declared_at else None
-    state.description, state.tags = config.description, config.tags
+    state.declared_limits, state.ping_key = data.declared_limits, data.ping_key
+    state.description, state.tags, state.aliases = config.description, config.tags, config.aliases
     state.notify, state.paused = config.notify, config.paused
     state.silent_after, state.down_after = _length(config.silent_after), _length(config.down_after)
     state.dead_after, state.every = _length(config.dead_after), _length(config.every)

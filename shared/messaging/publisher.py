@@ -65,13 +65,18 @@ class Publisher:
             timer.cancel()
             self._waiting.pop(token, None)
 
-    async def append(self, subject: str, payload: bytes, *, after: int, event_id: str, kind: str) -> Ack:
-        """Store an event if `after` is still the subject's last sequence (0: none yet), or WrongSequence."""
+    async def append(
+        self, subject: str, payload: bytes, *, after: int, event_id: str, kind: str, keys: str = ""
+    ) -> Ack:
+        """Store an event if `after` is still the subject's last sequence (0: none yet), or WrongSequence.
+        `keys`: those of the service, if it configures one."""
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(after),
             "Nats-Msg-Id": event_id,
             streams.TYPE_HEADER: kind,
         }
+        if keys:
+            headers[streams.KEYS_HEADER] = keys
         try:
             ack = await self.publish(subject, payload, headers)
         except NotStored as error:

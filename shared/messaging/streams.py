@@ -35,6 +35,8 @@ LAST_EVALUATED = "registry.monitor.judged"
 
 TYPE_HEADER = "ce-type"
 """The type of an event as a header, for those that read only headers."""
+KEYS_HEADER = "Registry-Keys"
+"""The ping key and the aliases of a service, on its configuration events, for the same."""
 
 ALL_HEARTBEATS = "heartbeat.>"
 ALL_TICKS = "tick.>"

@@ -78,8 +78,11 @@ def project(message: Stored) -> Projection:
 
 
 def _as_written(data: Document) -> Document:
-    """Without the empty ones of the fields that were added: history shows an event as it was written."""
+    """Without the empty ones of the fields that were added: history shows an event as it was written, but for
+    what leads to a service as its ping key does, which is for those alone who may change it."""
+    data.pop("ping_key", None)
     if "config" in data:
+        data["config"].pop("aliases", None)
         data["config"] = _without_empty(data["config"], "every")
     return _without_empty(data, "declared_at", "message", "duration", "doubt")
 
@@ -148,6 +151,8 @@ def load(document: Document) -> ServiceState:
 
 _MADE: dict[str, Callable[[Any], Any]] = {
     "tags": tuple,
+    "aliases": tuple,
+    "declared_limits": tuple,
     "changed_from": Status,
     "changed_to": Status,
     "heartbeat_signal": Signal,
@@ -219,7 +224,8 @@ def add_heartbeat(before: Heard | None, message: Stored) -> Heard | None:
         return before
     said = excerpt(beat.body.message) if beat.body and beat.body.message else None
     run = (beat.body and beat.body.run) or ""
-    runs, last_run = _add_run(before, run, beat.signal, message.at)
+    measured = round((beat.duration or 0) * 1e6)
+    runs, last_run = _add_run(before, run, beat.signal, message.at, measured)
     declared = NOTHING_DECLARED
     if beat.body:
         every = beat.body.every // MICRO if beat.body.every else None
@@ -228,15 +234,14 @@ def add_heartbeat(before: Heard | None, message: Stored) -> Heard | None:
 
 
 def _add_run(
-    before: Heard | None, run: str, signal: Signal, at: int
+    before: Heard | None, run: str, signal: Signal, at: int, measured: int = 0
 ) -> tuple[dict[str, HeardRun], tuple[int, int] | None]:
-    """What is known of the runs, and the last one, after a heartbeat."""
+    """What is known of the runs, and the last one, after a heartbeat. `measured`: by its sender, 0: not."""
     runs, last_run = (before.runs, before.last_run) if before else ({}, None)
     known = runs.get(run)
     if signal is Signal.START:
         return runs | {run: HeardRun(known.first_end if known else None, at)}, last_run
-    if known is None:
-        return runs | {run: HeardRun(first_end=at)}, last_run
-    if known.started is None:
-        return runs, last_run
+    if known is None or known.started is None:
+        last_run = (at - measured, at) if measured else last_run
+        return (runs, last_run) if known else (runs | {run: HeardRun(first_end=at)}, last_run)
     return runs | {run: HeardRun(known.first_end)}, (known.started, at)

@@ -239,9 +239,11 @@ def _status_after(service: MonitoredService, status: Status, fact: Beat | Paused
 
 
 def _run_duration(service: MonitoredService, beat: Beat) -> int | None:
-    """How long the run took that ends with this heartbeat, if one does."""
+    """How long the run took that ends with this heartbeat, if one does and its start was heard; else what its
+    sender measured."""
     job = service.job
-    return beat.at - job.ended_start if job and job.ended_at == beat.at and job.ended_start else None
+    heard = job is not None and job.ended_at == beat.at and job.ended_start
+    return beat.at - heard if heard else beat.duration or None
 
 
 def _coded(exit_code: int | str | None) -> str:

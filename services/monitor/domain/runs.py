@@ -40,9 +40,11 @@ Gaps = list[tuple[int, int]]
 
 
 def declares(service: MonitoredService, beat: Beat) -> bool:
-    """Whether a heartbeat declares another interval or schedule than the one that is known."""
+    """Whether a heartbeat declares another interval, schedule or limits than those that are known."""
     if service.by_hand:
         return False
+    if beat.limits and (service.job is None or service.job.limits_heard != beat.limits):
+        return True
     if beat.schedule:
         return service.job is None or service.job.declared != declared_by(beat, service.job)
     return beat.every not in (0, service.every)
@@ -256,7 +258,7 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
     if run is None and job.timetable is None:
         return None
     outcome = Outcome.FAILURE if beat.signal is Signal.FAIL else Outcome.SUCCESS
-    run = run or _begun(service, job, beat)._replace(started=0)
+    run = run or _begun(service, job, beat)._replace(started=beat.at - beat.duration if beat.duration else 0)
     fact = _fact(beat.at, outcome, run)._replace(
         ended=beat.at, run=beat.run, message=beat.message, exit_code=beat.exit_code
     )
@@ -344,7 +346,7 @@ def apply_fact(service: MonitoredService, fact: RunFact) -> None:
     in_place = (now if each is run else each for each in job.open_runs)  # the oldest stays the first
     job.open_runs = tuple(filter(None, in_place))
     if fact.ended:
-        job.ended_at, job.ended_start = fact.ended, fact.started
+        job.ended_at, job.ended_start = fact.ended, fact.started if run else 0
         if fact.started and fact.outcome is Outcome.SUCCESS:
             job.lengths = (*job.lengths, fact.ended - fact.started)[-run_lengths.KEPT :]
 

@@ -6,7 +6,7 @@ Times are microseconds since 1970 UTC, as the broker stored the facts.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shared.contracts.events import Doubt, Outcome, Signal, Status
+from shared.contracts.events import Doubt, Limits, Outcome, Signal, Status
 from shared.domain.timetable import NOTHING_EXPECTED, Expectation, Timetable
 
 SECOND = 1_000_000
@@ -40,6 +40,10 @@ class Beat(NamedTuple):
     """Those that it declares; empty if none."""
     run: str = ""
     """The sender's id of the run that begins or ends with it."""
+    duration: int = 0
+    """Of the run that ends with it, as its sender measured it, in microseconds; 0: it did not."""
+    limits: Limits | None = None
+    """What it declares beside its schedule or interval."""
 
 
 class PausedReport(NamedTuple):
@@ -136,6 +140,8 @@ class Job:
     """Of its schedule, and of the times in reasons."""
     declared: tuple[str, str] = ("", "")
     """Its schedule, and the zone that was given; empty where there is none."""
+    limits_heard: Limits | None = None
+    """Those that a heartbeat declared last; not in a snapshot, as it only spares looking them up again."""
     early: int = 0
     """0: what is usual."""
     timetable: Timetable | None = None

@@ -10,7 +10,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from prometheus_client import Counter
 
-from shared.contracts.events import ConfigEvent, RunRecorded, StatusChanged
+from shared.contracts.events import ConfigEvent, RunRecorded, StatusChanged, keys_of
 from shared.messaging import queries, streams
 from shared.messaging.connection import BrokerConnection, version_to_follow
 from shared.messaging.errors import BrokerError, Unreadable
@@ -91,7 +91,12 @@ class EventStore:
         event_id = event.id
         while True:
             ack = await self._publisher.append(
-                subject, event.to_bytes(), after=after, event_id=event_id, kind=event.type
+                subject,
+                event.to_bytes(),
+                after=after,
+                event_id=event_id,
+                kind=event.type,
+                keys=keys_of(event),
             )
             if not ack.duplicate or await queries.message_at(self._link, streams.stream_of(subject), ack.seq):
                 return ack

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.service import Beat, EffectiveThresholds, RunFact, StatusTransition
-from shared.contracts import events, thresholds
+from shared.contracts import events, ping_keys, thresholds
 from shared.contracts.events import MICRO, micros, moment
 from shared.contracts.heartbeats import excerpt
 
@@ -95,10 +95,15 @@ def beat(at: int, heartbeat: events.Heartbeat) -> Beat:
     every = body.every // MICRO if body and body.every else 0
     message = excerpt(body.message) if body and body.message else None
     found = Beat(at, heartbeat.signal, every, message, heartbeat.exit_code, trace=heartbeat.traceparent)
-    if body and (body.schedule or body.run):
+    if body and (body.schedule or body.run or body.limits):
         found = found._replace(
-            schedule=body.schedule or "", time_zone=body.time_zone or "", run=body.run or ""
+            schedule=body.schedule or "",
+            time_zone=body.time_zone or "",
+            run=body.run or "",
+            limits=body.limits if body.schedule or body.every else None,
         )
+    if heartbeat.duration:
+        found = found._replace(duration=min(round(heartbeat.duration * 1e6), at))
     return found
 
 
@@ -157,11 +162,14 @@ def to_transition(event: events.StatusChanged) -> StatusTransition:
 def registration(name: str, beat: Beat) -> events.ServiceRegistered:
     """The event that registers a service at its first heartbeat."""
     time = moment(beat.at)
+    limits = _limits(beat)
     data = events.ConfigData(
-        config=events.ServiceConfig(**_declared(beat, None)),
+        config=events.ServiceConfig(**_declared(beat, None), **limits),
         registered_at=time,
         registered_by="heartbeat",
         declared_at=time if beat.every or beat.schedule else None,
+        declared_limits=tuple(limits),
+        ping_key=ping_keys.new(),
     )
     return events.ServiceRegistered(**_about(name, "registered", time), data=data)
 
@@ -173,8 +181,13 @@ def declaration(
     stored. None: it knows of this heartbeat already, or of a newer one, or a person has decided."""
     if isinstance(newest, events.ServiceDeleted):
         return None
-    was = newest.data.config
-    declared = _declared(beat, was.time_zone)
+    was, known = newest.data.config, newest.data.declared_limits
+    limits = {
+        field: value
+        for field, value in _limits(beat).items()
+        if field in known or getattr(was, field) is None  # else a person has decided
+    }
+    declared = _declared(beat, was.time_zone) | limits
     if all(getattr(was, field) == value for field, value in declared.items()):
         return None
     if newest.data.declared_at is None and (was.every or was.schedule):
@@ -183,8 +196,13 @@ def declaration(
     registered = newest.data.registered_at or moment(stored_at)
     if registered > time or _declared_at(newest.data, stored_at) >= beat.at:
         return None
-    config = was.model_copy(update=declared)
-    data = newest.data.model_copy(update={"config": config, "registered_at": registered, "declared_at": time})
+    changed = {
+        "config": was.model_copy(update=declared),
+        "registered_at": registered,
+        "declared_at": time,
+        "declared_limits": tuple(dict.fromkeys((*known, *limits))),
+    }
+    data = newest.data.model_copy(update=changed)
     return events.ServiceUpdated(**_about(name, "declared", time), data=data)
 
 
@@ -195,6 +213,10 @@ def _declared(beat: Beat, time_zone: str | None) -> dict[str, Any]:
         "schedule": beat.schedule or None,
         "time_zone": beat.time_zone or time_zone,
     }
+
+
+def _limits(beat: Beat) -> dict[str, Any]:
+    return beat.limits.model_dump(exclude_none=True) if beat.limits else {}
 
 
 def _about(name: str, what: str, time: datetime) -> dict[str, Any]:
