@@ -60,6 +60,7 @@ def main() -> None:
             tasks.create_task(projector.watch_evaluation())
             tasks.create_task(windows.follow())
             tasks.create_task(keyring.follow())
+            tasks.create_task(context.commands.give_ping_keys())
 
     async def work() -> None:
         try:

@@ -5,18 +5,23 @@ reads the winning event and decides again. What was stored is projected at once,
 sees it.
 """
 
+import asyncio
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
+
+import structlog
+from nats.errors import Error as NatsError
 
 from services.api import timing
 from services.api.http.models import THRESHOLDS, NewService, Wanted, check_order
 from services.api.http.requests import check_tags, check_version
 from services.api.projections.documents import project
-from services.api.projections.store import Store
+from services.api.projections.store import DatabaseUnavailable, Store
 from services.api.queries.event_hub import EventHub
 from shared.contracts import events, ping_keys
 from shared.contracts.events import ConfigData, ConfigEvent, ServiceConfig, event_id, moment
@@ -24,11 +29,16 @@ from shared.domain.service_state import ServiceState
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.errors import NotStored, WrongSequence
+from shared.messaging.errors import BrokerError, NotStored, WrongSequence
 from shared.messaging.publisher import Publisher
 from shared.messaging.queries import message_at, newest
 from shared.messaging.reader import Stored
 
+log = structlog.get_logger()
+
+GIVEN_AT_ONCE = 100
+GIVEN_EVERY = 60
+"""Seconds between two searches for services that have no ping key."""
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
 
@@ -52,6 +62,7 @@ class Commands:
     """The registry's, where a service has none."""
     creating: int = 0
     """Services that are being created, and are not in `hub` yet."""
+    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def create(self, wanted: NewService) -> ServiceState:
         name, config = wanted.name, wanted.whole()
@@ -62,7 +73,8 @@ class Commands:
                 raise Problem(409, f"{name} is registered already")
             return self._registered(name, config)
 
-        return await self._change(name, decide)
+        async with self._claimed(name, wanted.aliases):
+            return await self._change(name, decide)
 
     async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> tuple[ServiceState, bool]:
         """The whole configuration anew; whether it is paused stays, and what its heartbeats declare. What is
@@ -80,7 +92,8 @@ class Commands:
                 raise Problem(412, f"there is no service {name}")
             return self._registered(name, wanted.whole())
 
-        return await self._change(name, decide), created
+        async with self._claimed(name, wanted.aliases):
+            return await self._change(name, decide), created
 
     async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> ServiceState:
         def merged(old: ConfigData) -> ConfigData:
@@ -89,7 +102,21 @@ class Commands:
                 check_order(new.config)
             return new
 
-        return await self._change(name, self._updating(events.ServiceUpdated, name, if_match, merged))
+        async with self._claimed(name, wanted.aliases):
+            return await self._change(name, self._updating(events.ServiceUpdated, name, if_match, merged))
+
+    @asynccontextmanager
+    async def _claimed(self, name: str, aliases: tuple[str, ...] | None) -> AsyncIterator[None]:
+        """Meanwhile nobody else gives them to a service. Problem 409 if one leads to another already."""
+        if not aliases:
+            yield
+            return
+        async with self._claiming:
+            for alias in aliases:
+                other = await self.store.live.with_key(alias)
+                if other not in (None, name):
+                    raise Problem(409, f"aliases: one of them leads to {other} already")
+            yield
 
     async def set_paused(self, name: str, paused: bool, if_match: str | None) -> ServiceState:
         def changed(old: ConfigData) -> ConfigData:
@@ -97,6 +124,36 @@ class Commands:
 
         kind = events.ServicePaused if paused else events.ServiceResumed
         return await self._change(name, self._updating(kind, name, if_match, changed))
+
+    async def renew_ping_key(self, name: str, if_match: str | None) -> ServiceState:
+        def renewed(old: ConfigData) -> ConfigData:
+            return old.model_copy(update={"ping_key": ping_keys.new()})
+
+        return await self._change(name, self._updating(events.ServiceUpdated, name, if_match, renewed))
+
+    async def give_ping_keys(self) -> None:
+        """Give one to each service that an older version registered, for ever: one may still be running."""
+        while True:
+            try:
+                names = await self.store.live.without_key(GIVEN_AT_ONCE)
+                for name in names:
+                    await self._give_ping_key(name)
+            except (BrokerError, NatsError, DatabaseUnavailable) as error:
+                log.info("services that have no ping key yet get one later", why=str(error))
+                names = []
+            if not names:
+                await asyncio.sleep(GIVEN_EVERY)
+
+    async def _give_ping_key(self, name: str) -> None:
+
+        def decide(state: ServiceState | None) -> ConfigEvent | None:
+            if state is None or not state.exists or state.ping_key:
+                return None
+            given = self._updating(events.ServiceUpdated, name, None, _with_ping_key)
+            return given(state)
+
+        with suppress(Problem):
+            await self._change(name, decide)
 
     async def delete(self, name: str, if_match: str | None) -> None:
         def decide(state: ServiceState | None) -> ConfigEvent:
@@ -218,6 +275,10 @@ class Commands:
             "subject": name,
             "time": now,
         }
+
+
+def _with_ping_key(old: ConfigData) -> ConfigData:
+    return old if old.ping_key else old.model_copy(update={"ping_key": ping_keys.new()})
 
 
 def existing(name: str, state: ServiceState | None, if_match: str | None = None) -> ServiceState:

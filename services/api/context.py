@@ -100,13 +100,20 @@ class ApiContext:
         found = timetable.awaited(self.coming.first(timetable, micros(after)), state.counted_at)
         return moment(found) if found < NEVER else None
 
-    def present(self, state: ServiceState, at: datetime | None = None) -> Service:
-        """The service as answers show it, with what is in force, now or as of a moment."""
+    def ping_url(self, state: ServiceState) -> str | None:
+        """Where its heartbeats may be sent without a token; None before it has a ping key."""
+        return f"{self.settings.ingest_url.rstrip('/')}/ping/{state.ping_key}" if state.ping_key else None
+
+    def present(self, state: ServiceState, at: datetime | None = None, *, with_keys: bool = False) -> Service:
+        """The service as answers show it, with what is in force, now or as of a moment. `with_keys`: to
+        whoever may write."""
         settings, expected = self.settings, self.expected(state, at or self.now())
         warnings = *state.warnings, *timing.unused(state, settings.timezone), *timing.over(state, expected)
         return Service.of(
             state,
-            settings.thresholds,
+            ping_url=self.ping_url(state) if with_keys else None,
+            aliases=state.aliases if with_keys else (),
+            defaults=settings.thresholds,
             time_zone=state.time_zone or settings.timezone,
             expected=expected,
             warnings=list(warnings),

@@ -17,6 +17,7 @@ from services.api.dashboard import charts, editing
 from services.api.dashboard import runs as drawn
 from services.api.dashboard.login import may_view
 from services.api.dashboard.rendering import ORDER, SECURED, page, templates
+from services.api.http.auth import Role
 from services.api.http.models import HeardItem, RunItem, Service
 from services.api.http.requests import listed, tags_asked_for, write_cursor
 from services.api.http.routing import NameInPath
@@ -176,7 +177,7 @@ async def service_page(
     """`done`: what was done by the form that was sent from it; `refused`: why it was not; `given`: what had
     been filled into that form, by its name."""
     state, zone = await api.state(name), api.settings.zone
-    service = api.present(state)
+    service = api.present(state, with_keys=api.auth.role(request) is Role.ADMIN)
     found = await runs.runs(api.store.live, state, api.timetable(state), None, RUNS_DRAWN)
     its_runs = [RunItem.model_validate(run) for run in found]
     heard: list[HeardItem] = []

@@ -33,6 +33,7 @@ from shared.contracts.events import (
     valid_name,
 )
 from shared.contracts.maintenance import Window
+from shared.contracts.ping_keys import ALIAS_RULE, ALIASES_MAX, canonical
 from shared.contracts.thresholds import Source
 from shared.contracts.zones import ZoneName
 from shared.domain.service_state import ServiceState
@@ -73,6 +74,13 @@ Lines = Annotated[str, StringConstraints(max_length=SCHEDULE_MAX), AfterValidato
 Times = Annotated[StrictInt, Field(ge=1, le=COUNT_MAX)]
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 Name = Annotated[str, AfterValidator(_named), Field(examples=["billing.worker"])]
+Alias = Annotated[
+    str,
+    StringConstraints(pattern=ALIAS_RULE),
+    AfterValidator(canonical),
+    Field(examples=["6d8d1a8e-1f2b-4c55-9d0e-0f6c0d1d7a52"]),
+]
+Aliases = Annotated[tuple[Alias, ...], Field(max_length=ALIASES_MAX), AfterValidator(_tidy)]
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 """Made of microseconds since 1970 UTC."""
 MomentIfAny = Annotated[AwareDatetime | None, BeforeValidator(lambda at: moment(at) if at else None)]
@@ -113,6 +121,9 @@ class Wanted(BaseModel):
     notify: StrictBool | None = Field(default=None, description="Whether its changes are sent.")
     notify_unusual: StrictBool | None = Field(
         default=None, description="Whether runs of an unusual length are sent."
+    )
+    aliases: Aliases | None = Field(
+        default=None, description="What leads to it as its ping key does: ids it had in another system."
     )
 
     def whole(self, *, paused: bool = False) -> ServiceConfig:
@@ -193,6 +204,10 @@ class Service(BaseModel):
         description="What of its newest heartbeat cannot be used as it was meant, or is configured "
         "otherwise; and that its schedule is over"
     )
+    ping_url: str | None = Field(
+        description="Sends its heartbeats without a token; null for whoever may not write."
+    )
+    aliases: list[str] = Field(description="Empty for whoever may not write.")
     paused: bool
     notify: bool
     description: str

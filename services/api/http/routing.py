@@ -9,7 +9,7 @@ from fastapi.security import HTTPBearer
 from pydantic_core import from_json
 
 from services.api.context import Api, context_of
-from services.api.http.auth import ApiAuth
+from services.api.http.auth import ApiAuth, Role
 from shared.contracts.events import NAME_MAX, NAME_RULE_IN_WORDS, valid_name
 from shared.http import bodies
 from shared.http.problems import Problem, documented
@@ -83,6 +83,13 @@ async def _valid_name(
 BEARER = Depends(HTTPBearer(auto_error=False, description="REGISTRY_API_TOKEN or REGISTRY_READ_TOKEN"))
 """Shows in the documentation that a token may be needed."""
 
+
+async def _may_see_keys(request: Request, api: Api) -> bool:
+    return api.auth.role(request) is Role.ADMIN
+
+
+WithKeys = Annotated[bool, Depends(_may_see_keys)]
+"""Whether whoever asks may write, and so see what heartbeats can be sent with."""
 NameInPath = Annotated[str, Depends(_valid_name)]
 IfMatch = Annotated[str | None, Header(description="Only if the version is still this ETag.")]
 Limit = Annotated[int, Query(ge=1, le=500)]

@@ -9,7 +9,7 @@ from services.api.context import Api, ApiContext
 from services.api.http import models
 from services.api.http.models import EXAMPLES, NewService, Service, ServicePage, Summary, Wanted
 from services.api.http.requests import bad_cursor, listed, read_cursor, tags_asked_for, write_cursor
-from services.api.http.routing import IfMatch, Limit, NameInPath, UptimeWindow, reading, writing
+from services.api.http.routing import IfMatch, Limit, NameInPath, UptimeWindow, WithKeys, reading, writing
 from services.api.queries import history
 from services.api.queries.index import SORTS, Place, ServiceQuery, Sort
 from shared.contracts.events import Status, micros, moment
@@ -25,8 +25,8 @@ _LISTED = "Repeat it, or put commas between."
 writes, reads = writing("services"), reading("services")
 
 
-def _answer(api: ApiContext, state: ServiceState, response: Response) -> Service:
-    service = api.present(state)
+def _answer(api: ApiContext, state: ServiceState, response: Response, *, with_keys: bool = True) -> Service:
+    service = api.present(state, with_keys=with_keys)
     response.headers["ETag"] = f'"{service.version}"'
     return service
 
@@ -92,6 +92,12 @@ async def resume_service(name: NameInPath, response: Response, api: Api, if_matc
     return _answer(api, await api.commands.set_paused(name, False, if_match), response)
 
 
+@writes.post("/service/{name}/ping-key", responses=documented(404, 412, 422))
+async def renew_ping_key(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
+    """Give it another ping key. The one it had ends, its aliases stay."""
+    return _answer(api, await api.commands.renew_ping_key(name, if_match), response)
+
+
 def _check_same_name(name: str, wanted: Wanted) -> None:
     if wanted.name not in (None, name):
         raise Problem(422, f"name: the path says {name}, the body {wanted.name}")
@@ -105,6 +111,7 @@ async def get_service(
     name: NameInPath,
     response: Response,
     api: Api,
+    with_keys: WithKeys,
     at: Annotated[
         AwareDatetime | None,
         Query(
@@ -114,7 +121,7 @@ async def get_service(
 ) -> Service:
     """One service as it is now, or as it was at a moment."""
     if at is None:
-        return _answer(api, await api.state(name), response)
+        return _answer(api, await api.state(name), response, with_keys=with_keys)
     state = await history.as_of(api.link, name, at)
     if state is None:
         raise Problem(404, f"there was no service {name} then")
@@ -124,6 +131,7 @@ async def get_service(
 @reads.get("/services", responses=documented(422))
 async def list_services(
     api: Api,
+    with_keys: WithKeys,
     status: Annotated[
         list[str],
         Query(default_factory=list, description=f"Any of these. {_LISTED}", examples=[["down"]]),
@@ -139,14 +147,14 @@ async def list_services(
     query = service_query(listed(status), tags_asked_for(tag, index.has_tag), q, sort, limit, cursor)
     names, last, total = index.page(query)
     return ServicePage(
-        items=[api.present(state) for state in await api.store.live.named(names)],
+        items=[api.present(state, with_keys=with_keys) for state in await api.store.live.named(names)],
         next=write_cursor(sort, *last) if last else None,
         total=total,
     )
 
 
 @reads.get("/summary")
-async def get_summary(api: Api) -> Summary:
+async def get_summary(api: Api, with_keys: WithKeys) -> Summary:
     """How many are in which status, the worst of them, and what the next digest would say."""
     index, now = api.hub.index, api.now()
     zone, digest_time = api.settings.zone, api.settings.digest_time
@@ -155,7 +163,7 @@ async def get_summary(api: Api) -> Summary:
     return Summary(
         counts=index.counts,
         total=len(index),
-        worst=[api.present(state) for state in await api.store.live.named(names)],
+        worst=[api.present(state, with_keys=with_keys) for state in await api.store.live.named(names)],
         next_digest=models.NextDigest(
             at=digest.next_digest_at(now, zone, digest_time) if digest_time else None,
             text=digest.plain(api.hub.digest_at(now, gaps, runs), zone),

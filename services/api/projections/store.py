@@ -20,6 +20,7 @@ from pymongo.uri_parser import parse_uri
 
 from services.api.projections.documents import FACETS, MAX_OPEN, Document, Heard, Projection, dump, load
 from services.api.projections.runs import place
+from shared.contracts import ping_keys
 from shared.contracts.events import Outcome, Signal, StatusChanged
 from shared.domain.service_state import ServiceState
 from shared.messaging import streams
@@ -30,6 +31,7 @@ from shared.messaging.record_watch import StreamMark
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
 
+_KEYS = ("config.ping_key", "config.aliases")
 _BULK = 1000
 _EARLIEST = 7 * 86400 * 1_000_000
 """Microseconds before a time in which a run may have begun that was due in it."""
@@ -170,11 +172,13 @@ class View:
         self._checkpoints = database[f"checkpoints_g{generation}"]
 
     async def prepare(self) -> None:
-        """The indexes for a service's history and runs; services are found by their names."""
+        """The indexes for a service's history and runs; services are found by their names, and by keys."""
         await self._events.create_index([("name", 1), ("_id", -1)])
         # Downwards the embedded server leaves out what begins with the bound that it looks from.
         await self._runs.create_index([("name", 1), ("place", 1)])
         await self._runs.create_index([("seq", 1)])
+        for key in _KEYS:
+            await self._services.create_index([(key, 1)], sparse=True)
         await self._runs.create_index([("recorded_at", 1)])
 
     async def drop(self) -> None:
@@ -293,6 +297,21 @@ class View:
         """The state of a service that was ever registered, deleted or not."""
         found: Document | None = await self._services.find_one({"_id": name})
         return load(found) if found and "config" in found else None
+
+    async def with_key(self, key: str) -> str | None:
+        """The name of the service that a ping key or an alias leads to."""
+        for field in _KEYS:
+            found: Document | None = await self._services.find_one(
+                {field: ping_keys.canonical(key), "config.deleted": False}, {"_id": 1}
+            )
+            if found:
+                return str(found["_id"])
+        return None
+
+    async def without_key(self, limit: int) -> list[str]:
+        """Some of the services that have no ping key."""
+        wanted = {"config.deleted": False, "config.ping_key": None}
+        return [it["_id"] for it in await self._services.find(wanted, {"_id": 1}).limit(limit).to_list(None)]
 
     async def named(self, names: Sequence[str]) -> list[ServiceState]:
         """The states of these services, in this order, without those that are not there."""
