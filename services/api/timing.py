@@ -19,7 +19,8 @@ _ONE_OF_BOTH = "only one of every and schedule may be set"
 
 def replaced(wanted: Wanted, old: ConfigData) -> ConfigData:
     """The configuration anew. What a person set of the timing goes, what its heartbeats declare stays."""
-    config, was = wanted.whole(paused=old.config.paused), old.config
+    was = old.config
+    config = wanted.whole(paused=was.paused).model_copy(update={"as_check": was.as_check})
     if config.every or config.schedule or old.declared_at is None:
         return old.model_copy(update={"config": config, "declared_at": None, "declared_limits": ()})
     if was.schedule:

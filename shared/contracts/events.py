@@ -189,7 +189,7 @@ class Thresholds(_Contract):
 
 def _is_default(value: object) -> bool:
     """Fields that came later are not written where they say nothing, so that events stay what they were."""
-    return value is None or value == ()
+    return value is None or value in ((), {})
 
 
 class ServiceConfig(Thresholds):
@@ -239,6 +239,12 @@ class ServiceConfig(Thresholds):
         exclude_if=_is_default,
         max_length=ping_keys.ALIASES_MAX,
         description="What leads to it as its ping key does: ids that it had in another system.",
+    )
+    as_check: dict[str, str | bool] = Field(
+        default={},
+        exclude_if=_is_default,
+        description="What clients of Healthchecks' API set of it that means nothing here, such as a name "
+        "with blanks in it; shown to them again.",
     )
 
 

@@ -99,15 +99,31 @@ async def stream_info(
 
 async def full_subjects(link: BrokerConnection, stream: str, among: str) -> AsyncIterator[str]:
     """The subjects of which the broker keeps as many messages as it may."""
+    async for kept, counts in _counts(link, stream, among):
+        for subject, count in counts.items():
+            if 0 < kept <= count:
+                yield subject
+
+
+async def counted(link: BrokerConnection, stream: str, among: str) -> dict[str, int]:
+    """How many messages the broker keeps of each of these subjects."""
+    return {
+        subject: count
+        async for _, counts in _counts(link, stream, among)
+        for subject, count in counts.items()
+    }
+
+
+async def _counts(
+    link: BrokerConnection, stream: str, among: str
+) -> AsyncIterator[tuple[int, dict[str, int]]]:
+    """How many messages it may keep of a subject, and how many it has of some."""
     offset = 0
     while True:
         question = json.dumps({"subjects_filter": among, "offset": offset}).encode()
         info = await stream_info(link, stream, question, timeout=10)
-        kept = info["config"].get("max_msgs_per_subject", -1)
         counts: dict[str, int] = info["state"].get("subjects") or {}
-        for subject, count in counts.items():
-            if 0 < kept <= count:
-                yield subject
+        yield info["config"].get("max_msgs_per_subject", -1), counts
         offset += len(counts)
         if not counts or offset >= info.get("total", 0):
             return

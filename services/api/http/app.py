@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.api.context import ApiContext
 from services.api.dashboard import forms, login, pages
 from services.api.dashboard.rendering import problem_page
+from services.api.healthchecks import app as healthchecks
 from services.api.http import badges, events, maintenance, runs, schedules, services
 from services.api.http.models import Wanted
 from services.api.projections.store import DatabaseUnavailable
@@ -51,6 +52,7 @@ def build(context: ApiContext) -> FastAPI:
         app.include_router(module.reads)
     for router in (pages.router, forms.router, login.router, pages.public):
         app.include_router(router, include_in_schema=False)
+    healthchecks.mount(app, context)
     problems.install(app, problem_page, Wanted.model_fields)
     app.add_exception_handler(DatabaseUnavailable, _database_away)
     app.add_exception_handler(BrokerError, _broker_away)

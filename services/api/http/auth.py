@@ -1,4 +1,5 @@
-"""Who may read and who may write: tokens as Bearer, as the password of HTTP Basic, or by a login's cookie.
+"""Who may read and who may write: tokens as Bearer, as the password of HTTP Basic, in X-Api-Key as clients of
+Healthchecks have it, or by a login's cookie.
 
 The cookie is signed with a random key that all APIs share. A session ends at its logout, after LOGGED_IN_FOR,
 or with the token that it was begun with.
@@ -207,7 +208,10 @@ def _digest(key: str, purpose: str, text: str) -> str:
 
 
 def _given(request: Request) -> str:
-    """The token in the Authorization header; empty if there is none that can be read."""
+    """The token in a header, or in the body of one of Healthchecks' clients once that is read; empty if there
+    is none."""
+    if key := getattr(request.state, "api_key", "") or request.headers.get("x-api-key", ""):
+        return str(key)
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

@@ -59,14 +59,14 @@ _WIDE, _NARROW = frozenset("mwMW@%"), frozenset("iljtfrI.,:;|!'()[] ")
 
 
 def status(name: str, value: str) -> str:
-    return _draw(name, value, COLOURS[value])
+    return draw(name, value, COLOURS[value])
 
 
 def uptime(name: str, window: str, share: float | None) -> str:
     if share is None:
-        return _draw(f"{name} {window}", "no data", COLOURS["unknown"])
+        return draw(f"{name} {window}", "no data", COLOURS["unknown"])
     colour = COLOURS["alive" if share >= 0.99 else "silent" if share >= 0.9 else "down"]
-    return _draw(f"{name} {window}", timeline.percent(share).replace(" ", ""), colour)
+    return draw(f"{name} {window}", timeline.percent(share).replace(" ", ""), colour)
 
 
 def _width(text: str) -> int:
@@ -74,6 +74,7 @@ def _width(text: str) -> int:
     return round(sum(9.5 if c in _WIDE else 4.4 if c in _NARROW else 7.2 for c in text)) + 12
 
 
-def _draw(label: str, value: str, colour: str) -> str:
+def draw(label: str, value: str, colour: str) -> str:
+    """A badge with these words."""
     left, right = _width(label), _width(value)
     return _BADGE.render(label=label, value=value, colour=colour, left=left, right=right)

@@ -22,11 +22,16 @@ PATIENCE = 5.0
 
 
 async def heartbeats(link: BrokerConnection, name: str, since: int, limit: int) -> list[HeardItem]:
-    """The last of those that the broker keeps, newest first; malformed ones are left out, and what came
-    before `since` (microseconds), which was of another life. A run's duration stands at its end, if its start
-    is kept too, and of the same run by the sender's id."""
+    """The last of those that the broker keeps, newest first."""
+    return [item for _, item in await heard(link, name, since, limit)]
+
+
+async def heard(link: BrokerConnection, name: str, since: int, limit: int) -> list[tuple[int, HeardItem]]:
+    """The same with their sequences in the stream; malformed ones are left out, and what came before `since`
+    (microseconds), which was of another life. A run's duration is what its sender measured, else from its
+    start, if that is kept too, and of the same run by the sender's id."""
     open_runs: dict[str, datetime] = {}
-    found: list[HeardItem] = []
+    found: list[tuple[int, HeardItem]] = []
     for stored in await _read(link, streams.HEARTBEATS, streams.heartbeat(name)):
         if stored.at < since:
             continue
@@ -40,22 +45,21 @@ async def heartbeats(link: BrokerConnection, name: str, since: int, limit: int) 
             open_runs[run or ""] = at
         elif beat.signal is not Signal.LOG:
             started = open_runs.pop(run or "", None)
-        found.append(
-            HeardItem(
-                at=at,
-                signal=beat.signal,
-                exit_code=beat.exit_code,
-                message=body.message if body else None,
-                duration=(at - started).total_seconds() if started else None,
-                run=run,
-                every=durations.write(body.every) if body and body.every else None,
-                schedule=body.schedule if body else None,
-                time_zone=body.time_zone if body else None,
-                metadata=body.metadata if body else None,
-                source=_source(stored),
-                warnings=list(beat.warnings),
-            )
+        item = HeardItem(
+            at=at,
+            signal=beat.signal,
+            exit_code=beat.exit_code,
+            message=body.message if body else None,
+            duration=(at - started).total_seconds() if started else beat.duration or None,
+            run=run,
+            every=durations.write(body.every) if body and body.every else None,
+            schedule=body.schedule if body else None,
+            time_zone=body.time_zone if body else None,
+            metadata=body.metadata if body else None,
+            source=_source(stored),
+            warnings=list(beat.warnings),
         )
+        found.append((stored.seq, item))
     return list(islice(reversed(found), limit))
 
 
