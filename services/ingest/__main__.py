@@ -7,7 +7,7 @@ import time
 from services.ingest.admission import HeartbeatStore, KnownNames
 from services.ingest.auth import IngestAuth
 from services.ingest.fast_path import FastPath
-from services.ingest.http import build
+from services.ingest.http import build, recognises
 from services.ingest.middleware import Availability
 from services.ingest.settings import IngestSettings
 from services.ingest.ticker import Ticker
@@ -63,8 +63,7 @@ def main() -> None:
     auth = IngestAuth(tokens, limits.per_address, per_token, optional=anonymous, loopback_only=loopback_only)
     store = HeartbeatStore(batches, names, availability)
     limits.on_full = availability.refused
-    if tokens:
-        limits.recognises = lambda request: auth.knows(auth.given(request))
+    limits.recognises = lambda request: recognises(request, store, auth)
     # Much is made and thrown away per request, little stays: looking through it seldom takes p99 at 256
     # connections from 47 to 18 ms.
     gc.freeze()

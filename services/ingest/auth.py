@@ -61,9 +61,10 @@ class IngestAuth:
         given = bearer(request.headers.get("authorization", ""))
         return given if self.knows(given) else token_in(request.scope["query_string"]) or given
 
-    def enter(self, given: str, good: bool, client: str | None) -> None:
-        """Raises Problem 401, or 429 for too many of this token, or too many wrong ones of this client."""
-        if not (good or self.needs_token):
+    def enter(self, given: str, good: bool, client: str | None, *, needed: bool = False) -> None:
+        """Raises Problem 401, or 429 for too many of this token, or too many wrong ones of this client.
+        `needed`: it has to be a good one, whether a token is needed or not."""
+        if not (good or needed or self.needs_token):
             return
         now = self._clock()
         if wait := self._guesses.check(client, given, good, now):

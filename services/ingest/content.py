@@ -1,5 +1,6 @@
 """What a request says about a heartbeat, beside the name: its address, its query and its body. Pure."""
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from itertools import islice
@@ -88,6 +89,31 @@ def tidy(path: str) -> str:
     """Without what is easily one too many: slashes at the beginning, and one, or blanks, at the end."""
     path = "/" + path.lstrip("/").rstrip(" ")
     return path[:-1].rstrip(" ") if len(path) > 1 and path.endswith("/") else path
+
+
+def mended_name(given: str, warnings: list[str]) -> str:
+    """The name with `-` for what is not allowed in one, and a warning if that makes it another. For protocols
+    of other systems, whose clients cannot be told to choose another."""
+    name = _NOT_ALLOWED.sub("-", given)[: events.NAME_MAX]
+    name = _ODD_DOT.sub("-", name) or "-"
+    if name != given:
+        warnings.append(f"name: {quoted(given)} is kept as {quoted(name)}: {events.NAME_RULE_IN_WORDS}")
+    return name
+
+
+_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_.-]")
+_ODD_DOT = re.compile(r"^\.|(?<=\.)\.|\.\Z")
+
+
+def finished(
+    body: events.HeartbeatBody, headers: dict[str, str], duration: float | None, warnings: list[str]
+) -> HeartbeatContent:
+    """What is stored of a heartbeat that a protocol of another system has told."""
+    body = heartbeats.fit_for(Signal(headers.get(SIGNAL_HEADER, Signal.SUCCESS)), body, warnings)
+    if duration is not None:
+        headers = {**headers, events.DURATION_HEADER: str(round(duration, 6))}
+    warnings = warnings[: heartbeats.WARNINGS_MAX]
+    return HeartbeatContent(headers, heartbeats.write_body(body, warnings), warnings)
 
 
 def bad_name(name: Any) -> Problem:

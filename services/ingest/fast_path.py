@@ -6,12 +6,16 @@ not plain goes to the app.
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Self
 
+from starlette.responses import Response
+
 from services.ingest.admission import HeartbeatStore
 from services.ingest.auth import IngestAuth, bearer
-from services.ingest.http import OK, stored
+from services.ingest.http import OK, of_secret_address, stored
+from services.ingest.protocols import healthchecks
 from shared.contracts.events import TRACEPARENT_HEADER, valid_name
 from shared.http import problems
 from shared.http.problems import Problem
@@ -19,9 +23,9 @@ from shared.http.protocol import HEADERS_MAX, Connection, ConnectionLimits
 from shared.messaging.errors import BrokerError
 from shared.telemetry import tracing
 
-PREFIX = b"/heartbeat/"
+PREFIX, PING = b"/heartbeat/", b"/ping/"
 METHODS = (b"POST", b"GET", b"PUT")
-"""HEAD is answered without a body: by the app."""
+"""HEAD is answered without a body: by the app. So is PUT of a ping, which is none."""
 NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-site", b"origin"))
 READ = frozenset((b"content-length", b"authorization", b"host", b"x-forwarded-for"))
 
@@ -29,22 +33,24 @@ READ = frozenset((b"content-length", b"authorization", b"host", b"x-forwarded-fo
 class _FastResponse:
     """Stands where uvicorn has its cycle of request and response."""
 
-    __slots__ = ("disconnected", "keep_alive", "more_body", "response_complete")
+    __slots__ = ("answers", "disconnected", "keep_alive", "more_body", "response_complete")
     message_event = asyncio.Event()  # uvicorn sets it, and here nobody waits for it
     response_started = False
 
-    def __init__(self, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
+    def __init__(self, keep_alive: bool, answers: "_Answers") -> None:
+        self.keep_alive, self.answers = keep_alive, answers
         self.disconnected = self.response_complete = self.more_body = False
 
 
-class _WrittenOk:
-    """The answer to most requests, written once for all connections. (No attribute of their class, which
-    would make Python forget what it knows of the class with each change.)"""
+class _Answers:
+    """How heartbeats of one kind are answered. What most are answered is written once for all connections.
+    (No attribute of their class, which would make Python forget what it knows of the class with each
+    change.)"""
 
-    __slots__ = ("headers", "written")
+    __slots__ = ("headers", "ok", "refuse", "written")
 
-    def __init__(self) -> None:
+    def __init__(self, ok: Callable[[], Response], refuse: Callable[[Problem], Response]) -> None:
+        self.ok, self.refuse = ok, refuse
         self.headers: list[tuple[bytes, bytes]] | None = None
         self.written = b""
 
@@ -60,8 +66,9 @@ class FastPath(Connection):
     """Headers of requests that go to the app."""
     looked_at = NOT_PLAIN | READ
     given = ""
-    """The right token that the request shows."""
-    ok: _WrittenOk
+    """The right token, or the ping key, that the request shows."""
+    of_heartbeats: _Answers
+    of_pings: _Answers
 
     @classmethod
     def configured(
@@ -77,7 +84,11 @@ class FastPath(Connection):
             "hosts": frozenset(text.encode() for name in names for text in (name, f"{name}:{port}")),
             "not_plain": not_plain,
             "looked_at": not_plain | READ,
-            "ok": _WrittenOk(),
+            "of_heartbeats": _Answers(lambda: stored(OK), problems.response),
+            "of_pings": _Answers(
+                lambda: of_secret_address(healthchecks.ok()),
+                lambda problem: of_secret_address(healthchecks.refuse(problem)),
+            ),
         }
         return type("ConfiguredFastPath", (cls,), attributes)
 
@@ -87,7 +98,8 @@ class FastPath(Connection):
             super().on_headers_complete()
             return
         self.in_head = False
-        response = _FastResponse(self.parser.should_keep_alive())
+        answers = self.of_heartbeats if self.url.startswith(PREFIX) else self.of_pings
+        response = _FastResponse(self.parser.should_keep_alive(), answers)
         self.cycle = response  # type: ignore[assignment]
         try:
             if self.given:
@@ -102,10 +114,19 @@ class FastPath(Connection):
 
     def _plain_heartbeat(self) -> str:
         """The name in a request that may take the short way; else nothing."""
-        if not self.url.startswith(PREFIX) or not (self.cycle is None or self.cycle.response_complete):
+        if not (self.cycle is None or self.cycle.response_complete):
             return ""
-        name = self.url[len(PREFIX) :].decode("latin-1")
-        if not (name in self.store.names or valid_name(name)) or self.parser.get_method() not in METHODS:
+        self.given = ""
+        if self.url.startswith(PREFIX):
+            name = self.url[len(PREFIX) :].decode("latin-1")
+            if not (name in self.store.names or valid_name(name)):
+                return ""
+        elif self.url.startswith(PING) and self.parser.get_method() != b"PUT":
+            self.given = self.url[len(PING) :].decode("latin-1")
+            name = self.store.names.of_key(self.given) or ""
+        else:
+            return ""
+        if not name or self.parser.get_method() not in METHODS:
             return ""
         authorization = forwarded = b""
         if len(self.headers) > HEADERS_MAX:
@@ -123,7 +144,7 @@ class FastPath(Connection):
                 forwarded = value
             elif key in not_plain or value != b"0":
                 return ""
-        if self.auth.tokens:
+        if self.auth.tokens and not self.given:
             given = bearer(authorization.decode("latin-1"))
             self.given = given if self.auth.knows(given) else ""
             if self.auth.needs_token and not self.given:
@@ -138,14 +159,15 @@ class FastPath(Connection):
     def _answer(self, response: _FastResponse, problem: Problem | None) -> None:
         if response.disconnected or self.transport.is_closing():
             return
+        answers = response.answers
         if problem or not response.keep_alive:
-            answer = problems.response(problem) if problem else stored(OK)
+            answer = answers.refuse(problem) if problem else answers.ok()
             self.transport.write(self.written(answer, close=not response.keep_alive))
         else:
-            ok, headers = self.ok, self.server_state.default_headers
-            if ok.headers is not headers:  # uvicorn makes them anew each second
-                ok.headers, ok.written = headers, self.written(stored(OK), close=False)
-            self.transport.write(ok.written)
+            headers = self.server_state.default_headers
+            if answers.headers is not headers:  # uvicorn makes them anew each second
+                answers.headers, answers.written = headers, self.written(answers.ok(), close=False)
+            self.transport.write(answers.written)
         response.response_complete = True
         if self.flow.write_paused:
             self.transport.abort()  # a client that does not read its answers

@@ -2,18 +2,31 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware import Middleware
+from starlette.types import Scope
 
-from services.ingest.admission import REFUSED, HeartbeatStore
+from services.ingest.admission import REFUSED, HeartbeatStore, KnownNames
 from services.ingest.auth import IngestAuth
-from services.ingest.content import bad_address, bad_name, read_content
+from services.ingest.content import (
+    HeartbeatContent,
+    bad_address,
+    bad_name,
+    finished,
+    mended_name,
+    read_content,
+    tidy,
+)
 from services.ingest.middleware import Throttled
+from services.ingest.protocols import PROTOCOLS
+from services.ingest.protocols.protocol import Address, Asked, Protocol, not_found, openapi_of
 from shared.contracts import events
 from shared.contracts.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
 from shared.http import bodies, docs, problems
@@ -22,6 +35,7 @@ from shared.http.problems import Problem, documented
 from shared.http.protocol import client_of, stranger_of
 from shared.http.server import HeadAsGet, Health
 from shared.telemetry import tracing
+from shared.telemetry.visible import visible
 
 BATCH_MAX = 10_000
 BATCH_BODY_MAX = 2 * 1024 * 1024
@@ -32,7 +46,10 @@ NAMES_PER_REQUEST = 100
 
 _TITLE = "services registry: ingest"
 METHODS = ("POST", "GET", "HEAD", "PUT")
+ANY = (*METHODS, "PATCH", "DELETE", "OPTIONS", "TRACE")
 OK = {"status": "ok"}
+WARNINGS_SHOWN = 1000
+"""Bytes of warnings in a header."""
 
 
 def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
@@ -48,6 +65,7 @@ def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
     )
     app.state.store, app.state.auth = store, auth
     app.include_router(router)
+    app.include_router(_translating())
     problems.install(app)
     return app
 
@@ -60,6 +78,24 @@ def _check(request: Request) -> str:
     given = auth.given(request)
     auth.enter(given, auth.knows(given), client_of(request))
     return given
+
+
+def recognises(request: Request, store: HeartbeatStore, auth: IngestAuth) -> bool:
+    """Whether a right token is shown, or a ping key, wherever its protocol has it."""
+    if auth.knows(auth.given(request)):
+        return True
+    protocol, parts = _protocol_of(request.scope)
+    if protocol is None:
+        return False
+    try:
+        address = protocol.read_address(_asked(request, parts, store))
+    except Problem:
+        return False
+    return _is_good(address, auth)
+
+
+def _is_good(address: Address, auth: IngestAuth) -> bool:
+    return bool(address.service) or (not address.needs_key and auth.knows(address.secret or ""))
 
 
 def stored(answer: dict[str, Any]) -> Response:
@@ -154,15 +190,17 @@ async def _store(request: Request, service_name: str, signal: str = "") -> Respo
         raise bad_name("/")
     kind = request.headers.get("content-type", "")
     # The body itself is let go of before the broker is waited for.
-    headers, payload, warnings = await bodies.parsed(
-        lambda raw: read_content(signal, raw, kind, request.query_params), request
-    )
+    content = await bodies.parsed(lambda raw: read_content(signal, raw, kind, request.query_params), request)
+    await _store_content(request, service_name.rstrip(" "), content)
+    return stored({**OK, "warnings": content.warnings} if content.warnings else OK)
+
+
+async def _store_content(request: Request, name: str, content: HeartbeatContent) -> None:
     parent = events.sampled(request.headers.get(events.TRACEPARENT_HEADER))
-    with tracing.span("heartbeat", parent, {"registry.service": service_name}, kind="SERVER") as span:
-        headers = {**headers, **tracing.headers_of(span)}
+    with tracing.span("heartbeat", parent, {"registry.service": name}, kind="SERVER") as span:
+        headers = {**content.headers, **tracing.headers_of(span)}
         store: HeartbeatStore = request.app.state.store
-        await store.store(service_name.rstrip(" "), headers, payload, stranger_of(request))
-    return stored({**OK, "warnings": warnings} if warnings else OK)
+        await store.store(name, headers, content.payload, stranger_of(request))
 
 
 @router.post(
@@ -190,6 +228,109 @@ async def heartbeats(request: Request) -> Response:
         answer = await store.store_all(names, tracing.headers_of(span), stranger_of(request))
     answer["rejected"] = refused + answer["rejected"]
     return stored({**answer, "warnings": warnings} if warnings else answer)
+
+
+# --- other systems' protocols
+
+
+def _protocol_of(scope: Scope) -> tuple[Protocol | None, tuple[str, ...]]:
+    """Whose address it is, and its parts: an escaped slash separates none."""
+    path = tidy(scope["raw_path"].decode("latin-1"))
+    for protocol in PROTOCOLS:
+        if begin := protocol.addresses.match(path):
+            return protocol, tuple(map(unquote, path[begin.end() :].split("/")))
+    return None, ()
+
+
+def _asked(request: Request, parts: tuple[str, ...], store: HeartbeatStore) -> Asked:
+    return Asked(parts, request.query_params, request.headers, store.names.of_key)
+
+
+async def translated(request: Request) -> Response:
+    """By one of these protocols, if it is an address of one."""
+    protocol, parts = _protocol_of(request.scope)
+    if protocol is None:
+        raise Problem(404, "Not Found")
+    try:
+        if protocol.methods and request.method not in protocol.methods:
+            raise Problem(405, "Method Not Allowed", headers={"Allow": ", ".join(protocol.methods)})
+        response = await _translate(protocol, parts, request)
+    except Problem as problem:
+        response = protocol.refuse(problem)
+    return of_secret_address(response)
+
+
+def _translating() -> APIRouter:
+    """The addresses that are documented, and all others, for anything may be escaped in one."""
+    routes = APIRouter(default_response_class=Response)
+    for protocol in PROTOCOLS:
+        answers: dict[int | str, dict[str, Any]] = {
+            status: {"description": meaning} for status, meaning in protocol.answers.items()
+        }
+        for address in protocol.documented:
+            for method in address.methods:
+                routes.add_api_route(
+                    address.path,
+                    translated,
+                    methods=[method],
+                    operation_id=re.sub(r"\W+", "_", f"{method.lower()}_{address.path}").strip("_"),
+                    tags=[protocol.name],
+                    summary=address.summary,
+                    status_code=min(protocol.answers),
+                    responses=documented(401, 413, 429, 503) | answers,
+                    openapi_extra=openapi_of(address),
+                )
+    for path in ("/ping", "/ping/{rest:path}", "/api/{rest:path}"):
+        routes.add_api_route(path, translated, methods=list(ANY), include_in_schema=False)
+    return routes
+
+
+def of_secret_address(response: Response) -> Response:
+    """The same, and no browser keeps its address or tells it to others."""
+    response.headers.update({"cache-control": "no-store", "referrer-policy": "no-referrer"})
+    return response
+
+
+async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Request) -> Response:
+    store: HeartbeatStore = request.app.state.store
+    asked = _asked(request, parts, store)
+    address = protocol.read_address(asked)
+    if address.secret is not None:
+        _enter(request, address)
+    if address.must_exist and _name_of(address.name, store.names, []) not in store.names:
+        raise not_found()
+    said = await bodies.parsed(lambda raw: protocol.read(asked, address, raw), request)
+    if address.secret is None:
+        address = address._replace(secret=said.secret)
+        _enter(request, address)
+    auth: IngestAuth = request.app.state.auth
+    auth.charge(address.secret or "", client_of(request), max(0, len(said.beats) - 1))
+    registered, warnings = False, list[str]()
+    for beat in said.beats:
+        name = address.service or _name_of(beat.name, store.names, beat.warnings)
+        registered = registered or name not in store.names
+        content = finished(beat.body, beat.headers, beat.duration, beat.warnings)
+        await _store_content(request, name, content)
+        warnings += content.warnings
+    response = protocol.answer(said, registered)
+    if warnings:
+        shown = " ".join("; ".join(warnings).split()).encode("ascii", "backslashreplace")
+        response.headers["Registry-Warnings"] = visible(shown[:WARNINGS_SHOWN].decode())
+    return response
+
+
+def _enter(request: Request, address: Address) -> None:
+    """Raises Problem 401, 403 or 429, as `_check` does. A key is enough, for its service."""
+    auth: IngestAuth = request.app.state.auth
+    good = _is_good(address, auth)
+    if auth.loopback_only and not good and is_foreign(request.headers):
+        raise Problem(403, "not from another site's page; with a token it may be")
+    auth.enter(address.secret or "", good, client_of(request), needed=address.needs_key)
+
+
+def _name_of(given: str, names: KnownNames, warnings: list[str]) -> str:
+    """The service that a name means which another system's client writes: perhaps it had that one there."""
+    return given if names.is_registered(given) else names.of_key(given) or mended_name(given, warnings)
 
 
 @router.api_route("/heartbeat", methods=list(METHODS), include_in_schema=False)

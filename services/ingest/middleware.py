@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.ingest.content import tidy
 from shared.contracts.events import LATE
 
+_HEARTBEATS = ("/heartbeat", "/ping", "/api/")
 AT_ONCE = 8
 """In one turn of the event loop: a request that is made to be slow takes some milliseconds."""
 
@@ -97,7 +98,7 @@ class Availability:
                     self.refused(f"a heartbeat was answered with {message['status']}")
                 await send(message)
 
-            if scope["type"] == "http" and (path := tidy(scope["path"])).startswith("/heartbeat"):
+            if scope["type"] == "http" and (path := tidy(scope["path"])).startswith(_HEARTBEATS):
                 await app({**scope, "path": path}, receive, sent)
             else:
                 await app(scope, receive, send)

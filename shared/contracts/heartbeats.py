@@ -185,6 +185,12 @@ def _decoded(raw: bytes, content_type: str) -> str:
     return raw.decode("utf-8", "replace")
 
 
+def body_as_message(raw: bytes, content_type: str = "", first: str = "") -> str | None:
+    """A body that is the message, whatever it looks like; with `first` before it, if there is something."""
+    texts = (text for text in (first, _decoded(raw, content_type)) if text.strip())
+    return cut_message("\n".join(texts)) or None
+
+
 def _object(text: str) -> tuple[dict[str, Any] | None, str]:
     """The JSON object that it is; else None, and why it cannot be read, if it is no JSON at all."""
     try:

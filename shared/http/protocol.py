@@ -395,7 +395,7 @@ class Connection(Protocol):
         if self.behind_proxy:
             self.client_key = self.forwarded_for(forwarded)
         self.scope["client"] = (self.client_key, 0) if self.client_key else None
-        self.scope["query_string"] = self.url.partition(b"?")[2]
+        self.scope["raw_path"], _, self.scope["query_string"] = self.url.partition(b"?")
         if not self.limits.recognises(Request(self.scope)):  # type: ignore[arg-type]
             return self.too_many()
         self.scope["known"] = True  # type: ignore[typeddict-unknown-key]
