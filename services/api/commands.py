@@ -36,8 +36,7 @@ from shared.messaging.reader import Stored
 
 log = structlog.get_logger()
 
-GIVEN_AT_ONCE = 100
-GIVEN_EVERY = 60
+GIVEN_EVERY = 5
 """Seconds between two searches for services that have no ping key."""
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
@@ -134,18 +133,14 @@ class Commands:
     async def give_ping_keys(self) -> None:
         """Give one to each service that an older version registered, for ever: one may still be running."""
         while True:
+            await asyncio.sleep(GIVEN_EVERY)
             try:
-                names = await self.store.live.without_key(GIVEN_AT_ONCE)
-                for name in names:
+                for name in [each.name for each in self.hub.index if each.ping_key is None]:
                     await self._give_ping_key(name)
             except (BrokerError, NatsError, DatabaseUnavailable) as error:
                 log.info("services that have no ping key yet get one later", why=str(error))
-                names = []
-            if not names:
-                await asyncio.sleep(GIVEN_EVERY)
 
     async def _give_ping_key(self, name: str) -> None:
-
         def decide(state: ServiceState | None) -> ConfigEvent | None:
             if state is None or not state.exists or state.ping_key:
                 return None

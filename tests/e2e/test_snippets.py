@@ -1,11 +1,15 @@
 """What the page Connect gives to copy, run as it stands there."""
 
+import gzip
+import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -91,3 +95,148 @@ async def test_every_line_that_can_be_run_here_is_a_heartbeat(system: System, tm
         for process in running:
             process.kill()
             process.wait()
+
+
+# --- by ping key: other systems' clients. What cannot be had here is read as its tool reads it, and what that
+# --- would send is sent.
+
+
+def with_keys(system: System, *ids: str) -> dict[str, str]:
+    """These snippets, each for a service of its own, `by-` and its id, with its ping key."""
+    found = {}
+    for id_ in ids:
+        made = system.http.post(system.url("api", "/service"), json={"name": f"by-{id_}"})
+        key = made.json()["ping_url"].rpartition("/")[2]
+        its = snippets(
+            system.url("ingest", ""), f"by-{id_}", True, ping_key=key, public_url=system.url("api", "")
+        )
+        found[id_] = next(it.text for it in its if it.id == id_)
+    return found
+
+
+async def signals(system: System, name: str, *wanted: str) -> None:
+    """The signals that its last heartbeats have, the newest first."""
+
+    def are_there() -> bool:
+        items = system.api(f"/service/{name}/heartbeats")["items"]
+        return [it["signal"] for it in items] == list(wanted)
+
+    await until(are_there)
+
+
+async def test_every_way_with_a_ping_key_is_a_heartbeat(system: System, tmp_path: Path) -> None:
+    texts = with_keys(system, "ping", "kuma", "borgmatic", "restic", "resticprofile")
+
+    for id_ in ("ping", "kuma"):
+        assert begin([*SHELL, texts[id_]], tmp_path).wait(30) == 0
+        await signals(system, f"by-{id_}", "success")
+
+    borgmatic = yaml.safe_load(texts["borgmatic"])["healthchecks"]
+    for state in ("/start", ""):
+        assert system.http.post(borgmatic["ping_url"] + state, content=b"a log").text == "OK"
+    await signals(system, "by-borgmatic", "success", "start")
+
+    runitor, *flags = shlex.split(texts["restic"])
+    given = dict(zip(flags[0:4:2], flags[1:4:2], strict=True))
+    assert (runitor, set(given), flags[4:]) == (
+        "runitor",
+        {"-api-url", "-uuid"},
+        ["--", "restic", "backup", "/home"],
+    )
+    rid = "?rid=7f0a4f1e-52f4-4b63-a5b0-8a0cfd1ae3a5"
+    for end in ("/start", "/0"):
+        answer = system.http.post(f"{given['-api-url']}/{given['-uuid']}{end}{rid}", content=b"output")
+        assert (answer.status_code, answer.headers["ping-body-limit"]) == (200, "10000")
+    await signals(system, "by-restic", "success", "start")
+
+    profile = yaml.safe_load(texts["resticprofile"])["default"]["backup"]
+    for when in ("send-before", "send-after", "send-after-fail"):
+        for each in profile[when]:
+            answer = system.http.request(each["method"], each["url"], content=each.get("body", ""))
+            assert answer.status_code == 200
+    await signals(system, "by-resticprofile", "fail", "success", "start")
+
+
+async def test_a_cron_job_of_kubernetes(system: System, tmp_path: Path) -> None:
+    job = yaml.safe_load(with_keys(system, "kubernetes")["kubernetes"])
+    url = system.api("/service/by-kubernetes")["ping_url"]
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (variable,) = container["env"]
+    assert variable["valueFrom"] == {"secretKeyRef": {"name": "heartbeat", "key": "url"}}
+    script = container["args"][0].replace("/usr/local/bin/backup", "(exit 3)")
+    command = ["env", f"PING_URL={url}", *container["command"], script]
+    assert begin(command, tmp_path).wait(30) == 3
+    await signals(system, "by-kubernetes", "fail", "start")
+    assert system.api("/service/by-kubernetes/heartbeats")["items"][0]["exit_code"] == 3
+
+
+async def test_ansible_and_terraform(system: System) -> None:
+    api = system.url("api", "")
+    texts = {it.id: it.text for it in snippets(system.url("ingest", ""), "by-code", True, public_url=api)}
+
+    check, ping = yaml.safe_load(texts["ansible"])
+    module: dict[str, Any] = check["community.healthchecksio.checks"]
+    assert module.pop("api_base_url") == api
+    assert module.pop("api_token") == "{{ lookup('env', 'REGISTRY_API_TOKEN') }}"
+    sent = ansible_defaults() | module | {"tags": " ".join(module["tags"])}
+    for status in (201, 200):
+        answer = system.http.post(f"{api}/api/v1/checks/", json=sent, headers={"X-Api-Key": "any"})
+        assert answer.status_code == status
+    assert ping["ansible.builtin.uri"] == {"url": "{{ check.data.ping_url }}"}
+    assert system.http.get(answer.json()["ping_url"]).text == "OK"
+    await signals(system, "by-code", "success")
+    assert system.api("/service/by-code")["every"] == "1d"
+
+    text = texts["terraform"]
+    assert re.findall(r'api_url = "(.+)"', text) == [f"{api}/api/v1"]
+    (resource,) = re.findall(r'resource "healthchecksio_check" "this" \{\n(.*?)\n\}', text, re.DOTALL)
+    its = {key: json.loads(value) for key, value in re.findall(r"(\w+) += (.+)", resource)}
+    sent = {"channels": "", "methods": "", "timeout": 86400, "grace": its["grace"], "name": its["name"]}
+    sent |= {"schedule": its["schedule"], "tz": its["timezone"], "tags": " ".join(its["tags"])}
+    made = system.http.post(f"{api}/api/v1/checks/", json=sent, headers={"X-Api-Key": "any"})
+    assert made.status_code == 201
+    id_ = made.json()["update_url"].rpartition("/")[2]
+    listed = system.http.get(f"{api}/api/v1/checks/", headers={"X-Api-Key": "any"}).json()["checks"]
+    (found,) = (each for each in listed if each["update_url"].endswith(f"/{id_}"))
+    assert {key: found.get(key) for key in sent} == sent | {"timeout": None}
+    assert system.http.post(found["ping_url"]).text == "OK"
+
+
+def ansible_defaults() -> dict[str, Any]:
+    """What the module sends beside what is set, where a timeout is."""
+    return {
+        "name": "",
+        "tags": "",
+        "desc": "",
+        "grace": 3600,
+        "manual_resume": False,
+        "methods": "",
+        "channels": "",
+        "unique": [],
+    }
+
+
+async def test_what_celery_beat_sends(system: System) -> None:
+    texts = {it.id: it.text for it in snippets(system.url("ingest", ""), "any", token=True)}
+    compile(texts["celery"], "celery", "exec")
+    (scheme, token, host, project) = re.findall(r'dsn="(\w+)://(\w+)@(.+)/(\d+)"', texts["celery"])[0]
+    config = {"schedule": {"type": "interval", "value": 1, "unit": "hour"}, "timezone": "UTC"}
+    check_in = {
+        "type": "check_in",
+        "check_in_id": "83a7c03ed0a04e1b97e2e3b18d38f244",
+        "monitor_slug": "by-celery",
+        "status": "ok",
+        "monitor_config": config,
+    }
+    envelope = b"\n".join(json.dumps(each).encode() for each in ({}, {"type": "check_in"}, check_in))
+    answer = system.http.post(
+        f"{scheme}://{host}/api/{project}/envelope/",
+        content=gzip.compress(envelope),
+        headers={
+            "Content-Encoding": "gzip",
+            "Content-Type": "application/x-sentry-envelope",
+            "X-Sentry-Auth": f"Sentry sentry_key={token}, sentry_version=7, sentry_client=sentry.python/2",
+        },
+    )
+    assert answer.is_success
+    await until(lambda: system.api("/service/by-celery")["every"] == "1h")

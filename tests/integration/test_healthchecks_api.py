@@ -369,12 +369,19 @@ async def test_a_full_registry_is_forbidden(tmp_path: Any, nats_url: str, mongo_
 
 
 async def test_services_that_were_made_otherwise_are_checks_too(
-    client: httpx.AsyncClient, publisher: Publisher, link: BrokerConnection
+    client: httpx.AsyncClient, api: Process, publisher: Publisher, link: BrokerConnection
 ) -> None:
+    api.kill()
+    await register(publisher, "beats")  # of an older version, without a ping key
+    api.start()
+
+    async def ready() -> bool:
+        return (await client.get("/readyz")).status_code == 200
+
+    await eventually(ready)
     await client.post("/service", json={"name": "plain", "aliases": ["0b6e2f0e-6d3f-4ba7-8f4f-3f6d0f0b6a11"]})
     await client.post("/service", json={"name": "own", "every": "5m"})
     await client.post("/service", json={"name": "cron", "schedule": "@daily"})
-    await register(publisher, "beats")  # of an older version, without a ping key
     await client.post(
         "/service", json={"name": "late", "every": "5m", "silent_after": "2h", "down_after": "3h"}
     )
@@ -383,7 +390,7 @@ async def test_services_that_were_made_otherwise_are_checks_too(
         found = (await client.get("/api/v3/checks/")).json()["checks"]
         return found if len(found) == 5 else None
 
-    checks = {each["slug"]: each for each in await eventually(all_of_them, 90)}
+    checks = {each["slug"]: each for each in await eventually(all_of_them)}
     assert (checks["plain"]["timeout"], checks["plain"]["grace"]) == (900, 2700)
     assert (checks["own"]["timeout"], checks["own"]["grace"]) == (300, 3000)
     assert (checks["cron"]["schedule"], checks["cron"]["tz"], checks["cron"]["grace"]) == (

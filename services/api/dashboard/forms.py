@@ -67,6 +67,11 @@ async def resume(request: Request, name: NameInPath, api: Api) -> Response:
     return await _change(request, api, name, "resume", api.commands.set_paused(name, False, None))
 
 
+@router.post("/ui/service/{name}/ping-key")
+async def renew_ping_key(request: Request, name: NameInPath, api: Api) -> Response:
+    return await _change(request, api, name, "ping-key", api.commands.renew_ping_key(name, None))
+
+
 @router.post("/ui/service/{name}/delete")
 async def delete(name: NameInPath, api: Api) -> Response:
     await api.commands.delete(name, None)

@@ -291,14 +291,35 @@ class Snippet(NamedTuple):
     text: str
 
 
+PING_KEY = "YOUR_PING_KEY"
+"""In the place of a ping key that the reader may not see, or that there is not yet."""
+
+
 def snippets(
-    ingest_url: str, name: str, token: bool, time_zone: str = "UTC", own_zone: str | None = None
+    ingest_url: str,
+    name: str,
+    token: bool,
+    time_zone: str = "UTC",
+    own_zone: str | None = None,
+    *,
+    ping_key: str | None = None,
+    public_url: str = "",
 ) -> list[Snippet]:
     """How to send heartbeats of this name. `token`: they need one, of which the reader knows the value;
-    `time_zone`: the registry's; `own_zone`: that of the service, if it has one."""
-    template = templates.get_template("snippets.txt")
-    given = {"ingest_url": ingest_url, "name": name, "token": token}
-    _, *written = template.render(given, time_zone=time_zone, own_zone=own_zone).split("=== ")
+    `time_zone`: the registry's; `own_zone`: that of the service, if it has one; `public_url`: the API's,
+    where it is another."""
+    base = ingest_url.rstrip("/")
+    text = templates.get_template("snippets.txt").render(
+        base=base,
+        dsn=base.replace("://", f"://{'YOUR_INGEST_TOKEN' if token else 'public'}@", 1) + "/1",
+        name=name,
+        ping_key=ping_key or PING_KEY,
+        public_url=(public_url or ingest_url).rstrip("/"),
+        time_zone=time_zone,
+        own_zone=own_zone,
+        token=token,
+    )
+    _, *written = text.split("=== ")
     found = []
     for each in written:
         head, _, text = each.partition("\n")
@@ -312,7 +333,8 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
     """How to send heartbeats."""
     good = valid_name(name)
     token = api.settings.asks_ingest_token
-    own_zone = next((state.time_zone for state in await api.store.live.named([name])), None) if good else None
+    state = api.hub.index.get(name)
+    ping_key = state.ping_key if state and api.auth.role(request) is Role.ADMIN else None
     return page(
         request,
         "connect.html",
@@ -320,8 +342,15 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
         name=name,
         refused="" if good else NAME_RULE_IN_WORDS,
         snippets=snippets(
-            api.settings.ingest_url, name if good else "my-service", token, api.settings.timezone, own_zone
+            api.settings.ingest_url,
+            name if good else "my-service",
+            token,
+            api.settings.timezone,
+            state.time_zone if state else None,
+            ping_key=ping_key,
+            public_url=api.settings.public_url,
         ),
+        ping_key=ping_key,
         five_minutes=thresholds.of_interval(timedelta(minutes=5)),
         longest_grace=thresholds.LONGEST_GRACE,
         of_schedule=thresholds.OF_SCHEDULE,

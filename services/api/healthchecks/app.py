@@ -128,9 +128,7 @@ async def _body(request: Request) -> dict[str, Any]:
     try:
         found = from_json(raw) if raw.strip() else {}
     except ValueError:
-        if "json" in request.headers.get("content-type", "json"):
-            raise Problem(400, "could not parse request body") from None
-        return {}
+        raise Problem(400, "could not parse request body") from None
     if found is None:
         return {}
     if not isinstance(found, dict):

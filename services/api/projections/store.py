@@ -308,11 +308,6 @@ class View:
                 return str(found["_id"])
         return None
 
-    async def without_key(self, limit: int) -> list[str]:
-        """Some of the services that have no ping key."""
-        wanted = {"config.deleted": False, "config.ping_key": None}
-        return [it["_id"] for it in await self._services.find(wanted, {"_id": 1}).limit(limit).to_list(None)]
-
     async def named(self, names: Sequence[str]) -> list[ServiceState]:
         """The states of these services, in this order, without those that are not there."""
         cursor = self._services.find({"_id": {"$in": list(names)}})

@@ -1,0 +1,248 @@
+"""Ping keys and aliases, with a real broker and a real database: who sees them, and how long they live."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from services.ingest.admission import KnownNames
+from shared.contracts.events import Status
+from shared.messaging import streams
+from shared.messaging.connection import BrokerConnection
+from shared.messaging.publisher import Publisher
+from tests.integration.test_api import _api, change, client_of, eventually, link, now, publisher, register
+from tests.servers import Process, registry, service
+
+WRITES, READS = {"Authorization": "Bearer writes"}, {"Authorization": "Bearer reads"}
+ALIAS = "2c9f6f5b-77d3-4c0e-9a43-1c0b7a9d5e21"
+
+
+@pytest.fixture
+def api(tmp_path: Any, nats_url: str, mongo_url: str) -> Iterator[Process]:
+    tokens = {"API_TOKEN": "writes", "READ_TOKEN": "reads", "STATUS_PAGE": "*", "LOG_LEVEL": "debug"}
+    process = _api(tmp_path, nats_url, mongo_url, **tokens).start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+async def client(api: Process) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(api, **WRITES) as client:
+        yield client
+
+
+def key_in(answer: httpx.Response) -> str:
+    """The key at the end of a ping URL, which is a UUID."""
+    return str(uuid.UUID(answer.json()["ping_url"].rpartition("/ping/")[2]))
+
+
+async def key_of(client: httpx.AsyncClient, name: str) -> str:
+    return key_in(await client.get(f"/service/{name}"))
+
+
+async def _stream(client: httpx.AsyncClient, **headers: str) -> str:
+    """All changes that there were, as they are sent to listeners."""
+    read = ""
+    async with client.stream("GET", "/events?after=0", headers=headers) as answer:
+        async for line in answer.aiter_lines():
+            read += line
+            if "status_changed" in read:
+                return read
+    return read
+
+
+async def test_who_may_not_write_sees_neither(
+    client: httpx.AsyncClient, api: Process, publisher: Publisher
+) -> None:
+    made = await client.post("/service", json={"name": "web", "aliases": [ALIAS, "plain-alias"]})
+    first = key_in(made)
+    assert made.json()["aliases"] == [ALIAS, "plain-alias"]
+    key = key_in(await client.post("/service/web/ping-key"))
+    await client.post("/service/web/pause")
+    await client.post("/service/web/resume")
+    await change(publisher, "web", Status.DOWN, 0)
+
+    async def is_down() -> bool:
+        return bool((await client.get("/service/web")).json()["status"] == "down")
+
+    await eventually(is_down)
+    at = now().isoformat().replace("+00:00", "Z")
+    shown = ["/service/web", "/services", "/summary", "/ui/service/web"]
+    shown_to_nobody = [
+        f"/service/web?at={at}",
+        "/service/web/events",
+        "/service/web/heartbeats",
+        "/service/web/runs",
+        "/service/web/uptime",
+        "/badge/web.svg",
+        "/status",
+        "/",
+        "/openapi.json",
+        "/metrics",
+        "/maintenance",
+    ]
+    for path in shown:
+        assert key in (await client.get(path)).text, path
+    for path in shown_to_nobody:
+        answer = await client.get(path)
+        assert answer.status_code == 200, path
+        assert not any(each in answer.text for each in (key, first, ALIAS, "plain-alias")), path
+    secrets = (key, first, ALIAS, "plain-alias")
+    async with client_of(api) as reader:
+        logged_in = await reader.post("/ui/login", data={"token": "reads"})
+        assert logged_in.status_code == 303
+        for headers in (READS, {}):  # by token, then by the cookie
+            for path in (*shown, *shown_to_nobody, "/ui/connect?name=web"):
+                answer = await reader.get(path, headers=headers)
+                assert answer.status_code == 200, path
+                assert not any(each in answer.text for each in secrets), path
+                assert answer.headers["referrer-policy"] == "same-origin"
+            found = (await reader.get("/service/web", headers=headers)).json()
+            assert (found["ping_url"], found["aliases"]) == (None, [])
+        assert (await reader.post("/service/web/ping-key", headers=READS)).status_code == 403
+        assert (await reader.post("/service/web/ping-key")).status_code == 401
+        for headers in (READS, WRITES):
+            assert not any(each in await _stream(reader, **headers) for each in secrets)
+    assert await key_of(client, "web") == key
+    log = api.log.read_text()
+    assert not any(each in log for each in secrets)
+
+
+async def test_a_new_key_ends_the_old_one(client: httpx.AsyncClient, link: BrokerConnection) -> None:
+    names = KnownNames(100)
+    following = asyncio.create_task(names.follow(link))
+    made = await client.post("/service", json={"name": "web", "aliases": [ALIAS]})
+    old = key_in(made)
+
+    async def leads(key: str, name: str | None) -> bool:
+        return names.of_key(key) == name
+
+    await eventually(lambda: leads(old, "web"), within=1)
+    stale = await client.post("/service/web/ping-key", headers={"If-Match": '"1234"'})
+    assert stale.status_code == 412
+    renewed = await client.post("/service/web/ping-key", headers={"If-Match": made.headers["etag"]})
+    assert renewed.status_code == 200
+    new = key_in(renewed)
+    assert new != old
+    assert renewed.headers["etag"] == f'"{renewed.json()["version"]}"' != made.headers["etag"]
+    assert renewed.json()["aliases"] == [ALIAS]
+    await eventually(lambda: leads(old, None), within=1)
+    assert (names.of_key(new), names.of_key(ALIAS.upper())) == ("web", "web")
+    assert (await client.post("/service/nobody/ping-key")).status_code == 404
+    await client.delete("/service/web")
+    assert (await client.post("/service/web/ping-key")).status_code == 404
+    await eventually(lambda: leads(new, None), within=1)
+    assert names.of_key(ALIAS) is None
+    again = await client.post("/service", json={"name": "web"})
+    assert key_in(again) not in (old, new)
+    await eventually(lambda: leads(key_in(again), "web"), within=1)
+    following.cancel()
+
+
+async def test_an_alias_leads_to_one_service(client: httpx.AsyncClient) -> None:
+    await client.post("/service", json={"name": "a", "aliases": [ALIAS.upper()]})
+    assert (await client.get("/service/a")).json()["aliases"] == [ALIAS]
+    key = await key_of(client, "a")
+    for taken in (ALIAS, ALIAS.upper(), key, key.upper()):
+        for answer in (
+            await client.post("/service", json={"name": "b", "aliases": ["free", taken]}),
+            await client.put("/service/c", json={"aliases": [taken]}),
+        ):
+            assert answer.status_code == 409, taken
+            assert taken not in answer.text
+            assert ALIAS not in answer.text
+    assert (await client.get("/services")).json()["total"] == 1
+    await client.post("/service", json={"name": "b"})
+    assert (await client.patch("/service/b", json={"aliases": [ALIAS]})).status_code == 409
+    assert (await client.get("/service/b")).json()["aliases"] == []
+    # What is its own already may be given again; a name is no alias.
+    assert (await client.patch("/service/a", json={"aliases": [ALIAS, "b"]})).status_code == 200
+    assert (await client.patch("/service/a", json={"description": "x"})).json()["aliases"] == [ALIAS, "b"]
+    assert (await client.patch("/service/a", json={"aliases": None})).json()["aliases"] == []
+    assert (await client.patch("/service/b", json={"aliases": [ALIAS]})).status_code == 200
+    # A service gets another name: what led to the old one leads to the new one.
+    assert (await client.delete("/service/b")).status_code == 204
+    assert (await client.put("/service/b2", json={"aliases": [ALIAS]})).status_code == 201
+    assert (await client.put("/service/b2", json={})).json()["aliases"] == []
+    too_many = [f"alias-{n}" for n in range(21)]
+    for wrong in (["a b"], ["x" * 129], [""], too_many, "one", [7]):
+        answer = await client.patch("/service/a", json={"aliases": wrong})
+        assert answer.status_code == 422
+        assert "aliases" in answer.json()["detail"]
+    assert (await client.patch("/service/a", json={"aliases": too_many[:20]})).status_code == 200
+
+
+async def test_of_two_that_claim_an_alias_at_once_one_gets_it(client: httpx.AsyncClient) -> None:
+    for n in range(10):
+        claims = [{"name": f"{side}-{n}", "aliases": [f"alias-{n}"]} for side in "abc"]
+        answers = await asyncio.gather(*(client.post("/service", json=each) for each in claims))
+        assert sorted(each.status_code for each in answers) == [201, 409, 409]
+
+
+async def test_what_else_changes_keeps_the_key(
+    tmp_path: Any, nats_url: str, mongo_url: str, client: httpx.AsyncClient, link: BrokerConnection
+) -> None:
+    monitor = service("monitor", tmp_path, nats_url, tick="0.2s").start()
+    try:
+        await client.post("/service", json={"name": "web", "aliases": [ALIAS]})
+        key = await key_of(client, "web")
+
+        async def has(**wanted: Any) -> bool:
+            found = (await client.get("/service/web")).json()
+            return all(found[field] == value for field, value in wanted.items())
+
+        await client.put("/service/web", json={"aliases": [ALIAS], "tags": ["x"]})
+        await client.patch("/service/web", json={"description": "y"})
+        await client.post("/service/web/pause")
+        await client.post("/service/web/resume")
+        assert await key_of(client, "web") == key
+        await link.js.publish(streams.heartbeat("web"), b'{"every": "5m"}')
+        await eventually(lambda: has(every="5m"))
+        await link.js.publish(streams.heartbeat("web"), b'{"schedule": "0 3 * * *"}')
+        await eventually(lambda: has(schedule="0 3 * * *", every=None))
+        assert await key_of(client, "web") == key
+        assert await has(aliases=[ALIAS])
+
+        # Who registers by a heartbeat has a key as well, and another one in another life.
+        async def own_key() -> str | None:
+            answer = await client.get("/service/own")
+            return key_in(answer) if answer.status_code == 200 else None
+
+        await link.js.publish(streams.heartbeat("own"), b"")
+        first = await eventually(own_key)
+        await client.delete("/service/own")
+        await link.js.publish(streams.heartbeat("own"), b"")
+        assert await eventually(own_key) != first
+
+        keys = {name: await key_of(client, name) for name in ("web", "own")}
+        env = dict(os.environ) | {"REGISTRY_NATS_URL": nats_url, "REGISTRY_MONGODB_URL": mongo_url}
+        rebuilt = await asyncio.to_thread(registry, tmp_path, "rebuild", "--json", env=env)
+        assert rebuilt.returncode == 0, rebuilt.stderr
+        assert {name: await key_of(client, name) for name in keys} == keys
+        assert await has(aliases=[ALIAS])
+        conflict = await client.post("/service", json={"name": "late", "aliases": [keys["own"]]})
+        assert conflict.status_code == 409
+    finally:
+        monitor.kill()
+
+
+async def test_services_of_an_older_version_get_a_key(
+    client: httpx.AsyncClient, api: Process, publisher: Publisher
+) -> None:
+    api.kill()
+    await register(publisher, "old", every="5m", tags=("x",))
+    api.start()
+
+    async def has_key() -> bool:
+        answer = await client.get("/service/old")
+        return answer.status_code == 200 and bool(answer.json()["ping_url"])
+
+    await eventually(has_key)
+    found = (await client.get("/service/old")).json()
+    assert (found["every"], found["tags"]) == ("5m", ["x"])
+    types = [each["type"] for each in (await client.get("/service/old/events")).json()["items"]]
+    assert types == ["service.updated.v1", "service.registered.v1"]
