@@ -47,6 +47,7 @@ class System:
         }
         for name in SERVICES:
             self.parts[name] = service(name, folder, self.nats_url, **settings)
+            settings["ingest_port"] = str(self.parts["ingest"].port)
         self.http = httpx.Client(timeout=20)
 
     def start(self, *names: str, wait: bool = True) -> "System":

@@ -239,4 +239,4 @@ async def test_what_celery_beat_sends(system: System) -> None:
         },
     )
     assert answer.is_success
-    await until(lambda: system.api("/service/by-celery")["every"] == "1h")
+    await until(lambda: system.api("/service/by-celery").get("every") == "1h")
