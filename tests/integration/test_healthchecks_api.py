@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.api.healthchecks.checks import Spec
 from shared.contracts.events import Status
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
@@ -441,3 +442,70 @@ async def test_badges_of_tags(client: httpx.AsyncClient, api: Process, publisher
         assert (await get("z", "shields3")).json()["color"] == "important"
         wrong = found["z"]["svg"].replace("/z.", "/x.").removeprefix("https://registry.example")
         assert (await nobody.get(wrong)).status_code == 404
+
+
+ODD = [
+    *(
+        None,
+        True,
+        0,
+        -1,
+        60,
+        10**30,
+        1.5,
+        "",
+        " ",
+        "x",
+        "x" * 3000,
+        "\0",
+        "a\nb",
+        "é" * 100,
+        "/..?#%",
+        "*/0 * * * *",
+    ),
+    *(
+        [],
+        {},
+        [None],
+        ["name"],
+        ["x", 1],
+        {"a": {}},
+        "\N{BEL}",
+        "0 3 * * *\n@daily",
+        "UTC",
+        "a" * 64 + " " + "b" * 65,
+    ),
+]
+
+
+async def test_nothing_that_is_sent_is_a_server_error(client: httpx.AsyncClient) -> None:
+    uuid = (await client.post("/api/v3/checks/", json={"name": "job"})).json()["uuid"]
+    fields = [*Spec.model_fields, "api_key", "uuid"]
+    for field in fields:
+        for value in ODD:
+            for path in ("checks/", f"checks/{uuid}"):
+                answer = await client.post(
+                    f"/api/v3/{path}", json={"unique": ["name"], "name": "job", field: value}
+                )
+                assert answer.status_code in (200, 201, 400), (field, value, answer.text)
+                assert answer.json()
+    for content in (
+        b'{"name": "\\ud800"}',
+        b"\xff",
+        b"[" * 100_000,
+        b"x" * 2_000_000,
+        b'{"name": "a", "name": "b"}',
+    ):
+        answer = await client.post("/api/v3/checks/", content=content)
+        assert answer.status_code in (201, 400), content[:20]
+    for path in (
+        "checks/%00",
+        "checks/..%2f",
+        "checks/" + "0" * 40,
+        "checks/?tag=%00&slug=%ff",
+        "badges/x/9/y.svg",
+    ):
+        assert (await client.get(f"/api/v3/{path}")).status_code in (200, 404), path
+    for path in ("/api/v4/checks/", "/api/v0/checks", "/api/", "/api/v3", "/api/v3/"):
+        assert (await client.get(path)).status_code == 404, path
+    assert (await client.get("/api/v3/checks/")).status_code == 200

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -247,3 +248,30 @@ async def test_services_of_an_older_version_get_a_key(
     assert (found["every"], found["tags"]) == ("5m", ["x"])
     types = [each["type"] for each in (await client.get("/service/old/events")).json()["items"]]
     assert types == ["service.updated.v1", "service.registered.v1"]
+
+
+async def test_the_page_of_a_service_makes_another_key(client: httpx.AsyncClient, api: Process) -> None:
+    await client.post("/service", json={"name": "web", "aliases": [ALIAS]})
+    old = await key_of(client, "web")
+    async with client_of(api, Accept="text/html") as person:
+        await person.post("/ui/login", data={"token": "writes"})
+        page = (await person.get("/ui/service/web")).text
+        assert f"/ping/{old}<" in page
+        assert ALIAS in page
+        assert f"/ping/{old}" in (await person.get("/ui/connect?name=web")).text
+        (form_key, *_) = re.findall(r'ping-key"><input type="hidden" name="form_key" value="(\w+)"', page)
+        refused = await person.post("/ui/service/web/ping-key", data={"form_key": "made-up"})
+        assert refused.status_code == 403
+        assert await key_of(client, "web") == old
+        done = await person.post("/ui/service/web/ping-key", data={"form_key": form_key})
+        assert (done.status_code, done.headers["location"]) == (303, "/ui/service/web?done=ping-key#page")
+        assert "It has another ping key." in (await person.get(done.headers["location"])).text
+        assert await key_of(client, "web") != old
+        await person.post("/ui/login", data={"token": "reads"})
+        page = (await person.get("/ui/service/web")).text
+        assert "ping-key" not in page
+        assert "Ping URL" not in page
+        assert "YOUR_PING_KEY" in (await person.get("/ui/connect?name=web")).text
+        (reader_key, *_) = re.findall(r'name="form_key" value="(\w+)"', page)
+        answer = await person.post("/ui/service/web/ping-key", data={"form_key": reader_key})
+        assert answer.status_code == 403
