@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
@@ -509,3 +510,84 @@ async def test_nothing_that_is_sent_is_a_server_error(client: httpx.AsyncClient)
     for path in ("/api/v4/checks/", "/api/v0/checks", "/api/", "/api/v3", "/api/v3/"):
         assert (await client.get(path)).status_code == 404, path
     assert (await client.get("/api/v3/checks/")).status_code == 200
+
+
+async def test_the_requests_of_ansibles_module(client: httpx.AsyncClient, link: BrokerConnection) -> None:
+    """As its `fetch_url` sends them: JSON without saying so, and `null` where there is nothing to send."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    async def send(method: str, path: str, data: str | None = "null") -> httpx.Response:
+        return await client.request(method, f"/api/v1/{path}", content=data, headers=form)
+
+    login = await send("GET", "checks")
+    assert (login.status_code, login.json()) == (200, {"checks": []})
+    module = {
+        "api_base_url": "https://registry.example",
+        "name": "test hourly",
+        "tags": "test hourly",
+        "desc": "my hourly test check",
+        "schedule": "0 * * * *",
+        "tz": "UTC",
+        "manual_resume": False,
+        "methods": "",
+        "channels": "",
+        "unique": ["name"],
+        "subject": None,
+    }
+    for status in (201, 200):
+        answer = await send("POST", "checks/", json.dumps(module))
+        assert answer.status_code == status
+    check = answer.json()
+    uuid = check["ping_url"].split("/")[-1]
+    assert {
+        "schedule": "0 * * * *",
+        "tz": "UTC",
+        "grace": 3600,
+        "name": "test hourly",
+    }.items() <= check.items()
+    await beat(link, "test-hourly")
+    assert [each["name"] for each in (await send("GET", "checks?tag=test&tag=hourly")).json()["checks"]] == [
+        "test hourly"
+    ]
+    assert (await send("GET", f"checks/{uuid}")).json()["slug"] == "test-hourly"
+    assert len((await send("GET", f"checks/{uuid}/pings")).json()["pings"]) == 1
+    assert (await send("GET", f"checks/{uuid}/flips")).status_code == 200
+    assert list((await send("GET", "badges")).json()["badges"]) == ["*", "hourly", "test"]
+    assert (await send("GET", "channels")).json() == {"channels": []}
+    assert (await send("POST", f"checks/{uuid}/pause")).status_code == 200
+    assert (await send("DELETE", f"checks/{uuid}", None)).status_code == 200
+    assert (await send("DELETE", f"checks/{uuid}", None)).status_code == 404
+    wrong = await client.get("/api/v1/checks", headers={"X-Api-Key": "wrong"})
+    assert wrong.status_code == 401
+
+
+async def test_the_requests_of_terraforms_provider(client: httpx.AsyncClient) -> None:
+    """It knows a check by the end of its update_url, finds it in the list, and compares what it reads."""
+    wanted = {
+        "channels": "0e5b1c7e-6f0f-4c5e-8a8e-0d6f6a4b7c11",
+        "desc": "Nightly",
+        "grace": 600,
+        "methods": "POST",
+        "name": "Backup of the database",
+        "tags": "db prod",
+        "timeout": 3600,
+    }
+
+    async def read(id_: str) -> dict[str, Any]:
+        checks = (await client.get("/api/v1/checks/")).json()["checks"]
+        return next((each for each in checks if each["update_url"].split("/")[-1] == id_), {})
+
+    made = await client.post("/api/v1/checks/", json=wanted)
+    assert made.status_code == 201
+    id_ = made.json()["update_url"].split("/")[-1]
+    assert wanted.items() <= (await read(id_)).items()
+    for change_ in ({"grace": 900}, {"name": "Another name"}, {"tags": "db"}, {"methods": ""}):
+        wanted |= change_
+        assert (await client.post(f"/api/v1/checks/{id_}", json=wanted)).status_code == 200
+        assert wanted.items() <= (await read(id_)).items()
+    scheduled = wanted | {"schedule": "0 3 * * *", "tz": "Europe/Berlin"}
+    await client.post(f"/api/v1/checks/{id_}", json=scheduled)
+    assert (scheduled | {"timeout": None}).items() <= ({"timeout": None} | await read(id_)).items()
+    assert (await client.get("/api/v1/channels/")).json() == {"channels": []}
+    assert (await client.delete(f"/api/v1/checks/{id_}")).json()["name"] == "Another name"
+    assert await read(id_) == {}
