@@ -176,7 +176,7 @@ def _coded(service: MonitoredService) -> int:
     return service.in_a_row << 8 | service.by_hand << 7 | status_and_signal << 1 | service.paused
 
 
-_JOB = [each.name for each in fields(Job) if each.name not in ("timetable", "next_at")]
+_JOB = [each.name for each in fields(Job) if each.name not in ("timetable", "next_at", "limits_heard")]
 """What is stored of a job; the others follow from it."""
 
 
