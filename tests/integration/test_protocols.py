@@ -662,3 +662,157 @@ def test_every_request_has_its_answer_and_its_heartbeat(
             assert is_[1]["warnings"]
             is_ = (is_[0], ..., is_[2])
         assert is_ == should
+
+
+WRONG = {
+    "a key": ("GET", f"/ping/{UNKNOWN_KEY}", {}, ("guarded", "open"), 404),
+    "an alias or a token": ("GET", "/ping/wrong/backup", {}, ("guarded",), 404),
+    "a push key": ("GET", "/api/push/wrong", {}, ("guarded", "open"), 404),
+    "Gatus": (
+        "POST",
+        "/api/v1/endpoints/a_b/external?success=true",
+        {"authorization": "Bearer wrong"},
+        ("guarded",),
+        401,
+    ),
+    "Sentry": ("GET", "/api/1/cron/a/wrong/?status=ok", {}, ("guarded",), 401),
+    "an envelope": (
+        "POST",
+        "/api/1/envelope/",
+        {"x-sentry-auth": "Sentry sentry_key=wrong"},
+        ("guarded",),
+        401,
+    ),
+    "an envelope's own": ("POST", "/api/1/envelope/", {}, ("guarded",), 401),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("at", ["guarded", "open"])
+def test_a_wrong_key_costs_the_asker_as_a_wrong_token_does(
+    what: str, at: str, servers: dict[str, Server]
+) -> None:
+    method, path, headers, where, refused = WRONG[what]
+    if at not in where:
+        return
+    client = servers[at].client
+    asker = {"x-forwarded-for": f"203.0.113.{list(WRONG).index(what)}"}
+    content = b'{"dsn":"http://wrong@h/1"}\n' if what == "an envelope's own" else None
+
+    def status(headers: dict[str, str]) -> int:
+        answer = client.request(method, path, headers=headers, content=content)
+        assert (answer.status_code != 429) or int(answer.headers["retry-after"]) > 0
+        return answer.status_code
+
+    assert [status(headers | asker) for _ in range(12)] == [refused] * 10 + [429] * 2
+    assert status(headers | {"x-forwarded-for": "203.0.113.200"}) == refused  # another has not tried so often
+    # Whoever has a good one is heard, from the same address too, on the short way and on the other.
+    for good in (f"/ping/{KEY}", f"/ping/{KEY}/0", f"/ping/{TOKEN}/backup", f"/api/push/{KEY}"):
+        assert client.get(good, headers=asker).status_code == 200
+    assert client.get(f"/ping/{KEY}", headers={"authorization": "Bearer wrong"} | asker).status_code == 200
+
+
+def test_a_key_lets_its_service_send_and_nothing_else(servers: dict[str, Server]) -> None:
+    client = servers["guarded"].client
+    bearer = {"authorization": f"Bearer {KEY}"}
+    for answer in (
+        client.get("/heartbeat/other", headers=bearer),
+        client.get("/heartbeat/backup", headers=bearer),
+        client.get(f"/heartbeat/other?token={KEY}"),
+        client.post("/heartbeats", json={"services": ["other"]}, headers=bearer),
+        client.get(f"/api/1/cron/other/{KEY}/?status=ok"),
+        client.post("/api/v1/endpoints/a_other/external?success=true", headers=bearer),
+    ):
+        assert answer.status_code == 401
+    assert client.get(f"/ping/{KEY}/other?create=1").status_code == 404
+    assert client.get(f"/ping/{KEY}/other/start?create=1").status_code == 404
+    # What one request on a connection has shown is nothing to the next one.
+    assert client.get(f"/ping/{KEY}").status_code == 200
+    assert client.get("/heartbeat/other").status_code == 401
+
+
+def test_secrets_of_addresses_stand_nowhere(
+    nats_of_module: tuple[Path, str], servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, url = nats_of_module
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    with ExitStack() as stack:
+        server = started(folder, url, stack, ingest_token=TOKEN, log_level="debug", log_format="json")
+        while server.client.get(f"/ping/{KEY}/log").status_code != 200:
+            pass
+        answers = ""
+        for case in (*HEALTHCHECKS, *KUMA[:40], *GATUS, *SENTRY):
+            headers = case.headers | {
+                "traceparent": f"00-{uuid.uuid4().hex}-{'a' * 16}-01",
+                "referer": f"http://127.0.0.1/ping/{KEY}",
+                "x-forwarded-for": "203.0.113.77" if case.status >= 400 else "203.0.113.78",
+            }
+            content = case.content or None
+            answer = server.client.request(case.method, case.path, headers=headers, content=content)
+            answers += f"{answer.text} {answer.headers}"
+        metrics = server.client.get("/metrics").text
+        assert server.process.stop() == 0
+    log = server.process.log.read_text()
+    assert '"name": "heartbeat"' in log
+    assert "tries tokens out" in log
+    for secret in (KEY, UNKNOWN_KEY, ALIAS, TOKEN):
+        for where in (log, metrics, answers):
+            assert secret.lower() not in where.lower()
+
+
+async def test_a_key_works_at_once_and_ends_with_its_rotation(servers: dict[str, Server]) -> None:
+    url, first, second = servers["open"].nats_url, str(uuid.uuid4()), str(uuid.uuid4())
+
+    async def answered(key: str, status: int) -> None:
+        async def is_so() -> bool:
+            return {it.client.get(f"/ping/{key}").status_code for it in servers.values()} == {status}
+
+        await eventually(is_so, within=1)
+
+    await answered(first, 404)
+    await configure(url, "rotated", first)
+    await answered(first, 200)
+    await configure(url, "rotated", second)
+    await answered(second, 200)
+    await answered(first, 404)
+
+
+def test_many_check_ins_of_one_envelope_all_count(servers: dict[str, Server]) -> None:
+    server = servers["guarded"]
+    server.heartbeats()
+    names = [f"cron-{n}" for n in range(1000)]
+    many = [{"monitor_slug": name, "status": "error"} for name in names]
+    answer = server.client.post("/api/1/envelope/", content=envelope(*many), headers=AUTH)
+    assert (answer.status_code, answer.json()) == (202, {"id": HEX})
+    assert [name for name, _, _ in server.heartbeats()] == names
+    answer = server.client.post("/api/1/envelope/", content=envelope(*many, many[0]), headers=AUTH)
+    assert answer.status_code == 413
+    assert server.heartbeats() == []
+
+
+def test_a_limit_is_told_with_when_to_try_again(nats_of_module: tuple[Path, str]) -> None:
+    folder, url = nats_of_module
+    with ExitStack() as stack:
+        server = started(folder, url, stack, max_services="1", rate_limit_per_address="1/m")
+        for path in ("/ping/any/new?create=1", "/api/1/cron/new/any/?status=ok"):
+            answer = server.client.get(path)
+            assert answer.status_code == 429
+            assert answer.headers["retry-after"] == "60"
+        asker = {"x-forwarded-for": "203.0.113.7"}
+        answers = [server.client.get("/api/1/cron/new/any/?status=ok", headers=asker) for _ in range(3)]
+        assert answers[-1].status_code == 429
+        assert int(answers[-1].headers["retry-after"]) > 0
+        # Whoever has a key is no stranger.
+        while server.client.get(f"/ping/{KEY}", headers=asker).status_code == 404:
+            pass
+        for path in (f"/ping/{KEY}", f"/ping/{KEY}/0", f"/api/push/{KEY}"):
+            assert server.client.get(path, headers=asker).status_code == 200
+
+
+def test_other_sites_pages_need_a_key_where_no_token_is_needed(servers: dict[str, Server]) -> None:
+    foreign = {"origin": "https://elsewhere.example", "sec-fetch-site": "cross-site"}
+    client = servers["open"].client
+    for path in ("/ping/any/backup", "/api/1/cron/backup/any/?status=ok"):
+        assert client.get(path, headers=foreign).status_code == 403
+    for path in (f"/ping/{KEY}", f"/api/push/{KEY}"):
+        assert client.get(path, headers=foreign).status_code == 200

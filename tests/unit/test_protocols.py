@@ -1,0 +1,209 @@
+"""What requests in other systems' protocols say, and to whom they lead."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from services.ingest.auth import IngestAuth
+from services.ingest.content import mended_name
+from services.ingest.protocols import PROTOCOLS, gatus, healthchecks, sentry, uptime_kuma
+from services.ingest.protocols.protocol import Address, Asked, Protocol, Translation
+from shared.contracts.events import valid_name
+from shared.http.problems import Problem
+from shared.http.rate_limits import RateLimit
+
+UUID = "5d3a8e0c-7a64-4c0a-9f7e-2b1d7c3e9a10"
+KEYS = {UUID: "backup", "alias": "backup", "other-alias": "other"}
+
+
+def asked(*parts: str, headers: Mapping[str, str] | None = None, **query: str) -> Asked:
+    return Asked(parts, query, headers or {}, KEYS.get)
+
+
+def read(protocol: Protocol, request: Asked, body: bytes = b"") -> Translation:
+    return protocol.read(request, protocol.read_address(request), body)
+
+
+@pytest.mark.parametrize(
+    ("parts", "address"),
+    [
+        ((UUID,), Address(UUID, "backup")),
+        ((UUID, "start"), Address(UUID, "backup", rest="start")),
+        (("alias", "other"), Address("alias", "backup", rest="other")),
+        (("x" + UUID[1:],), Address("x" + UUID[1:], needs_key=True)),
+        (("0" + UUID[1:], "name"), Address("0" + UUID[1:], needs_key=True)),
+        (("token",), Address("token", needs_key=True)),
+        (("token", "alias"), Address("token", name="alias", must_exist=True)),
+        (("token", "name", "7"), Address("token", name="name", must_exist=True, rest="7")),
+    ],
+)
+def test_a_ping_leads_by_key_or_by_name(parts: tuple[str, ...], address: Address) -> None:
+    assert healthchecks.read_address(asked(*parts)) == address
+
+
+def test_only_create_1_registers() -> None:
+    for given, must_exist in (("1", False), ("0", True), ("true", True), ("", True), ("11", True)):
+        assert healthchecks.read_address(asked("t", "n", create=given)).must_exist is must_exist
+
+
+@pytest.mark.parametrize("parts", [("t", "n", "0", "1"), ("t", ""), (UUID, "start", "0")])
+def test_where_no_ping_leads(parts: tuple[str, ...]) -> None:
+    with pytest.raises(Problem, match="not found"):
+        healthchecks.read_address(asked(*parts))
+
+
+def test_a_push_needs_a_key() -> None:
+    assert uptime_kuma.read_address(asked("alias")) == Address("alias", "backup", needs_key=True)
+    assert uptime_kuma.read_address(asked("nobody")) == Address("nobody", needs_key=True)
+
+
+@pytest.mark.parametrize(
+    ("secret", "name", "service"),
+    [("alias", "backup", "backup"), ("alias", UUID, "backup"), ("alias", "other", ""), ("t", "backup", "")],
+)
+def test_gatus_takes_a_key_for_its_own_service_only(secret: str, name: str, service: str) -> None:
+    request = asked(name, "external", headers={"authorization": f"Bearer {secret}"}, success="true")
+    assert gatus.read_address(request) == Address(secret, service, name=name)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("10s", 10),
+        ("1m30s", 90),
+        ("250ms", 0.25),
+        ("1h2m3s4ms5us6ns", 3723.004005006),
+        ("1.5h", 5400),
+        (".5s", 0.5),
+        ("5.s", 5),
+        ("0", 0),
+        ("+2s", 2),
+        ("7µs", 7e-6),
+        ("7μs", 7e-6),
+        ("100ms100ms", 0.2),
+    ],
+)
+def test_durations_as_go_writes_them(written: str, seconds: float) -> None:
+    assert gatus.seconds_of(written) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "written", ["10", "s", "10 s", "1d", "-1s", "1e3s", "1m ", "", "٣s", "1s-1s", "9" * 20 + "h", "."]
+)
+def test_what_is_no_duration_of_go(written: str) -> None:
+    with pytest.raises(ValueError, match="is not a"):
+        gatus.seconds_of(written)
+
+
+def test_sentrys_token_stands_in_the_address_a_header_the_query_or_the_envelope() -> None:
+    header = {"x-sentry-auth": "Sentry sentry_version=7, sentry_key=abc, sentry_client=x/1"}
+    assert sentry.read_address(asked("1", "cron", "n", "abc")) == Address("abc", name="n")
+    assert sentry.read_address(asked("1", "cron", "n", headers=header)) == Address("abc", name="n")
+    assert sentry.read_address(asked("1", "cron", "n", sentry_key="abc")) == Address("abc", name="n")
+    assert sentry.read_address(asked("1", "envelope", headers=header)) == Address("abc", rest="envelope")
+    request = asked("1", "envelope")
+    assert sentry.read_address(request) == Address(None, rest="envelope")
+    said = read(sentry.PROTOCOL, request, b'{"dsn": "https://abc:old@o1.ingest.example/7"}\n')
+    assert (said.secret, said.beats) == ("abc", [])
+
+
+def check_in(**fields: Any) -> Any:
+    body = json.dumps(fields).encode()
+    (beat,) = read(sentry.PROTOCOL, asked("1", "cron", "n", "t", status="ok"), body).beats
+    return beat
+
+
+@pytest.mark.parametrize(
+    ("schedule", "declared"),
+    [
+        ({"type": "interval", "value": 90, "unit": "minute"}, "1h30m"),
+        ({"type": "interval", "value": 3, "unit": "hours"}, "3h"),
+        ({"type": "interval", "value": 2, "unit": "week"}, "14d"),
+        ({"type": "interval", "value": 1, "unit": "year"}, "365d"),
+        ({"type": "interval", "value": "5", "unit": "minute"}, "5m"),
+        ([10, "minute"], "10m"),
+    ],
+)
+def test_an_interval_of_sentrys(schedule: Any, declared: str) -> None:
+    beat = check_in(monitor_config={"schedule": schedule})
+    assert beat.body.model_dump(mode="json")["every"] == declared
+    assert not beat.warnings
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1.5, True, "x", None, [], {}, 10**400, 1e300])
+@pytest.mark.parametrize("kind", ["interval", "crontab", "x", None, 7])
+def test_a_schedule_that_cannot_be_used_is_a_warning(value: Any, kind: Any) -> None:
+    beat = check_in(
+        monitor_config={"schedule": {"type": kind, "value": value, "unit": "hour"}}, status="error"
+    )
+    assert (beat.body.every, beat.body.schedule) == (None, None)
+    assert bool(beat.warnings) == (value is not None)
+    assert beat.headers == {"Registry-Signal": "fail"}
+
+
+@pytest.mark.parametrize("field", ["checkin_margin", "max_runtime", "failure_issue_threshold"])
+@pytest.mark.parametrize("value", [-1, True, "x", [], {}, 10**400, 1e300, float("inf"), 10**7])
+def test_limits_that_cannot_be_used_are_warnings(field: str, value: Any) -> None:
+    beat = check_in(monitor_config={field: value, "recovery_threshold": 2})
+    assert beat.body.limits.model_dump(exclude_none=True) == {"recover_after": 2}
+    (warning,) = beat.warnings
+    assert warning.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("value", [-1, True, "x", [], {}, 10**400, 1e300, float("nan")])
+def test_a_duration_that_cannot_be_used_is_a_warning(value: Any) -> None:
+    beat = check_in(duration=value)
+    assert beat.duration is None
+    assert beat.warnings[0].startswith("duration: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("a b/c", "a-b-c"),
+        ("Größe", "Gr--e"),
+        (".a..b.", "-a.-b-"),
+        ("...", "---"),
+        ("", "-"),
+        ("\0", "-"),
+        ("x" * 128 + ".y", "x" * 128),
+        ("x" * 127 + ".y", "x" * 127 + "-"),
+    ],
+)
+def test_a_name_that_breaks_the_rule_is_mended(given: str, name: str) -> None:
+    warnings: list[str] = []
+    assert mended_name(given, warnings) == name
+    assert valid_name(name)
+    assert warnings[0].startswith("name: ")
+    assert mended_name(name, warnings) == name
+    assert len(warnings) == 1
+
+
+def test_a_key_is_needed_where_one_is_meant_whatever_tokens_there_are() -> None:
+    for tokens in ((), (SecretStr("token"),)):
+        auth = IngestAuth(tokens, RateLimit(0), RateLimit(0), clock=lambda: 0.0)
+        for _ in range(10):
+            with pytest.raises(Problem) as wrong:
+                auth.enter("guess", good=False, client="203.0.113.1", needed=True)
+            assert wrong.value.status == 401
+        with pytest.raises(Problem) as too_many:
+            auth.enter("guess", good=False, client="203.0.113.1", needed=True)
+        assert too_many.value.status == 429
+        assert int(too_many.value.headers["Retry-After"]) > 0
+        auth.enter("key", good=True, client="203.0.113.1", needed=True)
+
+
+def test_each_address_is_of_one_protocol() -> None:
+    for path, name in (
+        ("/ping/a", "Healthchecks"),
+        ("/api/push/a", "Uptime Kuma"),
+        ("/api/v1/endpoints/a_b/external", "Gatus"),
+        ("/api/42/cron/a/b", "Sentry"),
+        ("/api/v1/checks", ""),
+        ("/pings", ""),
+        ("/api/pushed/a", ""),
+    ):
+        assert [it.name for it in PROTOCOLS if it.addresses.match(path)] == ([name] if name else [])
