@@ -18,6 +18,7 @@ run: setup  ## Start everything: embedded servers and the four services
 
 test: setup  ## Run the whole test suite, with real servers on free ports; the short one on Python 3.13 too
 	@$(MAKE) --no-print-directory env313 & \
+	$(MAKE) --no-print-directory .venv/clients/short/installed || echo "Other systems' clients could not be installed: their tests are skipped."; \
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal || \
 	{ echo "What failed beside other tests is tried once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; } && \
 	wait
@@ -43,6 +44,21 @@ testshort: env313  ## Unit tests and one of the whole system, on Python 3.13 if 
 	@touch $@
 
 PIP313 := $(BIN)/python -m pip --python .venv/313/bin/python install --quiet --disable-pip-version-check --no-deps
+
+CLIENTS := python kumacub node
+
+clients: setup $(CLIENTS:%=.venv/clients/%/installed)  ## Other systems' clients, as people install them, with every signal: 3 minutes
+	CLIENTS=full $(BIN)/python -m pytest tests/clients
+
+.venv/clients/%/installed: tests/clients/locked/%.txt | .venv/installed
+	$(PYTHON) -m venv --clear --without-pip $(@D)
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --disable-pip-version-check --retries 1 --timeout 15 --no-compile --no-deps --require-hashes -r $<
+	@touch $@
+
+.venv/clients/node/installed: tests/clients/locked/package-lock.json
+	mkdir -p $(@D) && cp tests/clients/locked/package*.json $(@D)
+	npm ci --prefix $(@D) --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --silent --fetch-retries 1
+	@touch $@
 
 testack: setup  ## The whole suite with a broker that replies as NATS 2.16 does
 	NATS_ACK_V2=1 $(BIN)/python -m pytest --numprocesses 4 --dist worksteal
@@ -77,11 +93,14 @@ audit: .venv/audit/installed  ## Ask whether something is known against a locked
 bench: setup  ## Benchmarks, side by side with the floor
 	$(BIN)/python -m benchmarks
 
-lock:  ## Renew the locked requirements (needs uv)
+lock:  ## Renew the locked requirements (needs uv, and npm for those of the tests' clients)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade --extra otel pyproject.toml -o requirements/services.txt
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --prerelease allow --extra embedded --extra otel --extra apprise --extra dev \
 		--no-emit-package numpy --no-emit-package shapely --no-emit-package s2sphere --no-emit-package future --no-emit-package python-dateutil \
 		--no-emit-package six -c requirements/services.txt pyproject.toml -o requirements/all.txt
 	echo pip-audit | uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --upgrade - -o requirements/audit.txt
+	for it in python kumacub short; do uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --python-version 3.11 \
+		$$([ $$it != short ] || echo -c tests/clients/locked/python.txt) tests/clients/locked/$$it.in -o tests/clients/locked/$$it.txt; done
+	cd tests/clients/locked && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --silent
 
-.PHONY: help setup run test testack env313 testshort lint simulate faults reference fuzz audit bench lock
+.PHONY: help setup run test testack env313 testshort clients lint simulate faults reference fuzz audit bench lock

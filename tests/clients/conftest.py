@@ -1,0 +1,155 @@
+"""Other systems' clients in environments of their own, and the whole system that they send to."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.system import System
+from tests.telegram_standin import Standin
+
+ENVIRONMENTS = Path(__file__).parents[2] / ".venv/clients"
+FULL = os.environ.get("CLIENTS") == "full"
+API_TOKEN, READ_TOKEN, INGEST_TOKEN = "api-token", "read-token", "ingest_token"
+"""The last as a Sentry DSN can have it: letters, digits and `_`."""
+
+full = pytest.mark.skipif(not FULL, reason="other systems' clients: make clients")
+
+
+class Registry:
+    """The system as a client's user knows it: base URLs, tokens, and what the API says of a service."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        system.http.headers["Authorization"] = f"Bearer {API_TOKEN}"
+        self.ingest = system.url("ingest", "")
+        self.api = system.url("api", "")
+        self.http = system.http
+
+    @property
+    def log(self) -> str:
+        """All that ingest and the API have logged."""
+        return "".join(self._system.parts[name].log.read_text() for name in ("ingest", "api"))
+
+    def make(self, name: str, **fields: Any) -> str:
+        """The ping URL of a new service, which can be used: at the latest a second after it was made."""
+        answer = self.http.put(f"{self.api}/service/{name}", json=fields)
+        assert answer.status_code == 201, answer.text
+        time.sleep(1)
+        url: str = answer.json()["ping_url"]
+        assert url.startswith(f"{self.ingest}/ping/")
+        return url
+
+    def key(self, name: str, **fields: Any) -> str:
+        return self.make(name, **fields).rpartition("/")[2]
+
+    def service(self, name: str, until: Callable[[Any], Any] = lambda it: "name" in it) -> Any:
+        """What GET /service/NAME says, as soon as `until` is true of it."""
+        return self._until(f"/service/{name}", until)
+
+    def heartbeats(self, name: str, count: int) -> list[Any]:
+        """All heartbeats, oldest first, as soon as there are so many."""
+        found = self._until(f"/service/{name}/heartbeats", lambda it: len(it.get("items", ())) >= count)
+        assert len(found["items"]) == count, found
+        return list(reversed(found["items"]))
+
+    def runs(self, name: str, *outcomes: str) -> list[Any]:
+        """Its runs, oldest first, as soon as they ended like this."""
+        found = self._until(
+            f"/service/{name}/runs",
+            lambda it: sorted(run["outcome"] for run in it.get("items", ())) == sorted(outcomes),
+        )
+        return list(reversed(found["items"]))
+
+    def _until(self, path: str, until: Callable[[Any], Any], within: float = 15) -> Any:
+        deadline = time.monotonic() + within
+        while not until(said := self.http.get(self.api + path).json()):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.1)
+        return said
+
+
+def signals(heartbeats: list[Any]) -> list[str]:
+    return [it["signal"] for it in heartbeats]
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    folder = tmp_path_factory.mktemp("registry")
+    settings = {
+        "ingest_token": INGEST_TOKEN,
+        "api_token": API_TOKEN,
+        "read_token": READ_TOKEN,
+        "silent_after": "15m",
+        "down_after": "1h",
+        "dead_after": "7d",
+    }
+    with Standin() as telegram:
+        system = System(folder, telegram, **settings)
+        system.parts["api"].env["REGISTRY_INGEST_PORT"] = str(system.parts["ingest"].port)
+        try:
+            yield Registry(system.start())
+        finally:
+            system.stop()
+
+
+class Client:
+    """Runs what people write with a client, in the environment where it is installed."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder = folder
+        self.env = {
+            "PATH": f"{programs}:{folder}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "NO_PROXY": "*",
+        }
+
+    def run(self, *command: str, ends: int = 0, within: float = 60, **env: str) -> str:
+        """What the command wrote; it must end with this exit code."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.env | env,
+            timeout=within,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == ends, done.stdout
+        return done.stdout
+
+    def python(self, code: str, ends: int = 0, **env: str) -> str:
+        return self.run("python", "-c", code, ends=ends, **env)
+
+
+def _programs(environment: str) -> Path:
+    """Where an environment's programs are. Without it: a failure in `make clients`, else a skip."""
+    folder = ENVIRONMENTS / environment
+    if not (folder / "installed").exists():
+        say = pytest.fail if FULL else pytest.skip
+        say(f"other systems' clients are not installed: make {folder.relative_to(ENVIRONMENTS.parents[1])}")
+    return folder / ("bin" if environment != "node" else "node_modules/.bin")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    return Client(tmp_path, _programs("python" if FULL else "short"))
+
+
+@pytest.fixture
+def kumacub(tmp_path: Path) -> Client:
+    return Client(tmp_path, _programs("kumacub"))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Client:
+    programs = _programs("node")
+    (tmp_path / "node_modules").symlink_to(programs.parent)
+    assert shutil.which("node"), "Node is not installed"
+    return Client(tmp_path, programs)
