@@ -32,7 +32,7 @@ def test_healthchecks_decorator(registry: Registry, client: Client) -> None:
     heard = registry.heartbeats("decorated", 5)
     assert signals(heard) == ["start", "success", "success", "start", "fail"]
     assert heard[1]["message"] == "rows=12&table=users"
-    assert [run["outcome"] for run in registry.runs("decorated", "success", "failure", "success")]
+    assert len(registry.runs("decorated", "success", "failure")) == 2
     service = registry.service("decorated", lambda it: it["status"] == "down")
     assert service["reason"] == "reported failure"
     assert service["warnings"] == []
@@ -69,7 +69,7 @@ def test_healthchecks_wrapper(registry: Registry, client: Client) -> None:
 PYHEALTHCHECKS = """
 import asyncio
 import aiohttp
-from pyhealthchecks import HealthChecks
+from pyhealthchecks.pyhealthchecks import HealthChecks
 
 async def main():
     async with aiohttp.ClientSession() as session:
@@ -103,7 +103,7 @@ import asyncio
 from healthchecks_io import AsyncClient, CheckTrap, Client
 from healthchecks_io.client.exceptions import BadAPIRequestError, CheckNotFoundError
 
-given = dict(api_key="api-token", ping_key="TOKEN", ping_url="BASE/ping/", api_url="API/api/")
+given = dict(api_key="api-token", ping_key="TOKEN", ping_url="BASE/ping/", api_url="SITE/api/")
 client = Client(**given)
 for by in ({"uuid": "KEY"}, {"slug": "by-slug"}):
     assert client.start_ping(**by, data="begins") == (True, "OK")
@@ -143,7 +143,7 @@ asyncio.run(main())
 def test_healthchecks_io_pings(registry: Registry, client: Client) -> None:
     key = registry.key("by-key")
     registry.make("by-slug")
-    code = PINGS.replace("KEY", key).replace("BASE", registry.ingest).replace("API", registry.api)
+    code = PINGS.replace("KEY", key).replace("BASE", registry.ingest).replace("SITE", registry.api)
     client.python(code.replace("TOKEN", INGEST_TOKEN))
     each = ["start", "success", "fail", "success", "fail"]
     heard = registry.heartbeats("by-key", 10)

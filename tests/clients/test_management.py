@@ -14,7 +14,7 @@ import asyncio
 from healthchecks_io import AsyncClient, CheckCreate, CheckUpdate, Client
 from healthchecks_io.client.exceptions import CheckNotFoundError, HCAPIAuthError
 
-urls = dict(api_url="API/api/", ping_url="BASE/ping/", api_version=VERSION)
+urls = dict(api_url="SITE/api/", ping_url="BASE/ping/", api_version=VERSION)
 client = Client(api_key="api-token", **urls)
 made = client.create_check(
     CheckCreate(name="NAME", tags="prod db", desc="a description", timeout=3600, grace=600, unique=["name"])
@@ -42,7 +42,7 @@ while len(pings := client.get_check_pings(made.uuid)) < 3 or client.get_check(ma
     assert time.monotonic() < deadline, pings
     time.sleep(0.2)
 assert [it.type for it in pings] == ["fail", "success", "start"], pings
-assert pings[1].duration is not None and pings[0].number_of_pings == 3, pings
+assert pings[1].duration is not None and len({it.number_of_pings for it in pings}) == 3, pings
 FLIPS
 assert client.get_badges()["*"].svg.startswith("http")
 integrations = client.get_integrations()
@@ -80,7 +80,7 @@ assert [it.up for it in flips][:1] == [0] or [it.up for it in flips][-1:] == [0]
 @full
 def test_healthchecks_io(registry: Registry, client: Client) -> None:
     for version in (1, 2, 3):
-        code = MANAGEMENT.replace("API/", registry.api + "/").replace("BASE", registry.ingest)
+        code = MANAGEMENT.replace("SITE", registry.api).replace("BASE", registry.ingest)
         # Its own reading of flips is that of version 1, as documented; Healthchecks wraps them since.
         code = code.replace("FLIPS", FLIPS if version == 1 else "").replace("VERSION", str(version))
         client.python(code.replace("NAME", f"managed-v{version}"))
