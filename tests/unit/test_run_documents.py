@@ -11,7 +11,15 @@ from services.api.http.models import RunItem
 from services.api.projections.documents import Heard, add_heartbeat, dump, load
 from services.api.projections.runs import open_run, place, run_document
 from services.cli.client import run_line, service_lines
-from shared.contracts.events import Outcome, RunData, Signal, moment, run_key, run_recorded
+from shared.contracts.events import (
+    DURATION_HEADER,
+    Outcome,
+    RunData,
+    Signal,
+    moment,
+    run_key,
+    run_recorded,
+)
 from shared.domain.service_state import ServiceState
 from shared.messaging.reader import OVER_HTTP, Stored
 
@@ -19,9 +27,11 @@ SECOND = 1_000_000
 START, SUCCESS, FAIL = Signal.START, Signal.SUCCESS, Signal.FAIL
 
 
-def beat(at: int, signal: Signal = SUCCESS, run: str = "") -> Stored:
+def beat(at: int, signal: Signal = SUCCESS, run: str = "", measured: str = "") -> Stored:
     body = json.dumps({"run": run}).encode() if run else b""
     headers = {"Registry-Signal": signal.value} if signal is not SUCCESS else OVER_HTTP
+    if measured:
+        headers = {**headers, DURATION_HEADER: measured}
     return Stored("heartbeat.a", body, headers, at, at * SECOND, 0)
 
 
@@ -44,6 +54,12 @@ def test_a_run_ends_with_what_has_its_id() -> None:
     assert (state.open_runs, state.last_duration) == ((("b", 2 * SECOND),), 5 * SECOND)
     again = heard(*begun, beat(6, START, "b"))
     assert again.open_runs[-1] == ("b", 6 * SECOND), "it began again"
+
+
+def test_a_run_took_as_long_as_its_sender_measured() -> None:
+    assert heard(beat(1, START), beat(7, measured="4.5")).last_duration == 4.5 * SECOND
+    assert heard(beat(1), beat(7, measured="4.5")).last_duration == 4.5 * SECOND
+    assert heard(beat(1, START), beat(7)).last_duration == 6 * SECOND
 
 
 def test_the_end_of_a_run_counts_where_its_start_did() -> None:

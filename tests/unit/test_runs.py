@@ -268,6 +268,19 @@ def test_a_start_meets_the_occurrence_and_its_end_counts_for_the_same() -> None:
     assert (run.started, run.ended, run.occurrence) == (at("27 02:05"), at("27 02:50"), at("27 02:00"))
 
 
+def test_a_run_took_as_long_as_its_sender_measured_else_since_its_start() -> None:
+    shell = beaten().beat(at("26 14:00"), START, "a").beat(at("26 14:10"), run="a", duration=9 * M)
+    shell.beat(at("26 15:00"), START, "b").beat(at("26 15:10"), run="b").beat(at("26 16:00"), duration=3 * M)
+    shell.tick(at("26 16:01"))
+    took = [run_event("backup", fact).data for fact in shell.facts[-3:]]
+    assert [it.duration for it in took] == [540, 600, 180]
+    assert [it.started_at and micros(it.started_at) for it in took] == [
+        *(at("26 14:00"), at("26 15:00")),
+        at("26 15:57"),
+    ]
+    assert list(shell.service.job.lengths[-3:]) == [9 * M, 10 * M, 3 * M]  # type: ignore[union-attr]
+
+
 def test_a_run_that_hangs_is_told_apart_from_one_that_does_not_start() -> None:
     shell = beaten(nightly(max_run=2 * H)).ticks_until(at("27 02:00")).beat(at("27 02:00"), START)
     shell.ticks_until(at("27 12:00"))

@@ -314,7 +314,9 @@ class RunItem(BaseModel):
 
     started_at: MomentIfAny = Field(description="Null where no start was heard.")
     ended_at: MomentIfAny
-    duration: float | None = Field(description="Seconds, of a run that has ended and whose start was heard.")
+    duration: float | None = Field(
+        description="Seconds, of a run that has ended: as its sender measured it, else since its start."
+    )
     outcome: Outcome = Field(
         description="overdue: it has not ended in time; missed: it was due, and nothing came."
     )

@@ -244,4 +244,4 @@ def _add_run(
     if known is None or known.started is None:
         last_run = (at - measured, at) if measured else last_run
         return (runs, last_run) if known else (runs | {run: HeardRun(first_end=at)}, last_run)
-    return runs | {run: HeardRun(known.first_end)}, (known.started, at)
+    return runs | {run: HeardRun(known.first_end)}, (at - measured if measured else known.started, at)

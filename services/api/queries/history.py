@@ -50,7 +50,7 @@ async def heard(link: BrokerConnection, name: str, since: int, limit: int) -> li
             signal=beat.signal,
             exit_code=beat.exit_code,
             message=body.message if body else None,
-            duration=(at - started).total_seconds() if started else beat.duration or None,
+            duration=beat.duration or ((at - started).total_seconds() if started else None),
             run=run,
             every=durations.write(body.every) if body and body.every else None,
             schedule=body.schedule if body else None,

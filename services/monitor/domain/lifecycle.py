@@ -239,11 +239,11 @@ def _status_after(service: MonitoredService, status: Status, fact: Beat | Paused
 
 
 def _run_duration(service: MonitoredService, beat: Beat) -> int | None:
-    """How long the run took that ends with this heartbeat, if one does and its start was heard; else what its
-    sender measured."""
+    """How long the run took that ends with this heartbeat: as its sender measured it, else since its start,
+    if one ends and that was heard."""
     job = service.job
     heard = job is not None and job.ended_at == beat.at and job.ended_start
-    return beat.at - heard if heard else beat.duration or None
+    return beat.duration or (beat.at - heard if heard else None)
 
 
 def _coded(exit_code: int | str | None) -> str:

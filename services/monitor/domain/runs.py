@@ -260,10 +260,10 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
     outcome = Outcome.FAILURE if beat.signal is Signal.FAIL else Outcome.SUCCESS
     run = run or _begun(service, job, beat)._replace(started=beat.at - beat.duration if beat.duration else 0)
     fact = _fact(beat.at, outcome, run)._replace(
-        ended=beat.at, run=beat.run, message=beat.message, exit_code=beat.exit_code
+        ended=beat.at, run=beat.run, message=beat.message, exit_code=beat.exit_code, measured=beat.duration
     )
     if run.started and outcome is Outcome.SUCCESS:
-        words = run_lengths.unusual(beat.at - run.started, job.lengths)
+        words = run_lengths.unusual(fact.took, job.lengths)
         tell = bool(words) and not run.is_told and not service.paused and _may_tell(job, beat.at)
         fact = fact._replace(unusual=words, notify=tell)
     return fact
@@ -348,7 +348,7 @@ def apply_fact(service: MonitoredService, fact: RunFact) -> None:
     if fact.ended:
         job.ended_at, job.ended_start = fact.ended, fact.started if run else 0
         if fact.started and fact.outcome is Outcome.SUCCESS:
-            job.lengths = (*job.lengths, fact.ended - fact.started)[-run_lengths.KEPT :]
+            job.lengths = (*job.lengths, fact.took)[-run_lengths.KEPT :]
 
 
 def apply_beat(service: MonitoredService, beat: Beat) -> None:

@@ -105,6 +105,13 @@ class RunFact(NamedTuple):
     exit_code: int | str | None = None
     unusual: str | None = None
     notify: bool = False
+    measured: int = 0
+    """How long it took, as its sender measured it; 0: it did not."""
+
+    @property
+    def took(self) -> int:
+        """How long it took, of one that has ended and began."""
+        return self.measured or self.ended - self.started
 
     @property
     def is_first(self) -> bool:

@@ -114,7 +114,7 @@ def run_event(name: str, fact: RunFact) -> events.RunRecorded:
         outcome=fact.outcome,
         started_at=_moment(fact.started),
         ended_at=_moment(fact.ended),
-        duration=(fact.ended - fact.started) / 1e6 if fact.started and fact.ended else None,
+        duration=fact.took / 1e6 if fact.started and fact.ended else None,
         expected_at=_moment(fact.occurrence),
         late_by=max(0, begun - fact.occurrence) / 1e6 if begun and fact.is_first else None,
         run=fact.run or None,
