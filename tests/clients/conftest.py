@@ -1,5 +1,6 @@
 """Other systems' clients in environments of their own, and the whole system that they send to."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -69,7 +70,7 @@ class Registry:
     def _until(self, path: str, until: Callable[[Any], Any], within: float = 15) -> Any:
         deadline = time.monotonic() + within
         while not until(said := self.http.get(self.api + path).json()):
-            assert time.monotonic() < deadline, said
+            assert time.monotonic() < deadline, json.dumps(said)
             time.sleep(0.1)
         return said
 

@@ -46,7 +46,7 @@ assert pings[1].duration is not None and len({it.number_of_pings for it in pings
 FLIPS
 assert client.get_badges()["*"].svg.startswith("http")
 integrations = client.get_integrations()
-assert all(it.id and it.kind for it in integrations) and integrations, integrations
+assert all(it.id and it.kind for it in integrations), integrations
 
 assert client.pause_check(made.uuid).status == "paused"
 reader = Client(api_key="read-token", **urls)
