@@ -4,6 +4,8 @@ import pytest
 
 from tests.clients.conftest import INGEST_TOKEN, Client, Registry, full, signals
 
+pytestmark = full
+
 DECORATOR = """
 from healthchecks_decorator import healthcheck
 
@@ -85,7 +87,6 @@ asyncio.run(main())
 """
 
 
-@full
 def test_pyhealthchecks(registry: Registry, client: Client) -> None:
     url = registry.make("py")
     client.python(PYHEALTHCHECKS.replace("URL", url))
@@ -139,7 +140,6 @@ asyncio.run(main())
 """
 
 
-@full
 def test_healthchecks_io_pings(registry: Registry, client: Client) -> None:
     key = registry.key("by-key")
     registry.make("by-slug")
@@ -195,7 +195,6 @@ def borgmatic(client: Client, hooks: str, *, ends: int = 0) -> str:
     )
 
 
-@full
 @pytest.mark.parametrize("by", ["key", "slug"])
 def test_borgmatic(registry: Registry, client: Client, by: str) -> None:
     name = f"borgmatic-{by}"

@@ -7,6 +7,8 @@ import time
 from tests.clients.conftest import INGEST_TOKEN, Client, Registry, full, signals
 from tests.clients.test_healthchecks import borgmatic
 
+pytestmark = full
+
 APYKUMA = """
 import asyncio
 import aiohttp
@@ -28,7 +30,6 @@ asyncio.run(main())
 """
 
 
-@full
 def test_apykuma(registry: Registry, client: Client) -> None:
     url = f"{registry.ingest}/api/push/{registry.key('apykuma')}"
     client.python(APYKUMA.replace("URL", url))
@@ -65,7 +66,6 @@ publisher.push_token = "wrong-token"
 """
 
 
-@full
 def test_kumacub(registry: Registry, kumacub: Client) -> None:
     config = KUMACUB.replace("BASE", registry.ingest)
     config = config.replace("GOOD", registry.key("disk")).replace("BAD", registry.key("load"))
@@ -106,7 +106,6 @@ uptime_kuma:
 """
 
 
-@full
 def test_borgmatic(registry: Registry, client: Client) -> None:
     url = f"{registry.ingest}/api/push/{registry.key('borgmatic-kuma')}"
     hooks = BORGMATIC.replace("URL", url)
@@ -164,7 +163,6 @@ asyncio.run(main())
 """
 
 
-@full
 def test_gatus_api_only_reads(registry: Registry, client: Client) -> None:
     """It sends no heartbeats: all it can do is to read what Gatus has measured, which is not served here."""
     said = client.python(GATUS_API.replace("BASE", registry.ingest).replace("TOKEN", INGEST_TOKEN))

@@ -9,6 +9,8 @@ import httpx
 
 from tests.clients.conftest import API_TOKEN, READ_TOKEN, Client, Registry, full, signals
 
+pytestmark = full
+
 MANAGEMENT = """
 import asyncio
 from healthchecks_io import AsyncClient, CheckCreate, CheckUpdate, Client
@@ -77,7 +79,6 @@ assert [it.up for it in flips][:1] == [0] or [it.up for it in flips][-1:] == [0]
 """
 
 
-@full
 def test_healthchecks_io(registry: Registry, client: Client) -> None:
     for version in (1, 2, 3):
         code = MANAGEMENT.replace("SITE", registry.api).replace("BASE", registry.ingest)

@@ -6,6 +6,8 @@ import time
 from tests.clients.conftest import INGEST_TOKEN, Client, Registry, full, signals
 from tests.clients.test_healthchecks import borgmatic
 
+pytestmark = full
+
 SDK = """
 import time
 import sentry_sdk
@@ -104,7 +106,6 @@ Sentry.init({ dsn: "DSN", environment: "production", release: "1.2.3", tracesSam
 """
 
 
-@full
 def test_sentry_node(registry: Registry, node: Client) -> None:
     node.run("node", "-e", NODE.replace("DSN", dsn(registry, 4507)))
     assert signals(registry.heartbeats("node-with", 2)) == ["start", "success"]
@@ -155,7 +156,6 @@ def bad():
 """
 
 
-@full
 def test_celery_beat(registry: Registry, client: Client) -> None:
     """Beat says when each task is due, the worker how it ended. A minute at least: Sentry knows no less."""
     for folder in ("queue", "done", "control"):
@@ -208,7 +208,6 @@ sentry:
 """
 
 
-@full
 def test_borgmatic(registry: Registry, client: Client) -> None:
     hooks = BORGMATIC.replace("DSN", dsn(registry, 5))
     assert "Sentry error" not in borgmatic(client, hooks)
