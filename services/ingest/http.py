@@ -22,12 +22,15 @@ from services.ingest.content import (
     finished,
     mended_name,
     read_content,
+    read_signal,
     tidy,
 )
+from services.ingest.ended_runs import EndedRuns
 from services.ingest.middleware import Throttled
 from services.ingest.protocols import PROTOCOLS
-from services.ingest.protocols.protocol import Address, Asked, Protocol, not_found, openapi_of
+from services.ingest.protocols.protocol import Address, Asked, Beat, Protocol, not_found, openapi_of
 from shared.contracts import events
+from shared.contracts.events import HeartbeatBody, Signal
 from shared.contracts.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
 from shared.http import bodies, docs, problems
 from shared.http.origins import is_foreign
@@ -63,7 +66,7 @@ def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
         routes=[*health.routes(), *docs.openapi(_TITLE)],
         middleware=[Middleware(Throttled), Middleware(HeadAsGet)],
     )
-    app.state.store, app.state.auth = store, auth
+    app.state.store, app.state.auth, app.state.ended_runs = store, auth, EndedRuns()
     app.include_router(router)
     app.include_router(_translating())
     problems.install(app)
@@ -309,6 +312,7 @@ async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Reques
     for beat in said.beats:
         name = address.service or _name_of(beat.name, store.names, beat.warnings)
         registered = registered or name not in store.names
+        beat = _in_order(name, beat, request.app.state.ended_runs)
         content = finished(beat.body, beat.headers, beat.duration, beat.warnings)
         await _store_content(request, name, content)
         warnings += content.warnings
@@ -317,6 +321,19 @@ async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Reques
         shown = " ".join("; ".join(warnings).split()).encode("ascii", "backslashreplace")
         response.headers["Registry-Warnings"] = visible(shown[:WARNINGS_SHOWN].decode())
     return response
+
+
+def _in_order(name: str, beat: Beat, ended: EndedRuns) -> Beat:
+    """A start that was sent before the end of its run, and comes after it, is no more than a log."""
+    run, signal = beat.body.run, Signal(beat.headers.get(events.SIGNAL_HEADER, Signal.SUCCESS))
+    if not run or beat.sent_at is None:
+        return beat
+    if signal in (Signal.SUCCESS, Signal.FAIL):
+        ended.end(name, run, beat.sent_at)
+    elif signal is Signal.START and ended.is_late(name, run, beat.sent_at):
+        body = HeartbeatBody(message=f"the start of run {run}, after its end", metadata=beat.body.metadata)
+        return beat._replace(body=body, headers=read_signal(Signal.LOG))
+    return beat
 
 
 def _enter(request: Request, address: Address) -> None:

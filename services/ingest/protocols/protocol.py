@@ -47,6 +47,8 @@ class Beat(NamedTuple):
     warnings: list[str]
     duration: float | None = None
     """Seconds, as the client has measured them."""
+    sent_at: float | None = None
+    """By the client's clock, seconds since 1970; None: it does not say."""
 
 
 class Translation(NamedTuple):

@@ -6,7 +6,7 @@ import re
 import uuid
 import zlib
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -81,7 +81,7 @@ def _read_envelope(raw: bytes) -> Translation:
     header = _object(first)
     if header is None:
         raise Problem(400, "this is no envelope: its first line is not a JSON object")
-    beats, lost, given = list[Beat](), "", header.get("event_id")
+    beats, lost, given, sent_at = list[Beat](), "", header.get("event_id"), _moment(header.get("sent_at"))
     while rest.strip() and not lost:
         line, _, rest = rest.partition(b"\n")
         if not line.strip():
@@ -103,7 +103,7 @@ def _read_envelope(raw: bytes) -> Translation:
             lost = "a check-in cannot be read, or does not say monitor_slug"
             continue
         given = given or fields.get("check_in_id")
-        beats.append(_check_in(name, fields, None))
+        beats.append(_check_in(name, fields, None)._replace(sent_at=sent_at))
         if len(beats) > CHECK_INS_MAX:
             raise Problem(413, f"an envelope holds at most {CHECK_INS_MAX} check-ins")
     if lost and not beats:
@@ -195,6 +195,13 @@ def _limits(config: Mapping[str, Any], warnings: list[str]) -> Limits | None:
             what = "minutes" if seconds else "times"
             warnings.append(f"{given}: {quoted(value)} is not a number of {what} that can be used")
     return Limits(**found) if found else None
+
+
+def _moment(given: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(given).timestamp() if isinstance(given, str) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _object(raw: bytes) -> dict[str, Any] | None:
