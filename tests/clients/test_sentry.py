@@ -126,6 +126,29 @@ def test_sentry_node(registry: Registry, node: Client) -> None:
     assert signals(registry.heartbeats("node-heartbeat", 1)) == ["fail"]
 
 
+AT_ONCE = """
+const Sentry = require("@sentry/node");
+Sentry.init({ dsn: "DSN" });
+
+(async () => {
+  for (let n = 0; n < 20; n++) {
+    Sentry.withMonitor("node-at-once", () => n);
+    await Sentry.flush(5000);
+  }
+})();
+"""
+
+
+def test_runs_of_no_time_stay_not_open(registry: Registry, node: Client) -> None:
+    """The start of a run and its end are sent at once, over two connections: they come in any order."""
+    node.run("node", "-e", AT_ONCE.replace("DSN", dsn(registry)))
+    heard = signals(registry.heartbeats("node-at-once", 40))
+    assert heard.count("success") == 20
+    assert heard.count("start") + heard.count("log") == 20
+    service = registry.service("node-at-once", lambda it: it["running_since"] is None)
+    assert service["warnings"] == []
+
+
 CELERY = """
 import sentry_sdk
 from celery import Celery
