@@ -5,6 +5,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from shared.contracts import ping_keys
 from shared.contracts.events import (
     ConfigData,
     Outcome,
@@ -54,7 +55,12 @@ async def write(publisher: Publisher, fleet: list[Past]) -> None:
             source="/monitor",
             subject=it.name,
             time=it.registered_at,
-            data=ConfigData(config=config, registered_at=it.registered_at, registered_by="heartbeat"),
+            data=ConfigData(
+                config=config,
+                registered_at=it.registered_at,
+                registered_by="heartbeat",
+                ping_key=ping_keys.new(),
+            ),
         )
         await publisher.append(
             streams.config(it.name),

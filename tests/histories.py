@@ -36,7 +36,7 @@ def config_event(
     """`at` and `registered_at`: microseconds."""
     config.setdefault("paused", kind is ServicePaused)
     since = None if registered_at is None else moment(registered_at)
-    data = ConfigData(config=ServiceConfig(**config), registered_at=since)
+    data = ConfigData(config=ServiceConfig(**config), registered_at=since, ping_key=f"key-{name[:50]}")
     return kind(id="1", source="/api", subject=name, time=moment(at), data=data)  # type: ignore[arg-type]
 
 

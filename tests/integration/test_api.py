@@ -23,6 +23,7 @@ from services.api.http.models import NewService, Wanted
 from services.api.projections.documents import Heard, add_heartbeat, project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
+from shared.contracts import ping_keys
 from shared.contracts.events import (
     ConfigData,
     Doubt,
@@ -130,8 +131,14 @@ async def change(
 
 
 async def register(
-    publisher: Publisher, name: str, declared_at: datetime | None = None, **config: Any
+    publisher: Publisher,
+    name: str,
+    declared_at: datetime | None = None,
+    *,
+    older: bool = False,
+    **config: Any,
 ) -> int:
+    """As the monitor does; `older`: of a version that knew no ping keys."""
     event = ServiceRegistered(
         id=f"{name}-registered",
         source="/monitor",
@@ -142,6 +149,7 @@ async def register(
             registered_at=now(),
             registered_by="heartbeat",
             declared_at=declared_at,
+            ping_key=None if older else ping_keys.new(),
         ),
     )
     ack = await publisher.append(
@@ -264,7 +272,7 @@ async def test_nothing_to_do_is_decided_on_the_record(
     async def elsewhere(kind: Any, **config: Any) -> None:
         """Another API's change, which these read models do not know."""
         nonlocal seq
-        data = ConfigData(config=ServiceConfig(**config), registered_at=now(), registered_by="api")
+        data = ConfigData(config=ServiceConfig(**config), registered_at=now(), ping_key=ping_keys.new())
         event = kind(id=f"e{seq}", source="/api", subject="a", time=now(), data=data)
         ack = await publisher.append(
             streams.config("a"), event.to_bytes(), after=seq, event_id=event.id, kind=event.type
@@ -638,7 +646,7 @@ async def test_every_operation_has_an_id_and_an_example(client: httpx.AsyncClien
 
     operations = [op for path in document["paths"].values() for op in path.values()]
     ids = [operation["operationId"] for operation in operations]
-    assert len(ids) == len(set(ids)) == 23
+    assert len(ids) == len(set(ids)) == 24
     for operation in operations:
         success = next(answer for code, answer in operation["responses"].items() if code.startswith("2"))
         kinds = success.get("content", {}).values()

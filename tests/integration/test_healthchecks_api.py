@@ -164,8 +164,8 @@ async def test_unique_makes_an_upsert(client: httpx.AsyncClient) -> None:
 
 
 async def test_upserts_at_once_make_one_check(client: httpx.AsyncClient) -> None:
-    wanted = {"name": "Once", "unique": ["name"]}
-    answers = await asyncio.gather(*(client.post("/api/v3/checks/", json=wanted) for _ in range(8)))
+    wanted = [{"name": f"once-{n}", "tags": "one", "unique": ["tags"]} for n in range(8)]
+    answers = await asyncio.gather(*(client.post("/api/v3/checks/", json=each) for each in wanted))
     assert sorted(each.status_code for each in answers) == [200] * 7 + [201]
     assert len({each.json()["uuid"] for each in answers}) == 1
 
@@ -374,7 +374,7 @@ async def test_services_that_were_made_otherwise_are_checks_too(
     client: httpx.AsyncClient, api: Process, publisher: Publisher, link: BrokerConnection
 ) -> None:
     api.kill()
-    await register(publisher, "beats")  # of an older version, without a ping key
+    await register(publisher, "beats", older=True)  # of an older version, without a ping key
     api.start()
 
     async def ready() -> bool:

@@ -236,7 +236,7 @@ async def test_services_of_an_older_version_get_a_key(
     client: httpx.AsyncClient, api: Process, publisher: Publisher
 ) -> None:
     api.kill()
-    await register(publisher, "old", every="5m", tags=("x",))
+    await register(publisher, "old", older=True, every="5m", tags=("x",))
     api.start()
 
     async def has_key() -> bool:
