@@ -205,9 +205,11 @@ HEALTHCHECKS = [
     *ok(f"/ping/{TOKEN.replace('_', '%5F')}/b%61ckup", ("backup", None, {})),
     *bodies_of(f"/ping/{KEY}/fail", "backup"),
     *bodies_of(f"/ping/{TOKEN}/backup/fail", "backup"),
-    *no(f"/ping/{UNKNOWN_KEY}", at=("open",)),
-    *no(f"/ping/{UNKNOWN_KEY}/fail", at=("open",)),
-    *no(f"/ping/{UNKNOWN_KEY}/backup/fail", at=("open",)),
+    *no(f"/ping/{UNKNOWN_KEY}"),
+    *no(f"/ping/{UNKNOWN_KEY}/fail"),
+    *no(f"/ping/{UNKNOWN_KEY}/backup/fail?create=1"),
+    *no("/ping/wrong/backup", at=("guarded",)),
+    *no("/ping/wrong/new?create=1", at=("guarded",)),
     *no(f"/ping/{TOKEN}/unknown"),
     *no(f"/ping/{TOKEN}/unknown?create=0"),
     *no(f"/ping/{TOKEN}/unknown/start?create="),
@@ -286,7 +288,7 @@ KUMA: list[Case] = (
         for ping in ("-1", "1e12", "soon", "1e999", "NaN")
     ]
     + [
-        Case(method, f"/api/push/{key}", 404, MISSING, at=("open",))
+        Case(method, f"/api/push/{key}", 404, MISSING)
         for method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
         for key in (UNKNOWN_KEY, TOKEN, "", "%20", f"{KEY}/more", f"{KEY}x")
     ]

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from starlette.types import Receive, Scope, Send
 
 from services.ingest.auth import IngestAuth
 from services.ingest.content import mended_name
+from services.ingest.middleware import Availability
 from services.ingest.protocols import PROTOCOLS, gatus, healthchecks, sentry, uptime_kuma
 from services.ingest.protocols.protocol import Address, Asked, Protocol, Translation
 from shared.contracts.events import valid_name
@@ -194,6 +196,20 @@ def test_a_key_is_needed_where_one_is_meant_whatever_tokens_there_are() -> None:
         assert too_many.value.status == 429
         assert int(too_many.value.headers["Retry-After"]) > 0
         auth.enter("key", good=True, client="203.0.113.1", needed=True)
+
+
+@pytest.mark.parametrize("path", ["/ping/a", "//ping/a/", "/api/push/a", "/api/1/envelope/", "/heartbeat/a"])
+async def test_a_heartbeat_that_could_not_be_stored_is_remembered_in_every_protocol(path: str) -> None:
+    availability = Availability(lambda: 0.0)
+
+    async def app(scope: Scope, _: Receive, send: Send) -> None:
+        assert not scope["path"].startswith("//")
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+
+    async def nothing(*_: Any) -> Any: ...
+
+    await availability.watched(app)({"type": "http", "path": path}, nothing, nothing)
+    assert availability.obstacle()
 
 
 def test_each_address_is_of_one_protocol() -> None:
