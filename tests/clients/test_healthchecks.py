@@ -104,7 +104,7 @@ import asyncio
 from healthchecks_io import AsyncClient, CheckTrap, Client
 from healthchecks_io.client.exceptions import BadAPIRequestError, CheckNotFoundError
 
-given = dict(api_key="api-token", ping_key="TOKEN", ping_url="BASE/ping/", api_url="SITE/api/")
+given = dict(ping_key="TOKEN", ping_url="BASE/ping/", api_url="SITE/api/")
 client = Client(**given)
 for by in ({"uuid": "KEY"}, {"slug": "by-slug"}):
     assert client.start_ping(**by, data="begins") == (True, "OK")

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tests.clients.conftest import API_TOKEN, READ_TOKEN, Client, Registry, full, signals
+from tests.clients.conftest import API_TOKEN, INGEST_TOKEN, READ_TOKEN, Client, Registry, full, signals
 
 pytestmark = full
 
@@ -17,7 +17,7 @@ from healthchecks_io import AsyncClient, CheckCreate, CheckUpdate, Client
 from healthchecks_io.client.exceptions import CheckNotFoundError, HCAPIAuthError
 
 urls = dict(api_url="SITE/api/", ping_url="BASE/ping/", api_version=VERSION)
-client = Client(api_key="api-token", **urls)
+client = Client(api_key="WRITES", **urls)
 made = client.create_check(
     CheckCreate(name="NAME", tags="prod db", desc="a description", timeout=3600, grace=600, unique=["name"])
 )
@@ -52,7 +52,7 @@ integrations = client.get_integrations()
 assert all(it.id and it.kind for it in integrations), integrations
 
 assert client.pause_check(made.uuid).status == "paused"
-reader = Client(api_key="read-token", **urls)
+reader = Client(api_key="READS", **urls)
 [read] = [it for it in reader.get_checks() if it.name == "NAME"]
 assert read.unique_key and not read.ping_url and read.uuid is None, read
 assert reader.get_check(read.unique_key).name == "NAME"
@@ -64,7 +64,7 @@ for wrong in (Client(api_key="wrong", **urls).get_checks, lambda: reader.delete_
         pass
 
 async def main():
-    async with AsyncClient(api_key="api-token", **urls) as client:
+    async with AsyncClient(api_key="WRITES", **urls) as client:
         assert (await client.delete_check(made.uuid)).name == "NAME"
         try:
             await client.get_check(made.uuid)
@@ -79,7 +79,7 @@ asyncio.run(main())
 def test_healthchecks_io(registry: Registry, client: Client) -> None:
     for version in (1, 2, 3):
         code = MANAGEMENT.replace("SITE", registry.api).replace("BASE", registry.ingest)
-        code = code.replace("VERSION", str(version))
+        code = code.replace("VERSION", str(version)).replace("WRITES", API_TOKEN).replace("READS", READ_TOKEN)
         client.python(code.replace("NAME", f"managed-v{version}"))
 
 
@@ -201,7 +201,7 @@ def test_runitor(registry: Registry) -> None:
     assert (heard[0]["run"], heard[1]["message"], heard[2]["exit_code"]) == (RUN, "output", 3)
     assert heard[2]["message"] == "x" * 10_000
 
-    by_slug = f"{registry.ingest}/ping/ingest_token/runitor-by-slug"
+    by_slug = f"{registry.ingest}/ping/{INGEST_TOKEN}/runitor-by-slug"
     assert httpx.post(f"{by_slug}/start", headers=agent).status_code == 404
     assert httpx.post(f"{by_slug}/start{query}", headers=agent).status_code == 201
     assert httpx.post(f"{by_slug}/0{query}", headers=agent).status_code == 200
