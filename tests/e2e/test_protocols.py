@@ -120,6 +120,8 @@ def test_what_each_protocol_says_arrives_where_people_look(system: System) -> No
     assert (found["max_run"], found["fail_after"], found["recover_after"]) == ("2h", 3, 2)
     assert found["thresholds"]["down_after"] == "30m"
     assert "'nightly job' is kept as 'nightly-job'" in found["warnings"][0]
+    send(monitor_config=config | {"max_runtime": 90})
+    awaited(system, "/service/nightly-job", lambda it: it["max_run"] == "1h30m")
     send(status="ok", environment="prod")
     runs = awaited(system, "/service/nightly-job/runs", lambda it: it["items"] and it["items"][0]["ended_at"])
     assert (runs["items"][0]["outcome"], runs["items"][0]["run"]) == ("success", HEX)

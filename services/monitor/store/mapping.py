@@ -216,7 +216,7 @@ def _declared(beat: Beat, time_zone: str | None) -> dict[str, Any]:
 
 
 def _limits(beat: Beat) -> dict[str, Any]:
-    return beat.limits.model_dump(exclude_none=True) if beat.limits else {}
+    return {field: value for field, value in beat.limits or () if value is not None}
 
 
 def _about(name: str, what: str, time: datetime) -> dict[str, Any]:
