@@ -150,10 +150,9 @@ class ServiceState:
 
     @property
     def last_duration(self) -> int | None:
-        """Microseconds that the last finished run took, if it ended in this life: its sender may measure a
-        little more than is since the start that registered the service."""
+        """Microseconds that the last finished run took, if all of it was in this life."""
         run = self.last_run if self.is_heard else None
-        return run[1] - run[0] if run and belongs_to_this_life(run[1], self.registered_at) else None
+        return run[1] - run[0] if run and belongs_to_this_life(run[0], self.registered_at) else None
 
     @property
     def is_down(self) -> bool:

@@ -35,9 +35,11 @@ async def record(url: str) -> list[Any]:
 
 
 def models(system: System) -> list[Any]:
+    made = system.api("/service/made")
+    made["ping_url"] = made["ping_url"].rpartition("/")[2]  # each system has ports of its own
     return [
         system.api("/service/gone/events?limit=100"),
-        system.api("/service/made"),
+        made,
         system.api("/maintenance"),
     ]
 

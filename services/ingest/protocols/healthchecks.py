@@ -6,6 +6,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from services.ingest.content import read_signal
 from services.ingest.protocols.protocol import (
+    ANY_WORD,
     Address,
     Asked,
     Beat,
@@ -82,6 +83,7 @@ def _text(text: str, status: int) -> Response:
     return PlainTextResponse(text, status, HEADERS)
 
 
+_KEY_OR_WORD = "A ping key, or an ingest token"
 _QUERY = {"rid": "The client's id of the run that begins or ends, a UUID"}
 _CREATE = {"create": "`1`: a service that is not known is registered"}
 _SIGNAL = {"signal": "start, fail, log, or an exit code from 0 to 255"}
@@ -103,7 +105,7 @@ PROTOCOL = Protocol(
             "A run of it begins, fails or ends; or another service, by its name, is alive",
             ("GET", "POST"),
             {
-                "key_or_token": "A ping key, or an ingest token",
+                "key_or_token": _KEY_OR_WORD,
                 "signal_or_name": f"After a key: {_SIGNAL['signal']}. After a token: a service's name",
             }
             | _QUERY
@@ -114,10 +116,7 @@ PROTOCOL = Protocol(
             "/ping/{token}/{name}/{signal}",
             "The same signals by name",
             ("GET", "POST"),
-            {"token": "An ingest token; any word where none is set", "name": "The service's"}
-            | _SIGNAL
-            | _QUERY
-            | _CREATE,
+            {"token": ANY_WORD, "name": "The service's"} | _SIGNAL | _QUERY | _CREATE,
             True,
         ),
     ),

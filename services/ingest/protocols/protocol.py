@@ -12,6 +12,9 @@ from shared.contracts.events import HeartbeatBody
 from shared.http import problems
 from shared.http.problems import Problem
 
+ANY_WORD = "An ingest token; any word where none is set"
+"""What stands in an address in the place of a token, for the documentation."""
+
 
 class Asked(NamedTuple):
     """A request without its body. `parts`: of its address, after what all addresses of the protocol begin

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from services.ingest.content import FAILED, WELL, read_signal
 from services.ingest.protocols.protocol import (
+    ANY_WORD,
     Address,
     Asked,
     Beat,
@@ -269,7 +270,7 @@ PROTOCOL = Protocol(
             {
                 "project": "Digits",
                 "name": "The service's",
-                "token": "An ingest token; any word where none is set",
+                "token": ANY_WORD,
             }
             | _CHECK_IN,
             True,
