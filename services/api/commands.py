@@ -135,20 +135,17 @@ class Commands:
         while True:
             await asyncio.sleep(GIVEN_EVERY)
             try:
-                for name in [each.name for each in self.hub.index if each.ping_key is None]:
+                for name in list(self.hub.index.without_key):
                     await self._give_ping_key(name)
             except (BrokerError, NatsError, DatabaseUnavailable) as error:
                 log.info("services that have no ping key yet get one later", why=str(error))
 
     async def _give_ping_key(self, name: str) -> None:
-        def decide(state: ServiceState | None) -> ConfigEvent | None:
-            if state is None or not state.exists or state.ping_key:
-                return None
-            given = self._updating(events.ServiceUpdated, name, None, _with_ping_key)
-            return given(state)
+        def given(old: ConfigData) -> ConfigData:
+            return old if old.ping_key else old.model_copy(update={"ping_key": ping_keys.new()})
 
         with suppress(Problem):
-            await self._change(name, decide)
+            await self._change(name, self._updating(events.ServiceUpdated, name, None, given))
 
     async def delete(self, name: str, if_match: str | None) -> None:
         def decide(state: ServiceState | None) -> ConfigEvent:
@@ -270,10 +267,6 @@ class Commands:
             "subject": name,
             "time": now,
         }
-
-
-def _with_ping_key(old: ConfigData) -> ConfigData:
-    return old if old.ping_key else old.model_copy(update={"ping_key": ping_keys.new()})
 
 
 def existing(name: str, state: ServiceState | None, if_match: str | None = None) -> ServiceState:

@@ -1,7 +1,6 @@
 """Wires ingest: settings, broker, ticks, HTTP."""
 
 import asyncio
-import gc
 import time
 
 from services.ingest.admission import HeartbeatStore, KnownNames
@@ -64,10 +63,7 @@ def main() -> None:
     store = HeartbeatStore(batches, names, availability)
     limits.on_full = availability.refused
     limits.recognises = lambda request: recognises(request, store, auth)
-    # Much is made and thrown away per request, little stays: looking through it seldom takes p99 at 256
-    # connections from 47 to 18 ms.
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
+    server.collect_garbage_seldom()
     server.run(
         availability.watched(build(store, health, auth)),
         work,

@@ -17,3 +17,12 @@ def test_a_status_whose_configuration_was_purged_waits_for_it() -> None:
     state = index._states["web"]
     assert (state.exists, state.status) == (True, "alive")
     assert "never" not in index._states, "names that are never registered cost nothing"
+
+
+def test_it_knows_which_services_have_no_ping_key_yet() -> None:
+    index, config = ServiceIndex(), CONFIG | {"description": ""}
+    index.load(load({"_id": name, "config": config}) for name in ("web", "db"))
+    assert index.without_key == {"web", "db"}
+    index.load([load({"_id": "web", "config": config | {"seq": 10, "ping_key": "a-key"}})])
+    index.load([load({"_id": "db", "config": config | {"seq": 11, "deleted": True}})])
+    assert index.without_key == set()

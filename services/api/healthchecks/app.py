@@ -213,7 +213,7 @@ class _Api:
         spec, api = _spec(asked.body), asked.api
         async with self._creating:
             for _ in range(TRIES):
-                if there := next((each for each in api.hub.index if self._matches(api, each, spec)), None):
+                if there := _matching(api, spec):
                     return await self._changed(asked, there.name, spec)
                 wanted = _valid(lambda: checks.new(spec, lambda name: api.hub.index.get(name) is not None))
                 try:
@@ -341,8 +341,12 @@ class _Api:
             badge_url=f"{_public(api)}/badge/{state.name}.svg" + (f"?key={key}" if key else ""),
         )
 
-    def _matches(self, api: ApiContext, state: ServiceState, spec: Spec) -> bool:
-        return bool(spec.unique) and checks.matches(state, _timing(api, state), spec)
+
+def _matching(api: ApiContext, spec: Spec) -> ServiceState | None:
+    """The check that `unique` means, if it is there."""
+    if not spec.unique:
+        return None
+    return next((each for each in api.hub.index if checks.matches(each, _timing(api, each), spec)), None)
 
 
 def _public(api: ApiContext) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
-from services.api.http.models import Aliases, Lines, NewService
+from services.api.http.models import Lines, NewService
 from shared.contracts import durations, thresholds, zones
 from shared.contracts.events import MICRO, NAME_MAX, Signal, Status, moment, valid_name
 from shared.domain.service_state import ServiceState
@@ -85,7 +85,6 @@ class Spec(BaseModel):
 class WantedService(NewService):
     """A configuration with what is kept of a check."""
 
-    aliases: Aliases | None = None
     as_check: dict[str, str | bool] | None = None
 
 

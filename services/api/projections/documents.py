@@ -245,4 +245,5 @@ def _add_run(
         last_run = (at - measured, at) if measured else last_run
         return (runs, last_run) if known else (runs | {run: HeardRun(first_end=at)}, last_run)
     # No client can have measured more than is since its start; one that registered its service counts too.
-    return runs | {run: HeardRun(known.first_end)}, (max(known.started, at - (measured or at)), at)
+    began = max(known.started, at - measured) if measured else known.started
+    return runs | {run: HeardRun(known.first_end)}, (began, at)

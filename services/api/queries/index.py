@@ -52,11 +52,14 @@ class ServiceIndex:
         self._texts: dict[str, str] = {}
         """What is searched in, casefolded, of those where that is more than the name as it is."""
         self._orders: dict[Sort, SortedList[Place]] = {}
+        self.without_key: set[str] = set()
+        """Those that an older version registered, and that have no ping key yet."""
         self.clear()
 
     def clear(self) -> None:
         self._states.clear()
         self._texts.clear()
+        self.without_key.clear()
         self._orders = {sort: SortedList() for sort in SORTS}
         self._of_status: dict[str, set[str]] = {status: set() for status in Status}
         self._of_tag: defaultdict[str, set[str]] = defaultdict(set)
@@ -96,6 +99,7 @@ class ServiceIndex:
         if state is None or not state.exists:
             return
         self._texts.pop(name, None)
+        self.without_key.discard(name)
         for sort, order in self._orders.items():
             order.remove(place(state, sort))
         self._of_status[state.status].discard(name)
@@ -111,6 +115,8 @@ class ServiceIndex:
         text = f"{state.name}\n{state.description}".casefold().rstrip("\n")
         if text != state.name:
             self._texts[state.name] = text
+        if state.ping_key is None:
+            self.without_key.add(state.name)
         for sort, order in self._orders.items():
             order.add(place(state, sort))
         self._of_status[state.status].add(state.name)

@@ -211,7 +211,7 @@ def decide(
         if service.paused or fact.signal is Signal.LOG:
             return
         # Of a job, what was due is decided before its run ends with this heartbeat.
-        if service.job is None and not fact.after_hole and not is_quiet(service, at):
+        if service.job is None and not fact.after_hole:
             for overdue in overdue_transitions(service, min(at, coverage.until), coverage, detector):
                 yield overdue
                 status = overdue.to
