@@ -177,7 +177,8 @@ class Monitor:
         self.evaluated_until = max(self.evaluated_until, end)
         TICK_LAG.set(message.pending)
         if message.pending < MAX_BEHIND:
-            reach = Checkpoint(message.seq, self.state.applied_until(self.events.read_until))
+            heartbeats = self.evaluator.evaluated_until(message.seq)
+            reach = Checkpoint(heartbeats, self.state.applied_until(self.events.read_until))
             self.snapshots.save_some(reach, self.state.coverage)
 
     def apply_event(self, message: Stored) -> None:

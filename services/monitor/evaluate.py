@@ -35,8 +35,8 @@ class Evaluator:
         self._state = state
         self._recorder = recorder
         self._kept = kept
-        self._late: set[str] = set()
-        """Services that hold heartbeats."""
+        self._late: dict[str, int] = {}
+        """Services that hold heartbeats, with the sequence of the oldest."""
         self._hole_at = 0
         """When the first message was stored after messages that were removed before they were read."""
         self._proved_from = 0
@@ -81,7 +81,7 @@ class Evaluator:
                 service.unsure = False
                 beat = beat._replace(after_hole=True)
             if service.held or not decidable(service, beat, state.coverage):
-                self._late.add(name)
+                self._late.setdefault(name, message.seq)
                 service.held = (*service.held[: MAX_HELD - 1], beat)
             else:
                 await self._evaluate_heartbeat(service, beat, message)
@@ -152,15 +152,20 @@ class Evaluator:
 
     # --- ticks
 
+    def evaluated_until(self, read_until: int) -> int:
+        """The sequence up to which every heartbeat that was read has been evaluated."""
+        return min(read_until, *(seq - 1 for seq in self._late.values())) if self._late else read_until
+
     async def evaluate_tick(self, start: int, end: int, message: Stored) -> None:
         """The registry was listening from `start` to `end`: evaluate what is late, and what is overdue."""
         self._state.prove(min(max(start, self._proved_from), end), end)
         services, detector = self._state.services, None
-        late, self._late = self._late, set()
+        late, self._late = self._late, {}
         waiting = [service for name in sorted(late) if (service := services.get(name)) and service.held]
         if waiting:
             detector = MassOutageDetector(self._state.cadence, end)
             await _concurrently(partial(self._evaluate_held, message, detector), waiting)
+            self._late.update((service.name, late[service.name]) for service in waiting if service.held)
         if overdue := self._state.overdue(end):
             detector = detector or MassOutageDetector(self._state.cadence, end)
             await _concurrently(partial(self._evaluate_overdue, message, end, detector), overdue)
@@ -170,11 +175,12 @@ class Evaluator:
     ) -> None:
         beats, service.held = service.held, ()
         for n, beat in enumerate(beats):
+            self._state.apply_put_off(service, beat.at)
             if service.job and not decidable(service, beat, self._state.coverage):
                 service.held = beats[n:]  # the tick was long on its way, and proves nothing of that time
-                self._late.add(service.name)
                 return
             await self._evaluate_heartbeat(service, beat, tick, detector)
+        self._state.apply_put_off(service)
 
     async def _evaluate_overdue(
         self, tick: Stored, at: int, detector: MassOutageDetector, service: MonitoredService

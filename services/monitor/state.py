@@ -26,7 +26,7 @@ from services.monitor.store.snapshots import LoadedSnapshot, Snapshots
 from shared.contracts.events import Signal, Status
 from shared.domain.coverage import Coverage
 from shared.domain.service_state import belongs_to_this_life
-from shared.domain.timetable import EARLY, Timetable
+from shared.domain.timetable import EARLY, NEVER, Timetable
 from shared.messaging import streams
 
 log = structlog.get_logger()
@@ -53,6 +53,8 @@ class MonitorState:
         """Changes that were read, and are newer than the heartbeats that were."""
         self.upcoming_of: dict[str, deque[ConfigChange]] = {}
         """The same by service."""
+        self.put_off: dict[str, deque[ConfigChange]] = {}
+        """By service: changes that are newer than heartbeats of it that wait for a tick."""
         self.epochs = epochs.first(default, time_zone)
         self.epoch_of = self.epochs * buckets.BUCKETS
         """The epoch whose default thresholds the services of each bucket use."""
@@ -148,7 +150,8 @@ class MonitorState:
 
     def applied_until(self, events_read: int) -> int:
         """The event up to which everything that was read has been applied."""
-        return self.upcoming[0].seq - 1 if self.upcoming else events_read
+        waiting = [self.upcoming, *self.put_off.values()] if self.upcoming else self.put_off.values()
+        return min((changes[0].seq - 1 for changes in waiting), default=events_read)
 
     def apply_until(self, at: int) -> None:
         """Apply the configuration that was stored before `at`, and the default thresholds of that time."""
@@ -162,11 +165,28 @@ class MonitorState:
             service = self.services.get(change.name)
             if service is not None and change.seq <= service.config_seq:
                 continue
+            if service is not None and service.held and not self._ends_waiting(service, change):
+                self.put_off.setdefault(change.name, deque()).append(change)
+                continue
             if not change.deletes:
                 self.apply_change(change)
             elif service is not None:
                 self._remove(service, change)
         self._begin_epochs(at)
+
+    @staticmethod
+    def _ends_waiting(service: MonitoredService, change: ConfigChange) -> bool:
+        """Whether heartbeats that wait for a tick are not evaluated any more after this change."""
+        registers_anew = change.registers and change.registered_at > service.registered_at
+        return change.deletes or registers_anew or change.paused
+
+    def apply_put_off(self, service: MonitoredService, until: int = NEVER) -> None:
+        """Apply the changes before `until` that have waited behind heartbeats of the service."""
+        changes = self.put_off.get(service.name)
+        while changes and changes[0].at < until:
+            self.apply_change(changes.popleft())
+        if changes is not None and not changes:
+            del self.put_off[service.name]
 
     def apply_change(self, change: ConfigChange) -> MonitoredService:
         """The service as the configuration wants it, with what is already known of it."""
@@ -174,6 +194,10 @@ class MonitorState:
         if service and change.registers and change.registered_at > service.registered_at:
             self._remove(service, change)
             service = None
+        if service and change.paused:
+            for earlier in self.put_off.pop(change.name, ()):
+                self._count_held(service, earlier.at)
+                self.apply_change(earlier)
         is_new = service is None
         if service is None:
             service = self._new_service(change)
@@ -212,11 +236,15 @@ class MonitorState:
             if service.said:
                 self.resumed.append(service)
         service.paused = change.paused
-        if not service.paused:
-            return
-        held, service.held = service.held, ()
-        for beat in held:  # they waited for a tick, and are not evaluated any more
-            if beat.at > service.last_beat:
+        if service.paused:
+            self._count_held(service)
+
+    def _count_held(self, service: MonitoredService, until: int = NEVER) -> None:
+        """Heartbeats before `until` waited for a tick, and are not evaluated any more: a pause began."""
+        held = service.held
+        service.held = tuple(beat for beat in held if beat.at >= until)
+        for beat in held:
+            if service.last_beat < beat.at < until:
                 while self.has_runs(service, beat) and (fact := runs.beat_fact(service, beat, self.coverage)):
                     runs.apply_fact(service, fact)
                     self.unrecorded.append((service, fact))
@@ -263,6 +291,7 @@ class MonitorState:
 
     def _remove(self, service: MonitoredService, change: ConfigChange) -> None:
         self.remove(service)
+        self.put_off.pop(service.name, None)
         self.snapshots.touch(service.bucket, change.seq)
         if service.status_seq:  # an event from after the deletion, if it was read, is of the next service
             ended = change.at if change.deletes else change.registered_at - 1

@@ -18,6 +18,7 @@ from oncalendar import BaseIterator
 from services.monitor.consume import Monitor
 from services.monitor.domain import runs
 from services.monitor.domain.service import Beat, Job, MonitoredService, OpenRun, RunFact
+from services.monitor.state import MonitorState
 from services.monitor.store import snapshot_codec
 from services.monitor.store.mapping import ConfigChange
 from shared.contracts import schedules
@@ -384,6 +385,16 @@ class AnySuccessEndsARun(_Patched):
         return lambda job, run: job.open_runs[-1] if job.open_runs else None
 
 
+class ConfiguresWhatWaits(_Patched):
+    """A change of the configuration holds for heartbeats before it that wait for a tick."""
+
+    place, name = MonitorState, "_ends_waiting"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return staticmethod(lambda service, change: True)
+
+
 class ForgetsOpenRuns(_Patched):
     """A snapshot does not hold the runs that are open."""
 
@@ -444,6 +455,7 @@ MUTANTS: list[type[Process]] = [
     FailuresAddUp,
     LooksAtStatus,
     AnySuccessEndsARun,
+    ConfiguresWhatWaits,
     ForgetsOpenRuns,
     MissedByBoth,
     HalfTheOrder,
@@ -469,6 +481,7 @@ CAUGHT_BY = {
     "AnySuccessEndsARun": 26,
     "ForgetsOpenRuns": 35,
     "HalfTheOrder": 40,
+    "ConfiguresWhatWaits": 205,
 }
 """A seed that catches a mutant, where none of the first does: the suite need not look for one."""
 

@@ -247,6 +247,8 @@ class Life:
     lengths: list[int] = field(default_factory=list)
     told_at: int = -NEVER
     held: list[Said] = field(default_factory=list)
+    put_off: list[Settings] = field(default_factory=list)
+    """What was configured while heartbeats were held."""
 
 
 class Reference:
@@ -284,7 +286,16 @@ class Reference:
             if not is_now:
                 break
             self._begin_epochs(first.counts_at)
-            self._apply(self._ahead.pop(0))
+            self._ahead.pop(0)
+            life = self._life
+            ends = first.deletes or first.registers or first.paused
+            if life and life.held and not ends:
+                life.put_off.append(first)
+                continue
+            while life and life.put_off and first.paused:
+                self._hear_held(life, life.put_off[0].counts_at)
+                self._apply(life.put_off.pop(0))
+            self._apply(first)
         self._begin_epochs(at)
         resumed, self._resumed = self._resumed, []
         for life, since in resumed:
@@ -338,9 +349,11 @@ class Reference:
                 self._resumed.append((life, at))
         life.is_paused = change.paused
         if life.is_paused:
-            held, life.held = life.held, []
-            for said in held:
-                self._heard_in_pause(life, said)
+            self._hear_held(life, NEVER)
+
+    def _hear_held(self, life: Life, until: int) -> None:
+        while life.held and life.held[0].at < until:
+            self._heard_in_pause(life, life.held.pop(0))
 
     def _resume(self, life: Life, at: int) -> None:
         """What was heard in the pause takes effect."""
@@ -716,10 +729,14 @@ class Reference:
             return
         held, life.held = life.held, []
         for n, said in enumerate(held):
+            while life.put_off and life.put_off[0].counts_at < said.at:
+                self._apply(life.put_off.pop(0))
             if life.has_job and any(self._until < at <= said.at for at in self._all_due(life)):
                 life.held = held[n:]
                 break
             self._evaluate(life, said)
+        while life.put_off and not life.held:
+            self._apply(life.put_off.pop(0))
         if not life.is_paused:
             self._advance(life, tick.end)
         self.ever_had_job |= life.has_job

@@ -176,7 +176,9 @@ class _Maker:
                     if back and rng.random() < 0.5:
                         sent = max(latest, stored)
                         stuck = max(sent, self.micros(back + rng.random() * jitter))
-                        self.facts.append(Fact(stuck, f"tick.{run}x{stretch}", _tick(first, latest, sent)))
+                        self.facts.append(
+                            Fact(stuck, f"tick.{run}x{stretch}", tick_payload(first, latest, sent))
+                        )
                         if stuck - sent <= LATE:
                             self.stretches[-1] = first, stuck
                         latest = stuck
@@ -184,7 +186,7 @@ class _Maker:
             elif stored > latest and seconds < end:
                 if first and any(gone < seconds and (latest - BASE) / 1e6 < back for gone, back in outages):
                     stretch, first = stretch + 1, 0
-                self.facts.append(Fact(stored, f"tick.{run}x{stretch}", _tick(first, latest, stored)))
+                self.facts.append(Fact(stored, f"tick.{run}x{stretch}", tick_payload(first, latest, stored)))
                 if first:
                     self.stretches[-1] = first, stored
                 else:
@@ -324,7 +326,7 @@ class _Maker:
         )
 
 
-def _tick(first: int, before: int, sent: int) -> bytes:
+def tick_payload(first: int, before: int, sent: int) -> bytes:
     """Payload of a tick: its stretch's first, the one before it, and its own time, in microseconds."""
     times = {"open_since": first, "open_until": before, "sent_at": sent} if first else {}
     return json.dumps({key: moment(at).isoformat() for key, at in times.items()}).encode()

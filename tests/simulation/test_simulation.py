@@ -1,18 +1,24 @@
 """A few seconds of simulations. `make simulate SEEDS=100000` runs as many as wanted."""
 
+import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from services.monitor.domain.service import SECOND, EffectiveThresholds
 from shared.domain import timetable
 from tests.simulation import occurrences, punctual
 from tests.simulation.command import chunk
+from tests.simulation.model import BASE, CALM, Fact, Heartbeats
 from tests.simulation.mutants import CAUGHT_BY, MUTANTS, caught_by
-from tests.simulation.run import Process, surroundings
+from tests.simulation.run import Process, disturbed, run_history, seconds, surroundings
+from tests.simulation.scenario import Life, Seat, make, tick_payload
+from tests.simulation.simulate import problems
 
 FIRST = 0
 SECONDS = 6.0
@@ -69,6 +75,43 @@ def test_a_seed_means_the_same_in_every_process() -> None:
         for hash_seed in ("1", "2")
     }
     assert len(told) == 1
+
+
+def test_what_waits_for_a_tick_is_read_again_after_a_kill() -> None:
+    """A tick that was long on its way decides nothing of a heartbeat that came meanwhile. The snapshot that
+    is saved behind it does not go beyond that heartbeat."""
+    said = {"schedule": "*:*:0/5", "time_zone": "UTC"}
+    beats = [Fact(_at(second), "heartbeat.j0", json.dumps(said).encode()) for second in (0.4, 5.2, 13.5)]
+    sent = [*range(12), 11.9, 15, 16]
+    stored = [*range(12), 14, 15, 16]
+    ticks = [
+        Fact(_at(arrived), "tick.i0", tick_payload(BASE, _at(before), _at(now)))
+        for before, now, arrived in zip([0, *sent], sent, stored, strict=False)
+    ]
+    facts = sorted([*beats, *ticks], key=lambda fact: fact.at)
+    patience = EffectiveThresholds(SECOND, 20 * SECOND, 40 * SECOND)
+    lives = [Life(0.0, 14.5, patience), Life(0.0, 9.0, patience)]
+    scenario = replace(
+        make(0),
+        upgraded=False,
+        kept=None,
+        names=["j0"],
+        heartbeats=Heartbeats(facts, None),
+        commands=[],
+        seats=[Seat(lives, [], CALM)],
+        outages=[],
+        api_faults=CALM,
+        calm_at=15.0,
+        end=17.0,
+    )
+    with surroundings():
+        broker = disturbed(scenario)
+        assert seconds(run_history(broker)["j0"][-1].data.ended_at) == "13.500000"
+        assert problems(scenario, broker, Process) == []
+
+
+def _at(second: float) -> int:
+    return BASE + round(second * SECOND)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
