@@ -27,7 +27,8 @@ OF_STRANGERS_MAX = ALL_MAX // 2
 """The same of all such addresses."""
 
 LONG_BODY = 1024
-"""Bytes of a body above which it is parsed beside the loop: many at once would keep ticks waiting."""
+"""Bytes of a body above which it is parsed beside the loop, as is one that comes compressed: many at once
+would keep ticks waiting."""
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
                 if _on_their_way[_ALL] > ALL_MAX or of_strangers > OF_STRANGERS_MAX:
                     raise Problem(503, "too much is sent at the same time", retry_after=2, headers=_CLOSE)
         raw = bytes(body)
-        if len(raw) <= LONG_BODY:
+        if len(raw) <= LONG_BODY and "content-encoding" not in request.headers:
             return parse(raw)
         parser = _strangers_parser if stranger else _parser
         return await asyncio.get_running_loop().run_in_executor(parser, parse, raw)

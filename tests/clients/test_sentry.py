@@ -43,6 +43,11 @@ began = capture_checkin(
 capture_checkin(monitor_slug="sdk-checkin", check_in_id=began, status=MonitorStatus.OK, duration=4.5)
 capture_checkin(monitor_slug="every hour: tidy up", status=MonitorStatus.OK)
 sentry_sdk.capture_message("of no matter here")
+assert sentry_sdk.get_client().transport._compression_algo == "br"
+sentry_sdk.flush()
+sentry_sdk.init("DSN", _experiments={"transport_compression_algo": "gzip"})
+capture_checkin(monitor_slug="sdk-gzip", status=MonitorStatus.OK)
+assert sentry_sdk.get_client().transport._compression_algo == "gzip"
 sentry_sdk.flush()
 """
 
@@ -74,6 +79,7 @@ def test_sentry_sdk(registry: Registry, client: Client) -> None:
     assert registry.service("sdk-checkin", lambda it: it["every"])["every"] == "2h"
     assert registry.runs("sdk-checkin", "success")[0]["duration"] == 4.5
 
+    assert signals(registry.heartbeats("sdk-gzip", 1)) == ["success"]
     [mended] = registry.heartbeats("every-hour--tidy-up", 1)
     assert any("every hour: tidy up" in it for it in mended["warnings"])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import brotli
 import httpx
 import pytest
 from hypothesis import example, given
@@ -157,14 +158,14 @@ def test_no_heartbeat_is_lost_for_what_it_says(query: dict[str, str], body: byte
 
 
 @fuzzed
-@given(st.lists(LINES, max_size=4), CHECK_INS, st.sampled_from(["gzip", "deflate", ""]))
+@given(st.lists(LINES, max_size=4), CHECK_INS, st.sampled_from(["gzip", "deflate", "br", ""]))
 def test_a_check_in_is_found_before_whatever_else_an_envelope_holds(
     lines: list[bytes], check_in: dict[str, Any], encoding: str
 ) -> None:
     payload = json.dumps(check_in | {"monitor_slug": "nightly", "status": "error"}).encode()
     item = json.dumps({"type": "check_in", "length": len(payload)}).encode()
     raw = b"\n".join([b"{}", item, payload, *lines])
-    raw = {"gzip": gzip.compress, "deflate": zlib.compress, "": bytes}[encoding](raw)
+    raw = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress, "": bytes}[encoding](raw)
     first, *_ = translated(
         sentry.PROTOCOL, Asked(("1", "envelope"), {}, {"content-encoding": encoding}, KEYS.get), raw
     )

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import brotli
 import httpx
 import pytest
 from nats.js.errors import NotFoundError
@@ -248,6 +249,9 @@ HEALTHCHECKS = [
 ]
 
 BOMB = b"x" * 9_000_000
+BROTLI = {"content-encoding": "br"}
+TOO_LARGE = "unpacked, it is larger than 8388608 bytes"
+TOO_MANY = "an envelope holds at most 10000 lines beside its payloads"
 NO_TOKEN = "this registry needs its ingest token: Authorization: Bearer …, or ?token=…"
 NO_ENVELOPE = "this is no envelope: its first line is not a JSON object"
 MISSING = '{"ok":false,"msg":"Monitor not found or not active."}'
@@ -523,6 +527,7 @@ SENTRY = [
     enveloped(gzip.compress(envelope(DONE)), DONE_HEARD),
     enveloped(zlib.compress(envelope(DONE)), DONE_HEARD, headers={"content-encoding": "deflate"}),
     enveloped(zlib.compress(envelope(DONE), wbits=-15), DONE_HEARD, headers={"content-encoding": "deflate"}),
+    enveloped(brotli.compress(envelope(DONE)), DONE_HEARD, headers=BROTLI),
     enveloped(envelope(), None),
     enveloped(
         envelope(DONE) + b'{"type": "check_in"}\nnot json',
@@ -551,13 +556,35 @@ SENTRY = [
     ),
     enveloped(b"\x1f\x8b broken", None, status=400, text="it cannot be unpacked"),
     enveloped(gzip.compress(envelope(DONE))[:-9], None, status=400, text="it cannot be unpacked"),
-    enveloped(gzip.compress(BOMB), None, status=413, text="unpacked, it is larger than 8388608 bytes"),
+    enveloped(gzip.compress(BOMB), None, status=413, text=TOO_LARGE),
+    enveloped(brotli.compress(BOMB), None, headers=BROTLI, status=413, text=TOO_LARGE),
+    *(
+        enveloped(content, None, headers=BROTLI, status=400, text="it cannot be unpacked")
+        for content in (
+            b"",
+            b"garbage",
+            b"\xff" * 2000,
+            gzip.compress(envelope(DONE)),
+            brotli.compress(envelope(DONE))[:-1],
+            brotli.compress(envelope(DONE)) + b"more",
+        )
+    ),
+    enveloped(b"{}" + b"\n" * 1_000_000 + b"{}", None, status=413, text=TOO_MANY),
+    enveloped(b"{}\n" + b'{"type":"x","length":0}\n' * 40_000, None, status=413, text=TOO_MANY),
+    enveloped(brotli.compress(b"{}\n" * 2_000_000), None, headers=BROTLI, status=413, text=TOO_MANY),
+    enveloped(
+        brotli.compress(b'{"x":[' + b"{}," * 2_500_000 + b"{}]}"),
+        None,
+        headers=BROTLI,
+        status=400,
+        text=NO_ENVELOPE,
+    ),
     enveloped(
         b"{}",
         None,
         headers={"content-encoding": "zstd"},
         status=415,
-        text="compressed by gzip or deflate, or not at all",
+        text="compressed by one of gzip, deflate, br, or not at all",
     ),
     Case(
         "POST",

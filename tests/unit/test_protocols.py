@@ -1,9 +1,13 @@
 """What requests in other systems' protocols say, and to whom they lead."""
 
+import gzip
 import json
-from collections.abc import Mapping
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import brotli
 import pytest
 from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
@@ -110,6 +114,40 @@ def test_sentrys_token_stands_in_the_address_a_header_the_query_or_the_envelope(
     assert sentry.read_address(request) == Address(None, rest="envelope")
     said = read(sentry.PROTOCOL, request, b'{"dsn": "https://abc:old@o1.ingest.example/7"}\n')
     assert (said.secret, said.beats) == ("abc", [])
+
+
+BOMB = bytes(100_000_000)
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("br", brotli.compress), ("gzip", gzip.compress)])
+def test_what_unpacks_to_too_much_costs_no_more_than_the_limit(
+    encoding: str, pack: Callable[..., bytes]
+) -> None:
+    content = pack(BOMB, 1) if encoding == "gzip" else pack(BOMB, quality=1)
+    request = asked("1", "envelope", headers={"content-encoding": encoding})
+    tracemalloc.start()
+    try:
+        with pytest.raises(Problem, match="unpacked, it is larger"):
+            read(sentry.PROTOCOL, request, content)
+        assert tracemalloc.get_traced_memory()[1] < 3 * sentry.UNPACKED_MAX
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{}" + b"\n" * 1_000_000 + b"{}",
+        b"{}\n" + b'{"length":0}\n' * 80_000,
+        b"{}\n" * 350_000,
+        b"{}\n[" + b"[]," * 340_000,
+    ],
+)
+def test_an_envelope_of_nothing_but_lines_is_read_at_once(content: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(Problem, match=r"10000 lines|cannot be read"):
+        read(sentry.PROTOCOL, asked("1", "envelope"), content)
+    assert time.process_time() - began < 2
 
 
 def check_in(**fields: Any) -> Any:

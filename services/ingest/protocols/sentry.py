@@ -1,6 +1,7 @@
 """Sentry's cron monitors: `/api/PROJECT/cron/NAME/TOKEN/` and the check-ins in its SDKs' envelopes. Whatever
 else an envelope holds is let go by."""
 
+import io
 import json
 import re
 import uuid
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import brotli
 from starlette.responses import JSONResponse, Response
 
 from services.ingest.content import FAILED, WELL, read_signal
@@ -24,12 +26,18 @@ from services.ingest.protocols.protocol import (
 )
 from shared.contracts.events import HeartbeatBody, Limits
 from shared.contracts.heartbeats import body_as_message, declaring, quoted, read_seconds
+from shared.http.bodies import BODY_MAX
 from shared.http.problems import Problem
 
 UNPACKED_MAX = 8 * 1024 * 1024
 """Bytes of an envelope that comes compressed: more may be a bomb."""
+UNPACKED_AT_ONCE = 1024 * 1024
+"""Bytes after which brotli, which goes up to twice as far, is asked for more."""
+ENCODINGS = "gzip, deflate, br"
 CHECK_INS_MAX = 1000
 """In one envelope."""
+LINES_MAX = 10_000
+"""The same, of those that are no payload."""
 STARTED = "in_progress"
 _FAILED = (*FAILED, "timeout", "missed")
 _FIELDS = frozenset(("status", "check_in_id", "duration", "environment", "monitor_config"))
@@ -78,31 +86,32 @@ def read(asked: Asked, address: Address, raw: bytes) -> Translation:
 
 def _read_envelope(raw: bytes) -> Translation:
     """Its check-ins. What cannot be read costs none of those that can."""
-    first, _, rest = raw.partition(b"\n")
-    header = _object(first)
+    lines = io.BytesIO(raw)
+    header = _object(lines.readline())
     if header is None:
         raise Problem(400, "this is no envelope: its first line is not a JSON object")
     beats, lost, given, sent_at = list[Beat](), "", header.get("event_id"), _moment(header.get("sent_at"))
-    while rest.strip() and not lost:
-        line, _, rest = rest.partition(b"\n")
+    for number, line in enumerate(lines):
+        if number > LINES_MAX:
+            raise Problem(413, f"an envelope holds at most {LINES_MAX} lines beside its payloads")
         if not line.strip():
             continue
         item = _object(line)
         if item is None:
             lost = "the header of an item cannot be read"
-            continue
+            break
         length = item.get("length")
         if isinstance(length, int) and not isinstance(length, bool) and length >= 0:
-            payload, rest = rest[:length], rest[length:]
+            payload = lines.read(min(length, len(raw)))
         else:
-            payload, _, rest = rest.partition(b"\n")
+            payload = lines.readline()
         if item.get("type") != "check_in":
             continue
         fields = _object(payload)
         name = fields.get("monitor_slug") if fields else None
         if fields is None or not isinstance(name, str) or not name:
             lost = "a check-in cannot be read, or does not say monitor_slug"
-            continue
+            break
         given = given or fields.get("check_in_id")
         beats.append(_check_in(name, fields, None)._replace(sent_at=sent_at))
         if len(beats) > CHECK_INS_MAX:
@@ -206,6 +215,8 @@ def _moment(given: Any) -> float | None:
 
 
 def _object(raw: bytes) -> dict[str, Any] | None:
+    if len(raw) > BODY_MAX:  # unpacked; as objects it would be many times larger
+        return None
     try:
         found = json.loads(raw, parse_constant=str)
     except (ValueError, RecursionError):
@@ -222,9 +233,11 @@ def _unpacked(raw: bytes, encoding: str) -> bytes:
     encoding = encoding.strip().lower()
     if encoding in ("", "identity") and not raw.startswith(b"\x1f\x8b"):
         return raw
+    if encoding == "br":
+        return _unpacked_brotli(raw)
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise Problem(
-            415, "compressed by gzip or deflate, or not at all", headers={"Accept-Encoding": "gzip, deflate"}
+            415, f"compressed by one of {ENCODINGS}, or not at all", headers={"Accept-Encoding": ENCODINGS}
         )
     for bits in (47, -15):  # gzip or zlib, by how it begins; else deflate alone
         unpacker = zlib.decompressobj(bits)
@@ -233,10 +246,34 @@ def _unpacked(raw: bytes, encoding: str) -> bytes:
         except zlib.error:
             continue
         if unpacker.unconsumed_tail:
-            raise Problem(413, f"unpacked, it is larger than {UNPACKED_MAX} bytes")
+            raise _too_large()
         if unpacker.eof:
             return unpacked
-    raise Problem(400, "it cannot be unpacked")
+    raise _broken()
+
+
+def _unpacked_brotli(raw: bytes) -> bytes:
+    unpacker, unpacked = brotli.Decompressor(), bytearray()
+    try:
+        while not unpacker.is_finished():
+            part = unpacker.process(raw, output_buffer_limit=UNPACKED_AT_ONCE)
+            unpacked += part
+            if len(unpacked) > UNPACKED_MAX:
+                raise _too_large()
+            if not part:  # the rest is missing
+                raise _broken()
+            raw = b""
+    except brotli.error:
+        raise _broken() from None
+    return bytes(unpacked)
+
+
+def _too_large() -> Problem:
+    return Problem(413, f"unpacked, it is larger than {UNPACKED_MAX} bytes")
+
+
+def _broken() -> Problem:
+    return Problem(400, "it cannot be unpacked")
 
 
 def _id_of(fields: Mapping[str, Any]) -> str:
@@ -286,5 +323,5 @@ PROTOCOL = Protocol(
     read_address,
     read,
     answer,
-    {202: '`{"id": …}`', 400: "This is no envelope", 415: "Compressed otherwise than by gzip or deflate"},
+    {202: '`{"id": …}`', 400: "This is no envelope", 415: f"Compressed otherwise than by {ENCODINGS}"},
 )
