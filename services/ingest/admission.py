@@ -95,7 +95,8 @@ class KnownNames:
                 del self._of_key[digest]
 
     def _digest(self, key: str) -> bytes:
-        return blake2b(ping_keys.canonical(key).encode(), digest_size=_DIGEST, key=self._secret).digest()
+        written = ping_keys.canonical(key).encode(errors="surrogatepass")  # JSON may hold half a character
+        return blake2b(written, digest_size=_DIGEST, key=self._secret).digest()
 
     async def follow(self, link: BrokerConnection) -> None:
         """Keep up with the events, for ever. Begins with nothing: the streams may have been replaced."""

@@ -233,3 +233,20 @@ def test_no_request_is_answered_with_a_server_error(
     url = f"{str(client.base_url).rstrip('/')}{path}"
     answer = client.request(method, url, params=text, headers=headers, content=body)
     assert answer.status_code in (200, 201, 202, 400, 401, 404, 405, 413, 415, 429), (path, answer.text)
+
+
+@fuzzed
+@given(st.lists(CHECK_INS, min_size=1, max_size=3), st.text(st.characters(exclude_categories=()), max_size=5))
+@example([{}], "\ud800")  # half a character, which JSON may hold
+def test_no_check_in_is_answered_with_a_server_error(
+    client: httpx.Client, check_ins: list[dict[str, Any]], slug: str
+) -> None:
+    header: dict[str, Any] = {"dsn": f"http://{slug}@h/1", "event_id": slug}
+    lines = [header]
+    for each in check_ins:
+        lines += [{"type": "check_in"}, {"monitor_slug": slug} | each]
+    answers = [
+        client.post("/api/7/envelope/", content=b"\n".join(json.dumps(line).encode() for line in lines)),
+        client.post("/api/7/cron/name/token/", content=json.dumps(check_ins[0])),
+    ]
+    assert all(each.status_code in (202, 400, 401) for each in answers), [each.text for each in answers]

@@ -415,6 +415,7 @@ def envelope(*check_ins: dict[str, Any], others: bool = True) -> bytes:
 
 DONE = {"check_in_id": HEX, "monitor_slug": "nightly", "status": "ok", "duration": 1.5, "environment": "prod"}
 DONE_HEARD = ("nightly", {"run": HEX, "metadata": {"environment": "prod"}}, {"Duration": "1.5"})
+BAD = {"status": "ok"}
 AUTH = {"x-sentry-auth": f"Sentry sentry_key={TOKEN}, sentry_version=7, sentry_client=sentry.python/2.75.0"}
 KNOWN_ID = f'{{"id":"{HEX}"}}'
 DSN = json.dumps({"dsn": f"https://{TOKEN}@example.com/42"}).encode()
@@ -443,6 +444,14 @@ SENTRY = [
     Case("GET", f"{CRON}/?status=ok&check_in_id={'0' * 32}", 202, ANY_ID, ("nightly", None, {})),
     Case("GET", f"/api/42/cron/nightly/?status=ok&sentry_key={TOKEN}", 202, ANY_ID, ("nightly", None, {})),
     Case("GET", "/api/42/cron/nightly/?status=ok", 202, ANY_ID, ("nightly", None, {}), AUTH),
+    Case(
+        "GET",
+        "/api/42/cron/nightly/?status=ok",
+        202,
+        ANY_ID,
+        ("nightly", None, {}),
+        {"authorization": AUTH["x-sentry-auth"]},
+    ),
     Case("GET", f"{CRON}/", 202, ANY_ID, ("nightly", ..., {}), warns="status: it is none of in_progress"),
     Case(
         "GET",
@@ -530,6 +539,14 @@ SENTRY = [
     enveloped(brotli.compress(envelope(DONE)), DONE_HEARD, headers=BROTLI),
     enveloped(envelope(), None),
     enveloped(
+        envelope(BAD, DONE),
+        (*DONE_HEARD[:1], ..., *DONE_HEARD[2:]),
+        warns="envelope: a check-in cannot be read",
+    ),
+    enveloped(
+        envelope(BAD | {"monitor_slug": "\ud800-"}), ("--", ..., {}), warns="name: '\\ud800-' is kept as '--'"
+    ),
+    enveloped(
         envelope(DONE) + b'{"type": "check_in"}\nnot json',
         (*DONE_HEARD[:1], ..., *DONE_HEARD[2:]),
         warns="envelope: a check-in cannot be read",
@@ -611,6 +628,7 @@ SENTRY = [
             ("/api/42/cron/nightly/?status=ok", b""),
             (f"/api/42/cron/backup/{KEY}/?status=ok", b""),
             ("/api/42/envelope/", envelope(DONE)),
+            ("/api/42/envelope/", b'{"dsn": "http://\\ud800@h/1"}'),
             ("/api/42/envelope/?sentry_key=wrong", envelope(DONE)),
         )
     ),

@@ -68,7 +68,8 @@ def read_address(asked: Asked) -> Address:
 
 
 def _key_of(asked: Asked) -> str | None:
-    found = _KEY_IN_HEADER.search(asked.headers.get("x-sentry-auth", ""))
+    header = asked.headers.get("x-sentry-auth") or asked.headers.get("authorization", "")
+    found = _KEY_IN_HEADER.search(header)
     return found[1] if found else asked.query.get("sentry_key")
 
 
@@ -97,7 +98,7 @@ def _read_envelope(raw: bytes) -> Translation:
         if not line.strip():
             continue
         item = _object(line)
-        if item is None:
+        if item is None:  # so where the next one begins is not known
             lost = "the header of an item cannot be read"
             break
         length = item.get("length")
@@ -111,7 +112,7 @@ def _read_envelope(raw: bytes) -> Translation:
         name = fields.get("monitor_slug") if fields else None
         if fields is None or not isinstance(name, str) or not name:
             lost = "a check-in cannot be read, or does not say monitor_slug"
-            break
+            continue
         given = given or fields.get("check_in_id")
         beats.append(_check_in(name, fields, None)._replace(sent_at=sent_at))
         if len(beats) > CHECK_INS_MAX:
