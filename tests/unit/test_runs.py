@@ -249,6 +249,14 @@ def test_a_run_that_hung_before_the_last_success_does_not_date_the_next_fall() -
     ]
 
 
+def test_nor_does_it_where_both_are_counted_anew() -> None:
+    shell = Shell(None).beat(at("26 03:00"), START, "a").ticks_until(at("26 05:00"), step=30 * M)
+    shell.beat(at("26 05:00"), START, "b").beat(at("26 05:10"), run="b").beat(at("26 05:11"), START, "c")
+    runs.count_from(shell.service, at("26 05:12"))  # as by another limit
+    shell.ticks_until(at("26 06:20"))
+    assert [(to, since) for to, since, _ in shell.told[-2:]] == [("silent", "26 05:26"), ("down", "26 06:11")]
+
+
 def test_an_open_run_of_the_schedule_before_is_not_taken_for_the_one_that_begins() -> None:
     job = Job("UTC", timetable=Timetable("0 11 * * *", "UTC"))
     shell = Shell(job).beat(at("26 10:00")).ticks_until(at("26 10:50")).beat(at("26 10:50"), START, "old")

@@ -45,7 +45,7 @@ def due(
         rhythm = 0
     at = NEVER if start >= NEVER else expiry(start, patience, gaps, rhythm)
     if job and job.max_run and job.timetable is None and to is not DEAD:  # meanwhile nothing else is expected
-        in_time = (run for run in job.open_runs if not run.is_overdue)
+        in_time = (run for run in job.open_runs if not run.overdue_at)
         overdue = runs.found_overdue(service)
         found = overdue.at if overdue else 0
         at = max([at, found, *(runs.deadline(service, run, gaps) for run in in_time)])
@@ -61,7 +61,7 @@ def _counted(service: MonitoredService, to: Status, gaps: list[tuple[int, int]])
         return runs.expected(service, gaps).occurrence
     heard = max(service.heard, service.unproved)
     if job and not job.max_run and to is not DEAD:
-        return min([heard, *runs.holding_back(service, job, to, gaps)])
+        return min([heard, *runs.holding_back(service, job, to)])
     return heard
 
 
@@ -157,7 +157,7 @@ def _reason(
     outage: Doubt | None,
 ) -> str:
     reason, job = f"no heartbeat for {_written(patience)}", service.job
-    running = min(runs.holding_back(service, job, to, gaps), default=0) if job else 0
+    running = min(runs.holding_back(service, job, to), default=0) if job else 0
     overdue = runs.found_overdue(service)
     if job and overdue and to is DOWN and overdue.at <= at:
         reason = _not_ended(overdue.started, overdue.limit, job, at)

@@ -141,7 +141,7 @@ def deadline(service: MonitoredService, run: OpenRun, gaps: Gaps) -> int:
     return expiry(max(run.started, run.counted_from), limit(service), gaps)
 
 
-def holding_back(service: MonitoredService, job: Job, to: Status, gaps: Gaps) -> list[int]:
+def holding_back(service: MonitoredService, job: Job, to: Status) -> list[int]:
     """When the runs began whose end is waited for: one that is overdue is, until a success comes. A service
     that is alive again since does not fall silent for an older one once more, but down it may fall."""
     if is_behind(service):
@@ -149,9 +149,7 @@ def holding_back(service: MonitoredService, job: Job, to: Status, gaps: Gaps) ->
     since = service.since if to is Status.SILENT else 0
     overdue_from = job.overdue.at if job.overdue else NEVER  # what was before, a success has ended
     return [
-        run.started
-        for run in job.open_runs
-        if run.started >= since and not (run.is_overdue and deadline(service, run, gaps) < overdue_from)
+        run.started for run in job.open_runs if run.started >= since and not 0 < run.overdue_at < overdue_from
     ]
 
 
@@ -209,7 +207,7 @@ def _due(service: MonitoredService, coverage: Coverage) -> Iterator[RunFact]:
     if job is None or service.paused or service.unsure or not service.last_beat:
         return
     for run in job.open_runs:
-        if not run.is_overdue:
+        if not run.overdue_at:
             yield _fact(deadline(service, run, coverage.gaps), Outcome.OVERDUE, run)
         if not run.is_told and (longest := run_lengths.too_long(job.lengths)):
             at = max(run.started + longest[0], run.counted_from, job.ended_at + 1)  # never for the past
@@ -252,7 +250,7 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
     if beat.signal is Signal.START:
         if gives_way := run or (job.open_runs[0] if len(job.open_runs) >= MAX_OPEN else None):
             why = "it began again" if run else f"more than {MAX_OPEN} runs were open"
-            if not gives_way.is_overdue:
+            if not gives_way.overdue_at:
                 return _fact(beat.at, Outcome.OVERDUE, gives_way)._replace(message=why)
         return None
     if run is None and job.timetable is None:
@@ -341,7 +339,7 @@ def apply_fact(service: MonitoredService, fact: RunFact) -> None:
     if fact.outcome is Outcome.RUNNING and run:
         now = run._replace(is_told=True)
     elif fact.outcome is Outcome.OVERDUE and run and not fact.message:
-        now = run._replace(is_overdue=True)
+        now = run._replace(overdue_at=fact.at)
         job.overdue = job.overdue or Overdue(fact.at, run.started, limit(service))
     in_place = (now if each is run else each for each in job.open_runs)  # the oldest stays the first
     job.open_runs = tuple(filter(None, in_place))

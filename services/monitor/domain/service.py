@@ -86,7 +86,8 @@ class OpenRun(NamedTuple):
     counted_from: int = 0
     """From when its time is counted, where that is later than its start: the service was resumed then, or its
     limit was changed."""
-    is_overdue: bool = False
+    overdue_at: int = 0
+    """When it was found overdue; 0: it was not. 1 in a snapshot of a version that did not know when."""
     is_told: bool = False
     """Whether it is recorded that it takes longer than all before."""
 
