@@ -253,7 +253,7 @@ async def translated(request: Request) -> Response:
     """By one of these protocols, if it is an address of one."""
     protocol, parts = _protocol_of(request.scope)
     if protocol is None:
-        raise Problem(404, "Not Found")
+        return of_secret_address(problems.response(Problem(404, "Not Found")))
     try:
         if protocol.methods and request.method not in protocol.methods:
             raise Problem(405, "Method Not Allowed", headers={"Allow": ", ".join(protocol.methods)})

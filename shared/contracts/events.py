@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, TypeAdapter, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from shared.contracts import ping_keys
@@ -102,7 +102,8 @@ class Signal(StrEnum):
     LOG = "log"
 
 
-class _Contract(BaseModel, frozen=True, populate_by_name=True): ...
+class _Contract(BaseModel, frozen=True, populate_by_name=True, hide_input_in_errors=True):
+    """What is wrong with one is logged, and may not show the keys that it holds."""
 
 
 SCHEDULE_MAX = 2000
@@ -417,7 +418,9 @@ def keys_of(event: Event | RunRecorded) -> str:
     return " ".join(filter(None, (event.data.ping_key, *event.data.config.aliases)))
 
 
-_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+_EVENT: TypeAdapter[Event] = TypeAdapter(
+    Annotated[Event, Field(discriminator="type")], config=ConfigDict(hide_input_in_errors=True)
+)
 
 
 def parse_event(payload: bytes) -> Event:
