@@ -160,6 +160,11 @@ async def test_unique_makes_an_upsert(client: httpx.AsyncClient) -> None:
     assert (await post(unique=["name", "grace"], grace=120))[:2] == (201, "my-backup-3")
     by_slug = (await client.get("/api/v3/checks/?slug=my-backup-2")).json()["checks"]
     assert [each["name"] for each in by_slug] == ["My backup"]
+    for query in ("slug=my-backup", "slug=my-backup&tag=db"):
+        listed = (await client.get(f"/api/v3/checks/?{query}")).json()["checks"]
+        assert [each["slug"] for each in listed] == ["my-backup", "my-backup-2", "my-backup-3"]
+    assert (await client.get("/api/v3/checks/?slug=my-backup&tag=web")).json() == {"checks": []}
+    assert (await post(unique=["slug"], slug=None))[0] == 201  # it says no slug
     assert (await client.get("/service/my-backup-2")).json()["ping_url"] == by_slug[0]["ping_url"]
 
 

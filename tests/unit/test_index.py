@@ -1,5 +1,6 @@
 """The services in the API's memory, whatever part of them is known first."""
 
+from services.api.healthchecks.checks import unique_key
 from services.api.projections.documents import load
 from services.api.queries.index import ServiceIndex
 
@@ -26,3 +27,32 @@ def test_it_knows_which_services_have_no_ping_key_yet() -> None:
     index.load([load({"_id": "web", "config": config | {"seq": 10, "ping_key": "a-key"}})])
     index.load([load({"_id": "db", "config": config | {"seq": 11, "deleted": True}})])
     assert index.without_key == set()
+
+
+def test_a_check_is_found_by_what_it_is_called_for_as_long_as_it_is_called_so() -> None:
+    index, config = ServiceIndex(), CONFIG | {"description": ""}
+    keys = {
+        name: f"{number}d3a8e0c-7a64-4c0a-9f7e-2b1d7c3e9a10" for number, name in enumerate(("a", "b", "c"))
+    }
+    unique = {name: unique_key(key) for name, key in keys.items()}
+
+    def load_(name: str, seq: int, **fields: object) -> None:
+        index.load([load({"_id": name, "config": config | {"seq": seq, "ping_key": keys[name]} | fields})])
+
+    def called(word: str) -> list[str]:
+        return [state.name for state in index.called(word)]
+
+    load_("a", 10, as_check={"name": "My job", "slug": "job"})
+    load_("b", 11, as_check={"name": "My job"})
+    load_("c", 12)
+    assert (called("My job"), called("my-job"), called("job")) == (["a", "b"], ["a", "b"], ["a"])
+    assert (called("c"), called("nobody")) == (["c"], [])
+    assert {name: index.with_unique_key(key) for name, key in unique.items()} == {it: it for it in keys}
+    load_("a", 13, as_check={"name": "c"})
+    load_("b", 14, deleted=True)
+    assert (called("My job"), called("my-job"), called("job"), called("c")) == ([], [], [], ["a", "c"])
+    assert index.with_unique_key(unique["b"]) is None
+    keys["a"] = "7" + keys["a"][1:]
+    load_("a", 15)
+    assert (index.with_unique_key(unique["a"]), index.with_unique_key(unique_key(keys["a"]))) == (None, "a")
+    assert not index._called, "what nobody is called costs nothing"

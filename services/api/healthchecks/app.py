@@ -156,9 +156,10 @@ class _Api:
         asked = await _asked(request)
         index, query = asked.api.hub.index, request.query_params
         tags = tuple(dict.fromkeys(query.getlist("tag")))
-        names = index.page(ServiceQuery(tags=tags, limit=len(index) or 1))[0]
         if wanted := query.get("slug"):
-            names = [name for name in names if (state := index.get(name)) and _has_slug(state, wanted)]
+            names = [each.name for each in index.called(wanted) if set(tags).issubset(each.tags)]
+        else:
+            names = index.page(ServiceQuery(tags=tags, limit=len(index) or 1))[0]
         counts = await counted(asked.api.link, streams.HEARTBEATS, streams.ALL_HEARTBEATS)
         found = [
             self._shown(asked, state, counts.get(streams.heartbeat(state.name), 0))
@@ -344,9 +345,15 @@ class _Api:
 
 def _matching(api: ApiContext, spec: Spec) -> ServiceState | None:
     """The check that `unique` means, if it is there."""
-    if not spec.unique:
+    unique, index = spec.unique or (), api.hub.index
+    if not unique or any(getattr(spec, field) is None for field in unique):
         return None
-    return next((each for each in api.hub.index if checks.matches(each, _timing(api, each), spec)), None)
+    those: Iterable[ServiceState] = index
+    for field, word in (("name", spec.name), ("slug", spec.slug)):
+        if field in unique:
+            those = index.called(word or "")
+    found = (each for each in those if checks.matches(each, _timing(api, each), spec))
+    return min(found, key=lambda each: each.registered_at, default=None)
 
 
 def _public(api: ApiContext) -> str:
@@ -372,10 +379,6 @@ def _next_ping(api: ApiContext, state: ServiceState, its: Timing) -> int | None:
     return state.last_heartbeat + its.timeout * 1_000_000
 
 
-def _has_slug(state: ServiceState, wanted: str) -> bool:
-    return wanted in (state.name, checks.slug(state), checks.slugified(checks.human_name(state)))
-
-
 async def _states(api: ApiContext, names: list[str]) -> AsyncIterator[ServiceState]:
     """Of those that have a ping key: a service of an older version gets one soon, and is a check then."""
     for start in range(0, len(names), READ_AT_ONCE):
@@ -391,8 +394,7 @@ async def _found(api: ApiContext, request: Request) -> ServiceState:
     """The check of a path: by its uuid or an alias, or by what readers know it by. Problem 404."""
     id_: str = request.path_params["id"]
     if _UNIQUE_KEY.fullmatch(id_) and request.method == "GET":
-        keys = ((each.name, each.ping_key) for each in api.hub.index)
-        name = next((name for name, key in keys if key and checks.unique_key(key) == id_), None)
+        name = api.hub.index.with_unique_key(id_)
     else:
         name = await api.store.live.with_key(id_)
     state = await api.store.live.get(name) if name else None

@@ -122,6 +122,15 @@ def slug(state: ServiceState) -> str:
     return str(state.as_check.get("slug", state.name))
 
 
+def also_called(state: ServiceState) -> set[str]:
+    """The check's own name, the slug that Healthchecks would make of it, and its own slug, as far as they are
+    not the service's name."""
+    if not state.as_check:
+        return set()
+    name = human_name(state)
+    return {name, slugified(name), slug(state)} - {state.name}
+
+
 def unique_key(ping_key: str) -> str:
     """What names a check to whoever may only read. It leads to no ping key."""
     return hashlib.sha1(ping_key.replace("-", "")[:16].encode(), usedforsecurity=False).hexdigest()

@@ -11,6 +11,7 @@ from typing import Literal
 
 from sortedcontainers import SortedList
 
+from services.api.healthchecks import checks
 from services.api.projections.documents import PROBLEMS_FIRST, Heard, Projection
 from shared.contracts.events import Status
 from shared.domain.service_state import ServiceState, merge
@@ -30,6 +31,10 @@ def place(state: ServiceState, sort: Sort) -> Place:
     return PROBLEMS_FIRST.index(state.status) if sort == "status" else getattr(state, sort), state.name
 
 
+def _unique_key(state: ServiceState) -> bytes:
+    return bytes.fromhex(checks.unique_key(state.ping_key or ""))
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceQuery:
     """A page to find: services in any of `statuses`, with all of `tags`, and with `text` in their name or
@@ -45,7 +50,7 @@ class ServiceQuery:
 
 
 class ServiceIndex:
-    """The states of all services, in every order a list can have. About 1.1 kB per service."""
+    """The states of all services, in every order a list can have. About 1.2 kB per service."""
 
     def __init__(self) -> None:
         self._states: dict[str, ServiceState] = {}
@@ -54,12 +59,18 @@ class ServiceIndex:
         self._orders: dict[Sort, SortedList[Place]] = {}
         self.without_key: set[str] = set()
         """Those that an older version registered, and that have no ping key yet."""
+        self._of_unique_key: dict[bytes, str] = {}
+        """Those that have a ping key, by what readers know it by."""
+        self._called: defaultdict[str, set[str]] = defaultdict(set)
+        """By what their checks are called, where that is another than the service's name."""
         self.clear()
 
     def clear(self) -> None:
         self._states.clear()
         self._texts.clear()
         self.without_key.clear()
+        self._of_unique_key.clear()
+        self._called.clear()
         self._orders = {sort: SortedList() for sort in SORTS}
         self._of_status: dict[str, set[str]] = {status: set() for status in Status}
         self._of_tag: defaultdict[str, set[str]] = defaultdict(set)
@@ -103,10 +114,12 @@ class ServiceIndex:
         for sort, order in self._orders.items():
             order.remove(place(state, sort))
         self._of_status[state.status].discard(name)
-        for tag in state.tags:
-            self._of_tag[tag].discard(name)
-            if not self._of_tag[tag]:
-                del self._of_tag[tag]
+        self._of_unique_key.pop(_unique_key(state), None)
+        for index, words in ((self._of_tag, state.tags), (self._called, checks.also_called(state))):
+            for word in words:
+                index[word].discard(name)
+                if not index[word]:
+                    del index[word]
 
     def _join(self, state: ServiceState) -> None:
         self._states[state.name] = state
@@ -117,6 +130,10 @@ class ServiceIndex:
             self._texts[state.name] = text
         if state.ping_key is None:
             self.without_key.add(state.name)
+        else:
+            self._of_unique_key[_unique_key(state)] = state.name
+        for word in checks.also_called(state):
+            self._called[word].add(state.name)
         for sort, order in self._orders.items():
             order.add(place(state, sort))
         self._of_status[state.status].add(state.name)
@@ -144,6 +161,15 @@ class ServiceIndex:
         """The service, if it exists."""
         state = self._states.get(name)
         return state if state is not None and state.exists else None
+
+    def with_unique_key(self, given: str) -> str | None:
+        """The name of the service whose check readers know by this."""
+        return self._of_unique_key.get(bytes.fromhex(given))
+
+    def called(self, word: str) -> list[ServiceState]:
+        """Services with this name, and those whose check is called so, or has it for a slug."""
+        names = {word, *self._called.get(word, ())}
+        return [state for name in sorted(names) if (state := self.get(name))]
 
     @property
     def counts(self) -> dict[Status, int]:
