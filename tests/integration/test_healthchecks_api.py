@@ -119,7 +119,9 @@ async def test_a_check_is_created_read_changed_and_deleted(client: httpx.AsyncCl
     ):
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
         assert list(answer.json()) == ["error"]
-    assert (await client.put(f"/api/v3/checks/{uuid}")).status_code == 405
+    for path, methods in (("checks/", "GET, HEAD, POST"), (f"checks/{uuid}", "DELETE, GET, HEAD, POST")):
+        wrong = await client.put(f"/api/v3/{path}")
+        assert (wrong.status_code, ", ".join(sorted(wrong.headers["allow"].split(", ")))) == (405, methods)
 
 
 async def test_versions_differ_as_they_do_in_healthchecks(
@@ -225,6 +227,8 @@ async def test_who_may_only_read_sees_no_way_to_ping(client: httpx.AsyncClient, 
             for headers, status in ((READS, 403), ({"X-Api-Key": "wrong"}, 401), ({}, 401)):
                 answer = await nobody.request(method, f"/api/v3/{path}", headers=headers)
                 assert (answer.status_code, list(answer.json())) == (status, ["error"]), (path, headers)
+                if status == 401:
+                    assert answer.json()["error"] == f"{'wrong' if headers else 'missing'} api key"
         assert (await nobody.post(f"/api/v3/checks/{unique_key}", headers=KEY)).status_code == 404
         for path in ("checks/", "badges/", f"checks/{uuid}", f"checks/{uuid}/flips/"):
             assert (await nobody.get(f"/api/v1/{path}")).status_code == 401
@@ -317,28 +321,39 @@ async def test_flips_are_falls_and_recoveries(
 
 
 BREAK_A_RULE: list[tuple[dict[str, Any], str]] = [
-    ({"timeout": 59}, "timeout"),
-    ({"timeout": 31_536_001}, "timeout"),
-    ({"timeout": True}, "timeout"),
-    ({"grace": "600"}, "grace"),
-    ({"name": 7}, "name"),
-    ({"name": "x" * 101}, "name"),
-    ({"slug": "Upper"}, "slug"),
-    ({"slug": "ends\n"}, "slug"),
-    ({"schedule": "often"}, "schedule"),
-    ({"schedule": "0 3 * * *", "tz": "Nowhere/City"}, "tz"),
-    ({"unique": ["uuid"]}, "unique"),
-    ({"methods": "PUT"}, "methods"),
-    ({"tags": "a,b"}, "tags"),
-    ({"desc": "x" * 2001}, "desc"),
+    ({"timeout": 59}, "timeout is too small"),
+    ({"timeout": 31_536_001}, "timeout is too large"),
+    ({"timeout": True}, "timeout is not a number"),
+    ({"grace": "600"}, "grace is not a number"),
+    ({"name": 7}, "name is not a string"),
+    ({"name": "x" * 101}, "name is too long"),
+    ({"slug": "Upper"}, "slug does not match pattern"),
+    ({"slug": "ends\n"}, "slug does not match pattern"),
+    ({"schedule": "0 3 * * *", "tz": "Nowhere/City"}, "tz is not a valid timezone"),
+    ({"tz": 7}, "tz is not a valid timezone"),
+    ({"unique": ["uuid"]}, "an item in 'unique' has unexpected value"),
+    ({"unique": "name"}, "unique is not an array"),
+    ({"methods": "PUT"}, "methods has unexpected value"),
+    ({"manual_resume": "yes"}, "manual_resume is not a boolean"),
+    ({"desc": "x" * 2001}, "desc is too long"),
+    ({"tags": "x" * 65}, "an item in 'tags' is too long"),
+    ({"timeout": 1, "name": 7}, "name is not a string"),
+]
+"""Each with what Healthchecks itself would say."""
+OUR_RULES: list[tuple[dict[str, Any], str]] = [
+    ({"schedule": "often"}, "schedule: "),
+    ({"tags": "a,b"}, "tags: "),
 ]
 
 
 async def test_what_breaks_a_rule(client: httpx.AsyncClient) -> None:
-    for body, word in BREAK_A_RULE:
+    for body, why in BREAK_A_RULE:
         answer = await client.post("/api/v3/checks/", json=body)
-        assert answer.status_code == 400, body
-        assert word in answer.json()["error"], body
+        assert (answer.status_code, answer.json()) == (400, {"error": f"json validation error: {why}"}), body
+    for body, begins in OUR_RULES:
+        answer = await client.post("/api/v3/checks/", json=body)
+        assert (answer.status_code, list(answer.json())) == (400, ["error"]), body
+        assert answer.json()["error"].startswith(begins), body
     assert (await client.get("/services")).json()["total"] == 0
 
 

@@ -20,7 +20,7 @@ from services.api.context import ApiContext, context_of
 from services.api.healthchecks import checks
 from services.api.healthchecks.checks import Spec, Timing
 from services.api.http import badges
-from services.api.http.auth import Role
+from services.api.http.auth import Role, given_token
 from services.api.projections.store import DatabaseUnavailable
 from services.api.queries import history
 from services.api.queries.index import ServiceQuery
@@ -34,6 +34,7 @@ from shared.messaging.errors import BrokerError
 from shared.messaging.queries import counted, last_sequence, message_at
 
 VERSIONS = (1, 2, 3)
+Answer = Callable[[Request], Awaitable[Response]]
 PINGS_SHOWN = 1000
 READ_AT_ONCE = 500
 TRIES = 20
@@ -53,25 +54,24 @@ def mount(app: FastAPI, context: ApiContext) -> None:
 
 def _build(context: ApiContext, version: int) -> Starlette:
     api = _Api(version)
-    paths: list[tuple[str, Callable[[Request], Awaitable[Response]], list[str]]] = [
-        ("/checks", api.list_checks, ["GET"]),
-        ("/checks", api.create, ["POST"]),
-        ("/checks/{id}", api.read, ["GET"]),
-        ("/checks/{id}", api.change, ["POST"]),
-        ("/checks/{id}", api.delete, ["DELETE"]),
-        ("/checks/{id}/pause", api.pause, ["POST"]),
-        ("/checks/{id}/resume", api.resume, ["POST"]),
-        ("/checks/{id}/pings", api.pings, ["GET"]),
-        ("/checks/{id}/pings/{n:int}/body", api.ping_body, ["GET"]),
-        ("/checks/{id}/flips", api.flips, ["GET"]),
-        ("/channels", api.channels, ["GET"]),
-        ("/badges", api.badges, ["GET"]),
-        ("/badges/{key}/{states:int}/{tag:path}.{kind}", api.badge, ["GET"]),
-        ("/status", api.status, ["GET"]),
-        ("/metrics", api.metrics, ["GET"]),
-    ]
+    paths: dict[str, dict[str, Answer]] = {
+        "/checks": {"GET": api.list_checks, "POST": api.create},
+        "/checks/{id}": {"GET": api.read, "POST": api.change, "DELETE": api.delete},
+        "/checks/{id}/pause": {"POST": api.pause},
+        "/checks/{id}/resume": {"POST": api.resume},
+        "/checks/{id}/pings": {"GET": api.pings},
+        "/checks/{id}/pings/{n:int}/body": {"GET": api.ping_body},
+        "/checks/{id}/flips": {"GET": api.flips},
+        "/channels": {"GET": api.channels},
+        "/badges": {"GET": api.badges},
+        "/badges/{key}/{states:int}/{tag:path}.{kind}": {"GET": api.badge},
+        "/status": {"GET": api.status},
+        "/metrics": {"GET": api.metrics},
+    }
     routes = [
-        Route(path + slash, answer, methods=methods) for path, answer, methods in paths for slash in ("/", "")
+        Route(path + slash, _by_method(answers), methods=list(answers))
+        for path, answers in paths.items()
+        for slash in ("/", "")
     ]
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
@@ -82,12 +82,23 @@ def _build(context: ApiContext, version: int) -> Starlette:
     return app
 
 
+def _by_method(answers: dict[str, Answer]) -> Answer:
+    """One route for all methods of a path, so that an answer 405 names them all."""
+
+    async def answer(request: Request) -> Response:
+        return await answers["GET" if request.method == "HEAD" else request.method](request)
+
+    return answer
+
+
 def _refusal(request: Request, problem: Problem) -> Response:
     """As Healthchecks says it: a rule that is broken is 400, a registry that is full is 403."""
-    status = {422: 400, 413: 400}.get(problem.status, problem.status)
+    status, why = {422: 400, 413: 400}.get(problem.status, problem.status), problem.detail
+    if problem.status == 401:
+        why = "wrong api key" if given_token(request) else "missing api key"
     if problem.detail == LIMIT_REACHED:
         status = 403
-    return JSONResponse({"error": problem.detail}, status, problem.headers)
+    return JSONResponse({"error": why}, status, problem.headers)
 
 
 async def _away(request: Request, error: Exception) -> Response:
@@ -140,7 +151,31 @@ def _spec(body: dict[str, Any]) -> Spec:
     try:
         return Spec.model_validate({key: value for key, value in body.items() if value is not None})
     except ValidationError as error:
-        raise Problem(400, f"json validation error: {explain(error.errors())}") from None
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> Problem:
+    """Says the first rule that is broken, in Healthchecks' words where it has some."""
+    first = error.errors()[0]
+    field, *item = first["loc"]
+    what = f"an item in '{field}'" if item else str(field)
+    words = _WORDS.get("tz" if field == "tz" else first["type"])
+    return Problem(400, f"json validation error: {what + words if words else explain([first])}")
+
+
+_WORDS = {
+    "string_too_long": " is too long",
+    "string_type": " is not a string",
+    "string_pattern_mismatch": " does not match pattern",
+    "less_than_equal": " is too large",
+    "greater_than_equal": " is too small",
+    "int_type": " is not a number",
+    "bool_type": " is not a boolean",
+    "literal_error": " has unexpected value",
+    "list_type": " is not an array",
+    "tz": " is not a valid timezone",
+}
+"""By the kind of a broken rule, or by its field."""
 
 
 class _Api:
@@ -407,7 +442,7 @@ def _valid(make: Callable[[], checks.WantedService]) -> checks.WantedService:
     try:
         return make()
     except ValidationError as error:
-        raise Problem(400, f"json validation error: {explain(error.errors())}") from None
+        raise _invalid(error) from None
     except ValueError as error:
         raise Problem(400, str(error)) from None
 

@@ -61,7 +61,7 @@ class ApiAuth:
 
     def recognises(self, request: Request) -> bool:
         """Whether whoever asks has shown a right token, now or when logging in."""
-        known = (self._of_token(_given(request)), self._session(request).role) if self.guarded else ()
+        known = (self._of_token(given_token(request)), self._session(request).role) if self.guarded else ()
         return any(role is not Role.NOBODY for role in known)
 
     def may_write(self, request: Request) -> None:
@@ -87,7 +87,7 @@ class ApiAuth:
         """The role of the token in the header. Raises Problem 429 if too many wrong ones came from there; but
         once only, so that a page can say it."""
         if not hasattr(request.state, "role_of_token"):
-            given = _given(request)
+            given = given_token(request)
             role = self._of_token(given)
             request.state.role_of_token = Role.NOBODY
             self._check_guesses(request, given, role)
@@ -207,7 +207,7 @@ def _digest(key: str, purpose: str, text: str) -> str:
     return hmac.new(key.encode(), f"{purpose}\n{text}".encode(), hashlib.sha256).hexdigest()
 
 
-def _given(request: Request) -> str:
+def given_token(request: Request) -> str:
     """The token in a header, or in the body of one of Healthchecks' clients once that is read; empty if there
     is none."""
     if key := getattr(request.state, "api_key", "") or request.headers.get("x-api-key", ""):
