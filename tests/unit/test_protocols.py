@@ -104,6 +104,25 @@ def test_what_is_no_duration_of_go(written: str) -> None:
         gatus.seconds_of(written)
 
 
+def test_what_is_no_duration_is_refused_at_once() -> None:
+    begun = time.process_time()
+    for part in ("1" * 20 + "s", "1" * 20 + "." + "1" * 20 + "ms", ".1m"):
+        with pytest.raises(ValueError, match="is not a"):
+            gatus.seconds_of(part * 5 + "x")
+    assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize(
+    ("code", "signal"), [("0" * 8000, {}), ("0" * 8000 + "7", {"Registry-Signal": "fail"}), ("000", {})]
+)
+def test_an_exit_code_may_be_written_with_zeros_before_it(code: str, signal: dict[str, str]) -> None:
+    (beat,) = read(healthchecks.PROTOCOL, asked(UUID, code)).beats
+    assert {key: beat.headers[key] for key in signal} == signal
+    assert bool(beat.headers) == bool(signal)
+    with pytest.raises(Problem, match="invalid url format"):
+        read(healthchecks.PROTOCOL, asked(UUID, "0" * 8000 + "256"))
+
+
 def test_sentrys_token_stands_in_the_address_a_header_the_query_or_the_envelope() -> None:
     header = {"x-sentry-auth": "Sentry sentry_version=7, sentry_key=abc, sentry_client=x/1"}
     assert sentry.read_address(asked("1", "cron", "n", "abc")) == Address("abc", name="n")
