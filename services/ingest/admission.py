@@ -15,7 +15,7 @@ from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
 from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, OnStored, StreamMessage, header_block
 from shared.messaging.connection import BrokerConnection
-from shared.messaging.errors import BrokerError, ShareExhausted, TooLarge
+from shared.messaging.errors import BrokerError, NotStored, ShareExhausted, TooLarge
 from shared.messaging.reader import OVER_HTTP, PENDING, Reader
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
@@ -55,6 +55,8 @@ class KnownNames:
         self._secret = token_bytes(32)
         self._let_in: set[str] = set()
         """Those that are not registered yet."""
+        self.is_complete = False
+        """Whether all that the record holds were read. Until then one that is not found may be there."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._registered or name in self._let_in
@@ -100,6 +102,17 @@ class KnownNames:
 
     async def follow(self, link: BrokerConnection) -> None:
         """Keep up with the events, for ever. Begins with nothing: the streams may have been replaced."""
+        link.on_lost.append(self._fall_behind)
+        try:
+            await self._follow(link)
+        finally:
+            link.on_lost.remove(self._fall_behind)
+            self._fall_behind()
+
+    def _fall_behind(self) -> None:
+        self.is_complete = False
+
+    async def _follow(self, link: BrokerConnection) -> None:
         self._registered.clear()
         self._of_key.clear()
         self._let_in.clear()
@@ -115,6 +128,7 @@ class KnownNames:
                     self.deleted(name)
                 else:
                     self.registered(name, headers.get(streams.KEYS_HEADER, ""))
+            self.is_complete = self.is_complete or not reader.pending
 
 
 class HeartbeatStore:
@@ -166,6 +180,10 @@ class HeartbeatStore:
             REFUSED.inc()
             raise _limit_reached()
         return False
+
+    def unknown_yet(self) -> Problem:
+        """The answer where a name or a key is not found that may be there."""
+        return self.not_stored(NotStored("the services' names and keys are not read yet"))
 
     def not_stored(self, error: BrokerError, count: int = 1) -> Problem:
         """The answer for so many heartbeats that `error` has cost."""

@@ -298,6 +298,8 @@ async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Reques
     store: HeartbeatStore = request.app.state.store
     asked = _asked(request, parts, store)
     address = protocol.read_address(asked)
+    if not (address.service or store.names.is_complete):
+        raise store.unknown_yet()
     if address.secret is not None:
         _enter(request, address)
     if address.must_exist and _name_of(address.name, store.names, []) not in store.names:

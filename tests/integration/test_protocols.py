@@ -823,6 +823,52 @@ async def test_a_key_works_at_once_and_ends_with_its_rotation(servers: dict[str,
     await answered(first, 404)
 
 
+def test_a_key_that_may_be_there_is_no_wrong_one(tmp_path: Path) -> None:
+    """Clients try 503 again, and not 404; and a name that is an alias is not to be registered."""
+    broker = nats_server(tmp_path)
+    url = f"nats://127.0.0.1:{broker.port}"
+    paths = {
+        f"/ping/{KEY}": 200,
+        f"/ping/{ALIAS}/start": 200,
+        f"/api/push/{ALIAS}": 200,
+        f"/ping/any/{ALIAS}": 200,
+        f"/api/1/cron/{ALIAS}/any/": 202,
+        f"/ping/{UNKNOWN_KEY}": 404,
+        "/ping/any/other": 404,
+    }
+    with ExitStack() as stack:
+        ingest = service("ingest", tmp_path, url).start()
+        stack.callback(ingest.kill)
+        client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{ingest.port}", timeout=20))
+        asker = {"x-forwarded-for": "203.0.113.9"}
+
+        def answers() -> list[int]:
+            given = [client.get(path, headers=asker) for path in paths]
+            assert all("retry-after" in each.headers for each in given if each.status_code == 503)
+            return [each.status_code for each in given]
+
+        def become(wanted: list[int]) -> None:
+            deadline = time.monotonic() + 20
+            while (found := answers()) != wanted:
+                assert set(found) <= {503, *wanted}
+                assert time.monotonic() < deadline, found
+                time.sleep(0.5)
+
+        for _ in range(12):  # more than so many wrong keys are refused
+            assert answers() == [503] * len(paths)
+        stack.callback(broker.start().kill)
+        while client.get("/readyz").status_code != 200:
+            time.sleep(0.1)
+        asyncio.run(configure(url, "backup", KEY, ALIAS))
+        while client.get(f"/ping/{KEY}").status_code != 200:
+            time.sleep(0.1)
+        become(list(paths.values()))
+        broker.kill()
+        become([503] * len(paths))
+        broker.start()
+        become(list(paths.values()))
+
+
 def test_many_check_ins_of_one_envelope_all_count(servers: dict[str, Server]) -> None:
     server = servers["guarded"]
     server.heartbeats()
