@@ -63,6 +63,7 @@ class IngestAuth:
 
     def enter(self, given: str, good: bool, client: str | None, *, needed: bool = False) -> None:
         """Raises Problem 401, or 429 for too many of this token, or too many wrong ones of this client.
+        `given`: the token; of a good key the service it leads to, for one key can be written in many ways.
         `needed`: it has to be a good one, whether a token is needed or not."""
         if not (good or needed or self.needs_token):
             return

@@ -66,7 +66,8 @@ class FastPath(Connection):
     """Headers of requests that go to the app."""
     looked_at = NOT_PLAIN | READ
     given = ""
-    """The right token, or the ping key, that the request shows."""
+    """The right token that the request shows, or the service whose ping key it shows: what it is counted for,
+    however the key is written."""
     of_heartbeats: _Answers
     of_pings: _Answers
 
@@ -122,8 +123,7 @@ class FastPath(Connection):
             if not (name in self.store.names or valid_name(name)):
                 return ""
         elif self.url.startswith(PING) and self.parser.get_method() != b"PUT":
-            self.given = self.url[len(PING) :].decode("latin-1")
-            name = self.store.names.of_key(self.given) or ""
+            self.given = name = self.store.names.of_key(self.url[len(PING) :].decode("latin-1")) or ""
         else:
             return ""
         if not name or self.parser.get_method() not in METHODS:

@@ -344,7 +344,8 @@ def _enter(request: Request, address: Address) -> None:
     good = _is_good(address, auth)
     if auth.loopback_only and not good and is_foreign(request.headers):
         raise Problem(403, "not from another site's page; with a token it may be")
-    auth.enter(address.secret or "", good, client_of(request), needed=address.needs_key)
+    counted_for = address.service or address.secret or ""
+    auth.enter(counted_for, good, client_of(request), needed=address.needs_key)
 
 
 def _name_of(given: str, names: KnownNames, warnings: list[str]) -> str:

@@ -901,6 +901,25 @@ def test_a_limit_is_told_with_when_to_try_again(nats_of_module: tuple[Path, str]
             assert server.client.get(path, headers=asker).status_code == 200
 
 
+def test_the_keys_of_a_service_are_counted_together(nats_of_module: tuple[Path, str]) -> None:
+    folder, url = nats_of_module
+    paths = [
+        f"/ping/{KEY}",
+        f"/ping/{KEY.upper()}",
+        f"/ping/{KEY.title()}",
+        f"/ping/{ALIAS}",
+        f"/ping/{KEY}/0",
+    ]
+    with ExitStack() as stack:
+        server = started(folder, url, stack, rate_limit_per_token="1/m")
+        asyncio.run(configure(url, "backup", KEY, ALIAS))
+        asyncio.run(configure(url, "later", later := str(uuid.uuid4())))
+        while server.client.get(f"/ping/{later}").status_code != 200:
+            pass
+        answers = [server.client.get(path) for path in paths]
+    assert [each.status_code for each in answers] == [200, 429, 429, 429, 429]
+
+
 def test_other_sites_pages_need_a_key_where_no_token_is_needed(servers: dict[str, Server]) -> None:
     foreign = {"origin": "https://elsewhere.example", "sec-fetch-site": "cross-site"}
     client = servers["open"].client
