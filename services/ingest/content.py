@@ -94,7 +94,7 @@ def tidy(path: str) -> str:
 def mended_name(given: str, warnings: list[str]) -> str:
     """The name with `-` for what is not allowed in one, and a warning if that makes it another. For protocols
     of other systems, whose clients cannot be told to choose another."""
-    name = _NOT_ALLOWED.sub("-", given)[: events.NAME_MAX]
+    name = _NOT_ALLOWED.sub("-", given[: events.NAME_MAX])
     name = _ODD_DOT.sub("-", name) or "-"
     if name != given:
         warnings.append(f"name: {quoted(given)} is kept as {quoted(name)}: {events.NAME_RULE_IN_WORDS}")

@@ -241,6 +241,12 @@ def test_a_name_that_breaks_the_rule_is_mended(given: str, name: str) -> None:
     assert len(warnings) == 1
 
 
+def test_a_name_of_a_megabyte_keeps_nobody_waiting() -> None:
+    begun = time.process_time()
+    assert mended_name("é" * 4_000_000, []) == "-" * 128
+    assert time.process_time() - begun < 0.1
+
+
 def test_a_key_is_needed_where_one_is_meant_whatever_tokens_there_are() -> None:
     for tokens in ((), (SecretStr("token"),)):
         auth = IngestAuth(tokens, RateLimit(0), RateLimit(0), clock=lambda: 0.0)
