@@ -219,6 +219,7 @@ class Life:
     rhythm: int = 0
     last_was_start: bool = False
     counted_from: tuple[int, ...] = (0, 0, 0)
+    resumed_at: int = 0
     has_job: bool = False
     is_paused: bool = False
     in_pause: list[Said] = field(default_factory=list)
@@ -340,7 +341,8 @@ class Reference:
     def _pause_or_resume(self, life: Life, change: Settings, at: int) -> None:
         if change.resumes or (life.is_paused and not change.paused):
             written = next((each.since for each in self._known if each.bounded), 0)
-            life.counted_from = (max(at, written),) * 3
+            life.resumed_at = max(at, written)
+            life.counted_from = (life.resumed_at,) * 3
             if life.timetable:
                 self._expect_from(life, at)
             for run in life.runs:
@@ -379,14 +381,15 @@ class Reference:
                 self._expires(life, max(heard, counted, self._base(life, rung)), old[rung])
                 for rung, counted in enumerate(life.counted_from)
             ]
-            life.counted_from = tuple(max(0, min(at, due[rung] - new[rung])) for rung in range(3))
+            since = (min(at, due[rung] - new[rung]) for rung in range(3))
+            life.counted_from = tuple(max(life.resumed_at, each) for each in since)
         life.silent_down_dead = new
 
     def _other_limit(self, life: Life, old: int, at: int) -> None:
         new = self._limit(life)
         for run in life.runs if new != old else ():  # which none becomes overdue for the past by
             due = expiry(max(run.started, run.counted_from), old, self._gaps)
-            run.counted_from = max(0, min(at, due - new))
+            run.counted_from = max(life.resumed_at, min(at, due - new))
 
     def _new_timetable(self, life: Life, at: int) -> None:
         text, zone = life.when

@@ -416,6 +416,11 @@ def test_longer_thresholds_hold_for_the_silence_that_there_is() -> None:
     assert watcher.take([Tick(1000)]).short[1:] == [(SILENT, 505), (DOWN, 605), (DEAD, 705)]
 
 
+def test_longer_thresholds_after_a_resume_count_from_it() -> None:
+    watcher = Watcher().take([Tick(1), Beat(5), Tick(10)]).pause().resume(12)
+    assert watcher.change(LONG, 14).take([Tick(1000)]).short[1:] == [(SILENT, 512), (DOWN, 612), (DEAD, 712)]
+
+
 def test_a_service_that_is_down_is_dead_by_what_holds_now() -> None:
     watcher = Watcher(LONG).take([Tick(1), Beat(5, Signal.FAIL), Tick(100)]).change(PATIENCE, 101)
     assert watcher.take([Tick(1000)]).short[1:] == [(DEAD, 401)]

@@ -80,7 +80,7 @@ def change_thresholds(
         for to, start in zip((SILENT, DOWN, DEAD), service.counted_from, strict=True)
     )
     silent, down, dead = (
-        max(0, min(at, expiry(start, old, gaps, rhythm) - new))
+        max(service.resumed_at, min(at, expiry(start, old, gaps, rhythm) - new))
         for old, new, start in zip(service.patience, patience, starts, strict=True)
     )
     service.patience, service.counted_from = patience, (silent, down, dead)
@@ -88,6 +88,7 @@ def change_thresholds(
 
 def resume(service: MonitoredService, at: int, counted_from: int) -> None:
     """End its pause: heartbeats are expected again. What came during the pause is in `said`, for `decide`."""
+    service.resumed_at = counted_from
     service.counted_from = (counted_from, counted_from, counted_from)
     runs.expect_from(service, at)
     runs.count_from(service, at)

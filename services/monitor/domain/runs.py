@@ -164,7 +164,9 @@ def change_limit(service: MonitoredService, old: int, at: int, gaps: Gaps) -> No
     if job and old != new:
         job.open_runs = tuple(
             run._replace(
-                counted_from=max(0, min(at, expiry(max(run.started, run.counted_from), old, gaps) - new))
+                counted_from=max(
+                    service.resumed_at, min(at, expiry(max(run.started, run.counted_from), old, gaps) - new)
+                )
             )
             for run in job.open_runs
         )

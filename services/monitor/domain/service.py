@@ -201,6 +201,8 @@ class MonitoredService:
     counted_from: tuple[int, int, int] = (0, 0, 0)
     """The moments from which the thresholds for silent, down and dead are counted, where these are later than
     its last heartbeat: it was resumed then, or its thresholds were changed (`change_thresholds`)."""
+    resumed_at: int = 0
+    """From when on it was expected after its last pause: no change of its thresholds counts from before."""
     own: tuple[int | None, int | None, int | None] = (None, None, None)
     """The thresholds in its own configuration; None where the registry's default is used."""
     every: int = 0

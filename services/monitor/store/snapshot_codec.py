@@ -148,6 +148,7 @@ def dump(bucket: Bucket) -> bytes:
         "epoch": bucket.epoch,
         "names": [service.name for service in services],
         "said": _paused_reports(services),
+        "resumed": {each.name: each.resumed_at for each in services if _awaits_something_older(each)},
         "jobs": {service.name: _dump_job(service.job) for service in services if service.job},
     }
     columns = [array("q", [getattr(service, column) for service in services]) for column in _NUMBERS]
@@ -156,6 +157,12 @@ def dump(bucket: Bucket) -> bytes:
     columns.append(array("q", [_coded(service) for service in services]))
     line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
     return zlib.compress(line + b"".join(column.tobytes() for column in columns), level=1)
+
+
+def _awaits_something_older(service: MonitoredService) -> bool:
+    """Whether anything is counted from its resume on: nothing came since, or a run is open from before."""
+    runs = service.job.open_runs if service.job else ()
+    return service.resumed_at > min([service.last_beat, *(run.started for run in runs)])
 
 
 def _paused_reports(services: Collection[MonitoredService]) -> dict[str, PausedReport]:
@@ -218,8 +225,10 @@ def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
             reports = {
                 name: PausedReport(Signal(signal), *rest) for name, (signal, *rest) in head["said"].items()
             }
-            for service in services if reports else ():
+            resumed = head.get("resumed", {})
+            for service in services if reports or resumed else ():
                 service.said = reports.get(service.name)
+                service.resumed_at = resumed.get(service.name, 0)
             _add_jobs(services, head.get("jobs", {}), epoch)
         if head["format"] != FORMAT:
             _add_begun_runs(services, epoch)
@@ -246,7 +255,8 @@ def _service_before(name: str, values: list[int], epoch: Epoch, epochs: list[Epo
     silent, down, dead = (max(0, patience_at - patience) for patience in service.patience)
     service.counted_from = silent, down, dead
     if resumed_at > service.heard:
-        service.counted_from = (max(resumed_at, bounded_since(epochs)),) * 3
+        service.resumed_at = max(resumed_at, bounded_since(epochs))
+        service.counted_from = (service.resumed_at,) * 3
     return service
 
 
