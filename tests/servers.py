@@ -249,6 +249,23 @@ def mongo_server(folder: Path, host: str = "127.0.0.1") -> Process:
     return Process(command, port, folder / "mongo.log", host=host)
 
 
+CADDYFILE = Path(__file__).parents[1] / "deploy/Caddyfile"
+
+
+def front_door(folder: Path, upstreams: dict[str, int], *, debug: bool = False) -> Process | None:
+    """Caddy with the repository's file before these ports; None where it is not installed."""
+    caddy, port, config = shutil.which("caddy"), free_port(), folder / "Caddyfile"
+    text = CADDYFILE.read_text().replace(":8081", f":{free_port()}")
+    config.write_text(text.replace("admin off", "admin off\n\tdebug", 1) if debug else text)
+    env = {
+        "HOME": str(folder),
+        "REGISTRY_SITE": f"http://:{port}",
+        **{f"REGISTRY_{name.upper()}": f"127.0.0.1:{own}" for name, own in upstreams.items()},
+    }
+    command = [caddy or "caddy", "run", "--config", str(config)]
+    return Process(command, port, folder / "caddy.log", env=env) if caddy else None
+
+
 def service(name: str, folder: Path, nats_url: str, **variables: str) -> Process:
     """One of the four services as a process, configured by the environment alone."""
     port = free_port()

@@ -1,4 +1,5 @@
-"""Other systems' clients in environments of their own, and the whole system that they send to."""
+"""Other systems' clients in environments of their own, and the whole system that they send to: by one base
+URL, through the front door, where Caddy is installed."""
 
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.system import System
+from tests.servers import front_door
 from tests.telegram_standin import Standin
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".venv/clients"
@@ -25,11 +27,12 @@ full = pytest.mark.skipif(not FULL, reason="other systems' clients: make clients
 class Registry:
     """The system as a client's user knows it: base URLs, tokens, and what the API says of a service."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, front: str = "") -> None:
+        """`front`: the one base URL of all, if there is a front door."""
         self._system = system
         system.http.headers["Authorization"] = f"Bearer {API_TOKEN}"
-        self.ingest = system.url("ingest", "")
-        self.api = system.url("api", "")
+        self.ingest = front or system.url("ingest", "")
+        self.api = front or system.url("api", "")
         self.http = system.http
         self._secrets = [API_TOKEN, READ_TOKEN, INGEST_TOKEN]
 
@@ -98,12 +101,23 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with Standin() as telegram:
         system = System(folder, telegram, **settings)
         system.parts["api"].env["REGISTRY_INGEST_PORT"] = str(system.parts["ingest"].port)
+        ports = {name: system.parts[name].port for name in ("ingest", "api")}
+        front = front_door(folder, ports)
+        for name in ports if front else ():
+            system.parts[name].env |= {
+                "REGISTRY_HOST": "0.0.0.0",
+                "REGISTRY_PUBLIC_URL": f"http://127.0.0.1:{front.port}",
+                "REGISTRY_TRUSTED_PROXIES": "private",
+            }
         try:
-            registry = Registry(system.start())
+            system.start()
+            registry = Registry(system, f"http://127.0.0.1:{front.start().port}" if front else "")
             yield registry
             registry.check_logs()
         finally:
             system.stop()
+            if front and front.process:
+                front.kill()
 
 
 class Client:

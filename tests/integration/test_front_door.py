@@ -1,20 +1,22 @@
 """The front door as Caddy runs it: who is asked at which address, and what its log says of one."""
 
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
 
-from tests.servers import Process, free_port
+from services.api.healthchecks import app
+from services.api.http import app as api
+from services.ingest import http
+from tests.servers import Process, front_door
 
-CADDYFILE = Path(__file__).parents[2] / "deploy/Caddyfile"
 KEY = "5d3a8e0c-7a64-4c0a-9f7e-2b1d7c3e9a10"
 
 
@@ -44,30 +46,16 @@ class Upstream(ThreadingHTTPServer):
 
 @pytest.fixture
 def caddy(tmp_path: Path) -> Iterator[tuple[Process, dict[str, Upstream]]]:
-    program = shutil.which("caddy")
-    if not program:
-        pytest.skip("caddy is not installed")
-    config = tmp_path / "Caddyfile"
-    # It is to say all it can.
-    text = CADDYFILE.read_text().replace(":8081", f":{free_port()}")
-    config.write_text(text.replace("admin off", "admin off\n\tdebug", 1))
-    port = free_port()
     with ExitStack() as stack:
         upstreams = {name: Upstream(name) for name in ("ingest", "api")}
         for upstream in upstreams.values():
             stack.callback(upstream.server_close)
             stack.callback(upstream.shutdown)
-        env = {
-            "HOME": str(tmp_path),
-            "REGISTRY_SITE": f"http://:{port}",
-            **{
-                f"REGISTRY_{name.upper()}": f"127.0.0.1:{upstream.server_port}"
-                for name, upstream in upstreams.items()
-            },
-        }
-        server = Process(
-            [program, "run", "--config", str(config)], port, tmp_path / "caddy.log", env=env
-        ).start()
+        ports = {name: upstream.server_port for name, upstream in upstreams.items()}
+        server = front_door(tmp_path, ports, debug=True)  # it is to say all it can
+        if server is None:
+            pytest.skip("caddy is not installed")
+        server.start()
         stack.callback(server.kill)
         yield server, upstreams
 
@@ -122,6 +110,35 @@ def test_heartbeats_in_any_protocol_go_to_ingest_and_all_else_to_the_api(
         assert too_large.status_code == 413
     for method in ("PUT", "DELETE"):
         assert asked(server.port, f"/api/push/{KEY}", method)[0] == "ingest"
+
+
+def addresses() -> dict[str, set[str]]:
+    """Every one that the two services say they have, with something in the place of each parameter."""
+    parts: Any = MagicMock()  # of which nothing but its routes is asked
+    management = {f"/api/v{v}{route.path}" for v in app.VERSIONS for route in app._build(parts, v).routes}
+    told = {
+        "ingest": set(http.build(parts, parts, parts).openapi()["paths"]),
+        "api": set(api.build(parts).openapi()["paths"]) | management,
+    }
+    both = told["ingest"] & told["api"]
+    assert both <= {"/healthz", "/readyz", "/metrics"}, "the front door could not tell whose these are"
+    return {
+        who: {re.sub(r"\{(project|n:int|states:int)\}", "7", path) for path in paths - both}
+        for who, paths in told.items()
+    }
+
+
+def test_every_address_that_is_documented_leads_to_who_has_it(
+    caddy: tuple[Process, dict[str, Upstream]],
+) -> None:
+    server, _ = caddy
+    told = addresses()
+    assert "/api/7/cron/{name}/{token}/" in told["ingest"]
+    assert {"/services", "/api/v2/checks/{id}/flips"} <= told["api"]
+    for who, paths in told.items():
+        for path in paths:
+            path = re.sub(r"\{[^}]*\}", "a", path)
+            assert asked(server.port, path)[:2] == (who, path)
 
 
 def test_no_address_of_a_heartbeat_stands_in_the_log(caddy: tuple[Process, dict[str, Upstream]]) -> None:
