@@ -283,7 +283,7 @@ def _translating() -> APIRouter:
                     responses=documented(401, 413, 429, 503) | answers,
                     openapi_extra=openapi_of(address),
                 )
-    for path in ("/ping", "/ping/{rest:path}", "/api/{rest:path}"):
+    for path in ("/ping", "/ping/{rest:path}", "/api", "/api/{rest:path}"):
         routes.add_api_route(path, translated, methods=list(ANY), include_in_schema=False)
     return routes
 
