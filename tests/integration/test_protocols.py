@@ -453,6 +453,17 @@ SENTRY = [
         {"authorization": AUTH["x-sentry-auth"]},
     ),
     Case("GET", f"{CRON}/", 202, ANY_ID, ("nightly", ..., {}), warns="status: it is none of in_progress"),
+    *(
+        Case(
+            "POST", f"{CRON}/?status=error", 202, ANY_ID, ("nightly", ..., FAIL), headers, content, warns=said
+        )
+        for headers, content, said in (
+            ({}, b"\x1f\x8b broken", "body: it cannot be unpacked"),
+            ({"content-encoding": "gzip"}, b"no gzip", "body: it cannot be unpacked"),
+            ({"content-encoding": "gzip"}, gzip.compress(BOMB), f"body: {TOO_LARGE}"),
+            ({"content-encoding": "zstd"}, b"x", "body: compressed by one of"),
+        )
+    ),
     Case(
         "GET",
         f"{CRON}/?status=fine",

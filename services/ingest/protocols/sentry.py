@@ -74,15 +74,22 @@ def _key_of(asked: Asked) -> str | None:
 
 
 def read(asked: Asked, address: Address, raw: bytes) -> Translation:
-    raw = _unpacked(raw, asked.headers.get("content-encoding", ""))
+    encoding, lost = asked.headers.get("content-encoding", ""), ""
     if address.rest == "envelope":
-        return _read_envelope(raw)
+        return _read_envelope(_unpacked(raw, encoding))
+    try:
+        raw = _unpacked(raw, encoding)
+    except Problem as problem:  # the address alone says enough
+        raw, lost = b"", f"body: {problem.detail}"
     body = _object(raw)
     message = None
     if body is None or body.keys().isdisjoint(_FIELDS):
         body, message = {}, body_as_message(raw, asked.headers.get("content-type", ""))
     fields = {**asked.query, **body}
-    return Translation([_check_in(address.name, fields, message)], id=_id_of(fields))
+    beat = _check_in(address.name, fields, message)
+    if lost:
+        beat.warnings.append(lost)
+    return Translation([beat], id=_id_of(fields))
 
 
 def _read_envelope(raw: bytes) -> Translation:
