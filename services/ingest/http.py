@@ -310,14 +310,21 @@ async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Reques
         _enter(request, address)
     auth: IngestAuth = request.app.state.auth
     auth.charge(address.secret or "", client_of(request), max(0, len(said.beats) - 1))
-    registered, warnings = False, list[str]()
+    registered, warnings, refused = False, list[str](), list[Problem]()
     for beat in said.beats:
         name = address.service or _name_of(beat.name, store.names, beat.warnings)
         registered = registered or name not in store.names
         beat = _in_order(name, beat, request.app.state.ended_runs)
         content = finished(beat.body, beat.headers, beat.duration, beat.warnings)
-        await _store_content(request, name, content)
+        try:
+            await _store_content(request, name, content)
+        except Problem as problem:
+            if problem.detail != problems.LIMIT_REACHED:
+                raise
+            refused.append(problem)  # a name that there is no room for costs no other
         warnings += content.warnings
+    if refused:
+        raise refused[0]
     response = protocol.answer(said, registered)
     if warnings:
         shown = " ".join("; ".join(warnings).split()).encode("ascii", "backslashreplace")

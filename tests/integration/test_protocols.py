@@ -897,6 +897,9 @@ def test_a_limit_is_told_with_when_to_try_again(nats_of_module: tuple[Path, str]
     folder, url = nats_of_module
     with ExitStack() as stack:
         server = started(folder, url, stack, max_services="1", rate_limit_per_address="1/m")
+        asyncio.run(configure(url, "backup", KEY, ALIAS))
+        while server.client.get(f"/ping/{KEY}").status_code != 200:
+            pass
         for path in ("/ping/any/new?create=1", "/api/1/cron/new/any/?status=ok"):
             answer = server.client.get(path)
             assert answer.status_code == 429
@@ -905,6 +908,11 @@ def test_a_limit_is_told_with_when_to_try_again(nats_of_module: tuple[Path, str]
         answers = [server.client.get("/api/1/cron/new/any/?status=ok", headers=asker) for _ in range(3)]
         assert answers[-1].status_code == 429
         assert int(answers[-1].headers["retry-after"]) > 0
+        # A name that there is no room for costs no other.
+        server.heartbeats()
+        two = envelope({"monitor_slug": "new", "status": "ok"}, {"monitor_slug": "backup", "status": "ok"})
+        assert server.client.post("/api/1/envelope/", content=two).status_code == 429
+        assert [name for name, _, _ in server.heartbeats()] == ["backup"]
         # Whoever has a key is no stranger.
         while server.client.get(f"/ping/{KEY}", headers=asker).status_code == 404:
             pass
