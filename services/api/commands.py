@@ -7,8 +7,8 @@ sees it.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -38,6 +38,8 @@ log = structlog.get_logger()
 
 GIVEN_EVERY = 5
 """Seconds between two searches for services that have no ping key."""
+READS, READ_EVERY = 200, 0.01
+"""How often, and after how many seconds each, who gives aliases looks whether the read models are behind."""
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
 
@@ -72,8 +74,7 @@ class Commands:
                 raise Problem(409, f"{name} is registered already")
             return self._registered(name, config)
 
-        async with self._claimed(name, wanted.aliases):
-            return await self._change(name, decide)
+        return await self._change(name, decide, wanted.aliases)
 
     async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> tuple[ServiceState, bool]:
         """The whole configuration anew; whether it is paused stays, and what its heartbeats declare. What is
@@ -91,8 +92,7 @@ class Commands:
                 raise Problem(412, f"there is no service {name}")
             return self._registered(name, wanted.whole())
 
-        async with self._claimed(name, wanted.aliases):
-            return await self._change(name, decide), created
+        return await self._change(name, decide, wanted.aliases), created
 
     async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> ServiceState:
         def merged(old: ConfigData) -> ConfigData:
@@ -101,21 +101,8 @@ class Commands:
                 check_order(new.config)
             return new
 
-        async with self._claimed(name, wanted.aliases):
-            return await self._change(name, self._updating(events.ServiceUpdated, name, if_match, merged))
-
-    @asynccontextmanager
-    async def _claimed(self, name: str, aliases: tuple[str, ...] | None) -> AsyncIterator[None]:
-        """Meanwhile nobody else gives them to a service. Problem 409 if one leads to another already."""
-        if not aliases:
-            yield
-            return
-        async with self._claiming:
-            for alias in aliases:
-                other = await self.store.live.with_key(alias)
-                if other not in (None, name):
-                    raise Problem(409, f"aliases: one of them leads to {other} already")
-            yield
+        update = self._updating(events.ServiceUpdated, name, if_match, merged)
+        return await self._change(name, update, wanted.aliases)
 
     async def set_paused(self, name: str, paused: bool, if_match: str | None) -> ServiceState:
         def changed(old: ConfigData) -> ConfigData:
@@ -192,9 +179,18 @@ class Commands:
 
         return decide
 
-    async def _change(self, name: str, decide: Decide) -> ServiceState:
-        """Decide, append, project. That it is refused, or as wanted already, may rest on a read model that is
-        behind, so that is said only after asking the record itself."""
+    async def _change(
+        self, name: str, decide: Decide, aliases: tuple[str, ...] | None = None
+    ) -> ServiceState:
+        """Decide, append, project. `aliases`: those that the service is to have. Problem 409 if one leads to
+        another already."""
+        async with self._claiming if aliases else nullcontext():
+            return await self._append_decided(name, decide, aliases or ())
+
+    async def _append_decided(self, name: str, decide: Decide, aliases: tuple[str, ...]) -> ServiceState:
+        """That it is refused, or as wanted already, may rest on a read model that is behind, so that is said
+        only after asking the record itself."""
+        last = await self._claim(name, aliases)
         state, of_the_record = await self.store.live.get(name), False
         after = state.config_seq if state else 0
         for _ in range(TRIES):
@@ -212,19 +208,40 @@ class Commands:
             creates = isinstance(event, events.ServiceRegistered)
             self.creating += creates
             try:
-                return await self._append(event, after)
+                return await self._append(event, after, last)
             except WrongSequence:
+                last = await self._claim(name, aliases)
                 (state, after), of_the_record = await self._refreshed(name), True
             finally:
                 self.creating -= creates
         raise Problem(503, f"too many writers change {name} at once", retry_after=1)
 
-    async def _append(self, event: ConfigEvent, after: int) -> ServiceState:
+    async def _claim(self, name: str, aliases: tuple[str, ...]) -> int | None:
+        """The sequence of the last event, up to which none of them leads to another service: if none has come
+        since, of whichever API, `name` may have them. None: there are none. So whoever gives aliases may lose
+        to a change of any service, and decides anew."""
+        if not aliases:
+            return None
+        message = await newest(self.link, streams.SERVICES, streams.ALL_EVENTS)
+        last = message.seq if message else 0
+        for _ in range(READS):
+            if await self.store.live.checkpoint(streams.SERVICES) >= last:
+                break
+            await asyncio.sleep(READ_EVERY)
+        else:
+            raise Problem(503, "still reading the record", retry_after=1)
+        if other := await self.store.live.with_key(*aliases, but=name):
+            raise Problem(409, f"aliases: one of them leads to {other} already")
+        return last
+
+    async def _append(self, event: ConfigEvent, after: int, last: int | None) -> ServiceState:
+        """If `after` is its service's last event still, and `last` that of all, unless it is None."""
         subject = streams.config(event.name)
         ack = await self.publisher.append(
             subject,
             event.to_bytes(),
             after=after,
+            last=last,
             event_id=event.id,
             kind=event.type,
             keys=events.keys_of(event),

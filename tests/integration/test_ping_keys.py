@@ -185,6 +185,48 @@ async def test_of_two_that_claim_an_alias_at_once_one_gets_it(client: httpx.Asyn
         assert sorted(each.status_code for each in answers) == [201, 409, 409]
 
 
+async def test_of_two_that_claim_it_at_different_apis_one_gets_it_as_well(
+    client: httpx.AsyncClient, tmp_path: Any, nats_url: str, mongo_url: str, link: BrokerConnection
+) -> None:
+    folder = tmp_path / "second"
+    folder.mkdir()
+    second = _api(folder, nats_url, mongo_url, API_TOKEN="writes").start()
+    names = KnownNames(100)
+    following = asyncio.create_task(names.follow(link))
+    try:
+        async with client_of(second, **WRITES) as other:
+            for side in "ab":
+                assert (await client.post("/service", json={"name": side})).status_code == 201
+            for n in range(20):
+                claim = {"aliases": [f"made-{n}"]}
+                made = await asyncio.gather(
+                    client.post("/service", json=claim | {"name": f"c-{n}"}),
+                    other.post("/service", json=claim | {"name": f"d-{n}"}),
+                    client.patch("/service/a", json={"description": f"{n}"}),  # it is in nobody's way
+                )
+                assert sorted(it.status_code for it in made) == [200, 201, 409], made[0].text + made[1].text
+                claim = {"aliases": [f"changed-{n}"]}
+                changed = await asyncio.gather(
+                    client.patch("/service/a", json=claim), other.patch("/service/b", json=claim)
+                )
+                assert sorted(it.status_code for it in changed) == [200, 409], (
+                    changed[0].text + changed[1].text
+                )
+                winner = "ab"[changed[0].status_code == 409]
+
+                async def leads(alias: str = f"changed-{n}", winner: str = winner) -> bool:
+                    return names.of_key(alias) == winner
+
+                await eventually(leads, within=1)
+                # It goes from one to the other at once, whoever is asked.
+                assert (await client.patch(f"/service/{winner}", json={"aliases": []})).status_code == 200
+                assert (await other.put("/service/e", json=claim)).status_code in (200, 201)
+                assert (await client.patch("/service/a", json=claim)).status_code == 409
+    finally:
+        following.cancel()
+        second.kill()
+
+
 async def test_what_else_changes_keeps_the_key(
     tmp_path: Any, nats_url: str, mongo_url: str, client: httpx.AsyncClient, link: BrokerConnection
 ) -> None:

@@ -298,11 +298,12 @@ class View:
         found: Document | None = await self._services.find_one({"_id": name})
         return load(found) if found and "config" in found else None
 
-    async def with_key(self, key: str) -> str | None:
-        """The name of the service that a ping key or an alias leads to."""
+    async def with_key(self, *keys: str, but: str = "") -> str | None:
+        """The name of the service, another than `but`, that a ping key or an alias leads to: one of these."""
+        which: Document = {"$in": [ping_keys.canonical(key) for key in keys]}
         for field in _KEYS:
             found: Document | None = await self._services.find_one(
-                {field: ping_keys.canonical(key), "config.deleted": False}, {"_id": 1}
+                {field: which, "config.deleted": False, "_id": {"$ne": but}}, {"_id": 1}
             )
             if found:
                 return str(found["_id"])
