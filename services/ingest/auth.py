@@ -55,6 +55,10 @@ class IngestAuth:
     def knows(self, given: str) -> bool:
         return matches(given, *self.tokens)
 
+    def lets_in(self, given: str) -> bool:
+        """Whether whoever shows it may send: it is a right token, or none is needed."""
+        return not self.needs_token or self.knows(given)
+
     def given(self, request: Request) -> str:
         """The token of a request: in its header, or where that is not right, in its query, of which nothing
         else is read: that is done for whoever asks, before anything is counted."""

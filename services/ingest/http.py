@@ -91,7 +91,7 @@ def recognises(request: Request, store: HeartbeatStore, auth: IngestAuth) -> boo
     if protocol is None:
         return False
     try:
-        address = protocol.read_address(_asked(request, parts, store))
+        address = protocol.read_address(_asked(request, parts, store, auth))
     except Problem:
         return False
     return _is_good(address, auth)
@@ -245,8 +245,8 @@ def _protocol_of(scope: Scope) -> tuple[Protocol | None, tuple[str, ...]]:
     return None, ()
 
 
-def _asked(request: Request, parts: tuple[str, ...], store: HeartbeatStore) -> Asked:
-    return Asked(parts, request.query_params, request.headers, store.names.of_key)
+def _asked(request: Request, parts: tuple[str, ...], store: HeartbeatStore, auth: IngestAuth) -> Asked:
+    return Asked(parts, request.query_params, request.headers, store.names.of_key, auth.lets_in)
 
 
 async def translated(request: Request) -> Response:
@@ -296,7 +296,8 @@ def of_secret_address(response: Response) -> Response:
 
 async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Request) -> Response:
     store: HeartbeatStore = request.app.state.store
-    asked = _asked(request, parts, store)
+    auth: IngestAuth = request.app.state.auth
+    asked = _asked(request, parts, store, auth)
     address = protocol.read_address(asked)
     if not (address.service or store.names.is_complete):
         raise store.unknown_yet()
@@ -308,7 +309,6 @@ async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Reques
     if address.secret is None:
         address = address._replace(secret=said.secret)
         _enter(request, address)
-    auth: IngestAuth = request.app.state.auth
     auth.charge(address.secret or "", client_of(request), max(0, len(said.beats) - 1))
     registered, warnings, refused = False, list[str](), list[Problem]()
     for beat in said.beats:

@@ -25,8 +25,12 @@ UUID = "5d3a8e0c-7a64-4c0a-9f7e-2b1d7c3e9a10"
 KEYS = {UUID: "backup", "alias": "backup", "other-alias": "other"}
 
 
+def anybody(_: str) -> bool:
+    return True
+
+
 def asked(*parts: str, headers: Mapping[str, str] | None = None, **query: str) -> Asked:
-    return Asked(parts, query, headers or {}, KEYS.get)
+    return Asked(parts, query, headers or {}, KEYS.get, anybody)
 
 
 def read(protocol: Protocol, request: Asked, body: bytes = b"") -> Translation:
@@ -167,6 +171,18 @@ def test_an_envelope_of_nothing_but_lines_is_read_at_once(content: bytes) -> Non
     with pytest.raises(Problem, match=r"10000 lines|cannot be read"):
         read(sentry.PROTOCOL, asked("1", "envelope"), content)
     assert time.process_time() - began < 2
+
+
+def test_an_envelope_is_not_read_before_its_token_is_known_to_be_good() -> None:
+    item = b'{"type": "check_in"}\n{"monitor_slug": "n", "status": "ok"}\n'
+    for secret, count in (("abc", 1), ("wrong", 0), ("", 0)):
+        request = asked("1", "envelope")._replace(lets_in="abc".__eq__)
+        dsn = f"https://{secret}@h/7" if secret else ""
+        said = read(sentry.PROTOCOL, request, json.dumps({"dsn": dsn}).encode() + b"\n" + item)
+        assert (said.secret, len(said.beats)) == (secret, count)
+    for tokens, good in (((SecretStr("abc"),), ["abc"]), ((), ["abc", "wrong", ""])):
+        auth = IngestAuth(tokens, RateLimit(0), RateLimit(0))
+        assert [each for each in ("abc", "wrong", "") if auth.lets_in(each)] == good
 
 
 def check_in(**fields: Any) -> Any:

@@ -18,12 +18,14 @@ ANY_WORD = "An ingest token; any word where none is set"
 
 class Asked(NamedTuple):
     """A request without its body. `parts`: of its address, after what all addresses of the protocol begin
-    with. `of_key`: the service that a ping key or an alias leads to."""
+    with. `of_key`: the service that a ping key or an alias leads to. `lets_in`: whether a token is good: of
+    one in a body that is asked before the rest of it is read."""
 
     parts: tuple[str, ...]
     query: Mapping[str, str]
     headers: Mapping[str, str]
     of_key: Callable[[str], str | None]
+    lets_in: Callable[[str], bool]
 
 
 class Address(NamedTuple):
