@@ -5,7 +5,6 @@ import re
 import uuid
 
 ALIAS_RULE = r"^[A-Za-z0-9_.~-]{1,128}$"
-ALIAS_RULE_IN_WORDS = "1-128 characters: letters, digits, '_', '-', '.' and '~'"
 ALIASES_MAX = 20
 """Of one service."""
 
