@@ -3,6 +3,7 @@
 One look per second at all connections takes the place of a timer for each.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -281,6 +282,8 @@ class Connection(Protocol):
     # --- what comes in
 
     def data_received(self, data: bytes) -> None:
+        if not data.isascii() and (self.size <= 0 or (self.in_head and not self.headers)):
+            data = _escaped(data)
         start = 0
         try:
             whole = data if len(data) <= SLICE else memoryview(data)
@@ -416,6 +419,15 @@ class Connection(Protocol):
             return None
         REFUSED.labels(429).inc()
         return Problem(429, "too many requests from this address", retry_after=wait)
+
+
+def _escaped(data: bytes) -> bytes:
+    """With an address as it was typed (curl sends `?msg=größer` so) in the form that the parser takes."""
+    line, end, rest = data.partition(b"\n")
+    return b"%b%b%b" % (_NOT_ASCII.sub(lambda found: b"%%%02X" % ord(found[0]), line), end, rest)
+
+
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 
 class _Transport:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import socket
 import time
 import uuid
 import zlib
@@ -720,6 +721,38 @@ def test_every_request_has_its_answer_and_its_heartbeat(
             assert is_[1]["warnings"]
             is_ = (is_[0], ..., is_[2])
         assert is_ == should
+
+
+@pytest.mark.parametrize(
+    ("typed", "heard"),
+    [
+        (f"/api/push/{KEY}?status=down&msg=größer", ("backup", {"message": "größer"}, FAIL)),
+        (f"/ping/{TOKEN}/grün?create=1", ("gr-n", ..., {})),
+        (f"/api/v1/endpoints/{GATUS_NAME}/external?success=false&error=zu größ", None),
+        ("/heartbeat/typed?message=größer", ("typed", {"message": "größer"}, {})),
+    ],
+)
+def test_an_address_may_be_sent_as_it_was_typed(
+    typed: str, heard: Heard | None, servers: dict[str, Server]
+) -> None:
+    """As curl does: nothing in it is escaped."""
+    server = servers["guarded"]
+    server.heartbeats()
+    head = f"POST {typed} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+    request = head + "Connection: close\r\nX-Who: größer\r\nContent-Length: 0\r\n\r\n".encode()
+    at = request.index("ü".encode() if "ü" in typed else "ß".encode()) + 1
+    for pieces in ((request,), (request[:at], request[at:])):  # in the middle of a letter
+        with socket.create_connection(("127.0.0.1", server.process.port), timeout=20) as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.1)
+            answer = connection.makefile("rb").read()
+        status = int(answer.split(b" ")[1])
+        assert (status < 300) == (heard is not None), answer
+    found = [
+        (name, ... if heard and heard[1] is ... else body, said) for name, body, said in server.heartbeats()
+    ]
+    assert found == [heard] * 2 if heard else not found
 
 
 WRONG = {
