@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 log = structlog.get_logger()
 
@@ -82,7 +83,10 @@ def install(
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if not isinstance(error, Problem):
-            error = Problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+            headers = dict(error.headers or {}) | (
+                {"Allow": _allowed(request)} if error.status_code == 405 else {}
+            )
+            error = Problem(error.status_code, str(error.detail), headers=headers)
         return answer(request, error)
 
     async def on_bug(request: Request, error: Exception) -> Response:
@@ -92,6 +96,18 @@ def install(
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_bug)
+
+
+def _allowed(request: Request) -> str:
+    """All methods of its address: a router names those of the first route only. HEAD counts as GET."""
+    asked = ((method, {**request.scope, "method": method.replace("HEAD", "GET")}) for method in _METHODS)
+    routes = request.app.routes
+    return ", ".join(
+        method for method, scope in asked if any(it.matches(scope)[0] is Match.FULL for it in routes)
+    )
+
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def _without_keys(path: str) -> str:

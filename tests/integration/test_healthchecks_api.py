@@ -119,9 +119,13 @@ async def test_a_check_is_created_read_changed_and_deleted(client: httpx.AsyncCl
     ):
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
         assert list(answer.json()) == ["error"]
-    for path, methods in (("checks/", "GET, HEAD, POST"), (f"checks/{uuid}", "DELETE, GET, HEAD, POST")):
-        wrong = await client.put(f"/api/v3/{path}")
-        assert (wrong.status_code, ", ".join(sorted(wrong.headers["allow"].split(", ")))) == (405, methods)
+    for path, methods in (
+        ("/api/v3/checks/", "GET, HEAD, POST"),
+        (f"/api/v3/checks/{uuid}", "GET, HEAD, POST, DELETE"),
+        ("/service/my-backup", "GET, HEAD, PUT, PATCH, DELETE"),
+    ):
+        wrong = await client.options(path)
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, methods)
 
 
 async def test_versions_differ_as_they_do_in_healthchecks(

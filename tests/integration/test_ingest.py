@@ -165,6 +165,8 @@ async def test_bad_input_is_refused_with_the_reason_and_never_stored(nats_url: s
         assert problem["status"] == status
         assert problem["title"]
         assert problem["detail"]
+        if status == 405:
+            assert response.headers["allow"] == ("POST" if path == "/heartbeats" else "GET, HEAD, POST, PUT")
 
     def endless() -> Iterator[bytes]:
         for _ in range(17):

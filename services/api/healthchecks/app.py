@@ -34,7 +34,6 @@ from shared.messaging.errors import BrokerError
 from shared.messaging.queries import counted, last_sequence, message_at
 
 VERSIONS = (1, 2, 3)
-Answer = Callable[[Request], Awaitable[Response]]
 PINGS_SHOWN = 1000
 READ_AT_ONCE = 500
 TRIES = 20
@@ -54,24 +53,25 @@ def mount(app: FastAPI, context: ApiContext) -> None:
 
 def _build(context: ApiContext, version: int) -> Starlette:
     api = _Api(version)
-    paths: dict[str, dict[str, Answer]] = {
-        "/checks": {"GET": api.list_checks, "POST": api.create},
-        "/checks/{id}": {"GET": api.read, "POST": api.change, "DELETE": api.delete},
-        "/checks/{id}/pause": {"POST": api.pause},
-        "/checks/{id}/resume": {"POST": api.resume},
-        "/checks/{id}/pings": {"GET": api.pings},
-        "/checks/{id}/pings/{n:int}/body": {"GET": api.ping_body},
-        "/checks/{id}/flips": {"GET": api.flips},
-        "/channels": {"GET": api.channels},
-        "/badges": {"GET": api.badges},
-        "/badges/{key}/{states:int}/{tag:path}.{kind}": {"GET": api.badge},
-        "/status": {"GET": api.status},
-        "/metrics": {"GET": api.metrics},
-    }
+    paths: list[tuple[str, Callable[[Request], Awaitable[Response]], list[str]]] = [
+        ("/checks", api.list_checks, ["GET"]),
+        ("/checks", api.create, ["POST"]),
+        ("/checks/{id}", api.read, ["GET"]),
+        ("/checks/{id}", api.change, ["POST"]),
+        ("/checks/{id}", api.delete, ["DELETE"]),
+        ("/checks/{id}/pause", api.pause, ["POST"]),
+        ("/checks/{id}/resume", api.resume, ["POST"]),
+        ("/checks/{id}/pings", api.pings, ["GET"]),
+        ("/checks/{id}/pings/{n:int}/body", api.ping_body, ["GET"]),
+        ("/checks/{id}/flips", api.flips, ["GET"]),
+        ("/channels", api.channels, ["GET"]),
+        ("/badges", api.badges, ["GET"]),
+        ("/badges/{key}/{states:int}/{tag:path}.{kind}", api.badge, ["GET"]),
+        ("/status", api.status, ["GET"]),
+        ("/metrics", api.metrics, ["GET"]),
+    ]
     routes = [
-        Route(path + slash, _by_method(answers), methods=list(answers))
-        for path, answers in paths.items()
-        for slash in ("/", "")
+        Route(path + slash, answer, methods=methods) for path, answer, methods in paths for slash in ("/", "")
     ]
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
@@ -80,15 +80,6 @@ def _build(context: ApiContext, version: int) -> Starlette:
     app.add_exception_handler(DatabaseUnavailable, _away)
     app.add_exception_handler(BrokerError, _away)
     return app
-
-
-def _by_method(answers: dict[str, Answer]) -> Answer:
-    """One route for all methods of a path, so that an answer 405 names them all."""
-
-    async def answer(request: Request) -> Response:
-        return await answers["GET" if request.method == "HEAD" else request.method](request)
-
-    return answer
 
 
 def _refusal(request: Request, problem: Problem) -> Response:
