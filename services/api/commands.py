@@ -86,7 +86,7 @@ class Commands:
             nonlocal created
             created = not (state and state.exists)
             if not created:
-                new = partial(timing.replaced, wanted)
+                new = partial(timing.replaced, wanted, now=self.now())
                 return self._updating(events.ServiceUpdated, name, if_match, new)(state)
             if if_match is not None:
                 raise Problem(412, f"there is no service {name}")

@@ -17,12 +17,15 @@ from shared.http.problems import Problem
 _ONE_OF_BOTH = "only one of every and schedule may be set"
 
 
-def replaced(wanted: Wanted, old: ConfigData) -> ConfigData:
-    """The configuration anew. What a person set of the timing goes, what its heartbeats declare stays."""
+def replaced(wanted: Wanted, old: ConfigData, now: datetime) -> ConfigData:
+    """The configuration anew. What a person set of the timing goes, what its heartbeats declare stays; what
+    they declared before a person set it does not come back."""
     was = old.config
     config = wanted.whole(paused=was.paused).model_copy(update={"as_check": was.as_check})
     if config.every or config.schedule or old.declared_at is None:
-        return old.model_copy(update={"config": config, "declared_at": None, "declared_limits": ()})
+        is_cleared = bool(was.every or was.schedule) and not (config.every or config.schedule)
+        update = {"config": config, "declared_at": now if is_cleared else None, "declared_limits": ()}
+        return old.model_copy(update=update)
     if was.schedule:
         if config.time_zone not in (None, was.time_zone):
             why = "its heartbeats declare the schedule and its zone; give the schedule as well to set both"
@@ -50,8 +53,8 @@ def merged(wanted: Wanted, old: ConfigData, now: datetime) -> ConfigData:
     is_cleared = bool(was.every or was.schedule) and not (config.every or config.schedule)
     if wanted.every or wanted.schedule or (in_another_zone and config.time_zone):
         declared_at = None
-    elif declared_at and (is_cleared or in_another_zone):
-        declared_at = max(now, declared_at + MICRO)
+    elif is_cleared or (declared_at and in_another_zone):
+        declared_at = max(now, declared_at + MICRO) if declared_at else now
     limits = tuple(field for field in old.declared_limits if field not in given)
     return old.model_copy(update={"config": config, "declared_at": declared_at, "declared_limits": limits})
 

@@ -267,7 +267,7 @@ def _decide(command: Command, newest: Stored | None, event_id: str, now: int) ->
         if command.kind == "set":
             is_timed = bool(config.every or config.schedule)
             was_timed = bool(old.data.config.every or old.data.config.schedule)
-            if is_timed or declared_at is None:
+            if is_timed:
                 declared_at = None
             elif was_timed:  # what heartbeats have declared until now does not come back
                 declared_at = datetime.fromtimestamp(now / 1e6, UTC)

@@ -54,8 +54,8 @@ PATCHES: list[tuple[ConfigData, dict[str, Any], tuple[str | None, str | None, st
     (declared(schedule=NIGHTLY, time_zone=TOKYO), {"every": "5m"}, ("5m", None, None, "person")),
     (declared(every="5m"), {"schedule": NIGHTLY}, (None, NIGHTLY, None, "person")),
     (declared(every="5m"), {"schedule": NIGHTLY, "every": None}, (None, NIGHTLY, None, "person")),
-    # null clears: what a person set is gone, what was declared is cleared by an event that is newer than that
-    (by_hand(schedule=NIGHTLY), {"schedule": None}, (None, None, None, "person")),
+    # null clears, by an event that is newer than all that was declared: read again, it does not come back
+    (by_hand(schedule=NIGHTLY), {"schedule": None}, (None, None, None, "cleared")),
     (by_hand(schedule=NIGHTLY), {"schedule": None, "every": "1d"}, ("1d", None, None, "person")),
     (declared(every="5m"), {"every": None}, (None, None, None, "cleared")),
     (declared(schedule=NIGHTLY, time_zone=TOKYO), {"schedule": None}, (None, None, None, "cleared")),
@@ -90,7 +90,7 @@ def test_a_patch_does_not_replace_what_a_person_set() -> None:
 )
 def test_both_at_once_are_refused_also_over_declared_ones(old: ConfigData) -> None:
     both = Wanted(every="5m", schedule=NIGHTLY)
-    for new in (timing.merged(both, old, NOW), timing.replaced(both, old)):
+    for new in (timing.merged(both, old, NOW), timing.replaced(both, old, NOW)):
         with pytest.raises(Problem, match="schedule: only one of every and schedule may be set"):
             timing.check(new.config, old.config, "UTC", NOW)
 
@@ -99,8 +99,8 @@ PUTS: list[tuple[ConfigData, dict[str, Any], tuple[str | None, str | None, str |
     (declared(every="5m"), {}, ("5m", None, None, "heartbeat")),
     (declared(schedule=NIGHTLY, time_zone=TOKYO), {}, (None, NIGHTLY, TOKYO, "heartbeat")),
     (declared(schedule=NIGHTLY), {"every": None, "schedule": None}, (None, NIGHTLY, None, "heartbeat")),
-    (by_hand(every="5m"), {}, (None, None, None, "person")),
-    (by_hand(schedule=NIGHTLY, time_zone=TOKYO), {"tags": ["a"]}, (None, None, None, "person")),
+    (by_hand(every="5m"), {}, (None, None, None, "cleared")),
+    (by_hand(schedule=NIGHTLY, time_zone=TOKYO), {"tags": ["a"]}, (None, None, None, "cleared")),
     (declared(every="5m"), {"schedule": NIGHTLY}, (None, NIGHTLY, None, "person")),
     (declared(schedule=NIGHTLY, time_zone=TOKYO), {"every": "1d"}, ("1d", None, None, "person")),
     (declared(every="5m"), {"time_zone": TOKYO}, ("5m", None, TOKYO, "heartbeat")),
@@ -109,14 +109,14 @@ PUTS: list[tuple[ConfigData, dict[str, Any], tuple[str | None, str | None, str |
 
 @pytest.mark.parametrize(("old", "given", "wanted"), PUTS)
 def test_a_put(old: ConfigData, given: dict[str, Any], wanted: tuple[Any, ...]) -> None:
-    once = timing.replaced(Wanted(**given), old)
+    once = timing.replaced(Wanted(**given), old, NOW)
     assert shown(once) == wanted
-    assert timing.replaced(Wanted(**given), once) == once, "the same again changes nothing"
+    assert timing.replaced(Wanted(**given), once, NOW) == once, "the same again changes nothing"
 
 
 def test_a_put_sets_no_zone_for_what_heartbeats_declare() -> None:
     with pytest.raises(Problem, match="time_zone: its heartbeats declare the schedule"):
-        timing.replaced(Wanted(time_zone=BERLIN), declared(schedule=NIGHTLY))
+        timing.replaced(Wanted(time_zone=BERLIN), declared(schedule=NIGHTLY), NOW)
 
 
 def test_clearing_counts_also_where_this_clock_is_behind_the_brokers() -> None:

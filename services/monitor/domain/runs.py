@@ -308,7 +308,8 @@ def _begun(service: MonitoredService, job: Job, beat: Beat) -> OpenRun:
     met, is_first = (after or job.expectation).met, after is not None
     if met <= job.expected_from:
         met = 0
-    is_first &= all(each.key != str(met) for each in job.open_runs)  # nor did one by another schedule
+    others = (each for each in job.open_runs if each.run != beat.run)
+    is_first &= all(each.key != str(met) for each in others)  # nor did one by another schedule
     return OpenRun(beat.at, beat.run, str(met) if met and is_first else own, met)
 
 

@@ -89,6 +89,9 @@ class Snapshots:
                 return await self._load_buckets(SnapshotPosition.load(payload), epochs)
         except ValueError as error:
             log.warning("the snapshot is not used; reading everything again", why=str(error))
+            await self._event_store.save(
+                "position", b""
+            )  # or these streams, as they grow, might look like it
         self.discard()
         return LoadedSnapshot()
 
