@@ -23,7 +23,7 @@ from services.api.http.models import NewService, Wanted
 from services.api.projections.documents import Heard, add_heartbeat, project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
-from shared.contracts import ping_keys
+from shared.contracts import events, ping_keys
 from shared.contracts.events import (
     ConfigData,
     Doubt,
@@ -40,7 +40,7 @@ from shared.http.problems import Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
-from shared.messaging.reader import Reader, Stored
+from shared.messaging.reader import OVER_HTTP, Reader, Stored
 from shared.settings import Settings
 from tests.histories import everything as all_documents
 from tests.servers import Process, Service, free_port, mongo_server, nats_server
@@ -1038,12 +1038,18 @@ async def test_runs_are_the_same_however_heartbeats_are_cut_into_batches(mongo_u
         for seq in range(1, rng.randint(2, 16)):
             signal, run = rng.choice((Signal.SUCCESS, Signal.START, Signal.FAIL)), rng.choice(ids)
             body = json.dumps({"run": run}).encode() if run else b""
-            beats.append(Stored(f"heartbeat.{name}", body, {"Registry-Signal": signal}, seq, seq * 10**6, 0))
+            at, measured = seq * 10**6, rng.choice((0, 0, 1, 3)) * 10**6
+            headers = {**OVER_HTTP, "Registry-Signal": signal} | (
+                {events.DURATION_HEADER: f"{measured / 10**6}"} if measured else {}
+            )
+            beats.append(Stored(f"heartbeat.{name}", body, headers, seq, at, 0))
             start = begun.pop(run, None)
             if signal is Signal.START:
-                begun[run] = seq * 10**6
+                begun[run] = at
             elif start:
-                last = [start, seq * 10**6]
+                last = [max(start, at - measured) if measured else start, at]
+            elif measured:
+                last = [at - measured, at]
         wanted[name] = len(beats), last, [[run, start] for run, start in begun.items()]
         done = 0
         while done < len(beats):

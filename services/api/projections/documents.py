@@ -174,6 +174,8 @@ class HeardRun(NamedTuple):
     """The end of one whose start is not among them."""
     started: int | None = None
     """The start of one whose end is not among them."""
+    measured: int = 0
+    """How long the one that ended first took, by its sender; 0: it did not say."""
 
 
 class Heard(NamedTuple):
@@ -198,9 +200,12 @@ class Heard(NamedTuple):
         return tuple(sorted(begun, key=lambda run: run[1])[-MAX_OPEN:])
 
     @property
-    def first_ends(self) -> list[tuple[str, int]]:
-        """Of each id the end of a run that began before, as far as there can be so many; the newest last."""
-        ended = [(run, it.first_end) for run, it in self.runs.items() if it.first_end is not None]
+    def first_ends(self) -> list[tuple[str, int, int]]:
+        """Of each id the end of a run that began before, and how long it took by its sender, as far as there
+        can be so many; the newest last."""
+        ended = [
+            (id_, it.first_end, it.measured) for id_, it in self.runs.items() if it.first_end is not None
+        ]
         return sorted(ended, key=lambda run: run[1])[-MAX_OPEN:]
 
     def applied_to(self, state: ServiceState) -> ServiceState:
@@ -240,10 +245,10 @@ def _add_run(
     runs, last_run = (before.runs, before.last_run) if before else ({}, None)
     known = runs.get(run)
     if signal is Signal.START:
-        return runs | {run: HeardRun(known.first_end if known else None, at)}, last_run
+        return runs | {run: (known or HeardRun())._replace(started=at)}, last_run
     if known is None or known.started is None:
         last_run = (at - measured, at) if measured else last_run
-        return (runs, last_run) if known else (runs | {run: HeardRun(first_end=at)}, last_run)
+        return (runs, last_run) if known else (runs | {run: HeardRun(at, measured=measured)}, last_run)
     # No client can have measured more than is since its start; one that registered its service counts too.
     began = max(known.started, at - measured) if measured else known.started
-    return runs | {run: HeardRun(known.first_end)}, (began, at)
+    return runs | {run: known._replace(started=None)}, (began, at)

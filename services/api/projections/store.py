@@ -430,15 +430,18 @@ def _merge_heartbeats(name: str, it: Heard) -> UpdateOne:
     def among(which: Document) -> Document:
         return {"$filter": {"input": before, "as": "run", "cond": which}}
 
-    def ended(of: str, end: int) -> Document:
+    def ended(of: str, end: int, measured: int) -> Document:
         begun = among({"$and": [{"$eq": [its_id, {"$literal": of}]}, {"$lte": [its_start, end]}]})
-        return {"$map": {"input": begun, "as": "run", "in": [its_start, end]}}
+        began: Any = its_start
+        if measured:  # as `_add_run` has it, where the start is among these heartbeats
+            began = {"$cond": [{"$gt": [its_start, end - measured]}, its_start, end - measured]}
+        return {"$map": {"input": begun, "as": "run", "in": [began, end]}}
 
     last: Any = {"$ifNull": ["$heartbeat.last_run", None]}
     if it.last_run:
-        newer = {"$gt": [{"$arrayElemAt": [last, 1]}, it.last_run[1]]}
-        last = {"$cond": [newer, last, list(it.last_run)]}
-    ends = [each for each in it.first_ends if not it.last_run or each[1] > it.last_run[1]]
+        known = {"$gte": [{"$arrayElemAt": [last, 1]}, it.last_run[1]]}
+        last = {"$cond": [known, last, list(it.last_run)]}
+    ends = [each for each in it.first_ends if not it.last_run or each[1] >= it.last_run[1]]
     last_of_all = {"$arrayElemAt": [{"$concatArrays": [[last], *(ended(*each) for each in ends)]}, -1]}
     still_open = among({"$not": [{"$in": [its_id, {"$literal": list(it.runs)}]}]})
     open_ = {"$slice": [{"$concatArrays": [still_open, {"$literal": new["open"]}]}, -MAX_OPEN]}
