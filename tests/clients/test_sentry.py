@@ -5,6 +5,7 @@ import time
 
 import httpx
 
+from services.api.dashboard.pages import snippets
 from tests.clients.conftest import INGEST_TOKEN, Client, Registry, full, signals
 from tests.clients.test_healthchecks import borgmatic
 
@@ -153,12 +154,9 @@ def test_a_start_that_comes_after_its_end(registry: Registry) -> None:
 
 
 CELERY = """
-import sentry_sdk
 from celery import Celery
 from celery.schedules import crontab
-from sentry_sdk.integrations.celery import CeleryIntegration
 
-sentry_sdk.init("DSN", integrations=[CeleryIntegration(monitor_beat_tasks=True)], environment="production")
 app = Celery("tasks", broker="filesystem://")
 app.conf.update(
     broker_transport_options={
@@ -169,6 +167,7 @@ app.conf.update(
     beat_schedule={
         "celery-crontab": {"task": "tasks.good", "schedule": crontab()},
         "celery-interval": {"task": "tasks.bad", "schedule": 60.0},
+        "celery-in-seconds": {"task": "tasks.good", "schedule": 20.0},
     },
 )
 
@@ -183,43 +182,44 @@ def bad():
 
 
 def test_celery_beat(registry: Registry, client: Client) -> None:
-    """Beat says when each task is due, the worker how it ended. A minute at least: Sentry knows no less."""
+    """The lines of the page Connect above an app. Beat says when each task is due, the worker how it ended. A
+    minute at least: Sentry knows no less, and its SDK says nothing of a task that is due more often."""
     for folder in ("queue", "done", "control"):
         (client.folder / folder).mkdir()
-    (client.folder / "tasks.py").write_text(CELERY.replace("DSN", dsn(registry)))
-    with (client.folder / "log").open("w") as out:
-        worker = subprocess.Popen(
-            [
-                client.env["PATH"].partition(":")[0] + "/celery",
-                "-A",
-                "tasks",
-                "worker",
-                "-B",
-                "--pool",
-                "solo",
-            ],
-            cwd=client.folder,
-            env=client.env,
-            stdout=out,
-            stderr=out,
-        )
+    lines = next(it.text for it in snippets(registry.ingest, "any", token=True) if it.id == "celery")
+    (client.folder / "tasks.py").write_text(lines.replace("YOUR_INGEST_TOKEN", INGEST_TOKEN) + CELERY)
+    celery = client.env["PATH"].partition(":")[0] + "/celery"
+    running: list[subprocess.Popen[bytes]] = []
+    log = client.folder / "log"
     try:
+        with log.open("w") as out:
+            for part in (["beat"], ["worker", "--concurrency", "1"]):
+                command = [celery, "-A", "tasks", *part]
+                running.append(
+                    subprocess.Popen(command, cwd=client.folder, env=client.env, stdout=out, stderr=out)
+                )
         deadline = time.monotonic() + 80
-        while "boom" not in (client.folder / "log").read_text():
-            assert worker.poll() is None, (client.folder / "log").read_text()
-            assert time.monotonic() < deadline, (client.folder / "log").read_text()
+        while "boom" not in log.read_text():
+            assert all(it.poll() is None for it in running), log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
     finally:
-        worker.terminate()
-        worker.wait(20)
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(20)
     service = registry.service(
-        "celery-crontab", lambda it: it.get("status") == "alive" and it["last_duration"]
+        "celery-crontab", lambda it: it.get("status") == "alive" and it["last_duration"] is not None
     )
     assert (service["schedule"], service["time_zone"]) == ("* * * * *", "Europe/Vienna")
+    runs = registry.http.get(f"{registry.api}/service/celery-crontab/runs").json()["items"]
+    assert {it["outcome"] for it in runs} == {"success"}
+    assert all(it["run"] for it in runs)
     assert registry.service("celery-interval", lambda it: it["status"] == "down")["every"] == "1m"
     [run] = registry.runs("celery-interval", "failure")
     assert run["run"]
     assert signals(registry.heartbeats("celery-interval", 2)) == ["start", "fail"]
+    assert registry.http.get(f"{registry.api}/service/celery-in-seconds").status_code == 404
 
 
 BORGMATIC = """
