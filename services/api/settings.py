@@ -2,6 +2,7 @@
 
 from datetime import time, timedelta
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -30,5 +31,8 @@ class ApiSettings(Settings):
 
     @property
     def ingest_url(self) -> str:
-        """Where the page tells people to send heartbeats: on an open address, the proxy's one port."""
-        return self.public_url if self.is_public else base_url(self.host, self.ingest_port)
+        """Where people are told to send heartbeats: a proxy's one address, or beside the API's own port."""
+        public = urlsplit(self.public_url)
+        if public.port != self.api_port:
+            return self.public_url
+        return base_url(public.hostname or self.host, self.ingest_port)

@@ -78,8 +78,7 @@ class Evaluator:
                 await self._evaluate_while_paused(service, beat)
                 continue
             if service.unsure or await self._is_unproved(service, beat.at, message):
-                service.unsure = False
-                beat = beat._replace(after_hole=True)
+                beat = _after_hole(service, beat)
             if service.held or not decidable(service, beat, state.coverage):
                 self._late.setdefault(name, message.seq)
                 service.held = (*service.held[: MAX_HELD - 1], beat)
@@ -113,7 +112,7 @@ class Evaluator:
             await self._record_due(service, upto)
             await self._transition(service, upto, read, detector)
             if service.unsure:
-                service.unsure, beat = False, beat._replace(after_hole=True)
+                beat = _after_hole(service, beat)
         await self._record_facts(service, beat)
         return beat
 
@@ -213,16 +212,18 @@ class Evaluator:
                 if isinstance(fact, int):
                     service.unsure = True
                     return
-                fact = fact._replace(after_hole=True)
+                fact = _after_hole(service, fact)
 
     # --- messages that were removed before they were read
 
     async def _is_unproved(self, service: MonitoredService, until: int, read: Stored) -> bool:
-        """Whether a transition would be due, but heartbeats are missing that might have prevented it."""
+        """Whether a transition would be due, or a run is open, but heartbeats are missing that might have
+        prevented it, or ended the run."""
         if is_quiet(service, until):
             return False
-        at = next_due(service, self._state.coverage)
-        return at is not None and at <= until and await self._has_hole(service, read)
+        at, job = next_due(service, self._state.coverage), service.job
+        is_due = (at is not None and at <= until) or (job is not None and bool(job.open_runs))
+        return is_due and await self._has_hole(service, read)
 
     async def _has_hole(self, service: MonitoredService, read: Stored) -> bool:
         """Whether the broker has removed heartbeats of this service that we have not read. It can have done
@@ -241,6 +242,13 @@ class Evaluator:
         """There may have been a heartbeat that the broker has removed."""
         service.unproved = at
         runs.assume_heard(service, at)
+
+
+def _after_hole(service: MonitoredService, beat: Beat) -> Beat:
+    """A heartbeat that follows on removed ones."""
+    service.unsure = False
+    runs.forget_open(service)
+    return beat._replace(after_hole=True)
 
 
 async def _concurrently(do: Callable[[T], Coroutine[None, None, None]], items: Iterable[T]) -> None:

@@ -385,6 +385,16 @@ class AnySuccessEndsARun(_Patched):
         return lambda job, run: job.open_runs[-1] if job.open_runs else None
 
 
+class RunsOutliveHoles(_Patched):
+    """Takes a run for open that may have ended with a heartbeat that the broker has removed unread."""
+
+    place, name = runs, "forget_open"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return lambda service: None
+
+
 class ConfiguresWhatWaits(_Patched):
     """A change of the configuration holds for heartbeats before it that wait for a tick."""
 
@@ -456,6 +466,7 @@ MUTANTS: list[type[Process]] = [
     LooksAtStatus,
     AnySuccessEndsARun,
     ConfiguresWhatWaits,
+    RunsOutliveHoles,
     ForgetsOpenRuns,
     MissedByBoth,
     HalfTheOrder,
@@ -482,6 +493,7 @@ CAUGHT_BY = {
     "ForgetsOpenRuns": 35,
     "HalfTheOrder": 40,
     "ConfiguresWhatWaits": 205,
+    "RunsOutliveHoles": 27238,
 }
 """A seed that catches a mutant, where none of the first does: the suite need not look for one."""
 

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -255,3 +256,21 @@ def test_a_wrong_value_is_told_with_what_is_accepted(
 def test_the_doctor_finds_the_settings_of_each_service() -> None:
     for name in doctor.SERVICES:
         assert [finding.part for finding in doctor._configuration(name)] == [f"settings of {name}"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wanted"),
+    [
+        ({}, "http://127.0.0.1:8001"),
+        ({"host": "0.0.0.0"}, "http://127.0.0.1:8001"),
+        ({"host": "::1", "api_port": 9002, "ingest_port": 9001}, "http://[::1]:9001"),
+        ({"host": "0.0.0.0", "public_url": "http://box.lan:8002"}, "http://box.lan:8001"),
+        ({"host": "0.0.0.0", "public_url": "https://registry.example.com"}, "https://registry.example.com"),
+        ({"public_url": "https://registry.example.com"}, "https://registry.example.com"),
+        ({"public_url": "http://127.0.0.1:8080"}, "http://127.0.0.1:8080"),
+    ],
+)
+def test_heartbeats_are_told_to_go_to_the_front_door_or_beside_the_api(
+    chosen: dict[str, Any], wanted: str
+) -> None:
+    assert ApiSettings(**chosen).ingest_url == wanted

@@ -121,8 +121,15 @@ def expect_from(service: MonitoredService, at: int) -> None:
         job.missed_until = job.expectation.met  # of another schedule that may have been a later one
 
 
+def forget_open(service: MonitoredService) -> None:
+    """Those that were open may have ended with heartbeats that nobody has read."""
+    if service.job:
+        service.job.open_runs, service.job.overdue = (), None
+
+
 def assume_heard(service: MonitoredService, at: int) -> None:
-    """There may have been a heartbeat at `at`."""
+    """There may have been heartbeats up to `at`."""
+    forget_open(service)
     job = service.job
     if job and job.timetable and (moved := job.expectation.met_by(job.timetable, at, 0)):
         job.expectation = moved[0]
