@@ -119,6 +119,17 @@ async def test_the_state_as_of_a_moment(client: Client, publisher: Publisher) ->
         refused(await client.get("/service/web", params={"at": bad}), 422)
 
 
+async def test_what_was_heard_is_shown_soon(client: Client, publisher: Publisher) -> None:
+    """However soon after the one before it: ten in a row, each as soon as the last is there."""
+    await client.post("/service", json={"name": "web"})
+    began = asyncio.get_running_loop().time()
+    for n in range(10):
+        await publisher.publish(streams.heartbeat("web"), json.dumps({"message": f"step {n}"}).encode())
+        while (await client.get("/service/web")).json()["message"] != f"step {n}":
+            await asyncio.sleep(0.01)
+    assert asyncio.get_running_loop().time() - began < 6, "half a second each, and some for a slow machine"
+
+
 async def test_the_last_heartbeats(client: Client, publisher: Publisher) -> None:
     subject = streams.heartbeat("job")
     refused(await client.get("/service/job/heartbeats"), 404)

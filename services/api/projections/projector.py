@@ -69,8 +69,9 @@ MOVED_WITHIN = 3.0
 """Seconds until every API, each looking every two, reads the new generation, and the old one may go."""
 SHORTEN_EVERY = 600.0
 """Seconds between two looks at how far back the record reaches."""
-WRITE_EVERY = 1.0
-"""Seconds that heartbeats wait for each other, at most."""
+WRITE_EVERY = 0.2, 1.0
+"""Seconds that heartbeats wait for each other, at least and at most: between them, four times as long as it
+took to write the last ones."""
 NOTICE_END = 2.0
 """Seconds between two looks at whether all events are taken in."""
 FIRST_WAIT = 0.1
@@ -450,10 +451,12 @@ class Projector:
                 await asyncio.sleep(max(0.0, due - clock()))
                 if source.heard or reader.position - written > TICKS_PASSED:
                     heard, source.heard = source.heard, {}
+                    began = clock()
                     await self._write_heartbeats(view, heard)
                     self._on_hub[stream] = written = reader.position
                     await view.save_checkpoint(stream, written, reader.position_at)
-                    due = clock() + WRITE_EVERY
+                    least, most = WRITE_EVERY
+                    due = clock() + min(most, max(least, 4 * (clock() - began)))
                     if batch:
                         self._behind_since[stream] = batch[-1].at / 1e6
                 if not reader.pending:
