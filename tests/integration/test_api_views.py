@@ -125,8 +125,11 @@ async def test_what_was_heard_is_shown_soon(client: Client, publisher: Publisher
     began = asyncio.get_running_loop().time()
     for n in range(10):
         await publisher.publish(streams.heartbeat("web"), json.dumps({"message": f"step {n}"}).encode())
-        while (await client.get("/service/web")).json()["message"] != f"step {n}":
-            await asyncio.sleep(0.01)
+
+        async def is_shown(message: str = f"step {n}") -> bool:
+            return bool((await client.get("/service/web")).json()["message"] == message)
+
+        await eventually(is_shown)
     assert asyncio.get_running_loop().time() - began < 6, "half a second each, and some for a slow machine"
 
 

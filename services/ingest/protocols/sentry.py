@@ -34,7 +34,7 @@ UNPACKED_MAX = 8 * 1024 * 1024
 UNPACKED_AT_ONCE = 1024 * 1024
 """Bytes after which brotli, which goes up to twice as far, is asked for more."""
 ENCODINGS = "gzip, deflate, br"
-CHECK_INS_MAX = 1000
+CHECK_INS_MAX = 100
 """In one envelope."""
 LINES_MAX = 10_000
 """The same, of those that are no payload."""

@@ -89,9 +89,8 @@ class Snapshots:
                 return await self._load_buckets(SnapshotPosition.load(payload), epochs)
         except ValueError as error:
             log.warning("the snapshot is not used; reading everything again", why=str(error))
-            await self._event_store.save(
-                "position", b""
-            )  # or these streams, as they grow, might look like it
+            # Or these streams, as they grow, might look like those it is of.
+            await self._event_store.save("position", b"")
         self.discard()
         return LoadedSnapshot()
 
