@@ -5,9 +5,11 @@ import re
 import uuid
 
 ALIAS_RULE = r"^[A-Za-z0-9_.~-]{1,128}$"
+ALIAS_RULE_IN_WORDS = "1-128 characters: letters, digits, '_', '.', '~' and '-'"
 ALIASES_MAX = 20
 """Of one service."""
 
+_ALIAS = re.compile(ALIAS_RULE.rstrip("$") + r"\Z")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -18,6 +20,10 @@ def new() -> str:
 
 def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
+
+
+def is_alias(text: str) -> bool:
+    return _ALIAS.match(text) is not None
 
 
 def canonical(text: str) -> str:

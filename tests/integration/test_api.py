@@ -136,6 +136,7 @@ async def register(
     declared_at: datetime | None = None,
     *,
     older: bool = False,
+    declared_limits: tuple[str, ...] = (),
     **config: Any,
 ) -> int:
     """As the monitor does; `older`: of a version that knew no ping keys."""
@@ -149,6 +150,7 @@ async def register(
             registered_at=now(),
             registered_by="heartbeat",
             declared_at=declared_at,
+            declared_limits=declared_limits,
             ping_key=None if older else ping_keys.new(),
         ),
     )
@@ -375,6 +377,23 @@ async def test_the_declared_interval_gives_thresholds_and_survives_every_command
     assert own["threshold_sources"] == by_heartbeat | {"down_after": "service"}
     why = refused(await client.patch("/service/a", json={"dead_after": "30m"}), 422)
     assert "this would be down_after 2h, dead_after 30m" in why
+
+
+async def test_a_threshold_that_heartbeats_declare_is_theirs_until_a_person_sets_it(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    limits = {"declared_limits": ("down_after", "max_run"), "down_after": "20m", "max_run": "2h"}
+    await register(publisher, "a", declared_at=now(), schedule="0 3 * * *", **limits)
+    made = await shows(client, "a", max_run="2h")
+    assert made["thresholds"]["down_after"] == "20m"
+    sources = {"silent_after": "schedule", "down_after": "heartbeat", "dead_after": "default"}
+    assert made["threshold_sources"] == sources
+    page = await client.get("/ui/service/a")
+    assert '20m <span class="note">as its heartbeats say, after it is due' in page.text
+    own = (await client.patch("/service/a", json={"down_after": "30m"})).json()
+    assert own["threshold_sources"] == sources | {"down_after": "service"}
+    cleared = (await client.patch("/service/a", json={"down_after": None})).json()
+    assert cleared["threshold_sources"] == sources | {"down_after": "schedule"}
 
 
 async def test_only_thresholds_that_are_set_together_must_be_in_order(client: httpx.AsyncClient) -> None:

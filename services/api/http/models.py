@@ -18,7 +18,7 @@ from pydantic import (
     StringConstraints,
 )
 
-from shared.contracts import durations, events, thresholds
+from shared.contracts import durations, events, ping_keys, thresholds
 from shared.contracts.durations import Duration
 from shared.contracts.events import (
     COUNT_MAX,
@@ -33,7 +33,6 @@ from shared.contracts.events import (
     valid_name,
 )
 from shared.contracts.maintenance import Window
-from shared.contracts.ping_keys import ALIAS_RULE, ALIASES_MAX, canonical
 from shared.contracts.thresholds import Source
 from shared.contracts.zones import ZoneName
 from shared.domain.service_state import ServiceState
@@ -65,6 +64,12 @@ def _named(name: str) -> str:
     return name
 
 
+def _an_alias(alias: str) -> str:
+    if not ping_keys.is_alias(alias):
+        raise ValueError(ping_keys.ALIAS_RULE_IN_WORDS)
+    return ping_keys.canonical(alias)
+
+
 def _in_lines(text: str) -> str:
     return "\n".join(text.strip().splitlines())
 
@@ -76,11 +81,12 @@ Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_
 Name = Annotated[str, AfterValidator(_named), Field(examples=["billing.worker"])]
 Alias = Annotated[
     str,
-    StringConstraints(pattern=ALIAS_RULE),
-    AfterValidator(canonical),
-    Field(examples=["6d8d1a8e-1f2b-4c55-9d0e-0f6c0d1d7a52"]),
+    AfterValidator(_an_alias),
+    Field(
+        examples=["6d8d1a8e-1f2b-4c55-9d0e-0f6c0d1d7a52"], json_schema_extra={"pattern": ping_keys.ALIAS_RULE}
+    ),
 ]
-Aliases = Annotated[tuple[Alias, ...], Field(max_length=ALIASES_MAX), AfterValidator(_tidy)]
+Aliases = Annotated[tuple[Alias, ...], Field(max_length=ping_keys.ALIASES_MAX), AfterValidator(_tidy)]
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 """Made of microseconds since 1970 UTC."""
 MomentIfAny = Annotated[AwareDatetime | None, BeforeValidator(lambda at: moment(at) if at else None)]
@@ -160,8 +166,9 @@ class ThresholdsInForce(BaseModel):
 
 
 class ThresholdSources(BaseModel):
-    """`default`, `heartbeat` (of the interval that its heartbeats declare), `schedule` (of every schedule),
-    `service` (its own, or of its own interval), or `derived`: it made way for one of its own."""
+    """`default`, `heartbeat` (what its heartbeats declare, or of the interval that they declare), `schedule`
+    (of every schedule), `service` (its own, or of its own interval), or `derived`: it made way for one of
+    these."""
 
     silent_after: Source
     down_after: Source
@@ -226,7 +233,9 @@ class Service(BaseModel):
         scheduled = config.schedule is not None
         in_force = thresholds.in_force(own, every, defaults, scheduled=scheduled)
         declared = state.declared_at is not None
-        sources = thresholds.sources(own, every, defaults, scheduled=scheduled, declared=declared)
+        found = thresholds.sources(own, every, defaults, scheduled=scheduled, declared=declared)
+        by_heartbeat = dict.fromkeys(state.declared_limits, Source.HEARTBEAT)
+        sources = [by_heartbeat.get(field, source) for field, source in zip(THRESHOLDS, found, strict=True)]
         longest = config.max_run or in_force[1]
         computed |= {
             "thresholds": dict(zip(THRESHOLDS, in_force, strict=True)),
@@ -275,6 +284,10 @@ class HistoryItem(BaseModel):
     type: str
     at: AwareDatetime = Field(description="When the broker stored it.")
     data: dict[str, Any]
+    changed: list[Literal["configuration", "ping_key", "aliases"]] = Field(
+        description="What it made another, as far as the configuration before it is kept. Neither keys nor "
+        "aliases are shown."
+    )
 
 
 class HistoryPage(BaseModel):

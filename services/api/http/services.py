@@ -184,7 +184,13 @@ async def list_service_events(
     rows = await api.store.live.history(name, before, limit)
     return models.HistoryPage(
         items=[
-            models.HistoryItem(seq=row["_id"], type=row["type"], at=moment(row["at"]), data=row["data"])
+            models.HistoryItem(
+                seq=row["_id"],
+                type=row["type"],
+                at=moment(row["at"]),
+                data=row["data"],
+                changed=row.get("changed", []),
+            )
             for row in rows[:limit]
         ],
         next=write_cursor(rows[limit - 1]["_id"]) if len(rows) > limit else None,

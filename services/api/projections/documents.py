@@ -4,6 +4,7 @@ heartbeats come to. Pure.
 Times in documents are integer microseconds since 1970 UTC: the database itself keeps milliseconds only.
 """
 
+import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -70,11 +71,28 @@ def project(message: Stored) -> Projection:
     }
     if not isinstance(event, StatusChanged | ServiceDeleted):
         config = event.data.config
+        row["keys"] = [_digest(event.data.ping_key or ""), _digest(*sorted(config.aliases))]
         lengths = (config.silent_after, config.down_after, config.dead_after, config.every)
         for duration in (*lengths, config.early, config.max_run):
             if duration is not None and abs(duration) > _LONGEST:
                 raise ValueError(f"a duration of {duration} is beyond what a document holds")
     return Projection(event, message.seq, message.at, row)
+
+
+def _digest(*keys: str) -> str:
+    """What tells that keys are others, and not which."""
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
+
+
+def changed(before: Document, row: Document) -> list[str]:
+    """What a line of the history made another, as the line of the configuration before it tells. A line that
+    an older version wrote tells nothing of keys."""
+    if "config" not in before["data"].keys() & row["data"].keys():
+        return []
+    keys = zip(("ping_key", "aliases"), before.get("keys", ()), row.get("keys", ()), strict=False)
+    was, now = (it["data"] | {"registered_at": None} for it in (before, row))  # the first event leaves it out
+    its = [] if was == now else ["configuration"]
+    return its + [what for what, was, now in keys if was != now]
 
 
 def _as_written(data: Document) -> Document:

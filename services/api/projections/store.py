@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -18,7 +19,16 @@ from pymongo import DeleteMany, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from services.api.projections.documents import FACETS, MAX_OPEN, Document, Heard, Projection, dump, load
+from services.api.projections.documents import (
+    FACETS,
+    MAX_OPEN,
+    Document,
+    Heard,
+    Projection,
+    changed,
+    dump,
+    load,
+)
 from services.api.projections.runs import place
 from shared.contracts import ping_keys
 from shared.contracts.events import Outcome, Signal, StatusChanged
@@ -31,6 +41,7 @@ from shared.messaging.record_watch import StreamMark
 _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
 
+_STATUS_CHANGED: str = StatusChanged.model_fields["type"].default
 _KEYS = ("config.ping_key", "config.aliases")
 _BULK = 1000
 _EARLIEST = 7 * 86400 * 1_000_000
@@ -282,11 +293,10 @@ class View:
 
     async def shorten(self, name: str, left: Truncated) -> None:
         """Remove from a service's history what is not in the record any more: no rebuild has it."""
-        status = StatusChanged.model_fields["type"].default
         its = {"name": name}
         gone: list[Document] = [
-            its | {"type": status, "_id": {"$lt": left.status}},
-            its | {"type": {"$ne": status}, "_id": {"$lt": left.config}},
+            its | {"type": _STATUS_CHANGED, "_id": {"$lt": left.status}},
+            its | {"type": {"$ne": _STATUS_CHANGED}, "_id": {"$lt": left.config}},
             its | {"at": {"$lt": left.registered_at}},
         ]
         await _write(self._events, [DeleteMany(which) for which in gone])
@@ -331,10 +341,18 @@ class View:
             yield portion
 
     async def history(self, name: str, before: int | None, limit: int) -> list[Document]:
-        """A service's events, newest first; one more than the limit if there are older ones."""
+        """A service's events, newest first; one more than the limit if there are older ones. `changed`: what
+        an event made another, where the one before it is kept; found here and not when it is projected, so
+        that it is the same in whatever order events came."""
         matching = {"name": name} | ({} if before is None else {"_id": {"$lt": before}})
         cursor = self._events.find(matching).sort([("_id", -1)]).limit(limit + 1)
         found: list[Document] = await cursor.to_list(None)
+        configured = [row for row in found if row["type"] != _STATUS_CHANGED]
+        if configured:
+            older = {"name": name, "type": {"$ne": _STATUS_CHANGED}, "_id": {"$lt": configured[-1]["_id"]}}
+            configured += await self._events.find(older).sort([("_id", -1)]).limit(1).to_list(None)
+        for row, earlier in pairwise(configured):
+            row["changed"] = changed(earlier, row)
         return found
 
     async def configured_at(self, state: ServiceState) -> int:
