@@ -422,6 +422,7 @@ async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
                 "/ui/service/job",
                 "/ui/connect",
                 "/ui/service/bad/delete",
+                "/ui/service/bad/ping-key",
                 "/status",
                 "/nowhere",
             ):
@@ -494,6 +495,32 @@ async def test_a_run_is_seen_when_it_is_recorded(system: System, page: Page) -> 
 
 
 @pytest.mark.parametrize("system", [SHOWN], indirect=True)
+async def test_lines_are_copied(system: System, page: Page) -> None:
+    """Also where the browser has no clipboard for pages, as without TLS."""
+    await page.goto(system.url("api", "/ui/connect?name=web"))
+    field = page.locator("input[name=name]")
+    for id_, before in (("#curl", "0"), ("#mqtt", "Object.defineProperty(navigator, 'clipboard', {})")):
+        await page.evaluate(before)
+        await page.click(f"{id_} .copy")
+        await expect(page.locator(f"{id_} .copy")).to_have_text("Copied")
+        await field.fill("")
+        await field.press("Control+V")
+        await expect(field).to_have_value(await page.locator(f"{id_} code").inner_text())
+
+
+async def test_another_ping_key_is_asked_for_first(system: System, page: Page) -> None:
+    url = system.http.post(system.url("api", "/service"), json={"name": "web"}).json()["ping_url"]
+    await page.goto(system.url("api", "/ui/service/web"))
+    await page.click("text=Make another key…")
+    await page.click("text=Keep it")
+    await expect(page.locator("#ping code").first).to_have_text(url)
+    await page.click("text=Make another key…")
+    await page.click("button:has-text('Make another key')")
+    await expect(page.locator("#page")).to_contain_text("It has another ping key.")
+    await expect(page.locator("#ping code").first).not_to_have_text(url)
+    await expect(page.locator("#history")).to_contain_text("another ping key")
+
+
 async def test_without_scripts(system: System, browser: Browser) -> None:
     await fill(system, fleets.forty(fleets.now()))
     context = await browser.new_context(java_script_enabled=False)

@@ -85,6 +85,16 @@ def test_sentry_sdk(registry: Registry, client: Client) -> None:
     assert any("every hour: tidy up" in it for it in mended["warnings"])
 
 
+def test_the_lines_of_connect(registry: Registry, client: Client) -> None:
+    (lines,) = (it.text for it in snippets(registry.ingest, "sdk-lines", token=True) if it.id == "sentry")
+    client.python(lines.replace("YOUR_INGEST_TOKEN", INGEST_TOKEN))
+    assert signals(registry.heartbeats("sdk-lines", 2)) == ["start", "success"]
+    service = registry.service("sdk-lines", lambda it: it["schedule"])
+    assert (service["schedule"], service["time_zone"], service["max_run"]) == ("0 3 * * *", "UTC", "2h")
+    assert service["threshold_sources"]["down_after"] == "heartbeat"
+    assert service["thresholds"]["down_after"] == "15m"
+
+
 NODE = """
 const Sentry = require("@sentry/node");
 Sentry.init({ dsn: "DSN", environment: "production", release: "1.2.3", tracesSampleRate: 1.0 });

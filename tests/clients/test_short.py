@@ -14,6 +14,7 @@ def test_clients(registry: Registry, client: Client) -> None:
     test_healthchecks.test_healthchecks_decorator(registry, client)
     test_healthchecks.test_healthchecks_wrapper(registry, client)
     test_sentry.test_sentry_sdk(registry, client)
+    test_sentry.test_the_lines_of_connect(registry, client)
     test_sentry.test_sentry_by_curl(registry, client)
     test_sentry.test_a_start_that_comes_after_its_end(registry)
     test_kuma_and_gatus.test_gatus(registry, client)

@@ -1,6 +1,7 @@
 """What the page Connect gives to copy, run as it stands there."""
 
 import gzip
+import html
 import json
 import re
 import shlex
@@ -34,19 +35,22 @@ def begin(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-async def by_nats(system: System, lines: str) -> None:
-    """As the tool `nats` does with such lines: the subject, headers after -H, and the payload."""
-    client, _ = await connect(system.nats_url)
+async def by_nats(lines: str) -> None:
+    """As the tool `nats` does with such lines: its server, the subject, headers after -H, and the payload."""
     for line in lines.splitlines():
-        _, _, subject, *headers, payload = shlex.split(line)
+        program, flag, server, command, subject, *headers, payload = shlex.split(line)
+        assert (program, flag, command) == ("nats", "--server", "pub")
+        client, _ = await connect(server)
         said = dict(it.split(":", 1) for it in headers if it != "-H")
         await client.publish(subject, payload.encode(), headers=said or None)
-    await client.close()
+        await client.close()
 
 
 async def test_every_line_that_can_be_run_here_is_a_heartbeat(system: System, tmp_path: Path) -> None:
     url = system.url("ingest", "")
-    texts = {it.id: it.text for it in snippets(url, "placeholder", token=True)}
+    shown = html.unescape(system.http.get(system.url("api", "/ui/connect?name=placeholder")).text)
+    texts = {it.id: it.text for it in snippets(url, "placeholder", token=True, nats_server=system.nats_url)}
+    assert texts["nats"] in shown
 
     def of(id_: str, name: str) -> str:
         return texts[id_].replace("placeholder", name)
@@ -88,7 +92,7 @@ async def test_every_line_that_can_be_run_here_is_a_heartbeat(system: System, tm
         assert system.api("/service/by-cron")["schedule"] == "0 3 * * *"
         for name in ("by-systemd", "by-github"):
             assert system.api(f"/service/{name}")["every"] == "1d"
-        await by_nats(system, of("nats", "by-nats"))
+        await by_nats(of("nats", "by-nats"))
         await until(lambda: system.api("/service/by-nats")["status"] == "down")
         await until(lambda: system.api("/service/by-nats")["message"] == "disk full")
     finally:
@@ -125,9 +129,9 @@ async def signals(system: System, name: str, *wanted: str) -> None:
 
 
 async def test_every_way_with_a_ping_key_is_a_heartbeat(system: System, tmp_path: Path) -> None:
-    texts = with_keys(system, "ping", "kuma", "borgmatic", "restic", "resticprofile")
+    texts = with_keys(system, "ping", "kuma", "gatus", "borgmatic", "restic", "resticprofile")
 
-    for id_ in ("ping", "kuma"):
+    for id_ in ("ping", "kuma", "gatus"):
         assert begin([*SHELL, texts[id_]], tmp_path).wait(30) == 0
         await signals(system, f"by-{id_}", "success")
 
@@ -200,6 +204,27 @@ async def test_ansible_and_terraform(system: System) -> None:
     (found,) = (each for each in listed if each["update_url"].endswith(f"/{id_}"))
     assert {key: found.get(key) for key in sent} == sent | {"timeout": None}
     assert system.http.post(found["ping_url"]).text == "OK"
+
+
+def test_terraform_takes_over_a_service_that_is_there(system: System) -> None:
+    """As the provider imports: it looks for the uuid in the list of all, and sends its changes to that."""
+    api, headers = system.url("api", ""), {"X-Api-Key": "any"}
+    made = system.http.post(f"{api}/service", json={"name": "there"}).json()
+    shown = html.unescape(system.http.get(f"{api}/ui/connect?name=there").text)
+    (id_,) = re.findall(r'import \{\n  to = healthchecksio_check.this\n  id = "(.+)"\n\}', shown)
+    assert made["ping_url"].endswith(f"/{id_}")
+    listed = system.http.get(f"{api}/api/v1/checks/", headers=headers).json()["checks"]
+    (found,) = (each for each in listed if each["ping_url"].endswith(f"/{id_}"))
+    assert found["name"] == "there"
+    sent = {"name": "there", "tags": "terraform", "schedule": "0 3 * * *", "tz": "UTC", "grace": 3600}
+    assert system.http.post(f"{api}/api/v1/checks/{id_}", json=sent, headers=headers).status_code == 200
+    items = system.api("/services")["items"]
+    assert [(it["name"], it["schedule"], it["tags"]) for it in items] == [
+        ("there", "0 3 * * *", ["terraform"])
+    ]
+    unknown = html.unescape(system.http.get(f"{api}/ui/connect?name=new").text)
+    assert "import {" not in unknown
+    assert "terraform import healthchecksio_check.this" in unknown
 
 
 def ansible_defaults() -> dict[str, Any]:

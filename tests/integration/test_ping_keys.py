@@ -1,6 +1,7 @@
 """Ping keys and aliases, with a real broker and a real database: who sees them, and how long they live."""
 
 import asyncio
+import html
 import os
 import re
 import uuid
@@ -292,8 +293,79 @@ async def test_services_of_an_older_version_get_a_key(
     assert types == ["service.updated.v1", "service.registered.v1"]
 
 
+async def test_the_form_sets_aliases(client: httpx.AsyncClient, api: Process) -> None:
+    await client.post("/service", json={"name": "other", "aliases": ["taken"]})
+    await client.post("/service", json={"name": "web"})
+    async with client_of(api, Accept="text/html") as person:
+        await person.post("/ui/login", data={"token": "writes"})
+
+        async def send(aliases: str) -> httpx.Response:
+            page = (await person.get("/ui/service/web")).text
+            hidden = dict(re.findall(r'name="(form_key|version)" value="(\w+)"', page))
+            form = hidden | {"notify": "on", "notify_unusual": "on", "aliases": aliases}
+            return await person.post("/ui/service/web/edit", data=form)
+
+        async def aliases() -> list[str]:
+            found: list[str] = (await client.get("/service/web")).json()["aliases"]
+            return found
+
+        assert (await send(f"{ALIAS.upper()}, one\r\n two,\r\n")).status_code == 303
+        assert await aliases() == [ALIAS, "one", "two"]
+        page = (await person.get("/ui/service/web")).text
+        assert f"{ALIAS}\none\ntwo</textarea>" in page
+        version = (await client.get("/service/web")).json()["version"]
+        assert (await send(f"{ALIAS}\r\none\r\ntwo")).status_code == 303
+        assert (await client.get("/service/web")).json()["version"] == version, "nothing was changed"
+        refused = await send("one\r\nt/o")
+        assert refused.status_code == 422
+        assert "Aliases: 1-128 characters: letters, digits" in html.unescape(refused.text)
+        assert "t/o</textarea>" in refused.text
+        refused = await send("taken")
+        assert (refused.status_code, "Aliases: one of them leads to other already" in refused.text) == (
+            409,
+            True,
+        )
+        assert (await send(" ")).status_code == 303
+        assert await aliases() == []
+
+
+async def test_history_says_that_keys_changed(
+    client: httpx.AsyncClient, api: Process, link: BrokerConnection
+) -> None:
+    """Never which; also after a rebuild, and where a page of it ends."""
+    await client.post("/service", json={"name": "web"})
+    await client.post("/service/web/ping-key")
+    await client.patch("/service/web", json={"aliases": [ALIAS]})
+    await client.patch("/service/web", json={"aliases": [], "description": "new"})
+    await client.post("/service/web/pause")
+
+    async def changed() -> list[tuple[str, list[str]]]:
+        items, path = [], "/service/web/events?limit=2"
+        while path:
+            found = (await client.get(path)).json()
+            items += [(it["type"].split(".")[1], it["changed"]) for it in found["items"]]
+            path = found["next"] and f"/service/web/events?limit=2&cursor={found['next']}"
+        return items
+
+    there = [
+        ("paused", ["configuration"]),
+        ("updated", ["configuration", "aliases"]),
+        ("updated", ["aliases"]),
+        ("updated", ["ping_key"]),
+        ("registered", []),
+    ]
+    assert await changed() == there
+    async with client_of(api, Accept="text/html") as person:
+        await person.post("/ui/login", data={"token": "reads"})
+        page = html.unescape((await person.get("/ui/service/web")).text)
+        for words in ("configuration changed, aliases changed", "aliases changed", "another ping key"):
+            assert f"<span>{words}</span>" in page
+    await link.nc.request("registry.rebuild", timeout=30)
+    assert await changed() == there
+
+
 async def test_the_page_of_a_service_makes_another_key(client: httpx.AsyncClient, api: Process) -> None:
-    await client.post("/service", json={"name": "web", "aliases": [ALIAS]})
+    made = (await client.post("/service", json={"name": "web", "aliases": [ALIAS]})).json()["ping_url"]
     old = await key_of(client, "web")
     async with client_of(api, Accept="text/html") as person:
         await person.post("/ui/login", data={"token": "writes"})
@@ -301,7 +373,12 @@ async def test_the_page_of_a_service_makes_another_key(client: httpx.AsyncClient
         assert f"/ping/{old}<" in page
         assert ALIAS in page
         assert f"/ping/{old}" in (await person.get("/ui/connect?name=web")).text
-        (form_key, *_) = re.findall(r'ping-key"><input type="hidden" name="form_key" value="(\w+)"', page)
+        assert f"<code>curl -fsS -m 10 --retry 3 {made}</code>" in page
+        assert 'href="/ui/service/web/ping-key"' in page
+        assert "/ping-key" not in "".join(re.findall(r"<form[^>]*>", page)), "not by one click"
+        asked = (await person.get("/ui/service/web/ping-key")).text
+        assert await key_of(client, "web") == old
+        (form_key, *_) = re.findall(r'ping-key"><input type="hidden" name="form_key" value="(\w+)"', asked)
         refused = await person.post("/ui/service/web/ping-key", data={"form_key": "made-up"})
         assert refused.status_code == 403
         assert await key_of(client, "web") == old

@@ -24,12 +24,13 @@ LABELS = {
     "max_run": "A run may take",
     "fail_after": "Down after so many failures",
     "recover_after": "Alive after so many successes",
+    "aliases": "Aliases",
     "tags": "Tags",
     "description": "Description",
 }
 """What people read at each field."""
 _NAMED = re.compile(rf"(^|; )({'|'.join(LABELS)})(\.[0-9]+)?: ")
-_IN_LINES = ("description", "schedule")
+_IN_LINES = ("description", "schedule", "aliases")
 _CHECKED = ("notify", "notify_unusual")
 
 
@@ -46,6 +47,7 @@ def shown(state: ServiceState) -> dict[str, str]:
     return found | {
         "schedule": config.schedule or "",
         "time_zone": config.time_zone or "",
+        "aliases": "\n".join(config.aliases),
         "tags": write_tags(config.tags),
         "description": config.description,
     }
@@ -59,6 +61,8 @@ def wanted(form: Mapping[str, str], state: ServiceState) -> Wanted:
         text = _as_sent(field, form.get(field, ""))
         if field in form and text != _as_sent(field, before.get(field, "")):
             given[field] = text or None
+    if aliases := given.get("aliases"):
+        given["aliases"] = tuple(re.split(r"[\s,]+", aliases.strip(", \n\t")))
     if tags := given.get("tags"):
         given["tags"] = tuple(read_tags(tags))
     for field in _TIMES:

@@ -26,6 +26,7 @@ from services.api.projections.documents import Document
 from services.api.queries import history, runs
 from services.api.queries.coming import zone_hint
 from services.api.queries.index import ServiceQuery
+from services.api.settings import ApiSettings
 from shared.contracts import schedules, thresholds, zones
 from shared.contracts.events import MICRO, NAME_RULE_IN_WORDS, Outcome, Status, micros, moment, valid_name
 from shared.domain import timeline
@@ -267,6 +268,11 @@ async def ask_to_delete(request: Request, name: NameInPath, api: Api) -> HTMLRes
     return page(request, "delete.html", service=api.present(await api.state(name)))
 
 
+@router.get("/ui/service/{name}/ping-key")
+async def ask_to_renew_ping_key(request: Request, name: NameInPath, api: Api) -> HTMLResponse:
+    return page(request, "ping_key.html", service=api.present(await api.state(name)))
+
+
 # --- the others
 
 
@@ -295,6 +301,15 @@ PING_KEY = "YOUR_PING_KEY"
 """In the place of a ping key that the reader may not see, or that there is not yet."""
 
 
+NATS_SERVER = "YOUR_NATS_SERVER"
+
+
+def _nats_server(settings: ApiSettings) -> str:
+    """The broker's address, where senders can be expected to have the same one: with a user in it, it is for
+    this service alone."""
+    return NATS_SERVER if any("@" in url for url in settings.nats_url) else ",".join(settings.nats_url)
+
+
 def snippets(
     ingest_url: str,
     name: str,
@@ -304,10 +319,12 @@ def snippets(
     *,
     ping_key: str | None = None,
     public_url: str = "",
+    exists: bool = False,
+    nats_server: str = NATS_SERVER,
 ) -> list[Snippet]:
     """How to send heartbeats of this name. `token`: they need one, of which the reader knows the value;
     `time_zone`: the registry's; `own_zone`: that of the service, if it has one; `public_url`: the API's,
-    where it is another."""
+    where it is another; `exists`: there is such a service."""
     base = ingest_url.rstrip("/")
     text = templates.get_template("snippets.txt").render(
         base=base,
@@ -318,6 +335,8 @@ def snippets(
         time_zone=time_zone,
         own_zone=own_zone,
         token=token,
+        exists=exists,
+        nats_server=nats_server,
     )
     _, *written = text.split("=== ")
     found = []
@@ -349,6 +368,8 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
             state.time_zone if state else None,
             ping_key=ping_key,
             public_url=api.settings.public_url,
+            exists=state is not None,
+            nats_server=_nats_server(api.settings),
         ),
         ping_key=ping_key,
         five_minutes=thresholds.of_interval(timedelta(minutes=5)),

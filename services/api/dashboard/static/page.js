@@ -190,6 +190,20 @@ document.addEventListener("input", ({ target: { id, form } }) => {
   thinking = setTimeout(() => preview(place, form.schedule.value.trim(), form.time_zone.value.trim() || place.dataset.zone), 300);
 });
 
+// --- copying
+
+document.addEventListener("click", async ({ target }) => {
+  if (!target.matches(".copy")) return;
+  const code = target.parentElement.querySelector("code");
+  try { await navigator.clipboard.writeText(code.textContent); } // there is none without TLS, but on this machine
+  catch {
+    getSelection().selectAllChildren(code);
+    if (!document.execCommand("copy")) return; // it is selected
+  }
+  target.textContent = "Copied";
+  setTimeout(() => { target.textContent = "Copy"; }, 2000);
+});
+
 // --- keys
 
 function move(by) {
