@@ -61,7 +61,7 @@ class Jobs:
             seconds += rng.uniform(-jitter, jitter)
             now = other if seconds > other_from else (text, zone)
             said = {"schedule": now[0], "time_zone": now[1]} if declares and rng.random() < 0.9 else {}
-            if said and rng.random() < 0.1:
+            if said and rng.random() < 0.1 and now[0] not in occurrences.BY_DAY:  # or it might have any zone
                 del said["time_zone"]
             if rng.random() < starts:
                 if ids:
@@ -150,7 +150,8 @@ class Jobs:
         if what < 0.25:
             return {"every": f"{self.rng.randint(1, 4)}s"}
         text, zone = self.pair()
-        return {"schedule": text, "time_zone": zone} if self.rng.random() < 0.85 else {"schedule": text}
+        is_whole = self.rng.random() < 0.85 or text in occurrences.BY_DAY
+        return {"schedule": text, "time_zone": zone} if is_whole else {"schedule": text}
 
     def tuned(self) -> dict[str, Any]:
         """Everything else."""
