@@ -28,6 +28,7 @@ from tests.simulation.scenario import SECOND, Scenario
 
 T = TypeVar("T")
 Own = tuple[int | None, ...]
+Spans = list[tuple[int, int]]
 Defaults = list[tuple[int, EffectiveThresholds, bool]]
 """From when which defaults held, and whether an interval gave a bounded grace then."""
 BY_FALLING = {"silent": 0, "down": 1, "dead": 2}
@@ -75,15 +76,35 @@ def first_difference(title: str, ours: Broker, other: Broker) -> str | None:
     return None
 
 
-def first_difference_of_runs(title: str, ours: Broker, other: Broker) -> str | None:
+def first_difference_of_runs(scenario: Scenario, title: str, ours: Broker, other: Broker) -> str | None:
     """Where what is recorded of the runs parts."""
     mine, its = run_history(ours), run_history(other)
     for name in sorted({*mine, *its}):
-        for n, (a, b) in enumerate(zip_longest(mine.get(name, []), its.get(name, []))):
+        undecided = undecided_before_deletions(scenario, ours, name)
+        left, right = (
+            [fact for fact in history.get(name, []) if not _within(undecided, micros(fact.time))]
+            for history in (mine, its)
+        )
+        for n, (a, b) in enumerate(zip_longest(left, right)):
             if a is None or b is None or a.to_bytes() != b.to_bytes():
-                left, right = (told_run(each) if each else "nothing" for each in (a, b))
-                return f"{name}, run fact {n + 1}: recorded {left}; {title} {right}"
+                told_a, told_b = (told_run(each) if each else "nothing" for each in (a, b))
+                return f"{name}, run fact {n + 1}: recorded {told_a}; {title} {told_b}"
     return None
+
+
+def undecided_before_deletions(scenario: Scenario, broker: Broker, name: str) -> Spans:
+    """The time from what a tick had proved last to each deletion of a service. Whether heartbeats of that
+    time were taken in depends on what is known by then; nobody is shown facts of a life that has ended."""
+    ticks, found = reference.ticks(scenario.heartbeats.facts), list[tuple[int, int]]()
+    for each in reference.settings(broker, name):
+        if each.deletes:
+            proved = [tick.until for tick in ticks if tick.at < each.counts_at]
+            found.append((proved[-1] if proved else 0, each.counts_at))
+    return found
+
+
+def _within(spans: Spans, at: int) -> bool:
+    return any(start < at <= end for start, end in spans)
 
 
 def told_run(event: RunRecorded) -> str:
@@ -205,7 +226,10 @@ def _beside_reference(
         if not (expected.readable and expected.ever_had_job):
             continue
         yield name, _first_other_change(recorded.get(name, []), expected.changes)
-        yield name, _first_other_fact(recorded_runs.get(name, []), expected.facts)
+        undecided = undecided_before_deletions(scenario, broker, name)
+        runs = [fact for fact in recorded_runs.get(name, []) if not _within(undecided, micros(fact.time))]
+        due = [fact for fact in expected.facts if not _within(undecided, fact.at)]
+        yield name, _first_other_fact(runs, due)
 
 
 def _first_other_change(recorded: list[StatusChanged], expected: list[reference.Change]) -> str:
@@ -538,10 +562,12 @@ def in_turn(life: Incarnation, epochs: Defaults) -> list[tuple[int, EffectiveThr
     found: list[tuple[int, EffectiveThresholds]] = []
     for moment in sorted(at for at in moments if life.start <= at <= life.end):
         _, default, bounded = [each for each in epochs if each[0] <= moment][-1]
-        own, every = newest_of(life.owned, moment), newest_of(life.intervals, moment)
-        patience = reckoned(own or (None,) * 3, every or 0, default, bounded)
-        if not found or patience != found[-1][1]:
-            found.append((moment, patience))
+        every = newest_of(life.intervals, moment)
+        at_once = [own for at, own in life.owned if at == moment]
+        for own in at_once or [newest_of(life.owned, moment)]:
+            patience = reckoned(own or (None,) * 3, every or 0, default, bounded)
+            if not found or patience != found[-1][1]:
+                found.append((moment, patience))
     return found
 
 

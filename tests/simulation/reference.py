@@ -322,7 +322,7 @@ class Reference:
         if life is None or change.registers:
             life = self._life = Life(change.counts_at)
         limit, life.own = self._limit(life), change.own
-        if change.by_hand or life.by_hand or change.declared_at > life.every_at:
+        if change.by_hand or life.by_hand or change.declared_at >= (life.every_at or 1):
             life.every, life.every_at = change.every, change.declared_at or at
             life.by_hand, life.when = change.by_hand, (change.schedule, change.zone)
         elif not life.when[0]:

@@ -49,7 +49,7 @@ def problems(
     for title, other in others:
         if difference := checks.first_difference(title, broker, other):
             found.append((difference, (title, other)))
-        if difference := checks.first_difference_of_runs(title, broker, other):
+        if difference := checks.first_difference_of_runs(scenario, title, broker, other):
             found.append((difference, (title, other)))
     return found
 
