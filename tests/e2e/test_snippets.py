@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from services.api.dashboard.pages import snippets
+from services.api.dashboard.pages import nats_server, snippets
+from services.api.settings import ApiSettings
 from tests.broker import connect
 from tests.e2e.system import System, until
 from tests.telegram_standin import Standin
@@ -99,6 +100,18 @@ async def test_every_line_that_can_be_run_here_is_a_heartbeat(system: System, tm
         for process in running:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize(
+    ("urls", "shown"),
+    [
+        ("nats://10.0.0.1:4222,nats://10.0.0.2:4222", "nats://10.0.0.1:4222,nats://10.0.0.2:4222"),
+        ("nats://10.0.0.1:4222,nats://api:secret@10.0.0.2:4222", "YOUR_NATS_SERVER"),
+        ("tls://token@nats:4222", "YOUR_NATS_SERVER"),
+    ],
+)
+def test_the_server_of_nats_is_named_where_it_holds_no_password(urls: str, shown: str) -> None:
+    assert nats_server(ApiSettings(nats_url=urls)) == shown  # type: ignore[arg-type]
 
 
 # --- by ping key: other systems' clients. What cannot be had here is read as its tool reads it, and what that

@@ -304,7 +304,7 @@ PING_KEY = "YOUR_PING_KEY"
 NATS_SERVER = "YOUR_NATS_SERVER"
 
 
-def _nats_server(settings: ApiSettings) -> str:
+def nats_server(settings: ApiSettings) -> str:
     """The broker's address, where senders can be expected to have the same one: with a user in it, it is for
     this service alone."""
     return NATS_SERVER if any("@" in url for url in settings.nats_url) else ",".join(settings.nats_url)
@@ -369,7 +369,7 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
             ping_key=ping_key,
             public_url=api.settings.public_url,
             exists=state is not None,
-            nats_server=_nats_server(api.settings),
+            nats_server=nats_server(api.settings),
         ),
         ping_key=ping_key,
         five_minutes=thresholds.of_interval(timedelta(minutes=5)),
