@@ -7,9 +7,9 @@ sees it.
 
 import asyncio
 import uuid
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from nats.errors import Error as NatsError
 from services.api import timing
 from services.api.http.models import THRESHOLDS, NewService, Wanted, check_order
 from services.api.http.requests import check_tags, check_version
+from services.api.mutex import Mutex
 from services.api.projections.documents import project
 from services.api.projections.store import DatabaseUnavailable, Store
 from services.api.queries.event_hub import EventHub
@@ -39,7 +40,7 @@ log = structlog.get_logger()
 GIVEN_EVERY = 5
 """Seconds between two searches for services that have no ping key."""
 READS, READ_EVERY = 200, 0.01
-"""How often, and after how many seconds each, who gives aliases looks whether the read models are behind."""
+"""How often, and after how many seconds each, `alone` looks whether the read models are behind."""
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
 
@@ -63,7 +64,9 @@ class Commands:
     """The registry's, where a service has none."""
     creating: int = 0
     """Services that are being created, and are not in `hub` yet."""
-    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self._mutex = Mutex(self.link, "mutex")
 
     async def create(self, wanted: NewService) -> ServiceState:
         name, config = wanted.name, wanted.whole()
@@ -113,7 +116,10 @@ class Commands:
 
     async def renew_ping_key(self, name: str, if_match: str | None) -> ServiceState:
         def renewed(old: ConfigData) -> ConfigData:
-            return old.model_copy(update={"ping_key": ping_keys.new()})
+            """Nothing leads to it by the old key any more, also where that is an alias of its own."""
+            aliases = tuple(alias for alias in old.config.aliases if alias != old.ping_key)
+            config = old.config.model_copy(update={"aliases": aliases})
+            return old.model_copy(update={"ping_key": ping_keys.new(), "config": config})
 
         return await self._change(name, self._updating(events.ServiceUpdated, name, if_match, renewed))
 
@@ -174,6 +180,8 @@ class Commands:
             if data == old:
                 return None
             check_tags(data.config.tags, old.config.tags)
+            if data.ping_key in set(data.config.aliases).difference(old.config.aliases):
+                raise Problem(422, "aliases: its own ping key is none; that would not end with another key")
             self._check_timing(data.config, old.config)
             return kind(**self._envelope(name), data=data)
 
@@ -184,13 +192,30 @@ class Commands:
     ) -> ServiceState:
         """Decide, append, project. `aliases`: those that the service is to have. Problem 409 if one leads to
         another already."""
-        async with self._claiming if aliases else nullcontext():
-            return await self._append_decided(name, decide, aliases or ())
+        if not aliases:
+            return await self._append_decided(name, decide)
+        async with self.alone():
+            if other := await self.store.live.with_key(*aliases, but=name):
+                raise Problem(409, f"aliases: one of them leads to {other} already")
+            return await self._append_decided(name, decide)
 
-    async def _append_decided(self, name: str, decide: Decide, aliases: tuple[str, ...]) -> ServiceState:
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Nobody else of whichever API gives aliases, or looks whether a check is there, meanwhile; what they
+        did before is in the read models. Other changes go on beside."""
+        async with self._mutex.held():
+            message = await newest(self.link, streams.SERVICES, streams.ALL_EVENTS)
+            for _ in range(READS):
+                if message is None or self.hub.published_through >= message.seq:
+                    break
+                await asyncio.sleep(READ_EVERY)
+            else:
+                raise Problem(503, "still reading the record", retry_after=1)
+            yield
+
+    async def _append_decided(self, name: str, decide: Decide) -> ServiceState:
         """That it is refused, or as wanted already, may rest on a read model that is behind, so that is said
         only after asking the record itself."""
-        last = await self._claim(name, aliases)
         state, of_the_record = await self.store.live.get(name), False
         after = state.config_seq if state else 0
         for _ in range(TRIES):
@@ -208,40 +233,19 @@ class Commands:
             creates = isinstance(event, events.ServiceRegistered)
             self.creating += creates
             try:
-                return await self._append(event, after, last)
+                return await self._append(event, after)
             except WrongSequence:
-                last = await self._claim(name, aliases)
                 (state, after), of_the_record = await self._refreshed(name), True
             finally:
                 self.creating -= creates
         raise Problem(503, f"too many writers change {name} at once", retry_after=1)
 
-    async def _claim(self, name: str, aliases: tuple[str, ...]) -> int | None:
-        """The sequence of the last event, up to which none of them leads to another service: if none has come
-        since, of whichever API, `name` may have them. None: there are none. So whoever gives aliases may lose
-        to a change of any service, and decides anew."""
-        if not aliases:
-            return None
-        message = await newest(self.link, streams.SERVICES, streams.ALL_EVENTS)
-        last = message.seq if message else 0
-        for _ in range(READS):
-            if await self.store.live.checkpoint(streams.SERVICES) >= last:
-                break
-            await asyncio.sleep(READ_EVERY)
-        else:
-            raise Problem(503, "still reading the record", retry_after=1)
-        if other := await self.store.live.with_key(*aliases, but=name):
-            raise Problem(409, f"aliases: one of them leads to {other} already")
-        return last
-
-    async def _append(self, event: ConfigEvent, after: int, last: int | None) -> ServiceState:
-        """If `after` is its service's last event still, and `last` that of all, unless it is None."""
+    async def _append(self, event: ConfigEvent, after: int) -> ServiceState:
         subject = streams.config(event.name)
         ack = await self.publisher.append(
             subject,
             event.to_bytes(),
             after=after,
-            last=last,
             event_id=event.id,
             kind=event.type,
             keys=events.keys_of(event),

@@ -51,7 +51,7 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
     counted_for = (_ALL, _STRANGERS, stranger) if stranger else (_ALL,)
     too_large = Problem(413, f"the body is larger than {most} bytes", headers=_CLOSE)
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length[:20]) > most:
+    if length.isdecimal() and int(length[:20]) > most:
         raise too_large
     body = bytearray()
     try:

@@ -74,17 +74,14 @@ class Publisher:
         event_id: str,
         kind: str,
         keys: str = "",
-        last: int | None = None,
     ) -> Ack:
         """Store an event if `after` is still the subject's last sequence (0: none yet), or WrongSequence.
-        `keys`: those of the service, if it configures one. `last`: what is to be the whole stream's."""
+        `keys`: those of the service, if it configures one."""
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(after),
             "Nats-Msg-Id": event_id,
             streams.TYPE_HEADER: kind,
         }
-        if last is not None:
-            headers["Nats-Expected-Last-Sequence"] = str(last)
         if keys:
             headers[streams.KEYS_HEADER] = keys
         try:

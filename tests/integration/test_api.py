@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import random
@@ -128,6 +129,25 @@ async def change(
         streams.status(name), event.to_bytes(), after=after, event_id=event.id, kind=event.type
     )
     return ack.seq
+
+
+@asynccontextmanager
+async def busy(publisher: Publisher) -> AsyncIterator[None]:
+    """Beside it 50 events a second: services register, and become alive."""
+
+    async def go_on() -> None:
+        for n in itertools.count():
+            await register(publisher, f"busy-{n}")
+            await asyncio.sleep(0.02)
+            await change(publisher, f"busy-{n}", Status.ALIVE, 0)
+            await asyncio.sleep(0.02)
+
+    going_on = asyncio.create_task(go_on())
+    try:
+        yield
+        assert not going_on.done()
+    finally:
+        going_on.cancel()
 
 
 async def register(

@@ -15,7 +15,17 @@ from shared.contracts.events import Status
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
-from tests.integration.test_api import _api, change, client_of, eventually, link, now, publisher, register
+from tests.integration.test_api import (
+    _api,
+    busy,
+    change,
+    client_of,
+    eventually,
+    link,
+    now,
+    publisher,
+    register,
+)
 from tests.servers import Process
 
 KEY = {"X-Api-Key": "writes"}
@@ -179,6 +189,34 @@ async def test_upserts_at_once_make_one_check(client: httpx.AsyncClient) -> None
     answers = await asyncio.gather(*(client.post("/api/v3/checks/", json=each) for each in wanted))
     assert sorted(each.status_code for each in answers) == [200] * 7 + [201]
     assert len({each.json()["uuid"] for each in answers}) == 1
+
+
+async def test_upserts_at_once_make_one_check_whichever_version_and_api_is_asked(
+    client: httpx.AsyncClient, tmp_path: Any, nats_url: str, mongo_url: str, publisher: Publisher
+) -> None:
+    folder = tmp_path / "second"
+    folder.mkdir()
+    second = _api(folder, nats_url, mongo_url, API_TOKEN="writes").start()
+
+    async def made_once(tag: str, *apis: httpx.AsyncClient) -> None:
+        """Their names differ, so that none is in the way of another."""
+        wanted = {"tags": tag, "unique": ["tags"]}
+        answers = await asyncio.gather(
+            *(
+                apis[n % len(apis)].post(f"/api/v{n % 3 + 1}/checks/", json=wanted | {"name": f"{tag} {n}"})
+                for n in range(6)
+            )
+        )
+        assert sorted(each.status_code for each in answers) == [200] * 5 + [201]
+        assert len({each.json()["ping_url"].rpartition("/")[2] for each in answers}) == 1
+
+    try:
+        async with client_of(second, **KEY) as other, busy(publisher):
+            for n in range(8):
+                await made_once(f"one-{n}", client)
+                await made_once(f"two-{n}", client, other)
+    finally:
+        second.kill()
 
 
 async def test_lists_are_narrowed_by_tags_and_slug(client: httpx.AsyncClient) -> None:
@@ -529,6 +567,11 @@ async def test_nothing_that_is_sent_is_a_server_error(client: httpx.AsyncClient)
         "checks/" + "0" * 40,
         "checks/?tag=%00&slug=%ff",
         "badges/x/9/y.svg",
+        "badges/x/" + "9" * 4301 + "/t.svg",
+        f"checks/{uuid}/pings/" + "9" * 4301 + "/body",
+        f"checks/{uuid}/pings/" + "9" * 19 + "/body",
+        f"checks/{uuid}/pings/-1/body",
+        f"checks/{uuid}/pings/%D9%A1/body",
     ):
         assert (await client.get(f"/api/v3/{path}")).status_code in (200, 404), path
     for path in ("/api/v4/checks/", "/api/v0/checks", "/api/", "/api/v3", "/api/v3/"):

@@ -5,6 +5,7 @@ import html
 import os
 import re
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -12,11 +13,21 @@ import httpx
 import pytest
 
 from services.ingest.admission import KnownNames
-from shared.contracts.events import Status
+from shared.contracts.events import ConfigData, ServiceConfig, ServiceUpdated, Status
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
-from tests.integration.test_api import _api, change, client_of, eventually, link, now, publisher, register
+from tests.integration.test_api import (
+    _api,
+    busy,
+    change,
+    client_of,
+    eventually,
+    link,
+    now,
+    publisher,
+    register,
+)
 from tests.servers import Process, registry, service
 
 WRITES, READS = {"Authorization": "Bearer writes"}, {"Authorization": "Bearer reads"}
@@ -228,6 +239,71 @@ async def test_of_two_that_claim_it_at_different_apis_one_gets_it_as_well(
         second.kill()
 
 
+async def test_aliases_are_given_quickly_while_much_happens(
+    client: httpx.AsyncClient, tmp_path: Any, nats_url: str, mongo_url: str, publisher: Publisher
+) -> None:
+    """To two APIs at once, beside 50 events a second: all of them, and each once."""
+    folder = tmp_path / "second"
+    folder.mkdir()
+    second = _api(folder, nats_url, mongo_url, API_TOKEN="writes").start()
+
+    async def give(api: httpx.AsyncClient, side: str) -> list[float]:
+        took = []
+        for n in range(40):
+            began = asyncio.get_running_loop().time()
+            answer = await api.post(
+                "/service", json={"name": f"{side}-{n}", "aliases": [f"{side}-alias-{n}"]}
+            )
+            assert answer.status_code == 201, answer.text
+            took.append(asyncio.get_running_loop().time() - began)
+            claim = await api.patch(f"/service/{side}-{n}", json={"aliases": [f"both-{n}"]})
+            assert claim.status_code in (200, 409), claim.text
+            won[f"both-{n}"] += claim.status_code == 200
+        return took
+
+    won: Counter[str] = Counter()
+    try:
+        async with client_of(second, **WRITES) as other, busy(publisher):
+            took = await asyncio.gather(give(client, "a"), give(other, "b"))
+    finally:
+        second.kill()
+    assert set(won.values()) == {1}
+    assert len(won) == 40
+    seconds = sorted(took[0] + took[1])
+    assert seconds[len(seconds) // 2] < 0.5
+    assert seconds[-1] < 3
+
+
+async def test_its_own_key_is_no_alias(client: httpx.AsyncClient, publisher: Publisher) -> None:
+    """It would go on when the key is made another."""
+    await client.post("/service", json={"name": "web", "aliases": [ALIAS]})
+    key = await key_of(client, "web")
+    for its_own in (key, key.upper()):
+        for refused in (
+            await client.patch("/service/web", json={"aliases": [ALIAS, its_own]}),
+            await client.put("/service/web", json={"aliases": [its_own]}),
+        ):
+            assert refused.status_code == 422
+            assert refused.json()["detail"].startswith("aliases: its own ping key is none")
+            assert key not in refused.text
+    # One that an older version took ends with the key.
+    old = (await client.get("/service/web")).json()
+    data = ConfigData(
+        config=ServiceConfig(aliases=(ALIAS, key)), registered_at=old["registered_at"], ping_key=key
+    )
+    event = ServiceUpdated(id="older", source="/api", subject="web", time=now(), data=data)
+    await publisher.append(
+        streams.config("web"), event.to_bytes(), after=old["version"], event_id=event.id, kind=event.type
+    )
+
+    async def has_both() -> bool:
+        return bool((await client.get("/service/web")).json()["aliases"] == [ALIAS, key])
+
+    await eventually(has_both)
+    assert (await client.patch("/service/web", json={"aliases": [key, ALIAS]})).status_code == 200
+    assert (await client.post("/service/web/ping-key")).json()["aliases"] == [ALIAS]
+
+
 async def test_what_else_changes_keeps_the_key(
     tmp_path: Any, nats_url: str, mongo_url: str, client: httpx.AsyncClient, link: BrokerConnection
 ) -> None:
@@ -299,10 +375,10 @@ async def test_the_form_sets_aliases(client: httpx.AsyncClient, api: Process) ->
     async with client_of(api, Accept="text/html") as person:
         await person.post("/ui/login", data={"token": "writes"})
 
-        async def send(aliases: str) -> httpx.Response:
+        async def send(aliases: str, **more: str) -> httpx.Response:
             page = (await person.get("/ui/service/web")).text
             hidden = dict(re.findall(r'name="(form_key|version)" value="(\w+)"', page))
-            form = hidden | {"notify": "on", "notify_unusual": "on", "aliases": aliases}
+            form = hidden | {"notify": "on", "notify_unusual": "on", "aliases": aliases} | more
             return await person.post("/ui/service/web/edit", data=form)
 
         async def aliases() -> list[str]:
@@ -320,6 +396,8 @@ async def test_the_form_sets_aliases(client: httpx.AsyncClient, api: Process) ->
         assert refused.status_code == 422
         assert "Aliases: 1-128 characters: letters, digits" in html.unescape(refused.text)
         assert "t/o</textarea>" in refused.text
+        refused = await send("one", fail_after="9" * 4301)
+        assert refused.status_code == 422
         refused = await send("taken")
         assert (refused.status_code, "Aliases: one of them leads to other already" in refused.text) == (
             409,

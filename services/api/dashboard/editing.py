@@ -67,7 +67,7 @@ def wanted(form: Mapping[str, str], state: ServiceState) -> Wanted:
         given["tags"] = tuple(read_tags(tags))
     for field in _TIMES:
         if (times := given.get(field)) and times.isdecimal():
-            given[field] = int(times)
+            given[field] = int(times[:20])  # of thousands of digits Python makes no number
     given |= {field: field in form for field in _CHECKED if (field in form) != (field in before)}
     return Wanted(**given)
 

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -47,12 +48,12 @@ server answers an object, which other clients read."""
 
 
 def mount(app: FastAPI, context: ApiContext) -> None:
+    creating = asyncio.Lock()
     for version in VERSIONS:
-        app.mount(f"/api/v{version}", _build(context, version))
+        app.mount(f"/api/v{version}", _build(context, _Api(version, creating)))
 
 
-def _build(context: ApiContext, version: int) -> Starlette:
-    api = _Api(version)
+def _build(context: ApiContext, api: "_Api") -> Starlette:
     paths: list[tuple[str, Callable[[Request], Awaitable[Response]], list[str]]] = [
         ("/checks", api.list_checks, ["GET"]),
         ("/checks", api.create, ["POST"]),
@@ -62,11 +63,11 @@ def _build(context: ApiContext, version: int) -> Starlette:
         ("/checks/{id}/pause", api.pause, ["POST"]),
         ("/checks/{id}/resume", api.resume, ["POST"]),
         ("/checks/{id}/pings", api.pings, ["GET"]),
-        ("/checks/{id}/pings/{n:int}/body", api.ping_body, ["GET"]),
+        ("/checks/{id}/pings/{n}/body", api.ping_body, ["GET"]),
         ("/checks/{id}/flips", api.flips, ["GET"]),
         ("/channels", api.channels, ["GET"]),
         ("/badges", api.badges, ["GET"]),
-        ("/badges/{key}/{states:int}/{tag:path}.{kind}", api.badge, ["GET"]),
+        ("/badges/{key}/{states}/{tag:path}.{kind}", api.badge, ["GET"]),
         ("/status", api.status, ["GET"]),
         ("/metrics", api.metrics, ["GET"]),
     ]
@@ -172,9 +173,9 @@ _WORDS = {
 class _Api:
     """The routes of one version."""
 
-    def __init__(self, version: int) -> None:
-        self._version = version
-        self._creating = asyncio.Lock()
+    def __init__(self, version: int, creating: asyncio.Lock) -> None:
+        """`creating`: of all versions."""
+        self._version, self._creating = version, creating
 
     # --- lists
 
@@ -219,11 +220,11 @@ class _Api:
         tag, kind, states = path["tag"], path["kind"], path["states"]
         api.check_caught_up()
         known = hmac.compare_digest(path["key"].encode(), _badge_key(api, tag).encode())
-        if not known or kind not in ("svg", "json", "shields") or states not in (2, 3):
+        if not known or kind not in ("svg", "json", "shields") or states not in ("2", "3"):
             raise Problem(404, "not found")
         its = [each for each in api.hub.index if tag in ("*", *each.tags) and not each.paused]
         down, late = sum(each.is_down for each in its), sum(each.status is Status.SILENT for each in its)
-        status = "down" if down else "late" if late and states == 3 else "up"
+        status = "down" if down else "late" if late and states == "3" else "up"
         label = "services" if tag == "*" else tag
         if kind == "json":
             return JSONResponse({"status": status, "total": len(its), "grace": late, "down": down})
@@ -238,7 +239,7 @@ class _Api:
     async def create(self, request: Request) -> Response:
         asked = await _asked(request, writes=True)
         spec, api = _spec(asked.body), asked.api
-        async with self._creating:
+        async with self._creating, api.commands.alone() if spec.unique else nullcontext():
             for _ in range(TRIES):
                 if there := _matching(api, spec):
                     return await self._changed(asked, there.name, spec)
@@ -300,7 +301,7 @@ class _Api:
     async def ping_body(self, request: Request) -> Response:
         asked = await _asked(request, writes=True)
         state = await _found(asked.api, request)
-        n = request.path_params["n"]
+        n = _whole_number(request.path_params["n"]) or 0
         stored = await message_at(asked.api.link, streams.HEARTBEATS, n) if 0 < n < 2**63 else None
         if stored and stored.subject == streams.heartbeat(state.name) and stored.at >= state.registered_at:
             body = parse_heartbeat(state.name, stored.data, stored.headers).body
@@ -475,6 +476,12 @@ def _number(request: Request, name: str, most: int) -> int | None:
     given = request.query_params.get(name)
     if not given:
         return None
-    if not (given.isascii() and given.isdecimal() and len(given) < 20 and int(given) <= most):
+    number = _whole_number(given)
+    if number is None or number > most:
         raise Problem(400, f"{name}: a whole number of seconds, at most {most}")
-    return int(given)
+    return number
+
+
+def _whole_number(text: str) -> int | None:
+    """None for anything else, and for one of more digits than Python makes a number of."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None

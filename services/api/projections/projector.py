@@ -415,6 +415,7 @@ class Projector:
             changes = _events_in(batch)
             await view.apply(changes)
             self.hub.publish(changes)
+            self.hub.published_through = max(self.hub.published_through, newest.seq)
             new = {it.name for it in changes if isinstance(it.event, ServiceRegistered)}
             unheard = [name for name in new if not self.hub.index.has_heard(name)]
             await self._write_heartbeats(view, await heartbeats.of_the_new(unheard))

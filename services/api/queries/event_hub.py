@@ -84,7 +84,7 @@ class EventHub:
         self._listeners: set[Listener] = set()
         self.reading = asyncio.Semaphore(MAX_READING)
         self.published_through = 0
-        """The sequence of the event that was told last."""
+        """The sequence up to which events were told, as far as they can be read."""
         self.forgotten_through = 0
         """The newest sequence that may have been a mark and is not remembered any more."""
         self.edition = ""
