@@ -99,12 +99,12 @@ def install(
 
 
 def _allowed(request: Request) -> str:
-    """All methods of its address: a router names those of the first route only. HEAD counts as GET."""
+    """All methods of its address: a router names those of the first route only. HEAD counts as GET. What is
+    mounted without routes of its own are files, which are only read."""
     asked = ((method, {**request.scope, "method": method.replace("HEAD", "GET")}) for method in _METHODS)
     routes = request.app.routes
-    return ", ".join(
-        method for method, scope in asked if any(it.matches(scope)[0] is Match.FULL for it in routes)
-    )
+    its = [method for method, scope in asked if any(it.matches(scope)[0] is Match.FULL for it in routes)]
+    return ", ".join(its or _METHODS[:2])
 
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")

@@ -133,6 +133,7 @@ async def test_a_check_is_created_read_changed_and_deleted(client: httpx.AsyncCl
         ("/api/v3/checks/", "GET, HEAD, POST"),
         (f"/api/v3/checks/{uuid}", "GET, HEAD, POST, DELETE"),
         ("/service/my-backup", "GET, HEAD, PUT, PATCH, DELETE"),
+        ("/static/page.js", "GET, HEAD"),
     ):
         wrong = await client.options(path)
         assert (wrong.status_code, wrong.headers["allow"]) == (405, methods)
