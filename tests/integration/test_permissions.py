@@ -225,7 +225,7 @@ def _api(system: Guarded) -> None:
     """All that makes the API ask the broker."""
     url, http = system.url("api", ""), system.http
     assert http.post(f"{url}/service", json={"name": "made", "tags": ["t"]}).status_code == 201
-    assert http.patch(f"{url}/service/made", json={"description": "changed"}).status_code == 200
+    assert http.patch(f"{url}/service/made", json={"aliases": ["an-alias"]}).status_code == 200
     assert http.post(f"{url}/service/made/pause").status_code == 200
     assert http.delete(f"{url}/service/made").status_code == 204
     window = http.post(f"{url}/maintenance", json={"tags": ["t"], "cron": "0 3 * * *", "duration": "1h"})
