@@ -34,7 +34,7 @@ def main() -> None:
     link = BrokerConnection(settings, "ingest")
     health.follow(link)
     publisher, batches = Publisher(link), BatchPublisher(link)
-    names, availability = KnownNames(settings.max_services), Availability(batches.longest_wait)
+    names, availability = KnownNames(settings.max_services, tokens), Availability(batches.longest_wait)
     watch = RecordWatch(link)
     watch.on_another = lambda why: health.bad("ticks", why)
 

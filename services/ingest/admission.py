@@ -6,6 +6,7 @@ from secrets import token_bytes
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
+from pydantic import SecretStr
 
 from services.ingest.content import bad_name
 from services.ingest.middleware import Availability
@@ -46,13 +47,15 @@ class KnownNames:
     """Follows the configuration events. Names let in count before the monitor registers them. It does
     so also when others have taken the last places meanwhile: what was answered with 200 is registered."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, tokens: tuple[SecretStr, ...] = ()) -> None:
+        """`tokens`: where one is also a key or an alias, it is the token."""
         self._limit = limit
         self._registered: dict[str, bytes] = {}
         """Each with the digests of its keys."""
         self._of_key: dict[bytes, str] = {}
         """By the digest of a key, so that how long a search takes says nothing about a key."""
         self._secret = token_bytes(32)
+        self._tokens = {self._digest(token.get_secret_value()) for token in tokens}
         self._let_in: set[str] = set()
         """Those that are not registered yet."""
         self.is_complete = False
@@ -75,8 +78,9 @@ class KnownNames:
         return True
 
     def of_key(self, given: str) -> str | None:
-        """The service that a ping key or an alias leads to."""
-        return self._of_key.get(self._digest(given))
+        """The service that a ping key or an alias leads to; None as well while events may be missed, for one
+        of them may have ended it."""
+        return self._of_key.get(self._digest(given)) if self.is_complete else None
 
     def is_registered(self, name: str) -> bool:
         return name in self._registered
@@ -87,7 +91,8 @@ class KnownNames:
         digests = [self._digest(key) for key in keys.split()]
         self._registered[name] = b"".join(digests)
         for digest in digests:
-            self._of_key.setdefault(digest, name)
+            if digest not in self._tokens:
+                self._of_key.setdefault(digest, name)
 
     def deleted(self, name: str) -> None:
         self._let_in.discard(name)
@@ -128,7 +133,7 @@ class KnownNames:
                     self.deleted(name)
                 else:
                     self.registered(name, headers.get(streams.KEYS_HEADER, ""))
-            self.is_complete = self.is_complete or not reader.pending
+            self.is_complete = self.is_complete or (link.up and not reader.pending)
 
 
 class HeartbeatStore:

@@ -128,7 +128,7 @@ class FastPath(Connection):
             return ""
         if not name or self.parser.get_method() not in METHODS:
             return ""
-        authorization = forwarded = b""
+        authorization = forwarded = host = b""
         if len(self.headers) > HEADERS_MAX:
             return ""
         hosts, not_plain, looked_at = self.hosts, self.not_plain, self.looked_at
@@ -136,8 +136,9 @@ class FastPath(Connection):
             if key not in looked_at:
                 continue
             if key == b"host":
-                if hosts and value not in hosts:
+                if host or (hosts and value not in hosts):
                     return ""
+                host = value or b"-"
             elif key == b"authorization":
                 authorization = value
             elif key == b"x-forwarded-for":

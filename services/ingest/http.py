@@ -49,7 +49,6 @@ NAMES_PER_REQUEST = 100
 
 _TITLE = "services registry: ingest"
 METHODS = ("POST", "GET", "HEAD", "PUT")
-ANY = (*METHODS, "PATCH", "DELETE", "OPTIONS", "TRACE")
 OK = {"status": "ok"}
 WARNINGS_SHOWN = 1000
 """Bytes of warnings in a header."""
@@ -246,7 +245,14 @@ def _protocol_of(scope: Scope) -> tuple[Protocol | None, tuple[str, ...]]:
 
 
 def _asked(request: Request, parts: tuple[str, ...], store: HeartbeatStore, auth: IngestAuth) -> Asked:
-    return Asked(parts, request.query_params, request.headers, store.names.of_key, auth.lets_in)
+    return Asked(
+        parts,
+        request.query_params,
+        request.headers,
+        store.names.of_key,
+        auth.lets_in,
+        request.scope.get("is_cut", False),
+    )
 
 
 async def translated(request: Request) -> Response:
@@ -284,7 +290,7 @@ def _translating() -> APIRouter:
                     openapi_extra=openapi_of(address),
                 )
     for path in ("/ping", "/ping/{rest:path}", "/api", "/api/{rest:path}"):
-        routes.add_api_route(path, translated, methods=list(ANY), include_in_schema=False)
+        routes.add_route(path, translated, methods=[], include_in_schema=False)  # any method
     return routes
 
 
@@ -306,6 +312,8 @@ async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Reques
     if address.must_exist and _name_of(address.name, store.names, []) not in store.names:
         raise not_found()
     said = await bodies.parsed(lambda raw: protocol.read(asked, address, raw), request)
+    if not (address.service or store.names.is_complete):  # since the body is awaited
+        raise store.unknown_yet()
     if address.secret is None:
         address = address._replace(secret=said.secret)
         _enter(request, address)

@@ -46,7 +46,7 @@ async def read(request: Request, most: int = BODY_MAX) -> bytes:
 async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY_MAX) -> T:
     """What `parse`, which may run in a thread, makes of the body; until then it counts as on its way. Raises
     what `parse` does, and Problem 413 if it is larger than `most` bytes, 408 if it does not come in time, 429
-    or 503 if too much comes at once."""
+    if strangers send too much at once, 503 if all together do: 503 is our fault, and no stranger's doing."""
     stranger = stranger_of(request)
     counted_for = (_ALL, _STRANGERS, stranger) if stranger else (_ALL,)
     too_large = Problem(413, f"the body is larger than {most} bytes", headers=_CLOSE)
@@ -64,8 +64,9 @@ async def parsed(parse: Callable[[bytes], T], request: Request, most: int = BODY
                     raise too_large
                 if stranger and _on_their_way[stranger] > OF_ADDRESS_MAX:
                     raise Problem(429, "too much is sent from this address", retry_after=2, headers=_CLOSE)
-                of_strangers = _on_their_way[_STRANGERS] if stranger else 0
-                if _on_their_way[_ALL] > ALL_MAX or of_strangers > OF_STRANGERS_MAX:
+                if stranger and _on_their_way[_STRANGERS] > OF_STRANGERS_MAX:
+                    raise Problem(429, "too much is sent without a token", retry_after=2, headers=_CLOSE)
+                if _on_their_way[_ALL] > ALL_MAX:
                     raise Problem(503, "too much is sent at the same time", retry_after=2, headers=_CLOSE)
         raw = bytes(body)
         if len(raw) <= LONG_BODY and "content-encoding" not in request.headers:

@@ -48,6 +48,7 @@ PIPELINED_MAX = 16
 PIPELINED_BODY_MAX = 64 * 1024
 OTHER_FILES = 50
 _TOO_MANY = Problem(503, "there are too many connections", retry_after=10)
+_TOO_MANY_STRANGERS = Problem(429, "there are too many connections without a token", retry_after=10)
 _TOO_SLOW = Problem(408, "the request was not there yet when its place was needed for others")
 _TOO_MANY_HEADERS = Problem(431, f"there are more than {HEADERS_MAX} headers")
 
@@ -73,7 +74,7 @@ class ConnectionLimits:
     turn: int = 0
     """Counts connections and answers: who has waited for longest has the lowest of its own."""
     on_full: Callable[[str], None] = lambda _: None
-    """Called with why a connection was refused though its client did not have too many."""
+    """Called with why a connection was refused though it was not strangers who had too many."""
 
     def fit(self, files: int) -> None:
         """Leave some of so many open files to the broker's connection and the like."""
@@ -144,17 +145,20 @@ class Connection(Protocol):
             limits.open[self.client_key] += 1
         if self.client_key and limits.open[self.client_key] > limits.connections_per_address:
             if not self._make_room(self.client_key):
-                self._refuse_connection()
+                self._refuse_connection(_TOO_MANY_STRANGERS)
         elif len(self.connections) > limits.connections and not self._make_room():
-            self._refuse_connection()
-            limits.on_full(_TOO_MANY.detail)
+            if limits.open.total() > limits.connections - limits.connections_known:
+                self._refuse_connection(_TOO_MANY_STRANGERS)
+            else:
+                self._refuse_connection(_TOO_MANY)
+                limits.on_full(_TOO_MANY.detail)
 
     def _next_turn(self) -> None:
         self.limits.turn += 1
         self.turn = self.limits.turn
 
-    def _refuse_connection(self) -> None:
-        self._refuse(_TOO_MANY)
+    def _refuse_connection(self, why: Problem) -> None:
+        self._refuse(why)
         self.transport.close()  # without waiting until it is read
 
     def _make_room(self, of: str | None = None) -> bool:
@@ -364,6 +368,7 @@ class Connection(Protocol):
         parameters = self.url.split(b"&", PARAMETERS_MAX)
         self.url = b"&".join(parameters[:PARAMETERS_MAX])
         self.make_scope()
+        self.scope["is_cut"] = len(parameters) > PARAMETERS_MAX  # type: ignore[typeddict-unknown-key]
         problem = self._objection()
         if problem:
             self.app, app = problems.response(problem), self.app
@@ -395,6 +400,10 @@ class Connection(Protocol):
         if not all(map(self.limits.knows, filter(None, hosts))):
             REFUSED.labels(421).inc()
             return Problem(421, "this address is not known under that name; see REGISTRY_PUBLIC_URL")
+        if len(hosts) > 1:
+            return Problem(400, "there is more than one Host")
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            return Problem(400, "this server speaks HTTP/1.1")
         if self.behind_proxy:
             self.client_key = self.forwarded_for(forwarded)
         self.scope["client"] = (self.client_key, 0) if self.client_key else None

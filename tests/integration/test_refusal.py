@@ -239,7 +239,9 @@ async def test_one_address_has_so_many_connections_and_closes_no_door(
         held = [await begin(port, endless) for _ in range(2)]
         assert limits.open == {"127.0.0.1": 2}
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert (await closed(reader)).startswith(b"HTTP/1.1 503")
+        answer = await closed(reader)
+        assert answer.startswith(b"HTTP/1.1 429")
+        assert b"retry-after: 10" in answer
         assert not full
         for _, other in [*held, (reader, writer)]:
             other.transport.abort()
@@ -780,6 +782,23 @@ async def test_by_another_name_nobody_comes_in_without_a_token(start: Start, sta
         ingest.post("/heartbeats", json={"services": ["a"]}, headers={"Host": "evil.example"}).status_code
         == 421
     )
+
+
+async def test_what_is_not_said_in_http_1_is_refused(start: Start) -> None:
+    port = start().base_url.port
+    assert port
+    for path in (b"/heartbeat/a", b"/heartbeat/a?every=5m", b"/ping/any/a?create=1"):
+        for version, hosts, status in (
+            (b" HTTP/1.1", 1, b"20"),
+            (b" HTTP/1.0", 0, b"20"),
+            (b" HTTP/1.1", 2, b"400"),
+            (b" HTTP/2.0", 1, b"400"),
+            (b" HTTP/0.9", 1, b"400"),
+            (b"", 0, b"400"),
+        ):
+            lines = b"Host: localhost\r\n" * hosts + b"Connection: close\r\n"
+            answer = await exchange(port, b"GET %b%b\r\n%b\r\n" % (path, version, lines))
+            assert answer.startswith(b"HTTP/1.1 " + status), (path, version, hosts)
 
 
 async def test_with_a_token_names_do_not_matter(start: Start, start_api: StartApi) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from services.api.http.models import Wanted
 from services.api.projections.documents import dump, load, project
@@ -91,6 +91,7 @@ def test_an_event_that_says_nothing_of_them_is_written_as_it_was_before() -> Non
 
 def test_a_key_that_two_claim_leads_to_the_first_until_it_lets_go() -> None:
     names = KnownNames(100)
+    names.is_complete = True
     names.registered("first", f"{KEY} old")
     names.registered("second", f"own {KEY}")
     assert [names.of_key(key) for key in (KEY, KEY.upper(), "old", "own", "OLD", "none", "")] == [
@@ -116,3 +117,22 @@ def test_a_key_that_two_claim_leads_to_the_first_until_it_lets_go() -> None:
 )
 def test_a_log_has_no_path_with_a_key(path: str, logged: str) -> None:
     assert problems._without_keys(path) == logged
+
+
+def test_no_key_is_good_while_its_end_may_be_missed() -> None:
+    names = KnownNames(2)
+    names.registered("a", "key")
+    assert names.of_key("key") is None
+    names.is_complete = True
+    assert names.of_key("key") == "a"
+    names._fall_behind()
+    assert names.of_key("key") is None
+
+
+def test_what_is_a_token_as_well_is_the_token() -> None:
+    names = KnownNames(2, (SecretStr("token"),))
+    names.is_complete = True
+    names.registered("a", "token key")
+    assert (names.of_key("token"), names.of_key("key")) == (None, "a")
+    names.deleted("a")
+    assert names.of_key("key") is None

@@ -17,7 +17,7 @@ from services.ingest.content import mended_name
 from services.ingest.middleware import Availability
 from services.ingest.protocols import PROTOCOLS, gatus, healthchecks, sentry, uptime_kuma
 from services.ingest.protocols.protocol import Address, Asked, Protocol, Translation
-from shared.contracts.events import valid_name
+from shared.contracts.events import SIGNAL_HEADER, valid_name
 from shared.http.problems import Problem
 from shared.http.rate_limits import RateLimit
 
@@ -302,3 +302,50 @@ def test_each_address_is_of_one_protocol() -> None:
         ("/api/pushed/a", ""),
     ):
         assert [it.name for it in PROTOCOLS if it.addresses.match(path)] == ([name] if name else [])
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "fails"),
+    [
+        ("errored", b"", True),
+        ("errored", b'{"environment": "x"}', True),
+        ("", b'{"status": "err', True),
+        ("", b'\xef\xbb\xbf {"status": "err', True),
+        ("", "größer".encode("latin-1"), True),
+        ("", b'{"status": ' + b"[" * 100_000, True),
+        ("", gzip.compress(b'{"status": "error"}', mtime=0)[:-9], True),
+        ("", b'{"status": 7}', True),
+        ("ok", b'{"status": "err', False),
+        ("", b"", False),
+        ("", "größer".encode(), False),
+        ("", b"[1]", False),
+        ("", b'{"environment": "x"}', False),
+        ("", b'{"mine": "x"}', False),
+    ],
+)
+def test_a_check_in_whose_failure_cannot_be_read_is_one(status: str, body: bytes, fails: bool) -> None:
+    request = asked("1", "cron", "n", "abc", **({"status": status} if status else {}))
+    (beat,) = read(sentry.PROTOCOL, request, body).beats
+    assert (beat.headers == {SIGNAL_HEADER: "fail"}) == fails
+    assert any("counts as a failure" in warning for warning in beat.warnings) == fails
+
+
+def test_what_stands_behind_more_parameters_than_are_read_may_be_a_failure() -> None:
+    cron = asked("1", "cron", "n", "abc", status="ok")
+    for protocol, request in ((uptime_kuma.PROTOCOL, asked(UUID, status="up")), (sentry.PROTOCOL, cron)):
+        for is_cut, headers in ((False, {}), (True, {SIGNAL_HEADER: "fail"})):
+            (beat,) = read(protocol, request._replace(is_cut=is_cut)).beats
+            assert (beat.headers, bool(beat.warnings)) == (headers, is_cut)
+
+
+def test_all_members_of_an_envelope_are_read() -> None:
+    item = b'{"type": "check_in"}\n{"monitor_slug": "n", "status": "ok"}\n'
+    parts = [b"{}\n", *[item] * 3]
+    (one, *_) = packed = [gzip.compress(part) for part in parts]
+    said = read(sentry.PROTOCOL, asked("1", "envelope"), b"".join(packed) + b"\0" * 9)
+    assert len(said.beats) == 3
+    for content in (b"".join(packed)[:-9], one + gzip.compress(BOMB, 1), gzip.compress(b"") * 40_000):
+        began = time.process_time()
+        with pytest.raises(Problem, match=r"unpacked|members"):
+            read(sentry.PROTOCOL, asked("1", "envelope"), content)
+        assert time.process_time() - began < 2

@@ -26,6 +26,11 @@ class Asked(NamedTuple):
     headers: Mapping[str, str]
     of_key: Callable[[str], str | None]
     lets_in: Callable[[str], bool]
+    is_cut: bool = False
+    """The query has more parameters than are read: what it says last may be that something failed."""
+
+
+CUT = "query: it has more parameters than are read; it counts as a failure"
 
 
 class Address(NamedTuple):

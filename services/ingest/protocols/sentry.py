@@ -1,6 +1,7 @@
 """Sentry's cron monitors: `/api/PROJECT/cron/NAME/TOKEN/` and the check-ins in its SDKs' envelopes. Whatever
 else an envelope holds is let go by."""
 
+import contextlib
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from services.ingest.content import FAILED, WELL, read_signal
 from services.ingest.protocols.protocol import (
     ANY_WORD,
+    CUT,
     Address,
     Asked,
     Beat,
@@ -33,6 +35,9 @@ UNPACKED_MAX = 8 * 1024 * 1024
 """Bytes of an envelope that comes compressed: more may be a bomb."""
 UNPACKED_AT_ONCE = 1024 * 1024
 """Bytes after which brotli, which goes up to twice as far, is asked for more."""
+MEMBERS_MAX = 1000
+"""Of gzip, one after the other."""
+_GZIP = b"\x1f\x8b"
 ENCODINGS = "gzip, deflate, br"
 CHECK_INS_MAX = 100
 """In one envelope."""
@@ -81,14 +86,21 @@ def read(asked: Asked, address: Address, raw: bytes) -> Translation:
         raw = _unpacked(raw, encoding)
     except Problem as problem:  # the address alone says enough
         raw, lost = b"", f"body: {problem.detail}"
-    body = _object(raw)
-    message = None
+    body, message = _object(raw), None
+    lost_status = bool(lost) or (body is None and not _is_text(raw))
     if body is None or body.keys().isdisjoint(_FIELDS):
         body, message = {}, body_as_message(raw, asked.headers.get("content-type", ""))
     fields = {**asked.query, **body}
     beat = _check_in(address.name, fields, message)
     if lost:
         beat.warnings.append(lost)
+    if asked.is_cut and "status" not in body:
+        beat.warnings.append(CUT)
+    elif lost_status and not fields.get("status"):
+        beat.warnings.append("body: it cannot be read, and may say that it failed; it counts as a failure")
+    else:
+        return Translation([beat], id=_id_of(fields))
+    beat = beat._replace(headers=read_signal("fail"))
     return Translation([beat], id=_id_of(fields))
 
 
@@ -168,9 +180,11 @@ def _signal(status: Any, warnings: list[str]) -> str:
         return "start"
     if word in _FAILED:
         return "fail"
-    if word not in WELL:
-        said = f"{quoted(status)} is not" if status is not None else "it is none of"
-        warnings.append(f"status: {said} in_progress, ok or error; it counts as ok")
+    if status is None or status == "":
+        warnings.append("status: it is none of in_progress, ok or error; it counts as ok")
+    elif word not in WELL:
+        warnings.append(f"status: {quoted(status)} is not in_progress, ok or error; it counts as a failure")
+        return "fail"
     return ""
 
 
@@ -235,6 +249,14 @@ def _object(raw: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def _is_text(raw: bytes) -> bool:
+    """Nothing, or text that was not to be an object: all of it is the message."""
+    try:
+        return not raw.decode("utf-8-sig").lstrip().startswith("{")
+    except ValueError:
+        return False
+
+
 def _text(given: str) -> str:
     return given[:200].encode(errors="replace").decode().replace("\0", "")
 
@@ -242,7 +264,7 @@ def _text(given: str) -> str:
 def _unpacked(raw: bytes, encoding: str) -> bytes:
     """Raises Problem 400, 413, 415."""
     encoding = encoding.strip().lower()
-    if encoding in ("", "identity") and not raw.startswith(b"\x1f\x8b"):
+    if encoding in ("", "identity") and not raw.startswith(_GZIP):
         return raw
     if encoding == "br":
         return _unpacked_brotli(raw)
@@ -251,16 +273,26 @@ def _unpacked(raw: bytes, encoding: str) -> bytes:
             415, f"compressed by one of {ENCODINGS}, or not at all", headers={"Accept-Encoding": ENCODINGS}
         )
     for bits in (47, -15):  # gzip or zlib, by how it begins; else deflate alone
-        unpacker = zlib.decompressobj(bits)
-        try:
-            unpacked = unpacker.decompress(raw, UNPACKED_MAX)
-        except zlib.error:
-            continue
-        if unpacker.unconsumed_tail:
-            raise _too_large()
-        if unpacker.eof:
-            return unpacked
+        with contextlib.suppress(zlib.error):
+            return _inflated(raw, bits)
     raise _broken()
+
+
+def _inflated(raw: bytes, bits: int) -> bytes:
+    """All members of it (RFC 1952). Raises zlib.error."""
+    parts, room = list[bytes](), UNPACKED_MAX
+    while len(parts) < MEMBERS_MAX:
+        unpacker = zlib.decompressobj(bits)
+        parts.append(unpacker.decompress(raw, room + 1))
+        room -= len(parts[-1])
+        if room < 0:
+            raise _too_large()
+        if not unpacker.eof:
+            raise zlib.error("it is cut off")
+        raw = unpacker.unused_data
+        if not raw.startswith(_GZIP):
+            return b"".join(parts)
+    raise Problem(413, f"it has more than {MEMBERS_MAX} members")
 
 
 def _unpacked_brotli(raw: bytes) -> bytes:

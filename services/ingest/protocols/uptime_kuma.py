@@ -6,6 +6,7 @@ from starlette.responses import JSONResponse, Response
 
 from services.ingest.content import read_signal
 from services.ingest.protocols.protocol import (
+    CUT,
     Address,
     Asked,
     Beat,
@@ -34,7 +35,9 @@ def read_address(asked: Asked) -> Address:
 def read(asked: Asked, address: Address, raw: bytes) -> Translation:
     query, warnings = asked.query, list[str]()
     message = body_as_message(raw, asked.headers.get("content-type", ""), query.get("msg", ""))
-    signal = "" if (query.get("status") or "up") == "up" else "fail"
+    signal = "" if (query.get("status") or "up") == "up" and not asked.is_cut else "fail"
+    if asked.is_cut:
+        warnings.append(CUT)
     duration = _duration(query.get("ping", ""), warnings)
     return Translation([Beat("", HeartbeatBody(message=message), read_signal(signal), warnings, duration)])
 
