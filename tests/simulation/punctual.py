@@ -129,7 +129,7 @@ class Core:
 
     def beat(self, at: int, signal: Signal) -> None:
         beat = Beat(at, signal)
-        self.tick(at - 1)
+        self.tick(at)  # as the monitor, which evaluates what is due at that very moment before it
         while fact := runs.beat_fact(self.service, beat, self.coverage):
             self._record(fact)
         self._decide(beat)
@@ -187,7 +187,7 @@ def _problems(case: Case, rng: Random) -> Iterator[str]:
     if left_out:
         at, back = due[left_out], first_of[left_out + 1]
         falls = [("silent", at + SILENT), ("down", at + DOWN), ("dead", at + DEAD)]
-        expected += [fall for fall in falls if fall[1] < back] + [
+        expected += [fall for fall in falls if fall[1] <= back] + [
             ("alive", next(when for when, signal in beats if when >= back and signal is Signal.SUCCESS))
         ]
         if starts and back < at + DOWN:  # a start lifts what is silent, and not what is down
