@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import random
 import secrets
 import socket
 import time
@@ -95,7 +94,7 @@ class Mutex:
                 with suppress(KeyWrongLastSequenceError):  # somebody else was first
                     await reraise_cancelled(self._record.write_once(json.dumps(mine).encode()))
                     return self._record
-            await asyncio.sleep(LOOK_EVERY * (1 + random.random()))
+            await asyncio.sleep(LOOK_EVERY * secrets.SystemRandom().uniform(1, 2))
 
     def _is_mine(self, content: bytes) -> bool:
         """Whether it was left here: the broker's answer to freeing it, or taking it, was lost."""
