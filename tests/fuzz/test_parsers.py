@@ -519,9 +519,9 @@ def test_versions_that_are_asked_for(text: str, version: int) -> None:
 def test_authorization(raw: bytes) -> None:
     for header in (raw, b"Bearer " + raw, b"Basic " + raw):
         request = Request({"type": "http", "headers": [(b"authorization", header)]})
-        assert isinstance(auth._given(request), str)
+        assert isinstance(auth.given_token(request), str)
         assert isinstance(bearer(header.decode("latin-1")), str)
-        auth.matches(auth._given(request), *ApiSettings(api_token="secret").api_token)
+        auth.matches(auth.given_token(request), *ApiSettings(api_token="secret").api_token)
 
 
 @fuzzed
