@@ -1,7 +1,8 @@
 """Runs as the read models hold them: facts as documents, and what heartbeats tell of runs by their ids."""
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.api.http.models import RunItem
 from services.api.projections.documents import Heard, add_heartbeat, dump, load
+from services.api.projections.projector import _Heartbeats
 from services.api.projections.runs import open_run, place, run_document
 from services.cli.client import run_line, service_lines
 from shared.contracts.events import (
@@ -21,6 +23,7 @@ from shared.contracts.events import (
     run_recorded,
 )
 from shared.domain.service_state import ServiceState
+from shared.messaging.connection import BrokerConnection
 from shared.messaging.reader import OVER_HTTP, Stored
 
 SECOND = 1_000_000
@@ -155,3 +158,21 @@ def test_the_command_line_says_the_zone_of_a_reason(reason: str | None, zone: st
         f"reason             {said}", f"time_zone          {zone}", "paused             false",
         'tags               ["a"]',
     ]  # fmt: skip
+
+
+async def test_the_start_that_registered_a_service_is_written_before_the_end_that_follows() -> None:
+    """They may be written by two tasks: what a name sent before it was known, and what comes after."""
+    known: set[str] = set()
+    heard, written = _Heartbeats(cast(BrokerConnection, None), known.__contains__), list[int]()
+
+    async def write(what: dict[str, Heard]) -> None:
+        await asyncio.sleep(0.01 if what["a"].seq == 1 else 0)
+        written.append(what["a"].seq)
+
+    heard.add([beat(1, START)])
+    known.add("a")
+    first = asyncio.create_task(heard.write_the_new(["a"], write))
+    await asyncio.sleep(0)
+    heard.add([beat(2)])
+    await asyncio.gather(first, heard.write(write))
+    assert written == [1, 2]

@@ -6,7 +6,7 @@ streams again from it, because the database may have lost what it had acknowledg
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -106,6 +106,9 @@ def _runs_in(batch: list[Stored]) -> list[Document]:
     return found
 
 
+Write = Callable[[dict[str, Heard]], Awaitable[None]]
+
+
 class _Heartbeats:
     """What those of one service come to is folded here, so they can wait a little for each other. Those of
     names that are not registered wait for that in memory, as far as there is room."""
@@ -115,6 +118,19 @@ class _Heartbeats:
         self._knows = knows
         self._strangers: dict[str, Heard] = {}
         self.heard: dict[str, Heard] = {}
+        self._writing = asyncio.Lock()
+        """Else the end of a run could be written before its start, which would then be too old."""
+
+    async def write(self, write: Write) -> None:
+        """Write what was heard of those that are registered."""
+        async with self._writing:
+            heard, self.heard = self.heard, {}
+            await write(heard)
+
+    async def write_the_new(self, names: list[str], write: Write) -> None:
+        """Write what names have sent that are registered by now."""
+        async with self._writing:
+            await write(await self.of_the_new(names))
 
     def add(self, batch: list[Stored]) -> None:
         for message in batch:
@@ -418,7 +434,7 @@ class Projector:
             self.hub.published_through = max(self.hub.published_through, newest.seq)
             new = {it.name for it in changes if isinstance(it.event, ServiceRegistered)}
             unheard = [name for name in new if not self.hub.index.has_heard(name)]
-            await self._write_heartbeats(view, await heartbeats.of_the_new(unheard))
+            await heartbeats.write_the_new(unheard, partial(self._write_heartbeats, view))
             self._on_hub[stream] = newest.seq
             await view.save_checkpoint(stream, newest.seq, newest.at)
             self._behind_since[stream] = newest.at / 1e6
@@ -451,9 +467,8 @@ class Projector:
                     continue
                 await asyncio.sleep(max(0.0, due - clock()))
                 if source.heard or reader.position - written > TICKS_PASSED:
-                    heard, source.heard = source.heard, {}
                     began = clock()
-                    await self._write_heartbeats(view, heard)
+                    await source.write(partial(self._write_heartbeats, view))
                     self._on_hub[stream] = written = reader.position
                     await view.save_checkpoint(stream, written, reader.position_at)
                     least, most = WRITE_EVERY
