@@ -92,7 +92,8 @@ class Record:
 
     def _appended(self, error: NotStored | None) -> None:
         if error is None:
-            self._good()
+            if self._failed.is_set():
+                self._good()
         else:
             self._health.bad("record", str(error))
             self._failed.set()

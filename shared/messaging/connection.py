@@ -270,11 +270,12 @@ _said_at = float("-inf")
 async def retry_until_done(what: str, action: Callable[[], Awaitable[T]]) -> T:
     """Repeat `action`, with back-off, until it raises nothing. Many may wait; not each of them is logged."""
     global _said_at
-    wait, loop = 0.1, asyncio.get_running_loop()
+    wait = 0.1
     while True:
         try:
             return await reraise_cancelled(action())
         except (NatsError, BrokerError, OSError, TimeoutError) as error:
+            loop = asyncio.get_running_loop()
             if loop.time() - _said_at > SAY_AGAIN:
                 _said_at = loop.time()
                 log.warning("will be tried again", what=what, error=str(error) or repr(error))

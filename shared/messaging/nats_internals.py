@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.protocol.command import hpub_cmd
+from nats.protocol.command import hpub_cmd, pub_cmd
 
-__all__ = ["hpub_cmd", "intercept", "parse_headers", "subscription_id", "write"]
+__all__ = ["hpub_cmd", "intercept", "parse_headers", "pub_cmd", "subscription_id", "write"]
 
 log = structlog.get_logger()
 

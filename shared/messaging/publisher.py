@@ -5,12 +5,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
-
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import Busy, NoAnswer, NotStored, TooLarge, WrongSequence
+from shared.messaging.nats_internals import hpub_cmd, pub_cmd
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,12 @@ class Publisher:
         self._link = link
         self.timeout = timeout
         self._max_waiting = max_waiting
-        self._waiting: dict[str, asyncio.Future[Ack]] = {}
+        self._waiting: dict[bytes, tuple[float, asyncio.Future[Ack]]] = {}
+        """Until when each answer is waited for, and by whom; the oldest first."""
+        self._timer: asyncio.TimerHandle | None = None
+        """For the oldest: to set one for each message and cancel it takes longer than to send it."""
+        self._frames: list[bytes] = []
+        """As the broker reads them; what this turn of the loop publishes is written at once."""
         self._count = 0
         self._inbox = ""
         self.on_append: Callable[[NotStored | None], None] = lambda _: None
@@ -48,21 +51,23 @@ class Publisher:
             raise NotStored("the broker cannot be reached")
         if len(self._waiting) >= self._max_waiting:
             raise Busy("too many messages wait for the broker")
+        lines = _header_lines(headers) if headers else b""
+        if len(lines) + len(payload) > self._link.nc.max_payload:
+            raise TooLarge("the message is larger than the broker takes")
         self._count += 1
-        token = str(self._count)
-        loop = asyncio.get_running_loop()
+        token, loop = b"%d" % self._count, asyncio.get_running_loop()
         future: asyncio.Future[Ack] = loop.create_future()
-        self._waiting[token] = future
-        timer = loop.call_later(self.timeout, self._time_out, future)
+        reply, until = f"{self._inbox}.{self._count}", loop.time() + self.timeout
+        self._waiting[token] = until, future
+        self._timer = self._timer or loop.call_at(until, self._time_out)
         try:
-            await self._link.nc.publish(subject, payload, f"{self._inbox}.{token}", headers)
+            if not self._frames:
+                loop.call_soon(self._write)
+            self._frames.append(
+                hpub_cmd(subject, reply, lines, payload) if lines else pub_cmd(subject, reply, payload)
+            )
             return await future
-        except MaxPayloadError:
-            raise TooLarge("the message is larger than the broker takes") from None
-        except NatsError as error:
-            raise NotStored(str(error)) from None
         finally:
-            timer.cancel()
             self._waiting.pop(token, None)
 
     async def append(
@@ -93,9 +98,16 @@ class Publisher:
         self.on_append(None)
         return ack
 
+    def _write(self) -> None:
+        frames, self._frames = self._frames, []
+        try:
+            self._link.write(b"".join(frames))
+        except NotStored as error:
+            self._fail_all(str(error))
+
     def _answered(self, subject: bytes, _: bytes, data: bytes, __: bytes | None) -> None:
-        future = self._waiting.get(subject.rpartition(b".")[2].decode(errors="replace"))
-        if future is None or future.done():
+        waiting = self._waiting.get(subject.rpartition(b".")[2])
+        if waiting is None or (future := waiting[1]).done():
             return
         if not data:
             future.set_exception(NotStored("no stream takes this subject yet"))
@@ -109,14 +121,26 @@ class Publisher:
         else:
             future.set_result(Ack(answer["seq"], answer.get("duplicate", False)))
 
-    def _time_out(self, future: asyncio.Future[Ack]) -> None:
-        if not future.done():
-            future.set_exception(NoAnswer(f"no answer from the broker within {self.timeout:g} s"))
+    def _time_out(self) -> None:
+        loop, self._timer = asyncio.get_running_loop(), None
+        for until, future in self._waiting.values():
+            if until > loop.time():
+                self._timer = loop.call_at(until, self._time_out)
+                return
+            if not future.done():
+                future.set_exception(NoAnswer(f"no answer from the broker within {self.timeout:g} s"))
 
     def _fail_all(self, reason: str) -> None:
-        for future in self._waiting.values():
+        self._frames.clear()
+        for _, future in self._waiting.values():
             if not future.done():
                 future.set_exception(NotStored(reason))
+
+
+def _header_lines(headers: dict[str, str]) -> bytes:
+    """As they stand in NATS' protocol; a line break in a value becomes a blank."""
+    lines = "".join(f"{key}: {' '.join(value.splitlines())}\r\n" for key, value in headers.items())
+    return b"NATS/1.0\r\n%b\r\n" % lines.encode()
 
 
 _WRONG_SEQUENCE = {10071, 10164}

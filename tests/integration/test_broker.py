@@ -1,6 +1,7 @@
 """Publishing and reading: what the rest relies on, tried on a real broker that is killed."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from services.notifier.states import ServiceStates
 from shared.contracts.events import Status, StatusData, status_changed
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
-from shared.messaging.errors import Busy, NotStored, WrongSequence
+from shared.messaging.errors import Busy, NoAnswer, NotStored, TooLarge, WrongSequence
 from shared.messaging.publisher import Publisher
 from shared.messaging.queries import first, newest, newest_before
 from shared.messaging.reader import Reader
@@ -78,6 +79,42 @@ async def test_no_answer_is_an_error_in_time(
     with pytest.raises(NotStored, match="reached"):
         await publisher.publish(streams.heartbeat("web"))
     nats.start()
+
+
+async def test_a_broker_that_does_not_answer_is_waited_for_only_so_long(
+    nats: Process, link: BrokerConnection
+) -> None:
+    """Each message for itself, also one that was sent while others were waited for."""
+    publisher, loop = Publisher(link, timeout=0.5), asyncio.get_running_loop()
+    await publisher.start()
+    await publisher.publish(streams.heartbeat("web"))
+    nats.signal(signal.SIGSTOP)
+    took = []
+
+    async def send(after: float) -> None:
+        await asyncio.sleep(after)
+        began = loop.time()
+        with pytest.raises(NoAnswer):
+            await publisher.publish(streams.heartbeat("web"))
+        took.append(loop.time() - began)
+
+    await asyncio.gather(send(0), send(0.3), send(0.35))
+    nats.signal(signal.SIGCONT)
+    assert all(0.45 < each < 1.5 for each in took), took
+    assert (await publisher.publish(streams.heartbeat("web"))).seq
+
+
+async def test_what_a_header_may_not_hold_does_not_break_the_connection(
+    link: BrokerConnection, publisher: Publisher
+) -> None:
+    with pytest.raises(TooLarge):
+        await publisher.publish(streams.heartbeat("web"), b"x" * link.nc.max_payload, {"A": "b"})
+    await publisher.publish(streams.heartbeat("web"), b"x", {"Registry-Signal": "fail\r\nB: c\n"})
+    message = await newest(link, streams.HEARTBEATS, streams.heartbeat("web"))
+    assert message
+    assert message.headers
+    assert message.headers["Registry-Signal"] == "fail B: c"
+    assert "B" not in message.headers
 
 
 async def _is_down(link: BrokerConnection) -> bool:

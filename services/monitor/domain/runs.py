@@ -264,16 +264,29 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
         return None
     if run is None and job.timetable is None:
         return None
+    if run is None:
+        run, started = _begun(service, job, beat), beat.at - beat.duration if beat.duration else 0
+    else:
+        started = run.started
     outcome = Outcome.FAILURE if beat.signal is Signal.FAIL else Outcome.SUCCESS
-    run = run or _begun(service, job, beat)._replace(started=beat.at - beat.duration if beat.duration else 0)
-    fact = _fact(beat.at, outcome, run)._replace(
-        ended=beat.at, run=beat.run, message=beat.message, exit_code=beat.exit_code, measured=beat.duration
-    )
-    if run.started and outcome is Outcome.SUCCESS:
-        words = run_lengths.unusual(fact.took, job.lengths)
+    words, tell = None, False
+    if started and outcome is Outcome.SUCCESS:
+        words = run_lengths.unusual(beat.duration or beat.at - started, job.lengths)
         tell = bool(words) and not run.is_told and not service.paused and _may_tell(job, beat.at)
-        fact = fact._replace(unusual=words, notify=tell)
-    return fact
+    return RunFact(
+        beat.at,
+        outcome,
+        run.key,
+        started,
+        ended=beat.at,
+        occurrence=run.occurrence,
+        run=beat.run,
+        message=beat.message,
+        exit_code=beat.exit_code,
+        unusual=words,
+        notify=tell,
+        measured=beat.duration,
+    )
 
 
 def _passed(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunFact | None:
