@@ -184,7 +184,7 @@ class Monitor:
     def apply_event(self, message: Stored) -> None:
         if message.subject.startswith("service.status."):
             self._recorder.apply_status(message)
-        elif message.seq > self._config_read_until:
+        elif message.subject.startswith("service.config.") and message.seq > self._config_read_until:
             self._config_read_until = message.seq
             event = self.events.parse(message)
             if event is not None and not isinstance(event, StatusChanged):
