@@ -17,7 +17,7 @@ from shared.messaging import streams
 from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, OnStored, StreamMessage, header_block
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import BrokerError, NotStored, ShareExhausted, TooLarge
-from shared.messaging.reader import OVER_HTTP, PENDING, Reader
+from shared.messaging.reader import BY_KEY, OVER_HTTP, PENDING, Reader
 
 HEARTBEATS = Counter("registry_heartbeats_total", "Heartbeats over HTTP, by what became of them", ["result"])
 _STORED, REFUSED, _NOT_STORED = (HEARTBEATS.labels(r) for r in ("stored", "refused", "not_stored"))
@@ -30,7 +30,7 @@ STORE_SECONDS = Histogram(
 
 PENDING.labels(streams.SERVICES)
 _DELETED = ServiceDeleted.model_fields["type"].default
-_PLAIN = header_block(OVER_HTTP)
+_PLAIN, _PLAIN_BY_KEY = header_block(OVER_HTTP), header_block(BY_KEY)
 _DIGEST = 16
 RETRY_AFTER = 2
 """Seconds a client should wait after a 503, or until the broker has taken what waits of it."""
@@ -147,15 +147,20 @@ class HeartbeatStore:
         self.names = names
 
     async def store(
-        self, name: str, headers: dict[str, str], payload: bytes, sender: str | None = None
+        self,
+        name: str,
+        headers: dict[str, str],
+        payload: bytes,
+        sender: str | None = None,
+        by_key: bool = False,
     ) -> None:
         """Return once the broker has stored it. Raises Problem 422, 429, 503. `headers`: its signal.
         `sender`: the stranger who sends it, and has no more than a share of what may wait; None: nobody is
-        counted."""
+        counted. `by_key`: a key named the service, so nothing is to be registered."""
         if not valid_name(name):
             REFUSED.inc()
             raise bad_name(name)
-        message = _message(name, headers, payload)
+        message = _message(name, headers, payload, by_key)
         known = self._admit(name)
         try:
             await self._batches.store((message,), sender)
@@ -164,9 +169,9 @@ class HeartbeatStore:
                 self.names.forget(name)
             raise self.not_stored(error) from None
 
-    def add(self, name: str, done: OnStored, sender: str | None = None) -> None:
+    def add(self, name: str, done: OnStored, sender: str | None = None, by_key: bool = False) -> None:
         """Store a plain heartbeat of a valid name, and call `done`. Raises Problem 429 without calling it.
-        `sender`: as for `store`."""
+        `sender`, `by_key`: as for `store`."""
         if not self._admit(name):
             answer = done
 
@@ -175,7 +180,8 @@ class HeartbeatStore:
                     self.names.forget(name)
                 answer(error)
 
-        self._batches.enqueue((StreamMessage(streams.heartbeat(name), _PLAIN, b""),), done, sender)
+        headers = _PLAIN_BY_KEY if by_key else _PLAIN
+        self._batches.enqueue((StreamMessage(streams.heartbeat(name), headers, b""),), done, sender)
 
     def _admit(self, name: str) -> bool:
         """Whether it was known before. Raises Problem 429 if there is no room for it."""
@@ -242,7 +248,6 @@ def _limit_reached() -> Problem:
     return Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
 
 
-def _message(name: str, headers: dict[str, str], payload: bytes) -> StreamMessage:
-    return StreamMessage(
-        streams.heartbeat(name), header_block(OVER_HTTP | headers) if headers else _PLAIN, payload
-    )
+def _message(name: str, headers: dict[str, str], payload: bytes, by_key: bool = False) -> StreamMessage:
+    said = header_block((BY_KEY if by_key else OVER_HTTP) | headers)
+    return StreamMessage(streams.heartbeat(name), said, payload)

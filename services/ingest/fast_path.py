@@ -109,7 +109,8 @@ class FastPath(Connection):
                 self.auth.enter(self.given, True, self.client_key)
             elif self.client_key and (problem := self.too_many()):
                 raise problem
-            self.store.add(name, partial(self._done, response), None if self.given else self.client_key)
+            sender, by_key = None if self.given else self.client_key, answers is self.of_pings
+            self.store.add(name, partial(self._done, response), sender, by_key)
         except Problem as problem:
             self._answer(response, problem)
 

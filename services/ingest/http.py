@@ -197,12 +197,14 @@ async def _store(request: Request, service_name: str, signal: str = "") -> Respo
     return stored({**OK, "warnings": content.warnings} if content.warnings else OK)
 
 
-async def _store_content(request: Request, name: str, content: HeartbeatContent) -> None:
+async def _store_content(
+    request: Request, name: str, content: HeartbeatContent, by_key: bool = False
+) -> None:
     parent = events.sampled(request.headers.get(events.TRACEPARENT_HEADER))
     with tracing.span("heartbeat", parent, {"registry.service": name}, kind="SERVER") as span:
         headers = {**content.headers, **tracing.headers_of(span)}
         store: HeartbeatStore = request.app.state.store
-        await store.store(name, headers, content.payload, stranger_of(request))
+        await store.store(name, headers, content.payload, stranger_of(request), by_key)
 
 
 @router.post(
@@ -312,8 +314,9 @@ async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Reques
     if address.must_exist and _name_of(address.name, store.names, []) not in store.names:
         raise not_found()
     said = await bodies.parsed(lambda raw: protocol.read(asked, address, raw), request)
-    if not (address.service or store.names.is_complete):  # since the body is awaited
-        raise store.unknown_yet()
+    # Anything may have come to be known, or been deleted, while the body was awaited.
+    if not (store.names.is_registered(address.service) if address.service else store.names.is_complete):
+        raise not_found() if store.names.is_complete else store.unknown_yet()
     if address.secret is None:
         address = address._replace(secret=said.secret)
         _enter(request, address)
@@ -325,7 +328,7 @@ async def _translate(protocol: Protocol, parts: tuple[str, ...], request: Reques
         beat = _in_order(name, beat, request.app.state.ended_runs)
         content = finished(beat.body, beat.headers, beat.duration, beat.warnings)
         try:
-            await _store_content(request, name, content)
+            await _store_content(request, name, content, by_key=bool(address.service))
         except Problem as problem:
             if problem.detail != problems.LIMIT_REACHED:
                 raise

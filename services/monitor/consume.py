@@ -25,7 +25,7 @@ from shared.domain.coverage import Coverage
 from shared.domain.service_state import belongs_to_this_life
 from shared.messaging import streams
 from shared.messaging.connection import retry_until_done
-from shared.messaging.reader import OVER_HTTP, PENDING, Stored
+from shared.messaging.reader import BY_KEY, OVER_HTTP, PENDING, Stored
 
 log = structlog.get_logger()
 
@@ -132,7 +132,7 @@ class Monitor:
                     continue
                 if (
                     not message.data
-                    and (not message.headers or message.headers is OVER_HTTP)
+                    and (not message.headers or message.headers is OVER_HTTP or message.headers is BY_KEY)
                     and name not in others
                     and _is_plain(service, message.at)
                 ):

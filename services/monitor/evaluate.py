@@ -14,7 +14,7 @@ from services.monitor.domain.service import Beat, MonitoredService, PausedReport
 from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store.event_store import EventStore
-from shared.contracts.events import SOURCE_HEADER, Signal
+from shared.contracts.events import FOUND_BY_HEADER, SOURCE_HEADER, Signal
 from shared.domain.service_state import belongs_to_this_life
 from shared.messaging.connection import retry_until_done
 from shared.messaging.reader import Stored
@@ -65,8 +65,11 @@ class Evaluator:
             if beat is None:
                 await self._skip(name, message)
                 continue
-            over_http = (message.headers or {}).get(SOURCE_HEADER) == "http"
-            service = state.services.get(name) or await self._recorder.register(name, beat, over_http)
+            service = state.services.get(name)
+            if service is None:
+                headers = message.headers or {}
+                over_http, by_key = headers.get(SOURCE_HEADER) == "http", FOUND_BY_HEADER in headers
+                service = await self._recorder.register(name, beat, over_http, by_key)
             if beat.signal is Signal.LOG:  # no sign of life
                 await self._skip(name, message)
                 continue

@@ -79,6 +79,9 @@ DURATION_HEADER = "Registry-Duration"
 """Seconds that the run took which ends with a heartbeat, as its sender measured them."""
 SOURCE_HEADER = "Registry-Source"
 """`http` on what came through ingest; what was published straight to the broker has none."""
+FOUND_BY_HEADER = "Registry-Found-By"
+"""`key` where a ping key or an alias named the service. Such a heartbeat registers nothing: its service may
+just have been deleted."""
 
 
 TRACEPARENT_HEADER = "traceparent"

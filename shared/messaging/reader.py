@@ -15,7 +15,7 @@ from nats.js.errors import NotFoundError
 from prometheus_client import Gauge
 
 from shared.contracts import events
-from shared.contracts.events import SOURCE_HEADER
+from shared.contracts.events import FOUND_BY_HEADER, SOURCE_HEADER
 from shared.messaging import nats_internals, streams
 from shared.messaging.connection import BrokerConnection, StreamPosition, reraise_cancelled, set_within
 
@@ -233,14 +233,20 @@ _STATUS = slice(9, 12)  # in "NATS/1.0 100 Idle Heartbeat"
 
 OVER_HTTP = {SOURCE_HEADER: "http"}
 """The headers of nearly all heartbeats that come over HTTP: this very object where they are read."""
+BY_KEY = OVER_HTTP | {FOUND_BY_HEADER: "key"}
+"""The same of those whose service was found by a key."""
 _OVER_HTTP = f"NATS/1.0\r\n{SOURCE_HEADER}: http\r\n".encode()
+_BY_KEY = _OVER_HTTP + f"{FOUND_BY_HEADER}: key\r\n".encode()
 _OVER_HTTP_ENDS = (b"\r\n", b"Nats-Batch-Id:")
 """What may follow, if it is nothing but how it was stored."""
 
 
 def read_headers(raw: bytes) -> dict[str, str]:
-    if raw.startswith(_OVER_HTTP) and raw.startswith(_OVER_HTTP_ENDS, len(_OVER_HTTP)):
-        return OVER_HTTP
+    if raw.startswith(_OVER_HTTP):
+        if raw.startswith(_OVER_HTTP_ENDS, len(_OVER_HTTP)):
+            return OVER_HTTP
+        if raw.startswith(_BY_KEY) and raw.startswith(_OVER_HTTP_ENDS, len(_BY_KEY)):
+            return BY_KEY
     return nats_internals.parse_headers(raw.partition(b"\r\n")[2])
 
 

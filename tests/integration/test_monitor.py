@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from shared.contracts.events import (
 )
 from shared.messaging import streams
 from shared.messaging.publisher import Publisher
-from shared.messaging.reader import OVER_HTTP
+from shared.messaging.reader import BY_KEY, OVER_HTTP
 from tests.broker import Beats, Ticks, changes, connect, events, eventually, provisioned, statuses
 from tests.servers import Process, service
 
@@ -502,6 +502,31 @@ async def test_registration_stops_at_the_limit(nats_url: str, start: Start) -> N
         return {event.subject for event in await events(js)} == {"a", "b", "d", "e"}
 
     await eventually(registered)
+    await nc.close()
+
+
+async def test_a_heartbeat_whose_service_was_found_by_a_key_registers_nothing(
+    nats_url: str, start: Start
+) -> None:
+    """It counts for what the API has created just before it, and not for what is deleted or unknown."""
+    start()
+    nc, js = await connect(nats_url)
+    publisher = Publisher(await provisioned(nats_url))
+    await publisher.start()
+    now = datetime.now(UTC)
+    data = ConfigData(config=ServiceConfig(), registered_at=now)
+    made = ServiceRegistered(id="made", source="/test", subject="made", time=now, data=data)
+    await publisher.append(streams.config("made"), made.to_bytes(), after=0, event_id="made", kind=made.type)
+    signals: tuple[dict[str, str], ...] = ({}, {"Registry-Signal": "fail"}, {"Registry-Signal": "log"})
+    async with Ticks(js):
+        for name in ("gone", "made"):
+            for signal in signals:
+                await nc.publish(streams.heartbeat(name), b"", headers=BY_KEY | signal)
+        await nc.publish(streams.heartbeat("web"), b"", headers=OVER_HTTP)
+        await eventually(lambda: has(js, "web", "alive"))
+        await eventually(lambda: has(js, "made", "alive", "down"))
+    assert {event.subject for event in await events(js)} == {"made", "web"}
+    await publisher.stop()
     await nc.close()
 
 

@@ -41,12 +41,16 @@ class Server(NamedTuple):
 
     def heartbeats(self) -> list[Heard]:
         """Those that came since this was called last."""
+        return [heard for heard, _ in self.marked()]
+
+    def marked(self) -> list[tuple[Heard, bool]]:
+        """The same, each with whether it says that a key named its service."""
         return asyncio.run(_taken(self.nats_url))
 
 
-async def _taken(url: str) -> list[Heard]:
+async def _taken(url: str) -> list[tuple[Heard, bool]]:
     nc, js = await connect(url)
-    found, seq = list[Heard](), 0
+    found, seq = list[tuple[Heard, bool]](), 0
     while True:
         try:
             message = await js.get_msg(streams.HEARTBEATS, seq + 1, subject="heartbeat.>", next=True)
@@ -56,7 +60,8 @@ async def _taken(url: str) -> list[Heard]:
         said = {k.removeprefix("Registry-"): v for k, v in (message.headers or {}).items()}
         assert said.pop("Source") == "http"
         body = json.loads(message.data) if message.data else None
-        found.append(((message.subject or "").removeprefix("heartbeat."), body, said))
+        by_key = said.pop("Found-By", None) == "key"
+        found.append((((message.subject or "").removeprefix("heartbeat."), body, said), by_key))
     await js.purge_stream(streams.HEARTBEATS, subject="heartbeat.>")
     await nc.close()
     return found
@@ -922,6 +927,31 @@ def test_a_key_that_may_be_there_is_no_wrong_one(tmp_path: Path) -> None:
         become([503] * len(paths))
         broker.start()
         become(list(paths.values()))
+
+
+def test_what_a_key_names_says_so_and_nothing_else_does(servers: dict[str, Server]) -> None:
+    """By the short way, with another signal, with a body."""
+    server = servers["guarded"]
+    server.marked()
+    of_key = {"authorization": f"Bearer {KEY}"}
+    gatus, envelopes = "/api/v1/endpoints/backup/external?success=true", "/api/1/envelope/"
+    for path, headers, by_key in (
+        (f"/ping/{KEY}", {}, True),
+        (f"/ping/{KEY}/fail", {}, True),
+        (f"/ping/{ALIAS}", {}, True),
+        (f"/api/push/{KEY}", {}, True),
+        (gatus, of_key, True),
+        (gatus, BEARER, False),
+        (f"/ping/{TOKEN}/backup", {}, False),
+        (f"/ping/{TOKEN}/other?create=1", {}, False),
+        (f"{CRON}/?status=ok", {}, False),
+        ("/heartbeat/backup", BEARER, False),
+    ):
+        for content in (None, b"said"):
+            assert server.client.post(path, headers=headers, content=content).status_code < 300, path
+            assert [marked for _, marked in server.marked()] == [by_key], path
+    server.client.post(envelopes, content=envelope({"monitor_slug": "backup", "status": "ok"}), headers=AUTH)
+    assert [marked for _, marked in server.marked()] == [False]
 
 
 def test_many_check_ins_of_one_envelope_all_count(servers: dict[str, Server]) -> None:

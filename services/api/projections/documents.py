@@ -20,7 +20,7 @@ from shared.domain.service_state import (
     is_news,
 )
 from shared.messaging import streams
-from shared.messaging.reader import OVER_HTTP, Stored
+from shared.messaging.reader import BY_KEY, OVER_HTTP, Stored
 
 Document = dict[str, Any]
 
@@ -239,7 +239,8 @@ class Heard(NamedTuple):
 
 def add_heartbeat(before: Heard | None, message: Stored) -> Heard | None:
     """Fold the next heartbeat; a log changes nothing. ValueError if it is malformed."""
-    if before and not message.data and (not message.headers or message.headers is OVER_HTTP):
+    headers = message.headers
+    if before and not message.data and (not headers or headers is OVER_HTTP or headers is BY_KEY):
         runs, last_run = _add_run(before, "", Signal.SUCCESS, message.at)
         return Heard(message.seq, message.at, Signal.SUCCESS, None, runs, last_run)
     beat = parse_heartbeat(streams.name_in(message.subject), message.data, message.headers)
