@@ -16,11 +16,11 @@ from shared.contracts.events import (
     ServiceRegistered,
     ServiceResumed,
     StatusChanged,
-    parse_event,
 )
 from shared.contracts.thresholds import in_force_before
 from shared.messaging import streams
 from tests.simulation import reference
+from tests.simulation.memory import parse_event
 from tests.simulation.model import BASE, NEVER, Broker
 from tests.simulation.reference import Reference
 from tests.simulation.run import LONGEST_GRACE, OF_SCHEDULE, history, micros, run_history, seconds
@@ -69,10 +69,10 @@ def first_difference(title: str, ours: Broker, other: Broker) -> str | None:
     mine, its = history(ours), history(other)
     for name in sorted({*mine, *its}):
         left, right = mine.get(name, []), its.get(name, [])
-        for n in range(max(len(left), len(right))):
-            a, b = (told(events[n]) if n < len(events) else "nothing" for events in (left, right))
-            if a != b or left[n].to_bytes() != right[n].to_bytes():
-                return f"{name}, change {n + 1}: recorded {a}; {title} {b}"
+        for n, (a, b) in enumerate(zip_longest(left, right)):
+            if a is not b and (a is None or b is None or a.to_bytes() != b.to_bytes()):
+                told_a, told_b = (told(each) if each else "nothing" for each in (a, b))
+                return f"{name}, change {n + 1}: recorded {told_a}; {title} {told_b}"
     return None
 
 
@@ -86,7 +86,7 @@ def first_difference_of_runs(scenario: Scenario, title: str, ours: Broker, other
             for history in (mine, its)
         )
         for n, (a, b) in enumerate(zip_longest(left, right)):
-            if a is None or b is None or a.to_bytes() != b.to_bytes():
+            if a is not b and (a is None or b is None or a.to_bytes() != b.to_bytes()):
                 told_a, told_b = (told_run(each) if each else "nothing" for each in (a, b))
                 return f"{name}, run fact {n + 1}: recorded {told_a}; {title} {told_b}"
     return None
@@ -95,9 +95,10 @@ def first_difference_of_runs(scenario: Scenario, title: str, ours: Broker, other
 def undecided_before_deletions(scenario: Scenario, broker: Broker, name: str) -> Spans:
     """The time from what a tick had proved last to each deletion of a service. Whether heartbeats of that
     time were taken in depends on what is known by then; nobody is shown facts of a life that has ended."""
-    ticks, found = reference.ticks(scenario.heartbeats.facts), list[tuple[int, int]]()
+    found = list[tuple[int, int]]()
     for each in reference.settings(broker, name):
         if each.deletes:
+            ticks = reference.ticks(scenario.heartbeats.facts)
             proved = [tick.until for tick in ticks if tick.at < each.counts_at]
             found.append((proved[-1] if proved else 0, each.counts_at))
     return found
@@ -506,9 +507,9 @@ class Covered:
 
 def incarnations(broker: Broker, name: str, epochs: Defaults) -> list[Incarnation]:
     found: list[Incarnation] = []
-    declared = None
+    declared, subject = None, streams.config(name)
     for message in broker.events:
-        if message.subject != streams.config(name):
+        if message.subject != subject:
             continue
         try:
             event = parse_event(message.data)

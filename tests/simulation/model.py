@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 
 from nats.errors import Error as NatsError
 
-from shared.contracts.events import ConfigEvent, RunRecorded, StatusChanged, parse_event
+from shared.contracts.events import ConfigEvent, RunRecorded, StatusChanged
 from shared.messaging import streams
 from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Ack
 from shared.messaging.reader import Reader, Stored
 from shared.messaging.record_watch import Comparison, Eviction, StreamMark, compare
-from tests.simulation.clock import OWNER, Owner, VirtualLoop
+from tests.simulation.clock import OWNER, Owner, VirtualLoop, turn
+from tests.simulation.memory import parse_event
 
 T = TypeVar("T")
 
@@ -64,14 +65,17 @@ class Heartbeats:
 
     def after(self, seq: int, now: int, most: int) -> list[Stored]:
         """What is there behind a sequence, each with what is pending behind it."""
-        there: Sequence[int] = range(seq, self.end(now))
+        end = self.end(now)
+        if seq >= end:
+            return []
+        there: Sequence[int] = range(seq, end)
         if self.kept is not None:
             there = [i for i in there if self.gone[i] > now]
-        behind = len(there)
+        behind, facts = len(there), self.facts
         return [
-            Stored(fact.subject, fact.data, fact.headers, i + 1, fact.at, behind - n - 1)
-            for n, i in enumerate(there[:most])
-            for fact in (self.facts[i],)
+            Stored(fact.subject, fact.data, fact.headers, i + 1, fact.at, behind - n)
+            for n, i in enumerate(there[:most], 1)
+            for fact in (facts[i],)
         ]
 
     def mark(self, now: int) -> StreamMark:
@@ -116,7 +120,7 @@ class Broker:
         self._waiting_for_runs: list[asyncio.Future[None]] = []
 
     def now(self) -> int:
-        return BASE + round(self.loop.time() * 1e6)
+        return BASE + round(self.loop._now * 1e6)
 
     def put_back(self, at: int) -> None:
         """A copy of the events takes the place of those that are there, as old as that, and older than the
@@ -139,6 +143,8 @@ class Broker:
 
     def away_until(self) -> float:
         """When the outage of this moment ends; 0 if there is none."""
+        if not self.outages:
+            return 0.0
         now = self.loop.time()
         return next((end for start, end in self.outages if start <= now < end), 0.0)
 
@@ -186,7 +192,7 @@ class Broker:
         return self._last.get(subject)
 
     def end(self, stream: str) -> tuple[int, int]:
-        now = self.now()
+        now = BASE + round(self.loop._now * 1e6)
         if stream == streams.RUNS:
             return len(self.runs), now
         return (self.heartbeats.end(now) if stream == streams.HEARTBEATS else self._seq), now
@@ -217,6 +223,8 @@ class Broker:
         return None
 
     def events_after(self, seq: int, subjects: Sequence[str], newest: bool, most: int) -> list[Stored]:
+        if seq >= self._seq:
+            return []
         prefixes = tuple(subject.removesuffix(">") for subject in subjects)
         start = bisect_right(self.events, seq, key=lambda event: event.seq)
         found = [event for event in self.events[start:] if event.subject.startswith(prefixes)]
@@ -237,7 +245,7 @@ class Broker:
         if stream == streams.HEARTBEATS:
             ats = self.heartbeats.ats
             if seq < len(ats):
-                await asyncio.sleep((ats[seq] - BASE) / 1e6 - self.loop.time())
+                await asyncio.sleep((ats[seq] - BASE) / 1e6 - self.loop._now)
                 return
         elif self.end(stream)[0] > seq:
             return
@@ -292,6 +300,7 @@ class Session(Owner):
         self.broker = broker
         self.name = name
         self.dead = asyncio.Event()
+        self._is_dead = False
         self.operations = 0
         self._loop = broker.loop
         self._rng = rng
@@ -311,8 +320,9 @@ class Session(Owner):
             OWNER.reset(token)
 
     def kill(self, why: str = "killed") -> None:
-        if not self.dead.is_set():
+        if not self._is_dead:
             self.broker.say(self.name, f"--- {why}")
+            self._is_dead = True
             self.dead.set()
             for task in self.tasks:
                 task.cancel()
@@ -380,7 +390,7 @@ class Session(Owner):
 
     @property
     def faults(self) -> Faults:
-        return CALM if self._loop.time() >= self._calm_at else self._faults
+        return CALM if self._loop._now >= self._calm_at else self._faults
 
     async def operation(
         self,
@@ -423,7 +433,7 @@ class Session(Owner):
         return result
 
     def _late(self, what: str, on: str, do: Callable[[], object]) -> None:
-        if not self.dead.is_set() and not self.broker.away_until():
+        if not self._is_dead and not self.broker.away_until():
             try:
                 self._say(what, on, f"late: {do()}")
             except WrongSequence as wrong:
@@ -435,10 +445,10 @@ class Session(Owner):
 
     def count(self) -> bool:
         """One more operation; whether the process dies in it."""
-        if self.dead.is_set():
+        if self._is_dead:
             raise asyncio.CancelledError
         self.operations += 1
-        return self.operations == self._kill_at and self._loop.time() < self._calm_at
+        return self.operations == self._kill_at and self._loop._now < self._calm_at
 
     def die(self, why: str) -> None:
         self.kill(why)
@@ -448,22 +458,27 @@ class Session(Owner):
         if faults.wait and self._rng.random() < faults.wait:
             await asyncio.sleep(self._rng.random() * faults.longest)
         elif not self._at_once:
-            await asyncio.sleep(0)
-        await self.while_suspended()
+            await turn()
+        if self._suspended or self._is_dead:
+            await self.while_suspended()
 
     async def while_suspended(self) -> None:
-        now = self._loop.time()
+        now = self._loop._now
         for start, end in self._suspended:
             if start <= now < end:
                 await asyncio.sleep(end - now)
-        if self.dead.is_set():
+        if self._is_dead:
             raise asyncio.CancelledError
 
     async def lag(self, faults: Faults) -> None:
         if faults.lag and self._rng.random() < faults.lag:
             await asyncio.sleep(self._rng.random() ** 3 * faults.lag_longest)
-        await asyncio.sleep(max(0.0, self.broker.away_until() - self._loop.time()))
-        await self.while_suspended()
+        if until := self.broker.away_until():
+            await asyncio.sleep(until - self._loop._now)
+        else:
+            await turn()
+        if self._suspended or self._is_dead:
+            await self.while_suspended()
 
     def dice(self) -> float:
         return self._rng.random()

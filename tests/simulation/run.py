@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 from unittest.mock import patch
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 import shared.messaging.connection
 import shared.messaging.reader
@@ -29,15 +32,15 @@ from shared.contracts.events import (
     ServiceResumed,
     ServiceUpdated,
     StatusChanged,
-    parse_event,
-    parse_run,
 )
 from shared.domain import run_lengths
 from shared.messaging import streams
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.reader import Stored
+from tests.simulation import memory
 from tests.simulation.clock import VirtualLoop, play
 from tests.simulation.jobs import Command
+from tests.simulation.memory import parse_event, parse_run
 from tests.simulation.model import BASE, Broker, Heartbeats, Session
 from tests.simulation.occurrences import MADE
 from tests.simulation.scenario import Life, Scenario, Seat
@@ -293,16 +296,20 @@ class Silent:
     """In place of a logger."""
 
     def __getattr__(self, level: str) -> Any:
-        return lambda *_, **__: None
+        return _nothing
+
+
+def _nothing(*_: object, **__: object) -> None:
+    pass
 
 
 @contextmanager
 def surroundings() -> Iterator[None]:
-    """No logs, few buckets, and a wall clock that jumps at every look."""
+    """No logs, no metrics, few buckets, and a wall clock that jumps at every look."""
     wild = Random(1)
     started = time.time()
     real_zone = zones.zone
-    with (
+    patches = (
         patch.object(zones, "zone", lambda name: MADE.get(name) or real_zone(name)),
         patch.object(runs, "DEAF", DEAF),
         patch.object(runs, "TELL_AGAIN", TELL_AGAIN),
@@ -322,7 +329,20 @@ def surroundings() -> Iterator[None]:
         patch.object(shared.messaging.connection, "_said_at", float("inf")),
         patch.object(time, "time", lambda: started + wild.uniform(-1e7, 1e7)),
         patch.object(thresholds, "LONGEST_GRACE", LONGEST_GRACE),
-    ):
+        patch.object(MetricWrapperBase, "labels", lambda metric, *_: metric),
+        patch.object(Counter, "inc", _nothing),
+        patch.object(Gauge, "set", _nothing),
+        patch.object(Gauge, "set_function", _nothing),
+        patch.object(Histogram, "time", lambda _: nullcontext()),
+        patch.object(streams, "parse_event", memory.parse_event),
+        patch.object(streams, "parse_run", memory.parse_run),
+        patch.object(record, "parse_run", memory.parse_run),
+        patch.object(consume, "parse_heartbeat", memory.parse_heartbeat),
+        patch.object(consume, "Tick", memory.TICK),
+    )
+    with ExitStack() as stack:
+        for each in patches:
+            stack.enter_context(each)
         mapping.effective_thresholds.cache_clear()
         yield
     mapping.effective_thresholds.cache_clear()

@@ -1,6 +1,5 @@
 """What happens in one simulation, from its seed alone: who beats, what is deaf, who commands, what dies."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -328,8 +327,10 @@ class _Maker:
 
 def tick_payload(first: int, before: int, sent: int) -> bytes:
     """Payload of a tick: its stretch's first, the one before it, and its own time, in microseconds."""
-    times = {"open_since": first, "open_until": before, "sent_at": sent} if first else {}
-    return json.dumps({key: moment(at).isoformat() for key, at in times.items()}).encode()
+    if not first:
+        return b"{}"
+    since, until, at = (moment(each).isoformat() for each in (first, before, sent))
+    return f'{{"open_since": "{since}", "open_until": "{until}", "sent_at": "{at}"}}'.encode()
 
 
 def _in(spans: Spans, at: float) -> bool:
