@@ -4,12 +4,14 @@ import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TypeVar
 
 from services.monitor.domain.service import EffectiveThresholds
 from shared.contracts.events import (
+    FOUND_BY_HEADER,
     MICRO,
     RunRecorded,
     ServiceDeleted,
@@ -169,6 +171,7 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
             if problem:
                 yield f"{name}: {problem}"
     yield from _of_runs(scenario, broker)
+    yield from _of_registrations(scenario, broker)
     for name in scenario.names:
         if name in compared or name.startswith("j"):
             continue
@@ -302,6 +305,19 @@ def _of_runs(scenario: Scenario, broker: Broker) -> Iterator[str]:
                 yield f"{name}: no heartbeat began it: {told_run(event)}"
             if data.outcome == "missed" and not (data.expected_at and micros(data.expected_at) <= at):
                 yield f"{name}: is not due yet: {told_run(event)}"
+
+
+def _of_registrations(scenario: Scenario, broker: Broker) -> Iterator[str]:
+    """A ping by key was meant for a service that there was, and brings none."""
+    facts = scenario.heartbeats.facts
+    by_key = {(fact.subject, fact.at) for fact in facts if fact.headers and FOUND_BY_HEADER in fact.headers}
+    for message in broker.events:
+        with suppress(ValueError):
+            event = parse_event(message.data)
+            if isinstance(event, ServiceRegistered) and event.data.registered_by == "heartbeat":
+                assert event.data.registered_at
+                if (streams.heartbeat(event.name), micros(event.data.registered_at)) in by_key:
+                    yield f"{event.name}: a ping by key has registered it"
 
 
 def _of_service(

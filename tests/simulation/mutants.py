@@ -18,6 +18,7 @@ from oncalendar import BaseIterator
 from services.monitor.consume import Monitor
 from services.monitor.domain import runs
 from services.monitor.domain.service import Beat, Job, MonitoredService, OpenRun, RunFact
+from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store import snapshot_codec
 from services.monitor.store.mapping import ConfigChange
@@ -420,6 +421,16 @@ class ForgetsOpenRuns(_Patched):
         return load
 
 
+class RegistersByKey(_Patched):
+    """Takes a ping by key for a service that is not known as the first heartbeat of one."""
+
+    place, name = Recorder, "register"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        return lambda recorder, name, beat, admitted, by_key: real(recorder, name, beat, admitted)
+
+
 class MissedByBoth(Process):
     """Each monitor records what it finds of runs, whatever another one has recorded."""
 
@@ -468,6 +479,7 @@ MUTANTS: list[type[Process]] = [
     ConfiguresWhatWaits,
     RunsOutliveHoles,
     ForgetsOpenRuns,
+    RegistersByKey,
     MissedByBoth,
     HalfTheOrder,
 ]

@@ -1,12 +1,13 @@
 """What happens in one simulation, from its seed alone: who beats, what is deaf, who commands, what dies."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
 
 from services.monitor.domain.service import EffectiveThresholds
 from shared.contracts.events import LATE, moment
+from shared.messaging.reader import BY_KEY
 from tests.simulation.jobs import Command, Jobs
 from tests.simulation.model import BASE, CALM, Fact, Faults, Heartbeats
 
@@ -129,12 +130,16 @@ class _Maker:
         return BASE + round(seconds * 1e6)
 
     def once_each(self) -> list[Fact]:
-        """No two facts of one subject in the same microsecond."""
+        """No two facts of one subject in the same microsecond. Some were pings by key."""
+        rng = Random(self.seed + 4_000_000_003)
+        by_key = rng.choice((0.0, 0.0, 0.2, 0.9))
         seen: dict[str, int] = {}
         facts = []
         for fact in self.facts:
             if seen.get(fact.subject) != fact.at:
                 seen[fact.subject] = fact.at
+                if fact.subject.startswith("heartbeat.") and rng.random() < by_key:
+                    fact = replace(fact, headers=BY_KEY | fact.headers if fact.headers else BY_KEY)
                 facts.append(fact)
         return facts
 
