@@ -13,10 +13,18 @@ import httpx
 import pytest
 
 from services.ingest.admission import KnownNames
-from shared.contracts.events import ConfigData, ServiceConfig, ServiceUpdated, Status
+from shared.contracts.events import (
+    ConfigData,
+    ServiceConfig,
+    ServiceDeleted,
+    ServiceUpdated,
+    Status,
+    parse_event,
+)
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
+from shared.messaging.queries import newest
 from tests.integration.test_api import (
     _api,
     busy,
@@ -472,3 +480,43 @@ async def test_the_page_of_a_service_makes_another_key(client: httpx.AsyncClient
         (reader_key, *_) = re.findall(r'name="form_key" value="(\w+)"', page)
         answer = await person.post("/ui/service/web/ping-key", data={"form_key": reader_key})
         assert answer.status_code == 403
+
+
+async def test_a_ping_by_key_does_not_bring_a_deleted_service_back(
+    client: httpx.AsyncClient, tmp_path: Any, nats_url: str, link: BrokerConnection, publisher: Publisher
+) -> None:
+    """Also one that ingest has accepted before it knew of the deletion."""
+    ingest, monitor = (service(name, tmp_path, nats_url).start() for name in ("ingest", "monitor"))
+    names = [f"job-{n}" for n in range(8)]
+    try:
+        async with client_of(ingest) as pings:
+            await asyncio.gather(*(_ping_until_it_is_deleted(client, pings, name) for name in names))
+        await publisher.publish(streams.heartbeat("last"))  # read after all of them
+
+        async def all_are_read() -> bool:
+            return await newest(link, streams.SERVICES, streams.config("last")) is not None
+
+        await eventually(all_are_read)
+        for name in names:
+            event = await newest(link, streams.SERVICES, streams.config(name))
+            assert event
+            assert isinstance(parse_event(event.data), ServiceDeleted), name
+    finally:
+        ingest.kill()
+        monitor.kill()
+
+
+async def _ping_until_it_is_deleted(client: httpx.AsyncClient, pings: httpx.AsyncClient, name: str) -> None:
+    key = key_in(await client.post("/service", json={"name": name}))
+    codes, often = list[int](), asyncio.Event()
+
+    async def ping() -> None:
+        while not (codes.count(200) and codes[-1] == 404):
+            codes.append((await pings.get(f"/ping/{key}")).status_code)
+            if codes.count(200) == 20:
+                often.set()
+
+    pinging = [asyncio.create_task(ping()) for _ in range(3)]
+    await asyncio.wait_for(often.wait(), 20)
+    assert (await client.delete(f"/service/{name}")).status_code in (200, 204)
+    await asyncio.wait_for(asyncio.gather(*pinging), 10)
