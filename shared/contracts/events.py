@@ -325,22 +325,31 @@ class _CloudEvent(_Contract):
         return self.model_dump_json(by_alias=True, exclude_none=False).encode()
 
 
-class ServiceRegistered(_CloudEvent):
+class _ConfigEvent(_CloudEvent):
+    actor: str | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        description="CloudEvents' extension: who caused it, such as `token:ana`, `telegram:Ana (4711)`, "
+        "`file:registry.yaml`, `heartbeat`. Absent: nobody, or an older version wrote it.",
+    )
+
+
+class ServiceRegistered(_ConfigEvent):
     type: Literal["service.registered.v1"] = "service.registered.v1"
     data: ConfigData
 
 
-class ServiceUpdated(_CloudEvent):
+class ServiceUpdated(_ConfigEvent):
     type: Literal["service.updated.v1"] = "service.updated.v1"
     data: ConfigData
 
 
-class ServicePaused(_CloudEvent):
+class ServicePaused(_ConfigEvent):
     type: Literal["service.paused.v1"] = "service.paused.v1"
     data: ConfigData
 
 
-class ServiceResumed(_CloudEvent):
+class ServiceResumed(_ConfigEvent):
     type: Literal["service.resumed.v1"] = "service.resumed.v1"
     data: ConfigData
 
@@ -349,7 +358,7 @@ class Deletion(_Contract):
     """A deletion carries nothing but itself."""
 
 
-class ServiceDeleted(_CloudEvent):
+class ServiceDeleted(_ConfigEvent):
     type: Literal["service.deleted.v1"] = "service.deleted.v1"
     data: Deletion = Deletion()
 
@@ -434,6 +443,10 @@ def parse_event(payload: bytes) -> Event:
 def parse_run(payload: bytes) -> RunRecorded:
     """Read what stands in RUNS. pydantic.ValidationError (a ValueError) if it is no such event."""
     return RunRecorded.model_validate_json(payload)
+
+
+ACTOR_HEARTBEAT = "heartbeat"
+"""The actor of what follows from a heartbeat: a registration, or a declaration."""
 
 
 def event_id(*content: object) -> str:

@@ -94,6 +94,16 @@ def test_a_change_without_a_trace_says_nothing_of_traces() -> None:
         assert b"traceparent" not in event.to_bytes()
 
 
+def test_an_event_that_nobody_caused_says_nothing_of_actors() -> None:
+    written = json.loads((GOLDEN / "service.deleted.v1.json").read_text())
+    for actor in ({}, {"actor": None}):
+        assert b"actor" not in parse_event(json.dumps(written | actor).encode()).to_bytes()
+    assert (
+        b'"actor":"heartbeat"'
+        in parse_event(json.dumps(written | {"actor": "heartbeat"}).encode()).to_bytes()
+    )
+
+
 def test_golden_heartbeat_and_tick() -> None:
     heartbeat = parse_heartbeat("web", (GOLDEN / "heartbeat.json").read_bytes(), {"Registry-Signal": "fail"})
     assert heartbeat.signal is Signal.FAIL

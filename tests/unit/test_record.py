@@ -356,6 +356,7 @@ def test_a_declared_interval_is_taken_into_the_configuration_which_stays_as_it_w
     assert event.data.registered_at == moment(THEN - 50)
     assert event.data.declared_at == event.time == moment(THEN)
     assert event.data.registered_by == newest.data.registered_by
+    assert event.actor == "heartbeat", "whoever wrote the newest"
     assert parse_event(event.to_bytes()) == event
 
 
@@ -399,7 +400,7 @@ def test_a_first_heartbeat_registers_with_what_it_declares() -> None:
     event = mapping.registration("web", DECLARES)
     assert event.data.config == ServiceConfig(every=timedelta(seconds=20))
     assert event.data.registered_at == event.data.declared_at == moment(THEN)
-    assert event.data.registered_by == "heartbeat"
+    assert event.data.registered_by == event.actor == "heartbeat"
     assert mapping.registration("web", Beat(THEN)).data.declared_at is None
 
 

@@ -171,7 +171,9 @@ def registration(name: str, beat: Beat) -> events.ServiceRegistered:
         declared_limits=tuple(limits),
         ping_key=ping_keys.new(),
     )
-    return events.ServiceRegistered(**_about(name, "registered", time), data=data)
+    return events.ServiceRegistered(
+        **_about(name, "registered", time), actor=events.ACTOR_HEARTBEAT, data=data
+    )
 
 
 def declaration(
@@ -203,7 +205,7 @@ def declaration(
         "declared_limits": tuple(dict.fromkeys((*known, *limits))),
     }
     data = newest.data.model_copy(update=changed)
-    return events.ServiceUpdated(**_about(name, "declared", time), data=data)
+    return events.ServiceUpdated(**_about(name, "declared", time), actor=events.ACTOR_HEARTBEAT, data=data)
 
 
 def _declared(beat: Beat, time_zone: str | None) -> dict[str, Any]:
