@@ -1,6 +1,5 @@
 """Configuration from the environment or a `.env` file. A wrong value stops the start, naming its variable."""
 
-import hmac
 import ipaddress
 import re
 import ssl
@@ -20,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from shared.contracts import zones
 from shared.contracts.durations import Duration, write
 from shared.contracts.zones import ZoneName
-from shared.http import urls
+from shared.http import tokens, urls
 from shared.http.rate_limits import PRIVATE, Network
 from shared.messaging.credentials import Credentials
 from shared.telemetry.visible import visible_lines
@@ -128,10 +127,11 @@ Tokens = Annotated[
     tuple[SecretStr, ...],
     NoDecode,
     BeforeValidator(_split),
-    all_of(str.isprintable),
-    Concealed("printable characters, several tokens separated by commas"),
+    all_of(tokens.is_token),
+    Concealed(tokens.ACCEPTED),
 ]
-"""Secrets separated by commas, each as good as the others, so that one can be replaced without a gap."""
+"""Secrets separated by commas, each as good as the others, so that one can be replaced without a gap. Each
+may have a name, see `tokens`; two of one name are one person's old and new."""
 TimeOfDay = Annotated[
     time | None,
     _written_as(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", _time, {"": None}),
@@ -292,21 +292,14 @@ def listens_on_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def matches(given: str, *tokens: SecretStr) -> bool:
-    """Whether `given` is one of the tokens that are set, compared in constant time."""
-    good = [token.get_secret_value().encode() for token in tokens if token.get_secret_value()]
-    tried = given.encode(errors="surrogatepass")  # JSON may hold half a character
-    return any([hmac.compare_digest(tried, secret) for secret in good])
-
-
 SHORT_TOKEN = 16
-"""A token with fewer characters can be guessed."""
+"""A token with fewer characters behind its name can be guessed."""
 
 
 def warn_of_short_tokens(settings: Settings, *fields: str) -> None:
     """Log which of these variables hold a token that is too short to be safe; never the token."""
     for field in fields:
-        if any(0 < len(token.get_secret_value()) < SHORT_TOKEN for token in getattr(settings, field)):
+        if any(0 < len(tokens.secret_of(token)) < SHORT_TOKEN for token in getattr(settings, field)):
             log.warning(
                 "a token can be guessed", variable=PREFIX + field.upper(), less_than_characters=SHORT_TOKEN
             )

@@ -52,7 +52,8 @@ Decide = Callable[[ServiceState | None], ConfigEvent | None]
 
 @dataclass
 class Commands:
-    """One method per command; each returns the service as it then is."""
+    """One method per command; each returns the service as it then is. `actor`: who causes it, as
+    `ApiAuth.actor` says."""
 
     link: BrokerConnection
     publisher: Publisher
@@ -68,18 +69,20 @@ class Commands:
     def __post_init__(self) -> None:
         self._mutex = Mutex(self.link, "mutex")
 
-    async def create(self, wanted: NewService) -> ServiceState:
+    async def create(self, wanted: NewService, *, actor: str | None) -> ServiceState:
         name, config = wanted.name, wanted.whole()
         check_order(config)
 
         def decide(state: ServiceState | None) -> ConfigEvent:
             if state and state.exists:
                 raise Problem(409, f"{name} is registered already")
-            return self._registered(name, config)
+            return self._registered(name, config, actor)
 
         return await self._change(name, decide, wanted.aliases)
 
-    async def replace(self, name: str, wanted: Wanted, if_match: str | None) -> tuple[ServiceState, bool]:
+    async def replace(
+        self, name: str, wanted: Wanted, if_match: str | None, *, actor: str | None
+    ) -> tuple[ServiceState, bool]:
         """The whole configuration anew; whether it is paused stays, and what its heartbeats declare. What is
         not there is created, unless the client names a version of it. The second: whether it was created."""
         check_order(wanted.whole())
@@ -90,38 +93,43 @@ class Commands:
             created = not (state and state.exists)
             if not created:
                 new = partial(timing.replaced, wanted, now=self.now())
-                return self._updating(events.ServiceUpdated, name, if_match, new)(state)
+                return self._updating(events.ServiceUpdated, name, if_match, new, actor)(state)
             if if_match is not None:
                 raise Problem(412, f"there is no service {name}")
-            return self._registered(name, wanted.whole())
+            return self._registered(name, wanted.whole(), actor)
 
         return await self._change(name, decide, wanted.aliases), created
 
-    async def merge(self, name: str, wanted: Wanted, if_match: str | None) -> ServiceState:
+    async def merge(
+        self, name: str, wanted: Wanted, if_match: str | None, *, actor: str | None
+    ) -> ServiceState:
         def merged(old: ConfigData) -> ConfigData:
             new = timing.merged(wanted, old, self.now())
             if wanted.model_fields_set.intersection(THRESHOLDS):
                 check_order(new.config)
             return new
 
-        update = self._updating(events.ServiceUpdated, name, if_match, merged)
+        update = self._updating(events.ServiceUpdated, name, if_match, merged, actor)
         return await self._change(name, update, wanted.aliases)
 
-    async def set_paused(self, name: str, paused: bool, if_match: str | None) -> ServiceState:
+    async def set_paused(
+        self, name: str, paused: bool, if_match: str | None, *, actor: str | None
+    ) -> ServiceState:
         def changed(old: ConfigData) -> ConfigData:
             return old.model_copy(update={"config": old.config.model_copy(update={"paused": paused})})
 
         kind = events.ServicePaused if paused else events.ServiceResumed
-        return await self._change(name, self._updating(kind, name, if_match, changed))
+        return await self._change(name, self._updating(kind, name, if_match, changed, actor))
 
-    async def renew_ping_key(self, name: str, if_match: str | None) -> ServiceState:
+    async def renew_ping_key(self, name: str, if_match: str | None, *, actor: str | None) -> ServiceState:
         def renewed(old: ConfigData) -> ConfigData:
             """Nothing leads to it by the old key any more, also where that is an alias of its own."""
             aliases = tuple(alias for alias in old.config.aliases if alias != old.ping_key)
             config = old.config.model_copy(update={"aliases": aliases})
             return old.model_copy(update={"ping_key": ping_keys.new(), "config": config})
 
-        return await self._change(name, self._updating(events.ServiceUpdated, name, if_match, renewed))
+        update = self._updating(events.ServiceUpdated, name, if_match, renewed, actor)
+        return await self._change(name, update)
 
     async def give_ping_keys(self) -> None:
         """Give one to each service that an older version registered, for ever: one may still be running."""
@@ -138,23 +146,22 @@ class Commands:
             return old if old.ping_key else old.model_copy(update={"ping_key": ping_keys.new()})
 
         with suppress(Problem):
-            await self._change(name, self._updating(events.ServiceUpdated, name, None, given))
+            await self._change(name, self._updating(events.ServiceUpdated, name, None, given, None))
 
-    async def delete(self, name: str, if_match: str | None) -> None:
+    async def delete(self, name: str, if_match: str | None, *, actor: str | None) -> None:
         def decide(state: ServiceState | None) -> ConfigEvent:
             existing(name, state, if_match)
-            return events.ServiceDeleted(**self._envelope(name))
+            return events.ServiceDeleted(**self._envelope(name), actor=actor)
 
         await self._change(name, decide)
 
-    def _registered(self, name: str, config: ServiceConfig) -> events.ServiceRegistered:
+    def _registered(self, name: str, config: ServiceConfig, actor: str | None) -> events.ServiceRegistered:
         check_tags(config.tags)
         self._check_timing(config)
         if len(self.hub.index) + self.creating >= self.max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
-        return events.ServiceRegistered(
-            **self._envelope(name), data=ConfigData(config=config, ping_key=ping_keys.new())
-        )
+        data = ConfigData(config=config, ping_key=ping_keys.new())
+        return events.ServiceRegistered(**self._envelope(name), actor=actor, data=data)
 
     def _check_timing(self, config: ServiceConfig, was: ServiceConfig = _NOTHING_SET) -> None:
         timing.check(config, was, self.time_zone, self.now())
@@ -165,6 +172,7 @@ class Commands:
         name: str,
         if_match: str | None,
         new: Callable[[ConfigData], ConfigData],
+        actor: str | None,
     ) -> Decide:
         def decide(state: ServiceState | None) -> ConfigEvent | None:
             there = existing(name, state, if_match)
@@ -183,7 +191,7 @@ class Commands:
             if data.ping_key in set(data.config.aliases).difference(old.config.aliases):
                 raise Problem(422, "aliases: its own ping key is none; that would not end with another key")
             self._check_timing(data.config, old.config)
-            return kind(**self._envelope(name), data=data)
+            return kind(**self._envelope(name), actor=actor, data=data)
 
         return decide
 

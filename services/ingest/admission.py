@@ -13,6 +13,7 @@ from services.ingest.middleware import Availability
 from shared.contracts import ping_keys
 from shared.contracts.events import ServiceDeleted, valid_name
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
+from shared.http.tokens import forms
 from shared.messaging import streams
 from shared.messaging.batch_publisher import GROUP_MAX, BatchPublisher, OnStored, StreamMessage, header_block
 from shared.messaging.connection import BrokerConnection
@@ -55,7 +56,7 @@ class KnownNames:
         self._of_key: dict[bytes, str] = {}
         """By the digest of a key, so that how long a search takes says nothing about a key."""
         self._secret = token_bytes(32)
-        self._tokens = {self._digest(token.get_secret_value()) for token in tokens}
+        self._tokens = {self._digest(form) for token in tokens for form in forms(token)}
         self._let_in: set[str] = set()
         """Those that are not registered yet."""
         self.is_complete = False

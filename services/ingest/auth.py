@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from shared.http.problems import Problem
 from shared.http.rate_limits import REFUSED, RateLimit, TokenGuessLimit
-from shared.settings import matches
+from shared.http.tokens import forms, matches
 
 
 def bearer(authorization: str) -> str:
@@ -45,6 +45,8 @@ class IngestAuth:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tokens = tokens
+        self._written = {form: token.get_secret_value() for token in tokens for form in forms(token)}
+        """What each counts for that can be shown: one token has one budget, however it is written."""
         self.needs_token = bool(tokens) and not optional
         self.loopback_only = loopback_only
         self._per_address = per_address
@@ -81,13 +83,13 @@ class IngestAuth:
                 "this registry needs its ingest token: Authorization: Bearer …, or ?token=…",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if wait := self._per_token.spend(given, now):
+        if wait := self._per_token.spend(self._written.get(given, given), now):
             REFUSED.labels(429).inc()
             raise Problem(429, "too many requests with this token", retry_after=wait)
 
     def charge(self, given: str, client: str | None, count: float) -> None:
         """Count more requests than the one that came: of a right token, or else of the address."""
         if self.knows(given):
-            self._per_token.charge(given, self._clock(), count)
+            self._per_token.charge(self._written.get(given, given), self._clock(), count)
         else:
             self._per_address.charge(client, self._clock(), count)

@@ -211,9 +211,9 @@ async def test_secrets_stand_in_no_trace_log_metric_or_error(tmp_path: Path, col
         system = System(
             tmp_path,
             telegram,
-            api_token=API_TOKEN,
+            api_token=f"ana:{API_TOKEN}",
             read_token=READ_TOKEN,
-            ingest_token=INGEST_TOKEN,
+            ingest_token=f"sensors:{INGEST_TOKEN}",
             log_level="debug",
             log_format="json",
             down_after="5m",

@@ -288,7 +288,7 @@ async def test_nothing_to_do_is_decided_on_the_record(
     store = Store(mongo_url, "registry")
     await store.open()
     commands = Commands(link, publisher, store, EventHub(), now, max_services=100)
-    made = await commands.create(NewService(name="a", description="one"))
+    made = await commands.create(NewService(name="a", description="one"), actor=None)
     seq = made.config_seq
 
     async def elsewhere(kind: Any, **config: Any) -> None:
@@ -302,17 +302,17 @@ async def test_nothing_to_do_is_decided_on_the_record(
         seq = ack.seq
 
     await elsewhere(ServiceUpdated, description="two")
-    changed = await commands.merge("a", Wanted(description="one"), None)
+    changed = await commands.merge("a", Wanted(description="one"), None, actor=None)
     assert (changed.description, changed.config_seq) == ("one", seq + 1)
     seq += 1
     await elsewhere(ServiceUpdated, description="one", paused=True)
-    resumed = await commands.set_paused("a", False, None)
+    resumed = await commands.set_paused("a", False, None, actor=None)
     assert (resumed.paused, resumed.config_seq) == (False, seq + 1)
     seq += 1
     await elsewhere(ServiceUpdated, description="two")
     with pytest.raises(Problem, match="the version is"):
-        await commands.merge("a", Wanted(description="one"), f'"{seq - 1}"')
-    same = await commands.merge("a", Wanted(description="two"), None)
+        await commands.merge("a", Wanted(description="one"), f'"{seq - 1}"', actor=None)
+    same = await commands.merge("a", Wanted(description="two"), None, actor=None)
     assert same.config_seq == seq, "and what is no change of the record is none"
     store.close()
 

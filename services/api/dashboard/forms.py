@@ -15,7 +15,7 @@ from services.api.dashboard import editing
 from services.api.dashboard.login import Form, may_submit
 from services.api.dashboard.pages import maintenance_page, service_page
 from services.api.http.requests import listed, read_tags
-from services.api.http.routing import NameInPath
+from services.api.http.routing import Actor, NameInPath
 from shared.contracts import durations, zones
 from shared.contracts.maintenance import Window
 from shared.http.problems import Problem, explain
@@ -48,33 +48,35 @@ async def _change(
 
 
 @router.post("/ui/service/{name}/edit")
-async def edit(request: Request, name: NameInPath, form: Form, api: Api) -> Response:
-    return await _change(request, api, name, "edit", _edit(api, name, form), form)
+async def edit(request: Request, name: NameInPath, form: Form, api: Api, actor: Actor) -> Response:
+    return await _change(request, api, name, "edit", _edit(api, name, form, actor), form)
 
 
-async def _edit(api: ApiContext, name: str, form: Mapping[str, str]) -> None:
+async def _edit(api: ApiContext, name: str, form: Mapping[str, str], actor: str) -> None:
     wanted = editing.wanted(form, await api.state(name))
-    await api.commands.merge(name, wanted, form.get("version") or None)
+    await api.commands.merge(name, wanted, form.get("version") or None, actor=actor)
 
 
 @router.post("/ui/service/{name}/pause")
-async def pause(request: Request, name: NameInPath, api: Api) -> Response:
-    return await _change(request, api, name, "pause", api.commands.set_paused(name, True, None))
+async def pause(request: Request, name: NameInPath, api: Api, actor: Actor) -> Response:
+    return await _change(request, api, name, "pause", api.commands.set_paused(name, True, None, actor=actor))
 
 
 @router.post("/ui/service/{name}/resume")
-async def resume(request: Request, name: NameInPath, api: Api) -> Response:
-    return await _change(request, api, name, "resume", api.commands.set_paused(name, False, None))
+async def resume(request: Request, name: NameInPath, api: Api, actor: Actor) -> Response:
+    return await _change(
+        request, api, name, "resume", api.commands.set_paused(name, False, None, actor=actor)
+    )
 
 
 @router.post("/ui/service/{name}/ping-key")
-async def renew_ping_key(request: Request, name: NameInPath, api: Api) -> Response:
-    return await _change(request, api, name, "ping-key", api.commands.renew_ping_key(name, None))
+async def renew_ping_key(request: Request, name: NameInPath, api: Api, actor: Actor) -> Response:
+    return await _change(request, api, name, "ping-key", api.commands.renew_ping_key(name, None, actor=actor))
 
 
 @router.post("/ui/service/{name}/delete")
-async def delete(name: NameInPath, api: Api) -> Response:
-    await api.commands.delete(name, None)
+async def delete(name: NameInPath, api: Api, actor: Actor) -> Response:
+    await api.commands.delete(name, None, actor=actor)
     return RedirectResponse("/", 303)
 
 

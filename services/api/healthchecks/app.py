@@ -101,6 +101,7 @@ class _Asked(NamedTuple):
     """Who asks for what. `body`: the JSON object that came, empty where there was none."""
 
     api: ApiContext
+    actor: str
     writes: bool
     body: dict[str, Any]
 
@@ -116,7 +117,7 @@ async def _asked(request: Request, *, writes: bool = False) -> _Asked:
         request.state.api_key = str(body.get("api_key") or "")
     _check(api, request, writes)
     api.check_caught_up()
-    return _Asked(api, api.auth.role(request) is Role.ADMIN, body)
+    return _Asked(api, api.auth.actor(request), api.auth.role(request) is Role.ADMIN, body)
 
 
 def _check(api: ApiContext, request: Request, writes: bool) -> None:
@@ -245,7 +246,7 @@ class _Api:
                     return await self._changed(asked, there.name, spec)
                 wanted = _valid(lambda: checks.new(spec, lambda name: api.hub.index.get(name) is not None))
                 try:
-                    state = await api.commands.create(wanted)
+                    state = await api.commands.create(wanted, actor=asked.actor)
                 except Problem as problem:
                     if problem.status != 409:
                         raise
@@ -266,19 +267,21 @@ class _Api:
         api = asked.api
         before = await api.state(name)
         wanted = _valid(lambda: checks.change(spec, before, _timing(api, before)))
-        return JSONResponse(await self._with_pings(asked, await api.commands.merge(name, wanted, None)))
+        return JSONResponse(
+            await self._with_pings(asked, await api.commands.merge(name, wanted, None, actor=asked.actor))
+        )
 
     async def delete(self, request: Request) -> Response:
         asked = await _asked(request, writes=True)
         state = await _found(asked.api, request)
         shown = await self._with_pings(asked, state)
-        await asked.api.commands.delete(state.name, None)
+        await asked.api.commands.delete(state.name, None, actor=asked.actor)
         return JSONResponse(shown)
 
     async def pause(self, request: Request) -> Response:
         asked = await _asked(request, writes=True)
         state = await _found(asked.api, request)
-        state = await asked.api.commands.set_paused(state.name, True, None)
+        state = await asked.api.commands.set_paused(state.name, True, None, actor=asked.actor)
         return JSONResponse(await self._with_pings(asked, state))
 
     async def resume(self, request: Request) -> Response:
@@ -286,7 +289,7 @@ class _Api:
         state = await _found(asked.api, request)
         if not state.paused:
             raise Problem(409, "check is not paused")
-        state = await asked.api.commands.set_paused(state.name, False, None)
+        state = await asked.api.commands.set_paused(state.name, False, None, actor=asked.actor)
         return JSONResponse(await self._with_pings(asked, state))
 
     # --- its past

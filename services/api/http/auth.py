@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 from fastapi import Request, Response
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+from pydantic import SecretStr
 
 from services.api.http.keyring import Keyring
 from services.api.settings import ApiSettings
 from shared.http.problems import Problem
 from shared.http.protocol import client_of
 from shared.http.rate_limits import TokenGuessLimit
-from shared.settings import matches
+from shared.http.tokens import forms, matching, name_of, secret_of
 
 COOKIE = "registry_session"
 LOGGED_IN_FOR = 14 * 24 * 3600
@@ -35,6 +36,20 @@ class Role(StrEnum):
     NOBODY = "nobody"
     READER = "reader"
     ADMIN = "admin"
+
+
+ANONYMOUS = "anonymous"
+"""The actor where no token is needed and none was shown."""
+
+
+class _Known(NamedTuple):
+    """Who has shown a token. `actor`: as events say it."""
+
+    role: Role
+    actor: str = ANONYMOUS
+
+
+_NOBODY = _Known(Role.NOBODY)
 
 
 class ApiAuth:
@@ -61,14 +76,19 @@ class ApiAuth:
 
     def recognises(self, request: Request) -> bool:
         """Whether whoever asks has shown a right token, now or when logging in."""
-        known = (self._of_token(given_token(request)), self._session(request).role) if self.guarded else ()
-        return any(role is not Role.NOBODY for role in known)
+        known = (self._of_token(given_token(request)), self._session(request).known) if self.guarded else ()
+        return any(each.role is not Role.NOBODY for each in known)
+
+    def actor(self, request: Request) -> str:
+        """Who asks, as the `actor` of events: `token:ana`, `token` where that has no name, `anonymous`. Of
+        two the one who may do more."""
+        return max(self._shown(request), key=lambda known: _RANK.index(known.role)).actor
 
     def may_write(self, request: Request) -> None:
         """A cookie does not count here, so no page can make a browser write with it."""
         if self._write_is_open:
             return
-        role = self._of_request(request)
+        role = self._of_request(request).role
         if role is Role.READER:
             raise Problem(403, "this token may only read")
         if role is Role.NOBODY:
@@ -78,21 +98,25 @@ class ApiAuth:
         """What whoever asks may do, by token, by cookie, or because it is open."""
         if self._write_is_open:
             return Role.ADMIN
-        given = self._of_request(request), self._session(request).role
+        given = [known.role for known in self._shown(request)]
         if Role.ADMIN in given:
             return Role.ADMIN
         return Role.READER if self._read_is_open or Role.READER in given else Role.NOBODY
 
-    def _of_request(self, request: Request) -> Role:
-        """The role of the token in the header. Raises Problem 429 if too many wrong ones came from there; but
-        once only, so that a page can say it."""
-        if not hasattr(request.state, "role_of_token"):
+    def _shown(self, request: Request) -> tuple[_Known, _Known]:
+        """By the token in the header, and by the cookie."""
+        return self._of_request(request), self._session(request).known
+
+    def _of_request(self, request: Request) -> _Known:
+        """Who has shown the token in the header. Raises Problem 429 if too many wrong ones came from there;
+        but once only, so that a page can say it."""
+        if not hasattr(request.state, "of_token"):
             given = given_token(request)
-            role = self._of_token(given)
-            request.state.role_of_token = Role.NOBODY
-            self._check_guesses(request, given, role)
-            request.state.role_of_token = role
-        found: Role = request.state.role_of_token
+            known = self._of_token(given)
+            request.state.of_token = _NOBODY
+            self._check_guesses(request, given, known.role)
+            request.state.of_token = known
+        found: _Known = request.state.of_token
         return found
 
     def _check_guesses(self, request: Request, given: str, role: Role) -> None:
@@ -100,23 +124,25 @@ class ApiAuth:
         if self.guarded and (wait := self._guesses.check(client_of(request), given, good, time.monotonic())):
             raise Problem(429, "too many wrong tokens came from this address", retry_after=wait)
 
-    def _of_token(self, given: str) -> Role:
+    def _of_token(self, given: str) -> _Known:
         for role, tokens in self._tokens.items():
-            if matches(given, *tokens):
-                return role
-        return Role.NOBODY
+            if token := matching(given, *tokens):
+                return _Known(role, _actor(token))
+        return _NOBODY
 
     # --- the dashboard
 
     def log_in(self, request: Request, token: str, response: Response) -> bool:
         """Whether the token is good; then `response` gets the cookie. Raises Problem 429 as above, or 503."""
-        role = self._of_token(token)
+        role = self._of_token(token).role
         self._check_guesses(request, token, role)
         if role is Role.NOBODY:
             return False
         if not (keys := self._keyring.keys):
             raise Problem(503, "still reading the record; see /readyz", retry_after=2)
-        session = {"id": secrets.token_hex(8), "token": _digest(keys.session, "token", token)}
+        its = matching(token, *self._tokens[role])
+        secret = secret_of(its) if its else token  # so that a session goes on when the token gets a name
+        session = {"id": secrets.token_hex(8), "token": _digest(keys.session, "token", secret)}
         response.set_cookie(
             COOKIE,
             _signer(keys.session).dumps(session),
@@ -169,9 +195,9 @@ class ApiAuth:
             return _NO_SESSION
         for role, tokens in self._tokens.items():
             for token in tokens:
-                digest = _digest(keys.session, "token", token.get_secret_value())
-                if hmac.compare_digest(digest, said["token"]):
-                    return _Session(said["id"], role)
+                digests = [_digest(keys.session, "token", form) for form in forms(token)]
+                if any([hmac.compare_digest(digest, said["token"]) for digest in digests]):
+                    return _Session(said["id"], _Known(role, _actor(token)))
         return _NO_SESSION
 
     # --- badges
@@ -191,10 +217,16 @@ class ApiAuth:
 
 class _Session(NamedTuple):
     id: str
-    role: Role
+    known: _Known
 
 
-_NO_SESSION = _Session("", Role.NOBODY)
+_NO_SESSION = _Session("", _NOBODY)
+_RANK = tuple(Role)
+"""Who may do least first."""
+
+
+def _actor(token: SecretStr) -> str:
+    return f"token:{name}" if (name := name_of(token)) else "token"
 
 
 def _signer(key: str) -> URLSafeTimedSerializer:

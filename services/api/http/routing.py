@@ -88,6 +88,12 @@ async def _may_see_keys(request: Request, api: Api) -> bool:
     return api.auth.role(request) is Role.ADMIN
 
 
+async def _who_asks(request: Request, api: Api) -> str:
+    return api.auth.actor(request)
+
+
+Actor = Annotated[str, Depends(_who_asks)]
+"""Who asks, as events say it."""
 WithKeys = Annotated[bool, Depends(_may_see_keys)]
 """Whether whoever asks may write, and so see what heartbeats can be sent with."""
 NameInPath = Annotated[str, Depends(_valid_name)]

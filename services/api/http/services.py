@@ -9,7 +9,16 @@ from services.api.context import Api, ApiContext
 from services.api.http import models
 from services.api.http.models import EXAMPLES, NewService, Service, ServicePage, Summary, Wanted
 from services.api.http.requests import bad_cursor, listed, read_cursor, tags_asked_for, write_cursor
-from services.api.http.routing import IfMatch, Limit, NameInPath, UptimeWindow, WithKeys, reading, writing
+from services.api.http.routing import (
+    Actor,
+    IfMatch,
+    Limit,
+    NameInPath,
+    UptimeWindow,
+    WithKeys,
+    reading,
+    writing,
+)
 from services.api.queries import history
 from services.api.queries.index import SORTS, Place, ServiceQuery, Sort
 from shared.contracts.events import Status, micros, moment
@@ -36,10 +45,13 @@ def _answer(api: ApiContext, state: ServiceState, response: Response, *, with_ke
 
 @writes.post("/service", status_code=201, responses=documented(409, 413, 422, 429))
 async def create_service(
-    wanted: Annotated[NewService, Body(examples=[EXAMPLES["new_service"]])], response: Response, api: Api
+    wanted: Annotated[NewService, Body(examples=[EXAMPLES["new_service"]])],
+    response: Response,
+    api: Api,
+    actor: Actor,
 ) -> Service:
     """Register a service. 409 if it exists."""
-    state = await api.commands.create(wanted)
+    state = await api.commands.create(wanted, actor=actor)
     response.headers["Location"] = f"/service/{wanted.name}"
     return _answer(api, state, response)
 
@@ -50,11 +62,12 @@ async def replace_service(
     wanted: Annotated[Wanted, Body(examples=[EXAMPLES["new_service"]])],
     response: Response,
     api: Api,
+    actor: Actor,
     if_match: IfMatch = None,
 ) -> Service:
     """Set the whole configuration, of a new service as well; what is absent becomes the default."""
     _check_same_name(name, wanted)
-    state, created = await api.commands.replace(name, wanted, if_match)
+    state, created = await api.commands.replace(name, wanted, if_match, actor=actor)
     if created:
         response.status_code = 201
         response.headers["Location"] = f"/service/{name}"
@@ -67,35 +80,42 @@ async def change_service(
     wanted: Annotated[Wanted, Body(examples=[{"silent_after": "5m", "down_after": None}])],
     response: Response,
     api: Api,
+    actor: Actor,
     if_match: IfMatch = None,
 ) -> Service:
     """Change what is given; null sets it back to the default."""
     _check_same_name(name, wanted)
-    return _answer(api, await api.commands.merge(name, wanted, if_match), response)
+    return _answer(api, await api.commands.merge(name, wanted, if_match, actor=actor), response)
 
 
 @writes.delete("/service/{name}", status_code=204, responses=documented(404, 412, 422))
-async def delete_service(name: NameInPath, api: Api, if_match: IfMatch = None) -> None:
+async def delete_service(name: NameInPath, api: Api, actor: Actor, if_match: IfMatch = None) -> None:
     """Forget a service. Its next heartbeat registers it anew."""
-    await api.commands.delete(name, if_match)
+    await api.commands.delete(name, if_match, actor=actor)
 
 
 @writes.post("/service/{name}/pause", responses=documented(404, 412, 422))
-async def pause_service(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
+async def pause_service(
+    name: NameInPath, response: Response, api: Api, actor: Actor, if_match: IfMatch = None
+) -> Service:
     """Stop evaluating it. Its heartbeats still count."""
-    return _answer(api, await api.commands.set_paused(name, True, if_match), response)
+    return _answer(api, await api.commands.set_paused(name, True, if_match, actor=actor), response)
 
 
 @writes.post("/service/{name}/resume", responses=documented(404, 412, 422))
-async def resume_service(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
+async def resume_service(
+    name: NameInPath, response: Response, api: Api, actor: Actor, if_match: IfMatch = None
+) -> Service:
     """Evaluate it again. What its newest heartbeat said meanwhile counts as of now."""
-    return _answer(api, await api.commands.set_paused(name, False, if_match), response)
+    return _answer(api, await api.commands.set_paused(name, False, if_match, actor=actor), response)
 
 
 @writes.post("/service/{name}/ping-key", responses=documented(404, 412, 422))
-async def renew_ping_key(name: NameInPath, response: Response, api: Api, if_match: IfMatch = None) -> Service:
+async def renew_ping_key(
+    name: NameInPath, response: Response, api: Api, actor: Actor, if_match: IfMatch = None
+) -> Service:
     """Give it another ping key. The one it had ends, its aliases stay."""
-    return _answer(api, await api.commands.renew_ping_key(name, if_match), response)
+    return _answer(api, await api.commands.renew_ping_key(name, if_match, actor=actor), response)
 
 
 def _check_same_name(name: str, wanted: Wanted) -> None:
