@@ -18,7 +18,15 @@ from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.policy import Reminders
 from services.notifier.deafness import DeafnessWatch
 from services.notifier.states import ServiceStates
-from shared.contracts.events import Event, Outcome, ServiceDeleted, Signal, StatusChanged, moment
+from shared.contracts.events import (
+    Event,
+    IncidentEvent,
+    Outcome,
+    ServiceDeleted,
+    Signal,
+    StatusChanged,
+    moment,
+)
 from shared.contracts.heartbeats import parse_heartbeat
 from shared.domain import digest
 from shared.domain.service_state import belongs_to_this_life
@@ -36,6 +44,7 @@ log = structlog.get_logger()
 
 UNREADABLE = Counter("registry_unreadable_events_total", "Events passed over because they cannot be read")
 PENDING.labels(streams.SERVICES)
+CONFIG_AND_STATUS = streams.ALL_CONFIG, streams.ALL_STATUS
 RETRY_INTERVAL = 1.0
 """Seconds before events are read again that could not be applied."""
 STALL_TIMEOUT = 30.0
@@ -79,7 +88,7 @@ class EventLog:
 
     async def load_states(self) -> None:
         """Learn how every service is, from its newest events that can be read."""
-        reader = Reader(self.link, streams.SERVICES, streams.ALL_EVENTS, newest_per_subject=True)
+        reader = Reader(self.link, streams.SERVICES, *CONFIG_AND_STATUS, newest_per_subject=True)
         async for batch in reader.to_end():
             for last in batch:
                 event = parse(last)
@@ -171,7 +180,7 @@ class EventLog:
     async def marks_since(self, since: datetime) -> dict[str, list[Mark]]:
         """The changes of status since then, and when services were paused and resumed, in order."""
         begin, found = since.astimezone(UTC).isoformat().replace("+00:00", "Z"), dict[str, list[Mark]]()
-        reader = Reader(self.link, streams.SERVICES, streams.ALL_EVENTS, since=begin)
+        reader = Reader(self.link, streams.SERVICES, *CONFIG_AND_STATUS, since=begin)
         async for batch in reader.to_end():
             for stored in batch:
                 if (event := parse(stored)) and (mark := mark_of(event, stored.seq, stored.at)):
@@ -245,7 +254,7 @@ class EventConsumer:
             change = None
             if event is None:
                 report_unreadable(stored.subject, stored.seq, problem)
-            else:
+            elif not isinstance(event, IncidentEvent):
                 change = await self._apply(event, stored)
             for enqueue in self.subscribers:
                 enqueue(stored.seq, change)

@@ -8,9 +8,18 @@ import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from shared.contracts import ping_keys
@@ -325,7 +334,7 @@ class _CloudEvent(_Contract):
         return self.model_dump_json(by_alias=True, exclude_none=False).encode()
 
 
-class _ConfigEvent(_CloudEvent):
+class _CausedEvent(_CloudEvent):
     actor: str | None = Field(
         default=None,
         exclude_if=_is_default,
@@ -334,22 +343,22 @@ class _ConfigEvent(_CloudEvent):
     )
 
 
-class ServiceRegistered(_ConfigEvent):
+class ServiceRegistered(_CausedEvent):
     type: Literal["service.registered.v1"] = "service.registered.v1"
     data: ConfigData
 
 
-class ServiceUpdated(_ConfigEvent):
+class ServiceUpdated(_CausedEvent):
     type: Literal["service.updated.v1"] = "service.updated.v1"
     data: ConfigData
 
 
-class ServicePaused(_ConfigEvent):
+class ServicePaused(_CausedEvent):
     type: Literal["service.paused.v1"] = "service.paused.v1"
     data: ConfigData
 
 
-class ServiceResumed(_ConfigEvent):
+class ServiceResumed(_CausedEvent):
     type: Literal["service.resumed.v1"] = "service.resumed.v1"
     data: ConfigData
 
@@ -358,7 +367,7 @@ class Deletion(_Contract):
     """A deletion carries nothing but itself."""
 
 
-class ServiceDeleted(_ConfigEvent):
+class ServiceDeleted(_CausedEvent):
     type: Literal["service.deleted.v1"] = "service.deleted.v1"
     data: Deletion = Deletion()
 
@@ -378,6 +387,75 @@ class StatusChanged(_CloudEvent):
     def to_bytes(self) -> bytes:
         exclude = None if self.traceparent else {"traceparent"}
         return self.model_dump_json(by_alias=True, exclude_none=False, exclude=exclude).encode()
+
+
+Who = Annotated[str, Field(min_length=1, max_length=200)]
+Note = Annotated[str, Field(min_length=1, max_length=2000)]
+IncidentId = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Acknowledgement(_Contract):
+    """Somebody has an incident in hand. It holds while that incident is the current one of its service."""
+
+    incident: IncidentId
+    by: Who
+    at: Moment
+    note: Note | None = None
+
+
+class Mute(_Contract):
+    """The changes of a service are sent to nobody: until a moment, or until an incident of it is over."""
+
+    until: Moment | None = None
+    until_alive: bool = False
+    incident: IncidentId | None = Field(default=None, description="Of `until_alive`: which one that ends it.")
+    by: Who
+    at: Moment
+
+    @model_validator(mode="after")
+    def _has_one_end(self) -> Self:
+        if (self.until is None) != self.until_alive or self.until_alive != (self.incident is not None):
+            raise ValueError("either until, or until_alive with its incident")
+        return self
+
+
+class IncidentData(_Contract):
+    """What holds after the event, so that the newest of a service says all."""
+
+    incident: IncidentId | None = Field(
+        default=None,
+        description="Which it is about: the id of the change that began it. Absent: a mute outside of one.",
+    )
+    acknowledged: Acknowledgement | None = None
+    muted: Mute | None = None
+    note: Note | None = Field(default=None, description="What was noted, of that type alone.")
+
+
+class ServiceAcknowledged(_CausedEvent):
+    type: Literal["service.acknowledged.v1"] = "service.acknowledged.v1"
+    data: IncidentData
+
+
+class ServiceReleased(_CausedEvent):
+    """Nobody has it in hand any more."""
+
+    type: Literal["service.released.v1"] = "service.released.v1"
+    data: IncidentData
+
+
+class ServiceMuted(_CausedEvent):
+    type: Literal["service.muted.v1"] = "service.muted.v1"
+    data: IncidentData
+
+
+class ServiceUnmuted(_CausedEvent):
+    type: Literal["service.unmuted.v1"] = "service.unmuted.v1"
+    data: IncidentData
+
+
+class ServiceNoted(_CausedEvent):
+    type: Literal["service.noted.v1"] = "service.noted.v1"
+    data: IncidentData
 
 
 class Outcome(StrEnum):
@@ -421,6 +499,8 @@ class RunRecorded(_CloudEvent):
 
 ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed | ServiceDeleted
 Event = ConfigEvent | StatusChanged
+IncidentEvent = ServiceAcknowledged | ServiceReleased | ServiceMuted | ServiceUnmuted | ServiceNoted
+"""What people do about incidents. Beside `Event`: nothing that the monitor judges follows from it."""
 
 
 def keys_of(event: Event | RunRecorded) -> str:
@@ -438,6 +518,16 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(
 def parse_event(payload: bytes) -> Event:
     """Read an event of any known version. pydantic.ValidationError (a ValueError) if it is none."""
     return _EVENT.validate_json(payload)
+
+
+_INCIDENT: TypeAdapter[IncidentEvent] = TypeAdapter(
+    Annotated[IncidentEvent, Field(discriminator="type")], config=ConfigDict(hide_input_in_errors=True)
+)
+
+
+def parse_incident(payload: bytes) -> IncidentEvent:
+    """Read what somebody did about an incident. pydantic.ValidationError (a ValueError) if it is none."""
+    return _INCIDENT.validate_json(payload)
 
 
 def parse_run(payload: bytes) -> RunRecorded:

@@ -26,7 +26,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from pydantic import WrapValidator
 
-from shared.contracts.events import Event, parse_event
+from shared.contracts.events import Event, IncidentEvent, parse_event, parse_incident
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, StreamPosition, retry_until_done
@@ -76,18 +76,20 @@ class ReceivedEvent(NamedTuple):
     """`event`: None if it cannot be read, or is not one of its subject; `problem` says why."""
 
     stored: Stored
-    event: Event | None
+    event: Event | IncidentEvent | None
     problem: str = ""
 
 
-def _read(payload: bytes, _: Any) -> Event | ValueError:
+def _read(payload: bytes, _: Any) -> Event | IncidentEvent | ValueError:
     try:
         return parse_event(payload)
     except ValueError as error:
+        with suppress(ValueError):
+            return parse_incident(payload)
         return error
 
 
-ReadableEvent = Annotated[Event, WrapValidator(_read)]
+ReadableEvent = Annotated[Event | IncidentEvent, WrapValidator(_read)]
 """One that cannot be read is a ValueError, and costs the others of its batch nothing."""
 BatchMessage = Annotated[NatsBatchMessage, Context("message")]
 Apply = Callable[[list[ReceivedEvent]], Awaitable[None]]
@@ -199,7 +201,7 @@ def _place(raw: Msg) -> Delivered | None:
     return None
 
 
-def _received(raw: Msg, event: Event | ValueError, place: Delivered) -> ReceivedEvent:
+def _received(raw: Msg, event: Event | IncidentEvent | ValueError, place: Delivered) -> ReceivedEvent:
     stored = Stored(raw.subject, raw.data, raw.headers, place.sequence, place.stored_at, place.pending)
     if isinstance(event, ValueError):
         return ReceivedEvent(stored, None, str(event))

@@ -198,6 +198,8 @@ async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str
     found: dict[str, Truncated] = {}
     among = f"service.*.{name}" if name else streams.ALL_EVENTS
     async for subject in full_subjects(link, streams.SERVICES, among):
+        if streams.is_incident(subject):
+            continue  # each carries all that holds; how a service was does not rest on the oldest
         oldest = await first(link, streams.SERVICES, subject)
         event = _readable(oldest)
         if oldest is None or _is_beginning(event):

@@ -9,7 +9,15 @@ from nats.js import JetStreamContext
 from nats.js.api import StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
-from shared.contracts.events import Event, RunRecorded, StatusChanged, parse_event, parse_run
+from shared.contracts.events import (
+    Event,
+    IncidentEvent,
+    RunRecorded,
+    StatusChanged,
+    parse_event,
+    parse_incident,
+    parse_run,
+)
 from shared.settings import MIN_STREAM_BYTES, Settings
 
 HEARTBEATS = "HEARTBEATS"
@@ -43,6 +51,7 @@ ALL_TICKS = "tick.>"
 ALL_EVENTS = "service.>"
 ALL_CONFIG = "service.config.>"
 ALL_STATUS = "service.status.>"
+ALL_INCIDENT = "service.incident.>"
 ALL_RUNS = "run.>"
 
 WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}, RUNS: {ALL_RUNS}}
@@ -74,6 +83,14 @@ def status(name: str) -> str:
     return f"service.status.{name}"
 
 
+def incident(name: str) -> str:
+    return f"service.incident.{name}"
+
+
+def is_incident(subject: str) -> bool:
+    return subject.startswith("service.incident.")
+
+
 def run(name: str) -> str:
     return f"run.{name}"
 
@@ -83,13 +100,24 @@ def stream_of(subject: str) -> str:
     return RUNS if subject.startswith("run.") else SERVICES
 
 
-def subject_of(event: Event) -> str:
+def subject_of(event: Event | IncidentEvent) -> str:
+    if isinstance(event, IncidentEvent):
+        return incident(event.name)
     return status(event.name) if isinstance(event, StatusChanged) else config(event.name)
 
 
 def read_event(subject: str, payload: bytes) -> Event:
-    """The event in a message of SERVICES. ValueError if it is none, or not one of its subject."""
+    """The event of configuration or status in a message of SERVICES. ValueError if it is none, or not one of
+    its subject."""
     event = parse_event(payload)
+    if subject_of(event) != subject:
+        raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
+    return event
+
+
+def read_incident(subject: str, payload: bytes) -> IncidentEvent:
+    """The same of what somebody did about an incident."""
+    event = parse_incident(payload)
     if subject_of(event) != subject:
         raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
     return event
@@ -134,7 +162,7 @@ def planned(settings: Settings) -> tuple[StreamConfig, ...]:
         replace(
             common,
             name=SERVICES,
-            subjects=[ALL_CONFIG, ALL_STATUS],
+            subjects=[ALL_CONFIG, ALL_STATUS, ALL_INCIDENT],
             max_msgs_per_subject=settings.events_kept,
             duplicate_window=120,
             allow_atomic=True,

@@ -18,11 +18,13 @@ from shared.contracts.events import (
     ConfigData,
     Event,
     HeartbeatBody,
+    IncidentEvent,
     Signal,
     Status,
     StatusChanged,
     Tick,
     parse_event,
+    parse_incident,
     valid_name,
 )
 from shared.contracts.heartbeats import parse_heartbeat, read_body, write_body
@@ -40,6 +42,44 @@ def test_golden_events_parse_and_are_written_again_the_same(file: Path) -> None:
     event = parse_event(file.read_bytes())
     assert event.type == file.stem
     assert holds(json.loads(event.to_bytes()), written)
+
+
+INCIDENTS = sorted(GOLDEN.glob("incident-*.json"))
+
+
+@pytest.mark.parametrize("file", INCIDENTS, ids=lambda file: file.stem)
+def test_golden_events_of_incidents_parse_and_are_written_again_the_same(file: Path) -> None:
+    event = parse_incident(file.read_bytes())
+    assert event.type == f"service.{file.stem.removeprefix('incident-')}.v1"
+    assert holds(json.loads(event.to_bytes()), json.loads(file.read_text()))
+    assert streams.read_incident("service.incident.my-service", file.read_bytes()) == event
+    for subject in ("service.incident.other", "service.status.my-service"):
+        with pytest.raises(ValueError, match="has no place"):
+            streams.read_incident(subject, file.read_bytes())
+    with pytest.raises(ValidationError):
+        parse_event(file.read_bytes())
+
+
+def test_every_type_of_incidents_has_its_golden_file() -> None:
+    types = {kind.model_fields["type"].default for kind in IncidentEvent.__args__}
+    assert types == {json.loads(file.read_text())["type"] for file in INCIDENTS}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"until": None},
+        {"until_alive": True},
+        {"incident": "1"},
+        {"by": ""},
+        {"until": "9000-01-01T00:00:00Z"},
+    ],
+)
+def test_a_mute_has_one_end(change: dict[str, Any]) -> None:
+    written = json.loads((GOLDEN / "incident-acknowledged.json").read_text())
+    written["data"]["muted"] |= change
+    with pytest.raises(ValidationError):
+        parse_incident(json.dumps(written).encode())
 
 
 def holds(rewritten: object, written: object) -> bool:

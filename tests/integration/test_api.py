@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -47,6 +48,7 @@ from tests.histories import everything as all_documents
 from tests.servers import Process, Service, free_port, mongo_server, nats_server
 
 OPEN_BY_NAME = "LOCALHOST"
+GOLDEN = Path(__file__).parent.parent / "contract" / "golden"
 """Resolves to loopback, so nothing is opened here, but is not a name that the settings know as loopback."""
 
 
@@ -500,6 +502,8 @@ async def test_what_cannot_be_read_is_passed_over(client: httpx.AsyncClient, pub
     for odd in ({"doubt": {"stopped": 10**30, "of": 1, "within": 1}}, {"duration": float("nan")}):
         poison = event | {"type": "service.status_changed.v1", "data": data | odd}
         await publisher.publish("service.status.a", json.dumps(poison).encode())
+    done = (GOLDEN / "incident-acknowledged.json").read_bytes().replace(b'"my-service"', b'"a"')
+    await publisher.publish("service.incident.a", done)
     await publisher.publish("heartbeat.é")
     await register(publisher, "later")
     await publisher.publish("heartbeat.later", b'{"message": "there"}')

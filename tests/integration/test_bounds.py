@@ -36,6 +36,7 @@ from tests.servers import Process, free_port, program
 
 ALIVE, DOWN, UNKNOWN = Status.ALIVE, Status.DOWN, Status.UNKNOWN
 KEPT = 5
+GOLDEN = Path(__file__).parent.parent / "contract" / "golden"
 
 
 @pytest.fixture
@@ -89,6 +90,9 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
     await configure(link, "reborn", ServiceRegistered, reborn)
     for n in range(KEPT + 2):
         await configure(link, "reborn", ServiceUpdated, reborn, description=str(n))
+    done = (GOLDEN / "incident-noted.json").read_bytes().replace(b'"my-service"', b'"calm"')
+    for _ in range(KEPT + 2):
+        await link.js.publish(streams.incident("calm"), done)
 
     left = await truncated(link)
     assert left.keys() == {"flapper", "reborn"}, "what is exactly full has lost nothing"

@@ -199,6 +199,12 @@ async def test_what_cannot_be_read_is_counted_and_kept_aside_with_its_origin(
         ("service.config.web", b"not an event"),
         ("service.status.web", b'{"type": "service.status_changed.v99"}'),
     ]
+
+    async def follows_events() -> bool:
+        return "watching" in monitor.log.read_text()
+
+    await eventually(follows_events)
+    await js.publish("service.incident.web", b"what the monitor does not read")
     stored = [(subject, (await js.publish(subject, payload)).seq, payload) for subject, payload in noise]
 
     async def aside() -> list[Any]:
@@ -219,7 +225,8 @@ async def test_what_cannot_be_read_is_counted_and_kept_aside_with_its_origin(
         metrics = await client.get(f"http://127.0.0.1:{monitor.port}/metrics")
     counted = re.findall(r'registry_malformed_messages_total\{kind="(\w+)"\} (\d+)', metrics.text)
     assert sorted(counted) == [("event", "2"), ("heartbeat", "3"), ("tick", "1")]
-    assert await _names(js) == ["service.config.web", "service.status.web"], "the noise itself, and no more"
+    noise_itself = ["service.incident.web", "service.config.web", "service.status.web"]
+    assert await _names(js) == noise_itself, "and no more"
     await nc.close()
 
 

@@ -52,6 +52,7 @@ from tests.servers import Process, service
 from tests.telegram_standin import Standin
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
+GOLDEN = Path(__file__).parent.parent / "contract" / "golden"
 Start = Callable[..., Process]
 
 
@@ -830,7 +831,9 @@ async def test_what_cannot_be_read_is_passed_over(
         for payload in (later_version, not_valid):
             await record.link.js.publish("service.config.odd", payload)
 
+    done = (GOLDEN / "incident-acknowledged.json").read_bytes().replace(b'"my-service"', b'"odd"')
     process = start()
+    await record.link.js.publish("service.incident.odd", done)
     await publish()
     await record.change("web", ALIVE, DOWN)
     assert len(await told(telegram, "web")) == 1
@@ -841,6 +844,7 @@ async def test_what_cannot_be_read_is_passed_over(
     await record.change("again", ALIVE, DOWN)
     assert len(await told(telegram, "again")) == 2
     assert "event cannot be read; passed over" in process.log.read_text()
+    assert "service.incident" not in process.log.read_text()
 
 
 async def test_the_digest_comes_late_after_an_outage_and_never_twice(

@@ -296,6 +296,7 @@ MAY_PUBLISH = {
     "tick.x": "ingest",
     "service.config.x": "monitor api",
     "service.status.x": "monitor",
+    "service.incident.x": "notifier api",
     "service.x": "",
     "run.x": "monitor",
     "aside": "monitor",

@@ -79,9 +79,11 @@ FIRST_WAIT = 0.1
 
 
 def _events_in(batch: list[Stored]) -> list[Projection]:
-    """What these messages are; one that cannot be read is passed over."""
+    """What these messages are. Passed over: one that cannot be read, and what people did about incidents."""
     changes = []
     for message in batch:
+        if streams.is_incident(message.subject):
+            continue
         try:
             changes.append(project(message))
         except ValueError as error:
