@@ -95,12 +95,14 @@ class NotificationLog:
         )
         await self._append(streams.run(name), run_recorded(name, data, at))
 
-    async def settled(self) -> None:
-        """Wait until all that chats were told is recorded: a notifier killed before that would repeat it."""
+    async def settled(self, *chats: str) -> None:
+        """Wait until all that these chats were told is recorded (none named: all), or a notifier killed
+        before that would repeat it."""
         bucket = await self.link.js.key_value(streams.NOTIFIER_BUCKET)
 
         async def nothing_on_its_way() -> bool:
-            keys = [key for key in await bucket.keys() if key.startswith("telegram.")]
+            of_all = (key for key in await bucket.keys() if key.startswith("telegram."))
+            keys = [f"telegram.{chat}" for chat in chats] or of_all
             cursors = [json.loads((await bucket.get(key)).value or b"") for key in keys]
             return not any(cursor.get("sending") for cursor in cursors)
 
@@ -785,6 +787,7 @@ async def test_the_registrys_doubt_is_said_once_per_episode_also_across_a_crash(
     telegram.control("hang", "42", times=1)
     await record.change("first", ALIVE, SILENT, **DOUBTED)
     await told(telegram, "first", chat="43")
+    await record.settled("43")
     process.kill()
     process = start(telegram_chat_id="42,43")
     await told(telegram, "first")
