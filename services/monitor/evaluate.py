@@ -68,8 +68,9 @@ class Evaluator:
             service = state.services.get(name)
             if service is None:
                 headers = message.headers or {}
-                over_http, by_key = headers.get(SOURCE_HEADER) == "http", FOUND_BY_HEADER in headers
-                service = await self._recorder.register(name, beat, over_http, by_key)
+                if FOUND_BY_HEADER in headers:
+                    continue  # its service was deleted since: what was stored before it is applied
+                service = await self._recorder.register(name, beat, headers.get(SOURCE_HEADER) == "http")
             if beat.signal is Signal.LOG:  # no sign of life
                 await self._skip(name, message)
                 continue

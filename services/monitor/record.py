@@ -130,19 +130,15 @@ class Recorder:
     async def _newest(self, subject: str) -> Stored | None:
         return await retry_until_done(f"read {subject}", partial(self._event_store.newest_event, subject))
 
-    async def register(
-        self, name: str, beat: Beat, admitted: bool, by_key: bool = False
-    ) -> MonitoredService | None:
+    async def register(self, name: str, beat: Beat, admitted: bool) -> MonitoredService | None:
         """Register a service at its first heartbeat; None if it may not be. `admitted`: ingest has accepted
-        it, so the last places may have been taken since. `by_key`: only one that the record holds already."""
+        it, so the last places may have been taken since."""
         state, after = self._state, 0
         while True:
             if upcoming := state.upcoming_of.get(name):
                 change = upcoming[0]
                 is_later = change.deletes or change.registered_at > beat.at
                 return None if is_later else state.apply_change(change)
-            if by_key:
-                return None  # deleted since: what was stored before the heartbeat has been read
             limit = self._max_services * (ADMITTED if admitted else 1)
             if len(state.services) + self._registering >= limit:
                 REFUSED.inc()

@@ -18,12 +18,11 @@ from oncalendar import BaseIterator
 from services.monitor.consume import Monitor
 from services.monitor.domain import runs
 from services.monitor.domain.service import Beat, Job, MonitoredService, OpenRun, RunFact
-from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store import snapshot_codec
 from services.monitor.store.mapping import ConfigChange
 from shared.contracts import schedules
-from shared.contracts.events import ConfigEvent, Signal, Status, StatusChanged
+from shared.contracts.events import FOUND_BY_HEADER, ConfigEvent, Signal, Status, StatusChanged
 from shared.domain import timetable
 from shared.messaging import streams
 from shared.messaging.errors import NotStored, WrongSequence
@@ -421,14 +420,16 @@ class ForgetsOpenRuns(_Patched):
         return load
 
 
-class RegistersByKey(_Patched):
+class RegistersByKey(Process):
     """Takes a ping by key for a service that is not known as the first heartbeat of one."""
 
-    place, name = Recorder, "register"
+    def reader(self, stream: str, *subjects: str, **options: Any) -> Any:
+        def lie(message: Stored) -> Stored:
+            headers = message.headers or {}
+            said = {key: value for key, value in headers.items() if key != FOUND_BY_HEADER}
+            return message._replace(headers=said or None)
 
-    @staticmethod
-    def instead(real: Any) -> Any:
-        return lambda recorder, name, beat, admitted, by_key: real(recorder, name, beat, admitted)
+        return _Reader(super().reader(stream, *subjects, **options), lie)
 
 
 class MissedByBoth(Process):
