@@ -45,7 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Proc
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "operations"), [("api", 19), ("ingest", 21)])
+@pytest.mark.parametrize(("name", "operations"), [("api", 20), ("ingest", 21)])
 def test_no_request_is_answered_with_a_server_error(
     running: dict[str, Process], name: str, operations: int
 ) -> None:

@@ -29,6 +29,18 @@ LABELS = {
     "description": "Description",
 }
 """What people read at each field."""
+CHANGED = LABELS | {
+    "schedule": "Schedule",
+    "time_zone": "Time zone",
+    "every": "Beats every",
+    "aliases": "Aliases changed",
+    "paused": "Paused",
+    "notify": "Messages about it",
+    "notify_unusual": "Messages about unusual runs",
+    "ping_key": "Another ping key",
+    "as_check": "For Healthchecks' clients",
+}
+"""What stands at each field that was changed."""
 _NAMED = re.compile(rf"(^|; )({'|'.join(LABELS)})(\.[0-9]+)?: ")
 _IN_LINES = ("description", "schedule", "aliases")
 _CHECKED = ("notify", "notify_unusual")

@@ -17,6 +17,7 @@ from services.api.dashboard import charts, editing
 from services.api.dashboard import runs as drawn
 from services.api.dashboard.login import may_view
 from services.api.dashboard.rendering import ORDER, SECURED, page, templates
+from services.api.http.audit import audited
 from services.api.http.auth import Role
 from services.api.http.models import HeardItem, RunItem, Service
 from services.api.http.requests import listed, tags_asked_for, write_cursor
@@ -40,6 +41,7 @@ DEAD_ROWS = 50
 """Dead services that are folded away on the first page."""
 TAGS_SHOWN = 60
 EVENTS_SHOWN = 30
+AUDIT_ROWS = 50
 RUNS_DRAWN, RUNS_SHOWN = 100, 20
 """Runs in the chart, and in the list below it."""
 SLICES = {"24h": 48, "7d": 84, "30d": 90, "90d": 90}
@@ -217,6 +219,7 @@ async def service_page(
         given=given,
         form=form,
         labels=editing.LABELS,
+        changed_labels=editing.CHANGED,
         declared=declared,
         zone_if_empty=zone_if_empty,
         due=due,
@@ -288,6 +291,31 @@ async def maintenance_page(
     """`given`: what was filled into a form that was refused."""
     windows = api.maintenance.all(api.now())
     return page(request, "maintenance.html", status, windows=windows, refused=refused, given=given)
+
+
+@router.get("/ui/audit")
+async def audit(
+    request: Request,
+    api: Api,
+    actor: Annotated[str, Query(max_length=300)] = "",
+    service: Annotated[str, Query(max_length=200)] = "",
+    cursor: str | None = None,
+) -> HTMLResponse:
+    """Who changed what."""
+    actor, service = actor.strip(), service.strip()
+    wrong = bool(service) and not valid_name(service)
+    found = await audited(api, actor, "" if wrong else service, 0, AUDIT_ROWS, cursor)
+    here = {key: value for key, value in (("actor", actor), ("service", service)) if value}
+    return page(
+        request,
+        "audit.html",
+        422 if wrong else 200,
+        refused=NAME_RULE_IN_WORDS if wrong else "",
+        rows=[] if wrong else found.items,
+        here=here,
+        labels=editing.CHANGED,
+        next=None if wrong or not found.next else f"/ui/audit?{urlencode(here | {'cursor': found.next})}",
+    )
 
 
 class Snippet(NamedTuple):

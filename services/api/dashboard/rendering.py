@@ -83,8 +83,14 @@ def page(request: Request, template: str, status: int = 200, **content: Any) -> 
         role=role.value,
         seq=getattr(request.state, "seq", api.hub.published_through) if known else 0,
         total=sum(counts.values()),
+        who=_name(api.auth.actor(request)),
     )
     return HTMLResponse(html, status, headers=SECURED)
+
+
+def _name(actor: str) -> str:
+    """Of whoever is logged in, or has a token with a name."""
+    return actor.removeprefix("token:") if actor.startswith("token:") else ""
 
 
 def problem_page(request: Request, problem: Problem) -> Response:

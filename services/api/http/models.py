@@ -279,6 +279,14 @@ class ServicePage(BaseModel):
     total: int = Field(description="All services that match, on this page or not.")
 
 
+class FieldChange(BaseModel):
+    """A field of the configuration that was made another."""
+
+    field: str = Field(examples=["silent_after"])
+    before: JsonValue = Field(description="Null: not set. Of `ping_key` and `aliases` nothing is shown.")
+    after: JsonValue
+
+
 class HistoryItem(BaseModel):
     seq: int
     type: str
@@ -288,6 +296,10 @@ class HistoryItem(BaseModel):
         description="What it made another, as far as the configuration before it is kept. Neither keys nor "
         "aliases are shown."
     )
+    actor: str | None = Field(description="Who did it; null: nobody in particular, or it is not recorded.")
+    changes: list[FieldChange] | None = Field(
+        description="What it changed from what to what; null where the configuration before it is not kept."
+    )
 
 
 class HistoryPage(BaseModel):
@@ -295,6 +307,30 @@ class HistoryPage(BaseModel):
 
     items: list[HistoryItem]
     next: str | None
+
+
+class AuditItem(BaseModel):
+    """What somebody did."""
+
+    seq: int
+    at: AwareDatetime = Field(description="When the broker stored it.")
+    actor: str = Field(
+        description="`token:ana`, `token` (one without a name), `anonymous` (none was needed), "
+        "`telegram:Ana (4711)`, `file:registry.yaml`, `heartbeat`.",
+        examples=["token:ana"],
+    )
+    service: str
+    type: str
+    changes: list[FieldChange] | None = Field(
+        description="From what to what; null where the configuration before it is not kept."
+    )
+
+
+class AuditPage(BaseModel):
+    model_config = _example({"items": [EXAMPLES["audited"]], "next": None})
+
+    items: list[AuditItem]
+    next: str | None = Field(description="The cursor of the next page; null on the last.")
 
 
 class HeardItem(BaseModel):

@@ -210,6 +210,8 @@ async def list_service_events(
                 at=moment(row["at"]),
                 data=row["data"],
                 changed=row.get("changed", []),
+                actor=row.get("actor"),
+                changes=row.get("changes", []),
             )
             for row in rows[:limit]
         ],

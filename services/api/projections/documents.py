@@ -7,9 +7,19 @@ Times in documents are integer microseconds since 1970 UTC: the database itself 
 import hashlib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from shared.contracts.events import MICRO, Event, ServiceDeleted, Signal, Status, StatusChanged
+from shared.contracts.events import (
+    MICRO,
+    ConfigEvent,
+    Event,
+    ServiceConfig,
+    ServiceDeleted,
+    ServiceRegistered,
+    Signal,
+    Status,
+    StatusChanged,
+)
 from shared.contracts.heartbeats import excerpt, parse_heartbeat
 from shared.domain.service_state import (
     NOTHING_DECLARED,
@@ -24,6 +34,9 @@ from shared.messaging.reader import BY_KEY, OVER_HTTP, Stored
 
 Document = dict[str, Any]
 
+CONFIGURES: list[str] = [kind.model_fields["type"].default for kind in get_args(ConfigEvent)]
+"""The types of configuration events."""
+_REGISTERED: str = ServiceRegistered.model_fields["type"].default
 _LONGEST = timedelta(days=36500)
 
 PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Status.ALIVE)
@@ -69,6 +82,8 @@ def project(message: Stored) -> Projection:
         "at": message.at,
         "data": _as_written(event.data.model_dump(mode="json", by_alias=True)),
     }
+    if actor := getattr(event, "actor", None):
+        row |= {"actor": actor, "acted": message.seq}
     if not isinstance(event, StatusChanged | ServiceDeleted):
         config = event.data.config
         row["keys"] = [_digest(event.data.ping_key or ""), _digest(*sorted(config.aliases))]
@@ -93,6 +108,38 @@ def changed(before: Document, row: Document) -> list[str]:
     was, now = (it["data"] | {"registered_at": None} for it in (before, row))  # the first event leaves it out
     its = [] if was == now else ["configuration"]
     return its + [what for what, was, now in keys if was != now]
+
+
+def differences(before: Document | None, row: Document) -> list[Document] | None:
+    """Field by field what a line of the history made another: `before` and `after`, None where nothing is
+    set. Of ping keys and aliases only that they are others. `before`: the line of the configuration before
+    it, None if that is not kept; of a registration it does not matter. None: it cannot be told."""
+    registers = row["type"] == _REGISTERED
+    if not registers and before is None:
+        return None
+    was, now = ({} if registers or not before else _set(before)), _set(row)
+    fields = dict.fromkeys([*_DEFAULTS, *was, *now])
+    default = {} if registers or "config" not in row["data"] else _DEFAULTS
+    found: list[Document] = []
+    for field in fields:
+        old, new = (it.get(field, default.get(field)) for it in (was, now))
+        if old != new:
+            found.append({"field": field, "before": old, "after": new})
+    keys = before.get("keys", ()) if before and not registers else [None, _digest()]
+    for field, old, new in zip(("ping_key", "aliases"), keys, row.get("keys", ()), strict=False):
+        if old != new and not (registers and field == "ping_key"):
+            found.append({"field": field, "before": None, "after": None})
+    return found
+
+
+_DEFAULTS: Document = ServiceConfig().model_dump(mode="json") | {"notify_unusual": True}
+"""Of the fields that are always written, and of one whose default is something."""
+
+
+def _set(row: Document) -> Document:
+    """What is configured otherwise than by default."""
+    config: Document = row["data"].get("config", {})
+    return {field: value for field, value in config.items() if value != _DEFAULTS.get(field)}
 
 
 def _as_written(data: Document) -> Document:

@@ -15,17 +15,19 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import DeleteMany, UpdateOne, monitoring
+from pymongo import DeleteMany, UpdateMany, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from services.api.projections.documents import (
+    CONFIGURES,
     FACETS,
     MAX_OPEN,
     Document,
     Heard,
     Projection,
     changed,
+    differences,
     dump,
     load,
 )
@@ -42,6 +44,8 @@ _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
 
 _STATUS_CHANGED: str = StatusChanged.model_fields["type"].default
+_ENDED = " ended"
+"""Behind the name in lines of what was deleted: no name has a blank in it."""
 _KEYS = ("config.ping_key", "config.aliases")
 _BULK = 1000
 _EARLIEST = 7 * 86400 * 1_000_000
@@ -185,6 +189,8 @@ class View:
     async def prepare(self) -> None:
         """The indexes for a service's history and runs; services are found by their names, and by keys."""
         await self._events.create_index([("name", 1), ("_id", -1)])
+        for keys in ([("acted", -1)], [("actor", 1), ("acted", -1)]):
+            await self._events.create_index(keys, sparse=True)
         # Downwards the embedded server leaves out what begins with the bound that it looks from.
         await self._runs.create_index([("name", 1), ("place", 1)])
         await self._runs.create_index([("seq", 1)])
@@ -233,16 +239,21 @@ class View:
         await _write(self._services, [_merge(state) for state in states.values()])
 
     async def add_to_history(self, changes: Sequence[Projection]) -> None:
-        """Add events to the history. One that is there already is the same; what a deletion ends goes."""
+        """Add events to the history. One that is there already is the same. What a deletion ends goes; of its
+        configuration only the audit tells further."""
         gone: dict[str, int] = {}
         for change in changes:
             if change.deletes:
                 gone[change.name] = max(change.seq, gone.get(change.name, 0))
-        rows = [it.row for it in changes if it.seq >= gone.get(it.name, 0)]
+        rows = [it.row for it in changes if it.configures or it.seq >= gone.get(it.name, 0)]
         await _insert(self._events, rows)
+        ended = [(name, {"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()]
+        kept = {"type": {"$in": CONFIGURES}}
         await _write(
-            self._events, [DeleteMany({"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()]
+            self._events,
+            [UpdateMany(which | kept, {"$set": {"name": name + _ENDED}}) for name, which in ended],
         )
+        await _write(self._events, [DeleteMany(which) for _, which in ended])
 
     async def fill(self, states: dict[str, ServiceState], heard: dict[str, Heard]) -> None:
         """Take in what whole streams come to. Services that are not there yet cost a tenth of the others."""
@@ -298,6 +309,7 @@ class View:
             its | {"type": _STATUS_CHANGED, "_id": {"$lt": left.status}},
             its | {"type": {"$ne": _STATUS_CHANGED}, "_id": {"$lt": left.config}},
             its | {"at": {"$lt": left.registered_at}},
+            {"name": name + _ENDED, "_id": {"$lt": left.config}},
         ]
         await _write(self._events, [DeleteMany(which) for which in gone])
 
@@ -341,18 +353,49 @@ class View:
             yield portion
 
     async def history(self, name: str, before: int | None, limit: int) -> list[Document]:
-        """A service's events, newest first; one more than the limit if there are older ones. `changed`: what
-        an event made another, where the one before it is kept; found here and not when it is projected, so
-        that it is the same in whatever order events came."""
+        """A service's events, newest first; one more than the limit if there are older ones. `changed` and
+        `changes`: what an event made another, where the one before it is kept; found here and not when it is
+        projected, so that it is the same in whatever order events came."""
         matching = {"name": name} | ({} if before is None else {"_id": {"$lt": before}})
         cursor = self._events.find(matching).sort([("_id", -1)]).limit(limit + 1)
         found: list[Document] = await cursor.to_list(None)
-        configured = [row for row in found if row["type"] != _STATUS_CHANGED]
-        if configured:
-            older = {"name": name, "type": {"$ne": _STATUS_CHANGED}, "_id": {"$lt": configured[-1]["_id"]}}
-            configured += await self._events.find(older).sort([("_id", -1)]).limit(1).to_list(None)
+        configured: list[Document | None] = [row for row in found if row["type"] in CONFIGURES]
+        if configured and (last := configured[-1]):
+            configured.append(await self._configured_before(last))
         for row, earlier in pairwise(configured):
-            row["changed"] = changed(earlier, row)
+            if row:
+                row["changed"] = changed(earlier, row) if earlier else []
+                row["changes"] = differences(earlier, row)
+        return found
+
+    async def _configured_before(self, row: Document) -> Document | None:
+        """The line of the configuration before that of a line; it may be of an earlier life."""
+        name = row["name"].removesuffix(_ENDED)
+        its = {
+            "name": {"$in": [name, name + _ENDED]},
+            "type": {"$in": CONFIGURES},
+            "_id": {"$lt": row["_id"]},
+        }
+        found: list[Document] = await self._events.find(its).sort([("_id", -1)]).limit(1).to_list(None)
+        return found[0] if found else None
+
+    async def audit(
+        self, actor: str | None, service: str | None, before: int | None, limit: int
+    ) -> list[Document]:
+        """What somebody did, newest first, also to what is deleted by now; one more than the limit if there
+        is older. With `changes` as in `history`. `actor`, `service`: only of these."""
+        matching: Document = {"acted": {"$gt": 0} if before is None else {"$gt": 0, "$lt": before}}
+        if actor:
+            matching["actor"] = actor
+        if service:
+            matching["name"] = {"$in": [service, service + _ENDED]}
+        found: list[Document] = (
+            await self._events.find(matching).sort([("acted", -1)]).limit(limit + 1).to_list(None)
+        )
+        for row in found:
+            if row["type"] in CONFIGURES:
+                row["changes"] = differences(await self._configured_before(row), row)
+            row["name"] = row["name"].removesuffix(_ENDED)
         return found
 
     async def configured_at(self, state: ServiceState) -> int:
