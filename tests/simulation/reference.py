@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from services.monitor.domain.service import EffectiveThresholds
 from shared.contracts.events import (
+    FOUND_BY_HEADER,
     ServiceDeleted,
     ServiceRegistered,
     ServiceResumed,
@@ -64,6 +65,7 @@ class Said(NamedTuple):
     every: int
     schedule: str
     zone: str
+    by_key: bool
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def heartbeats(facts: Iterable[Fact]) -> list[Message]:
         zone = body.get("time_zone", "") if schedule else ""
         signal = headers.get("Registry-Signal", "success")
         if fact.good:
-            found.append(Message(fact.at, Said(fact.at, signal, body.get("run", ""), every, schedule, zone)))
+            by_key, run = FOUND_BY_HEADER in headers, body.get("run", "")
+            found.append(Message(fact.at, Said(fact.at, signal, run, every, schedule, zone, by_key)))
     return found
 
 
@@ -281,7 +284,7 @@ class Reference:
         """Whether a tick has proved that the registry was listening in what was thought to be a gap."""
         if self.readable:
             for message in messages:
-                self._configure(message.at, message.said is not None)
+                self._configure(message.at, message.said is not None and not message.said.by_key)
                 if message.said:
                     self._heard(message.said)
                 else:
@@ -290,10 +293,11 @@ class Reference:
 
     # --- the configuration
 
-    def _configure(self, at: int, is_heartbeat: bool) -> None:
+    def _configure(self, at: int, registers: bool) -> None:
+        """Apply what was configured before `at`. `registers`: a heartbeat came then, and may register."""
         while self._ahead:
             first = self._ahead[0]
-            is_now = first.counts_at < at or (first.registers and is_heartbeat and first.counts_at == at)
+            is_now = first.counts_at < at or (first.registers and registers and first.counts_at == at)
             if not is_now:
                 break
             self._begin_epochs(first.counts_at)
