@@ -124,7 +124,7 @@ def _parsed(text: str, zone: ZoneInfo) -> tuple[Schedule | None, str, datetime |
 
 def _line(line: str, zone: ZoneInfo) -> tuple[Next, str]:
     try:
-        return _cron_line(line, zone) if _is_cron(line) else _calendar_line(line, zone)
+        return _cron_line(line, zone) if is_cron(line) else _calendar_line(line, zone)
     except ValueError as error:
         raise ValueError(f"{_short(line)} is not a schedule: {error}") from None
 
@@ -134,7 +134,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _is_cron(line: str) -> bool:
+def is_cron(line: str) -> bool:
     """Whether a line, right or wrong, is meant to be cron."""
     if line.startswith("@"):
         return True

@@ -240,6 +240,55 @@ def test_terraform_takes_over_a_service_that_is_there(system: System) -> None:
     assert "terraform import healthchecksio_check.this" in unknown
 
 
+@pytest.mark.parametrize(
+    ("name", "set_"),
+    [
+        ("by-cron", {"schedule": "30 2 * * 1-5", "time_zone": "Europe/Berlin", "max_run": "2h"}),
+        ("by-calendar", {"schedule": "Mon..Fri 02:30\nSat 04:00", "down_after": "20m"}),
+        ("by-interval", {"every": "12h", "tags": ["db", "night"], "description": 'the "big" one'}),
+        ("by-thresholds", {"silent_after": "2h", "down_after": "5h", "time_zone": "Asia/Tokyo"}),
+    ],
+)
+def test_no_line_changes_what_is_set_of_a_service(system: System, name: str, set_: dict[str, Any]) -> None:
+    """Whoever pastes one for a service that is there already loses nothing, and gets no warning."""
+    api, headers = system.url("api", ""), {"X-Api-Key": "any"}
+    made = system.http.put(f"{api}/service/{name}", json=set_).json()
+    page = system.http.get(f"{api}/ui/connect?name={name}").text
+    shown = html.unescape("\n".join(re.findall("<pre[^>]*>(.*?)</pre>", page, re.DOTALL)))
+    for said in ("0 3 * * *", "every=", "schedule=", "monitor_config"):
+        assert said not in shown or (said == "0 3 * * *" and name != "by-cron"), said
+    if name == "by-cron":
+        assert "30 2 * * 1-5  curl" in shown
+        assert 'schedule: "30 2 * * 1-5"\n  timeZone: "Europe/Berlin"' in shown
+
+    def is_as_it_was() -> None:
+        its = system.api(f"/service/{name}")
+        kept = ("schedule", "every", "time_zone", "max_run", "tags", "description", "thresholds")
+        assert {key: its[key] for key in kept} == {key: made[key] for key in kept}
+
+    ansible = shown[shown.index("- name: The check is there") : shown.index("- name: It is alive")]
+    (task,) = yaml.safe_load(ansible)
+    module = task["community.healthchecksio.checks"]
+    sent = {**ansible_defaults(), **module, "tags": " ".join(module["tags"])}
+    del sent["api_base_url"], sent["api_token"]
+    if not made["tags"]:
+        made["tags"] = ["ansible"]
+    answer = system.http.post(f"{api}/api/v1/checks/", json=sent, headers=headers)
+    assert answer.status_code == 200, answer.text
+    is_as_it_was()
+
+    (resource,) = re.findall(r'resource "healthchecksio_check" "this" \{\n(.*?)\n\}', shown, re.DOTALL)
+    its = {key: json.loads(value) for key, value in re.findall(r"(\w+) += (.+)", resource)}
+    its["tags"] = " ".join(its["tags"])
+    its["tz"] = its.pop("timezone", None)
+    id_ = made["ping_url"].rpartition("/")[2]
+    sent = {key: value for key, value in its.items() if value is not None}
+    assert system.http.post(f"{api}/api/v1/checks/{id_}", json=sent, headers=headers).status_code == 200
+    if made["tags"] == ["ansible"]:
+        made["tags"] = ["terraform"]
+    is_as_it_was()
+
+
 def ansible_defaults() -> dict[str, Any]:
     """What the module sends beside what is set, where a timeout is."""
     return {

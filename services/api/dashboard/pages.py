@@ -17,6 +17,7 @@ from services.api.dashboard import charts, editing
 from services.api.dashboard import runs as drawn
 from services.api.dashboard.login import may_view
 from services.api.dashboard.rendering import ORDER, SECURED, page, templates
+from services.api.healthchecks.checks import Timing, human_name, timing
 from services.api.http.audit import audited
 from services.api.http.auth import Role
 from services.api.http.models import HeardItem, RunItem, Service
@@ -343,17 +344,20 @@ def snippets(
     name: str,
     token: bool,
     time_zone: str = "UTC",
-    own_zone: str | None = None,
+    known: tuple[ServiceState, Timing] | None = None,
     *,
     ping_key: str | None = None,
     public_url: str = "",
-    exists: bool = False,
     nats_server: str = NATS_SERVER,
 ) -> list[Snippet]:
     """How to send heartbeats of this name. `token`: they need one, of which the reader knows the value;
-    `time_zone`: the registry's; `own_zone`: that of the service, if it has one; `public_url`: the API's,
-    where it is another; `exists`: there is such a service."""
+    `time_zone`: the registry's; `known`: the service, if it is there, and when it is due: no line changes
+    what is set of it; `public_url`: the API's, where it is another."""
     base = ingest_url.rstrip("/")
+    state, its = known or (None, None)
+    if state and not (state.schedule or state.every or state.silent_after or state.down_after):
+        its = None  # nothing is set of when it is due
+    lines = (its.schedule or "").splitlines() if its else []
     text = templates.get_template("snippets.txt").render(
         base=base,
         dsn=base.replace("://", f"://{'YOUR_INGEST_TOKEN' if token else 'public'}@", 1) + "/1",
@@ -361,9 +365,14 @@ def snippets(
         ping_key=ping_key or PING_KEY,
         public_url=(public_url or ingest_url).rstrip("/"),
         time_zone=time_zone,
-        own_zone=own_zone,
+        own_zone=state.time_zone if state else None,
+        exists=state is not None,
+        check=human_name(state) if state else name,
+        tags=list(state.tags) if state else [],
+        description=state.description if state else "",
+        its=its,
+        crontab=lines[0] if len(lines) == 1 and schedules.is_cron(lines[0]) else None,
         token=token,
-        exists=exists,
         nats_server=nats_server,
     )
     _, *written = text.split("=== ")
@@ -393,10 +402,9 @@ async def connect(request: Request, api: Api, name: str = "my-service") -> HTMLR
             name if good else "my-service",
             token,
             api.settings.timezone,
-            state.time_zone if state else None,
+            (state, timing(state, api.settings.thresholds, api.settings.timezone)) if state else None,
             ping_key=ping_key,
             public_url=api.settings.public_url,
-            exists=state is not None,
             nats_server=nats_server(api.settings),
         ),
         ping_key=ping_key,

@@ -244,7 +244,8 @@ def new(spec: Spec, taken: Callable[[str], bool]) -> WantedService:
 
 
 def change(spec: Spec, state: ServiceState, its: Timing) -> WantedService:
-    """What changes of a service. ValueError for another slug: services are not renamed."""
+    """What changes of a service: nothing of when it is due, where it is due as asked. ValueError for another
+    slug: services are not renamed."""
     if spec.slug and spec.slug not in (state.name, slug(state)):
         raise ValueError(f"slug: it is the service's name, {state.name}, and cannot be changed")
     kept = _kept(spec, state.as_check)
@@ -253,11 +254,12 @@ def change(spec: Spec, state: ServiceState, its: Timing) -> WantedService:
         kept |= {"name": spec.name} if spec.name not in ("", state.name) else {}
     if not spec.times:
         return _wanted(state.name, spec, None, kept)
+    now = its._replace(grace=spec.grace or its.grace, tz=spec.tz or its.tz)
     if spec.schedule:
-        its = its._replace(schedule=spec.schedule)
+        now = now._replace(schedule=spec.schedule)
     elif spec.timeout:
-        its = its._replace(timeout=spec.timeout, schedule=None)
-    return _wanted(state.name, spec, its._replace(grace=spec.grace or its.grace, tz=spec.tz or its.tz), kept)
+        now = now._replace(timeout=spec.timeout, schedule=None)
+    return _wanted(state.name, spec, now if now != its else None, kept)
 
 
 def _kept(spec: Spec, before: Mapping[str, str | bool]) -> dict[str, str | bool]:
