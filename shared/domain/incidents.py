@@ -7,11 +7,13 @@ never holds for a later one. Times are microseconds since 1970 UTC.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from shared.contracts.events import (
     Acknowledgement,
     Event,
+    IncidentData,
     IncidentEvent,
     Mute,
     ServiceDeleted,
@@ -95,3 +97,59 @@ def _change(state: IncidentState, event: StatusChanged, seq: int) -> None:
         state.begun = None
     elif state.begun is None or data.from_.badness <= Status.ALIVE.badness:
         state.begun = Incident(event.id, micros(data.since))
+
+
+# --- what somebody may do: the content of the event to append; None: it is so already
+
+
+class NoIncident(Exception):
+    """There is none to do this with."""
+
+
+class Taken(Exception):
+    """Somebody else has the incident in hand."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__(f"{by} has it in hand")
+        self.by = by
+
+
+def acknowledge(state: IncidentState, now: datetime, by: str, note: str | None = None) -> IncidentData | None:
+    """Who has it in hand may change the note. Raises NoIncident, Taken."""
+    if (incident := state.incident) is None:
+        raise NoIncident
+    if known := state.acknowledged:
+        if known.by != by:
+            raise Taken(known.by)
+        if note in (None, known.note):
+            return None
+    given = Acknowledgement(incident=incident.id, by=by, at=now, note=note)
+    return _carried(state, now, acknowledged=given)
+
+
+def release(state: IncidentState, now: datetime) -> IncidentData | None:
+    """Whoever asks: who has it in hand may be asleep. Raises NoIncident."""
+    if state.incident is None:
+        raise NoIncident
+    return _carried(state, now, acknowledged=None) if state.acknowledged else None
+
+
+def mute(state: IncidentState, now: datetime, by: str, until: datetime | None) -> IncidentData:
+    """In place of what was muted before. `until`: None is until it is alive, and raises NoIncident where it
+    is."""
+    if until is not None:
+        return _carried(state, now, muted=Mute(until=until, by=by, at=now))
+    if (incident := state.incident) is None:
+        raise NoIncident
+    return _carried(state, now, muted=Mute(until_alive=True, incident=incident.id, by=by, at=now))
+
+
+def unmute(state: IncidentState, now: datetime) -> IncidentData | None:
+    return _carried(state, now, muted=None) if state.muted(micros(now)) else None
+
+
+def _carried(state: IncidentState, now: datetime, **changed: Any) -> IncidentData:
+    """All that holds after it."""
+    incident = state.incident.id if state.incident else None
+    holds = {"acknowledged": state.acknowledged, "muted": state.muted(micros(now))}
+    return IncidentData(**{"incident": incident, **holds, **changed})

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,8 @@ from shared.contracts.events import (
     moment,
     status_changed,
 )
-from shared.domain.incidents import Incident, IncidentState, apply
+from shared.domain import incidents
+from shared.domain.incidents import Incident, IncidentState, NoIncident, Taken, apply
 from tests.histories import config_event, deleted
 
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
@@ -236,3 +238,53 @@ def test_a_deletion_whose_registration_is_gone_leaves_nothing() -> None:
 
 def _envelope() -> dict[str, Any]:
     return {"id": "1", "source": "/t", "subject": "web", "time": moment(BORN)}
+
+
+def test_of_two_who_acknowledge_the_second_is_told_who_has_it() -> None:
+    it = told([("change", ALIVE), ("change", DOWN), ("mute", 1_000_000)])
+    now = moment(it.at)
+    data = incidents.acknowledge(it.state, now, "ana", "on it")
+    assert data is not None
+    assert (data.muted, data.incident) == (it.muted, it.incident and it.incident.id), "the mute is carried on"
+    it.act(ServiceAcknowledged, **dict(data))
+    with pytest.raises(Taken) as refused:
+        incidents.acknowledge(it.state, now, "ben")
+    assert refused.value.by == "ana"
+    assert incidents.acknowledge(it.state, now, "ana") is None, "once is enough"
+    again = incidents.acknowledge(it.state, now, "ana", "still on it")
+    assert again is not None
+    assert again.acknowledged is not None
+    assert again.acknowledged.note == "still on it"
+    released = incidents.release(it.state, now)
+    assert released is not None
+    it.act(ServiceReleased, **dict(released))
+    assert incidents.release(it.state, now) is None
+    assert incidents.acknowledge(it.state, now, "ben") is not None
+
+
+@pytest.mark.parametrize("before", [[], [("change", ALIVE)], [("change", DOWN), ("delete",)]])
+def test_without_an_incident_nothing_is_in_hand(before: list[tuple[Any, ...]]) -> None:
+    it = told(before)
+    now = moment(it.at)
+    for attempt in (
+        lambda: incidents.acknowledge(it.state, now, "ana"),
+        lambda: incidents.release(it.state, now),
+        lambda: incidents.mute(it.state, now, "ana", None),
+    ):
+        with pytest.raises(NoIncident):
+            attempt()
+
+
+def test_a_mute_takes_the_place_of_the_one_before_and_ends_once() -> None:
+    it = told([("change", ALIVE), ("change", DOWN), ("acknowledge", "ana")])
+    now = moment(it.at)
+    for until in (moment(it.at + 1000), None):
+        data = incidents.mute(it.state, now, "ben", until)
+        assert data.acknowledged == it.state.acknowledged
+        it.act(ServiceMuted, **dict(data))
+        assert it.state.muted(it.at) == data.muted
+    ended = incidents.unmute(it.state, now)
+    assert ended is not None
+    it.act(ServiceUnmuted, **dict(ended))
+    assert it.state.muted(it.at) is None
+    assert incidents.unmute(it.state, now) is None
