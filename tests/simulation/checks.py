@@ -355,13 +355,13 @@ def _of_service(
         last = micros(data.last_heartbeat) if data.last_heartbeat else 0
         if last not in heard.good or last < now.start:
             yield f"there is no such heartbeat: {told(change)}"
+        elif data.reason.endswith("while it was paused"):  # a start may come in the moment of the resume
+            if all_known:
+                yield from _of_resume(change, at, last, now, heard, before)
         elif last == at:
             said = heard.verdict(at - 1, at)
             if lifted(data.from_.value, said) != data.to or data.to == data.from_:
                 yield f"not what the heartbeat says: {told(change)}"
-        elif data.reason.endswith("while it was paused"):
-            if all_known:
-                yield from _of_resume(change, at, last, now, heard, before)
         else:
             yield from _of_fall(change, at, last, now, heard.good, covered, gone, before, all_known)
 
