@@ -56,7 +56,8 @@ class StreamMessage(NamedTuple):
 
 
 def header_block(headers: dict[str, str]) -> bytes:
-    return "".join(f"{key}: {value}\r\n" for key, value in headers.items()).encode()
+    """A line break in a value becomes a blank."""
+    return "".join(f"{key}: {' '.join(value.splitlines())}\r\n" for key, value in headers.items()).encode()
 
 
 OnStored = Callable[[BrokerError | None], None]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.messaging import streams
+from shared.messaging.batch_publisher import header_block
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import Busy, NoAnswer, NotStored, TooLarge, WrongSequence
 from shared.messaging.nats_internals import hpub_cmd, pub_cmd
@@ -51,7 +52,7 @@ class Publisher:
             raise NotStored("the broker cannot be reached")
         if len(self._waiting) >= self._max_waiting:
             raise Busy("too many messages wait for the broker")
-        lines = _header_lines(headers) if headers else b""
+        lines = b"NATS/1.0\r\n%b\r\n" % header_block(headers) if headers else b""
         if len(lines) + len(payload) > self._link.nc.max_payload:
             raise TooLarge("the message is larger than the broker takes")
         self._count += 1
@@ -135,12 +136,6 @@ class Publisher:
         for _, future in self._waiting.values():
             if not future.done():
                 future.set_exception(NotStored(reason))
-
-
-def _header_lines(headers: dict[str, str]) -> bytes:
-    """As they stand in NATS' protocol; a line break in a value becomes a blank."""
-    lines = "".join(f"{key}: {' '.join(value.splitlines())}\r\n" for key, value in headers.items())
-    return b"NATS/1.0\r\n%b\r\n" % lines.encode()
 
 
 _WRONG_SEQUENCE = {10071, 10164}

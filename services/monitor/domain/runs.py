@@ -269,11 +269,7 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
     else:
         started = run.started
     outcome = Outcome.FAILURE if beat.signal is Signal.FAIL else Outcome.SUCCESS
-    words, tell = None, False
-    if started and outcome is Outcome.SUCCESS:
-        words = run_lengths.unusual(beat.duration or beat.at - started, job.lengths)
-        tell = bool(words) and not run.is_told and not service.paused and _may_tell(job, beat.at)
-    return RunFact(
+    fact = RunFact(
         beat.at,
         outcome,
         run.key,
@@ -283,10 +279,12 @@ def beat_fact(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunF
         run=beat.run,
         message=beat.message,
         exit_code=beat.exit_code,
-        unusual=words,
-        notify=tell,
         measured=beat.duration,
     )
+    if started and outcome is Outcome.SUCCESS and (words := run_lengths.unusual(fact.took, job.lengths)):
+        tell = not run.is_told and not service.paused and _may_tell(job, beat.at)
+        return fact._replace(unusual=words, notify=tell)
+    return fact
 
 
 def _passed(service: MonitoredService, beat: Beat, coverage: Coverage) -> RunFact | None:
