@@ -21,6 +21,8 @@ def belongs_to_this_life(at: int, registered_at: int, left: Status | None = None
     return at > registered_at or (at == registered_at and left in (None, Status.UNKNOWN))
 
 
+PAUSED = "paused"
+
 Declared = tuple[int | None, str | None, str | None]
 """The interval, the schedule and the time zone that a heartbeat declares."""
 NOTHING_DECLARED: Declared = (None, None, None)
@@ -106,6 +108,12 @@ class ServiceState:
     def _is_changed(self) -> bool:
         """Whether its newest change came in this life."""
         return belongs_to_this_life(self.changed_at, self.registered_at, self.changed_from)
+
+    @property
+    def counted_as(self) -> str:
+        """Under what it counts wherever services are counted: its status, or `paused`, as what is paused is
+        not evaluated."""
+        return PAUSED if self.paused else self.status.value
 
     @property
     def reason(self) -> str | None:

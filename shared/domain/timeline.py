@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from shared.contracts.events import Event, ServicePaused, ServiceResumed, Status, StatusChanged, micros
+from shared.domain.service_state import PAUSED as PAUSED
 from shared.domain.service_state import belongs_to_this_life
 
-PAUSED, UNOBSERVED, NOTHING = "paused", "unobserved", "nothing"
+UNOBSERVED, NOTHING = "unobserved", "nothing"
 """States beside the statuses: not evaluated; the registry was deaf; before the service was registered."""
 
 STATES = (*(status.value for status in Status), PAUSED, UNOBSERVED)

@@ -678,6 +678,26 @@ async def test_summary_and_page(client: httpx.AsyncClient, publisher: Publisher)
         assert (await client.get(path)).status_code == 200, path
 
 
+async def test_what_is_paused_counts_as_that_alone_wherever_services_are_counted(
+    client: httpx.AsyncClient, publisher: Publisher
+) -> None:
+    await fleet(publisher, 10)
+    await eventually(lambda: _has_status(client, "s009", "dead"))
+    for name in ("s003", "s002", "s009"):  # down, silent, dead
+        await client.post(f"/service/{name}/pause")
+    summary = (await client.get("/summary")).json()
+    assert summary["counts"] == {"down": 1, "silent": 1, "dead": 1, "unknown": 2, "alive": 2}
+    assert (summary["paused"], summary["total"]) == (3, 10)
+    assert not {"s003", "s002", "s009"} & {it["name"] for it in summary["worst"]}
+    said = summary["next_digest"]["text"].splitlines()[1]
+    assert said == "❔ 2 unknown · ✅ 2 alive · ⏳ 1 silent · 🔻 1 down · 💀 1 dead · ⏸ 3 paused"
+    page = (await client.get("/")).text
+    assert "1 down, 1 silent, 2 unknown, 2 alive, 3 paused, 1 dead" in page
+    assert page.index('id="g-paused"') < page.index('id="s-s003"') < page.index('id="g-dead"')
+    for status, expected in (("paused", 3), ("down", 1), ("dead,paused", 4)):
+        assert (await client.get(f"/services?status={status}")).json()["total"] == expected
+
+
 async def test_every_operation_has_an_id_and_an_example(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
 

@@ -16,11 +16,11 @@ from shared.domain import digest, timeline
 
 CSS = (Path(rendering.__file__).parent / "static" / "page.css").read_text()
 TABLES: dict[str, Collection[str]] = {
-    "the order of lists": PROBLEMS_FIRST,
-    "the order of pages": rendering.ORDER,
-    "shapes on pages": rendering.SHAPES,
+    "the order of lists": set(PROBLEMS_FIRST) - {timeline.PAUSED},
+    "the order of pages": set(rendering.ORDER) - {timeline.PAUSED},
+    "shapes on pages": rendering.SHAPES.keys() - {timeline.PAUSED},
     "marks in messages": digest.MARKS,
-    "colours of badges": badges.COLOURS.keys() - {"paused"},
+    "colours of badges": badges.COLOURS.keys() - {timeline.PAUSED},
     "what counts for uptime": (*timeline.UP, *timeline.NOT_UP, *timeline.NOT_MEASURED),
     "seconds that the API answers with": Seconds.model_fields.keys() - {timeline.PAUSED, timeline.UNOBSERVED},
     "places in a snapshot": snapshot_codec._STATUSES,

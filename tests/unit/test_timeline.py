@@ -272,11 +272,17 @@ def test_lists_are_those_of_the_documents(
         assert found_state
         assert (found_state.status, found_state.since) == (state.status, state.since)
         assert found_state.last_heartbeat == state.last_heartbeat
-    for statuses, tags in (((), ()), (("alive", "down"), ()), ((), ("web",)), (("silent",), ("db",))):
+    for statuses, tags in (
+        ((), ()),
+        (("alive", "down"), ()),
+        (("paused",), ()),
+        ((), ("web",)),
+        (("silent",), ("db",)),
+    ):
         matching = [
             name
             for name, it in there.items()
-            if (not statuses or it.status in statuses)
+            if (not statuses or it.counted_as in statuses)
             and all(tag in it.tags for tag in tags)
             and text.casefold() in f"{name}\nDescribes {name}".casefold()
         ]

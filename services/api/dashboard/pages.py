@@ -67,6 +67,7 @@ class Bar(NamedTuple):
 
 class Row(NamedTuple):
     service: Service
+    counted_as: str
     bar: Bar
     maintenance: bool
     due: str
@@ -82,13 +83,13 @@ async def rows(api: ApiContext, names: Sequence[str], window: str) -> list[Row]:
     for state in states:
         service, bar = api.present(state), _bar(api, state, window, marks[state.name])
         in_maintenance = any(each.is_about(service.name, service.tags) for each in open_windows)
-        well = service.status in (Status.ALIVE, Status.UNKNOWN) and not service.paused
+        well = state.counted_as in (Status.ALIVE, Status.UNKNOWN)
         due = (
             drawn.clock(service.expected, now, _zone(api, service), api.settings.zone)
             if well and service.expected
             else ""
         )
-        found.append(Row(service, bar, in_maintenance, due))
+        found.append(Row(service, state.counted_as, bar, in_maintenance, due))
     return found
 
 
@@ -432,7 +433,7 @@ async def _made(request: Request, api: ApiContext) -> str:
     names = sorted({name for query in queries for name in api.hub.index.page(query)[0]})
     long = len(names) <= LONG_WINDOW_UP_TO
     shown = await rows(api, names[:STATUS_PAGE_ROWS], "90d" if long else "24h")
-    shown.sort(key=lambda row: (ORDER.index(row.service.status), row.service.name))
+    shown.sort(key=lambda row: (ORDER.index(row.counted_as), row.service.name))
     return bytes(page(request, "status.html", rows=shown, long=long).body).decode()
 
 

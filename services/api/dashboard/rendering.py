@@ -15,16 +15,18 @@ from services.api.http.requests import write_tags
 from shared.contracts import durations, zones
 from shared.contracts.events import Status, moment
 from shared.contracts.heartbeats import shortened
+from shared.domain.service_state import PAUSED
 from shared.http import problems
 from shared.http.problems import Problem
 
-ORDER = (Status.DOWN, Status.SILENT, Status.UNKNOWN, Status.ALIVE, Status.DEAD)
+ORDER = (Status.DOWN, Status.SILENT, Status.UNKNOWN, Status.ALIVE, PAUSED, Status.DEAD)
 """The order on pages, where dead services stand folded at the end."""
 SHAPES = {
     Status.DOWN: "▼",
     Status.SILENT: "◆",
     Status.UNKNOWN: "○",
     Status.ALIVE: "●",
+    PAUSED: "‖",
     Status.DEAD: "✕",
 }
 """A shape per status, because colour alone tells some people nothing."""

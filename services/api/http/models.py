@@ -418,7 +418,8 @@ class NextDigest(BaseModel):
 class Summary(BaseModel):
     model_config = _example(EXAMPLES["summary"] | {"worst": [EXAMPLES["service"]]})
 
-    counts: dict[Status, int]
+    counts: dict[Status, int] = Field(description="Of the services that are evaluated.")
+    paused: int
     total: int
     worst: list[Service] = Field(
         description="Up to 10 services that are down, silent or dead, in this order."

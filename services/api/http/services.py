@@ -19,11 +19,12 @@ from services.api.http.routing import (
     reading,
     writing,
 )
+from services.api.projections.documents import PROBLEMS_FIRST
 from services.api.queries import history
 from services.api.queries.index import SORTS, Place, ServiceQuery, Sort
 from shared.contracts.events import Status, micros, moment
 from shared.domain import digest, timeline
-from shared.domain.service_state import ServiceState
+from shared.domain.service_state import PAUSED, ServiceState
 from shared.http.problems import Problem, documented
 
 WORST = (Status.DOWN, Status.SILENT, Status.DEAD)
@@ -154,7 +155,11 @@ async def list_services(
     with_keys: WithKeys,
     status: Annotated[
         list[str],
-        Query(default_factory=list, description=f"Any of these. {_LISTED}", examples=[["down"]]),
+        Query(
+            default_factory=list,
+            description=f"Any of these; what is paused is `paused` and nothing else. {_LISTED}",
+            examples=[["down"]],
+        ),
     ],
     tag: Annotated[list[str], Query(default_factory=list, description=f"All of these. {_LISTED}")],
     q: Annotated[str, Query(max_length=200, description="Part of the name or the description.")] = "",
@@ -181,7 +186,8 @@ async def get_summary(api: Api, with_keys: WithKeys) -> Summary:
     names, *_ = index.page(ServiceQuery(statuses=WORST, sort="status", limit=10))
     gaps, runs = api.gaps_until(micros(now)), await api.last_runs()
     return Summary(
-        counts=index.counts,
+        counts={status: index.counts[status] for status in Status},
+        paused=index.counts[PAUSED],
         total=len(index),
         worst=[api.present(state, with_keys=with_keys) for state in await api.store.live.named(names)],
         next_digest=models.NextDigest(
@@ -248,8 +254,8 @@ def service_query(
     statuses: list[str], tags: list[str], text: str, sort: str, limit: int, cursor: str | None
 ) -> ServiceQuery:
     """What a list is asked for. Problem 422 for a status, a text or a cursor that cannot be."""
-    if wrong := next((status for status in statuses if status not in set(Status)), None):
-        raise Problem(422, f"status: {wrong[:50]!r} is none of {', '.join(Status)}")
+    if wrong := next((status for status in statuses if status not in PROBLEMS_FIRST), None):
+        raise Problem(422, f"status: {wrong[:50]!r} is none of {', '.join([*Status, PAUSED])}")
     if "\0" in text:
         raise Problem(422, "q: no name or description has a NUL in it")
     key: Sort = next(key for key in SORTS if key == sort.removeprefix("-"))

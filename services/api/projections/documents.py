@@ -24,6 +24,7 @@ from shared.contracts.heartbeats import excerpt, parse_heartbeat
 from shared.domain.service_state import (
     NOTHING_DECLARED,
     PARTS,
+    PAUSED,
     Declared,
     ServiceState,
     apply,
@@ -39,7 +40,7 @@ CONFIGURES: list[str] = [kind.model_fields["type"].default for kind in get_args(
 _REGISTERED: str = ServiceRegistered.model_fields["type"].default
 _LONGEST = timedelta(days=36500)
 
-PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Status.ALIVE)
+PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Status.ALIVE, PAUSED)
 """The order of lists and counts: what needs somebody now, what may soon, what nobody expects back."""
 
 

@@ -13,7 +13,6 @@ from sortedcontainers import SortedList
 
 from services.api.healthchecks import checks
 from services.api.projections.documents import PROBLEMS_FIRST, Heard, Projection
-from shared.contracts.events import Status
 from shared.domain.service_state import ServiceState, merge
 
 Sort = Literal["name", "status", "since", "last_heartbeat"]
@@ -28,7 +27,7 @@ _FEW = 1000
 
 
 def place(state: ServiceState, sort: Sort) -> Place:
-    return PROBLEMS_FIRST.index(state.status) if sort == "status" else getattr(state, sort), state.name
+    return PROBLEMS_FIRST.index(state.counted_as) if sort == "status" else getattr(state, sort), state.name
 
 
 def _unique_key(state: ServiceState) -> bytes:
@@ -37,8 +36,8 @@ def _unique_key(state: ServiceState) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ServiceQuery:
-    """A page to find: services in any of `statuses`, with all of `tags`, and with `text` in their name or
-    description. `after`: where the last one of the page before stands."""
+    """A page to find: services counted as any of `statuses`, with all of `tags`, and with `text` in their
+    name or description. `after`: where the last one of the page before stands."""
 
     statuses: Sequence[str] = ()
     tags: Sequence[str] = ()
@@ -72,7 +71,7 @@ class ServiceIndex:
         self._of_unique_key.clear()
         self._called.clear()
         self._orders = {sort: SortedList() for sort in SORTS}
-        self._of_status: dict[str, set[str]] = {status: set() for status in Status}
+        self._of_status: dict[str, set[str]] = {status: set() for status in PROBLEMS_FIRST}
         self._of_tag: defaultdict[str, set[str]] = defaultdict(set)
 
     # --- keeping up
@@ -113,7 +112,7 @@ class ServiceIndex:
         self.without_key.discard(name)
         for sort, order in self._orders.items():
             order.remove(place(state, sort))
-        self._of_status[state.status].discard(name)
+        self._of_status[state.counted_as].discard(name)
         self._of_unique_key.pop(_unique_key(state), None)
         for index, words in ((self._of_tag, state.tags), (self._called, checks.also_called(state))):
             for word in words:
@@ -136,7 +135,7 @@ class ServiceIndex:
             self._called[word].add(state.name)
         for sort, order in self._orders.items():
             order.add(place(state, sort))
-        self._of_status[state.status].add(state.name)
+        self._of_status[state.counted_as].add(state.name)
         for tag in state.tags:
             self._of_tag[tag].add(state.name)
 
@@ -172,8 +171,8 @@ class ServiceIndex:
         return [state for name in sorted(names) if (state := self.get(name))]
 
     @property
-    def counts(self) -> dict[Status, int]:
-        """Services by status, problems first."""
+    def counts(self) -> dict[str, int]:
+        """How many services count as what, problems first."""
         return {status: len(self._of_status[status]) for status in PROBLEMS_FIRST}
 
     def has_tag(self, tag: str) -> bool:
