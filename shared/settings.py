@@ -141,9 +141,6 @@ BrokerUrls = Annotated[CommaSeparated, Field(min_length=1), all_of(urls.is_nats)
 DatabaseUrl = Annotated[str, Field(min_length=1), all_of(urls.is_mongodb), Concealed(urls.MONGODB)]
 HttpUrl = Annotated[str, all_of(urls.is_http), Concealed(urls.HTTP)]
 SecretHttpUrl = Annotated[SecretStr, all_of(urls.is_http), Concealed(urls.HTTP)]
-HttpUrls = Annotated[
-    CommaSeparated, all_of(urls.is_http), Concealed(f"{urls.HTTP}, several separated by commas")
-]
 PublicUrl = Annotated[str, Field(min_length=1), all_of(urls.is_public), Concealed(urls.PUBLIC)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Networks = Annotated[
@@ -335,6 +332,8 @@ def _explain(kind: type[Settings], error: Any) -> str:
     if mark := _mark(kind, field):
         reason = f"accepted: {mark.accepted}"
     given = f"{variable}={error['input']!r} is not accepted"
+    if "://" in str(error["input"]):  # in the wrong variable, it is as secret as in its own
+        given = f"{variable}: its value is not accepted, and not shown"
     return f"{given}{'; ' if reason.startswith('accepted') else ': '}{reason}"
 
 

@@ -75,7 +75,7 @@ class Inbox:
     """A channel that takes everything, or answers as it is told."""
 
     def __init__(self, key: str = "inbox") -> None:
-        self.key = self.chat = key
+        self.key = self.chat = self.name = key
         self.messages: list[OutgoingMessage] = []
         self.answers: list[Outcome] = []
         self.always: Outcome | None = None

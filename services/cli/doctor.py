@@ -18,6 +18,7 @@ from nats.js.errors import NotFoundError
 
 from services.cli.client import connect_once, say
 from services.cli.settings import SERVICES, DoctorSettings
+from shared.contracts.channels import address_of
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.messaging.errors import READ_ONLY
@@ -148,7 +149,7 @@ async def _telegram(http: httpx.AsyncClient, settings: DoctorSettings) -> AsyncI
     if not settings.telegram_chat_id:
         yield Finding("chats", "none is configured; whoever has the invite's secret can subscribe")
     for configured in settings.telegram_chat_id:
-        chat = configured.partition(":")[0]
+        chat = address_of(configured).partition(":")[0]
         status, answer = await _ask(http, f"{base}/getChat", {"chat_id": chat})
         if status == 200:
             yield Finding(f"chat {configured}", "known")

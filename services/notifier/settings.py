@@ -9,9 +9,9 @@ from pydantic_settings import NoDecode
 
 from services.notifier.channels import webhook
 from shared import settings
-from shared.contracts import durations
+from shared.contracts import channels, durations
 from shared.http import urls
-from shared.settings import Concealed, HttpUrl, HttpUrls, Port, Settings, TimeOfDay, all_of
+from shared.settings import Accepted, Concealed, HttpUrl, Port, Settings, TimeOfDay, all_of
 
 MIN_SECRET_LENGTH = 16
 
@@ -19,12 +19,19 @@ _CHAT = re.compile(r"(-?\d{1,20}|@\w{3,64})(:\d{1,18})?", re.ASCII)
 
 
 def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
-    for chat in chats:
-        if not _CHAT.fullmatch(chat):
-            raise ValueError(
-                f"{chat!r}; accepted: a chat's number, @channel, or either with :topic behind it"
-            )
-    return tuple(dict.fromkeys(chats))
+    found = tuple(dict.fromkeys(chats))
+    addresses = list(map(channels.address_of, found))
+    if len({*addresses}) < len(addresses) or not all(map(_CHAT.fullmatch, addresses)):
+        raise ValueError("not accepted")
+    return found
+
+
+def _is_webhook(configured: str) -> bool:
+    return urls.is_http(channels.address_of(configured))
+
+
+def _is_apprise(configured: str) -> bool:
+    return urls.has_scheme(channels.address_of(configured))
 
 
 def _is_secret(given: str) -> bool:
@@ -69,7 +76,11 @@ class NotifierSettings(Settings):
         timedelta(days=1),
     )
     deadman_url: settings.SecretHttpUrl = SecretStr("")
-    webhook_urls: HttpUrls = ()
+    webhook_urls: Annotated[
+        settings.CommaSeparated,
+        all_of(_is_webhook),
+        Concealed(f"{urls.HTTP}, several separated by commas; {channels.NAME}"),
+    ] = ()
     webhook_secret: Annotated[
         SecretStr, AfterValidator(_key), Concealed("16 or more characters, or whsec_ and base64 behind it")
     ] = SecretStr("")
@@ -78,11 +89,15 @@ class NotifierSettings(Settings):
         tuple[str, ...],
         NoDecode,
         BeforeValidator(_words),
-        all_of(urls.has_scheme),
-        Concealed("Apprise URLs such as ntfy://TOPIC, several separated by blanks"),
+        all_of(_is_apprise),
+        Concealed(f"Apprise URLs such as ntfy://TOPIC, several separated by blanks; {channels.NAME}"),
     ] = ()
     telegram_bot_token: SecretStr = SecretStr("")
-    telegram_chat_id: Annotated[settings.CommaSeparated, AfterValidator(_chats)] = ()
+    telegram_chat_id: Annotated[
+        settings.CommaSeparated,
+        AfterValidator(_chats),
+        Accepted(f"a chat's number, @channel, or either with :topic behind it, each once; {channels.NAME}"),
+    ] = ()
     telegram_invite: Annotated[
         SecretStr, all_of(_is_secret), Concealed("8 to 64 letters, digits, _ and -")
     ] = SecretStr("")
@@ -95,6 +110,11 @@ class NotifierSettings(Settings):
         if self.webhook_urls and len(self.webhook_secret.get_secret_value()) < MIN_SECRET_LENGTH:
             needed = f"REGISTRY_WEBHOOK_SECRET of {MIN_SECRET_LENGTH} or more characters"
             raise ValueError(f"REGISTRY_WEBHOOK_URLS needs a {needed}")
+        if twice := channels.named_twice((*self.telegram_chat_id, *self.webhook_urls, *self.apprise_urls)):
+            where = "REGISTRY_TELEGRAM_CHAT_ID, REGISTRY_WEBHOOK_URLS and REGISTRY_APPRISE_URLS"
+            raise ValueError(
+                f"the name {twice!r} is given to two channels of {where}; accepted: each name once"
+            )
         return self
 
     @property

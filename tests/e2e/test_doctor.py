@@ -35,7 +35,7 @@ def test_a_system_that_runs_and_one_part_after_the_other_that_does_not(tmp_path:
                 "mongodb_url": f"mongodb://127.0.0.1:{system.parts['mongo'].port}",
                 "telegram_api_url": telegram.url,
                 "telegram_bot_token": telegram.token,
-                "telegram_chat_id": "42,-1001:7",
+                "telegram_chat_id": "42,ops=-1001:7",
             }
             code, found = doctor(tmp_path, **given)
             assert (code, [part for part, it in found.items() if not it["ok"]]) == (0, [])

@@ -21,7 +21,7 @@ class AppriseChannel(Channel):
 
         logging.getLogger("apprise").disabled = True
         self._apprise: Any = apprise.Apprise()
-        self.chat = url.partition("://")[0]
+        self.chat = self.name = url.partition("://")[0].lower()
         if not self._apprise.add(url):
             raise ValueError(f"Apprise does not know what to do with {self.chat}://…")
         self.key = f"apprise.{hashlib.blake2b(url.encode(), digest_size=8).hexdigest()}"

@@ -58,8 +58,10 @@ Outcome = Sent | Limited | Migrated | Permanent | Refused | BadToken | Failed
 class Channel(Protocol):
     key: str
     """Names its state in the broker: `A-Za-z0-9_=.-` only, the same for ever."""
+    name: str
+    """What people and routes call it. No two channels have the same."""
     chat: str
-    """The address as configured."""
+    """The address as configured, without the name."""
 
     async def turn(self, chat: str) -> None:
         """Wait until the next message is permitted, if there is a pace to keep."""

@@ -173,7 +173,7 @@ class TelegramChannel:
     """A chat, `chat:topic` or `@channel`. A refused topic or markup is done without, never the message."""
 
     def __init__(self, bot: Bot, configured: str) -> None:
-        self._bot = bot
+        self._bot, self.name = bot, configured
         self.chat, _, topic = configured.partition(":")
         self.topic = int(topic) if topic else None
         self.key = "telegram." + "".join(c if c.isalnum() or c == "-" else f"={ord(c):x}" for c in configured)

@@ -36,7 +36,7 @@ class WebhookChannel(Channel):
         self._key = signing_key(secret)
         self._private = private
         self.key = f"webhook.{hashlib.blake2b(url.encode(), digest_size=8).hexdigest()}"
-        self.chat = f"{self._url.scheme}://{self._url.host}"
+        self.chat, self.name = f"{self._url.scheme}://{self._url.host}", self._url.host
         self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=False)
 
     async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome:
