@@ -50,8 +50,8 @@ def spoken(value: timedelta) -> str:
 
 
 def spoken_seconds(seconds: float) -> str:
-    """The same with fractions of a second below ten seconds: `0.25 s`."""
-    return f"{seconds:.3g} s" if seconds < 10 else spoken(timedelta(seconds=seconds))
+    """The same with fractions of a second below ten seconds, to the thousandth: `0.25 s`."""
+    return f"{round(seconds, 3):.3g} s" if seconds < 10 else spoken(timedelta(seconds=seconds))
 
 
 def _read(value: Any) -> Any:

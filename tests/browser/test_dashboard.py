@@ -254,6 +254,9 @@ async def test_a_schedule_shows_its_next_moments_while_it_is_typed(system: Syste
         re.compile(r"^[A-Z][a-z]{2} [0-9]{4}-[0-9]{2}-[0-9]{2} 03:00 .+$")
     )
     typed = await moments.all_inner_texts()
+    await page.fill("#schedule", "*:*:0/30")
+    await expect(page.locator("#moments")).to_contain_text(re.compile(r"[0-9]{2}:[0-9]{2}:30 "))
+    assert len(set(await moments.all_inner_texts())) == 5
     await page.fill("#schedule", "")
     await expect(moments).to_have_count(0)
     await page.fill("#schedule", "0 3 * * *")
@@ -442,7 +445,7 @@ async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
 async def test_a_calendar_and_runs_are_read_with_keys_and_by_tapping(system: System, page: Page) -> None:
     await fill(system, [fleets.nightly("job", fleets.now())])
     await page.goto(system.url("api", "/ui/service/job"))
-    calendar, chart = page.locator("#schedule [role=slider]"), page.locator("#runs [role=slider]")
+    calendar, chart = page.locator("#due [role=slider]"), page.locator("#runs [role=slider]")
     read = calendar.locator(".read")
     await expect(read).to_contain_text("2 missed", timeout=20_000)
     days = await calendar.locator("rect > title").all_text_contents()

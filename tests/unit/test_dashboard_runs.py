@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from services.api.dashboard import editing
 from services.api.dashboard import runs as drawn
 from services.api.dashboard.rendering import templates
 from services.api.http.models import RunItem
@@ -51,6 +52,11 @@ def run(
     ended = begun + int(took * 1e6) if begun and took is not None else None
     facts = {"started_at": begun, "ended_at": ended, "duration": took, "outcome": outcome}
     return RunItem.model_validate(nothing | facts | more)
+
+
+def test_moments_of_one_minute_are_told_apart() -> None:
+    _, found = editing.preview("*:*:0/30", "UTC", datetime(2026, 11, 28, tzinfo=UTC))
+    assert found[:2] == ["Sat 2026-11-28 00:00:30 UTC", "Sat 2026-11-28 00:01 UTC"]
 
 
 def test_lateness_in_words() -> None:

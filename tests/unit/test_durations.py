@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts.durations import FORM_PATTERN, parse, spoken, write
+from shared.contracts.durations import FORM_PATTERN, parse, spoken, spoken_seconds, write
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,10 @@ def test_reading_never_fails_otherwise(text: str) -> None:
 )
 def test_spoken(seconds: int, text: str) -> None:
     assert spoken(timedelta(seconds=seconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.000853, "0.001 s"), (0.25, "0.25 s"), (9.5, "9.5 s"), (12.4, "12 s")]
+)
+def test_spoken_with_fractions(seconds: float, text: str) -> None:
+    assert spoken_seconds(seconds) == text

@@ -104,4 +104,8 @@ def preview(schedule: str, time_zone: str, after: datetime | None) -> tuple[str,
     except ValueError:
         return "", []
     moments = islice(found.upcoming(after), MOMENTS) if after else ()
-    return found.says, [f"{zones.in_zone(moment, zone):%a %Y-%m-%d %H:%M %Z}" for moment in moments]
+    return found.says, [_by_the_clock(zones.in_zone(moment, zone)) for moment in moments]
+
+
+def _by_the_clock(moment: datetime) -> str:
+    return format(moment, f"%a %Y-%m-%d {'%H:%M:%S' if moment.second else '%H:%M'} %Z")

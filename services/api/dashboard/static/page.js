@@ -146,13 +146,14 @@ document.addEventListener("input", ({ target: search }) => {
 // --- when a schedule is due, while it is typed
 
 function byTheClock(zone) {
-  const form = { weekday: "short", year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZoneName: "short" };
+  const form = { weekday: "short", year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZoneName: "short" };
   let clock;
   try { clock = new Intl.DateTimeFormat("en-GB", { ...form, timeZone: zone }); }
   catch { clock = new Intl.DateTimeFormat("en-GB", { ...form, timeZone: "UTC" }); } // a zone that the browser does not know
   return (moment) => {
     const part = Object.fromEntries(clock.formatToParts(new Date(moment)).map(({ type, value }) => [type, value]));
-    return `${part.weekday} ${part.year}-${part.month}-${part.day} ${part.hour}:${part.minute} ${part.timeZoneName}`;
+    const seconds = part.second === "00" ? "" : `:${part.second}`;
+    return `${part.weekday} ${part.year}-${part.month}-${part.day} ${part.hour}:${part.minute}${seconds} ${part.timeZoneName}`;
   };
 }
 
