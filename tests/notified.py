@@ -23,20 +23,31 @@ from services.notifier.texts.message import LinkContext, OutgoingMessage
 from shared.contracts import events
 from shared.contracts.events import (
     ConfigData,
+    IncidentData,
+    IncidentEvent,
+    ServiceAcknowledged,
     ServiceConfig,
     ServiceDeleted,
+    ServiceMuted,
     ServiceRegistered,
+    ServiceReleased,
+    ServiceUnmuted,
     Status,
     StatusData,
+    micros,
     status_changed,
 )
 from shared.contracts.maintenance import Window, maintenance_until
+from shared.domain import incidents
+from shared.domain.incidents import Incident, IncidentState
+from shared.messaging import streams
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=n) for n in (1, 60, 3600, 86400))
 SHORT = "took 3 s, usually 12 to 15 min"
 REMINDERS = (HOUR, 6 * HOUR, DAY)
+ANA, BEN = "telegram:Ana (4711)", "token:ben"
 
 
 @dataclass
@@ -108,6 +119,9 @@ class World:
         self.windows: dict[str, Window] = {}
         self._remind_after = reminders
         self.events: list[tuple[Any, datetime]] = []
+        self.incidents: dict[str, IncidentState] = {}
+        self._muted: set[int] = set()
+        """The changes that were stored while their service was muted."""
         self.runs: list[UnusualRun] = []
         self.status: dict[str, Status] = {}
         self.deaf: list[Deafness] | None = []
@@ -117,8 +131,11 @@ class World:
     async def start(self) -> None:
         self.states = ServiceStates()
         self.reminders = Reminders(self.states, self._remind_after)
-        for seq, (event, at) in enumerate(self.events, 1):
-            self.states.apply(event, seq, at)
+        for seq, (event, at) in self._newest_of_each():
+            self._fold(seq, event, at)
+        for name in self.states.incidents.unresolved():
+            if incident := self.folded(name).incident:
+                self.states.incidents.resolve(name, incident)
         deps = ReceiverDependencies(
             LinkContext("http://x", ZoneInfo("UTC")),
             self._no_digest,
@@ -139,6 +156,9 @@ class World:
         self.states.on_config = lambda name: (
             [chat.alerts.configuration_changed(name) for chat in self.chats] and None
         )
+        self.states.on_incident = lambda event, seq: (
+            [chat.alerts.incident_changed(event, seq) for chat in self.chats] and None
+        )
         after = min(chat.state.done for chat in self.chats)
         for name in self.states:
             self.reminders.watch(name, min(chat.state.notices or self.now for chat in self.chats))
@@ -147,6 +167,11 @@ class World:
             self._deliver(seq, event, at)
         for run in self.runs:
             self._deliver_run(run)
+
+    def _newest_of_each(self) -> list[tuple[int, tuple[Any, datetime]]]:
+        """As the broker gives the newest event of each subject."""
+        found = {streams.subject_of(it[0]): (seq, it) for seq, it in enumerate(self.events, 1)}
+        return sorted(found.values(), key=lambda it: it[0])
 
     def _configuration_changed(self, name: str) -> None:
         for chat in self.chats:
@@ -237,18 +262,63 @@ class World:
         self.change(to, name)
         await self.settle()
 
+    # --- what people do
+
+    def mute(self, name: str = "web", until: datetime | None = None, by: str = ANA) -> None:
+        """`until`: None is until it is alive."""
+        self._act(ServiceMuted, name, incidents.mute(self.folded(name), self.now, by, until))
+
+    def unmute(self, name: str = "web") -> None:
+        self._act(ServiceUnmuted, name, incidents.unmute(self.folded(name), self.now))
+
+    def acknowledge(self, name: str = "web", by: str = ANA) -> None:
+        self._act(ServiceAcknowledged, name, incidents.acknowledge(self.folded(name), self.now, by))
+
+    def release(self, name: str = "web") -> None:
+        self._act(ServiceReleased, name, incidents.release(self.folded(name), self.now))
+
+    def folded(self, name: str = "web") -> IncidentState:
+        return self.incidents.setdefault(name, IncidentState())
+
+    def is_muted(self, name: str = "web") -> bool:
+        return self.folded(name).muted(micros(self.now)) is not None
+
+    def _act(self, kind: Any, name: str, data: IncidentData | None) -> None:
+        if data is not None:
+            id_ = f"i{len(self.events)}"
+            self._append(kind(id=id_, source="/test", subject=name, time=self.now, data=data, actor=ANA))
+
     def _append(self, event: Any) -> None:
         self.events.append((event, self.now))
+        seq, state = len(self.events), self.folded(event.name)
+        incidents.apply(state, event, seq, micros(self.now))
+        if self.is_muted(event.name):
+            self._muted.add(seq)
         if self.is_on:
             self._deliver(len(self.events), event, self.now)
 
     def _deliver(self, seq: int, event: Any, at: datetime) -> None:
         change = self._change(seq, event, at)
-        self.states.apply(event, seq, at)
+        if change and (incident := self._incident_before(event.name, seq)):
+            self.states.incidents.resolve(event.name, incident)
+        self._fold(seq, event, at)
         if change:
             self.reminders.watch(event.name, event.data.since)
         for chat in self.chats:
             chat.enqueue(seq, change)
+
+    def _incident_before(self, name: str, seq: int) -> Incident | None:
+        state = IncidentState()
+        for n, (event, at) in enumerate(self.events[: seq - 1], 1):
+            if event.name == name:
+                incidents.apply(state, event, n, micros(at))
+        return state.incident
+
+    def _fold(self, seq: int, event: Any, at: datetime) -> None:
+        if isinstance(event, IncidentEvent):
+            self.states.apply_incident(event, seq, at, in_turn=True)
+        else:
+            self.states.apply(event, seq, at)
 
     def _change(self, seq: int, event: Any, at: datetime) -> StatusChange | None:
         if event.type != "service.status_changed.v1":
@@ -257,6 +327,7 @@ class World:
         configs = [e for e, _ in self.events[: seq - 1] if e.name == event.name and isinstance(e, said)]
         config = configs[-1].data.config if configs and isinstance(configs[-1], ServiceRegistered) else None
         quiet = config is not None and (config.paused or not config.notify)
+        quiet = quiet or seq in self._muted
         return StatusChange(
             seq, at, event.name, it.from_, it.to, it.since, it.last_heartbeat, it.reason, None, silenced=quiet
         )

@@ -89,6 +89,7 @@ class Notifier:
         self._receivers = Receivers(configured_channels(settings, self._bot), self._deps, self._bot)
         self._windows = Windows(self._link, self._receivers.window_removed)
         self._states.on_config = self._receivers.configuration_changed
+        self._states.on_incident = self._receivers.incident_changed
         self.consumer = EventConsumer(self._event_log, settings.nats_url, self._reminders)
         self._lease: Lease | None = None
 

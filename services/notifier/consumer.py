@@ -6,7 +6,7 @@ here is tried again from the last event that was taken in. Only one that cannot 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -21,14 +21,18 @@ from services.notifier.states import ServiceStates
 from shared.contracts.events import (
     Event,
     IncidentEvent,
+    Mute,
     Outcome,
     ServiceDeleted,
     Signal,
+    Status,
     StatusChanged,
+    micros,
     moment,
 )
 from shared.contracts.heartbeats import parse_heartbeat
 from shared.domain import digest
+from shared.domain.incidents import Incident
 from shared.domain.service_state import belongs_to_this_life
 from shared.domain.timeline import Mark, mark_of
 from shared.messaging import streams
@@ -45,6 +49,8 @@ log = structlog.get_logger()
 UNREADABLE = Counter("registry_unreadable_events_total", "Events passed over because they cannot be read")
 PENDING.labels(streams.SERVICES)
 CONFIG_AND_STATUS = streams.ALL_CONFIG, streams.ALL_STATUS
+MAX_QUESTIONS = 64
+"""To the broker at once, about when incidents began."""
 RETRY_INTERVAL = 1.0
 """Seconds before events are read again that could not be applied."""
 STALL_TIMEOUT = 30.0
@@ -55,6 +61,14 @@ def parse(stored: Stored) -> Event | None:
     """The event; None, counted and said, if it is none."""
     try:
         return streams.read_event(stored.subject, stored.data)
+    except ValueError as error:
+        report_unreadable(stored.subject, stored.seq, str(error))
+        return None
+
+
+def _read_incident(stored: Stored) -> IncidentEvent | None:
+    try:
+        return streams.read_incident(stored.subject, stored.data)
     except ValueError as error:
         report_unreadable(stored.subject, stored.seq, str(error))
         return None
@@ -88,12 +102,27 @@ class EventLog:
 
     async def load_states(self) -> None:
         """Learn how every service is, from its newest events that can be read."""
-        reader = Reader(self.link, streams.SERVICES, *CONFIG_AND_STATUS, newest_per_subject=True)
+        subjects = *CONFIG_AND_STATUS, streams.ALL_INCIDENT
+        reader = Reader(self.link, streams.SERVICES, *subjects, newest_per_subject=True)
         async for batch in reader.to_end():
             for last in batch:
+                if streams.is_incident(last.subject):
+                    await self._load_incident(last)
+                    continue
                 event = parse(last)
                 if found := (event, last) if event else await self._read_before(last.subject, last.seq):
                     self.states.apply(found[0], found[1].seq, moment(found[1].at))
+        await self.find_incidents(self.states.incidents.unresolved())
+
+    async def _load_incident(self, last: Stored) -> None:
+        found = last
+        while (event := _read_incident(found)) is None:
+            ask = partial(newest_before, self.link, streams.SERVICES, last.subject, found.seq)
+            older = await retry_until_done(f"read what {last.subject} was before {found.seq}", ask)
+            if older is None:
+                return
+            found = older
+        self.states.apply_incident(event, found.seq, moment(found.at), in_turn=True)
 
     async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> StatusChange:
         data = event.data
@@ -114,7 +143,8 @@ class EventLog:
             data.duration,
             data.doubt,
             trace=tracing.traceparent_of(event),
-            silenced=await self._was_silenced(event.name, seq),
+            silenced=await self._was_silenced(event.name, seq)
+            or await self._was_muted(event, seq, stored_at),
         )
 
     async def _was_silenced(self, name: str, seq: int) -> bool:
@@ -127,6 +157,29 @@ class EventLog:
         if isinstance(config, StatusChanged | ServiceDeleted):
             return False
         return config.data.config.paused or not config.data.config.notify
+
+    async def _was_muted(self, event: StatusChanged, seq: int, stored_at: datetime) -> bool:
+        """The same of a mute."""
+        incidents, name, at = self.states.incidents, event.name, micros(stored_at)
+        known = incidents.state(name)
+        if seq > incidents.through and known.incident_seq < seq:  # it is read in its turn
+            mute = known.muted(at)
+        else:
+            mute = await self._mute_before(name, seq)
+        if mute is None or mute.until is not None:
+            return mute is not None and stored_at < (mute.until or stored_at)
+        if Status.ALIVE.badness >= min(event.data.from_.badness, event.data.to.badness):
+            return False  # with it another incident begins, or the muted one ends
+        incident = await self.incident_at(name, seq)
+        return incident is not None and incident.id == mute.incident
+
+    async def _mute_before(self, name: str, seq: int) -> Mute | None:
+        """What the newest event of people before a sequence says."""
+        subject = streams.incident(name)
+        ask = partial(newest_before, self.link, streams.SERVICES, subject, seq)
+        found = await retry_until_done(f"read what {subject} was before {seq}", ask)
+        event = _read_incident(found) if found else None
+        return event.data.muted if event else None
 
     async def _began(self, event: StatusChanged, seq: int) -> datetime | None:
         """When the status before `seq` had begun, from the event that began it."""
@@ -151,6 +204,40 @@ class EventLog:
                 return event, stored
             seq = stored.seq
         return None
+
+    # --- incidents
+
+    async def find_incidents(self, names: Iterable[str]) -> None:
+        """Learn when the incidents of these services began, where only the record knows."""
+        limit = asyncio.Semaphore(MAX_QUESTIONS)
+
+        async def find(name: str) -> None:
+            async with limit:
+                await self.find_incident(name)
+
+        unresolved = [name for name in names if self.states.incidents.is_unresolved(name)]
+        await asyncio.gather(*map(find, unresolved))
+
+    async def find_incident(self, name: str) -> None:
+        """The same of one, if that is not known."""
+        incidents = self.states.incidents
+        if incidents.is_unresolved(name):
+            newest = self.states.get(name).status_seq
+            if incident := await self.incident_at(name, newest):
+                incidents.resolve(name, incident)
+
+    async def incident_at(self, name: str, seq: int) -> Incident | None:
+        """Which incident the service had after its change at a sequence, or the newest before. Of one whose
+        beginning the broker has let go of, the oldest change that is left counts as that."""
+        oldest, subject, seq = None, streams.status(name), seq + 1
+        while found := await self._read_before(subject, seq):
+            event, seq = found[0], found[1].seq
+            if not isinstance(event, StatusChanged) or event.data.to.badness <= Status.ALIVE.badness:
+                break
+            oldest = Incident(event.id, micros(event.data.since))
+            if event.data.from_.badness <= Status.ALIVE.badness:
+                break
+        return oldest
 
     async def changes_after(self, after: int, most: int) -> tuple[list[StatusChange], int, bool]:
         """About `most` changes after a sequence, the sequence read last, and whether that was the end."""
@@ -254,7 +341,9 @@ class EventConsumer:
             change = None
             if event is None:
                 report_unreadable(stored.subject, stored.seq, problem)
-            elif not isinstance(event, IncidentEvent):
+            elif isinstance(event, IncidentEvent):
+                await self._apply_incident(event, stored)
+            else:
                 change = await self._apply(event, stored)
             for enqueue in self.subscribers:
                 enqueue(stored.seq, change)
@@ -263,9 +352,17 @@ class EventConsumer:
     async def _apply(self, event: Event, stored: Stored) -> StatusChange | None:
         """The change to tell, if it is one."""
         seq, stored_at, change = stored.seq, moment(stored.at), None
-        if isinstance(event, StatusChanged) and not self._event_log.was_told(event, seq):
-            change = await self._event_log.change(event, seq, stored_at)
+        if isinstance(event, StatusChanged):
+            if event.data.to is Status.ALIVE:  # or nobody would know which incident is over
+                await self._event_log.find_incident(event.name)
+            if not self._event_log.was_told(event, seq):
+                change = await self._event_log.change(event, seq, stored_at)
         self._states.apply(event, seq, stored_at)
         if isinstance(event, StatusChanged):
             self._reminders.watch(event.name, event.data.since)
         return change
+
+    async def _apply_incident(self, event: IncidentEvent, stored: Stored) -> None:
+        if event.data.acknowledged or event.data.muted:
+            await self._event_log.find_incident(event.name)
+        self._states.apply_incident(event, stored.seq, moment(stored.at), in_turn=True)

@@ -3,25 +3,42 @@
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from shared.contracts.events import Event, Status, StatusChanged, StatusData, micros, moment
+from services.notifier.incidents import Incidents
+from shared.contracts.events import (
+    Event,
+    IncidentEvent,
+    Status,
+    StatusChanged,
+    StatusData,
+    micros,
+    moment,
+)
 from shared.domain.service_state import ServiceState, apply, is_news
 
 
 class ServiceStates:
     """Takes events in any order, also twice. `paused`: the services that are. `problems`: what made services
-    silent, down or dead, of those that are. `on_config` is called with the name of a newer configuration."""
+    silent, down or dead, of those that are."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServiceState] = {}
         self.paused: set[str] = set()
         self.problems: dict[str, StatusData] = {}
+        self.incidents = Incidents(self.get)
         self.on_config: Callable[[str], None] = lambda _: None
+        """Called with the name of a newer configuration."""
+        self.on_incident: Callable[[IncidentEvent, int], None] = lambda event, seq: None
+        """Called with what somebody did about an incident, and its sequence; also twice."""
+        self.on_standing: Callable[[str], None] = lambda _: None
+        """Called with a service whose messages may have to say something else now."""
 
     def apply(self, event: Event, seq: int, stored_at: datetime) -> None:
         name, state = event.name, self.get(event.name)
         if not is_news(state, event, seq):
             return
+        self.incidents.apply(event, seq, stored_at)
         self._by_name[name] = apply(state, event, seq, micros(stored_at))
+        self.incidents.settle(name)
         if isinstance(event, StatusChanged):
             self.problems.pop(name, None)
             if state.changed_to.badness > Status.ALIVE.badness:
@@ -29,6 +46,14 @@ class ServiceStates:
         else:
             (self.paused.add if state.paused else self.paused.discard)(name)
             self.on_config(name)
+        if not isinstance(event, StatusChanged) or event.data.to is Status.ALIVE:
+            self.on_standing(name)
+
+    def apply_incident(self, event: IncidentEvent, seq: int, stored_at: datetime, in_turn: bool) -> None:
+        """`in_turn`: it was read in the order of the record, not written here."""
+        self.incidents.apply_incident(event, seq, stored_at, in_turn)
+        self.on_incident(event, seq)
+        self.on_standing(event.name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_name)

@@ -16,7 +16,7 @@ from services.notifier.channels.channel import Failed, Permanent, Refused
 from services.notifier.dispatch import notification_log
 from services.notifier.dispatch.notification_log import Intent, ReceiverState
 from services.notifier.texts.message import REPEAT
-from shared.contracts.events import Status
+from shared.contracts.events import Status, micros
 from shared.messaging.kv_record import Superseded
 from tests.notified import (
     ALIVE,
@@ -50,7 +50,7 @@ async def hold(it: World, what: str) -> None:
     if what == "window":
         it.window("w", -HOUR, HOUR)
     elif what == "mute":
-        await it.chats[0].mute("web", NOW + HOUR)
+        it.mute("web", NOW + HOUR)
     else:
         it.register(**({"paused": True} if what == "pause" else {"notify": False}))
 
@@ -474,10 +474,10 @@ async def test_a_part_that_is_lost_costs_what_stood_in_it_and_not_the_chat(
 # --- a crash between a message and its record
 
 
-async def test_a_mute_while_an_attempt_fails_makes_the_next_one_no_repeat() -> None:
+async def test_a_record_written_while_an_attempt_fails_makes_the_next_one_no_repeat() -> None:
     it = await world("web", "job")
     inbox, (chat,), stored = it.inboxes[0], it.chats, it.bucket.update
-    muting: list[asyncio.Task[bool]] = []
+    muting: list[asyncio.Task[None]] = []
 
     async def late(key: str, value: bytes, last: int) -> int:
         await asyncio.sleep(0.01)
@@ -485,7 +485,7 @@ async def test_a_mute_while_an_attempt_fails_makes_the_next_one_no_repeat() -> N
 
     async def refuses(*_: Any) -> Failed:
         it.bucket.update = late  # type: ignore[method-assign]
-        muting.append(asyncio.create_task(chat.mute("job", NOW + DAY)))
+        muting.append(asyncio.create_task(chat.unmute("job")))
         await asyncio.sleep(0)
         return Failed("no route to host", maybe_delivered=False)
 
@@ -554,7 +554,7 @@ async def test_a_fall_that_may_have_been_told_before_the_pause_is_told_or_its_re
     recovers: bool,
 ) -> None:
     it = await world("web", "job")
-    await it.chats[0].mute("job", NOW + DAY)
+    it.mute("job", NOW + DAY)
     it.inboxes[0].always = Failed("no answer", maybe_delivered=True)
     it.change(DOWN)
     it.change(DOWN, "job")
@@ -568,7 +568,7 @@ async def test_a_fall_that_may_have_been_told_before_the_pause_is_told_or_its_re
     it.change(ALIVE, "job")
     it.register()
     await it.settle()
-    await it.chats[0].unmute("job")
+    it.unmute("job")
     await it.settle()
     assert it.told() == (["owed: alive"] if recovers else OWED_DOWN)
     assert it.texts[0].startswith(REPEAT)
@@ -595,7 +595,7 @@ async def test_a_reminder_that_is_read_again_while_it_is_recorded_is_told_once(m
     (chat,), update = it.chats, it.bucket.update
     reminder = Notice(it.now + HOUR, "web", it.states.get("web").status_seq, DOWN, it.now)
     if muted:
-        await chat.mute("web", it.now + HOUR)
+        it.mute("web", it.now + HOUR)
 
     async def reads_again(*record: Any, **last: Any) -> int:
         chat.reminders.add(reminder)
@@ -712,9 +712,9 @@ async def test_what_flaps_and_was_told_to_be_down_is_still_down_after_a_mute() -
     it = await flapping()
     await it.then(DOWN)
     await it.passes(6 * MINUTE, 12)
-    await it.chats[0].mute("web", it.now + HOUR)
+    it.mute("web", it.now + HOUR)
     await it.passes(MINUTE)
-    await it.chats[0].unmute("web")
+    it.unmute()
     await it.settle()
     assert it.told() == ["stays: down", "owed: down"]
 
@@ -1001,6 +1001,82 @@ async def test_deafness_that_is_over_is_told_once_and_not_to_who_came_later() ->
     assert "(8 h): nobody was evaluated" in text
 
 
+# --- incidents
+
+
+async def test_nobody_is_reminded_of_what_somebody_has_in_hand_until_it_is_released_or_falls_again() -> None:
+    it = await world(reminders=(HOUR,))
+    await it.then(DOWN)
+    it.acknowledge()
+    await it.passes(3 * HOUR, 12)
+    await it.restart()
+    await it.passes(3 * HOUR, 12)
+    assert it.told() == ["down"]
+    it.release()
+    await it.passes(2 * HOUR, 8)
+    assert it.told() == ["down", "reminder: down", "reminder: down"]
+    it.acknowledge()
+    await it.then(ALIVE)
+    await it.then(DOWN)
+    await it.passes(HOUR, 4)
+    assert it.told()[3:] == ["alive", "down", "reminder: down"]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_mute_until_it_is_alive_ends_with_the_incident_whose_end_is_told(restarts: bool) -> None:
+    it = await world()
+    await it.then(DOWN)
+    it.mute()
+    await it.then(DEAD)
+    if restarts:
+        await it.restart()
+    await it.then(ALIVE)
+    assert it.told() == ["down", "alive"]
+    await it.then(DOWN)
+    assert it.told() == ["down", "alive", "down"]
+
+
+async def test_what_happens_within_a_mute_that_is_over_when_the_notifier_comes_back_stays_untold() -> None:
+    it = await world()
+    it.mute("web", NOW + HOUR)
+    it.stop()
+    it.now += MINUTE
+    it.change(DOWN)
+    it.change(ALIVE)
+    it.now += 2 * HOUR
+    await it.restart()
+    assert it.told() == []
+    it.stop()
+    it.mute("web", it.now + HOUR)
+    it.change(DOWN)
+    it.now += 2 * HOUR
+    await it.restart()
+    assert it.told() == ["owed: down"]
+
+
+async def test_what_was_down_when_it_was_muted_is_told_at_the_end_though_the_notifier_was_off_then() -> None:
+    it = await world()
+    await it.then(DOWN)
+    it.stop()
+    it.mute("web", it.now + HOUR)
+    it.now += 2 * HOUR
+    await it.restart()
+    assert it.told() == ["down", "owed: down"]
+
+
+async def test_a_paused_service_is_not_told_of_whatever_people_do() -> None:
+    it = await world(reminders=(HOUR,))
+    await it.then(DOWN)
+    it.register(paused=True)
+    it.mute("web", it.now + MINUTE)
+    it.acknowledge()
+    await it.passes(2 * HOUR, 20)
+    it.release()
+    it.unmute()
+    await it.passes(2 * HOUR, 20)
+    assert it.told() == ["down"]
+
+
 # --- everything at once
 
 
@@ -1010,6 +1086,7 @@ STEPS = st.lists(
         st.sampled_from(
             ["change"] * 6
             + ["window", "delete window", "pause", "resume", "quiet", "loud", "mute", "unmute"]
+            + ["mute until alive", "acknowledge", "release"]
             + ["restart", "kill and start", "off", "on", "refuse", "refused for good", "pass"]
         ),
         st.integers(0, 5),
@@ -1047,7 +1124,15 @@ class Story:
             "quiet": lambda: self.set(name, notify=False),
             "loud": lambda: self.set(name, notify=True),
             "off": it.stop,
+            "mute": lambda: it.mute(name, it.now + length * SECOND),
+            "unmute": lambda: it.unmute(name),
         }
+        if it.folded(name).incident:
+            act |= {
+                "mute until alive": lambda: it.mute(name),
+                "acknowledge": lambda: it.acknowledge(name),
+                "release": lambda: it.release(name),
+            }
         if what in act:
             act[what]()
         elif what == "kill and start":
@@ -1059,10 +1144,6 @@ class Story:
             it.inboxes[pick % 2].answers = [Failed("away", maybe_delivered=False)] * (pick // 2 + 1)
         elif what == "refused for good":
             it.inboxes[pick % 2].answers = [Permanent("kicked")] * (pick // 2 + 1)
-        elif what == "mute" and it.is_on:
-            await it.chats[pick // 3].mute(name, it.now + length * SECOND)
-        elif what == "unmute" and it.is_on:
-            await it.chats[pick // 3].unmute(name)
         await self.check()
         await it.passes(timedelta(seconds=length))
         await self.check()
@@ -1080,6 +1161,10 @@ class Story:
         it = self.it
         if it.is_on:
             await it.settle()
+            for name in self.NAMES:
+                known, right = it.states.incidents, it.folded(name)
+                assert known.acknowledged(name) == right.acknowledged
+                assert known.muted(name, it.now) == right.muted(micros(it.now))
         for n, inbox in enumerate(it.inboxes):
             new = inbox.messages[self.seen[n] :]
             self.seen[n] = len(inbox.messages)
@@ -1090,7 +1175,7 @@ class Story:
                 for name, to in told:
                     quiet = self.config[name].get("paused") or not self.config[name].get("notify", True)
                     assert not quiet, f"{name} is not to be told of"
-                    assert name not in it.chats[n].mutes(), f"{name} is muted"
+                    assert not it.is_muted(name), f"{name} is muted"
                     assert to in (ALIVE, SILENT) or not it.maintenance_until(name, it.now), (
                         f"{name} is in maintenance"
                     )
@@ -1104,9 +1189,8 @@ class Story:
             self.set(name, paused=False, notify=True)
         it.windows.clear()
         await it.restart()
-        for chat in it.chats:
-            for name in list(chat.mutes()):
-                await chat.unmute(name)
+        for name in self.NAMES:
+            it.unmute(name)
         await it.passes(2 * HOUR, 40)
         for n in range(len(it.inboxes)):
             for name in self.NAMES:

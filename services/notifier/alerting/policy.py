@@ -228,7 +228,8 @@ def flap_state_after(notice: Notice, flap_state: FlapState | None) -> FlapState 
 
 @dataclass(frozen=True)
 class Suppressor:
-    """`maintenance_until`: when the maintenance ends that a service is in at a moment, if it is in any."""
+    """`maintenance_until`: when the maintenance ends that a service is in at a moment, if it is in any.
+    `mutes`: those of an older version, which held for one receiver alone."""
 
     states: ServiceStates
     maintenance_until: Callable[[str, datetime], datetime | None]
@@ -238,8 +239,10 @@ class Suppressor:
         """With the moment at which it ends by itself, if that is known."""
         if self.states.is_silenced(name):
             return Suppression.ALL, None
-        if (until := self.mutes().get(name)) and until > now:
-            return Suppression.ALL, until
+        mute, until = self.states.incidents.muted(name, now), self.mutes().get(name)
+        if mute or (until and until > now):
+            ends = [it for it in (mute and mute.until, until) if it and it > now]
+            return Suppression.ALL, None if mute and mute.until_alive else max(ends)
         if end := self.maintenance_until(name, now):
             return Suppression.MAINTENANCE, end
         return Suppression.NONE, None

@@ -13,7 +13,7 @@ from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange,
 from services.notifier.alerting.policy import Decision, FlapState, Suppression, Withheld, decide, next_notice
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
-from shared.contracts.events import moment
+from shared.contracts.events import IncidentEvent, moment
 from shared.contracts.maintenance import Window
 
 MAX_FLAP_STATES = 10_000
@@ -39,6 +39,9 @@ class AlertStates:
             self.evaluate(name)
         for name in self._states.paused:
             self.configuration_changed(name)
+        for name, _ in self._states.incidents.all_muted(self._now()):
+            self.withhold_down(name)
+            self.evaluate(name)
 
     # --- when to evaluate
 
@@ -56,6 +59,13 @@ class AlertStates:
             self.withhold_down(name)
         self.evaluate(name)
 
+    def incident_changed(self, event: IncidentEvent, seq: int) -> None:
+        """What is down when it is muted is told again if it is still down when the mute ends. An event that
+        is read again after a restart may be of a mute that has ended, and was not recorded here."""
+        if event.data.muted and seq > self._log.state.done:
+            self.withhold_down(event.name)
+        self.evaluate(event.name)
+
     def window_removed(self, window: Window) -> None:
         for name in list(self.withheld):
             if window.is_about(name, self._states.get(name).tags):
@@ -71,9 +81,8 @@ class AlertStates:
         if state.status_seq > self._log.state.done:
             return  # a change that is not handled yet tells more
         suppression, until = self._suppressor.of_service(name, now)
-        found = next_notice(
-            name, state, withheld, flap_state, now, suppression, until, self._deps.reminders.after
-        )
+        reminders = () if self.is_acknowledged(name) else self._deps.reminders.after
+        found = next_notice(name, state, withheld, flap_state, now, suppression, until, reminders)
         if isinstance(found, Notice):
             self.due[name] = found
             self._on_due()
@@ -126,6 +135,10 @@ class AlertStates:
         self.withhold_down(name)
         self.evaluate(name)
         return True
+
+    def is_acknowledged(self, name: str) -> bool:
+        """Whether somebody has it in hand, and nobody is reminded of it."""
+        return self._states.incidents.acknowledged(name) is not None
 
     def is_run_told(self, run: UnusualRun) -> bool:
         begins = self._log.state.runs_since

@@ -20,6 +20,7 @@ from services.notifier.dispatch.notification_log import ReceiverState
 from services.notifier.dispatch.opening import StartingPoint, open_receiver
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.sources.notices import LAST_DIGEST
+from shared.contracts.events import IncidentEvent
 from shared.contracts.maintenance import Window
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.kv_record import KvRecord
@@ -184,6 +185,10 @@ class Receivers:
     def configuration_changed(self, name: str) -> None:
         for worker in self._workers:
             worker.alerts.configuration_changed(name)
+
+    def incident_changed(self, event: IncidentEvent, seq: int) -> None:
+        for worker in self._workers:
+            worker.alerts.incident_changed(event, seq)
 
     def window_removed(self, window: Window) -> None:
         for worker in self._workers:

@@ -52,6 +52,7 @@ class ReminderSource(MessageSource):
                 not self._deps.reminders.is_current(reminder)
                 or reminder.seq > done
                 or name in self._alerts.withheld
+                or self._alerts.is_acknowledged(name)
             ):
                 continue
             elif not self._alerts.suppress(name, now):  # else it is told when nothing suppresses it any more
