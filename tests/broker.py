@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import nats
@@ -13,7 +13,16 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from shared.contracts.events import Event, StatusChanged, parse_event
+from shared.contracts.events import (
+    ConfigurationEvent,
+    ConfigurationRemoved,
+    ConfigurationSet,
+    Event,
+    Setting,
+    StatusChanged,
+    event_id,
+    parse_event,
+)
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.settings import Settings
@@ -31,8 +40,23 @@ async def provisioned(url: str, kept: int = 100) -> BrokerConnection:
     return link
 
 
+def configured(name: str, value: dict[str, Any] | None, actor: str | None = None) -> ConfigurationEvent:
+    """An event of the registry's own configuration; None: it is removed."""
+    now = datetime.now(UTC)
+    about: dict[str, Any] = {"id": event_id(name, now), "source": "/test", "subject": name, "time": now}
+    if value is None:
+        return ConfigurationRemoved(**about, actor=actor)
+    return ConfigurationSet(**about, actor=actor, data=Setting(value=value))
+
+
+async def configure(js: JetStreamContext, name: str, value: dict[str, Any] | None) -> int:
+    """Store one; its sequence."""
+    event = configured(name, value)
+    return (await js.publish(streams.subject_of(event), event.to_bytes())).seq
+
+
 async def events(js: JetStreamContext) -> list[Event]:
-    """Every event in the record, in order."""
+    """Every event of a service in the record, in order."""
     try:
         last = (await js.stream_info(streams.SERVICES)).state.last_seq
     except NatsError:
@@ -40,7 +64,8 @@ async def events(js: JetStreamContext) -> list[Event]:
     found = []
     for seq in range(1, last + 1):
         message = await js.get_msg(streams.SERVICES, seq)
-        found.append(parse_event(message.data or b""))
+        if not streams.is_configuration(message.subject or ""):
+            found.append(parse_event(message.data or b""))
     return found
 
 

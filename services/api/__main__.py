@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 
 from services.api.commands import Commands
+from services.api.configuration import Configuration
 from services.api.context import ApiContext
 from services.api.http.app import build
 from services.api.http.auth import ApiAuth
@@ -20,7 +21,7 @@ from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
 from shared.messaging.record_watch import RecordWatch
-from shared.messaging.window_bucket import Windows
+from shared.messaging.stored_config import StoredConfig
 from shared.settings import load, warn_of_short_tokens
 from shared.telemetry import logs
 
@@ -33,8 +34,9 @@ def main() -> None:
     publisher = Publisher(link)
     record = server.Record(health, link, publisher)
     store, hub = Store(settings.mongodb_url, settings.mongodb_database), EventHub()
-    windows, keyring = Windows(link), Keyring(link)
-    watch = RecordWatch(link, buckets=(streams.MAINTENANCE_BUCKET, streams.API_BUCKET))
+    configuration = Configuration(link, publisher, store, StoredConfig(link), _now)
+    keyring = Keyring(link)
+    watch = RecordWatch(link, buckets=(streams.API_BUCKET,))
     watch.on_another = lambda why: health.bad("projection", why)
     auth = ApiAuth(settings, keyring)
     context = ApiContext(
@@ -46,19 +48,20 @@ def main() -> None:
         health=health,
         settings=settings,
         now=_now,
-        maintenance=Maintenance(link, windows),
+        maintenance=Maintenance(configuration),
         past=StatusHistory(store, hub, _now),
     )
 
     async def follow() -> None:
-        await windows.load()
+        await configuration.stored.load()
         await keyring.read()
         projector = Projector(link, store, hub, health, _now, left_at=watch.left_at)
         watch.on_check = projector.remember
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(projector.run())
             tasks.create_task(projector.watch_evaluation())
-            tasks.create_task(windows.follow())
+            tasks.create_task(configuration.stored.follow())
+            tasks.create_task(context.maintenance.take_over())
             tasks.create_task(keyring.follow())
             tasks.create_task(context.commands.give_ping_keys())
 

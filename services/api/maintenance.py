@@ -3,38 +3,49 @@
 import asyncio
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from nats.errors import Error as NatsError
-from nats.js.errors import KeyWrongLastSequenceError
-from nats.js.kv import KeyValue
 
+from services.api.configuration import Configuration
 from services.api.http.models import WindowView
 from services.api.http.requests import check_tags, check_version
 from shared.contracts.maintenance import Span, Window, check_new
 from shared.http.problems import Problem
 from shared.messaging import streams
-from shared.messaging.connection import STORE_TIMEOUT, BrokerConnection
 from shared.messaging.errors import NotStored
-from shared.messaging.window_bucket import Windows
+from shared.messaging.stored_config import TAKEN_OVER, StoredConfig, window_name
+
+log = structlog.get_logger()
 
 MAX_WINDOWS = 1000
 FORGOTTEN_AFTER = timedelta(days=30)
 """How long a window that is over is shown."""
+TRY_AGAIN = 2.0
+"""Seconds before windows of an older version are taken over that could not be."""
 
 
 @dataclass
 class Maintenance:
-    """Commands on the windows; each returns once it is stored, and what follows sees it."""
+    """Commands on the windows; each returns once it is stored, and what follows sees it. `actor`: who causes
+    it."""
 
-    link: BrokerConnection
-    windows: Windows
+    configuration: Configuration
+
+    @property
+    def _stored(self) -> StoredConfig:
+        return self.configuration.stored
 
     def all(self, now: datetime, wanted: Callable[[Window], bool] = lambda _: True) -> list[WindowView]:
         """What is now first, then what is next, then what is over."""
-        shown = [self.shown(id_, now) for id_, window in self.windows.by_id.items() if wanted(window)]
+        shown = [self.shown(id_, now) for id_, window in self._stored.windows.items() if wanted(window)]
         return sorted(shown, key=lambda view: (view.starts_at is None, view.starts_at or now, view.id))
+
+    def open(self, now: datetime) -> list[Window]:
+        return [window for window in self._stored.windows.values() if window.current(now)]
 
     def shown(self, id_: str, now: datetime) -> WindowView:
         window = self._existing(id_)
@@ -46,57 +57,74 @@ class Maintenance:
             active=current is not None,
             starts_at=starts_at,
             ends_at=ends_at,
-            version=self.windows.revision(id_),
+            version=self._version(id_),
         )
 
-    async def add(self, window: Window, now: datetime) -> WindowView:
+    async def add(self, window: Window, now: datetime, actor: str | None) -> WindowView:
         _check(window, now)
         await self._forget_old(now)
-        if len(self.windows.by_id) >= MAX_WINDOWS:
+        if len(self._stored.windows) >= MAX_WINDOWS:
             raise Problem(409, f"there are {MAX_WINDOWS} windows already; delete some")
         id_ = uuid.uuid4().hex[:12]
-        await self._store(id_, window, 0)
+        await self._store(id_, window, 0, actor, created=True)
         return self.shown(id_, now)
 
-    async def replace(self, id_: str, window: Window, if_match: str | None, now: datetime) -> WindowView:
+    async def replace(
+        self, id_: str, window: Window, if_match: str | None, now: datetime, actor: str | None
+    ) -> WindowView:
         _check(window, now)
-        await self._store(id_, window, self._matching(id_, if_match))
+        await self._store(id_, window, self._matching(id_, if_match), actor)
         return self.shown(id_, now)
 
-    async def delete(self, id_: str, if_match: str | None) -> None:
-        await self._store(id_, None, self._matching(id_, if_match))
+    async def delete(self, id_: str, if_match: str | None, actor: str | None) -> None:
+        await self._store(id_, None, self._matching(id_, if_match), actor)
+
+    async def take_over(self) -> None:
+        """Make events of the windows that an older version keeps in its bucket, each once, whoever tries it,
+        and say there that this is done. Nobody knows who made them. Waits for the broker as long as it takes:
+        its monitor may still be of that version, and the stream take no such events yet."""
+        older = self._stored.older
+        while older.windows or older.newest > older.taken_over:
+            try:
+                upto = older.newest
+                for id_, window in list(older.windows.items()):
+                    if not self._stored.version(window_name(id_)):
+                        with suppress(Problem):  # another API was faster, or somebody has changed it
+                            await self._store(id_, window, 0, None, created=True)
+                bucket = await self.configuration.link.bucket(streams.MAINTENANCE_BUCKET)
+                await bucket.put(TAKEN_OVER, str(upto).encode())
+            except (NotStored, NatsError, OSError, TimeoutError) as error:
+                log.info("maintenance windows of an older version are taken over later", why=str(error))
+                await asyncio.sleep(TRY_AGAIN)
+            else:
+                log.info("maintenance windows of an older version are taken over", count=len(older.windows))
+                return
 
     async def _forget_old(self, now: datetime) -> None:
-        for id_, window in list(self.windows.by_id.items()):
+        for id_, window in list(self._stored.windows.items()):
             if window.ends_at and window.ends_at < now - FORGOTTEN_AFTER:
-                await self._store(id_, None, self.windows.revision(id_))
+                await self._store(id_, None, self._version(id_), None)
 
-    async def _store(self, id_: str, window: Window | None, revision: int) -> None:
-        try:
-            async with asyncio.timeout(STORE_TIMEOUT):
-                bucket: KeyValue = await self.link.bucket(streams.MAINTENANCE_BUCKET)
-                if window:
-                    stored = await bucket.update(id_, window.model_dump_json().encode(), last=revision)
-                else:
-                    await bucket.delete(id_, last=revision)
-                    stored = revision + 1
-        except KeyWrongLastSequenceError:
-            raise Problem(412, "somebody changed it meanwhile; read it again") from None
-        except (NatsError, OSError, TimeoutError) as error:
-            raise NotStored(str(error) or repr(error)) from None
-        self.windows.put(id_, stored, window)
+    async def _store(
+        self, id_: str, window: Window | None, after: int, actor: str | None, *, created: bool = False
+    ) -> None:
+        value = window.model_dump(mode="json", exclude_defaults=True) if window else None
+        await self.configuration.write(window_name(id_), value, after, actor, created=created)
+
+    def _version(self, id_: str) -> int:
+        return self._stored.version(window_name(id_))
 
     def _existing(self, id_: str) -> Window:
-        found = self.windows.by_id.get(id_)
+        found = self._stored.windows.get(id_)
         if found is None:
             raise Problem(404, "there is no such maintenance window")
         return found
 
     def _matching(self, id_: str, if_match: str | None) -> int:
         self._existing(id_)
-        revision = self.windows.revision(id_)
-        check_version(if_match, revision)
-        return revision
+        version = self._version(id_)
+        check_version(if_match, version)
+        return version
 
 
 def _check(window: Window, now: datetime) -> None:

@@ -31,7 +31,7 @@ from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.faststream_broker import document
 from shared.messaging.record_watch import AnotherRecord, RecordWatch
-from shared.messaging.window_bucket import Windows
+from shared.messaging.stored_config import StoredConfig
 from shared.settings import listens_on_loopback, load
 from shared.telemetry import logs, tracing
 
@@ -59,8 +59,7 @@ class Notifier:
         self._link = BrokerConnection(settings, "notifier")
         self.health.follow(self._link)
         self._readiness = Readiness(self.health, self._link)
-        buckets = streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET
-        self._watch = RecordWatch(self._link, buckets, beside=(streams.RUNS,))
+        self._watch = RecordWatch(self._link, (streams.NOTIFIER_BUCKET,), beside=(streams.RUNS,))
         self._watch.on_another = lambda why: self.health.bad("delivery", why)
         self._states = ServiceStates()
         self._event_log = EventLog(self._link, self._states)
@@ -87,7 +86,7 @@ class Notifier:
             on_record=self._readiness.record_written,
         )
         self._receivers = Receivers(configured_channels(settings, self._bot), self._deps, self._bot)
-        self._windows = Windows(self._link, self._receivers.window_removed)
+        self._stored_config = StoredConfig(self._link, self._receivers.window_removed)
         self._states.on_config = self._receivers.configuration_changed
         self._states.on_incident = self._receivers.incident_changed
         self.consumer = EventConsumer(self._event_log, settings.nats_url, self._reminders)
@@ -117,7 +116,7 @@ class Notifier:
             group.create_task(self.consumer.watch())
             group.create_task(self._runs.watch())
             group.create_task(self._receivers.keep_ticking())
-            group.create_task(self._windows.follow())
+            group.create_task(self._stored_config.follow())
             group.create_task(self._ticks.follow(now))
             group.create_task(self._receivers.watch_broker(self._link, lambda: self._ticks.heard.until))
             if url := self._settings.deadman_url.get_secret_value():
@@ -135,7 +134,7 @@ class Notifier:
         """Read how things are, and start reading events where the receiver that is furthest behind stands."""
         end = await self._event_log.newest_sequence()
         await self._event_log.load_states()
-        await self._windows.load()
+        await self._stored_config.load()
         start = await starting_point(self._link, self._event_log, bucket, end, self._handover)
         await self._receivers.open(bucket, start)
         self._handover = None
@@ -161,7 +160,7 @@ class Notifier:
         return self._readiness.problem() or self._receivers.problem()
 
     def _maintenance_until(self, name: str, at: datetime) -> datetime | None:
-        return maintenance_until(self._windows.by_id.values(), name, self._states.get(name).tags, at)
+        return maintenance_until(self._stored_config.windows.values(), name, self._states.get(name).tags, at)
 
     @property
     def handover(self) -> Handover:

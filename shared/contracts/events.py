@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     TypeAdapter,
     field_validator,
     model_validator,
@@ -121,6 +122,8 @@ class _Contract(BaseModel, frozen=True, populate_by_name=True, hide_input_in_err
 SCHEDULE_MAX = 2000
 """Characters."""
 COUNT_MAX = 1000
+DEPENDS_ON_MAX = 32
+"""Services that one may depend on directly."""
 Times = Annotated[int, Field(ge=1, le=COUNT_MAX)]
 
 
@@ -205,6 +208,10 @@ def _is_default(value: object) -> bool:
     return value is None or value in ((), {})
 
 
+def _is_false(value: object) -> bool:
+    return value is False
+
+
 class ServiceConfig(Thresholds):
     """The whole configuration of a service; every configuration event carries all of it."""
 
@@ -252,6 +259,12 @@ class ServiceConfig(Thresholds):
         exclude_if=_is_default,
         max_length=ping_keys.ALIASES_MAX,
         description="What leads to it as its ping key does: ids that it had in another system.",
+    )
+    depends_on: tuple[ServiceName, ...] = Field(
+        default=(),
+        exclude_if=_is_default,
+        max_length=DEPENDS_ON_MAX,
+        description="Services: while one of them is down, a fall of this one is not told.",
     )
     as_check: dict[str, str | bool] = Field(
         default={},
@@ -458,6 +471,38 @@ class ServiceNoted(_CausedEvent):
     data: IncidentData
 
 
+class Setting(_Contract):
+    """One part of the registry's own configuration, whole."""
+
+    value: dict[str, JsonValue] = Field(description="As its kind has it.")
+    created: bool = Field(
+        default=False, exclude_if=_is_false, description="Whether there was none of it before."
+    )
+
+
+class _ConfigurationEvent(_CausedEvent):
+    """`subject`: the kind, a dot, and which of it: `routes.all`, `maintenance.5c0f1f0a9d3e`."""
+
+    @property
+    def kind(self) -> str:
+        return self.subject.partition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """Which of its kind."""
+        return self.subject.partition(".")[2]
+
+
+class ConfigurationSet(_ConfigurationEvent):
+    type: Literal["registry.config_set.v1"] = "registry.config_set.v1"
+    data: Setting
+
+
+class ConfigurationRemoved(_ConfigurationEvent):
+    type: Literal["registry.config_removed.v1"] = "registry.config_removed.v1"
+    data: Deletion = Deletion()
+
+
 class Outcome(StrEnum):
     """How a run ended, or what is known of it until it does. `overdue`: it has not ended in time. `missed`:
     it was due, and no heartbeat came for it."""
@@ -501,6 +546,8 @@ ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResume
 Event = ConfigEvent | StatusChanged
 IncidentEvent = ServiceAcknowledged | ServiceReleased | ServiceMuted | ServiceUnmuted | ServiceNoted
 """What people do about incidents. Beside `Event`: nothing that the monitor judges follows from it."""
+ConfigurationEvent = ConfigurationSet | ConfigurationRemoved
+"""Of the registry itself, and of no service; the newest of each subject says all."""
 
 
 def keys_of(event: Event | RunRecorded) -> str:
@@ -528,6 +575,17 @@ _INCIDENT: TypeAdapter[IncidentEvent] = TypeAdapter(
 def parse_incident(payload: bytes) -> IncidentEvent:
     """Read what somebody did about an incident. pydantic.ValidationError (a ValueError) if it is none."""
     return _INCIDENT.validate_json(payload)
+
+
+_CONFIGURATION: TypeAdapter[ConfigurationEvent] = TypeAdapter(
+    Annotated[ConfigurationEvent, Field(discriminator="type")], config=ConfigDict(hide_input_in_errors=True)
+)
+
+
+def parse_configuration(payload: bytes) -> ConfigurationEvent:
+    """Read a part of the registry's own configuration. pydantic.ValidationError (a ValueError) if it is no
+    such event."""
+    return _CONFIGURATION.validate_json(payload)
 
 
 def parse_run(payload: bytes) -> RunRecorded:

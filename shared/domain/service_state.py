@@ -63,6 +63,7 @@ class ServiceState:
     recover_after: int | None = None
     notify_unusual: bool = True
     aliases: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
     as_check: dict[str, str | bool] = field(default_factory=dict)
     """What Healthchecks' API keeps of it."""
 
@@ -186,6 +187,7 @@ class ServiceState:
             recover_after=self.recover_after,
             notify_unusual=self.notify_unusual,
             aliases=self.aliases,
+            depends_on=self.depends_on,
             as_check=self.as_check,
         )
 
@@ -249,7 +251,7 @@ def _configure(state: ServiceState, event: events.ConfigEvent, seq: int, stored_
     state.schedule, state.time_zone, state.early = config.schedule, config.time_zone, _length(config.early)
     state.max_run, state.notify_unusual = _length(config.max_run), config.notify_unusual
     state.fail_after, state.recover_after = config.fail_after, config.recover_after
-    state.as_check = config.as_check
+    state.depends_on, state.as_check = config.depends_on, config.as_check
 
 
 def _copy(to: ServiceState, other: ServiceState, part: tuple[str, ...]) -> None:

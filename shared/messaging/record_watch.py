@@ -189,7 +189,7 @@ async def check_stream(
 
 async def eviction_of(link: BrokerConnection) -> Eviction:
     """Whether the broker removes events itself, because some subject has as many as it may have."""
-    async for _ in full_subjects(link, streams.SERVICES, streams.ALL_EVENTS):
+    async for _ in full_subjects(link, streams.SERVICES, ">"):
         return Eviction.ONE_FOR_ONE
     return Eviction.NONE
 

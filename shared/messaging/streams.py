@@ -10,10 +10,14 @@ from nats.js.api import StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError, NotFoundError
 
 from shared.contracts.events import (
+    ConfigurationEvent,
+    ConfigurationRemoved,
+    ConfigurationSet,
     Event,
     IncidentEvent,
     RunRecorded,
     StatusChanged,
+    parse_configuration,
     parse_event,
     parse_incident,
     parse_run,
@@ -34,6 +38,7 @@ ASIDE_SIZE_MAX = 64 * 1024
 MONITOR_BUCKET = "registry_monitor"
 NOTIFIER_BUCKET = "registry_notifier"
 MAINTENANCE_BUCKET = "registry_maintenance"
+"""Of older versions; what is in it is taken over into SERVICES, and stays for notifiers of such a version."""
 API_BUCKET = "registry_api"
 
 REBUILD = "registry.rebuild"
@@ -53,9 +58,11 @@ ALL_CONFIG = "service.config.>"
 ALL_STATUS = "service.status.>"
 ALL_INCIDENT = "service.incident.>"
 ALL_RUNS = "run.>"
+ALL_CONFIGURATION = "registry.config.>"
 
 WHOLE = {HEARTBEATS: {ALL_HEARTBEATS, ALL_TICKS}, SERVICES: {ALL_EVENTS}, RUNS: {ALL_RUNS}}
-"""The subjects that together are the whole stream."""
+"""The subjects that together are the stream, but for the registry's own configuration: a few messages, which
+`Reader` passes over."""
 
 SPARE = 1_000_000
 """Messages that HEARTBEATS may hold besides those of all services: ticks, and of names not registered."""
@@ -91,6 +98,15 @@ def is_incident(subject: str) -> bool:
     return subject.startswith("service.incident.")
 
 
+def configuration(name: str) -> str:
+    """Of the registry itself: `routes.all`, `maintenance.5c0f1f0a9d3e`."""
+    return f"registry.config.{name}"
+
+
+def is_configuration(subject: str) -> bool:
+    return subject.startswith("registry.config.")
+
+
 def run(name: str) -> str:
     return f"run.{name}"
 
@@ -100,7 +116,9 @@ def stream_of(subject: str) -> str:
     return RUNS if subject.startswith("run.") else SERVICES
 
 
-def subject_of(event: Event | IncidentEvent) -> str:
+def subject_of(event: Event | IncidentEvent | ConfigurationEvent) -> str:
+    if isinstance(event, ConfigurationSet | ConfigurationRemoved):
+        return configuration(event.name)
     if isinstance(event, IncidentEvent):
         return incident(event.name)
     return status(event.name) if isinstance(event, StatusChanged) else config(event.name)
@@ -123,6 +141,14 @@ def read_incident(subject: str, payload: bytes) -> IncidentEvent:
     return event
 
 
+def read_configuration(subject: str, payload: bytes) -> ConfigurationEvent:
+    """The same of the registry's own configuration."""
+    event = parse_configuration(payload)
+    if subject_of(event) != subject:
+        raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
+    return event
+
+
 def read_run(subject: str, payload: bytes) -> RunRecorded:
     """The fact in a message of RUNS. ValueError if it is none, or not one of its subject."""
     event = parse_run(payload)
@@ -137,9 +163,9 @@ def printable(text: str) -> str:
 
 
 def name_in(subject: str) -> str:
-    """The service (or instance) in one of the subjects above."""
+    """The service (or instance, or part of the configuration) in one of the subjects above."""
     head, _, rest = subject.partition(".")
-    return rest.partition(".")[2] if head == "service" else rest
+    return rest.partition(".")[2] if head in ("service", "registry") else rest
 
 
 def planned(settings: Settings) -> tuple[StreamConfig, ...]:
@@ -162,7 +188,7 @@ def planned(settings: Settings) -> tuple[StreamConfig, ...]:
         replace(
             common,
             name=SERVICES,
-            subjects=[ALL_CONFIG, ALL_STATUS, ALL_INCIDENT],
+            subjects=[ALL_CONFIG, ALL_STATUS, ALL_INCIDENT, ALL_CONFIGURATION],
             max_msgs_per_subject=settings.events_kept,
             duplicate_window=120,
             allow_atomic=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from services.api.projections.documents import project
 from services.api.projections.runs import run_document
@@ -16,6 +16,8 @@ from services.notifier.states import ServiceStates
 from shared.contracts import events
 from shared.contracts.events import (
     ConfigData,
+    ConfigurationEvent,
+    ConfigurationSet,
     Event,
     HeartbeatBody,
     IncidentEvent,
@@ -23,11 +25,14 @@ from shared.contracts.events import (
     Status,
     StatusChanged,
     Tick,
+    parse_configuration,
     parse_event,
     parse_incident,
     valid_name,
 )
 from shared.contracts.heartbeats import parse_heartbeat, read_body, write_body
+from shared.contracts.maintenance import Window
+from shared.contracts.routes import Routes
 from shared.messaging import streams
 from shared.messaging.reader import Stored
 
@@ -63,6 +68,34 @@ def test_golden_events_of_incidents_parse_and_are_written_again_the_same(file: P
 def test_every_type_of_incidents_has_its_golden_file() -> None:
     types = {kind.model_fields["type"].default for kind in IncidentEvent.__args__}
     assert types == {json.loads(file.read_text())["type"] for file in INCIDENTS}
+
+
+SETTINGS = sorted(GOLDEN.glob("configuration-*.json"))
+KINDS: dict[str, type[BaseModel]] = {"routes": Routes, "maintenance": Window}
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.stem)
+def test_golden_events_of_configuration_parse_and_are_written_again_the_same(file: Path) -> None:
+    written = file.read_bytes()
+    event = parse_configuration(written)
+    assert json.loads(event.to_bytes()) == json.loads(written)
+    assert streams.read_configuration(f"registry.config.{event.kind}.{event.key}", written) == event
+    for subject in ("registry.config.routes.other", f"service.config.{event.name}", ""):
+        with pytest.raises(ValueError, match="has no place"):
+            streams.read_configuration(subject, written)
+    if isinstance(event, ConfigurationSet):
+        value = KINDS[event.kind].model_validate(event.data.value)
+        assert value.model_dump(mode="json", exclude_defaults=event.kind == "maintenance") == event.data.value
+    with pytest.raises(ValidationError):
+        parse_event(written)
+
+
+def test_every_type_and_kind_of_configuration_has_its_golden_file() -> None:
+    found = [json.loads(file.read_text()) for file in SETTINGS]
+    assert {each["type"] for each in found} == {
+        kind.model_fields["type"].default for kind in ConfigurationEvent.__args__
+    }
+    assert {each["subject"].partition(".")[0] for each in found} == KINDS.keys()
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ async def streams_made_anew(world: World, load: Load) -> None:
 
 async def buckets_removed(world: World, load: Load) -> None:
     async def remove(js: JetStreamContext) -> None:
-        for name in (streams.MONITOR_BUCKET, streams.NOTIFIER_BUCKET, streams.MAINTENANCE_BUCKET):
+        for name in (streams.MONITOR_BUCKET, streams.NOTIFIER_BUCKET):
             with suppress(NotFoundError):
                 await js.delete_key_value(name)
 

@@ -7,6 +7,8 @@ from typing import Any
 from shared.contracts.events import Status
 from shared.contracts.maintenance import Window
 from shared.messaging import streams
+from shared.messaging.stored_config import window_name
+from tests.broker import configure
 from tests.integration.test_notifier import (
     NotificationLog,
     Start,
@@ -24,8 +26,8 @@ UNKNOWN, ALIVE, SILENT, DOWN, DEAD = Status
 async def window(record: NotificationLog, id_: str, begins: float, ends: float, **more: Any) -> None:
     now = datetime.now(UTC)
     span = {"starts_at": now + timedelta(seconds=begins), "ends_at": now + timedelta(seconds=ends)}
-    bucket = await record.link.bucket(streams.MAINTENANCE_BUCKET)
-    await bucket.put(id_, Window(**span, **more).model_dump_json().encode())
+    value = Window(**span, **more).model_dump(mode="json", exclude_defaults=True)
+    await configure(record.link.js, window_name(id_), value)
 
 
 async def test_a_fall_within_is_not_told_until_the_end(
@@ -100,13 +102,12 @@ async def test_a_window_taken_back_tells_at_once(
 ) -> None:
     await record.register("web")
     await window(record, "w", -60, 600, services=["web"])
-    bucket = await record.link.bucket(streams.MAINTENANCE_BUCKET)
-    await bucket.put("noise", b"{")
+    await record.link.js.publish(streams.configuration(window_name("noise")), b"{")
     start()
     await record.change("web", SILENT, DOWN)
     await record.change("other", ALIVE, DOWN)
     await told(telegram, "other")
-    await bucket.delete("w")
+    await configure(record.link.js, window_name("w"), None)
     await told(telegram, "web: silent → down", within=15)
 
 
@@ -116,9 +117,8 @@ async def test_again_and_again_by_cron(
     start: Start,
 ) -> None:
     await record.register("web")
-    bucket = await record.link.bucket(streams.MAINTENANCE_BUCKET)
     every_minute = Window(services=("web",), cron="* * * * *", duration=timedelta(minutes=2))
-    await bucket.put("w", every_minute.model_dump_json().encode())
+    await configure(record.link.js, window_name("w"), every_minute.model_dump(mode="json"))
     start()
     await record.change("web", SILENT, DOWN)
     await record.change("other", ALIVE, DOWN)

@@ -231,6 +231,7 @@ def _api(system: Guarded) -> None:
     window = http.post(f"{url}/maintenance", json={"tags": ["t"], "cron": "0 3 * * *", "duration": "1h"})
     assert window.status_code == 201
     assert http.delete(f"{url}/maintenance/{window.json()['id']}").status_code == 204
+    assert len(system.api("/audit?limit=500")["items"]) >= 2
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for path in ("", "/events", "/heartbeats", "/runs", "/uptime?window=24h", f"?at={now}"):
         assert http.get(f"{url}/service/over-http{path}").status_code == 200, path
@@ -305,8 +306,11 @@ MAY_PUBLISH = {
     "$KV.registry_monitor.bucket.1": "monitor",
     "$KV.registry_notifier.lease": "notifier",
     "$KV.registry_notifier.record": "notifier operator",
-    "$KV.registry_maintenance.x": "api",
+    "$KV.registry_maintenance.x": "",
+    "$KV.registry_maintenance.taken-over": "api",
     "$KV.registry_api.keys": "api",
+    "registry.config.routes.all": "api",
+    "registry.config.maintenance.x": "api",
     "registry.rebuild": "api operator",
     "registry.monitor.judged": "notifier api operator",
     "registry.notifier.x": "notifier operator",
@@ -374,6 +378,8 @@ MAY_PUBLISH = {
         for what in ("STREAM.DELETE", "STREAM.PURGE", "STREAM.UPDATE", "CONSUMER.CREATE", "DIRECT.GET")
     },
     f"{REQUEST}CONSUMER.CREATE.KV_registry_maintenance": "notifier api operator",
+    f"{REQUEST}STREAM.INFO.KV_registry_maintenance": "notifier api operator",
+    f"{REQUEST}STREAM.CREATE.KV_registry_maintenance": "operator",
     f"{REQUEST}STREAM.PURGE.KV_registry_maintenance": "operator",
     f"{REQUEST}CONSUMER.CREATE.KV_registry_api": "api operator",
     f"{REQUEST}STREAM.PURGE.KV_registry_api": "operator",
@@ -384,6 +390,7 @@ MAY_SUBSCRIBE = {
     "tick.>": "operator",
     "service.>": "operator",
     "run.>": "operator",
+    "registry.config.>": "operator",
     "$KV.>": "operator",
     "$KV.registry_notifier.>": "operator",
     "$JS.API.>": "operator",

@@ -23,13 +23,11 @@ from shared.contracts.events import (
     StatusData,
     status_changed,
 )
-from shared.contracts.maintenance import Window
 from shared.http.server import Health
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.kv_record import Superseded
 from shared.messaging.record_watch import StreamMark
-from shared.messaging.window_bucket import Windows
 from tests.broker import eventually, provisioned
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -86,36 +84,6 @@ async def test_one_holds_the_lease_and_the_next_takes_it_when_it_is_let_go(
     third = asyncio.create_task(first.acquire(lambda: None))
     await other.close()  # as if it were killed: the broker knows that nobody answers
     await asyncio.wait_for(third, 5)
-
-
-async def test_windows_are_followed_and_who_is_freed_is_told(link: BrokerConnection) -> None:
-    gone: list[Window] = []
-    bucket = await link.bucket(streams.MAINTENANCE_BUCKET)
-    window = Window(services=("web",), starts_at=NOW, ends_at=NOW + timedelta(hours=1))
-    await bucket.put("kept", window.model_dump_json().encode())
-    await bucket.put("odd", b"{not a window")
-    windows = Windows(link, gone.append)
-    await windows.load()
-    assert windows.by_id == {"kept": window}
-    following = asyncio.create_task(windows.follow())
-    longer = window.model_copy(update={"ends_at": NOW + timedelta(hours=2)})
-    await bucket.put("kept", longer.model_dump_json().encode())
-
-    async def taken_in() -> bool:
-        return windows.by_id.get("kept") == longer
-
-    await eventually(taken_in)
-    assert gone == [window]
-    windows.put("kept", windows.revision("kept") - 1, None)  # word of something older
-    assert windows.by_id == {"kept": longer}
-    await bucket.delete("kept")
-
-    async def taken_back() -> bool:
-        return not windows.by_id
-
-    await eventually(taken_back)
-    assert gone == [window, longer]
-    following.cancel()
 
 
 async def test_names_of_a_record_that_is_gone_take_no_place_in_the_next(link: BrokerConnection) -> None:

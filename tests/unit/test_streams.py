@@ -65,6 +65,24 @@ class Broker:
         return self.there[HEARTBEATS].max_bytes
 
 
+async def test_a_stream_of_an_older_version_gets_the_subjects_that_came_since() -> None:
+    older = replace(config(SETTINGS, SERVICES), subjects=[streams.ALL_CONFIG, streams.ALL_STATUS])
+    broker = Broker(10**11, older)
+    await streams.provision(broker, SETTINGS, update=False)  # type: ignore[arg-type]
+    assert broker.there[SERVICES] is older, "but by nobody who may not"
+    await streams.provision(broker, SETTINGS, update=True)  # type: ignore[arg-type]
+    assert streams.ALL_CONFIGURATION in (broker.there[SERVICES].subjects or [])
+
+
+def test_subjects_and_what_is_about_whom() -> None:
+    for name in ("routes.all", "maintenance.5c0f1f0a9d3e"):
+        subject = streams.configuration(name)
+        assert streams.name_in(subject) == name
+        assert streams.stream_of(subject) == SERVICES
+        assert streams.is_configuration(subject)
+    assert not any(map(streams.is_configuration, (streams.config("a"), streams.status("registry.config.a"))))
+
+
 async def test_where_there_is_no_room_the_bound_is_the_largest_that_fits() -> None:
     assert await Broker(10**11).bound() == 10**10
     assert await Broker(3 * 10**9).bound() == 10**10 // 4

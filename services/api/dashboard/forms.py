@@ -84,13 +84,14 @@ async def delete(name: NameInPath, api: Api, actor: Actor) -> Response:
 
 
 @router.post("/ui/service/{name}/maintenance")
-async def begin_maintenance(request: Request, name: NameInPath, form: Form, api: Api) -> Response:
-    return await _change(
-        request, api, name, "maintenance", _begin_maintenance(api, name, form.get("duration", "")), form
-    )
+async def begin_maintenance(
+    request: Request, name: NameInPath, form: Form, api: Api, actor: Actor
+) -> Response:
+    command = _begin_maintenance(api, name, form.get("duration", ""), actor)
+    return await _change(request, api, name, "maintenance", command, form)
 
 
-async def _begin_maintenance(api: ApiContext, name: str, duration: str) -> None:
+async def _begin_maintenance(api: ApiContext, name: str, duration: str, actor: str) -> None:
     await api.state(name)
     try:
         length = durations.parse(duration.strip())
@@ -98,25 +99,25 @@ async def _begin_maintenance(api: ApiContext, name: str, duration: str) -> None:
         raise Problem(422, f"duration: {error}") from None
     now = api.now()
     window = Window(title="From its page", services=(name,), starts_at=now, ends_at=now + length)
-    await api.maintenance.add(window, now)
+    await api.maintenance.add(window, now, actor)
 
 
 @router.post("/ui/maintenance")
-async def add_window(request: Request, form: Form, api: Api) -> Response:
+async def add_window(request: Request, form: Form, api: Api, actor: Actor) -> Response:
     given = {field: value.strip() for field, value in form.items() if value.strip()}
     return await _run(
-        _add_window(api, given), "/ui/maintenance", partial(maintenance_page, request, api, given)
+        _add_window(api, given, actor), "/ui/maintenance", partial(maintenance_page, request, api, given)
     )
 
 
-async def _add_window(api: ApiContext, given: Mapping[str, str]) -> None:
+async def _add_window(api: ApiContext, given: Mapping[str, str], actor: str) -> None:
     try:
         window = _window(given, api.settings.zone)
     except ValidationError:
         raise
     except (ValueError, KeyError) as error:
         raise Problem(422, str(error)) from None
-    await api.maintenance.add(window, api.now())
+    await api.maintenance.add(window, api.now(), actor)
 
 
 def _window(given: Mapping[str, str], zone: ZoneInfo) -> Window:
@@ -138,6 +139,6 @@ def _window(given: Mapping[str, str], zone: ZoneInfo) -> Window:
 
 
 @router.post("/ui/maintenance/{id}/delete")
-async def delete_window(id: str, api: Api) -> Response:
-    await api.maintenance.delete(id, None)
+async def delete_window(id: str, api: Api, actor: Actor) -> Response:
+    await api.maintenance.delete(id, None, actor)
     return RedirectResponse("/ui/maintenance", 303)

@@ -78,7 +78,7 @@ async def rows(api: ApiContext, names: Sequence[str], window: str) -> list[Row]:
     states = await api.store.live.named(names)
     marks = await api.past.marks([state.name for state in states], window)
     now = api.now()
-    open_windows = [each for each in api.maintenance.windows.by_id.values() if each.current(now)]
+    open_windows = api.maintenance.open(now)
     found = []
     for state in states:
         service, bar = api.present(state), _bar(api, state, window, marks[state.name])

@@ -9,7 +9,7 @@ from services.api.context import Api, ApiContext
 from services.api.http.models import AuditItem, AuditPage
 from services.api.http.requests import read_cursor, write_cursor
 from services.api.http.routing import Limit, reading
-from services.api.projections.documents import Document
+from services.api.projections.documents import OF_REGISTRY, Document
 from shared.contracts.events import NAME_RULE_IN_WORDS, micros, moment, valid_name
 from shared.http.problems import Problem, documented
 
@@ -30,8 +30,8 @@ async def list_audit(
     limit: Limit = 50,
     cursor: str | None = None,
 ) -> AuditPage:
-    """What persons, tokens, files and heartbeats did to services, newest first, also to those that are
-    deleted by now."""
+    """What persons, tokens, files and heartbeats did to services, also to those that are deleted by now, and
+    to the registry's own configuration (maintenance, routes), newest first."""
     return await audited(api, actor, service, micros(since) if since else 0, limit, cursor)
 
 
@@ -51,11 +51,13 @@ async def audited(
 
 
 def _item(row: Document) -> AuditItem:
+    its = row["name"].removeprefix(OF_REGISTRY)
     return AuditItem(
         seq=row["_id"],
         at=moment(row["at"]),
         actor=row["actor"],
-        service=row["name"],
+        service=its if its == row["name"] else None,
+        config=its if its != row["name"] else None,
         type=row["type"],
         changes=row.get("changes", []),
     )

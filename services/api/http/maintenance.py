@@ -7,7 +7,7 @@ from pydantic import AwareDatetime
 
 from services.api.context import Api
 from services.api.http.models import EXAMPLES, WindowPage, WindowView
-from services.api.http.routing import IfMatch, reading, writing
+from services.api.http.routing import Actor, IfMatch, reading, writing
 from shared.contracts.maintenance import Window
 from shared.http.problems import documented
 
@@ -25,10 +25,10 @@ def _with_etag(view: WindowView, response: Response) -> WindowView:
 
 
 @writes.post("/maintenance", status_code=201, responses=documented(409, 413, 422))
-async def create_maintenance(window: NewWindow, response: Response, api: Api) -> WindowView:
+async def create_maintenance(window: NewWindow, response: Response, api: Api, actor: Actor) -> WindowView:
     """Changes of these services are recorded, but no alerts are sent, while it lasts; what is still down when
     it ends is sent then."""
-    view = await api.maintenance.add(window, api.now())
+    view = await api.maintenance.add(window, api.now(), actor)
     response.headers["Location"] = f"/maintenance/{view.id}"
     return _with_etag(view, response)
 
@@ -47,13 +47,13 @@ async def get_maintenance(id: str, response: Response, api: Api, at: At = None) 
 
 @writes.put("/maintenance/{id}", responses=documented(404, 412, 413, 422))
 async def replace_maintenance(
-    id: str, window: NewWindow, response: Response, api: Api, if_match: IfMatch = None
+    id: str, window: NewWindow, response: Response, api: Api, actor: Actor, if_match: IfMatch = None
 ) -> WindowView:
     """Set the whole window anew."""
-    return _with_etag(await api.maintenance.replace(id, window, if_match, api.now()), response)
+    return _with_etag(await api.maintenance.replace(id, window, if_match, api.now(), actor), response)
 
 
 @writes.delete("/maintenance/{id}", status_code=204, responses=documented(404, 412))
-async def delete_maintenance(id: str, api: Api, if_match: IfMatch = None) -> None:
+async def delete_maintenance(id: str, api: Api, actor: Actor, if_match: IfMatch = None) -> None:
     """End it, or take it back. What went down within it and is still down is sent now."""
-    await api.maintenance.delete(id, if_match)
+    await api.maintenance.delete(id, if_match, actor)

@@ -319,7 +319,12 @@ class AuditItem(BaseModel):
         "`telegram:Ana (4711)`, `file:registry.yaml`, `heartbeat`.",
         examples=["token:ana"],
     )
-    service: str
+    service: str | None = Field(description="Null where it was done to the registry itself.")
+    config: str | None = Field(
+        default=None,
+        description="The part of the registry's own configuration: its kind and which, with a dot between.",
+        examples=["maintenance.5c0f1f0a9d3e", "routes.all"],
+    )
     type: str
     changes: list[FieldChange] | None = Field(
         description="From what to what; null where the configuration before it is not kept."

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 from shared.contracts.events import (
     MICRO,
     ConfigEvent,
+    ConfigurationEvent,
     Event,
     ServiceConfig,
     ServiceDeleted,
@@ -37,6 +38,10 @@ Document = dict[str, Any]
 
 CONFIGURES: list[str] = [kind.model_fields["type"].default for kind in get_args(ConfigEvent)]
 """The types of configuration events."""
+SETTINGS: list[str] = [kind.model_fields["type"].default for kind in get_args(ConfigurationEvent)]
+"""The same of the registry's own configuration."""
+OF_REGISTRY = "registry "
+"""Before the name in lines of the history about the registry itself: the name of no service has a blank."""
 _REGISTERED: str = ServiceRegistered.model_fields["type"].default
 _LONGEST = timedelta(days=36500)
 
@@ -93,6 +98,29 @@ def project(message: Stored) -> Projection:
             if duration is not None and abs(duration) > _LONGEST:
                 raise ValueError(f"a duration of {duration} is beyond what a document holds")
     return Projection(event, message.seq, message.at, row)
+
+
+def configuration_row(message: Stored) -> Document:
+    """The line in the history of an event of the registry's own configuration. ValueError if it is none."""
+    event = streams.read_configuration(message.subject, message.data)
+    row = {
+        "_id": message.seq,
+        "name": OF_REGISTRY + event.name,
+        "type": event.type,
+        "at": message.at,
+        "data": event.data.model_dump(mode="json"),
+    }
+    return row | {"actor": event.actor, "acted": message.seq} if event.actor else row
+
+
+def setting_differences(before: Document | None, row: Document) -> list[Document] | None:
+    """As `differences`, of lines of the registry's own configuration."""
+    data = row["data"]
+    if before is None and not data.get("created"):
+        return None
+    was, now = before["data"].get("value", {}) if before else {}, data.get("value", {})
+    changed = [field for field in {**was, **now} if was.get(field) != now.get(field)]
+    return [{"field": field, "before": was.get(field), "after": now.get(field)} for field in changed]
 
 
 def _digest(*keys: str) -> str:
@@ -218,6 +246,7 @@ def load(document: Document) -> ServiceState:
 _MADE: dict[str, Callable[[Any], Any]] = {
     "tags": tuple,
     "aliases": tuple,
+    "depends_on": tuple,
     "declared_limits": tuple,
     "changed_from": Status,
     "changed_to": Status,

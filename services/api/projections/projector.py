@@ -16,7 +16,14 @@ import structlog
 from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
-from services.api.projections.documents import Document, Heard, Projection, add_heartbeat, project
+from services.api.projections.documents import (
+    Document,
+    Heard,
+    Projection,
+    add_heartbeat,
+    configuration_row,
+    project,
+)
 from services.api.projections.runs import run_document
 from services.api.projections.store import DatabaseUnavailable, GenerationChanged, Store, View
 from services.api.queries.event_hub import EventHub
@@ -90,6 +97,18 @@ def _events_in(batch: list[Stored]) -> list[Projection]:
             SKIPPED.labels(streams.SERVICES).inc()
             log.warning("event passed over", seq=message.seq, error=str(error)[:300])
     return changes
+
+
+def _settings_in(batch: list[Stored]) -> list[Document]:
+    """The lines of the history that these messages are; one that cannot be read is passed over."""
+    rows = []
+    for message in batch:
+        try:
+            rows.append(configuration_row(message))
+        except ValueError as error:
+            SKIPPED.labels(streams.SERVICES).inc()
+            log.warning("configuration passed over", seq=message.seq, error=str(error)[:300])
+    return rows
 
 
 class AnotherRuns(Exception):
@@ -259,6 +278,7 @@ class Projector:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.store.until_moved(view))
             group.create_task(self._follow_events(view, heartbeats))
+            group.create_task(self._follow_settings(view))
             group.create_task(self._notice_end())
             group.create_task(self._follow_heartbeats(view, heartbeats))
             group.create_task(self._follow_runs(view))
@@ -398,6 +418,9 @@ class Projector:
         await view.fill(states, source.heard)
         for stream, reader in ((streams.SERVICES, events), (streams.HEARTBEATS, heartbeats)):
             await view.save_checkpoint(stream, reader.position, reader.position_at or begins[stream].at)
+        settings = await self._settings(view)
+        async for batch in settings.to_end():
+            await self._add_settings(view, batch)
         await self._take_in_runs(view)
 
     async def _take_in_runs(self, view: View) -> None:
@@ -444,6 +467,24 @@ class Projector:
                 self._caught_up(stream)
 
         await self._events.run(min(await view.checkpoint(stream), self._on_hub[stream]), apply)
+
+    async def _settings(self, view: View) -> Reader:
+        """Of the registry's own configuration, in the same stream, behind what is in the read models: a few
+        messages, for the audit alone."""
+        after = await view.checkpoint(streams.ALL_CONFIGURATION)
+        return Reader(self.link, streams.SERVICES, streams.ALL_CONFIGURATION, after=after)
+
+    async def _add_settings(self, view: View, batch: list[Stored]) -> None:
+        if batch:
+            await view.add_settings(_settings_in(batch))
+            await view.save_checkpoint(streams.ALL_CONFIGURATION, batch[-1].seq, batch[-1].at)
+
+    async def _follow_settings(self, view: View) -> None:
+        """Take them in for ever."""
+        reader = await self._settings(view)
+        async with aclosing(reader.batches()) as batches:
+            async for batch in batches:
+                await self._add_settings(view, batch)
 
     async def _notice_end(self) -> None:
         """That all events are taken in, also where none comes: what was pending may be removed instead."""

@@ -23,6 +23,7 @@ from services.api.projections.documents import (
     CONFIGURES,
     FACETS,
     MAX_OPEN,
+    SETTINGS,
     Document,
     Heard,
     Projection,
@@ -30,6 +31,7 @@ from services.api.projections.documents import (
     differences,
     dump,
     load,
+    setting_differences,
 )
 from services.api.projections.runs import place
 from shared.contracts import ping_keys
@@ -160,6 +162,12 @@ class Store:
             if view is not None:
                 await view.apply([change])
 
+    async def add_settings(self, rows: Sequence[Document]) -> None:
+        """The same of the registry's own configuration, for the audit."""
+        for view in (self.live, self.filling):
+            if view is not None:
+                await view.add_settings(rows)
+
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
@@ -254,6 +262,10 @@ class View:
             [UpdateMany(which | kept, {"$set": {"name": name + _ENDED}}) for name, which in ended],
         )
         await _write(self._events, [DeleteMany(which) for _, which in ended])
+
+    async def add_settings(self, rows: Sequence[Document]) -> None:
+        """Add events of the registry's own configuration. One that is there already is the same."""
+        await _insert(self._events, rows)
 
     async def fill(self, states: dict[str, ServiceState], heard: dict[str, Heard]) -> None:
         """Take in what whole streams come to. Services that are not there yet cost a tenth of the others."""
@@ -368,12 +380,12 @@ class View:
                 row["changes"] = differences(earlier, row)
         return found
 
-    async def _configured_before(self, row: Document) -> Document | None:
+    async def _configured_before(self, row: Document, kinds: Sequence[str] = CONFIGURES) -> Document | None:
         """The line of the configuration before that of a line; it may be of an earlier life."""
         name = row["name"].removesuffix(_ENDED)
         its = {
             "name": {"$in": [name, name + _ENDED]},
-            "type": {"$in": CONFIGURES},
+            "type": {"$in": list(kinds)},
             "_id": {"$lt": row["_id"]},
         }
         found: list[Document] = await self._events.find(its).sort([("_id", -1)]).limit(1).to_list(None)
@@ -395,6 +407,8 @@ class View:
         for row in found:
             if row["type"] in CONFIGURES:
                 row["changes"] = differences(await self._configured_before(row), row)
+            elif row["type"] in SETTINGS:
+                row["changes"] = setting_differences(await self._configured_before(row, SETTINGS), row)
             row["name"] = row["name"].removesuffix(_ENDED)
         return found
 

@@ -5,7 +5,6 @@ Much depends on what the notifier knew at a moment, which nobody can say to the 
 what is sure: it demands what nothing may have withheld, and forbids what something must have.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,15 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from shared.contracts.events import ServiceDeleted, Status, StatusChanged, parse_event, parse_run
+from shared.contracts.events import (
+    ConfigurationSet,
+    ServiceDeleted,
+    Status,
+    StatusChanged,
+    parse_event,
+    parse_run,
+)
+from shared.messaging import streams
 from shared.messaging.reader import Stored
 from tests.simulation.model import BASE
 from tests.simulation.notifier.run import Played
@@ -195,12 +202,15 @@ class _Facts:
 
     def _read_windows(self) -> list[Window]:
         found: dict[str, list[Window]] = {}
-        for stored in self.played.world.windows.events:
+        for stored in self.played.world.events:
+            if not streams.is_configuration(stored.subject):
+                continue
             at, its = (stored.at - BASE) / 1e6, found.setdefault(stored.subject, [])
             if its:
                 its[-1] = Window(its[-1].known, at, *_pause(its[-1]))
-            if stored.data:
-                its.append(_window(at, stored.data))
+            event = streams.read_configuration(stored.subject, stored.data)
+            if isinstance(event, ConfigurationSet):
+                its.append(_window(at, event.data.value))
         return [window for its in found.values() for window in its]
 
     # --- maintenance
@@ -237,8 +247,7 @@ def _run(stored: Stored) -> Run:
     return Run(stored.seq, (stored.at - BASE) / 1e6, since, event.name, event.data.notify)
 
 
-def _window(at: float, data: bytes) -> Window:
-    content = json.loads(data)
+def _window(at: float, content: dict[str, Any]) -> Window:
     start, end = (float(seconds(datetime.fromisoformat(content[key]))) for key in ("starts_at", "ends_at"))
     services, tags = tuple(content.get("services", ())), tuple(content.get("tags", ()))
     return Window(at, NEVER, start, end, services, tags)

@@ -18,14 +18,22 @@ from services.notifier import __main__ as notifier
 from services.notifier import consumer, lease
 from services.notifier.dispatch import notification_log, receiver, receivers, sender
 from services.notifier.settings import NotifierSettings
-from shared.contracts.events import parse_event, parse_run
+from shared.contracts.events import (
+    ConfigurationRemoved,
+    ConfigurationSet,
+    Setting,
+    moment,
+    parse_event,
+    parse_run,
+)
 from shared.messaging import streams
 from shared.messaging.kv_record import Superseded
+from shared.messaging.stored_config import window_name
 from tests.simulation.clock import OWNER, VirtualLoop, play
 from tests.simulation.notifier import world as worlds
 from tests.simulation.notifier.scenario import INVITE, Command, Scenario, Seat, when
 from tests.simulation.notifier.telegram import Shown, SimulatedBot, SimulatedChat, Telegram
-from tests.simulation.notifier.world import WINDOWS, EventFeed, Host, SimulatedLink, World
+from tests.simulation.notifier.world import EventFeed, Host, SimulatedLink, World
 from tests.simulation.run import Failed, Silent
 
 ASKS_AGAIN = 60.0
@@ -116,8 +124,7 @@ def _plan(played: Played) -> None:
     for run in played.scenario.runs:
         loop.call_at(run.at, _append, world, run.subject, run.data)
     for change in played.scenario.windows:
-        headers = {"KV-Operation": "DEL"} if change.data is None else None
-        loop.call_at(change.at, _put_window, world, change.id, change.data or b"", headers)
+        loop.call_at(change.at, _set_window, world, change.id, change.data)
     for phone in telegram.phones:
         if phone.moves_at < float("inf"):
             loop.call_at(phone.moves_at, telegram.move, phone)
@@ -138,9 +145,16 @@ def _told(data: bytes) -> str:
     return f"{event.type} {content.model_dump_json(exclude_unset=True)}"
 
 
-def _put_window(world: World, id_: str, data: bytes, headers: dict[str, str] | None) -> None:
-    world.windows.append(WINDOWS.replace("KV_", "$KV.") + f".{id_}", data, headers=headers)
-    world.say("windows", f"{id_} {data.decode() or 'deleted'}")
+def _set_window(world: World, id_: str, value: dict[str, Any] | None) -> None:
+    about: dict[str, Any] = {
+        "id": f"{id_}-{world.now()}",
+        "source": "/api",
+        "subject": window_name(id_),
+        "time": moment(world.now()),
+    }
+    event = ConfigurationSet(**about, data=Setting(value=value)) if value else ConfigurationRemoved(**about)
+    world.append(streams.configuration(event.name), event.to_bytes())
+    world.say("windows", f"{id_} {value or 'removed'}")
 
 
 async def _sit(played: Played, process: type[Process], n: int, seat: Seat) -> None:

@@ -1,6 +1,5 @@
 """What happens in one simulation of the notifier, from its seed alone: who falls, is hushed, dies."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
@@ -50,11 +49,11 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class WindowChange:
-    """What somebody does to a maintenance window. `data`: None when it is deleted."""
+    """What somebody does to a maintenance window. `data`: None when it is removed."""
 
     at: float
     id: str
-    data: bytes | None
+    data: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -535,6 +534,6 @@ class _Service:
         self.maker.facts.append(Fact(stored, subject, data))
 
 
-def _window(starts: float, ends: float, about: dict[str, Any]) -> bytes:
+def _window(starts: float, ends: float, about: dict[str, Any]) -> dict[str, Any]:
     times = {"starts_at": when(starts).astimezone(UTC), "ends_at": when(ends).astimezone(UTC)}
-    return json.dumps({**about, **{key: at.isoformat() for key, at in times.items()}}).encode()
+    return {**about, **{key: at.isoformat() for key, at in times.items()}}

@@ -1,4 +1,4 @@
-"""What the notifier's broker holds, made up: events, the buckets of its records and of maintenance windows.
+"""What the notifier's broker holds, made up: events, and the bucket of its records.
 
 `Host` is one process on it. The notifier's own parts run above: they are given `Client`, `Bucket` and
 `SimulatedLink` where they would have a connection, and cannot tell the difference.
@@ -26,7 +26,7 @@ from shared.messaging.reader import Stored
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.model import CALM, Broker, Heartbeats, ModelReader, Session
 
-WINDOWS = f"KV_{streams.MAINTENANCE_BUCKET}"
+OLDER_WINDOWS = f"KV_{streams.MAINTENANCE_BUCKET}"
 RECORDS = f"KV_{streams.NOTIFIER_BUCKET}"
 CREATED = "2026-09-21T00:00:00Z"
 LOST = 0.2
@@ -52,7 +52,6 @@ class World(Broker):
     def __init__(self, loop: VirtualLoop, outages: Sequence[tuple[float, float]], trace: list[str] | None):
         super().__init__(loop, Heartbeats([]), (), outages, trace)
         self.has_runs = True
-        self.windows = Broker(loop, Heartbeats([]), (), outages, trace)
         self.records: dict[str, Record] = {}
         self.revision = 0
         self.born: dict[str, float] = {}
@@ -84,13 +83,14 @@ class World(Broker):
         held = {
             streams.SERVICES: self.events,
             streams.RUNS: self.runs,
-            WINDOWS: self.windows.events,
             streams.HEARTBEATS: [],
         }
         return held[stream]
 
     def info(self, stream: str) -> dict[str, Any]:
         """What the broker says of a stream."""
+        if stream == OLDER_WINDOWS:
+            return {"error": {"code": 404}}
         held = self.messages(stream)
         state = {
             "last_seq": held[-1].seq if held else 0,
@@ -146,12 +146,8 @@ class Host(Session):
         after = options.get("after", 0)
         if since := options.get("since"):
             after = self.broker.before(stream, datetime.fromisoformat(since))
-        reader = self.reader(
-            stream, *subjects, after=after, newest_per_subject=options.get("newest_per_subject", False)
-        )
-        if stream == WINDOWS:
-            reader._broker = self.broker.windows
-        return reader
+        newest_per_subject = options.get("newest_per_subject", False)
+        return self.reader(stream, *subjects, after=after, newest_per_subject=newest_per_subject)
 
     def loses(self, delivered: int) -> int:
         """How many of those messages that the broker has delivered do not arrive, last ones first."""
