@@ -325,13 +325,13 @@ MUTANTS: list[type[Process]] = [
 
 
 CAUGHT_BY = {
-    "SeesNoLoss": 43,
+    "SeesNoLoss": 33,
     "SendsBeforeTheIntent": 6,
     "DoneBeforeItIsSent": 51,
     "ForgetsWhatIsOwed": 282,
     "ForgetsDigests": 51,
     "ForgetsWhichRunsItTold": 20,
-    "BeginsWithTheNextRun": 65,
+    "BeginsWithTheNextRun": 103,
     "TellsOfEveryRun": 11,
     "WritesWithoutLooking": 208,
     "BelievesSilence": 0,
