@@ -61,10 +61,11 @@ async def test_the_audit_says_who_changed_a_window_from_what_to_what(
     rows = await audit(client)
     assert {(each["service"], each["config"]) for each in rows} == {(None, f"maintenance.{made['id']}")}
     fields = {"tags": ["db"], "cron": "0 3 * * *", "time_zone": "Europe/Berlin", "duration": "1h"}
+    removed = fields | {"tags": ["db", "web"]}
     assert said(rows) == [
-        ("token:ana", "config_removed", {f: (v, None) for f, v in (fields | {"tags": ["db", "web"]}).items()}),
+        ("token:ana", "config_removed", {field: (was, None) for field, was in removed.items()}),
         ("token:ci", "config_set", {"title": ("Backup", None), "tags": (["db"], ["db", "web"])}),
-        ("token:ana", "config_set", {f: (None, v) for f, v in (fields | {"title": "Backup"}).items()}),
+        ("token:ana", "config_set", {it: (None, new) for it, new in (fields | {"title": "Backup"}).items()}),
     ]
     assert await audit(client, "actor=token:ci&limit=1") == rows[1:2]
     assert await audit(client, "service=maintenance") == []

@@ -333,7 +333,7 @@ CAUGHT_BY = {
     "ForgetsWhichRunsItTold": 20,
     "BeginsWithTheNextRun": 103,
     "TellsOfEveryRun": 11,
-    "WritesWithoutLooking": 208,
+    "WritesWithoutLooking": 689,
     "BelievesSilence": 0,
     "DropsTheQueueOfWhoIsOff": 35,
     "NotesByTime": 449,
