@@ -1,4 +1,4 @@
-"""The registry's own configuration over HTTP: versions, who changed what, and what older versions have left."""
+"""The registry's own configuration over HTTP: versions, who changed what, what older versions have left."""
 
 import asyncio
 import json
