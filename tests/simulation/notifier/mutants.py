@@ -337,7 +337,7 @@ CAUGHT_BY = {
     "BelievesSilence": 0,
     "DropsTheQueueOfWhoIsOff": 35,
     "NotesByTime": 449,
-    "TellsAGroupTwice": 7101948,
+    "TellsAGroupTwice": 5113,
     "LooksForTheEndOnce": 7004337,
     "TakesOverWithoutWriting": 7008134,
     "IsSureOfCalm": 7005943,
