@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from nats.errors import Error as NatsError
 
-from services.api import timing
+from services.api import dependencies, timing
 from services.api.http.models import THRESHOLDS, NewService, Wanted, check_order
 from services.api.http.requests import check_tags, check_version
 from services.api.mutex import Mutex
@@ -43,6 +43,9 @@ READS, READ_EVERY = 200, 0.01
 """How often, and after how many seconds each, `alone` looks whether the read models are behind."""
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
+
+SHOWN_MAX = 12
+"""Services of a circle that are named."""
 
 _NOTHING_SET = ServiceConfig()
 
@@ -78,7 +81,7 @@ class Commands:
                 raise Problem(409, f"{name} is registered already")
             return self._registered(name, config, actor)
 
-        return await self._change(name, decide, wanted.aliases)
+        return await self._change(name, decide, wanted)
 
     async def replace(
         self, name: str, wanted: Wanted, if_match: str | None, *, actor: str | None
@@ -98,7 +101,7 @@ class Commands:
                 raise Problem(412, f"there is no service {name}")
             return self._registered(name, wanted.whole(), actor)
 
-        return await self._change(name, decide, wanted.aliases), created
+        return await self._change(name, decide, wanted), created
 
     async def merge(
         self, name: str, wanted: Wanted, if_match: str | None, *, actor: str | None
@@ -110,7 +113,7 @@ class Commands:
             return new
 
         update = self._updating(events.ServiceUpdated, name, if_match, merged, actor)
-        return await self._change(name, update, wanted.aliases)
+        return await self._change(name, update, wanted)
 
     async def set_paused(
         self, name: str, paused: bool, if_match: str | None, *, actor: str | None
@@ -158,6 +161,7 @@ class Commands:
     def _registered(self, name: str, config: ServiceConfig, actor: str | None) -> events.ServiceRegistered:
         check_tags(config.tags)
         self._check_timing(config)
+        self._check_dependencies(name, config.depends_on)
         if len(self.hub.index) + self.creating >= self.max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
         data = ConfigData(config=config, ping_key=ping_keys.new())
@@ -165,6 +169,19 @@ class Commands:
 
     def _check_timing(self, config: ServiceConfig, was: ServiceConfig = _NOTHING_SET) -> None:
         timing.check(config, was, self.time_zone, self.now())
+
+    def _check_dependencies(self, name: str, depends_on: tuple[str, ...]) -> None:
+        """Problem 422 if it would depend on itself."""
+
+        def parents(other: str) -> tuple[str, ...]:
+            state = self.hub.index.get(other)
+            return state.depends_on if state else ()
+
+        if name in depends_on:
+            raise Problem(422, f"depends_on: {name} cannot depend on itself")
+        if way := dependencies.circle(name, depends_on, parents):
+            shown = " → ".join(way if len(way) <= SHOWN_MAX else (*way[: SHOWN_MAX - 2], "…", name))
+            raise Problem(422, f"depends_on: it would depend on itself: {shown}")
 
     def _updating(
         self,
@@ -191,26 +208,26 @@ class Commands:
             if data.ping_key in set(data.config.aliases).difference(old.config.aliases):
                 raise Problem(422, "aliases: its own ping key is none; that would not end with another key")
             self._check_timing(data.config, old.config)
+            if set(data.config.depends_on).difference(old.config.depends_on):
+                self._check_dependencies(name, data.config.depends_on)
             return kind(**self._envelope(name), actor=actor, data=data)
 
         return decide
 
-    async def _change(
-        self, name: str, decide: Decide, aliases: tuple[str, ...] | None = None
-    ) -> ServiceState:
-        """Decide, append, project. `aliases`: those that the service is to have. Problem 409 if one leads to
-        another already."""
-        if not aliases:
+    async def _change(self, name: str, decide: Decide, wanted: Wanted | None = None) -> ServiceState:
+        """Decide, append, project. Aliases and dependencies that are wanted are decided on while nobody else
+        gives any. Problem 409 if an alias leads to another service already."""
+        if wanted is None or not (wanted.aliases or wanted.depends_on):
             return await self._append_decided(name, decide)
         async with self.alone():
-            if other := await self.store.live.with_key(*aliases, but=name):
+            if wanted.aliases and (other := await self.store.live.with_key(*wanted.aliases, but=name)):
                 raise Problem(409, f"aliases: one of them leads to {other} already")
             return await self._append_decided(name, decide)
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Nobody else of whichever API gives aliases, or looks whether a check is there, meanwhile; what they
-        did before is in the read models. Other changes go on beside."""
+        """Nobody else of whichever API gives aliases or dependencies, or looks whether a check is there,
+        meanwhile; what they did before is in the read models. Other changes go on beside."""
         async with self._mutex.held():
             message = await newest(self.link, streams.SERVICES, streams.ALL_EVENTS)
             for _ in range(READS):

@@ -109,6 +109,8 @@ class ApiContext:
         whoever may write."""
         settings, expected = self.settings, self.expected(state, at or self.now())
         warnings = *state.warnings, *timing.unused(state, settings.timezone), *timing.over(state, expected)
+        if missing := [each for each in state.depends_on if at is None and not self.hub.index.get(each)]:
+            warnings += (f"depends_on: not registered: {', '.join(missing)}",)
         return Service.of(
             state,
             ping_url=self.ping_url(state) if with_keys else None,

@@ -77,7 +77,7 @@ class Mutex:
                     raise
         except (NatsError, OSError, TimeoutError) as error:
             if patience.expired():
-                why = "others give aliases, or create checks, all the time"
+                why = "others give aliases or dependencies, or create checks, all the time"
                 raise Problem(503, why, retry_after=1) from None
             raise NotStored(str(error) or repr(error)) from None
 

@@ -530,7 +530,7 @@ def field(page: str, name: str) -> str:
 
 FIELDS = [
     *("schedule", "time_zone", "every", "early", "silent_after", "down_after", "dead_after", "max_run"),
-    *("fail_after", "recover_after", "tags", "description", "notify", "notify_unusual"),
+    *("fail_after", "recover_after", "tags", "depends_on", "description", "notify", "notify_unusual"),
 ]
 
 

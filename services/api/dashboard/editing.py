@@ -26,6 +26,7 @@ LABELS = {
     "recover_after": "Alive after so many successes",
     "aliases": "Aliases",
     "tags": "Tags",
+    "depends_on": "Depends on",
     "description": "Description",
 }
 """What people read at each field."""
@@ -61,6 +62,7 @@ def shown(state: ServiceState) -> dict[str, str]:
         "time_zone": config.time_zone or "",
         "aliases": "\n".join(config.aliases),
         "tags": write_tags(config.tags),
+        "depends_on": ", ".join(config.depends_on),
         "description": config.description,
     }
 
@@ -69,12 +71,13 @@ def wanted(form: Mapping[str, str], state: ServiceState) -> Wanted:
     """What was changed in the form. What nobody touched stays, whatever stands in it. Raises ValidationError,
     or Problem 422."""
     before, given = shown(state), dict[str, Any]()
-    for field in (*_LENGTHS, *_TIMES, *_IN_LINES, "time_zone", "tags"):
+    for field in (*_LENGTHS, *_TIMES, *_IN_LINES, "time_zone", "tags", "depends_on"):
         text = _as_sent(field, form.get(field, ""))
         if field in form and text != _as_sent(field, before.get(field, "")):
             given[field] = text or None
-    if aliases := given.get("aliases"):
-        given["aliases"] = tuple(re.split(r"[\s,]+", aliases.strip(", \n\t")))
+    for field in ("aliases", "depends_on"):
+        if listed := given.get(field):
+            given[field] = tuple(re.split(r"[\s,]+", listed.strip(", \n\t")))
     if tags := given.get("tags"):
         given["tags"] = tuple(read_tags(tags))
     for field in _TIMES:

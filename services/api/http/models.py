@@ -22,6 +22,7 @@ from shared.contracts import durations, events, ping_keys, thresholds
 from shared.contracts.durations import Duration
 from shared.contracts.events import (
     COUNT_MAX,
+    DEPENDS_ON_MAX,
     MICRO,
     NAME_RULE_IN_WORDS,
     SCHEDULE_MAX,
@@ -87,6 +88,7 @@ Alias = Annotated[
     ),
 ]
 Aliases = Annotated[tuple[Alias, ...], Field(max_length=ping_keys.ALIASES_MAX), AfterValidator(_tidy)]
+Names = Annotated[tuple[Name, ...], Field(max_length=DEPENDS_ON_MAX), AfterValidator(_tidy)]
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 """Made of microseconds since 1970 UTC."""
 MomentIfAny = Annotated[AwareDatetime | None, BeforeValidator(lambda at: moment(at) if at else None)]
@@ -127,6 +129,11 @@ class Wanted(BaseModel):
     notify: StrictBool | None = Field(default=None, description="Whether its changes are sent.")
     notify_unusual: StrictBool | None = Field(
         default=None, description="Whether runs of an unusual length are sent."
+    )
+    depends_on: Names | None = Field(
+        default=None,
+        description="Services, by name: while one of them is down, a fall of this one is not told.",
+        examples=[["storage"]],
     )
     aliases: Aliases | None = Field(
         default=None, description="What leads to it as its ping key does: ids it had in another system."
@@ -209,11 +216,12 @@ class Service(BaseModel):
     last_duration: float | None = Field(description="Seconds that the last finished run took.")
     warnings: list[str] = Field(
         description="What of its newest heartbeat cannot be used as it was meant, or is configured "
-        "otherwise; and that its schedule is over"
+        "otherwise; that its schedule is over; and which services it depends on that there are not"
     )
     ping_url: str | None = Field(
         description="Sends its heartbeats without a token; null for whoever may not write."
     )
+    depends_on: list[str] = Field(description="While one of these is down, a fall of this one is not told.")
     aliases: list[str] = Field(description="Empty for whoever may not write.")
     paused: bool
     notify: bool
