@@ -432,6 +432,17 @@ class Mute(_Contract):
         return self
 
 
+class Told(_Contract):
+    """A message about the service that a channel was sent."""
+
+    channel: Annotated[str, Field(min_length=1, max_length=200, description="Its name.")]
+    at: Moment
+    status: Status = Field(description="What the message said that the service is.")
+    what: Literal["change", "reminder", "owed", "escalation"] = Field(
+        description="`owed`: what had been withheld; `escalation`: nobody had it in hand."
+    )
+
+
 class IncidentData(_Contract):
     """What holds after the event, so that the newest of a service says all."""
 
@@ -442,6 +453,7 @@ class IncidentData(_Contract):
     acknowledged: Acknowledgement | None = None
     muted: Mute | None = None
     note: Note | None = Field(default=None, description="What was noted, of that type alone.")
+    told: Told | None = Field(default=None, description="Who was told what, of that type alone.")
 
 
 class ServiceAcknowledged(_CausedEvent):
@@ -468,6 +480,14 @@ class ServiceUnmuted(_CausedEvent):
 
 class ServiceNoted(_CausedEvent):
     type: Literal["service.noted.v1"] = "service.noted.v1"
+    data: IncidentData
+
+
+class ServiceTold(_CausedEvent):
+    """A channel was sent a message about the service. If the notifier is killed in that moment it is sent,
+    and recorded, once more."""
+
+    type: Literal["service.told.v1"] = "service.told.v1"
     data: IncidentData
 
 
@@ -544,8 +564,11 @@ class RunRecorded(_CloudEvent):
 
 ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed | ServiceDeleted
 Event = ConfigEvent | StatusChanged
-IncidentEvent = ServiceAcknowledged | ServiceReleased | ServiceMuted | ServiceUnmuted | ServiceNoted
-"""What people do about incidents. Beside `Event`: nothing that the monitor judges follows from it."""
+IncidentEvent = (
+    ServiceAcknowledged | ServiceReleased | ServiceMuted | ServiceUnmuted | ServiceNoted | ServiceTold
+)
+"""What people do about incidents, and who is told of them. Beside `Event`: the monitor judges nothing by
+it."""
 ConfigurationEvent = ConfigurationSet | ConfigurationRemoved
 """Of the registry itself, and of no service; the newest of each subject says all."""
 

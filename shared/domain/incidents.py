@@ -19,6 +19,7 @@ from shared.contracts.events import (
     ServiceDeleted,
     Status,
     StatusChanged,
+    Told,
     micros,
 )
 from shared.domain.service_state import belongs_to_this_life
@@ -146,6 +147,16 @@ def mute(state: IncidentState, now: datetime, by: str, until: datetime | None) -
 
 def unmute(state: IncidentState, now: datetime) -> IncidentData | None:
     return _carried(state, now, muted=None) if state.muted(micros(now)) else None
+
+
+def note(state: IncidentState, now: datetime, text: str, incident: str) -> IncidentData:
+    """`incident`: which one it is about, also one that is over."""
+    return _carried(state, now, incident=incident, note=text)
+
+
+def told(state: IncidentState, now: datetime, told: Told, incident: str | None) -> IncidentData:
+    """`incident`: the current one, or that which the message said is over; None: the service is new."""
+    return _carried(state, now, incident=incident, told=told)
 
 
 def _carried(state: IncidentState, now: datetime, **changed: Any) -> IncidentData:

@@ -19,6 +19,7 @@ from shared.contracts.events import (
     ServiceNoted,
     ServiceRegistered,
     ServiceReleased,
+    ServiceTold,
     ServiceUnmuted,
     ServiceUpdated,
     Status,
@@ -27,6 +28,7 @@ from shared.contracts.events import (
     moment,
     status_changed,
 )
+from shared.contracts.events import Told as Message
 from shared.domain import incidents
 from shared.domain.incidents import Incident, IncidentState, NoIncident, Taken, apply
 from tests.histories import config_event, deleted
@@ -118,7 +120,14 @@ class Told:
 
     def note(self) -> None:
         if self.incident:
-            self.act(ServiceNoted, note="seen")
+            now = moment(self.at + 10)
+            self.act(ServiceNoted, **dict(incidents.note(self.state, now, "seen", self.incident.id)))
+
+    def tell(self) -> None:
+        if self.exists:
+            now, about = moment(self.at + 10), self.incident and self.incident.id
+            told = Message(channel="ops", at=now, status=self.status, what="change")
+            self.act(ServiceTold, **dict(incidents.told(self.state, now, told, about)))
 
     def check(self) -> None:
         muted = self.muted if self.exists else None
@@ -132,7 +141,7 @@ class Told:
 
 steps = st.lists(
     st.one_of(
-        st.sampled_from(["register", "register", "delete", "release", "unmute", "note"]).map(
+        st.sampled_from(["register", "register", "delete", "release", "unmute", "note", "tell"]).map(
             lambda it: (it,)
         ),
         st.tuples(st.just("change"), st.sampled_from(Status)),
