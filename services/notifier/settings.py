@@ -18,12 +18,19 @@ MIN_SECRET_LENGTH = 16
 _CHAT = re.compile(r"(-?\d{1,20}|@\w{3,64})(:\d{1,18})?", re.ASCII)
 
 
-def _chats(chats: tuple[str, ...]) -> tuple[str, ...]:
-    found = tuple(dict.fromkeys(chats))
-    addresses = list(map(channels.address_of, found))
-    if len({*addresses}) < len(addresses) or not all(map(_CHAT.fullmatch, addresses)):
+def _each_once(configured: tuple[str, ...]) -> tuple[str, ...]:
+    """Two names of one address are refused."""
+    found = tuple(dict.fromkeys(configured))
+    if len({channels.address_of(each) for each in found}) < len(found):
         raise ValueError("not accepted")
     return found
+
+
+EachOnce = AfterValidator(_each_once)
+
+
+def _is_chat(configured: str) -> bool:
+    return _CHAT.fullmatch(channels.address_of(configured)) is not None
 
 
 def _is_webhook(configured: str) -> bool:
@@ -78,8 +85,9 @@ class NotifierSettings(Settings):
     deadman_url: settings.SecretHttpUrl = SecretStr("")
     webhook_urls: Annotated[
         settings.CommaSeparated,
+        EachOnce,
         all_of(_is_webhook),
-        Concealed(f"{urls.HTTP}, several separated by commas; {channels.NAME}"),
+        Concealed(f"{urls.HTTP}, several separated by commas, each once; {channels.NAME}"),
     ] = ()
     webhook_secret: Annotated[
         SecretStr, AfterValidator(_key), Concealed("16 or more characters, or whsec_ and base64 behind it")
@@ -89,13 +97,15 @@ class NotifierSettings(Settings):
         tuple[str, ...],
         NoDecode,
         BeforeValidator(_words),
+        EachOnce,
         all_of(_is_apprise),
-        Concealed(f"Apprise URLs such as ntfy://TOPIC, several separated by blanks; {channels.NAME}"),
+        Concealed(f"Apprise URLs such as ntfy://TOPIC, with blanks between, each once; {channels.NAME}"),
     ] = ()
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: Annotated[
         settings.CommaSeparated,
-        AfterValidator(_chats),
+        EachOnce,
+        all_of(_is_chat),
         Accepted(f"a chat's number, @channel, or either with :topic behind it, each once; {channels.NAME}"),
     ] = ()
     telegram_invite: Annotated[

@@ -32,12 +32,14 @@ class Receiver:
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
+        self.paths: list[str] = []
         self.answers: list[tuple[int, dict[str, str]]] = []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                outer.paths.append(self.path)
                 outer.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
                 status, headers = outer.answers.pop(0) if outer.answers else (200, {})
                 self.send_response(status)
@@ -202,6 +204,16 @@ def test_a_wrong_channel_stops_the_start(
     assert process.process
     assert process.process.wait(15) == 2
     assert said in process.log.read_text()
+
+
+async def test_two_webhooks_of_one_host_are_both_told(
+    record: NotificationLog, start: Start, receiver: Receiver
+) -> None:
+    at = f"http://{receiver.host}"
+    start(telegram_bot_token="", **given(receiver, webhook_urls=f"{at}/a,{at}/a,ops={at}/b"))
+    await record.change("web", ALIVE, DOWN)
+    await receiver.received(2)
+    assert sorted(receiver.paths) == ["/a", "/b"]
 
 
 async def test_apprise_delivers(record: NotificationLog, start: Start, receiver: Receiver) -> None:

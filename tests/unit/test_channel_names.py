@@ -115,6 +115,14 @@ async def test_a_name_says_nothing_of_where_a_channel_stands(monkeypatch: pytest
             "the name 'a' is given to two channels",
         ),
         (
+            {"webhook_urls": "a=https://h/HIDDEN,b=https://h/HIDDEN"},
+            "REGISTRY_WEBHOOK_URLS: its value is not accepted, and not",
+        ),
+        (
+            {"apprise_urls": "a=json://h/HIDDEN json://h/HIDDEN"},
+            "REGISTRY_APPRISE_URLS: its value is not acc",
+        ),
+        (
             {"webhook_urls": "Ops=https://h/HIDDEN"},
             "REGISTRY_WEBHOOK_URLS: its value is not accepted, and not",
         ),

@@ -265,10 +265,13 @@ class Receivers:
                 await worker.sender.migrate(new)
 
     def _is_taken(self, channel: Channel, address: str) -> bool:
-        """Whether another receiver has this address, and topic."""
-        topic = getattr(channel, "topic", None)
+        """Whether another receiver has this chat, and topic. Of what is no chat, the address is not all: two
+        webhooks may have one host."""
+        if not isinstance(channel, TelegramChannel):
+            return False
         others = (it for it in self._workers if it.channel is not channel and it.address == address)
-        return any(getattr(worker.channel, "topic", None) == topic for worker in others)
+        chats = (it.channel for it in others if isinstance(it.channel, TelegramChannel))
+        return any(chat.topic == channel.topic for chat in chats)
 
     def _gives_way(self, channel: Channel, address: str) -> bool:
         """Whether its chat is another receiver's now. Then it ends: who leaves by that one means both."""
