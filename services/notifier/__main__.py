@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from services.notifier.alerting.policy import Reminders
 from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Updates
+from services.notifier.channel_requests import ChannelRequests
 from services.notifier.channels.configured import configured_channels
 from services.notifier.channels.telegram import Bot
 from services.notifier.consumer import EventConsumer, EventLog
@@ -90,6 +91,7 @@ class Notifier:
         self._states.on_config = self._receivers.configuration_changed
         self._states.on_incident = self._receivers.incident_changed
         self.consumer = EventConsumer(self._event_log, settings.nats_url, self._reminders)
+        self._requests = ChannelRequests(self.consumer.broker, self._receivers, self._deps.links, now)
         self._lease: Lease | None = None
 
     async def work(self) -> None:
@@ -129,6 +131,7 @@ class Notifier:
                     commands = BotCommands(self._bot, invite, self._receivers, self._deps, *asked)
                     group.create_task(Updates(self._bot, commands.handle).run())
             self._receivers.start(group)
+            group.create_task(self._requests.serve())
 
     async def _open(self, bucket: KeyValue) -> None:
         """Read how things are, and start reading events where the receiver that is furthest behind stands."""

@@ -1,7 +1,11 @@
-"""Channels as variables name them: `ops=-1001234567890`, `chat-ops=https://…`. Pure."""
+"""Channels: how variables name them, as in `ops=-1001234567890`, and how they stand. Pure."""
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import date
+from enum import StrEnum
+
+from pydantic import AwareDatetime, BaseModel
 
 NAME = "a name before one as in ops=…"
 _NAMED = re.compile(r"([a-z][a-z0-9-]*)=(.*)", re.DOTALL)
@@ -36,3 +40,62 @@ def all_names(configured: Sequence[str], otherwise: Sequence[str]) -> list[str]:
         taken.add(unused)
         found.append(unused)
     return found
+
+
+# --- how channels stand, as the notifier answers
+
+
+class ChannelError(BaseModel, frozen=True):
+    at: AwareDatetime
+    reason: str
+
+
+class ChannelMute(BaseModel, frozen=True):
+    service: str
+    until: AwareDatetime
+
+
+class ChannelReport(BaseModel, frozen=True):
+    """`address`: None where nothing of it may be shown. `subscribed`: it added itself. `off_since`: from then
+    on it refuses messages for good, as it seems. `waiting`: changes and runs that it has not been told.
+    `mutes`: its own."""
+
+    name: str
+    kind: str
+    address: str | None = None
+    subscribed: bool = False
+    last_delivered: AwareDatetime | None = None
+    last_error: ChannelError | None = None
+    off_since: AwareDatetime | None = None
+    off_reason: str | None = None
+    waiting: int = 0
+    mutes: tuple[ChannelMute, ...] = ()
+    last_digest: date | None = None
+
+
+class ReportPage(BaseModel, frozen=True):
+    """Some of `total` reports: as many as one message may hold."""
+
+    reports: tuple[ChannelReport, ...]
+    total: int
+
+
+class ActionOutcome(StrEnum):
+    """What became of a test message, or of switching a channel on."""
+
+    DONE = "done"
+    UNKNOWN = "unknown"
+    """There is no such channel."""
+    LIMITED = "limited"
+    """Too many were asked for."""
+    REFUSED = "refused"
+    NO_ANSWER = "no_answer"
+    """It may have been delivered."""
+
+
+class ActionAnswer(BaseModel, frozen=True):
+    """`reason`: why not; of switching on, why it was off, if it was. `retry_after`: seconds."""
+
+    outcome: ActionOutcome
+    reason: str = ""
+    retry_after: int = 0

@@ -124,7 +124,9 @@ _MEANINGS = {
     413: "Body over 1 MiB",
     422: "A name or a body breaks a rule; the detail says which",
     429: "Too many; see Retry-After",
+    502: "Not delivered; the detail says why",
     503: "Not stored; see Retry-After",
+    504: "Not known to be delivered",
 }
 
 

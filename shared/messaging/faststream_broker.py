@@ -17,7 +17,7 @@ import nats.errors
 import structlog
 from faststream import AckPolicy, Context
 from faststream.nats import JStream, NatsBroker, PullSub
-from faststream.nats.message import NatsBatchMessage
+from faststream.nats.message import NatsBatchMessage, NatsMessage
 from faststream.specification import AsyncAPI
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -65,6 +65,11 @@ class FastStreamBroker(NatsBroker):
 
 async def no_payload(_: Any) -> None:
     """The decoder of a request that asks by its subject alone, whatever comes with it."""
+
+
+async def text_payload(message: NatsMessage) -> str:
+    """The decoder of a request that is a text."""
+    return message.body.decode(errors="replace")
 
 
 def document(broker: NatsBroker, service: str) -> AsyncAPI:

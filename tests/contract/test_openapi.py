@@ -30,6 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Proc
     url = f"nats://127.0.0.1:{nats.port}"
     parts = {
         "ingest": service("ingest", folder, url).start(),
+        "notifier": service("notifier", folder, url).start(),
         "api": service(
             "api", folder, url, mongodb_url=f"mongodb://127.0.0.1:{mongo.port}/?journal=true"
         ).start(),
@@ -45,7 +46,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Proc
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "operations"), [("api", 20), ("ingest", 21)])
+@pytest.mark.parametrize(("name", "operations"), [("api", 23), ("ingest", 21)])
 def test_no_request_is_answered_with_a_server_error(
     running: dict[str, Process], name: str, operations: int
 ) -> None:

@@ -313,6 +313,8 @@ MAY_PUBLISH = {
     "registry.config.maintenance.x": "api",
     "registry.rebuild": "api operator",
     "registry.monitor.judged": "notifier api operator",
+    "registry.channels": "api operator",
+    "registry.channel.test": "api operator",
     "registry.notifier.x": "notifier operator",
     # Answers in the name of somebody else.
     **{f"_INBOX.{user}.x": "" for user in SERVICES},
@@ -397,6 +399,8 @@ MAY_SUBSCRIBE = {
     "$JS.EVENT.>": "operator",
     "registry.rebuild": "api operator",
     "registry.monitor.judged": "monitor operator",
+    "registry.channels": "notifier operator",
+    "registry.channel.*": "notifier operator",
     "registry.notifier.*": "notifier operator",
     "_INBOX.>": "operator sender",
     "_INBOX.*.>": "operator sender",

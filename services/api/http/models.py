@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from shared.contracts import durations, events, ping_keys, thresholds
+from shared.contracts.channels import ChannelReport
 from shared.contracts.durations import Duration
 from shared.contracts.events import (
     COUNT_MAX,
@@ -457,3 +458,22 @@ class WindowPage(BaseModel):
     model_config = _example({"items": [EXAMPLES["window"]]})
 
     items: list[WindowView]
+
+
+class ChannelList(BaseModel):
+    model_config = _example({"items": [EXAMPLES["channel"]]})
+
+    items: list[ChannelReport]
+
+
+class Tested(BaseModel):
+    model_config = _example({"delivered": True})
+
+    delivered: bool
+
+
+class SwitchedOn(BaseModel):
+    model_config = _example({"on": True, "was_off": "Forbidden: bot was kicked from the group chat"})
+
+    on: bool
+    was_off: str | None = Field(description="Why it was off, if it was.")

@@ -52,6 +52,15 @@ class Failed(_Because):
     maybe_delivered: bool
 
 
+def reason_of(outcome: "Outcome") -> str:
+    """Why it was not delivered; empty if it was, or is only to be sent elsewhere."""
+    if isinstance(outcome, Limited):
+        return f"told to wait for {outcome.retry_after:.0f} s"
+    if isinstance(outcome, BadToken):
+        return f"the bot token is refused: {outcome.reason}"
+    return outcome.reason if isinstance(outcome, _Because) else ""
+
+
 Outcome = Sent | Limited | Migrated | Permanent | Refused | BadToken | Failed
 
 
@@ -68,6 +77,10 @@ class Channel(Protocol):
         return
 
     async def send(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> Outcome: ...
+
+    def shown(self, chat: str) -> str | None:
+        """Its address, if this is the chat now, without anything secret; None: there is nothing to show."""
+        return None
 
 
 class Backoff:

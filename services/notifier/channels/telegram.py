@@ -4,6 +4,7 @@ The bot token is part of every URL. So no error of httpx leaves this file: each 
 """
 
 import asyncio
+import json
 import re
 from collections import deque
 from typing import Any
@@ -79,7 +80,8 @@ class Bot:
     """One bot of a Bot API server."""
 
     def __init__(self, api_url: str, token: str) -> None:
-        self._base = f"{api_url.rstrip('/')}/bot{quote(token.strip(), safe=':')}"
+        self._token = quote(token.strip(), safe=":")
+        self._base = f"{api_url.rstrip('/')}/bot{self._token}"
         self._http = httpx.AsyncClient(limits=httpx.Limits(max_connections=100))
         self.pace = Pace()
         self.username = ""
@@ -131,7 +133,7 @@ class Bot:
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             return 0, {}, channel.Failed(f"no answer ({type(error).__name__})", maybe_delivered=True)
         try:
-            content = answer.json()
+            content = json.loads(answer.text.replace(self._token, "<token>"))  # a proxy may repeat its URL
         except ValueError:
             content = None
         return answer.status_code, content if isinstance(content, dict) else {}, None
@@ -196,6 +198,9 @@ class TelegramChannel:
             body["text"] = cut(message.plain_text, MAX_UNITS)
             result, said = await self._bot.send(body)
         return result
+
+    def shown(self, chat: str) -> str | None:
+        return chat if self.topic is None else f"{chat}:{self.topic}"
 
     def _body(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> dict[str, Any]:
         body: dict[str, Any] = {

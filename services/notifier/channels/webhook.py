@@ -51,6 +51,9 @@ class WebhookChannel(Channel):
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             return Failed(f"no answer ({type(error).__name__})", maybe_delivered=True)
 
+    def shown(self, chat: str) -> str | None:
+        return self._url.host
+
     async def _post(self, payload: bytes, headers: dict[str, str]) -> Outcome:
         url = self._url.copy_with(host=await self._address())
         headers["host"] = self._url.netloc.decode()

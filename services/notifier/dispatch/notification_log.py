@@ -104,6 +104,10 @@ class ReceiverState(BaseModel, frozen=True):
     off: str | None = None
     off_since: datetime | None = None
     """Why it refuses messages, as it seems for good, and since when."""
+    delivered_at: datetime | None = None
+    error: str | None = None
+    error_at: datetime | None = None
+    """When a message arrived last, why one did not, and when that was, within a minute."""
     chat: str | None = None
     """Its address, if that has changed."""
     threads: dict[str, int] = {}
@@ -140,13 +144,15 @@ class NotificationLog:
         self._bucket = bucket
         self.record = record
         self._parts = state.owed_parts
+        self._forgotten = False
         self._by = secrets.token_hex(8)
         """So that no two write the same, and each would take it for its own."""
 
     async def update(self, **changed: object) -> None:
         """Change a part, whoever else is changing another."""
         async with self.record.lock:
-            await self.write(self.state.model_copy(update=changed))
+            if not self._forgotten:
+                await self.write(self.state.model_copy(update=changed))
 
     async def update_locally(self, **changed: object) -> None:
         """The same here only; the broker has it with the next update."""
@@ -155,6 +161,7 @@ class NotificationLog:
 
     async def forget(self) -> None:
         async with self.record.lock:
+            self._forgotten = True  # a test message may be on its way still
             for key in self._parts:
                 await retry_until_done(f"forget {key}", partial(self._bucket.purge, key))
             await self.record.delete()

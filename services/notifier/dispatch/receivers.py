@@ -144,6 +144,13 @@ class Receivers:
     def states(self) -> dict[str, ReceiverState]:
         return {worker.channel.key: worker.state for worker in self._workers}
 
+    def named(self, name: str) -> ReceiverWorker | None:
+        return next((worker for worker in self._workers if worker.channel.name == name), None)
+
+    def is_subscribed(self, worker: ReceiverWorker) -> bool:
+        """Whether it was not configured."""
+        return isinstance(worker.channel, TelegramChannel) and worker.channel not in self._configured
+
     def subscribers(self) -> dict[str, datetime]:
         return self._subscribers.since
 

@@ -1,6 +1,7 @@
 """Sends one receiver's messages. Each is recorded before it is sent and after it: so a crash in between
 repeats that one message, marked as a repeat, and loses none."""
 
+import asyncio
 import random
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,13 +13,16 @@ from services.notifier.channels import channel as channels
 from services.notifier.channels.channel import Backoff, Channel, Outcome
 from services.notifier.dispatch.notification_log import MAX_THREADS, Intent, MessageKind
 from services.notifier.dispatch.sources.source import MESSAGES, MessageSource, ReceiverContext
-from services.notifier.texts.message import OutgoingMessage
+from services.notifier.texts.message import OutgoingMessage, cut
 from shared.telemetry import tracing
 
 log = structlog.get_logger()
 
 MIN_POSTPONEMENT = 30.0
 """Seconds, at least, in which what was refused for an unknown reason lets other messages go first."""
+ERROR_NOTE_INTERVAL = timedelta(minutes=1)
+"""How often an error is recorded by itself."""
+MAX_REASON = 300
 BAD_TOKEN_RETRY = 30.0
 """Seconds between attempts while the credentials are refused."""
 
@@ -35,6 +39,7 @@ class Sender:
         self._postponed_until: dict[MessageKind, datetime] = {}
         self._moved_to: str | None = None
         """The new address, while it is being recorded."""
+        self._error_noted = context.deps.now()
         self._maybe_delivered = context.log.state.sending is not None
         """Whether an attempt at what is being sent may have reached the receiver."""
 
@@ -79,7 +84,9 @@ class Sender:
             case channels.Permanent(reason):
                 return await self._switch_off(reason)
             case channels.Refused(reason):
-                return await self._postpone(reason, source, message, intent)
+                pause = await self._postpone(reason, source, message, intent)
+                await self._note_error(outcome)
+                return pause
             case channels.Migrated(chat):
                 if self._deps.gives_way(self.channel, chat):  # or each message would come there twice
                     return await self._switch_off(f"it is {chat} now, which is a chat here already")
@@ -95,7 +102,48 @@ class Sender:
                 self._maybe_delivered |= maybe_delivered
                 pause = self._pause()
         await self._withdraw_intent()
+        await self._note_error(outcome)
         return pause
+
+    async def send_test(self, message: OutgoingMessage, within: float) -> Outcome:
+        """Past all that wait, in its turn. TimeoutError: nothing is known after so many seconds."""
+        ends = asyncio.get_running_loop().time() + within
+        for _ in range(2):
+            async with asyncio.timeout_at(ends):  # not while something is recorded
+                await self.channel.turn(self.address)
+                outcome = await self.channel.send(self.address, message, None)
+            if not isinstance(outcome, channels.Migrated):
+                break
+            if self._deps.gives_way(self.channel, outcome.chat):
+                return channels.Permanent(f"it is {outcome.chat} now, which is a chat here already")
+            await self.migrate(outcome.chat)
+        if isinstance(outcome, channels.Sent):
+            await self._log.update(**self._delivered())
+        elif isinstance(outcome, channels.BadToken):
+            self._deps.on_token(outcome.reason)
+        await self._note_error(outcome, at_once=True)
+        return outcome
+
+    def _delivered(self) -> dict[str, object]:
+        """What is to be recorded once a message has arrived."""
+        if self.channel.key.startswith("telegram."):  # of the others nothing follows for the bot token
+            self._deps.on_token(None)
+        changed: dict[str, object] = {"delivered_at": self._deps.now()}
+        if self._log.state.off:
+            changed |= self._context.switched_on()
+            log.info("the chat takes messages again", chat=self._log.key)
+        return changed
+
+    async def _note_error(self, outcome: Outcome, *, at_once: bool = False) -> None:
+        """Recorded with what is recorded next, or by itself if that is long in coming."""
+        now, reason = self._deps.now(), cut(channels.reason_of(outcome), MAX_REASON)
+        if not reason:
+            return
+        if at_once or now - self._error_noted > ERROR_NOTE_INTERVAL:
+            self._error_noted = now
+            await self._log.update(error=reason, error_at=now)
+        else:
+            await self._log.update_locally(error=reason, error_at=now)
 
     def _pause(self) -> float:
         return self._backoff.next() * random.uniform(0.8, 1.2)  # it only spreads  # nosec B311
@@ -110,12 +158,7 @@ class Sender:
     ) -> None:
         self.reset_backoff()
         self._refused.pop(source.kind, None)
-        if self.channel.key.startswith("telegram."):  # of the others nothing follows for the bot token
-            self._deps.on_token(None)
-        also: dict[str, object] = {"threads": self._threads(message, message_id)}
-        if self._log.state.off:
-            also |= self._context.switched_on()
-            log.info("the chat takes messages again", chat=self._log.key)
+        also = self._delivered() | {"threads": self._threads(message, message_id)}
         await source.record_sent(message, intent, also)
 
     # --- a receiver that refuses messages
@@ -129,7 +172,8 @@ class Sender:
             log.error(what, chat=self._log.key, reason=reason)
         since = state.off_since or self._deps.now()
         intent = state.sending if self._maybe_delivered else None
-        await self._log.update(off=reason, off_since=since, sending=intent)
+        error = {"error": cut(reason, MAX_REASON), "error_at": self._deps.now()}
+        await self._log.update(off=reason, off_since=since, sending=intent, **error)
         return self._probe_backoff.next()
 
     async def switch_on(self) -> None:

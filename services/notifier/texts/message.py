@@ -144,6 +144,12 @@ def digest_message(
     return OutgoingMessage(text.html, text.plain, True, through_seq)
 
 
+def channel_test_message(channel: str, now: datetime, links: LinkContext) -> OutgoingMessage:
+    said = f"It was sent to the channel {channel} {local(now, links.zone)}; nothing has happened."
+    text = lines([bold("Test message of the registry"), said, "", home_link(links)])
+    return OutgoingMessage(text.html, text.plain, False, 0, id=f"test.{now.isoformat()}")
+
+
 def answer(text: Text, buttons: Buttons = ()) -> OutgoingMessage:
     """A message that tells of no change."""
     return OutgoingMessage(text.html, text.plain, True, 0, buttons=buttons)

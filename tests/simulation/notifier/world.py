@@ -319,6 +319,16 @@ def reader(link: SimulatedLink, stream: str, *subjects: str, **options: Any) -> 
     return found
 
 
+class NoRequests:
+    """In place of a handler of requests: nobody asks."""
+
+    def __call__(self, handle: Any, **_: Any) -> None: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class EventFeed:
     """In place of FastStream's broker and its one subscriber: hands on the events in batches, which may come
     again, or be lost on their way."""
@@ -336,7 +346,9 @@ class EventFeed:
 
     async def connect(self) -> None: ...
 
-    def subscriber(self, *_: Any, config: Any, **__: Any) -> "EventFeed":
+    def subscriber(self, *_: Any, config: Any = None, **__: Any) -> "EventFeed | NoRequests":
+        if config is None:
+            return NoRequests()
         self._config = config
         return self
 
