@@ -31,6 +31,8 @@ class ServiceStates:
         """Called with what somebody did about an incident, and its sequence; also twice."""
         self.on_standing: Callable[[str], None] = lambda _: None
         """Called with a service whose messages may have to say something else now."""
+        self.watchers: list[Callable[[str], None]] = []
+        """Called with the name of every service of which there is something newer."""
 
     def apply(self, event: Event, seq: int, stored_at: datetime) -> None:
         name, state = event.name, self.get(event.name)
@@ -45,6 +47,9 @@ class ServiceStates:
                 self.problems[name] = event.data
         else:
             (self.paused.add if state.paused else self.paused.discard)(name)
+        for watcher in self.watchers:
+            watcher(name)
+        if not isinstance(event, StatusChanged):
             self.on_config(name)
         if not isinstance(event, StatusChanged) or event.data.to is Status.ALIVE:
             self.on_standing(name)

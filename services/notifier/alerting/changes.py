@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from shared.contracts.events import Doubt, Outcome, Status
@@ -35,6 +35,10 @@ class StatusChange:
     """The `traceparent` it belongs to."""
     silenced: bool = False
     """When it was stored, the service was paused, or its configuration said `notify: false`."""
+    has_sound: bool = True
+    """For this receiver, now: it is told in no quiet hours."""
+    nobody_for: timedelta | None = None
+    """It is told as nobody has had the service in hand for so long."""
 
     @property
     def is_loud(self) -> bool:
@@ -90,6 +94,11 @@ class Notice:
     kind: NoticeKind = NoticeKind.REMINDER
     flapping_since: datetime | None = None
     maybe: bool = False
+    schedule: tuple[timedelta, ...] = ()
+    """Of a reminder, those that it is one of, since the fall."""
+    has_sound: bool = True
+    nobody_for: timedelta | None = None
+    """Both as of a change."""
 
 
 @dataclass(frozen=True, slots=True)

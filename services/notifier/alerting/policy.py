@@ -1,19 +1,21 @@
 """Which changes a receiver is told, which notices of what it was not told, and when it is reminded. Pure.
 
-A change is withheld while its service is paused, muted, in maintenance, set to `notify: false`, or flapping.
-The receiver then believes something else than what is. That is kept by service until the receiver is told, or
-until there is nothing to tell any more. If it was told that a service is down, neither maintenance nor
-flapping withholds that the service is back.
+A change is withheld while its service is paused, muted, in maintenance, set to `notify: false`, or flapping;
+while a service is down that it depends on; and where the routes, or the subscriber, say that the receiver does
+not hear of it, or not yet. The receiver then believes something else than what is. That is kept by service
+until the receiver is told, or until there is nothing to tell any more. If it was told that a service is down,
+only a pause, a mute or `notify: false` withholds that the service is back.
 
 A turn is a change of direction that the receiver was told of: worse after better, or the other way round. A
 service that gets worse again, silent → down → dead, takes no turn.
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
+from zoneinfo import ZoneInfo
 
 from services.notifier.alerting.changes import (
     FALLEN,
@@ -23,8 +25,10 @@ from services.notifier.alerting.changes import (
     StatusChange,
     UnusualRun,
 )
+from services.notifier.alerting.dependencies import Dependencies
 from services.notifier.states import ServiceStates
 from shared.contracts.events import Status, micros, moment
+from shared.domain.routing import EVERYBODY, Rule
 from shared.domain.service_state import ServiceState, belongs_to_this_life
 
 EXPIRES_AFTER = timedelta(hours=24)
@@ -38,27 +42,51 @@ CALM_AFTER = timedelta(minutes=30)
 STAYS_DOWN_AFTER = timedelta(minutes=5)
 """Of a service that is flapping and is then down for that long, the receiver is told so."""
 
+LATE = timedelta(minutes=1)
+"""An escalation that is told later than that says how long it really is since the fall."""
+
 
 class Suppression(Enum):
     """What keeps a change from being told."""
 
     NONE = auto()
     MAINTENANCE = auto()
-    """That a service is back is told all the same, if the receiver knows that it was down."""
+    """That a service is back is told all the same, if the receiver knows that it was down. Also what the
+    receiver does not hear of, or not yet, and what depends on something that is down."""
     ALL = auto()
     """Paused, muted, or not to be told at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`until`: when the suppression ends by itself, if it does. `has_sound`: if it is told, it may be heard.
+    `is_delayed`: it is told at `until` even if it is no more than silent. `is_for_parent`: something that it
+    depends on is down. `not_before`: until then that may turn out. `nobody_for`: it is told as nobody has had it in hand for so long."""
+
+    suppression: Suppression = Suppression.NONE
+    until: datetime | None = None
+    has_sound: bool = True
+    is_delayed: bool = False
+    is_for_parent: bool = False
+    not_before: datetime | None = None
+    nobody_for: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
     """Changes of one service that were withheld. `seq`: the newest. `told`: the status that the receiver
     believes, and `told_since`: since when the service had it, if that is known. `maybe`: an attempt whose end
-    nobody knows may have told the receiver the present status."""
+    nobody knows may have told the receiver the present status. `down_since`: when it fell to down, if it has.
+    `not_before`: the newest waits until then at least. `is_delayed`, `is_for_parent`: as it was judged."""
 
     seq: int
     told: Status
     maybe: bool = False
     told_since: datetime | None = None
+    down_since: datetime | None = None
+    not_before: datetime | None = None
+    is_delayed: bool = False
+    is_for_parent: bool = False
 
     def maybe_told(self, status: Status, since: datetime) -> "Withheld":
         """Of the two that the receiver may believe the worse counts: then it is told that it is back."""
@@ -96,21 +124,25 @@ def decide(
     changes: Sequence[StatusChange],
     withheld: Withheld | None,
     flap_state: FlapState | None,
-    suppression_of: Callable[[StatusChange], Suppression],
+    judge: "Judge",
 ) -> list[Decision]:
     """Of one service, in order. Not sent is also what became silent and came back before it was told."""
-    decisions = list(_decide(changes, withheld, flap_state, suppression_of))
+    decisions = list(_decide(changes, withheld, flap_state, judge))
     sent = tuple(it.change for it in decisions if it.is_sent)
     if sent and AlertGroup(sent).came_to_nothing:
-        return list(_decide(changes, withheld, flap_state, lambda _: Suppression.ALL))
+        return list(_decide(changes, withheld, flap_state, lambda *_: Verdict(Suppression.ALL)))
     return decisions
+
+
+Judge = Callable[[StatusChange, Withheld | None], Verdict]
+"""What is to be done about a change of a service of which something is withheld, or nothing."""
 
 
 def _decide(
     changes: Sequence[StatusChange],
     withheld: Withheld | None,
     flap_state: FlapState | None,
-    suppression_of: Callable[[StatusChange], Suppression],
+    judge: Judge,
 ) -> Iterator[Decision]:
     for change in changes:
         if change.from_ is Status.UNKNOWN:  # it was registered anew
@@ -121,10 +153,12 @@ def _decide(
         is_flapping = flap_state is not None and flap_state.flapping_since is not None
         is_back = change.to is Status.ALIVE and believed.badness > change.to.badness
         is_settled = withheld is not None and change.to is believed and change.to not in FALLEN
-        suppression = Suppression.ALL if is_settled else suppression_of(change)
-        is_sent = (is_back and suppression is not Suppression.ALL) or (
-            suppression is Suppression.NONE and not is_flapping
+        verdict = Verdict(Suppression.ALL) if is_settled else judge(change, withheld)
+        is_sent = (is_back and verdict.suppression is not Suppression.ALL) or (
+            verdict.suppression is Suppression.NONE and not is_flapping
         )
+        if not verdict.has_sound or verdict.nobody_for:
+            change = replace(change, has_sound=verdict.has_sound, nobody_for=verdict.nobody_for)
         if flap_state and is_flapping:
             flap_state = replace(flap_state, last=change.since, changes=flap_state.changes + 1, maybe=False)
             change = replace(change, still_flaps=True)
@@ -135,11 +169,26 @@ def _decide(
                 change = replace(change, flaps=FLAPPING_TURNS)
         if is_sent or is_settled:
             withheld = None
-        elif withheld:
-            withheld = replace(withheld, seq=change.seq)
         else:
-            withheld = Withheld(change.seq, believed, told_since=change.began)
+            known = withheld or Withheld(change.seq, believed, told_since=change.began)
+            withheld = replace(
+                known,
+                seq=change.seq,
+                down_since=down_since(change, withheld),
+                not_before=verdict.not_before,
+                is_delayed=verdict.is_delayed,
+                is_for_parent=known.is_for_parent or verdict.is_for_parent,
+            )
         yield Decision(change, is_sent, withheld, flap_state)
+
+
+def down_since(change: StatusChange, withheld: Withheld | None) -> datetime | None:
+    """When the service fell to down; None: with this change it is not."""
+    if change.to not in FALLEN:
+        return None
+    if withheld and withheld.down_since:
+        return withheld.down_since
+    return change.began or change.since if change.from_ in FALLEN else change.since
 
 
 def _with_turn(flap_state: FlapState | None, was_up: bool, up: bool, at: datetime) -> FlapState | None:
@@ -166,18 +215,18 @@ def next_notice(
     withheld: Withheld | None,
     flap_state: FlapState | None,
     now: datetime,
-    suppression: Suppression,
-    until: datetime | None,
+    verdict: Verdict,
     reminders: Sequence[timedelta] = (),
 ) -> Notice | datetime | NothingDue:
     """What a receiver that has been given all changes of a service is to be told of it now; or when to ask
-    again. `until`: when the suppression ends by itself, if it does."""
+    again."""
     if not state.exists or state.status is Status.UNKNOWN:
         return NothingDue.FORGET
     is_down = state.is_down
     is_back = withheld is not None and not is_down and state.status.badness < withheld.told.badness
+    suppression = verdict.suppression
     if suppression is Suppression.ALL or (suppression is Suppression.MAINTENANCE and not is_back):
-        return until or NothingDue.KEEP
+        return verdict.until or NothingDue.KEEP
 
     def notice(kind: NoticeKind) -> Notice:
         changes, since = (flap_state.changes, flap_state.flapping_since) if flap_state else (0, None)
@@ -185,7 +234,17 @@ def next_notice(
             kind is NoticeKind.CALM and flap_state is not None and flap_state.maybe
         )
         return Notice(
-            now, name, state.status_seq, state.status, moment(state.since), changes, kind, since, maybe
+            now,
+            name,
+            state.status_seq,
+            state.status,
+            moment(state.since),
+            changes,
+            kind,
+            since,
+            maybe,
+            has_sound=verdict.has_sound,
+            nobody_for=verdict.nobody_for,
         )
 
     if is_back:
@@ -204,9 +263,10 @@ def next_notice(
         return min(filter(None, (flap_state.last + CALM_AFTER, stays_down, reminder)))
     if withheld and is_down:
         return notice(NoticeKind.OWED)
-    # That a service is silent is alerted at once or never; if it was not, neither is its return.
+    # That a service is silent is alerted at once or never, unless it had to wait for a moment that was known.
+    # If it was not, neither is its return.
     if withheld and state.status is Status.SILENT and withheld.told is not Status.SILENT:
-        return NothingDue.KEEP
+        return notice(NoticeKind.OWED) if withheld.is_delayed else NothingDue.KEEP
     return NothingDue.FORGET
 
 
@@ -229,34 +289,97 @@ def flap_state_after(notice: Notice, flap_state: FlapState | None) -> FlapState 
 @dataclass(frozen=True)
 class Suppressor:
     """`maintenance_until`: when the maintenance ends that a service is in at a moment, if it is in any.
-    `mutes`: those of an older version, which held for one receiver alone."""
+    `mutes`: those of an older version, which held for one receiver alone. `rule`: how the receiver hears of a
+    service, by its tags and a status; None: not at all. `zone`: of quiet hours that name none."""
 
     states: ServiceStates
     maintenance_until: Callable[[str, datetime], datetime | None]
     mutes: Callable[[], Mapping[str, datetime]]
+    rule: Callable[[str, tuple[str, ...], Status], Rule | None]
+    zone: ZoneInfo
+    dependencies: Dependencies
 
-    def of_service(self, name: str, now: datetime) -> tuple[Suppression, datetime | None]:
-        """With the moment at which it ends by itself, if that is known."""
+    def of_service(self, name: str, now: datetime, withheld: Withheld | None = None) -> Verdict:
+        """`withheld`: what is withheld of it; None: the receiver knows how it is."""
+        silenced = self._silenced(name, now)
+        if silenced.suppression is not Suppression.NONE:
+            return silenced
+        state = self.states.get(name)
+        believed = withheld.told if withheld else state.status
+        is_for_parent = withheld is not None and withheld.is_for_parent
+        since = (withheld and withheld.down_since) or moment(state.since)
+        if state.status.badness > Status.ALIVE.badness:
+            if withheld and withheld.not_before and withheld.not_before > now:
+                return Verdict(Suppression.MAINTENANCE, withheld.not_before)
+            hold = self.dependencies.hold(name, moment(state.since), now, was_held=is_for_parent)
+            if hold:
+                return Verdict(Suppression.MAINTENANCE, hold.until, is_for_parent=True)
+        return self._heard(state, state.status, believed, since if state.is_down else None, now)
+
+    def of_change(
+        self, change: StatusChange | UnusualRun, now: datetime, withheld: Withheld | None = None
+    ) -> Verdict:
+        """A change that was suppressed when it was stored, or when it happened, is so still."""
+        mute = self.mutes().get(change.name)
+        if change.silenced or (mute and mute > change.stored_at):
+            return Verdict(Suppression.ALL)
+        silenced = self._silenced(change.name, now)
+        if silenced.suppression is not Suppression.NONE:
+            return silenced
+        if any(self.maintenance_until(change.name, at) for at in (change.since, change.stored_at)):
+            return Verdict(Suppression.MAINTENANCE)
+        state = self.states.get(change.name)
+        if isinstance(change, UnusualRun):
+            return self._heard(state, state.status, state.status, None, now)
+        if change.to.badness > Status.ALIVE.badness:
+            was_held = withheld is not None and withheld.is_for_parent
+            hold = self.dependencies.hold(change.name, change.since, now, was_held=was_held, is_new=True)
+            if hold and hold.is_only_to_see:
+                return Verdict(
+                    Suppression.MAINTENANCE, hold.until, is_delayed=True, not_before=hold.until
+                )
+            if hold:
+                return Verdict(Suppression.MAINTENANCE, hold.until, is_for_parent=True)
+        believed = withheld.told if withheld else change.from_
+        return self._heard(state, change.to, believed, down_since(change, withheld), now)
+
+    def _silenced(self, name: str, now: datetime) -> Verdict:
+        """By people, for every receiver or for this one."""
         if self.states.is_silenced(name):
-            return Suppression.ALL, None
+            return Verdict(Suppression.ALL)
         mute, until = self.states.incidents.muted(name, now), self.mutes().get(name)
         if mute or (until and until > now):
             ends = [it for it in (mute and mute.until, until) if it and it > now]
-            return Suppression.ALL, None if mute and mute.until_alive else max(ends)
+            return Verdict(Suppression.ALL, None if mute and mute.until_alive else max(ends))
         if end := self.maintenance_until(name, now):
-            return Suppression.MAINTENANCE, end
-        return Suppression.NONE, None
+            return Verdict(Suppression.MAINTENANCE, end)
+        return Verdict()
 
-    def of_change(self, change: StatusChange | UnusualRun, now: datetime) -> Suppression:
-        """A change that was suppressed when it was stored, or when it happened, is so still."""
-        suppression, _ = self.of_service(change.name, now)
-        mute = self.mutes().get(change.name)
-        if change.silenced or (mute and mute > change.stored_at):
-            return Suppression.ALL
-        if suppression is not Suppression.NONE:
-            return suppression
-        within = any(self.maintenance_until(change.name, at) for at in (change.since, change.stored_at))
-        return Suppression.MAINTENANCE if within else Suppression.NONE
+    def _heard(
+        self, state: ServiceState, status: Status, believed: Status, since: datetime | None, now: datetime
+    ) -> Verdict:
+        """By the routes. That it is back is heard as the fall was. `since`: when it fell to down."""
+        is_back = status is Status.ALIVE and believed.badness > status.badness
+        rule = self.rule(state.name, state.tags, believed) if is_back else None
+        rule = rule or self.rule(state.name, state.tags, status)
+        if rule is None:
+            return Verdict(Suppression.MAINTENANCE)
+        if rule is EVERYBODY:
+            return Verdict()
+        has_owner = rule.after is not None and self._has_owner(state.name)
+        hearing = rule.at(now, self.zone, since, is_acknowledged=has_owner)
+        is_told = believed in FALLEN
+        if hearing.waits and not (is_told and not rule.quiet):  # else what was escalated is told as ever
+            is_held = hearing.until is not None and bool(rule.quiet)
+            return Verdict(Suppression.MAINTENANCE, hearing.until, hearing.has_sound, is_delayed=is_held)
+        nobody_for = None
+        if hearing.is_escalated and not is_told and since and rule.after:
+            is_late = now - since - rule.after > LATE
+            nobody_for = now - since if is_late else rule.after
+        return Verdict(has_sound=hearing.has_sound, nobody_for=nobody_for)
+
+    def _has_owner(self, name: str) -> bool:
+        return self.states.incidents.acknowledged(name) is not None
 
     def is_run_told(self, run: UnusualRun, now: datetime) -> bool:
         """Unlike what happens to a status, what is suppressed of runs, or too old, is never told."""
@@ -266,7 +389,7 @@ class Suppressor:
             and state.exists
             and state.notify_unusual
             and belongs_to_this_life(micros(run.since), state.registered_at)
-            and self.of_change(run, now) is Suppression.NONE
+            and self.of_change(run, now).suppression is Suppression.NONE
         )
 
 
@@ -301,22 +424,37 @@ class Reminders:
         """`after`: when to remind that a service is down, counted from when it fell; the last repeats."""
         self._states = states
         self.after = after
+        self.schedules_of: Callable[[str], Iterable[tuple[timedelta, ...]]] = lambda _: (after,)
+        """All those by which some receiver is reminded of a service."""
         self._queue: list[Notice] = []
+        self._looked_at: datetime | None = None
 
     def watch(self, name: str, after: datetime) -> None:
         """If a service is down, remind of it, beginning with what comes next after `after`."""
         it = self._states.get(name)
+        if it.status is not Status.DOWN:
+            return
         since = moment(it.since)
-        if it.status is Status.DOWN and (at := next_reminder(self.after, since, after)):
-            heapq.heappush(self._queue, Notice(at, name, it.status_seq, it.status, since))
+        for schedule in self.schedules_of(name):
+            if at := next_reminder(schedule, since, after):
+                notice = Notice(at, name, it.status_seq, it.status, since, schedule=schedule)
+                heapq.heappush(self._queue, notice)
+
+    def schedules_changed(self) -> None:
+        """Begin anew with what was not due yet."""
+        self._queue.clear()
+        if self._looked_at:
+            for name in self._states:
+                self.watch(name, self._looked_at)
 
     def due(self, now: datetime) -> Iterator[Notice]:
-        """Reminders that are due by now and still hold; of several of one service the newest."""
+        """Reminders that are due by now and still hold; of several of one schedule the newest."""
+        self._looked_at = now
         while self._queue and self._queue[0].at <= now:
             notice = heapq.heappop(self._queue)
             if not self.is_current(notice) or notice in self._queue[:1]:  # it was watched twice
                 continue
-            while following := next_reminder(self.after, notice.since, notice.at):
+            while following := next_reminder(notice.schedule, notice.since, notice.at):
                 if following > now:
                     heapq.heappush(self._queue, replace(notice, at=following))
                     break
