@@ -13,6 +13,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from services.notifier.alerting.changes import Deafness, StatusChange, UnusualRun
+from services.notifier.alerting.dependencies import Dependencies
 from services.notifier.alerting.policy import Reminders
 from services.notifier.channels.channel import Outcome, Refused, Sent
 from services.notifier.dispatch.dependencies import ReceiverDependencies
@@ -38,8 +39,10 @@ from shared.contracts.events import (
     status_changed,
 )
 from shared.contracts.maintenance import Window, maintenance_until
+from shared.contracts.routes import Routes
 from shared.domain import incidents
 from shared.domain.incidents import Incident, IncidentState
+from shared.domain.routing import Router
 from shared.messaging import streams
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -127,10 +130,14 @@ class World:
         self.deaf: list[Deafness] | None = []
         self.chats: list[ReceiverWorker] = []
         self.is_on = False
+        self._router = Router(Routes(), [it.name for it in self.inboxes])
 
     async def start(self) -> None:
         self.states = ServiceStates()
         self.reminders = Reminders(self.states, self._remind_after)
+        self.reminders.schedules_of = self._schedules_of
+        self.dependencies = Dependencies(self.states, lambda _: 15 * MINUTE, 2 * SECOND)
+        self.states.watchers.append(self._parent_changed)
         for seq, (event, at) in self._newest_of_each():
             self._fold(seq, event, at)
         for name in self.states.incidents.unresolved():
@@ -145,6 +152,8 @@ class World:
             states=self.states,
             maintenance_until=self.maintenance_until,
             reminders=self.reminders,
+            dependencies=self.dependencies,
+            router=lambda: self._router,
             deafness=self._deafness,
             run_page=self._run_page,
             newest_run=self._newest_run,
@@ -213,6 +222,24 @@ class World:
             self.windows[id_] = Window(starts_at=NOW + starts, ends_at=NOW + ends, **about)
         for chat in self.chats if before else ():
             chat.alerts.window_removed(before) if before else None
+
+    # --- routes
+
+    def routes(self, *routes: dict[str, Any]) -> None:
+        """From now on. The chats are `inbox.0`, `inbox.1` …"""
+        self._router = Router(Routes.model_validate({"routes": routes}), [it.name for it in self.inboxes])
+        if self.is_on:
+            self.reminders.schedules_changed()
+            for chat in self.chats:
+                chat.alerts.routes_changed()
+
+    def _schedules_of(self, name: str) -> set[tuple[timedelta, ...]]:
+        found = self._router.schedules(name, self.states.get(name).tags)
+        return {self._remind_after if it is None else it for it in found}
+
+    def _parent_changed(self, name: str) -> None:
+        for chat in self.chats:
+            chat.alerts.parent_changed(name)
 
     # --- events
 

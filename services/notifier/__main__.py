@@ -1,13 +1,14 @@
 """Wires the notifier: events come in by the consumer, messages go out by the receivers."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
 from nats.js.kv import KeyValue
 from starlette.applications import Starlette
 
+from services.notifier.alerting.dependencies import Dependencies, own_silent_after
 from services.notifier.alerting.policy import Reminders
 from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Updates
@@ -66,6 +67,9 @@ class Notifier:
         self._event_log = EventLog(self._link, self._states)
         self._runs = RunConsumer(self._link, self._states)
         self._reminders = Reminders(self._states, settings.remind_after)
+        defaults = settings.silent_after, settings.down_after, settings.dead_after
+        same_tick = settings.tick + timedelta(seconds=1)
+        self._dependencies = Dependencies(self._states, own_silent_after(defaults), same_tick)
         self._ticks = DeafnessWatch(self._link)
         self._deps = ReceiverDependencies(
             links=LinkContext(settings.public_url.rstrip("/"), settings.zone),
@@ -79,6 +83,7 @@ class Notifier:
             newest=self._event_log.newest_sequence,
             states=self._states,
             maintenance_until=self._maintenance_until,
+            dependencies=self._dependencies,
             reminders=self._reminders,
             deafness=lambda after: self._ticks.deafness(after, now()),
             run_page=self._runs.page,
@@ -87,7 +92,13 @@ class Notifier:
             on_record=self._readiness.record_written,
         )
         self._receivers = Receivers(configured_channels(settings, self._bot), self._deps, self._bot)
-        self._stored_config = StoredConfig(self._link, self._receivers.window_removed)
+        self._stored_config = StoredConfig(
+            self._link,
+            self._receivers.window_removed,
+            lambda: self._receivers.set_routes(self._stored_config.routes),
+        )
+        self._reminders.schedules_of = self._receivers.schedules_of
+        self._states.watchers.append(self._receivers.parent_changed)
         self._states.on_config = self._receivers.configuration_changed
         self._states.on_incident = self._receivers.incident_changed
         self.consumer = EventConsumer(self._event_log, settings.nats_url, self._reminders)

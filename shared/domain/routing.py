@@ -12,7 +12,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from shared.contracts.events import Status
-from shared.contracts.routes import Quiet, Route, Routes
+from shared.contracts.routes import Quiet, QuietHours, Route, Routes
 
 FALLEN = frozenset({Status.DOWN, Status.DEAD})
 
@@ -66,15 +66,36 @@ class Rule:
 
 
 EVERYBODY = Rule()
+_AS_CONFIGURED: frozenset[tuple[timedelta, ...] | None] = frozenset({None})
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a subscriber chose. `only`: services with any of these tags; none: all."""
+
+    only: tuple[str, ...] = ()
+    quiet: QuietHours | None = None
+
+    def rule(self, tags: tuple[str, ...]) -> Rule | None:
+        if self.only and not set(self.only).intersection(tags):
+            return None
+        return Rule(quiet=(self.quiet,)) if self.quiet else EVERYBODY
 
 
 class Router:
     """The routes among the channels that there are. What follows of them is remembered."""
 
     def __init__(self, routes: Routes, channels: Iterable[str]) -> None:
-        self._routes, self._channels = routes.routes, tuple(channels)
+        self._routes, self.channels = routes.routes, frozenset(channels)
         self.match = lru_cache(maxsize=50_000)(self._match)
         self._rules_of = lru_cache(maxsize=1000)(self._rules)
+        self._schedules_of = lru_cache(maxsize=1000)(self._schedules)
+
+    def schedules(self, name: str, tags: tuple[str, ...]) -> frozenset[tuple[timedelta, ...] | None]:
+        """All those by which some channel is reminded that a service is down; None: as configured."""
+        if not self._routes:
+            return _AS_CONFIGURED
+        return self._schedules_of(self.match(name, tags, Status.DOWN))
 
     def rules(self, name: str, tags: tuple[str, ...], status: Status) -> Mapping[str, Rule]:
         """By channel; those that are missing do not hear of it."""
@@ -94,11 +115,14 @@ class Router:
                     break
         return tuple(found)
 
+    def _schedules(self, places: tuple[int, ...]) -> frozenset[tuple[timedelta, ...] | None]:
+        return _AS_CONFIGURED.union(rule.remind for rule in self._rules_of(places).values())
+
     def _rules(self, places: tuple[int, ...]) -> Mapping[str, Rule]:
         matching = [(place, self._routes[place]) for place in places]
-        rules = {it: rule for it in self._channels if (rule := _rule_of(it, matching))}
+        rules = {it: rule for it in self.channels if (rule := _rule_of(it, matching))}
         is_lost = any(it.to for _, it in matching) and not any(rule.quiet for rule in rules.values())
-        return dict.fromkeys(self._channels, EVERYBODY) if is_lost or not rules else rules
+        return dict.fromkeys(self.channels, EVERYBODY) if is_lost or not rules else rules
 
 
 def _rule_of(channel: str, matching: Sequence[tuple[int, Route]]) -> Rule | None:

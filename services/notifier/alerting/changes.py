@@ -39,6 +39,8 @@ class StatusChange:
     """For this receiver, now: it is told in no quiet hours."""
     nobody_for: timedelta | None = None
     """It is told as nobody has had the service in hand for so long."""
+    remark: str = ""
+    """What there is to say of services that depend on it."""
 
     @property
     def is_loud(self) -> bool:

@@ -7,11 +7,24 @@ from datetime import datetime, timedelta
 
 from services.notifier.alerting.changes import FALLEN
 from services.notifier.states import ServiceStates
-from shared.contracts.events import Status, moment
+from shared.contracts.events import MICRO, Status, moment
+from shared.contracts.thresholds import in_force
 from shared.domain.service_state import ServiceState
 
 MAX_ANCESTORS = 1000
 """Services that one depends on, directly and over others, that are looked at."""
+
+
+def own_silent_after(default: tuple[timedelta, timedelta, timedelta]) -> Callable[[ServiceState], timedelta]:
+    """Of a service, its threshold in force. `default`: silent, down and dead of those that have none."""
+    silent, down, dead = (length // MICRO for length in default)
+
+    def silent_after(state: ServiceState) -> timedelta:
+        own = state.silent_after, state.down_after, state.dead_after
+        limits = in_force(own, state.every, (silent, down, dead), scheduled=bool(state.schedule))
+        return limits[0] * MICRO
+
+    return silent_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +63,7 @@ class Dependencies:
 
     def _apply(self, name: str) -> None:
         state = self._states.get(name)
-        parents: tuple[str, ...] = getattr(state, "depends_on", ()) if state.exists else ()
+        parents = state.depends_on if state.exists else ()
         if parents != self._parents.get(name, ()):
             for parent in self._parents.pop(name, ()):
                 self._children[parent].pop(name, None)
@@ -117,9 +130,7 @@ class Dependencies:
                 yield other
 
 
-def _reached(
-    name: str, neighbours: Mapping[str, Iterable[str]], most: int | None = None
-) -> Iterator[str]:
+def _reached(name: str, neighbours: Mapping[str, Iterable[str]], most: int | None = None) -> Iterator[str]:
     """All that can be reached from a service, the nearest first, each once; without itself."""
     seen, waiting = {name}, deque([name])
     while waiting:

@@ -1,10 +1,10 @@
 """Which changes a receiver is told, which notices of what it was not told, and when it is reminded. Pure.
 
 A change is withheld while its service is paused, muted, in maintenance, set to `notify: false`, or flapping;
-while a service is down that it depends on; and where the routes, or the subscriber, say that the receiver does
-not hear of it, or not yet. The receiver then believes something else than what is. That is kept by service
-until the receiver is told, or until there is nothing to tell any more. If it was told that a service is down,
-only a pause, a mute or `notify: false` withholds that the service is back.
+while a service is down that it depends on; and where the routes, or the subscriber, say that the receiver
+does not hear of it, or not yet. The receiver then believes something else than what is. That is kept by
+service until the receiver is told, or until there is nothing to tell any more. If it was told that a service
+is down, only a pause, a mute or `notify: false` withholds that the service is back.
 
 A turn is a change of direction that the receiver was told of: worse after better, or the other way round. A
 service that gets worse again, silent → down → dead, takes no turn.
@@ -61,7 +61,8 @@ class Suppression(Enum):
 class Verdict:
     """`until`: when the suppression ends by itself, if it does. `has_sound`: if it is told, it may be heard.
     `is_delayed`: it is told at `until` even if it is no more than silent. `is_for_parent`: something that it
-    depends on is down. `not_before`: until then that may turn out. `nobody_for`: it is told as nobody has had it in hand for so long."""
+    depends on is down. `not_before`: until then that may turn out. `nobody_for`: it is told as nobody has had
+    it in hand for so long."""
 
     suppression: Suppression = Suppression.NONE
     until: datetime | None = None
@@ -335,9 +336,7 @@ class Suppressor:
             was_held = withheld is not None and withheld.is_for_parent
             hold = self.dependencies.hold(change.name, change.since, now, was_held=was_held, is_new=True)
             if hold and hold.is_only_to_see:
-                return Verdict(
-                    Suppression.MAINTENANCE, hold.until, is_delayed=True, not_before=hold.until
-                )
+                return Verdict(Suppression.MAINTENANCE, hold.until, is_delayed=True, not_before=hold.until)
             if hold:
                 return Verdict(Suppression.MAINTENANCE, hold.until, is_for_parent=True)
         believed = withheld.told if withheld else change.from_

@@ -24,6 +24,8 @@ HELP = """/status: how the fleet is
 /services: all of them
 /mute NAME 2h: hear nothing of a service for a while (1h if no time is given)
 /unmute NAME
+/only TAG: hear only of services with a tag; /all: of every one
+/quiet 22:00-07:00: without sound at these hours; /quiet off
 /digest: the daily digest as of now
 /stop: no more messages
 /help"""
@@ -35,14 +37,21 @@ def unknown_service(name: str, similar: Sequence[str]) -> OutgoingMessage:
 
 
 def fleet_status(
-    services: Iterable[ServiceState], mutes: Mapping[str, datetime], now: datetime, links: LinkContext
+    services: Iterable[ServiceState],
+    mutes: Mapping[str, datetime],
+    now: datetime,
+    links: LinkContext,
+    chosen: Sequence[str] = (),
 ) -> OutgoingMessage:
+    """`chosen`: what the subscriber who asks wants to hear, in words."""
     said = digest.status_lines(digest.digest(services, {}, now), links.zone)
     if mutes:
         entries = [f"{name} until {local(until, links.zone)}" for name, until in sorted(mutes.items())]
         more = len(entries) - MAX_MUTES_LISTED
         said += ["", f"🔕 Muted here ({len(entries)})", *entries[:MAX_MUTES_LISTED]]
         said += [f"+{more} more"] if more > 0 else []
+    if chosen:
+        said += ["", *chosen]
     return messages.digest_message(said, links, 0)
 
 

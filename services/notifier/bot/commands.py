@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from services.notifier.bot import answers
+from services.notifier.bot import answers, choices
 from services.notifier.bot.updates import ButtonPress, IncomingMessage, Update
 from services.notifier.channels.channel import Limited, Migrated
 from services.notifier.channels.telegram import Bot, TelegramChannel, keyboard
@@ -110,6 +110,8 @@ class BotCommands:
             return await self._mute(chat, words)
         if command == "/unmute":
             return await self._unmute(chat, words)
+        if command in choices.COMMANDS:
+            return await self._choose(chat, command, words)
         if command == "/digest":
             return messages.digest_message(await self._digest_lines(self._now(), False), self._links, 0)
         return answer_lines(
@@ -147,6 +149,13 @@ class BotCommands:
             f"🔔 {messages.cut(words[0], messages.MAX_NAME)} is {'no longer' if muted else 'not'} muted."
         )
 
+    async def _choose(self, chat: str, command: str, words: list[str]) -> OutgoingMessage:
+        subscriber = self._receivers.subscriber(chat)
+        if subscriber is None:
+            return answer_lines(choices.OPERATORS)
+        zone = self._links.zone
+        return await choices.answer_choice(subscriber, command, words, self._states, zone)
+
     # --- of services
 
     async def _unknown(self, name: str) -> OutgoingMessage:
@@ -156,7 +165,9 @@ class BotCommands:
 
     def _fleet_status(self, chat: str) -> OutgoingMessage:
         now = self._now()
-        return answers.fleet_status(self._states.services(), self._mutes(chat), now, self._links)
+        subscriber = self._receivers.subscriber(chat)
+        chosen = choices.described(subscriber.state.choice) if subscriber else []
+        return answers.fleet_status(self._states.services(), self._mutes(chat), now, self._links, chosen)
 
     async def _service_status(self, name: str, chat: str) -> OutgoingMessage:
         service = self._states.get(name)

@@ -6,15 +6,28 @@ them any more, or by the time that has passed. Services for which that depends o
 
 import heapq
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from services.notifier.alerting import policy
-from services.notifier.alerting.changes import Notice, NoticeKind, StatusChange, UnusualRun
-from services.notifier.alerting.policy import Decision, FlapState, Suppression, Withheld, decide, next_notice
+from services.notifier.alerting.changes import FALLEN, Notice, NoticeKind, StatusChange, UnusualRun
+from services.notifier.alerting.policy import (
+    Decision,
+    FlapState,
+    Suppression,
+    Verdict,
+    Withheld,
+    decide,
+    next_notice,
+)
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import MAX_TURNS, NotificationLog
-from shared.contracts.events import IncidentEvent, moment
+from services.notifier.texts.changes import fallen_with, held_back
+from shared.contracts.events import IncidentEvent, Status, moment
 from shared.contracts.maintenance import Window
+from shared.domain.routing import Rule
+
+_NOTHING = Verdict(Suppression.ALL)
 
 MAX_FLAP_STATES = 10_000
 """Services whose changes of direction are remembered in memory per receiver."""
@@ -23,10 +36,20 @@ MAX_FLAP_STATES = 10_000
 class AlertStates:
     """`evaluate` a service whenever something about it has changed. `on_due`: called when a notice is due."""
 
-    def __init__(self, deps: ReceiverDependencies, log: NotificationLog, on_due: Callable[[], None]) -> None:
-        self._deps, self._log, self._on_due = deps, log, on_due
+    def __init__(
+        self, channel: str, deps: ReceiverDependencies, log: NotificationLog, on_due: Callable[[], None]
+    ) -> None:
+        """`channel`: the receiver's, by its name."""
+        self._channel, self._deps, self._log, self._on_due = channel, deps, log, on_due
         self._states, self._now = deps.states, deps.now
-        self._suppressor = policy.Suppressor(deps.states, deps.maintenance_until, lambda: log.state.mutes)
+        self._suppressor = policy.Suppressor(
+            deps.states,
+            deps.maintenance_until,
+            lambda: log.state.mutes,
+            self._rule,
+            deps.links.zone,
+            deps.dependencies,
+        )
         self.withheld = dict(log.state.owed)
         self.flapping = dict(log.state.turns)
         self.due: dict[str, Notice] = {}
@@ -66,6 +89,17 @@ class AlertStates:
             self.withhold_down(event.name)
         self.evaluate(event.name)
 
+    def routes_changed(self) -> None:
+        """Or what its subscriber has chosen."""
+        for name in list(self.withheld):
+            self.evaluate(name)
+
+    def parent_changed(self, name: str) -> None:
+        """Something that others may depend on."""
+        for other in self._deps.dependencies.descendants(name) if self.withheld else ():
+            if other in self.withheld:
+                self.evaluate(other)
+
     def window_removed(self, window: Window) -> None:
         for name in list(self.withheld):
             if window.is_about(name, self._states.get(name).tags):
@@ -80,9 +114,12 @@ class AlertStates:
         state, now = self._states.get(name), self._now()
         if state.status_seq > self._log.state.done:
             return  # a change that is not handled yet tells more
-        suppression, until = self._suppressor.of_service(name, now)
-        reminders = () if self.is_acknowledged(name) else self._deps.reminders.after
-        found = next_notice(name, state, withheld, flap_state, now, suppression, until, reminders)
+        verdict = self._suppressor.of_service(name, now, withheld)
+        if withheld and verdict.is_for_parent and not withheld.is_for_parent:
+            withheld = replace(withheld, is_for_parent=True, is_delayed=False)
+            self.withheld[name] = withheld
+        reminders = () if self.is_acknowledged(name) else self.reminders_of(name)
+        found = next_notice(name, state, withheld, flap_state, now, verdict, reminders)
         if isinstance(found, Notice):
             self.due[name] = found
             self._on_due()
@@ -100,8 +137,10 @@ class AlertStates:
     def decide(self, changes: Iterable[StatusChange], *, all_suppressed: bool = False) -> list[Decision]:
         """Which of these changes are sent. Nothing is changed until the decisions are applied."""
 
-        def suppression(change: StatusChange) -> Suppression:
-            return Suppression.ALL if all_suppressed else self._suppressor.of_change(change, self._now())
+        now = self._now()
+
+        def judge(change: StatusChange, withheld: Withheld | None) -> Verdict:
+            return _NOTHING if all_suppressed else self._suppressor.of_change(change, now, withheld)
 
         by_name: dict[str, list[StatusChange]] = {}
         for change in changes:
@@ -109,7 +148,7 @@ class AlertStates:
         decisions = [
             decision
             for name, of_name in by_name.items()
-            for decision in decide(of_name, self.withheld.get(name), self.flapping.get(name), suppression)
+            for decision in decide(of_name, self.withheld.get(name), self.flapping.get(name), judge)
         ]
         return sorted(decisions, key=lambda decision: decision.change.seq)
 
@@ -130,7 +169,7 @@ class AlertStates:
 
     def suppress(self, name: str, now: datetime) -> bool:
         """Withhold that a service is down, if something suppresses it. Whether that is so."""
-        if self._suppressor.of_service(name, now)[0] is Suppression.NONE:
+        if self._suppressor.of_service(name, now, self.withheld.get(name)).suppression is Suppression.NONE:
             return False
         self.withhold_down(name)
         self.evaluate(name)
@@ -139,6 +178,31 @@ class AlertStates:
     def is_acknowledged(self, name: str) -> bool:
         """Whether somebody has it in hand, and nobody is reminded of it."""
         return self._states.incidents.acknowledged(name) is not None
+
+    def _rule(self, name: str, tags: tuple[str, ...], status: Status) -> Rule | None:
+        """By the routes; of whom they do not know, as the subscriber chose."""
+        router = self._deps.router()
+        if self._channel in router.channels:
+            return router.rule(self._channel, name, tags, status)
+        return self._log.state.choice.rule(tags)
+
+    def reminders_of(self, name: str) -> tuple[timedelta, ...]:
+        """When the receiver is reminded that a service is down, since the fall."""
+        rule = self._rule(name, self._states.get(name).tags, Status.DOWN)
+        return self._deps.reminders.after if rule is None or rule.remind is None else rule.remind
+
+    def has_sound(self, name: str) -> bool:
+        """Whether what is told of a service now may be heard."""
+        return self._suppressor.of_service(name, self._now(), self.withheld.get(name)).has_sound
+
+    def remark(self, change: StatusChange) -> str:
+        """What else there is to say of a change: of what depends on the service."""
+        if (change.to in FALLEN) is (change.from_ in FALLEN) or change.to is Status.SILENT:
+            return ""
+        others = self._deps.dependencies.fallen_with(change.name)
+        if change.to in FALLEN:
+            return fallen_with(sum(1 for _ in others))
+        return held_back([name for name in others if name in self.withheld])
 
     def is_run_told(self, run: UnusualRun) -> bool:
         begins = self._log.state.runs_since

@@ -2,13 +2,16 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 
 from services.notifier.alerting.changes import Deafness, StatusChange, UnusualRun
+from services.notifier.alerting.dependencies import Dependencies
 from services.notifier.alerting.policy import Reminders
 from services.notifier.channels.channel import Channel
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
+from shared.contracts.routes import Routes
+from shared.domain.routing import Router
 
 Pages = Callable[[int, int], Awaitable[tuple[list[StatusChange], int, bool]]]
 """Up to a number of changes after a sequence; which sequence was read last; whether that was the end."""
@@ -22,6 +25,13 @@ async def _no_runs(after: int, most: int) -> tuple[list[UnusualRun], int, bool]:
 
 async def _no_run() -> int:
     return 0
+
+
+def _independent() -> Dependencies:
+    return Dependencies(ServiceStates(), lambda _: timedelta())
+
+
+_NO_ROUTES = Router(Routes(), ())
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,9 @@ class ReceiverDependencies:
     weekly_on: int | None = None
     """The weekday of the weekly digest; 0: Monday; None: never."""
     states: ServiceStates = field(default_factory=ServiceStates)
+    dependencies: Dependencies = field(default_factory=_independent)
+    router: Callable[[], Router] = lambda: _NO_ROUTES
+    """The routes, and the channels that follow them."""
     reminders: Reminders = field(default_factory=lambda: Reminders(ServiceStates(), ()))
     maintenance_until: Callable[[str, datetime], datetime | None] = lambda name, at: None
     """When the maintenance of a service ends that there is at a moment, if there is any."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from services.notifier.alerting.changes import Deafness, Notice
 from services.notifier.alerting.policy import FlapState, Withheld
+from shared.domain.routing import Choice
 from shared.messaging.connection import retry_until_done
 from shared.messaging.kv_record import KvRecord
 
@@ -130,6 +131,8 @@ class ReceiverState(BaseModel, frozen=True):
     """Every unusual run up to this sequence of theirs has reached it, or is not told."""
     runs_since: datetime | None = None
     """What is dated before was told from other records, or happened before it was a receiver of runs."""
+    choice: Choice = Choice()
+    """Of a subscriber, which services it wants to hear of, and when without sound."""
     by: str = ""
     """Which process wrote it."""
 

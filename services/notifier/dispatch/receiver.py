@@ -14,6 +14,7 @@ from services.notifier.dispatch.sources.changes import ChangeSource, PendingChan
 from services.notifier.dispatch.sources.runs import RunSource
 from services.notifier.dispatch.sources.source import MessageSource, ReceiverContext
 from services.notifier.texts.message import OutgoingMessage
+from shared.domain.routing import Choice
 from shared.messaging.connection import set_within
 
 POLL_INTERVAL = 30.0
@@ -28,7 +29,7 @@ class ReceiverWorker:
     def __init__(self, channel: Channel, log: NotificationLog, deps: ReceiverDependencies) -> None:
         log.record.on_write = deps.on_record
         self.channel, self.log, self._deps = channel, log, deps
-        context = ReceiverContext(deps, log)
+        context = ReceiverContext(channel.name, deps, log)
         self.alerts, self._wake, self._retry_now = context.alerts, context.wake, asyncio.Event()
         self.sender = Sender(channel, context)
         self.deafness, self.digest = notices.DeafnessSource(context), notices.DigestSource(context)
@@ -154,6 +155,12 @@ class ReceiverWorker:
         now = self._deps.now()
         await self.log.update(mutes=with_mute(self.state.mutes, name, now, now))
         self.alerts.evaluate(name)
+
+    async def choose(self, choice: Choice) -> None:
+        """What a subscriber wants to hear. What is down and was not told because of the choice before is told
+        now."""
+        await self.log.update(choice=choice)
+        self.alerts.routes_changed()
 
     async def switch_on(self) -> str | None:
         """Somebody in the chat has asked for messages. Why it was off, if it was."""

@@ -1,9 +1,9 @@
 """All receivers: the channels that were configured, and the chats that subscribed themselves."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from nats.js.kv import KeyValue
@@ -22,6 +22,8 @@ from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.sources.notices import LAST_DIGEST
 from shared.contracts.events import IncidentEvent
 from shared.contracts.maintenance import Window
+from shared.contracts.routes import Routes
+from shared.domain.routing import Router
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.kv_record import KvRecord
 
@@ -82,7 +84,9 @@ class Receivers:
 
     def __init__(self, configured: Sequence[Channel], deps: ReceiverDependencies, bot: Bot | None) -> None:
         self._configured = configured
-        self._deps = replace(deps, gives_way=self._gives_way)
+        self._names = [it.name for it in configured] or [LogChannel.name]
+        self._router = Router(Routes(), self._names)
+        self._deps = replace(deps, gives_way=self._gives_way, router=lambda: self._router)
         self._bot = bot
         self._workers: list[ReceiverWorker] = []
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -201,6 +205,24 @@ class Receivers:
         for worker in self._workers:
             worker.alerts.window_removed(window)
 
+    def parent_changed(self, name: str) -> None:
+        """A service that others may depend on has changed, or was configured."""
+        for worker in self._workers:
+            worker.alerts.parent_changed(name)
+
+    def set_routes(self, routes: Routes) -> None:
+        self._router = Router(routes, self._names)
+        if unknown := [name for name in routes.channels if name not in self._names]:
+            log.warning("routes name channels that there are not", channels=unknown, known=self._names)
+        self._deps.reminders.schedules_changed()
+        for worker in self._workers:
+            worker.alerts.routes_changed()
+
+    def schedules_of(self, name: str) -> Iterable[tuple[timedelta, ...]]:
+        """All those by which some receiver is reminded of a service."""
+        after, tags = self._deps.reminders.after, self._deps.states.get(name).tags
+        return {after if it is None else it for it in self._router.schedules(name, tags)}
+
     def watch_all(self) -> None:
         """Have everybody reminded of what is down already."""
         after = min(worker.state.notices or self._deps.now() for worker in self._workers)
@@ -265,6 +287,10 @@ class Receivers:
         for worker in leaving:
             log.info("a chat has unsubscribed", chat=worker.channel.key)
         return bool(leaving)
+
+    def subscriber(self, address: str) -> ReceiverWorker | None:
+        """Who has this chat; None: it was configured."""
+        return next((it for it in self._workers if it.address == address and self._subscribed_as(it)), None)
 
     async def migrate(self, old: str, new: str) -> None:
         for worker in [worker for worker in self._workers if worker.address == old]:

@@ -16,6 +16,8 @@ MAX_BLOCKS = 5
 """Up to this many services are told at length, one block each."""
 MAX_LINES = 40
 """Up to this many get a line each; more are a storm, and only named."""
+MAX_HELD = 5
+"""Services that are named as held back."""
 MAX_WARNING = 120
 """UTF-16 units for the registry's doubt of itself."""
 SAME_EPISODE = timedelta(hours=1)
@@ -42,7 +44,7 @@ def changes_message(
     return OutgoingMessage(
         text=text.html,
         plain_text=text.plain,
-        silent=not any(change.is_loud for change in taken),
+        silent=not any(change.is_loud and change.has_sound for change in taken),
         through_seq=taken[-1].seq,
         problems=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
         recoveries=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
@@ -113,6 +115,8 @@ def block(group: AlertGroup, links: LinkContext, now: datetime | None = None) ->
         _excerpt(group),
         f"{since}, for {spoken(now - change.since)}" if now else since,
         _last_heartbeat(change, links),
+        unowned(next((it.nobody_for for it in reversed(group.changes) if it.nobody_for), None)),
+        change.remark,
         _flapping(group),
     )
     return messages.service_block(group.name, change.to, group.path, filter(None, details), links)
@@ -120,7 +124,7 @@ def block(group: AlertGroup, links: LinkContext, now: datetime | None = None) ->
 
 def line(group: AlertGroup, links: LinkContext) -> Text:
     failed = "failed " if group.last.to is not Status.ALIVE else ""
-    more = (_run_time(group.last, failed), _excerpt(group))
+    more = (_run_time(group.last, failed), _excerpt(group), unowned(group.last.nobody_for))
     return short_line(group, links) + "".join(f", {text}" for text in more if text)
 
 
@@ -130,6 +134,26 @@ def short_line(group: AlertGroup, links: LinkContext) -> Text:
     rest += f", {_how_long(change) or _what_was_due(change) or _last_heartbeat(change, links)}"
     rest += ", flapping 🔁" if group.is_flapping else ""
     return f"{MARKS[change.to]} " + messages.service_link(group.name, links) + rest
+
+
+def unowned(length: timedelta | None) -> str:
+    """Why it is told to somebody who would not have heard of it yet."""
+    return f"nobody has had it in hand for {spoken(length)}" if length else ""
+
+
+def fallen_with(count: int) -> str:
+    """What depends on a service that has fallen, and is silent, down or dead too."""
+    which = "1 that depends on it is" if count == 1 else f"{count} that depend on it are"
+    return f"{which} down too" if count else ""
+
+
+def held_back(names: Sequence[str]) -> str:
+    """What depends on a service that is back, and is not, and was not told."""
+    if not names:
+        return ""
+    more = f" and {len(names) - MAX_HELD} more" if len(names) > MAX_HELD else ""
+    named = ", ".join(cut(name, MAX_NAME) for name in sorted(names)[:MAX_HELD])
+    return f"still down and held back: {named}{more}"
 
 
 def _flapping(group: AlertGroup) -> str:

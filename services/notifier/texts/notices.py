@@ -6,7 +6,7 @@ from datetime import datetime
 
 from services.notifier.alerting.changes import FALLEN, AlertGroup, Deafness, Notice, NoticeKind, StatusChange
 from services.notifier.texts import message as messages
-from services.notifier.texts.changes import MAX_BLOCKS, MAX_EXCERPT, MAX_LINES, block
+from services.notifier.texts.changes import MAX_BLOCKS, MAX_EXCERPT, MAX_LINES, block, unowned
 from services.notifier.texts.message import MAX_NAME, LinkContext, OutgoingMessage, Text, bold, cut, lines
 from shared.contracts.durations import spoken
 from shared.contracts.events import Status
@@ -36,7 +36,7 @@ def notice_message(
     return OutgoingMessage(
         text=text.html,
         plain_text=text.plain,
-        silent=all(notice.status is Status.SILENT for notice in told),
+        silent=all(notice.status is Status.SILENT or not notice.has_sound for notice in told),
         through_seq=through_seq,
         problems=tuple(notice.name for notice in states if notice.status is not Status.ALIVE),
         recoveries=tuple(notice.name for notice in states if notice.status is Status.ALIVE),
@@ -94,7 +94,8 @@ def _what(notice: Notice, links: LinkContext) -> str:
             return f" is still flapping: {notice.flapped} changes in {length}"
     if notice.status is Status.ALIVE:
         return f" alive again {since}"
-    return f" still {notice.status} for {spoken(notice.at - notice.since)}, {since}"
+    why = f", {text}" if (text := unowned(notice.nobody_for)) else ""
+    return f" still {notice.status} for {spoken(notice.at - notice.since)}, {since}{why}"
 
 
 # --- many: only named, those alike together
@@ -124,7 +125,7 @@ def _alike(notice: Notice) -> str:
         NoticeKind.STAYS: f"flapping, stays {notice.status}",
         NoticeKind.FLAPS: "still flapping",
     }.get(notice.kind, "alive again" if notice.status is Status.ALIVE else f"still {notice.status}")
-    return f"{_mark(notice)} {said}"
+    return f"{_mark(notice)} {said}{', nobody has it in hand' if notice.nobody_for else ''}"
 
 
 # --- the registry as a whole

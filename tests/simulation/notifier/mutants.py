@@ -8,7 +8,7 @@ from typing import Any
 
 from services.notifier.alerting import policy
 from services.notifier.alerting.changes import Notice, NoticeKind
-from services.notifier.alerting.policy import Decision, Suppression
+from services.notifier.alerting.policy import Decision, Suppression, Verdict
 from services.notifier.consumer import EventLog
 from services.notifier.dispatch import alert_states
 from services.notifier.dispatch.notification_log import NotificationLog
@@ -259,17 +259,18 @@ class WithholdsRecoveries(Process):
 
     @classmethod
     def patches(cls) -> dict[tuple[Any, str], Any]:
-        def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Decision]:
-            return policy.decide(changes, owed, turns, lambda change: _all_or_nothing(hold(change)))
+        def decides(changes: Any, owed: Any, turns: Any, judge: Any) -> list[Decision]:
+            return policy.decide(changes, owed, turns, lambda *given: _all_or_nothing(judge(*given)))
 
-        def review(name: str, it: Any, owed: Any, turns: Any, now: Any, hold: Suppression, *more: Any) -> Any:
-            return policy.next_notice(name, it, owed, turns, now, _all_or_nothing(hold), *more)
+        def review(name: str, it: Any, owed: Any, turns: Any, now: Any, verdict: Verdict, *more: Any) -> Any:
+            return policy.next_notice(name, it, owed, turns, now, _all_or_nothing(verdict), *more)
 
-        return {(alert_states, "decide"): judge, (alert_states, "next_notice"): review}
+        return {(alert_states, "decide"): decides, (alert_states, "next_notice"): review}
 
 
-def _all_or_nothing(hold: Suppression) -> Suppression:
-    return Suppression.NONE if hold is Suppression.NONE else Suppression.ALL
+def _all_or_nothing(verdict: Verdict) -> Verdict:
+    is_free = verdict.suppression is Suppression.NONE
+    return verdict if is_free else replace(verdict, suppression=Suppression.ALL)
 
 
 class CountsWhatNobodyWasTold(_Judges):
@@ -278,7 +279,7 @@ class CountsWhatNobodyWasTold(_Judges):
     @staticmethod
     def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Decision]:
         decisions = policy.decide(changes, owed, turns, hold)
-        counted = policy.decide(changes, None, turns, lambda _: Suppression.NONE)
+        counted = policy.decide(changes, None, turns, lambda *_: Verdict())
         return [
             replace(it, flap_state=other.flap_state) for it, other in zip(decisions, counted, strict=True)
         ]
@@ -289,7 +290,7 @@ class TellsInMaintenance(_Judges):
 
     @staticmethod
     def judge(changes: Any, owed: Any, turns: Any, hold: Any) -> list[Decision]:
-        return policy.decide(changes, owed, turns, lambda _: Suppression.NONE)
+        return policy.decide(changes, owed, turns, lambda *_: Verdict())
 
 
 class NeverFlaps(_Judges):

@@ -13,7 +13,7 @@ from services.notifier.alerting.changes import StatusChange, UnusualRun
 from services.notifier.alerting.policy import EXPIRES_AFTER, Decision
 from services.notifier.dispatch.notification_log import Intent, MessageKind
 from services.notifier.dispatch.sources.source import MESSAGES, Draft, MessageSource, ReceiverContext
-from services.notifier.texts.changes import changes_message
+from services.notifier.texts.changes import MAX_BLOCKS, changes_message
 from services.notifier.texts.message import OutgoingMessage
 
 log = structlog.get_logger()
@@ -87,6 +87,8 @@ class ChangeSource(MessageSource):
             self._decisions = [_maybe_told(decision, unfinished) for decision in self._decisions]
         if sent := [decision.change for decision in self._decisions if decision.is_sent]:
             notes = self._notes(unfinished, waiting[0].stored_at)
+            if len({it.name for it in sent}) <= MAX_BLOCKS:
+                sent = [replace(it, remark=self._alerts.remark(it)) for it in sent]
             message = changes_message(sent, self._deps.links, notes, doubted=self._log.state.doubted)
             names = (*(unfinished.names if unfinished else ()), *(it.name for it in message.changes))
             intent = unfinished or Intent(through=message.through_seq)

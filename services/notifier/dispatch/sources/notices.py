@@ -14,6 +14,7 @@ from services.notifier.channels.channel import Backoff, Limited, Sent
 from services.notifier.dispatch.notification_log import Intent, MessageKind
 from services.notifier.dispatch.sender import Sender
 from services.notifier.dispatch.sources.source import Draft, MessageSource, ReceiverContext
+from services.notifier.texts.changes import MAX_BLOCKS
 from services.notifier.texts.message import OutgoingMessage, digest_message
 from services.notifier.texts.notices import deafness_message, notice_message
 from shared.contracts.events import moment
@@ -35,9 +36,10 @@ class ReminderSource(MessageSource):
         return bool(self._waiting)
 
     def add(self, reminder: Notice) -> None:
-        """Unless this reminder is done with already."""
+        """Unless this reminder is done with already, or one of others'."""
         done_until = self._log.state.notices
-        if done_until is not None and reminder.at > done_until:
+        is_own = reminder.schedule == self._alerts.reminders_of(reminder.name)
+        if is_own and done_until is not None and reminder.at > done_until:
             self._waiting.append(reminder)
             self._wake.set()
 
@@ -56,7 +58,7 @@ class ReminderSource(MessageSource):
             ):
                 continue
             elif not self._alerts.suppress(name, now):  # else it is told when nothing suppresses it any more
-                told[name] = reminder
+                told[name] = replace(reminder, has_sound=self._alerts.has_sound(name))
         if told:
             newest = max(reminder.at for reminder in self._waiting)
             intent = unfinished or Intent(through=done, notices=newest)
@@ -121,7 +123,8 @@ class WithheldSource(MessageSource):
             notices = sorted(alerts.due.values(), key=lambda notice: (notice.since, notice.name))
         if not notices:
             return None
-        changes = {notice.name: change for notice in notices if (change := self._change_of(notice))}
+        few = len(notices) <= MAX_BLOCKS
+        changes = {notice.name: change for notice in notices if (change := self._change_of(notice, few))}
         notes = self._notes(unfinished)
         message = notice_message(notices, self._deps.links, self._log.state.done, changes, notes)
         return message, unfinished or Intent(through=self._log.state.done, owed=message.notices)
@@ -136,13 +139,13 @@ class WithheldSource(MessageSource):
         if is_calm and flap_state and flap_state.flapping_since == notice.flapping_since:
             alerts.flapping[name] = replace(flap_state, maybe=True)
 
-    def _change_of(self, notice: Notice) -> StatusChange | None:
+    def _change_of(self, notice: Notice, is_at_length: bool) -> StatusChange | None:
         """The change that a notice makes up for, as if it were stored now; None if the receiver knows."""
         withheld, state = self._alerts.withheld.get(notice.name), self._deps.states.get(notice.name)
         if notice.kind is not NoticeKind.OWED or withheld is None or withheld.told is notice.status:
             return None
         problem = self._deps.states.problems.get(notice.name)
-        return StatusChange(
+        change = StatusChange(
             notice.seq,
             notice.at,
             notice.name,
@@ -154,7 +157,10 @@ class WithheldSource(MessageSource):
             withheld.told_since,
             problem.message if problem else None,
             problem.duration if problem else None,
+            has_sound=notice.has_sound,
+            nobody_for=notice.nobody_for,
         )
+        return replace(change, remark=self._alerts.remark(change)) if is_at_length else change
 
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         for notice in message.notices:

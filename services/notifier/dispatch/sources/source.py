@@ -22,9 +22,10 @@ Draft = tuple[OutgoingMessage, Intent]
 class ReceiverContext:
     """What the parts of one receiver share. `wake` is set when there may be something to send."""
 
-    def __init__(self, deps: ReceiverDependencies, log: NotificationLog) -> None:
+    def __init__(self, channel: str, deps: ReceiverDependencies, log: NotificationLog) -> None:
+        """`channel`: by its name."""
         self.deps, self.log, self.wake = deps, log, asyncio.Event()
-        self.alerts = AlertStates(deps, log, self.wake.set)
+        self.alerts = AlertStates(channel, deps, log, self.wake.set)
         self._late: tuple[datetime, datetime] | None = None
         """From when to when the receiver refused messages, if it takes them again."""
 
