@@ -265,7 +265,7 @@ class World:
         """One of an unusual length, that ended or was noticed so long ago, is recorded now."""
         since = self.now - ago
         given = {"outcome": events.Outcome.SUCCESS, "started_at": since - MINUTE, "duration": 60.0, **more}
-        quiet = self.is_on and self.states.is_silenced(name)
+        quiet = (self.is_on and self.states.is_silenced(name)) or self.is_muted(name)
         self.runs.append(
             UnusualRun(len(self.runs) + 1, self.now, name, since, says=says, silenced=quiet, **given)
         )

@@ -1,7 +1,8 @@
 """A stand-in for Telegram's Bot API that keeps Telegram's limits, and misbehaves when it is told to.
 
-Limits: per chat 1 message a second with bursts of 3; 20 a minute per group (negative id or @name); 30 a
-second in all; 4,096 UTF-16 units after parsing; HTML is really parsed; unknown chats and tokens are refused.
+Limits, to which edits count: per chat 1 message a second with bursts of 3; 20 a minute per group (negative
+id or @name); 30 a second in all; 4,096 UTF-16 units after parsing; HTML is really parsed; unknown chats and
+tokens are refused.
 
     python -m tests.telegram_standin --port 8081 --token 1:TEST --chats 42,-1001
 
@@ -130,6 +131,8 @@ class Standin:
         self._all = Window(30, 1.0)
         self._next_id = 1
         self.updates: list[dict[str, Any]] = []
+        self.edits: list[dict[str, Any]] = []
+        """Those that were made, in order."""
         self.answers: list[dict[str, Any]] = []
         """How presses of buttons were answered."""
         self._update_id = 1000
@@ -238,18 +241,24 @@ class Standin:
     # --- updates
 
     def update(
-        self, chat: str, text: str = "", data: str = "", message_id: int = 1, thread: int | None = None
+        self,
+        chat: str,
+        text: str = "",
+        data: str = "",
+        message_id: int = 1,
+        thread: int | None = None,
+        person: str = "P",
     ) -> None:
         """A person writes `text`, or presses the button `data` under a message."""
         message: dict[str, Any] = {"message_id": message_id, "chat": {"id": int(chat)}, "date": 0}
         if thread:
             message |= {"message_thread_id": thread, "is_topic_message": True}
-        person = {"id": 7, "is_bot": False, "first_name": "P"}
+        who = {"id": 7, "is_bot": False, "first_name": person}
         if data:
-            query = {"id": f"q{self._update_id}", "from": person, "message": message, "data": data}
+            query = {"id": f"q{self._update_id}", "from": who, "message": message, "data": data}
             self.raw_update(callback_query=query)
         else:
-            self.raw_update(message=message | {"from": person, "text": text})
+            self.raw_update(message=message | {"from": who, "text": text})
 
     def raw_update(self, **content: Any) -> None:
         self._update_id += 1
@@ -267,7 +276,17 @@ class Standin:
         return 200, {"ok": True, "result": self.updates[:100]}
 
     def _edit(self, body: dict[str, Any]) -> tuple[int, Any]:
+        """Modes of a chat `edit:42` are of edits alone."""
         chat = str(body["chat_id"])
+        mode = self._mode(f"edit:{chat}") if f"edit:{chat}" in self.modes else {}
+        if mode.get("mode") == "cut":
+            raise Cut
+        if mode.get("mode") == "429":
+            return self._too_many(chat, mode.get("retry_after", 1))
+        if "mode" in mode:
+            return self._refuse(chat, int(mode["mode"]), mode.get("said", "Internal Server Error"))
+        if (wait := self._take(chat)) > 0:
+            return self._too_many(chat, wait)
         found = [m for m in self.messages if m["chat"] == chat and m["message_id"] == body["message_id"]]
         if not found:
             return self._refuse(chat, 400, "Bad Request: message to edit not found")
@@ -280,6 +299,7 @@ class Standin:
         if len(text.encode("utf-16-le")) // 2 > MOST_UNITS:
             return self._refuse(chat, 400, "Bad Request: message is too long")
         found[0] |= {"text": text, "html": body["text"], "buttons": buttons}
+        self.edits.append({"chat": chat, "message_id": body["message_id"], "text": text, "time": time.time()})
         return 200, {"ok": True, "result": {"message_id": body["message_id"], "chat": {"id": chat}}}
 
     @staticmethod
@@ -355,12 +375,17 @@ class Standin:
             return self._refuse(chat, 400, "Bad Request: message text is empty")
         if len(text.encode("utf-16-le")) // 2 > MOST_UNITS:
             return self._refuse(chat, 400, "Bad Request: message is too long")
-        limits = [self._all, *self._limits.setdefault(chat, list(self._own_limits(chat)))]
-        if (wait := max(limit.wait() for limit in limits)) > 0:
+        if (wait := self._take(chat)) > 0:
             return self._too_many(chat, wait)
-        for limit in limits:
-            limit.take()
         return 200, {"ok": True, "result": self._record(chat, text, body)}
+
+    def _take(self, chat: str) -> float:
+        """Seconds to wait; 0: one more is permitted, and counted."""
+        limits = [self._all, *self._limits.setdefault(chat, list(self._own_limits(chat)))]
+        if (wait := max(limit.wait() for limit in limits)) <= 0:
+            for limit in limits:
+                limit.take()
+        return wait
 
     def _own_limits(self, chat: str) -> Iterator[Bucket | Window]:
         yield Bucket(3, 1.0)

@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 
 from services.notifier.alerting.dependencies import Dependencies, own_silent_after
 from services.notifier.alerting.policy import Reminders
+from services.notifier.bot.actions import IncidentActions
 from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Updates
 from services.notifier.channel_requests import ChannelRequests
@@ -20,18 +21,23 @@ from services.notifier.deafness import DeafnessWatch
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.opening import Handover, RecordNotes, SeenRecord, starting_point
 from services.notifier.dispatch.receivers import Receivers
+from services.notifier.dispatch.told import ToldLog
 from services.notifier.lease import Lease
 from services.notifier.readiness import DeadmanSwitch, Readiness
 from services.notifier.runs import RunConsumer
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
+from shared.contracts.events import IncidentEvent
 from shared.contracts.maintenance import maintenance_until
+from shared.domain.incidents import IncidentState
 from shared.http import docs, server
 from shared.http.protocol import limits_of, within
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.faststream_broker import document
+from shared.messaging.incident_log import IncidentLog
+from shared.messaging.publisher import Publisher
 from shared.messaging.record_watch import AnotherRecord, RecordWatch
 from shared.messaging.stored_config import StoredConfig
 from shared.settings import listens_on_loopback, load
@@ -71,6 +77,11 @@ class Notifier:
         same_tick = settings.tick + timedelta(seconds=1)
         self._dependencies = Dependencies(self._states, own_silent_after(defaults), same_tick)
         self._ticks = DeafnessWatch(self._link)
+        self._publisher = Publisher(self._link)
+        incident_log = IncidentLog(
+            self._link, self._publisher, "/notifier", self._known_of_incidents, self._apply_incident
+        )
+        told = ToldLog(incident_log, now, self._event_log.incidents_of, self._event_log.incident_before)
         self._deps = ReceiverDependencies(
             links=LinkContext(settings.public_url.rstrip("/"), settings.zone),
             digest_lines=partial(
@@ -88,6 +99,9 @@ class Notifier:
             deafness=lambda after: self._ticks.deafness(after, now()),
             run_page=self._runs.page,
             newest_run=self._runs.newest_sequence,
+            incidents_of=self._event_log.incidents_of,
+            incident_end=self._event_log.incident_end,
+            told=told.record,
             on_token=self._readiness.token_used,
             on_record=self._readiness.record_written,
         )
@@ -101,6 +115,10 @@ class Notifier:
         self._states.watchers.append(self._receivers.parent_changed)
         self._states.on_config = self._receivers.configuration_changed
         self._states.on_incident = self._receivers.incident_changed
+        self._states.on_standing = self._receivers.standing_changed
+        self._actions = IncidentActions(
+            incident_log, self._states.incidents, now, self._deps.links, self._event_log.find_incidents
+        )
         self.consumer = EventConsumer(self._event_log, settings.nats_url, self._reminders)
         self._requests = ChannelRequests(self.consumer.broker, self._receivers, self._deps.links, now)
         self._lease: Lease | None = None
@@ -109,6 +127,7 @@ class Notifier:
         """Raises AnotherRecord when another notifier is to begin anew, with this one's `handover`."""
         try:
             await self._link.connect()
+            await self._publisher.start()
             self.health.good("broker")
             bucket = await self._link.bucket(streams.NOTIFIER_BUCKET)
             await self._watch.once(lambda: self._run_alone(bucket))
@@ -139,7 +158,8 @@ class Notifier:
                 invite = self._settings.telegram_invite.get_secret_value()
                 if self._settings.telegram_chat_id or invite:
                     asked = self._event_log.last_heartbeat, self._runs.start_of
-                    commands = BotCommands(self._bot, invite, self._receivers, self._deps, *asked)
+                    people = self._actions
+                    commands = BotCommands(self._bot, invite, self._receivers, self._deps, *asked, people)
                     group.create_task(Updates(self._bot, commands.handle).run())
             self._receivers.start(group)
             group.create_task(self._requests.serve())
@@ -168,6 +188,13 @@ class Notifier:
     def _stand_by(self) -> None:
         for part in list(self.health.missing):
             self.health.good(part)
+
+    async def _known_of_incidents(self, name: str) -> IncidentState:
+        await self._event_log.find_incident(name)
+        return self._states.incidents.state(name)
+
+    def _apply_incident(self, event: IncidentEvent, seq: int, at: datetime) -> None:
+        self._states.apply_incident(event, seq, at, in_turn=False)
 
     def _problem(self) -> str | None:
         """Why messages do not reach people, if so."""

@@ -6,7 +6,7 @@ here is tried again from the last event that was taken in. Only one that cannot 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -17,11 +17,12 @@ from prometheus_client import Counter
 from services.notifier.alerting.changes import StatusChange
 from services.notifier.alerting.policy import Reminders
 from services.notifier.deafness import DeafnessWatch
+from services.notifier.incidents import Ended
 from services.notifier.states import ServiceStates
 from shared.contracts.events import (
     Event,
+    IncidentData,
     IncidentEvent,
-    Mute,
     Outcome,
     ServiceDeleted,
     Signal,
@@ -39,7 +40,14 @@ from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import Unreadable
 from shared.messaging.faststream_broker import EventSubscription, FastStreamBroker, ReceivedEvent
-from shared.messaging.queries import last_sequence, newest, newest_before, newest_event, truncated
+from shared.messaging.queries import (
+    first_after,
+    last_sequence,
+    newest,
+    newest_before,
+    newest_event,
+    truncated,
+)
 from shared.messaging.reader import PENDING, Reader, Stored
 from shared.settings import Settings
 from shared.telemetry import tracing
@@ -125,10 +133,10 @@ class EventLog:
         self.states.apply_incident(event, found.seq, moment(found.at), in_turn=True)
 
     async def change(self, event: StatusChanged, seq: int, stored_at: datetime) -> StatusChange:
-        data = event.data
+        data, incident = event.data, None
         began = self.states.since(event.name, data.from_, seq)
         if began is None and data.from_.badness > 1:
-            began = await self._began(event, seq)
+            began, incident = await self._began(event, seq)
         return StatusChange(
             seq,
             stored_at,
@@ -145,6 +153,7 @@ class EventLog:
             trace=tracing.traceparent_of(event),
             silenced=await self._was_silenced(event.name, seq)
             or await self._was_muted(event, seq, stored_at),
+            incident=incident,
         )
 
     async def _was_silenced(self, name: str, seq: int) -> bool:
@@ -165,7 +174,8 @@ class EventLog:
         if seq > incidents.through and known.incident_seq < seq:  # it is read in its turn
             mute = known.muted(at)
         else:
-            mute = await self._mute_before(name, seq)
+            before = await self._people_before(name, seq)
+            mute = before.muted if before else None
         if mute is None or mute.until is not None:
             return mute is not None and stored_at < (mute.until or stored_at)
         if Status.ALIVE.badness >= min(event.data.from_.badness, event.data.to.badness):
@@ -173,20 +183,30 @@ class EventLog:
         incident = await self.incident_at(name, seq)
         return incident is not None and incident.id == mute.incident
 
-    async def _mute_before(self, name: str, seq: int) -> Mute | None:
+    async def _people_before(self, name: str, seq: int) -> IncidentData | None:
         """What the newest event of people before a sequence says."""
         subject = streams.incident(name)
-        ask = partial(newest_before, self.link, streams.SERVICES, subject, seq)
+
+        async def ask() -> Stored | None:
+            try:
+                return await newest_before(self.link, streams.SERVICES, subject, seq)
+            except Unreadable:
+                return None
+
         found = await retry_until_done(f"read what {subject} was before {seq}", ask)
         event = _read_incident(found) if found else None
-        return event.data.muted if event else None
+        return event.data if event else None
 
-    async def _began(self, event: StatusChanged, seq: int) -> datetime | None:
-        """When the status before `seq` had begun, from the event that began it."""
+    async def _began(self, event: StatusChanged, seq: int) -> tuple[datetime | None, Incident | None]:
+        """When the status before `seq` had begun, from the event that began it; and the incident, if that is
+        clear by then."""
         before = await self._newest_before(streams.status(event.name), seq)
-        if isinstance(before, StatusChanged) and before.data.to is event.data.from_:
-            return before.data.since
-        return None
+        if before is None and event.data.to.badness > Status.ALIVE.badness:
+            return None, Incident(event.id, micros(event.data.since))
+        if not isinstance(before, StatusChanged) or before.data.to is not event.data.from_:
+            return None, None
+        since, is_beginning = before.data.since, before.data.from_.badness <= Status.ALIVE.badness
+        return since, Incident(before.id, micros(since)) if is_beginning else None
 
     async def _newest_before(self, subject: str, seq: int) -> Event | None:
         """The newest event of a subject before a sequence that can be read; None if there is none."""
@@ -225,6 +245,64 @@ class EventLog:
             newest = self.states.get(name).status_seq
             if incident := await self.incident_at(name, newest):
                 incidents.resolve(name, incident)
+
+    async def incidents_of(self, told: Sequence[tuple[str, int, datetime]]) -> dict[str, Incident]:
+        """By service the incident that it had after the change with a sequence, which was due at a moment."""
+        limit = asyncio.Semaphore(MAX_QUESTIONS)
+
+        async def find(name: str, seq: int, since: datetime) -> tuple[str, Incident | None]:
+            if known := self.states.incidents.at(name, micros(since)):
+                return name, known
+            async with limit:
+                await self.find_incident(name)
+                known = self.states.incidents.at(name, micros(since))
+                return name, known or await self.incident_at(name, seq)
+
+        found = await asyncio.gather(*(find(*each) for each in told))
+        return {name: incident for name, incident in found if incident}
+
+    async def incident_before(self, name: str, seq: int, at: datetime) -> Incident | None:
+        """The incident that a service's change to alive has ended, with a sequence, which was at a moment."""
+        ended = self.states.incidents.ended.get(name)
+        if ended and ended.at == at:
+            return ended.incident
+        return await self.incident_at(name, seq - 1)
+
+    async def incident_end(self, name: str, seq: int, incident: Incident) -> Ended | None:
+        """How an incident ended that a service had after the change with a sequence, if it has."""
+        incidents, state = self.states.incidents, self.states.get(name)
+        ended = incidents.ended.get(name)
+        if ended and ended.incident.id == incident.id:
+            return ended
+        if not state.exists:
+            return Ended(incident, moment(state.registered_at), deleted=True)
+        await self.find_incident(name)
+        current = incidents.state(name).incident
+        if current and current.id == incident.id:
+            return None
+        return await self._end_of(name, seq, incident)
+
+    async def _end_of(self, name: str, seq: int, incident: Incident) -> Ended | None:
+        subject = streams.status(name)
+
+        async def ask() -> Stored | None:
+            try:
+                return await first_after(self.link, streams.SERVICES, subject, seq)
+            except Unreadable:
+                return None
+
+        while stored := await retry_until_done(f"read what {subject} was after {seq}", ask):
+            event, seq = parse(stored), stored.seq
+            if not isinstance(event, StatusChanged) or event.data.to.badness > Status.ALIVE.badness:
+                continue
+            if event.data.from_ is Status.UNKNOWN:
+                return Ended(incident, event.data.since, deleted=True)
+            before = await self._people_before(name, seq)
+            ack = before.acknowledged if before else None
+            return Ended(incident, event.data.since, ack.by if ack and ack.incident == incident.id else None)
+        state = self.states.get(name)
+        deleted = state.exists and state.registered_at > incident.began_at
+        return Ended(incident, moment(state.registered_at), deleted=True) if deleted else None
 
     async def incident_at(self, name: str, seq: int) -> Incident | None:
         """Which incident the service had after its change at a sequence, or the newest before. Of one whose
@@ -352,13 +430,18 @@ class EventConsumer:
     async def _apply(self, event: Event, stored: Stored) -> StatusChange | None:
         """The change to tell, if it is one."""
         seq, stored_at, change = stored.seq, moment(stored.at), None
+        log, incidents = self._event_log, self._states.incidents
         if isinstance(event, StatusChanged):
+            if not log.was_told(event, seq):
+                change = await log.change(event, seq, stored_at)
             if event.data.to is Status.ALIVE:  # or nobody would know which incident is over
-                await self._event_log.find_incident(event.name)
-            if not self._event_log.was_told(event, seq):
-                change = await self._event_log.change(event, seq, stored_at)
+                if change and change.incident:
+                    incidents.resolve(event.name, change.incident)
+                await log.find_incident(event.name)
         self._states.apply(event, seq, stored_at)
         if isinstance(event, StatusChanged):
+            if change and change.incident:
+                incidents.resolve(event.name, change.incident)
             self._reminders.watch(event.name, event.data.since)
         return change
 

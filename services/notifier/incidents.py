@@ -85,6 +85,16 @@ class Incidents:
                 return None
         return self.ended[name].incident if name in self.ended else None
 
+    def at(self, name: str, since: int) -> Incident | None:
+        """Which one a change was of that was due then and left the service worse than alive; None: only the
+        record knows."""
+        found, ended = self._by_name.get(name), self.ended.get(name)
+        current = found.incident if found else None
+        if current and current.began_at <= since:
+            return current
+        over = ended and ended.incident.began_at <= since <= micros(ended.at)
+        return ended.incident if ended and over else None
+
     def is_unresolved(self, name: str) -> bool:
         """Whether it has an incident of which is not known when it began: only the record knows."""
         found = self._by_name.get(name)

@@ -114,5 +114,6 @@ class RunConsumer:
             data.started_at,
             data.duration,
             data.run,
-            silenced=self._states.is_silenced(event.name),
+            silenced=self._states.is_silenced(event.name)
+            or self._states.incidents.muted(event.name, moment(stored.at)) is not None,
         )

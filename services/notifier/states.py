@@ -7,6 +7,7 @@ from services.notifier.incidents import Incidents
 from shared.contracts.events import (
     Event,
     IncidentEvent,
+    ServiceTold,
     Status,
     StatusChanged,
     StatusData,
@@ -57,8 +58,9 @@ class ServiceStates:
     def apply_incident(self, event: IncidentEvent, seq: int, stored_at: datetime, in_turn: bool) -> None:
         """`in_turn`: it was read in the order of the record, not written here."""
         self.incidents.apply_incident(event, seq, stored_at, in_turn)
-        self.on_incident(event, seq)
-        self.on_standing(event.name)
+        if not isinstance(event, ServiceTold):  # nothing follows from it
+            self.on_incident(event, seq)
+            self.on_standing(event.name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_name)

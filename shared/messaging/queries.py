@@ -38,6 +38,11 @@ async def first(link: BrokerConnection, stream: str, subject: str) -> Stored | N
     return await _get(link, stream, {"seq": 1, "next_by_subj": subject})
 
 
+async def first_after(link: BrokerConnection, stream: str, subject: str, seq: int) -> Stored | None:
+    """The oldest message of one subject with a sequence greater than `seq`."""
+    return await _get(link, stream, {"seq": seq + 1, "next_by_subj": subject})
+
+
 async def first_later(link: BrokerConnection, stream: str, at: int) -> Stored | None:
     """The first message that was stored later than `at`, microseconds since 1970 UTC."""
     return await _get(link, stream, {"start_time": f"{moment(at + 1):%Y-%m-%dT%H:%M:%S.%fZ}"})

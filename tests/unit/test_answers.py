@@ -19,7 +19,7 @@ def status(schedule: str, time_zone: str | None = None, heard: datetime | None =
     since = micros(NOW - timedelta(hours=1))
     state = state_of("backup", Status.ALIVE, since, since)
     state.schedule, state.time_zone = schedule, time_zone
-    return service_status(state, heard, heard, None, NOW, LINKS).plain_text.splitlines()
+    return service_status(state, heard, heard, (), NOW, LINKS).plain_text.splitlines()
 
 
 @pytest.mark.parametrize(

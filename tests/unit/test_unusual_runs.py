@@ -66,7 +66,7 @@ async def test_what_is_suppressed_is_not_told_nor_later(what: str, restarts: boo
     if what == "window":
         it.window("w", -HOUR, HOUR)
     elif what == "mute":
-        await it.chats[0].mute("web", NOW + HOUR)
+        it.mute("web", NOW + HOUR)
     elif what == "deleted":
         it.delete()
     elif what != "unknown":
@@ -208,7 +208,7 @@ async def test_a_mute_after_the_attempt_ends_it() -> None:
     it.inboxes[0].answers = [Failed("no answer", maybe_delivered=True)]
     it.run()
     await it.settle()
-    await it.chats[0].mute("web", NOW + HOUR)
+    it.mute("web", NOW + HOUR)
     await it.settle()
     assert (it.told(), it.chats[0].state.sending, it.chats[0].state.runs) == ([], None, 1)
 

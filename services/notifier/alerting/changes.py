@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from shared.contracts.events import Doubt, Outcome, Status
+from shared.domain.incidents import Incident
 
 FALLEN = {Status.DOWN, Status.DEAD}
 
@@ -34,7 +35,9 @@ class StatusChange:
     trace: str | None = None
     """The `traceparent` it belongs to."""
     silenced: bool = False
-    """When it was stored, the service was paused, or its configuration said `notify: false`."""
+    """When it was stored, the service was paused or muted, or its configuration said `notify: false`."""
+    incident: Incident | None = None
+    """The one that it belongs to, or ended, if that had to be read anyway."""
     has_sound: bool = True
     """For this receiver, now: it is told in no quiet hours."""
     nobody_for: timedelta | None = None

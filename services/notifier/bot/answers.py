@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from services.notifier.texts import message as messages
+from services.notifier.texts.incidents import muted_until
 from services.notifier.texts.message import LinkContext, OutgoingMessage, answer, answer_lines, bold, lines
 from shared.contracts import schedules, zones
 from shared.contracts.durations import spoken
-from shared.contracts.events import micros, moment
+from shared.contracts.events import Mute, micros, moment
 from shared.contracts.zones import local
 from shared.domain import digest
 from shared.domain.digest import MARKS
@@ -22,7 +23,9 @@ MAX_SCHEDULE = 300
 HELP = """/status: how the fleet is
 /status NAME: one service
 /services: all of them
-/mute NAME 2h: hear nothing of a service for a while (1h if no time is given)
+/incidents: what is not alive, worst first, and who has it in hand
+/ack NAME [note]: you have it in hand: nobody is reminded until it is alive
+/mute NAME 2h: nobody hears of a service for a while (1h if no time is given)
 /unmute NAME
 /only TAG: hear only of services with a tag; /all: of every one
 /quiet 22:00-07:00: without sound at these hours; /quiet off
@@ -38,17 +41,20 @@ def unknown_service(name: str, similar: Sequence[str]) -> OutgoingMessage:
 
 def fleet_status(
     services: Iterable[ServiceState],
+    muted: Mapping[str, Mute],
     mutes: Mapping[str, datetime],
     now: datetime,
     links: LinkContext,
     chosen: Sequence[str] = (),
 ) -> OutgoingMessage:
-    """`chosen`: what the subscriber who asks wants to hear, in words."""
+    """`mutes`: those of an older version, in this chat alone. `chosen`: what the subscriber who asks wants to
+    hear, in words."""
     said = digest.status_lines(digest.digest(services, {}, now), links.zone)
-    if mutes:
-        entries = [f"{name} until {local(until, links.zone)}" for name, until in sorted(mutes.items())]
+    entries = [f"{name} {muted_until(mute, now, links)}" for name, mute in sorted(muted.items())]
+    entries += [f"{name} here until {local(until, links.zone)}" for name, until in sorted(mutes.items())]
+    if entries:
         more = len(entries) - MAX_MUTES_LISTED
-        said += ["", f"🔕 Muted here ({len(entries)})", *entries[:MAX_MUTES_LISTED]]
+        said += ["", f"🔕 Muted ({len(entries)})", *entries[:MAX_MUTES_LISTED]]
         said += [f"+{more} more"] if more > 0 else []
     if chosen:
         said += ["", *chosen]
@@ -59,11 +65,12 @@ def service_status(
     service: ServiceState,
     heard: datetime | None,
     counted_at: datetime | None,
-    muted_until: datetime | None,
+    incident: Sequence[str],
     now: datetime,
     links: LinkContext,
 ) -> OutgoingMessage:
-    """`heard`: when its newest heartbeat came; `counted_at`: that, or the start of the run that it ended."""
+    """`heard`: when its newest heartbeat came; `counted_at`: that, or the start of the run that it ended.
+    `incident`: who has it in hand, and whether it is muted."""
     since, zone = moment(service.since), links.zone
     details = [f"since {local(since, zone)}, for {spoken(now - since)}"]
     details.append(
@@ -74,8 +81,7 @@ def service_status(
         details += _schedule(timetable, now, micros(counted_at) if counted_at else 0)
     if service.paused:
         details.append("paused: it is not evaluated")
-    if muted_until:
-        details.append(f"🔕 muted here until {local(muted_until, zone)}")
+    details += incident
     return answer(messages.service_block(service.name, service.status, service.status, details, links))
 
 

@@ -9,20 +9,26 @@ from datetime import datetime, timedelta
 import structlog
 
 from services.notifier.bot import answers, choices
-from services.notifier.bot.updates import ButtonPress, IncomingMessage, Update
+from services.notifier.bot.actions import IncidentActions
+from services.notifier.bot.updates import ButtonPress, IncomingMessage, Sender, Update
 from services.notifier.channels.channel import Limited, Migrated
 from services.notifier.channels.telegram import Bot, TelegramChannel, keyboard
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
 from services.notifier.texts import message as messages
+from services.notifier.texts.incidents import incident_details, open_incidents
 from services.notifier.texts.message import OutgoingMessage, answer_lines
 from shared.contracts import durations
+from shared.contracts.events import Status, moment
 from shared.contracts.zones import local
 
 log = structlog.get_logger()
 
 HOUR, MAX_MUTE = timedelta(hours=1), timedelta(days=30)
+MAX_NOTE = 2000
+MAX_TOAST = 200
+"""Characters that Telegram shows of the answer to a button."""
 MAX_TRIES = 3
 
 
@@ -37,12 +43,13 @@ class BotCommands:
         deps: ReceiverDependencies,
         last_heartbeat: Callable[[str], Awaitable[datetime | None]],
         run_start: Callable[[str, datetime], Awaitable[datetime | None]],
+        actions: IncidentActions,
     ) -> None:
         """`run_start`: when the run of a service began that ended then, if one did."""
         self._bot, self._invite, self._receivers = bot, invite, receivers
         self._states, self._links, self._now = deps.states, deps.links, deps.now
         self._digest_lines = deps.digest_lines
-        self._last_heartbeat, self._run_start = last_heartbeat, run_start
+        self._last_heartbeat, self._run_start, self._actions = last_heartbeat, run_start, actions
 
     async def handle(self, update: Update) -> None:
         if update.callback_query:
@@ -71,7 +78,8 @@ class BotCommands:
             for receiver in known:
                 if receiver.state.off:  # whoever writes in it may have let us in again
                     receiver.try_now()
-            answer = await self._answer(chat, command.lower(), words)
+            actor = _actor(message.sender, chat)
+            answer = await self._answer(chat, command.lower(), words, actor)
         if answer:
             await self._reply(message, answer)
 
@@ -94,7 +102,7 @@ class BotCommands:
             "Subscribed: you will hear when a service falls and when it is back.", answers.HELP
         )
 
-    async def _answer(self, chat: str, command: str, words: list[str]) -> OutgoingMessage:
+    async def _answer(self, chat: str, command: str, words: list[str], actor: str) -> OutgoingMessage:
         if command == "/stop":
             if await self._receivers.unsubscribe(chat):
                 return answer_lines("No more messages. /start with the invite's secret brings them back.")
@@ -106,10 +114,14 @@ class BotCommands:
             return await self._service_status(words[0], chat) if words else self._fleet_status(chat)
         if command == "/services":
             return answers.services_page(self._states.services(), 0)
+        if command == "/incidents":
+            return await self._open_incidents()
+        if command == "/ack":
+            return await self._acknowledge(words, actor)
         if command == "/mute":
-            return await self._mute(chat, words)
+            return await self._mute(words, actor)
         if command == "/unmute":
-            return await self._unmute(chat, words)
+            return await self._unmute(chat, words, actor)
         if command in choices.COMMANDS:
             return await self._choose(chat, command, words)
         if command == "/digest":
@@ -118,7 +130,26 @@ class BotCommands:
             *(["Commands:"] if command == "/help" else ["I do not know that command."]), answers.HELP
         )
 
-    async def _mute(self, chat: str, words: list[str]) -> OutgoingMessage:
+    async def _open_incidents(self) -> OutgoingMessage:
+        worse = [it for it in self._states.services() if it.status.badness > Status.ALIVE.badness]
+        incidents, now = self._states.incidents, self._now()
+        await self._actions.find_incidents(it.name for it in worse)
+        found = [
+            (it, moment(its.began_at), incidents.acknowledged(it.name), incidents.muted(it.name, now))
+            for it in worse
+            if (its := incidents.state(it.name).incident)
+        ]
+        return open_incidents(found, now, self._links)
+
+    async def _acknowledge(self, words: list[str], actor: str) -> OutgoingMessage:
+        if not words:
+            return answer_lines("/ack NAME, with a note if you like, such as: /ack web the disk is full")
+        name, note = words[0], messages.cut(" ".join(words[1:]), MAX_NOTE) or None
+        if not self._states.get(name).exists:
+            return await self._unknown(name)
+        return answer_lines(f"{name}: {await self._actions.acknowledge(name, actor, note)}")
+
+    async def _mute(self, words: list[str], actor: str) -> OutgoingMessage:
         if not 1 <= len(words) <= 2:
             return answer_lines("/mute NAME DURATION, such as: /mute web 2h")
         name = words[0]
@@ -130,24 +161,26 @@ class BotCommands:
             return answer_lines(str(error))
         if length > MAX_MUTE:
             return answer_lines("A service can be muted for 30d at most.")
-        return await self._mute_for(chat, name, length)
+        return answer_lines(await self._mute_for(name, length, actor))
 
-    async def _mute_for(self, chat: str, name: str, length: timedelta) -> OutgoingMessage:
+    async def _mute_for(self, name: str, length: timedelta, actor: str) -> str:
         until = self._now() + length
-        done = [await it.mute(name, until) for it in self._receivers_at(chat)]
-        if not all(done):
-            return answer_lines("Too many services are muted already.")
-        return answer_lines(f"🔕 {name} is muted until {local(until, self._links.zone)}.")
+        if problem := await self._actions.mute(name, actor, until):
+            return problem
+        return f"🔕 {name} is muted until {local(until, self._links.zone)}, for everybody."
 
-    async def _unmute(self, chat: str, words: list[str]) -> OutgoingMessage:
+    async def _unmute(self, chat: str, words: list[str], actor: str) -> OutgoingMessage:
         if len(words) != 1:
             return answer_lines("/unmute NAME")
-        muted = [it for it in self._receivers_at(chat) if words[0] in it.mutes()]
-        for it in muted:
-            await it.unmute(words[0])
-        return answer_lines(
-            f"🔔 {messages.cut(words[0], messages.MAX_NAME)} is {'no longer' if muted else 'not'} muted."
-        )
+        name = words[0]
+        here = [it for it in self._receivers_at(chat) if name in it.mutes()]
+        for it in here:
+            await it.unmute(name)
+        is_muted = self._states.incidents.muted(name, self._now()) is not None
+        if is_muted and (problem := await self._actions.unmute(name, actor)):
+            return answer_lines(problem)
+        was = "no longer" if is_muted or here else "not"
+        return answer_lines(f"🔔 {messages.cut(name, messages.MAX_NAME)} is {was} muted.")
 
     async def _choose(self, chat: str, command: str, words: list[str]) -> OutgoingMessage:
         subscriber = self._receivers.subscriber(chat)
@@ -165,9 +198,10 @@ class BotCommands:
 
     def _fleet_status(self, chat: str) -> OutgoingMessage:
         now = self._now()
-        subscriber = self._receivers.subscriber(chat)
+        muted, subscriber = dict(self._states.incidents.all_muted(now)), self._receivers.subscriber(chat)
         chosen = choices.described(subscriber.state.choice) if subscriber else []
-        return answers.fleet_status(self._states.services(), self._mutes(chat), now, self._links, chosen)
+        services, mutes = self._states.services(), self._mutes(chat)
+        return answers.fleet_status(services, muted, mutes, now, self._links, chosen)
 
     async def _service_status(self, name: str, chat: str) -> OutgoingMessage:
         service = self._states.get(name)
@@ -176,8 +210,12 @@ class BotCommands:
         heard, began = await self._last_heartbeat(name), None
         if heard and service.schedule:
             began = await self._run_start(name, heard)
-        mute, now = self._mutes(chat).get(name), self._now()
-        return answers.service_status(service, heard, began or heard, mute, now, self._links)
+        now, incidents = self._now(), self._states.incidents
+        ack, mute = incidents.acknowledged(name), incidents.muted(name, now)
+        incident = incident_details(ack, mute, now, self._links)
+        if until := self._mutes(chat).get(name):
+            incident.append(f"🔕 muted here until {local(until, self._links.zone)}")
+        return answers.service_status(service, heard, began or heard, incident, now, self._links)
 
     def _mutes(self, chat: str) -> dict[str, datetime]:
         return {name: until for it in self._receivers_at(chat) for name, until in it.mutes().items()}
@@ -189,10 +227,11 @@ class BotCommands:
         said = ""
         message = query.message
         if message and self._receivers_at(str(message.chat.id)):
-            said = await self._run_button(query.data, message)
+            said = await self._run_button(query.data, message, _actor(query.sender, str(message.chat.id)))
+        said = messages.cut(said, MAX_TOAST)
         await self._bot.ask("answerCallbackQuery", {"callback_query_id": query.id, "text": said})
 
-    async def _run_button(self, data: str, message: IncomingMessage) -> str:
+    async def _run_button(self, data: str, message: IncomingMessage, actor: str) -> str:
         """What the press says at once."""
         kind, _, value = data.partition(":")
         chat = str(message.chat.id)
@@ -203,14 +242,21 @@ class BotCommands:
             await self._bot.pace.turn(chat)
             await self._bot.ask("editMessageText", body)
             return ""
-        name = next((name for name in self._states if messages.button_key(name) == value), None)
+        key, _, incident = value.partition(":")
+        name = next((name for name in self._states if messages.button_key(name) == key), None)
         if name is None or not self._states.get(name).exists:
             return "That service is gone."
+        if kind == "ack":
+            return await self._actions.acknowledge(name, actor, None, incident)
         if kind == "mute":
-            return (await self._mute_for(chat, name, HOUR)).plain_text
+            if incident and (problem := await self._actions.is_over(name, incident)):
+                return problem
+            return await self._mute_for(name, HOUR, actor)
         if kind == "details":
             await self._reply(message, await self._service_status(name, chat))
         return ""
+
+    # --- answers
 
     async def _reply(self, to: IncomingMessage, message: OutgoingMessage) -> None:
         """Where it was asked. An answer that cannot be sent is not worth more than a few tries."""
@@ -226,3 +272,8 @@ class BotCommands:
                 await asyncio.sleep(outcome.retry_after)
             else:
                 return
+
+
+def _actor(sender: Sender | None, chat: str) -> str:
+    """Who writes in a channel's name has no name of their own."""
+    return sender.actor if sender else f"telegram:somebody ({chat})"

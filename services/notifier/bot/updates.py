@@ -25,6 +25,7 @@ for _result in ("handled", "failed", "malformed", "dropped"):
 
 POLL_TIMEOUT = 25
 """Seconds that Telegram may wait for something to happen before it answers."""
+MAX_FIRST_NAME = 40
 MAX_QUEUED = 20
 """Commands of one chat that wait; more are dropped."""
 CONFLICT_RETRY, MAX_BACKOFF = 10.0, 30.0
@@ -42,11 +43,24 @@ class ChatIs(BaseModel):
     id: int
 
 
+class Sender(BaseModel):
+    """Who wrote or pressed something."""
+
+    id: int
+    first_name: Text = ""
+
+    @property
+    def actor(self) -> str:
+        """As events name who did it: `telegram:Ana (4711)`."""
+        return f"telegram:{' '.join(self.first_name.split())[:MAX_FIRST_NAME] or 'somebody'} ({self.id})"
+
+
 class IncomingMessage(BaseModel):
     """A message. `thread`: the topic it stands in."""
 
     message_id: int
     chat: ChatIs
+    sender: Sender | None = Field(None, alias="from")
     text: Text = ""
     thread: int | None = Field(None, alias="message_thread_id")
     in_topic: bool = Field(False, alias="is_topic_message")
@@ -58,6 +72,7 @@ class ButtonPress(BaseModel):
     """A button was pressed, under `message`."""
 
     id: Text
+    sender: Sender | None = Field(None, alias="from")
     message: IncomingMessage | None = None
     data: Text = ""
 

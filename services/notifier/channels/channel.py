@@ -4,7 +4,7 @@ A new channel is a file with such a class, and a line in `configured.py`.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from services.notifier.texts.message import OutgoingMessage
 
@@ -81,6 +81,18 @@ class Channel(Protocol):
     def shown(self, chat: str) -> str | None:
         """Its address, if this is the chat now, without anything secret; None: there is nothing to show."""
         return None
+
+
+@runtime_checkable
+class EditingChannel(Channel, Protocol):
+    """One whose messages can be changed once they are sent."""
+
+    def edit_turn(self, chat: str) -> float:
+        """Seconds until an edit is permitted; 0: it is now, and is taken for made. Edits leave room for
+        messages."""
+
+    async def edit(self, chat: str, message_id: int, message: OutgoingMessage) -> Outcome:
+        """Refused: the message is gone, or cannot be edited."""
 
 
 class Backoff:

@@ -29,6 +29,8 @@ for _without in ("topic", "markup"):
 ANSWER_TIMEOUT = 15.0
 """Seconds; httpx's time-out starts anew with each byte."""
 MAX_UNITS = 4096
+EDITS_SHARE = 0.5
+"""How much of what Telegram permits edits may use, so that no message has to wait for them."""
 
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BAD_MARKUP = re.compile("can't parse|message is too long|message_too_long|entity")
@@ -51,9 +53,11 @@ class RateWindow:
         self._seconds = seconds
         self._passed: deque[float] = deque(maxlen=count)
 
-    def wait(self, now: float) -> float:
-        full = len(self._passed) == self._passed.maxlen
-        return max(0.0, self._passed[0] + self._seconds - now) if full else 0.0
+    def wait(self, now: float, share: float = 1.0) -> float:
+        """`share`: how much of it may be used, 0 to 1; of what may pass at all, at least one."""
+        count = max(1, int((self._passed.maxlen or 1) * share))
+        full = len(self._passed) >= count
+        return max(0.0, self._passed[-count] + self._seconds - now) if full else 0.0
 
     def note(self, now: float) -> None:
         self._passed.append(now)
@@ -67,13 +71,18 @@ class Pace:
         self._chats: dict[str, tuple[RateWindow, ...]] = {}
 
     async def turn(self, chat: str) -> None:
-        loop = asyncio.get_running_loop()
-        group = chat.startswith(("-", "@"))
-        own = self._chats.setdefault(chat, (RateWindow(1, 1.05), *([RateWindow(20, 61.0)] if group else [])))
-        while wait := max(window.wait(loop.time()) for window in (self._all, *own)):  # noqa: ASYNC110
+        while wait := self.try_turn(chat):  # noqa: ASYNC110
             await asyncio.sleep(wait)
-        for window in (self._all, *own):
-            window.note(loop.time())
+
+    def try_turn(self, chat: str, share: float = 1.0) -> float:
+        """Seconds to wait; 0: it passes now. `share`: how much of the limits may be used."""
+        now, group = asyncio.get_running_loop().time(), chat.startswith(("-", "@"))
+        own = self._chats.setdefault(chat, (RateWindow(1, 1.05), *([RateWindow(20, 61.0)] if group else [])))
+        windows = (self._all, *own)
+        if not (wait := max(window.wait(now, share) for window in windows)):
+            for window in windows:
+                window.note(now)
+        return wait
 
 
 class Bot:
@@ -120,6 +129,14 @@ class Bot:
         if failed:
             return failed, ""
         return outcome(status, answer), _description(answer).lower()
+
+    async def edit(self, body: dict[str, Any]) -> tuple[Outcome, str]:
+        """Edit one message. That it says so already is as good."""
+        status, answer, failed = await self._call("editMessageText", body)
+        if failed:
+            return failed, ""
+        said = _description(answer).lower()
+        return (channel.Sent() if "message is not modified" in said else outcome(status, answer)), said
 
     async def _call(
         self, method: str, body: dict[str, Any], within: float = ANSWER_TIMEOUT
@@ -202,9 +219,28 @@ class TelegramChannel:
     def shown(self, chat: str) -> str | None:
         return chat if self.topic is None else f"{chat}:{self.topic}"
 
+    def edit_turn(self, chat: str) -> float:
+        return self._bot.pace.try_turn(chat, EDITS_SHARE)
+
+    async def edit(self, chat: str, message_id: int, message: OutgoingMessage) -> Outcome:
+        body: dict[str, Any] = {
+            "chat_id": _number(chat),
+            "message_id": message_id,
+            "text": message.text,
+            "parse_mode": "HTML",
+            "link_preview_options": {"is_disabled": True},
+            "reply_markup": keyboard(message.buttons),
+        }
+        result, said = await self._bot.edit(body)
+        if isinstance(result, channel.Refused) and _BAD_MARKUP.search(said):
+            body.pop("parse_mode")
+            body["text"] = cut(message.plain_text, MAX_UNITS)
+            result, said = await self._bot.edit(body)
+        return result
+
     def _body(self, chat: str, message: OutgoingMessage, reply_to: int | None) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "chat_id": chat if chat.startswith("@") else int(chat),
+            "chat_id": _number(chat),
             "text": message.text,
             "parse_mode": "HTML",
             "link_preview_options": {"is_disabled": True},
@@ -217,6 +253,10 @@ class TelegramChannel:
         if reply_to is not None:
             body["reply_parameters"] = {"message_id": reply_to, "allow_sending_without_reply": True}
         return body
+
+
+def _number(chat: str) -> str | int:
+    return chat if chat.startswith("@") else int(chat)
 
 
 def keyboard(buttons: tuple[tuple[tuple[str, str], ...], ...]) -> dict[str, Any]:

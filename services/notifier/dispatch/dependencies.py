@@ -1,6 +1,6 @@
 """What every receiver is given."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 
@@ -8,9 +8,11 @@ from services.notifier.alerting.changes import Deafness, StatusChange, UnusualRu
 from services.notifier.alerting.dependencies import Dependencies
 from services.notifier.alerting.policy import Reminders
 from services.notifier.channels.channel import Channel
+from services.notifier.incidents import Ended
 from services.notifier.states import ServiceStates
-from services.notifier.texts.message import LinkContext
+from services.notifier.texts.message import LinkContext, OutgoingMessage
 from shared.contracts.routes import Routes
+from shared.domain.incidents import Incident
 from shared.domain.routing import Router
 
 Pages = Callable[[int, int], Awaitable[tuple[list[StatusChange], int, bool]]]
@@ -25,6 +27,17 @@ async def _no_runs(after: int, most: int) -> tuple[list[UnusualRun], int, bool]:
 
 async def _no_run() -> int:
     return 0
+
+
+async def _no_incidents(told: Sequence[tuple[str, int, datetime]]) -> dict[str, Incident]:
+    return {}
+
+
+async def _nobody(channel: str, message: OutgoingMessage) -> None: ...
+
+
+async def _no_end(name: str, seq: int, incident: Incident) -> Ended | None:
+    return None
 
 
 def _independent() -> Dependencies:
@@ -61,6 +74,14 @@ class ReceiverDependencies:
     run_page: RunPages = _no_runs
     newest_run: Callable[[], Awaitable[int]] = _no_run
     """The sequence of the newest fact about a run."""
+    incidents_of: Callable[[Sequence[tuple[str, int, datetime]]], Awaitable[dict[str, Incident]]] = (
+        _no_incidents
+    )
+    """By service the incident that it had after the change with a sequence, which was due at a moment."""
+    incident_end: Callable[[str, int, Incident], Awaitable[Ended | None]] = _no_end
+    """How an incident ended that a service had after the change with a sequence, if it has."""
+    told: Callable[[str, OutgoingMessage], Awaitable[None]] = _nobody
+    """Records that a channel, by its name, was sent a message."""
     on_token: Callable[[str | None], None] = lambda _: None
     """Called whenever it shows that the credentials are refused (why) or good (None)."""
     on_record: Callable[[Exception | None], None] = lambda _: None

@@ -123,6 +123,8 @@ class ReceiverState(BaseModel, frozen=True):
     """The keys at which `owed` and `turns` are stored if they are many."""
     turns: dict[str, FlapState] = {}
     """The services that are flapping, or may be soon."""
+    shown: tuple[int, ...] = ()
+    """The slots of the messages that are kept up to date; see `shown.py`."""
     deaf_since: datetime | None = None
     """Since when the registry is deaf, if it was told so."""
     heard_until: datetime | None = None
@@ -144,7 +146,7 @@ class NotificationLog:
     def __init__(self, bucket: KeyValue, key: str, record: KvRecord, state: ReceiverState) -> None:
         self.key = key
         self.state = state
-        self._bucket = bucket
+        self.bucket = bucket
         self.record = record
         self._parts = state.owed_parts
         self._forgotten = False
@@ -165,8 +167,8 @@ class NotificationLog:
     async def forget(self) -> None:
         async with self.record.lock:
             self._forgotten = True  # a test message may be on its way still
-            for key in self._parts:
-                await retry_until_done(f"forget {key}", partial(self._bucket.purge, key))
+            for key in (*self._parts, *(f"shown.{self.key}.{slot}" for slot in self.state.shown)):
+                await retry_until_done(f"forget {key}", partial(self.bucket.purge, key))
             await self.record.delete()
 
     async def write(self, state: ReceiverState) -> None:
@@ -174,13 +176,13 @@ class NotificationLog:
         state = state.model_copy(update={"by": self._by})
         stored, parts = _split(self.key, state)
         for key in sorted(parts.keys() - set(self._parts)):
-            await retry_until_done(f"record {key}", partial(self._bucket.put, key, parts[key]))
+            await retry_until_done(f"record {key}", partial(self.bucket.put, key, parts[key]))
         await self.record.write(stored.model_dump_json().encode())
         self.state = state
         old, self._parts = set(self._parts) - parts.keys(), tuple(parts)
         for key in sorted(old):
             with suppress(NatsError, OSError, TimeoutError):  # what is left lying is in nobody's way
-                await self._bucket.purge(key)
+                await self.bucket.purge(key)
 
 
 class _Part(BaseModel, extra="forbid"):

@@ -162,7 +162,8 @@ def _on_another_record(state: ReceiverState, end: int, anew: bool) -> ReceiverSt
         changes = sending.of is MessageKind.CHANGES
         sending = None if changes else sending.model_copy(update={"through": end})
     owed = {name: it for name, it in state.owed.items() if it.seq <= end and not anew}
-    return state.model_copy(update={"done": end, "sending": sending, "owed": owed})
+    shown = () if anew else state.shown  # they are about incidents of the other one
+    return state.model_copy(update={"done": end, "sending": sending, "owed": owed, "shown": shown})
 
 
 def _runs_seen(state: ReceiverState) -> int:

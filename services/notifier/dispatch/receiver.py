@@ -4,11 +4,12 @@ import asyncio
 from datetime import datetime
 
 from services.notifier.alerting.changes import StatusChange, UnusualRun
-from services.notifier.alerting.policy import MAX_MUTES, active_mutes, with_mute
-from services.notifier.channels.channel import Channel
+from services.notifier.alerting.policy import active_mutes, with_mute
+from services.notifier.channels.channel import Channel, EditingChannel
 from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import Intent, MessageKind, NotificationLog, ReceiverState
 from services.notifier.dispatch.sender import Sender
+from services.notifier.dispatch.shown import ShownMessages
 from services.notifier.dispatch.sources import notices
 from services.notifier.dispatch.sources.changes import ChangeSource, PendingChanges, PendingRuns
 from services.notifier.dispatch.sources.runs import RunSource
@@ -31,7 +32,8 @@ class ReceiverWorker:
         self.channel, self.log, self._deps = channel, log, deps
         context = ReceiverContext(channel.name, deps, log)
         self.alerts, self._wake, self._retry_now = context.alerts, context.wake, asyncio.Event()
-        self.sender = Sender(channel, context)
+        self.shown = ShownMessages(channel, log, deps) if isinstance(channel, EditingChannel) else None
+        self.sender = Sender(channel, context, self.shown)
         self.deafness, self.digest = notices.DeafnessSource(context), notices.DigestSource(context)
         self._changes, self.reminders = ChangeSource(context), notices.ReminderSource(context)
         self._runs = RunSource(context)
@@ -57,6 +59,12 @@ class ReceiverWorker:
     # --- the loop
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send_all())
+            if self.shown:
+                group.create_task(self.shown.run())
+
+    async def _send_all(self) -> None:
         while True:
             await self._wait_for_work()
             await self.channel.turn(self.address)
@@ -82,7 +90,12 @@ class ReceiverWorker:
                 await self.pending_runs.refill(self._deps.run_page)
                 continue
             self._wake.clear()
-            if not await set_within(self._wake, min(POLL_INTERVAL, self.digest.seconds_until_next())):
+            if self.shown:
+                self.shown.idle.set()
+            woken = await set_within(self._wake, min(POLL_INTERVAL, self.digest.seconds_until_next()))
+            if self.shown:
+                self.shown.idle.clear()
+            if not woken:
                 await self._changes.advance_idle(self._runs.progress())
                 self.alerts.forget_old_turns()
 
@@ -126,6 +139,8 @@ class ReceiverWorker:
 
     def tick(self) -> None:
         self.alerts.tick()
+        if self.shown:
+            self.shown.tick()
         if self._is_ready(self.deafness):
             self._wake.set()
 
@@ -138,17 +153,8 @@ class ReceiverWorker:
     # --- what people ask of it
 
     def mutes(self) -> dict[str, datetime]:
+        """Of an older version, which muted in one chat alone."""
         return active_mutes(self.state.mutes, self._deps.now())
-
-    async def mute(self, name: str, until: datetime) -> bool:
-        """False: too many are muted already."""
-        if len({*self.mutes(), name}) > MAX_MUTES:
-            return False
-        self.alerts.withhold_down(name)
-        mutes = with_mute(self.state.mutes, name, until, self._deps.now())
-        await self.log.update(mutes=mutes, owed=dict(self.alerts.withheld))
-        self.alerts.evaluate(name)
-        return True
 
     async def unmute(self, name: str) -> None:
         """What happened until now stays withheld."""

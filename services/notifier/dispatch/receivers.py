@@ -201,6 +201,11 @@ class Receivers:
         for worker in self._workers:
             worker.alerts.incident_changed(event, seq)
 
+    def standing_changed(self, name: str) -> None:
+        for worker in self._workers:
+            if worker.shown:
+                worker.shown.look(name)
+
     def window_removed(self, window: Window) -> None:
         for worker in self._workers:
             worker.alerts.window_removed(window)

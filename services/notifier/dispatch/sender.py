@@ -8,12 +8,16 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from services.notifier.alerting.changes import Notice, StatusChange
 from services.notifier.alerting.policy import EXPIRES_AFTER
 from services.notifier.channels import channel as channels
 from services.notifier.channels.channel import Backoff, Channel, Outcome
 from services.notifier.dispatch.notification_log import MAX_THREADS, Intent, MessageKind
+from services.notifier.dispatch.shown import ShownMessages, ShownService
 from services.notifier.dispatch.sources.source import MESSAGES, MessageSource, ReceiverContext
-from services.notifier.texts.message import OutgoingMessage, cut
+from services.notifier.texts.incidents import incident_buttons
+from services.notifier.texts.message import Buttons, OutgoingMessage, cut
+from shared.contracts.events import moment
 from shared.telemetry import tracing
 
 log = structlog.get_logger()
@@ -28,8 +32,8 @@ BAD_TOKEN_RETRY = 30.0
 
 
 class Sender:
-    def __init__(self, channel: Channel, context: ReceiverContext) -> None:
-        self.channel, self._context = channel, context
+    def __init__(self, channel: Channel, context: ReceiverContext, shown: ShownMessages | None) -> None:
+        self.channel, self._context, self._shown = channel, context, shown
         self._log, self._deps = context.log, context.deps
         self._backoff = Backoff()
         self._probe_backoff = Backoff(60.0, 3600.0)
@@ -60,11 +64,22 @@ class Sender:
 
     async def send(self, source: MessageSource, message: OutgoingMessage, intent: Intent) -> float:
         """Send a message. Seconds to wait before anything else is sent."""
+        falls = await self._falls(message)
+        changed: dict[str, object] = {}
+        if falls and self._shown:
+            await self._shown.reserve()
+            if (slots := self._shown.slots) != self._log.state.shown:
+                changed["shown"] = slots
         if intent != self._log.state.sending:
             goes_on = self._log.state.sending is not None  # and names more services than before
-            await self._log.update(sending=intent)
+            await self._log.update(sending=intent, **changed)
             self._maybe_delivered = self._maybe_delivered and goes_on
+        elif changed:
+            await self._log.update(**changed)
         message = replace(message, id=intent.message_id(message.through_seq, _newest_run(message)))
+        if message.buttons and message.about in falls:
+            buttons = self._buttons(message.about, falls[message.about].incident)
+            message = replace(message, buttons=buttons)
         traces = _traces(message) if source.kind is MessageKind.CHANGES and tracing.is_on() else [""]
         channel = {"registry.channel": self.channel.key.partition(".")[0]}
         with tracing.span("send", traces[0], channel, kind="CLIENT", links=traces[1:]) as span:
@@ -72,7 +87,29 @@ class Sender:
             result = type(outcome).__name__.lower()
             span.set_attribute("registry.result", result)
         MESSAGES.labels(result).inc()
+        if isinstance(outcome, channels.Sent) and outcome.message_id and falls and self._shown:
+            await self._shown.remember(message, outcome.message_id, self.address, falls)
+        if isinstance(outcome, channels.Sent):
+            await self._deps.told(self.channel.name, message)
         return await self._handle_outcome(outcome, source, message, intent)
+
+    async def _falls(self, message: OutgoingMessage) -> dict[str, ShownService]:
+        """Of which incidents a message tells."""
+        if not (message.falls and self._shown):
+            return {}
+        items: list[StatusChange | Notice] = [*message.changes, *message.notices]
+        newest = {it.name: (it.name, it.seq, it.since) for it in items}
+        told = [newest[name] for name in message.falls]
+        incidents = await self._deps.incidents_of(told)
+        return {
+            name: ShownService(incident=found.id, began=moment(found.began_at), seq=seq)
+            for name, seq, _ in told
+            if (found := incidents.get(name))
+        }
+
+    def _buttons(self, name: str, incident: str) -> Buttons:
+        ack = self._deps.states.incidents.acknowledged(name)
+        return incident_buttons(name, incident, ack is not None and ack.incident == incident)
 
     async def _handle_outcome(
         self, outcome: Outcome, source: MessageSource, message: OutgoingMessage, intent: Intent
@@ -159,6 +196,8 @@ class Sender:
         self.reset_backoff()
         self._refused.pop(source.kind, None)
         also = self._delivered() | {"threads": self._threads(message, message_id)}
+        if self._shown and self._shown.slots != self._log.state.shown:
+            also["shown"] = self._shown.slots
         await source.record_sent(message, intent, also)
 
     # --- a receiver that refuses messages

@@ -50,6 +50,7 @@ def changes_message(
         recoveries=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
         changes=tuple(taken),
         about=about,
+        falls=tuple(name for name, change in last.items() if change.to in FALLEN),
         buttons=messages.service_buttons(about) if about and last[about].to in FALLEN else (),
         doubted=_newest_doubted(taken),
     )

@@ -126,6 +126,8 @@ class OutgoingMessage:
     """Since when the newest of its changes holds that the registry doubts."""
     notices: tuple[Notice, ...] = ()
     """What it tells though nothing has changed."""
+    falls: tuple[str, ...] = ()
+    """The services that it says are down, or dead."""
     runs: tuple[UnusualRun, ...] = ()
     """The runs of an unusual length that it tells of."""
 

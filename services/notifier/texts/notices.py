@@ -33,6 +33,7 @@ def notice_message(
     text = lines([*notes, body])
     states = [it for it in told if it.kind not in (NoticeKind.REMINDER, NoticeKind.FLAPS)]
     about = told[0].name if len(told) == 1 else None
+    falls = tuple(it.name for it in told if it.status in FALLEN and it.kind is not NoticeKind.FLAPS)
     return OutgoingMessage(
         text=text.html,
         plain_text=text.plain,
@@ -41,7 +42,8 @@ def notice_message(
         problems=tuple(notice.name for notice in states if notice.status is not Status.ALIVE),
         recoveries=tuple(notice.name for notice in states if notice.status is Status.ALIVE),
         about=about,
-        buttons=messages.service_buttons(about) if about and withheld and told[0].status in FALLEN else (),
+        falls=falls,
+        buttons=messages.service_buttons(about) if about and about in falls else (),
         notices=tuple(told),
     )
 

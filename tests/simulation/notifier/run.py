@@ -33,7 +33,7 @@ from tests.simulation.clock import OWNER, VirtualLoop, play
 from tests.simulation.notifier import world as worlds
 from tests.simulation.notifier.scenario import INVITE, Command, Scenario, Seat, when
 from tests.simulation.notifier.telegram import Shown, SimulatedBot, SimulatedChat, Telegram
-from tests.simulation.notifier.world import EventFeed, Host, SimulatedLink, World
+from tests.simulation.notifier.world import EventFeed, Host, SimulatedLink, SimulatedPublisher, World
 from tests.simulation.run import Failed, Silent
 
 ASKS_AGAIN = 60.0
@@ -275,6 +275,7 @@ def surroundings() -> Iterator[None]:
         put(notifier, "BrokerConnection", SimulatedLink)
         put(notifier, "Bot", SimulatedBot)
         put(notifier, "now", now)
+        put(notifier, "Publisher", SimulatedPublisher)
         put(receivers, "asyncio", Unhurried())
         put(consumer, "FastStreamBroker", EventFeed)
         put(lease, "secrets", SimpleNamespace(token_hex=_token))

@@ -12,12 +12,14 @@ from services.notifier.channels.telegram import Bot, Pace, TelegramChannel
 from services.notifier.texts.message import REPEAT, OutgoingMessage
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.notifier.world import Host
+from tests.telegram_standin import MOST_UNITS, parsed
 
 _NOTES = re.compile(rf"\A(?:{re.escape(REPEAT)}\n|\(late: [^)]*\)\n)*")
 MOST_PER_MINUTE = 20
 """Messages in a group."""
 ANSWERS = re.compile(
-    r"Subscribed|This chat|No more messages|🔕|🔔|There |Too many|/mute|/unmute|Commands|A service|I do "
+    r"Subscribed|This chat|No more messages|🔕|🔔|There |Too many|/mute|/unmute|Commands|A service|I do |"
+    r"/ack|No open |\d+ open |That cannot|\w+: (?:You have it|.+ has it|It is alive|That )"
 )
 """How answers to commands begin."""
 
@@ -56,6 +58,10 @@ class Shown:
     message: OutgoingMessage
     by: str
     confirmed: bool = False
+    id: int = 0
+    address: str = ""
+    """The chat's number then."""
+    edits: list["Edit"] = field(default_factory=list)
 
     @property
     def is_marked(self) -> bool:
@@ -67,8 +73,28 @@ class Shown:
         return _NOTES.sub("", self.message.plain_text)
 
     @property
+    def now_says(self) -> str:
+        return self.edits[-1].text if self.edits else parsed(self.message.text)
+
+    @property
+    def buttons(self) -> tuple[str, ...]:
+        if self.edits:
+            return self.edits[-1].buttons
+        return tuple(data for row in self.message.buttons for _, data in row)
+
+    @property
     def is_answer(self) -> bool:
         return ANSWERS.match(self.message.plain_text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What a message says since then. `buttons`: what each sends when it is pressed."""
+
+    at: float
+    by: str
+    text: str
+    buttons: tuple[str, ...]
 
 
 @dataclass
@@ -83,6 +109,10 @@ class Telegram:
     doubtful: list[tuple[float, Phone]] = field(default_factory=list)
     """When a send to whom ended so that it may have been delivered."""
     updates: list[dict[str, Any]] = field(default_factory=list)
+    taken: list[tuple[float, str, Phone]] = field(default_factory=list)
+    """When a message or an edit was taken, from which notifier, in which chat."""
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    """How presses of buttons were answered."""
     _count: int = 0
     _waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -135,54 +165,35 @@ class Telegram:
             found = await self.poll(body["offset"])
             await host.while_suspended()
             return 200, {"ok": True, "result": found}, None
+        if method == "answerCallbackQuery":
+            self.answers.append(body)
+            return 200, {"ok": True, "result": True}, None
         phone = self.phone(str(body["chat_id"]))
         assert phone, f"there is no chat {body['chat_id']}"
         await asyncio.sleep(0.05 + self.rng.random() * 0.2)
         await host.while_suspended()
         if dies and self.rng.random() < 0.5:
             host.die(f"killed before it sends to {phone.address}")
-        status, answer, failed = await self._send(host, phone, str(body["chat_id"]), body["message"], dies)
+        if method == "editMessageText":
+            status, answer, failed = await self._edit(host, phone, body, dies)
+        else:
+            status, answer, failed = await self._send(
+                host, phone, str(body["chat_id"]), body["message"], dies
+            )
         host.broker.say(host.name, f"to {phone.address}: {answer or failed}")
         return status, answer, failed
 
     async def _send(
         self, host: Host, phone: Phone, address: str, message: OutgoingMessage, dies: bool
     ) -> tuple[int, dict[str, Any], Failed | None]:
-        now = self.loop.time()
-        if address != phone.now_at(now):
-            parameters = {"migrate_to_chat_id": int(phone.now_at(now))}
-            return 400, _refusal("group chat was upgraded to a supergroup chat", parameters), None
         kind = self.trouble(phone)
-        match kind:
-            case "token":
-                return 401, _refusal("Unauthorized"), None
-            case "kicked":
-                return 403, _refusal("Forbidden: bot was kicked from the group chat"), None
-            case "odd":
-                return 400, _refusal("Bad Request: nobody has seen this before"), None
-            case "limit":
-                return (
-                    429,
-                    _refusal("Too Many Requests", {"retry_after": self.rng.choice((1, 40, 300))}),
-                    None,
-                )
-            case "error":
-                return 502, _refusal("Bad Gateway"), None
-            case "refused":
-                return 0, {}, Failed("cannot be reached (ConnectError)", maybe_delivered=False)
-            case "hang":
-                self.doubtful.append((now, phone))
-                await asyncio.sleep(15)
-                return 0, {}, Failed("no answer (TimeoutError)", maybe_delivered=True)
-            case "slow":
-                await asyncio.sleep(self.rng.random() * 14)
-        recent = [it for it in self.shown if it.phone is phone and it.at > now - 60]
-        if phone.address.startswith("-") and len(recent) >= MOST_PER_MINUTE:
-            return 429, _refusal("Too Many Requests", {"retry_after": 5}), None
+        if (refused := await self._refused(phone, address, kind)) is not None:
+            return refused
         if host.dead.is_set():
             raise asyncio.CancelledError
-        shown = Shown(self.loop.time(), phone, message, host.name)
+        shown = Shown(self.loop.time(), phone, message, host.name, id=len(self.shown) + 1, address=address)
         self.shown.append(shown)
+        self._taken(host, phone)
         if host.broker.trace is not None:
             host.broker.say(phone.address, "sees: " + message.plain_text.replace("\n", " | "))
         if dies:
@@ -201,7 +212,78 @@ class Telegram:
         await asyncio.sleep(self.rng.random() * 0.2)
         await host.while_suspended()
         shown.confirmed = True
-        return 200, {"ok": True, "result": {"message_id": len(self.shown)}}, None
+        return 200, {"ok": True, "result": {"message_id": shown.id}}, None
+
+    async def _edit(
+        self, host: Host, phone: Phone, body: dict[str, Any], dies: bool
+    ) -> tuple[int, dict[str, Any], Failed | None]:
+        address, id_ = str(body["chat_id"]), body["message_id"]
+        kind = self.trouble(phone)
+        if (refused := await self._refused(phone, address, kind)) is not None:
+            return refused
+        if host.dead.is_set():
+            raise asyncio.CancelledError
+        shown = next((it for it in self.shown if it.id == id_ and it.phone is phone), None)
+        if shown is None or shown.address != phone.now_at(self.loop.time()):
+            return 400, _refusal("Bad Request: message to edit not found"), None
+        text = parsed(body["text"])
+        assert len(text.encode("utf-16-le")) // 2 <= MOST_UNITS, "an edit is too long"
+        rows = body["reply_markup"]["inline_keyboard"]
+        buttons = tuple(button["callback_data"] for row in rows for button in row)
+        if (text, buttons) == (shown.now_says, shown.buttons):
+            return 400, _refusal("Bad Request: message is not modified"), None
+        shown.edits.append(Edit(self.loop.time(), host.name, text, buttons))
+        self._taken(host, phone)
+        if host.broker.trace is not None:
+            host.broker.say(
+                phone.address, f"sees #{id_} edited: " + text.replace("\n", " | ") + f" {buttons}"
+            )
+        if dies:
+            host.die(f"killed after it has edited in {phone.address}")
+        if kind == "lost":
+            await asyncio.sleep(self.rng.choice((1, 15)))
+            return 0, {}, Failed("no answer (ReadError)", maybe_delivered=True)
+        if kind in ("garbled", "error after"):
+            return (200, {}, None) if kind == "garbled" else (504, _refusal("Gateway Timeout"), None)
+        await asyncio.sleep(self.rng.random() * 0.2)
+        await host.while_suspended()
+        return 200, {"ok": True, "result": {"message_id": id_}}, None
+
+    async def _refused(
+        self, phone: Phone, address: str, kind: str
+    ) -> tuple[int, dict[str, Any], Failed | None] | None:
+        """Why nothing is sent or edited."""
+        now = self.loop.time()
+        if address != phone.now_at(now):
+            parameters = {"migrate_to_chat_id": int(phone.now_at(now))}
+            return 400, _refusal("group chat was upgraded to a supergroup chat", parameters), None
+        match kind:
+            case "token":
+                return 401, _refusal("Unauthorized"), None
+            case "kicked":
+                return 403, _refusal("Forbidden: bot was kicked from the group chat"), None
+            case "odd":
+                return 400, _refusal("Bad Request: nobody has seen this before"), None
+            case "limit":
+                wait = self.rng.choice((1, 40, 300))
+                return 429, _refusal("Too Many Requests", {"retry_after": wait}), None
+            case "error":
+                return 502, _refusal("Bad Gateway"), None
+            case "refused":
+                return 0, {}, Failed("cannot be reached (ConnectError)", maybe_delivered=False)
+            case "hang":
+                self.doubtful.append((now, phone))
+                await asyncio.sleep(15)
+                return 0, {}, Failed("no answer (TimeoutError)", maybe_delivered=True)
+            case "slow":
+                await asyncio.sleep(self.rng.random() * 14)
+        recent = [at for at, _, to in self.taken if to is phone and at > now - 60]
+        if phone.address.startswith("-") and len(recent) >= MOST_PER_MINUTE:
+            return 429, _refusal("Too Many Requests", {"retry_after": 5}), None
+        return None
+
+    def _taken(self, host: Host, phone: Phone) -> None:
+        self.taken.append((self.loop.time(), host.name, phone))
 
 
 def _refusal(description: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from shared.contracts.events import micros, moment
 from shared.messaging import faststream_broker, streams
 from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import WrongSequence
+from shared.messaging.publisher import Ack
 from shared.messaging.reader import Stored
 from tests.simulation.clock import OWNER, VirtualLoop
 from tests.simulation.model import CALM, Broker, Heartbeats, ModelReader, Session
@@ -115,6 +116,8 @@ class World(Broker):
             case {"start_time": since}:
                 start = micros(datetime.fromisoformat(since))
                 return next((it for it in held if it.at >= start), None)
+            case {"seq": seq, "next_by_subj": subject}:
+                return next((it for it in held if it.subject == subject and it.seq >= seq), None)
             case {"seq": seq}:
                 place = bisect_left(held, seq, key=lambda it: it.seq)
                 return held[place] if place < len(held) and held[place].seq == seq else None
@@ -310,6 +313,22 @@ class SimulatedLink:
         return Bucket(self.host)
 
     async def close(self) -> None: ...
+
+
+class SimulatedPublisher:
+    """In place of `shared.messaging.publisher.Publisher`."""
+
+    def __init__(self, link: SimulatedLink) -> None:
+        self._host = link.host
+
+    async def start(self) -> None: ...
+
+    async def append(self, subject: str, payload: bytes, *, after: int, event_id: str, kind: str) -> Ack:
+        host = self._host
+        what = f"{subject} after {after}: {kind}"
+        return await host.operation(
+            "append", what, lambda: host.broker.append(subject, payload, after, event_id), can_be_late=True
+        )
 
 
 def reader(link: SimulatedLink, stream: str, *subjects: str, **options: Any) -> ModelReader:
