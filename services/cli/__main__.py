@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from services.cli import backup as copies
 from services.cli.client import RequestFailed, ask, connect_once, run_line, run_reported, say, service_lines
-from services.cli.doctor import Finding, examine, report
+from services.cli.doctor import Finding, examine, report, test_channels
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.cli.supervisor import broker
 from services.cli.supervisor import run as supervise
@@ -134,11 +134,22 @@ def rebuild(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    channel: Annotated[str | None, typer.Argument(help="With --send: only to this channel.")] = None,
+    send: Annotated[
+        bool, typer.Option("--send", help="Also send a test message to each channel, or to this one.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check configuration, broker, database, services and Telegram, and say what to mend."""
+    if channel and not send:
+        stop(f"{channel}: a channel is named together with --send")
+    settings = load(DoctorSettings)
 
     async def examined() -> list[Finding]:
-        return [finding async for finding in examine(load(DoctorSettings))]
+        return [finding async for finding in examine(settings)] + (
+            await test_channels(settings, channel) if send else []
+        )
 
     findings = asyncio.run(examined())
     if as_json:

@@ -12,15 +12,17 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
 from services.cli.client import connect_once, say
 from services.cli.settings import SERVICES, DoctorSettings
-from shared.contracts.channels import address_of
+from shared.contracts.channels import ActionOutcome, ChannelReport, address_of
 from shared.http.urls import without_secrets
-from shared.messaging import streams
+from shared.messaging import channel_requests, streams
+from shared.messaging.channel_requests import NoNotifier
 from shared.messaging.errors import READ_ONLY
 from shared.settings import load, near
 
@@ -157,6 +159,49 @@ async def _telegram(http: httpx.AsyncClient, settings: DoctorSettings) -> AsyncI
         said = answer if isinstance(answer, str) else str(answer.get("description", status))
         mend = f"Write /start to the bot in {chat}, or add it to the group; see REGISTRY_TELEGRAM_CHAT_ID."
         yield Finding(f"chat {configured}", said, mend)
+
+
+async def test_channels(settings: DoctorSettings, only: str | None) -> list[Finding]:
+    """Have the notifier send a test message on each channel, or on this one."""
+    try:
+        client = await connect_once(settings)
+    except (NatsError, OSError, TimeoutError):
+        return [Finding("channels", "the broker cannot be reached, so nobody can be asked", LOOK)]
+    try:
+        known = await channel_requests.channel_reports(client)
+        wanted = [it for it in known if only in (None, it.name)]
+        if not wanted:
+            names = ", ".join(it.name for it in known)
+            return [Finding(f"channel {only}", "there is no such channel", f"There are: {names}.")]
+        return await asyncio.gather(*(_tested(client, it) for it in wanted))
+    except NoNotifier as error:
+        return [Finding("channels", str(error), START)]
+    finally:
+        await client.close()
+
+
+async def _tested(client: Client, channel: ChannelReport) -> Finding:
+    part, name = f"channel {channel.name}", channel.name
+    answer = await channel_requests.send_test(client, name)
+    match answer.outcome:
+        case ActionOutcome.DONE:
+            where = "is in the log of the notifier" if channel.kind == "log" else "was delivered"
+            return Finding(part, f"the test message {where}")
+        case ActionOutcome.LIMITED:
+            return Finding(part, answer.reason, f"Try again in {answer.retry_after} s.")
+        case ActionOutcome.NO_ANSWER:
+            mend = "Look whether it has arrived all the same; else try again."
+            return Finding(part, f"not known to be delivered: {answer.reason}", mend)
+        case _:
+            said = answer.reason or "there is no such channel any more"
+            return Finding(part, f"not delivered: {said}", _MEND_CHANNEL.get(channel.kind, LOOK))
+
+
+_MEND_CHANNEL = {
+    "telegram": "Let the bot in again, and write /start in that chat; or correct REGISTRY_TELEGRAM_CHAT_ID.",
+    "webhook": "Look what its server says; or correct REGISTRY_WEBHOOK_URLS.",
+    "apprise": "Try the URL with the command line of Apprise; or correct REGISTRY_APPRISE_URLS.",
+}
 
 
 async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, str]) -> tuple[int, Any]:

@@ -14,9 +14,9 @@ from tests.telegram_standin import Standin
 TOKEN = "9:VERY-SECRET"
 
 
-def doctor(folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
+def doctor(folder: Path, *line: str, **variables: str) -> tuple[int, dict[str, Any]]:
     env = {**os.environ, **{f"REGISTRY_{name.upper()}": value for name, value in variables.items()}}
-    done = registry(folder, "doctor", "--json", env=env)
+    done = registry(folder, "doctor", "--json", *line, env=env)
     said = done.stdout + done.stderr
     assert "SECRET" not in said
     return done.returncode, {it["part"]: it for it in json.loads(done.stdout)} if done.stdout else {
@@ -57,6 +57,48 @@ def test_a_system_that_runs_and_one_part_after_the_other_that_does_not(tmp_path:
             assert code == 1
             wrong = [part for part, it in found.items() if not it["ok"]]
             assert wrong in (["database", "monitor", "telegram"], ["database", "monitor", "api", "telegram"])
+        finally:
+            system.stop()
+
+
+def test_it_sends_a_test_message_to_each_channel(tmp_path: Path) -> None:
+    with Standin(chats=("42", "-1001")) as telegram:
+        chats = {"telegram_chat_id": "ops=42,-1001:7"}
+        system = System(tmp_path, telegram, **chats)
+        try:
+            system.start()
+            given = {f"{name}_port": str(system.parts[name].port) for name in SERVICES} | {
+                "nats_url": system.nats_url,
+                "mongodb_url": f"mongodb://127.0.0.1:{system.parts['mongo'].port}",
+                "telegram_api_url": telegram.url,
+                "telegram_bot_token": telegram.token,
+                **chats,
+            }
+            code, found = doctor(tmp_path, "--send", **given)
+            assert code == 0
+            assert {
+                part: it["said"] for part, it in found.items() if part.startswith("channel ")
+            } == dict.fromkeys(("channel ops", "channel -1001:7"), "the test message was delivered")
+            assert sorted(message["chat"] for message in telegram.messages) == ["-1001", "42"]
+
+            telegram.control("403", "42")
+            code, found = doctor(tmp_path, "--send", "ops", **given)
+            assert (code, [part for part, it in found.items() if not it["ok"]]) == (1, ["channel ops"])
+            assert "not delivered: Forbidden: bot was blocked" in found["channel ops"]["said"]
+            assert "/start" in found["channel ops"]["mend"]
+            assert "channel -1001:7" not in found
+
+            code, found = doctor(tmp_path, "--send", "boss", **given)
+            assert (code, found["channel boss"]["mend"]) == (1, "There are: ops, -1001:7.")
+
+            system.parts["notifier"].kill()
+            code, found = doctor(tmp_path, "--send", **given)
+            assert code == 1
+            assert "no notifier answers" in found["channels"]["said"]
+
+            code, found = doctor(tmp_path, "ops", **given)
+            assert code == 2
+            assert "--send" in found["said"]
         finally:
             system.stop()
 

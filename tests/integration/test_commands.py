@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from services.notifier.texts.message import units
+from shared.contracts.channels import ActionOutcome
 from shared.contracts.events import Status
 from shared.messaging import streams
+from shared.messaging.channel_requests import channel_reports, send_test
 from tests.broker import eventually
 from tests.integration.test_notifier import NotificationLog, Start, get, record, start, telegram, texts, told
 from tests.telegram_standin import Standin
@@ -148,6 +150,76 @@ async def test_a_configured_group_that_became_a_supergroup_is_answered_at_once(
     assert "No services yet" in await answer(telegram, "-1002", "/status")
     await record.change("web", ALIVE, DOWN)
     await told(telegram, "web", chat="-1002")
+
+
+async def test_a_group_is_the_same_chat_by_its_old_number_and_its_new_one(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
+    """A command or the press of a button may come by the old one: of a message from before."""
+    await record.register("web")
+    process = start(telegram_chat_id="ops=-1001")
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web", chat="-1001")
+    (fall,) = telegram.messages
+    becomes(telegram, "-1001", "-1002")
+    telegram.control("migrate", "-1001", to=-1002)
+    assert "1 down" in await answer(telegram, "-1002", "/status")
+    for restarted in (False, True):
+        if restarted:
+            process.kill()
+            start(telegram_chat_id="ops=-1001")
+        before = len(texts(telegram, "-1002"))
+        telegram.update("-1001", "/status")
+        (details,) = (it for it in fall["buttons"] if it["text"] == "Details")
+        telegram.update("-1001", data=details["callback_data"], message_id=fall["message_id"])
+
+        async def both(before: int = before) -> bool:
+            return len(texts(telegram, "-1002")) == before + 2
+
+        await eventually(both)
+        assert {text.splitlines()[0] for text in texts(telegram, "-1002")[before:]} >= {"🔻 web: down"}
+    client = record.link.nc
+    assert (await send_test(client, "ops")).outcome is ActionOutcome.DONE
+    assert "Test message" in texts(telegram, "-1002")[-1]
+    (ops,) = await channel_reports(client)
+    assert (ops.name, ops.address) == ("ops", "-1002")
+
+
+async def test_a_subscribed_group_that_became_a_supergroup_can_leave_by_its_old_number(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
+    start(telegram_invite=INVITE)
+    await answer(telegram, "-1001", f"/start {INVITE}")
+    becomes(telegram, "-1001", "-1002")
+    telegram.control("migrate", "-1001", to=-1002)
+    assert "already" in await answer(telegram, "-1002", "/start")
+    telegram.update("-1001", "/start")
+    telegram.update("-1001", "/stop")
+    await told(telegram, "No more messages", chat="-1002")
+    await silence(telegram, "-1002", "/status", "/stop")
+
+
+async def test_strangers_have_no_effect(record: NotificationLog, telegram: Standin, start: Start) -> None:
+    """Nor has what is forwarded, posted in a channel, or edited, whoever did it."""
+    await record.register("web")
+    start(telegram_invite=INVITE, telegram_chat_id="42,@news")
+    known = {"message_id": 1, "chat": {"id": 42}, "date": 0}
+    origin = {"type": "user", "sender_user": {"id": 9, "is_bot": False, "first_name": "X"}, "date": 0}
+    stranger = {**known, "chat": {"id": 43}}
+    for text in ("/mute web 1h", "/stop", f"/start {INVITE}", "/status"):
+        telegram.raw_update(message={**known, "text": text, "forward_origin": origin})
+        telegram.raw_update(message={**stranger, "text": text, "forward_origin": origin})
+        telegram.raw_update(edited_message={**stranger, "text": text})
+        for content in (known, stranger, {**known, "chat": {"id": -1003, "type": "channel"}}):
+            telegram.raw_update(channel_post={**content, "text": text})
+    await silence(
+        telegram, "43", "/start", "/start\t", "/START wrong", "/mute web 1h", "/unmute web", "/digest"
+    )
+    telegram.update("43", data="details:x", message_id=1)
+    telegram.raw_update(callback_query={"id": "no-message", "from": {"id": 9}, "data": "page:0"})
+    await record.change("web", ALIVE, DOWN)
+    await told(telegram, "web: alive → down")
+    assert [message["chat"] for message in telegram.messages if message["chat"] != "@news"] == ["42"]
 
 
 async def test_a_subscribed_group_that_became_a_supergroup_can_leave(

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -26,7 +27,7 @@ from tests.integration.test_api import (
     publisher,
     register,
 )
-from tests.servers import Process
+from tests.servers import Process, service
 
 KEY = {"X-Api-Key": "writes"}
 READS = {"X-Api-Key": "reads"}
@@ -37,6 +38,15 @@ def api(tmp_path: Any, nats_url: str, mongo_url: str) -> Iterator[Process]:
     url = "https://registry.example"
     tokens = {"API_TOKEN": "writes", "READ_TOKEN": "reads", "INGEST_TOKEN": "sends"}
     process = _api(tmp_path, nats_url, mongo_url, PUBLIC_URL=url, **tokens).start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def notifier(tmp_path: Any, nats_url: str) -> Iterator[Process]:
+    """With one channel; not started."""
+    given = {"webhook_urls": "ops=http://127.0.0.1:1/", "webhook_secret": "sixteen-characters"}
+    process = service("notifier", tmp_path, nats_url, digest_time="", **given)
     yield process
     process.kill()
 
@@ -580,7 +590,9 @@ async def test_nothing_that_is_sent_is_a_server_error(client: httpx.AsyncClient)
     assert (await client.get("/api/v3/checks/")).status_code == 200
 
 
-async def test_the_requests_of_ansibles_module(client: httpx.AsyncClient, link: BrokerConnection) -> None:
+async def test_the_requests_of_ansibles_module(
+    client: httpx.AsyncClient, link: BrokerConnection, notifier: Process
+) -> None:
     """As its `fetch_url` sends them: JSON without saying so, and `null` where there is nothing to send."""
     form = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -621,7 +633,17 @@ async def test_the_requests_of_ansibles_module(client: httpx.AsyncClient, link: 
     assert len((await send("GET", f"checks/{uuid}/pings")).json()["pings"]) == 1
     assert (await send("GET", f"checks/{uuid}/flips")).status_code == 200
     assert list((await send("GET", "badges")).json()["badges"]) == ["*", "hourly", "test"]
-    assert (await send("GET", "channels")).json() == {"channels": []}
+    assert (await send("GET", "channels")).status_code == 503
+    notifier.start()
+
+    async def answers() -> bool:
+        return (await send("GET", "channels")).status_code == 200
+
+    await eventually(answers, 20)
+    (channel,) = (await send("GET", "channels")).json()["channels"]
+    assert (channel["name"], channel["kind"]) == ("ops", "webhook")
+    assert (await send("GET", "channels")).json() == {"channels": [channel]}
+    assert UUID(channel["id"])
     assert (await send("POST", f"checks/{uuid}/pause")).status_code == 200
     assert (await send("DELETE", f"checks/{uuid}", None)).status_code == 200
     assert (await send("DELETE", f"checks/{uuid}", None)).status_code == 404
@@ -656,6 +678,5 @@ async def test_the_requests_of_terraforms_provider(client: httpx.AsyncClient) ->
     scheduled = wanted | {"schedule": "0 3 * * *", "tz": "Europe/Berlin"}
     await client.post(f"/api/v1/checks/{id_}", json=scheduled)
     assert (scheduled | {"timeout": None}).items() <= ({"timeout": None} | await read(id_)).items()
-    assert (await client.get("/api/v1/channels/")).json() == {"channels": []}
     assert (await client.delete(f"/api/v1/checks/{id_}")).json()["name"] == "Another name"
     assert await read(id_) == {}

@@ -59,7 +59,7 @@ class BotCommands:
                 await self._receivers.migrate(str(message.chat.id), str(message.migrated_to))
             if message.migrated_from:
                 await self._receivers.migrate(str(message.migrated_from), str(message.chat.id))
-            if message.text.startswith("/"):
+            if message.text.startswith("/") and not message.forward_origin:
                 await self._on_message(message)
 
     # --- commands
@@ -84,7 +84,7 @@ class BotCommands:
             await self._reply(message, answer)
 
     def _receivers_at(self, chat: str) -> list[ReceiverWorker]:
-        return [receiver for receiver in self._receivers if receiver.address == chat]
+        return [receiver for receiver in self._receivers if receiver.is_at(chat)]
 
     async def _start(self, chat: str, words: list[str]) -> OutgoingMessage | None:
         invited = bool(self._invite) and hmac.compare_digest("".join(words).encode(), self._invite.encode())
@@ -260,7 +260,8 @@ class BotCommands:
 
     async def _reply(self, to: IncomingMessage, message: OutgoingMessage) -> None:
         """Where it was asked. An answer that cannot be sent is not worth more than a few tries."""
-        chat, topic = str(to.chat.id), f":{to.thread}" if to.in_topic and to.thread else ""
+        asked, topic = str(to.chat.id), f":{to.thread}" if to.in_topic and to.thread else ""
+        chat = next((receiver.address for receiver in self._receivers_at(asked)), asked)
         channel = TelegramChannel(self._bot, chat + topic)
         for _ in range(MAX_TRIES):
             await channel.turn(chat)

@@ -64,6 +64,8 @@ class IncomingMessage(BaseModel):
     text: Text = ""
     thread: int | None = Field(None, alias="message_thread_id")
     in_topic: bool = Field(False, alias="is_topic_message")
+    forward_origin: Any = None
+    """Where it was forwarded from: nobody here has written it."""
     migrated_to: int | None = Field(None, alias="migrate_to_chat_id")
     migrated_from: int | None = Field(None, alias="migrate_from_chat_id")
 

@@ -44,6 +44,10 @@ class ReceiverWorker:
     def address(self) -> str:
         return self.sender.address
 
+    def is_at(self, chat: str) -> bool:
+        """Also by the number that its group had before it became a supergroup."""
+        return chat in (self.address, self.channel.chat)
+
     @property
     def state(self) -> ReceiverState:
         return self.log.state

@@ -287,8 +287,8 @@ class Receivers:
         return True
 
     async def unsubscribe(self, address: str) -> bool:
-        """False: it was configured. A group that has a new number is known here by its old one."""
-        leaving = await self._end_all(lambda it: it.address == address and bool(self._subscribed_as(it)))
+        """False: it was configured. A group that has a new number is known here by its old one as well."""
+        leaving = await self._end_all(lambda it: it.is_at(address) and bool(self._subscribed_as(it)))
         for worker in leaving:
             log.info("a chat has unsubscribed", chat=worker.channel.key)
         return bool(leaving)
