@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 from services.api.commands import Commands
 from services.api.configuration import Configuration
@@ -14,6 +15,7 @@ from services.api.projections.projector import Projector
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
 from services.api.queries.past import StatusHistory
+from services.api.routes import StoredRoutes, routable_channels
 from services.api.settings import ApiSettings
 from shared.http import server
 from shared.http.protocol import limits_of, within
@@ -50,6 +52,7 @@ def main() -> None:
         now=_now,
         maintenance=Maintenance(configuration),
         past=StatusHistory(store, hub, _now),
+        routes=StoredRoutes(configuration, partial(routable_channels, link), settings.zone),
     )
 
     async def follow() -> None:

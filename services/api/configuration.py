@@ -15,7 +15,7 @@ from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Publisher
-from shared.messaging.queries import message_at
+from shared.messaging.queries import message_at, newest
 from shared.messaging.stored_config import StoredConfig
 
 
@@ -28,6 +28,12 @@ class Configuration:
     store: Store
     stored: StoredConfig
     now: Callable[[], datetime]
+
+    async def refresh(self, name: str) -> None:
+        """Take in what the record has of one part by now: another API may just have written it. Raises
+        NotStored."""
+        if message := await newest(self.link, streams.SERVICES, streams.configuration(name)):
+            self.stored.apply_message(message)
 
     async def write(
         self, name: str, value: dict[str, Any] | None, after: int, actor: str | None, *, created: bool = False

@@ -18,6 +18,7 @@ from services.api.queries.coming import ComingMoments
 from services.api.queries.event_hub import EventHub
 from services.api.queries.past import WINDOWS, CachedFor, StatusHistory
 from services.api.queries.runs import LastDays
+from services.api.routes import StoredRoutes
 from services.api.settings import ApiSettings
 from shared.contracts.events import MICRO, Outcome, micros, moment
 from shared.domain import digest, timeline
@@ -46,6 +47,7 @@ class ApiContext:
     now: Callable[[], datetime]
     maintenance: Maintenance
     past: StatusHistory
+    routes: StoredRoutes
     coming: ComingMoments = field(default_factory=ComingMoments)
     last_days: LastDays = field(default_factory=LastDays)
     runs_counted: CachedFor[Counter[Outcome]] = field(default_factory=lambda: CachedFor(RUNS_AGE))

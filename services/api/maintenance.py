@@ -48,7 +48,10 @@ class Maintenance:
         return [window for window in self._stored.windows.values() if window.current(now)]
 
     def shown(self, id_: str, now: datetime) -> WindowView:
-        window = self._existing(id_)
+        return self._view(id_, self._existing(id_), self._version(id_), now)
+
+    @staticmethod
+    def _view(id_: str, window: Window, version: int, now: datetime) -> WindowView:
         current: Span | None = window.current(now)
         starts_at, ends_at = current or window.upcoming(now) or (None, None)
         return WindowView(
@@ -57,7 +60,7 @@ class Maintenance:
             active=current is not None,
             starts_at=starts_at,
             ends_at=ends_at,
-            version=self._version(id_),
+            version=version,
         )
 
     async def add(self, window: Window, now: datetime, actor: str | None) -> WindowView:
@@ -66,15 +69,14 @@ class Maintenance:
         if len(self._stored.windows) >= MAX_WINDOWS:
             raise Problem(409, f"there are {MAX_WINDOWS} windows already; delete some")
         id_ = uuid.uuid4().hex[:12]
-        await self._store(id_, window, 0, actor, created=True)
-        return self.shown(id_, now)
+        return self._view(id_, window, await self._store(id_, window, 0, actor, created=True), now)
 
     async def replace(
         self, id_: str, window: Window, if_match: str | None, now: datetime, actor: str | None
     ) -> WindowView:
         _check(window, now)
-        await self._store(id_, window, self._matching(id_, if_match), actor)
-        return self.shown(id_, now)
+        version = await self._store(id_, window, self._matching(id_, if_match), actor)
+        return self._view(id_, window, version, now)
 
     async def delete(self, id_: str, if_match: str | None, actor: str | None) -> None:
         await self._store(id_, None, self._matching(id_, if_match), actor)
@@ -107,9 +109,9 @@ class Maintenance:
 
     async def _store(
         self, id_: str, window: Window | None, after: int, actor: str | None, *, created: bool = False
-    ) -> None:
+    ) -> int:
         value = window.model_dump(mode="json", exclude_defaults=True) if window else None
-        await self.configuration.write(window_name(id_), value, after, actor, created=created)
+        return await self.configuration.write(window_name(id_), value, after, actor, created=created)
 
     def _version(self, id_: str) -> int:
         return self._stored.version(window_name(id_))

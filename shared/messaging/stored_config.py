@@ -86,11 +86,12 @@ class StoredConfig:
         async with aclosing(reader.batches()) as batches:
             async for batch in batches:
                 for message in batch:
-                    self._apply_message(message)
+                    self.apply_message(message)
                 if whole and reader.pending == 0:
                     return
 
-    def _apply_message(self, message: Stored) -> None:
+    def apply_message(self, message: Stored) -> None:
+        """The same of a message of the stream."""
         value = None
         try:
             event = streams.read_configuration(message.subject, message.data)

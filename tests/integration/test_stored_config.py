@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from nats.js.kv import KeyValue
@@ -12,10 +13,13 @@ from nats.js.kv import KeyValue
 from services.api.configuration import Configuration
 from services.api.maintenance import Maintenance
 from services.api.projections.store import Store
+from services.api.routes import StoredRoutes
 from services.notifier.consumer import EventLog
 from services.notifier.states import ServiceStates
 from shared.contracts.events import ServiceDeleted
 from shared.contracts.maintenance import Window
+from shared.contracts.routes import Routes
+from shared.http.problems import Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.publisher import Publisher
@@ -127,6 +131,31 @@ async def test_what_the_broker_lets_go_of_is_no_purge(nats_url: str) -> None:
     await configure(link.js, ROUTES, {"routes": []})
     assert await eviction_of(link) is Eviction.ONE_FOR_ONE
     await link.close()
+
+
+async def test_routes_are_decided_on_what_the_record_has(link: BrokerConnection) -> None:
+    """This API has not heard yet of what others wrote."""
+
+    async def channels() -> frozenset[str]:
+        return frozenset({"ops"})
+
+    publisher, stored = Publisher(link), StoredConfig(link)
+    await publisher.start()
+    await stored.load()
+    configuration = Configuration(
+        link, publisher, Store("mongodb://127.0.0.1:9", "none"), stored, lambda: NOW
+    )
+    routes = StoredRoutes(configuration, channels, ZoneInfo("UTC"))
+    wanted = Routes.model_validate({"routes": [{"to": ["ops"]}]})
+    seq = await configure(link.js, ROUTES, {"routes": [{"to": ["ops"]}, {"to": ["ops"]}]})
+    assert stored.version(ROUTES) == 0
+    view = await routes.replace(wanted, f'"{seq}"', "token:ana")
+    assert (view.version, view.routes) == (seq + 1, wanted.routes)
+    newer = await configure(link.js, ROUTES, {"routes": []})
+    with pytest.raises(Problem, match=str(newer)):
+        await routes.replace(wanted, f'"{view.version}"', "token:ana")
+    await configure(link.js, ROUTES, {"routes": []})
+    assert (await routes.replace(wanted, None, "token:ana")).version == newer + 2
 
 
 # --- windows of older versions

@@ -13,7 +13,17 @@ from services.api.context import ApiContext
 from services.api.dashboard import forms, login, pages
 from services.api.dashboard.rendering import problem_page
 from services.api.healthchecks import app as healthchecks
-from services.api.http import audit, badges, channels, events, maintenance, runs, schedules, services
+from services.api.http import (
+    audit,
+    badges,
+    channels,
+    events,
+    maintenance,
+    routes,
+    runs,
+    schedules,
+    services,
+)
 from services.api.http.models import Wanted
 from services.api.projections.store import DatabaseUnavailable
 from shared.http import docs, problems
@@ -45,10 +55,11 @@ def build(context: ApiContext) -> FastAPI:
         ],
     )
     app.state.context = context
-    for module in (services, maintenance, channels):
+    for module in (services, maintenance, routes, channels):
         app.include_router(module.writes)
-    app.include_router(schedules.asks)
-    for module in (services, schedules, runs, events, audit, channels, maintenance, badges):
+    for module in (schedules, routes):
+        app.include_router(module.asks)
+    for module in (services, schedules, runs, events, audit, channels, maintenance, routes, badges):
         app.include_router(module.reads)
     for router in (pages.router, forms.router, login.router, pages.public):
         app.include_router(router, include_in_schema=False)

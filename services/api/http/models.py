@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -35,6 +36,7 @@ from shared.contracts.events import (
     valid_name,
 )
 from shared.contracts.maintenance import Window
+from shared.contracts.routes import MAX_ROUTES, Route, Routes
 from shared.contracts.thresholds import Source
 from shared.contracts.zones import ZoneName
 from shared.domain.service_state import ServiceState
@@ -452,6 +454,73 @@ class WindowView(BaseModel):
     starts_at: AwareDatetime | None = Field(description="Of the occurrence that is now, or next.")
     ends_at: AwareDatetime | None
     version: int = Field(description="Also the ETag.")
+
+
+class RoutesView(Routes):
+    """The routes, in order, and their version."""
+
+    model_config = _example(EXAMPLES["routes"])
+
+    version: int = Field(description="Also the ETag; 0: they were never set.")
+
+
+class RouteTest(BaseModel):
+    """What is asked about: a service in a status at a moment. None of it has to be so."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    tags: Annotated[tuple[Tag, ...], Field(max_length=32)] | None = Field(
+        default=None, description="Absent: those of the service."
+    )
+    status: Literal[Status.ALIVE, Status.SILENT, Status.DOWN, Status.DEAD] = Status.DOWN
+    at: events.Moment | None = Field(default=None, description="Absent: now.")
+    down_since: events.Moment | None = Field(
+        default=None, description="When it fell to down. Absent: at that moment, if it is down or dead."
+    )
+    acknowledged: StrictBool = Field(default=False, description="Whether somebody has it in hand.")
+    routes: Annotated[tuple[Route, ...], Field(max_length=MAX_ROUTES)] | None = Field(
+        default=None, description="Routes that are not set, to try them. Absent: those that are."
+    )
+
+
+class Heard(StrEnum):
+    """How a channel hears of something: at once, without sound, escalated (nobody had it in hand), when quiet
+    hours end, if nobody has it in hand by then, or not at all."""
+
+    AT_ONCE = "at_once"
+    NO_SOUND = "without_sound"
+    ESCALATED = "escalated"
+    HELD = "held"
+    WAITS = "escalates"
+    NOT = "not"
+
+
+class ChannelHears(BaseModel):
+    channel: str
+    hears: Heard
+    at: AwareDatetime | None = Field(description="When it is told; null: it is not.")
+    routes: list[int] = Field(description="The places of the routes that say so, from 0.")
+    remind: list[str] | None = Field(default=None, description="Null: as REGISTRY_REMIND_AFTER has it.")
+    why: str
+
+
+class RouteMatched(BaseModel):
+    place: int = Field(description="Among the routes, from 0.")
+    route: Route
+
+
+class RoutesTested(BaseModel):
+    """Who would hear of it by the routes alone. (Maintenance, mutes, pauses, flapping and what it depends on
+    may hold it back besides.)"""
+
+    model_config = _example(EXAMPLES["routes_tested"])
+
+    at: AwareDatetime
+    tags: list[str]
+    matched: list[RouteMatched] = Field(description="The routes that decide, in order.")
+    channels: list[ChannelHears] = Field(description="Every channel but subscribers, who follow no routes.")
+    warnings: list[str]
 
 
 class WindowPage(BaseModel):
