@@ -56,7 +56,7 @@ async def configure(js: JetStreamContext, name: str, value: dict[str, Any] | Non
 
 
 async def events(js: JetStreamContext) -> list[Event]:
-    """Every event of a service in the record, in order."""
+    """Every event of configuration or status in the record, in order."""
     try:
         last = (await js.stream_info(streams.SERVICES)).state.last_seq
     except NatsError:
@@ -64,7 +64,7 @@ async def events(js: JetStreamContext) -> list[Event]:
     found = []
     for seq in range(1, last + 1):
         message = await js.get_msg(streams.SERVICES, seq)
-        if not streams.is_configuration(message.subject or ""):
+        if (message.subject or "").startswith((streams.config(""), streams.status(""))):
             found.append(parse_event(message.data or b""))
     return found
 

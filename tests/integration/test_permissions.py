@@ -204,6 +204,38 @@ async def test_the_whole_system_works_with_a_user_each_and_nothing_is_refused(tm
             system.stop()
 
 
+@pytest.mark.timeout(90)
+async def test_windows_of_an_older_version_are_taken_over_with_these_permissions(tmp_path: Path) -> None:
+    with Standin() as telegram:
+        system = Guarded(tmp_path, telegram)
+        now = conf(tmp_path, client=system.port)
+        older = now.replace('"$KV.registry_maintenance.taken-over"', '"$KV.registry_maintenance.>"')
+        older = older.replace(
+            '"$JS.API.STREAM.INFO.KV_registry_maintenance"',
+            '"$JS.API.STREAM.INFO.KV_registry_maintenance", "$JS.API.STREAM.CREATE.KV_registry_maintenance"',
+        )
+        assert older != now
+        try:
+            system.parts["nats"] = broker(tmp_path, older, system.port)
+            link = BrokerConnection(Settings(nats_url=(url_of("api", system.port),)), "test")
+            await link.connect()
+            bucket = await link.bucket(streams.MAINTENANCE_BUCKET)
+            await bucket.put("a", b'{"tags": ["t"], "cron": "0 3 * * *", "duration": "1h"}')
+            await link.close()
+            (tmp_path / "nats.conf").write_text(now)
+            system.parts["nats"].signal(signal.SIGHUP)
+            system.start("mongo", *SERVICES)
+            await until(lambda: system.api("/maintenance/a")["version"])
+            async with connected("operator", system.port) as (operator, _):
+                state = (await operator.jetstream().stream_info(streams.SERVICES, subjects_filter=">")).state
+                assert state.subjects == {"registry.config.maintenance.a": 1}
+                left = await operator.jetstream().stream_info(f"KV_{streams.MAINTENANCE_BUCKET}")
+                assert left.state.messages == 2, "the window as it was, and that it is taken over"
+            assert not re.findall(r".*violation.*", system.logs(), re.IGNORECASE)
+        finally:
+            system.stop()
+
+
 async def _ways_in(system: Guarded, mqtt: int) -> None:
     assert system.beat("over-http", "/start") == system.beat("over-http") == 200
     batch = system.http.post(system.url("ingest", "/heartbeats"), json={"services": ["b-1", "b-2"]})
@@ -232,6 +264,10 @@ def _api(system: Guarded) -> None:
     assert window.status_code == 201
     assert http.delete(f"{url}/maintenance/{window.json()['id']}").status_code == 204
     assert len(system.api("/audit?limit=500")["items"]) >= 2
+    for routes in ([{"to": ["42"], "quiet": "22:00-07:00"}], []):
+        assert http.put(f"{url}/routes", json={"routes": routes}).status_code == 200
+    tried = http.post(f"{url}/routes/test", json={"name": "over-http"})
+    assert [it["channel"] for it in tried.json()["channels"]] == ["42"]
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     for path in ("", "/events", "/heartbeats", "/runs", "/uptime?window=24h", f"?at={now}"):
         assert http.get(f"{url}/service/over-http{path}").status_code == 200, path
