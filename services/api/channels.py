@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from nats.aio.client import Client
 
 from services.api.http.models import SwitchedOn, Tested
-from shared.contracts.channels import ActionAnswer, ActionOutcome, ChannelReport
+from shared.contracts.channels import ActionAnswer, ActionOutcome, ChannelReport, Invitation
 from shared.http.problems import Problem
 from shared.messaging import channel_requests
 from shared.messaging.channel_requests import NoNotifier
@@ -22,9 +22,12 @@ async def all_channels(link: BrokerConnection) -> list[ChannelReport]:
         raise Problem(503, str(error), retry_after=5) from None
 
 
-async def known_channels(link: BrokerConnection) -> frozenset[str]:
-    """The names of all channels. Problem 503 if no notifier answers."""
-    return frozenset(channel.name for channel in await all_channels(link))
+async def invitation(link: BrokerConnection) -> Invitation | None:
+    """How one subscribes, for whoever may write; None if no notifier answers."""
+    try:
+        return await channel_requests.invitation(link.nc)
+    except NoNotifier:
+        return None
 
 
 async def send_test(link: BrokerConnection, name: str) -> Tested:

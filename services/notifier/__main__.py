@@ -28,6 +28,7 @@ from services.notifier.runs import RunConsumer
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext
+from shared.contracts.channels import Invitation
 from shared.contracts.events import IncidentEvent
 from shared.contracts.maintenance import maintenance_until
 from shared.domain.incidents import IncidentState
@@ -120,7 +121,8 @@ class Notifier:
             incident_log, self._states.incidents, now, self._deps.links, self._event_log.find_incidents
         )
         self.consumer = EventConsumer(self._event_log, settings.nats_url, self._reminders)
-        self._requests = ChannelRequests(self.consumer.broker, self._receivers, self._deps.links, now)
+        asked = self.consumer.broker, self._receivers, self._deps.links, now
+        self._requests = ChannelRequests(*asked, self._invitation)
         self._lease: Lease | None = None
 
     async def work(self) -> None:
@@ -195,6 +197,12 @@ class Notifier:
 
     def _apply_incident(self, event: IncidentEvent, seq: int, at: datetime) -> None:
         self._states.apply_incident(event, seq, at, in_turn=False)
+
+    def _invitation(self) -> Invitation:
+        if self._bot is None:
+            return Invitation()
+        secret = self._settings.telegram_invite.get_secret_value()
+        return Invitation(bot=self._bot.username, secret=secret)
 
     def _problem(self) -> str | None:
         """Why messages do not reach people, if so."""

@@ -23,6 +23,7 @@ from shared.contracts.channels import (
     ChannelError,
     ChannelMute,
     ChannelReport,
+    Invitation,
     ReportPage,
 )
 from shared.messaging import streams
@@ -44,15 +45,22 @@ class ChannelRequests:
     """Handlers of `broker`; `serve` until cancelled."""
 
     def __init__(
-        self, broker: FastStreamBroker, receivers: Receivers, links: LinkContext, now: Callable[[], datetime]
+        self,
+        broker: FastStreamBroker,
+        receivers: Receivers,
+        links: LinkContext,
+        now: Callable[[], datetime],
+        invitation: Callable[[], Invitation],
     ) -> None:
         self._broker, self._receivers, self._links, self._now = broker, receivers, links, now
+        self._invitation = invitation
         self._of_all = RateWindow(TESTS_IN_ALL, TESTS_WITHIN)
         self._of_each: dict[str, RateWindow] = {}
         self._handlers = [
             self._handler(streams.CHANNELS, "How channels stand", self._report),
             self._handler(streams.CHANNEL_TEST, "Test messages", self._test),
             self._handler(streams.CHANNEL_ON, "Switching channels on", self._switch_on),
+            self._handler(streams.CHANNEL_INVITE, "Invitation", self._invite),
         ]
 
     def _handler(self, subject: str, title: str, answer: Callable[[str], Awaitable[BaseModel]]) -> Any:
@@ -86,6 +94,10 @@ class ChannelRequests:
             if size > PAGE_SIZE:
                 break
         return ReportPage(reports=tuple(reports), total=len(workers))
+
+    async def _invite(self, _: str) -> Invitation:
+        """A request, answered with how one subscribes, which is a secret."""
+        return self._invitation()
 
     # --- what is done to them
 

@@ -72,12 +72,25 @@ class ChannelReport(BaseModel, frozen=True):
     mutes: tuple[ChannelMute, ...] = ()
     last_digest: date | None = None
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether nothing has arrived since its last error."""
+        error, delivered = self.last_error, self.last_delivered
+        return error is not None and (delivered is None or delivered < error.at)
+
 
 class ReportPage(BaseModel, frozen=True):
     """Some of `total` reports: as many as one message may hold."""
 
     reports: tuple[ChannelReport, ...]
     total: int
+
+
+class Invitation(BaseModel, frozen=True):
+    """`secret`: whoever writes `/start` with it to the bot subscribes; empty: nobody can."""
+
+    bot: str = ""
+    secret: str = ""
 
 
 class ActionOutcome(StrEnum):

@@ -7,7 +7,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from pydantic import ValidationError
 
-from shared.contracts.channels import ActionAnswer, ChannelReport, ReportPage
+from shared.contracts.channels import ActionAnswer, ChannelReport, Invitation, ReportPage
 from shared.messaging import streams
 
 REPORT_TIMEOUT = 1.5
@@ -45,6 +45,15 @@ async def send_test(client: Client, name: str) -> ActionAnswer:
 async def switch_on(client: Client, name: str) -> ActionAnswer:
     """Have a channel tried again at once, with all that was kept for it. Raises NoNotifier."""
     return await _act(client, streams.CHANNEL_ON, name)
+
+
+async def invitation(client: Client) -> Invitation:
+    """How one subscribes; it is a secret. Raises NoNotifier."""
+    try:
+        answer = await _ask(client, streams.CHANNEL_INVITE, "", REPORT_TIMEOUT)
+        return Invitation.model_validate_json(answer)
+    except ValidationError:
+        raise NoNotifier(_OTHER_VERSION) from None
 
 
 async def _act(client: Client, subject: str, name: str) -> ActionAnswer:

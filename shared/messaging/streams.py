@@ -49,6 +49,8 @@ CHANNELS = "registry.channels"
 """A request: the notifier that speaks answers how its channels stand, from the one of this number on."""
 CHANNEL_TEST, CHANNEL_ON = "registry.channel.test", "registry.channel.on"
 """Requests with a channel's name: to send it a test message, and to send it messages again at once."""
+CHANNEL_INVITE = "registry.channel.invite"
+"""A request: how one subscribes."""
 
 TYPE_HEADER = "ce-type"
 """The type of an event as a header, for those that read only headers."""

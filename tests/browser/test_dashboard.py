@@ -426,6 +426,7 @@ async def test_everybody_can_use_it(system: System, browser: Browser) -> None:
                 "/ui/connect",
                 "/ui/service/bad/delete",
                 "/ui/service/bad/ping-key",
+                "/ui/notifications",
                 "/status",
                 "/nowhere",
             ):

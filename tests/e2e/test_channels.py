@@ -1,7 +1,11 @@
 """The channels as the API shows them: how they stand, test messages, one that is off and on again."""
 
+import html
+import json
+import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from tests.e2e.system import System, until
 from tests.telegram_standin import Standin
 
 ADMIN, READER = "ana:the-api-tokens-secret", "ci:the-read-tokens-secret"
+INVITE = "who-knows-it-may-subscribe"
 
 
 @pytest.fixture
@@ -22,9 +27,8 @@ def telegram() -> Iterator[Standin]:
 
 @pytest.fixture
 def system(tmp_path: Path, telegram: Standin) -> Iterator[System]:
-    system = System(
-        *(tmp_path, telegram), telegram_chat_id="ops=42,-1001:7", api_token=ADMIN, read_token=READER
-    )
+    given = {"telegram_chat_id": "ops=42,-1001:7", "telegram_invite": INVITE}
+    system = System(tmp_path, telegram, **given, api_token=ADMIN, read_token=READER)
     system.http.headers["Authorization"] = f"Bearer {ADMIN}"
     yield system.start()
     system.stop()
@@ -121,3 +125,73 @@ async def test_a_test_message_that_arrives_switches_a_channel_on(system: System,
     assert ask(system, "/channels/ops/test").status_code == 200
     assert channel(system, "ops")["off_since"] is None
     await until(lambda: system.told("web"), within=5)
+
+
+CODE = re.compile(r"<code>(\{.*?)</code>", re.DOTALL)
+FORM = re.compile(r'action="(/ui/notifications/[^"]+)"><input type="hidden" name="form_key" value="([^"]+)"')
+
+
+def browser_at(system: System) -> httpx.Client:
+    return httpx.Client(base_url=system.url("api", ""), headers={"Accept": "text/html"}, timeout=30)
+
+
+@contextmanager
+def logged_in(system: System, token: str) -> Iterator[httpx.Client]:
+    with browser_at(system) as browser:
+        assert browser.post("/ui/login", data={"token": token.partition(":")[2]}).status_code == 303
+        yield browser
+
+
+async def test_the_page_of_notifications(system: System, telegram: Standin) -> None:
+    with browser_at(system) as nobody:
+        assert nobody.get("/ui/notifications").status_code == 303, "to the login"
+    with logged_in(system, READER) as reader:
+        page = reader.get("/ui/notifications").text
+        assert "ops" in page
+        assert "-1001:7" in page
+        assert not FORM.search(page)
+        assert INVITE not in page
+        assert INVITE not in reader.get("/channels").text
+    with logged_in(system, ADMIN) as admin:
+        page = admin.get("/ui/notifications").text
+        assert f"https://t.me/standin_bot?start={INVITE}" in page
+        assert "every channel hears of every service" in page
+        routes = {"routes": [{"match": {"name": "<b>&*"}, "to": ["ops"]}]}
+        put = system.http.put(system.url("api", "/routes"), json=routes)
+        assert put.status_code == 200
+        page = admin.get("/ui/notifications").text
+        assert routes == json.loads(html.unescape(CODE.findall(page)[0]))
+        system.http.put(system.url("api", "/routes"), json={"routes": []})
+        forms = dict(FORM.findall(page))
+        assert list(forms) == ["/ui/notifications/ops/test", "/ui/notifications/-1001%3A7/test"]
+        form_key = forms["/ui/notifications/ops/test"]
+        for wrong in ({}, {"form_key": "x" * 64}):
+            assert admin.post("/ui/notifications/ops/test", data=wrong).status_code == 403
+        assert telegram.messages == []
+        sent = admin.post("/ui/notifications/-1001%3A7/test", data={"form_key": form_key})
+        assert sent.status_code == 303
+        assert [message["chat"] for message in telegram.messages] == ["-1001"]
+        assert "The test message to -1001:7 was delivered." in admin.get(sent.headers["location"]).text
+        assert "was delivered." not in admin.get("/ui/notifications?done=test&channel=ops").text
+
+        telegram.control("403", "42")
+        refused = admin.post("/ui/notifications/ops/test", data={"form_key": form_key})
+        assert refused.status_code == 502
+        assert "ops: Forbidden: bot was blocked by the user" in refused.text
+        assert "failing" in refused.text
+        system.beat("web")
+        await until(lambda: channel(system, "ops")["off_since"])
+        page = admin.get("/ui/notifications").text
+        assert "It refuses messages since" in page
+        assert "/ui/notifications/ops/on" in page
+        assert "ops is on" not in admin.get("/ui/notifications?done=on&channel=ops").text
+        telegram.control("ok", "42")
+        on = admin.post("/ui/notifications/ops/on", data={"form_key": form_key})
+        assert on.status_code == 303
+        await until(lambda: system.told("web"), within=5)
+        assert "ops is on." in admin.get(on.headers["location"]).text
+        assert admin.post("/ui/notifications/boss/on", data={"form_key": form_key}).status_code == 404
+
+        system.parts["notifier"].kill()
+        page = admin.get("/ui/notifications").text
+        assert "How channels stand is not known: no notifier answers" in page

@@ -801,6 +801,8 @@ async def test_head_answers_wherever_get_does(bad_input: httpx.AsyncClient) -> N
         "/",
         "/ui/connect",
         "/ui/maintenance",
+        "/ui/notifications",
+        "/channels",
         "/ui/login",
         "/services",
         "/summary",

@@ -4,16 +4,19 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
+from services.api import channels
 from services.api.context import Api, ApiContext
 from services.api.dashboard import editing
 from services.api.dashboard.login import Form, may_submit
-from services.api.dashboard.pages import maintenance_page, service_page
+from services.api.dashboard.pages import maintenance_page, notifications_page, service_page
+from services.api.http.channels import ChannelName
 from services.api.http.requests import listed, read_tags
 from services.api.http.routing import Actor, NameInPath
 from shared.contracts import durations, zones
@@ -78,6 +81,26 @@ async def renew_ping_key(request: Request, name: NameInPath, api: Api, actor: Ac
 async def delete(name: NameInPath, api: Api, actor: Actor) -> Response:
     await api.commands.delete(name, None, actor=actor)
     return RedirectResponse("/", 303)
+
+
+# --- notifications
+
+
+@router.post("/ui/notifications/{name}/test")
+async def test_channel(request: Request, name: ChannelName, api: Api) -> Response:
+    return await _act_on_channel(request, api, name, "test", channels.send_test(api.link, name))
+
+
+@router.post("/ui/notifications/{name}/on")
+async def switch_channel_on(request: Request, name: ChannelName, api: Api) -> Response:
+    return await _act_on_channel(request, api, name, "on", channels.switch_on(api.link, name))
+
+
+async def _act_on_channel(
+    request: Request, api: ApiContext, name: str, action: str, command: Command
+) -> Response:
+    then = f"/ui/notifications?{urlencode({'done': action, 'channel': name})}#page"
+    return await _run(command, then, partial(notifications_page, request, api, name))
 
 
 # --- maintenance

@@ -1,5 +1,6 @@
 """Pages to look at: all services, one service, how to connect one, maintenance windows, the status page."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +13,7 @@ from zoneinfo import ZoneInfo
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
+from services.api import channels
 from services.api.context import Api, ApiContext
 from services.api.dashboard import charts, editing
 from services.api.dashboard import runs as drawn
@@ -30,7 +32,9 @@ from services.api.queries.coming import zone_hint
 from services.api.queries.index import ServiceQuery
 from services.api.settings import ApiSettings
 from shared.contracts import schedules, thresholds, zones
+from shared.contracts.channels import ChannelReport
 from shared.contracts.events import MICRO, NAME_RULE_IN_WORDS, Outcome, Status, micros, moment, valid_name
+from shared.contracts.routes import Route
 from shared.domain import timeline
 from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark
@@ -43,6 +47,8 @@ DEAD_ROWS = 50
 TAGS_SHOWN = 60
 EVENTS_SHOWN = 30
 AUDIT_ROWS = 50
+SAID_WITHIN = timedelta(minutes=1)
+"""How long a page says that a test message was delivered."""
 RUNS_DRAWN, RUNS_SHOWN = 100, 20
 """Runs in the chart, and in the list below it."""
 SLICES = {"24h": 48, "7d": 84, "30d": 90, "90d": 90}
@@ -318,6 +324,51 @@ async def audit(
         labels=editing.CHANGED,
         next=None if wrong or not found.next else f"/ui/audit?{urlencode(here | {'cursor': found.next})}",
     )
+
+
+@router.get("/ui/notifications")
+async def notifications(request: Request, api: Api, done: str = "", channel: str = "") -> HTMLResponse:
+    """The channels, and how they stand: problems first."""
+    return await notifications_page(request, api, channel, done=done)
+
+
+async def notifications_page(
+    request: Request, api: ApiContext, channel: str, status: int = 200, refused: str = "", *, done: str = ""
+) -> HTMLResponse:
+    """`done`: what was done to this channel by the form that was sent from it; `refused`: why it was not."""
+    found: list[ChannelReport] = []
+    away = ""
+    try:
+        found = await channels.all_channels(api.link)
+    except Problem as problem:
+        away = problem.detail
+    is_admin = api.auth.role(request) is Role.ADMIN
+    meant = next((each for each in found if each.name == channel), None)
+    return page(
+        request,
+        "notifications.html",
+        status,
+        channels=sorted(found, key=lambda each: (each.off_since is None, not each.is_failing)),
+        away=away,
+        invitation=await channels.invitation(api.link) if found and is_admin else None,
+        routes=_as_document(api.routes.shown().routes),
+        said=_said_of_channel(meant, done, api.now()) if meant else "",
+        refused=f"{channel}: {refused}" if refused and not away else "",
+    )
+
+
+def _as_document(routes: Sequence[Route]) -> str:
+    """As it may be sent back, a route on each line; empty if there are none."""
+    lines = [json.dumps(route.model_dump(mode="json"), ensure_ascii=False) for route in routes]
+    return '{"routes": [\n  ' + ",\n  ".join(lines) + "\n]}" if lines else ""
+
+
+def _said_of_channel(channel: ChannelReport, done: str, now: datetime) -> str:
+    """What was done, if it shows: the address of a page proves nothing."""
+    delivered = channel.last_delivered
+    if done == "test" and delivered and now - delivered < SAID_WITHIN:
+        return f"The test message to {channel.name} was delivered."
+    return f"{channel.name} is on." if done == "on" and not channel.off_since else ""
 
 
 class Snippet(NamedTuple):
