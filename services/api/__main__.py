@@ -10,6 +10,7 @@ from services.api.context import ApiContext
 from services.api.http.app import build
 from services.api.http.auth import ApiAuth
 from services.api.http.keyring import Keyring
+from services.api.incidents import Incidents
 from services.api.maintenance import Maintenance
 from services.api.projections.projector import Projector
 from services.api.projections.store import Store
@@ -41,16 +42,18 @@ def main() -> None:
     watch = RecordWatch(link, buckets=(streams.API_BUCKET,))
     watch.on_another = lambda why: health.bad("projection", why)
     auth = ApiAuth(settings, keyring)
+    commands = Commands(link, publisher, store, hub, _now, settings.max_services, settings.timezone)
     context = ApiContext(
         link=link,
         store=store,
         hub=hub,
-        commands=Commands(link, publisher, store, hub, _now, settings.max_services, settings.timezone),
+        commands=commands,
         auth=auth,
         health=health,
         settings=settings,
         now=_now,
         maintenance=Maintenance(configuration),
+        incidents=Incidents(commands),
         past=StatusHistory(store, hub, _now),
         routes=StoredRoutes(configuration, partial(routable_channels, link), settings.zone),
     )

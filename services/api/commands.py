@@ -229,14 +229,17 @@ class Commands:
         """Nobody else of whichever API gives aliases or dependencies, or looks whether a check is there,
         meanwhile; what they did before is in the read models. Other changes go on beside."""
         async with self._mutex.held():
-            message = await newest(self.link, streams.SERVICES, streams.ALL_EVENTS)
-            for _ in range(READS):
-                if message is None or self.hub.published_through >= message.seq:
-                    break
-                await asyncio.sleep(READ_EVERY)
-            else:
-                raise Problem(503, "still reading the record", retry_after=1)
+            await self.caught_up(streams.ALL_EVENTS)
             yield
+
+    async def caught_up(self, subjects: str) -> None:
+        """Wait until what was stored by now under these subjects is in the read models. Problem 503."""
+        message = await newest(self.link, streams.SERVICES, subjects)
+        for _ in range(READS):
+            if message is None or self.hub.published_through >= message.seq:
+                return
+            await asyncio.sleep(READ_EVERY)
+        raise Problem(503, "still reading the record", retry_after=1)
 
     async def _append_decided(self, name: str, decide: Decide) -> ServiceState:
         """That it is refused, or as wanted already, may rest on a read model that is behind, so that is said
@@ -275,7 +278,11 @@ class Commands:
             kind=event.type,
             keys=events.keys_of(event),
         )
-        message = await message_at(self.link, streams.SERVICES, ack.seq)
+        return await self.stored(ack.seq)
+
+    async def stored(self, seq: int) -> ServiceState:
+        """Project what was just stored at a sequence, so that the next read sees it."""
+        message = await message_at(self.link, streams.SERVICES, seq)
         if message is None:
             raise NotStored("it is stored, but cannot be read back yet")
         return await self._projected(message)

@@ -11,7 +11,8 @@ from fastapi import Depends, Request
 from services.api import timing
 from services.api.commands import Commands, existing
 from services.api.http.auth import ApiAuth
-from services.api.http.models import Service
+from services.api.http.models import Muted, Service
+from services.api.incidents import Incidents
 from services.api.maintenance import Maintenance
 from services.api.projections.store import Store
 from services.api.queries.coming import ComingMoments
@@ -46,6 +47,7 @@ class ApiContext:
     settings: ApiSettings
     now: Callable[[], datetime]
     maintenance: Maintenance
+    incidents: Incidents
     past: StatusHistory
     routes: StoredRoutes
     coming: ComingMoments = field(default_factory=ComingMoments)
@@ -109,7 +111,8 @@ class ApiContext:
     def present(self, state: ServiceState, at: datetime | None = None, *, with_keys: bool = False) -> Service:
         """The service as answers show it, with what is in force, now or as of a moment. `with_keys`: to
         whoever may write."""
-        settings, expected = self.settings, self.expected(state, at or self.now())
+        settings, now = self.settings, at or self.now()
+        expected = self.expected(state, now)
         warnings = *state.warnings, *timing.unused(state, settings.timezone), *timing.over(state, expected)
         if missing := [each for each in state.depends_on if at is None and not self.hub.index.get(each)]:
             warnings += (f"depends_on: not registered: {', '.join(missing)}",)
@@ -120,6 +123,7 @@ class ApiContext:
             defaults=settings.thresholds,
             time_zone=state.time_zone or settings.timezone,
             expected=expected,
+            muted=Muted.of(state.muted(micros(now))),
             warnings=list(warnings),
             links={"self": f"{settings.public_url.rstrip('/')}/service/{state.name}"},
         )

@@ -8,7 +8,7 @@ never holds for a later one. Times are microseconds since 1970 UTC.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared.contracts.events import (
     Acknowledgement,
@@ -22,16 +22,12 @@ from shared.contracts.events import (
     Told,
     micros,
 )
-from shared.domain.service_state import belongs_to_this_life
-
-
-class Incident(NamedTuple):
-    id: str
-    began_at: int
+from shared.domain.service_state import Incident as Incident
+from shared.domain.service_state import WithIncident, act, incident_after
 
 
 @dataclass(slots=True)
-class IncidentState:
+class IncidentState(WithIncident):
     """What the events say of one service. A sequence of 0: there was no such event yet."""
 
     config_seq: int = 0
@@ -43,35 +39,11 @@ class IncidentState:
     changed_at: int = -1
     changed_from: Status = Status.UNKNOWN
     begun: Incident | None = None
-    """The incident that the newest change left open, of whichever life."""
 
     incident_seq: int = 0
     acted_at: int = -1
-    """When the newest event about incidents was stored."""
     last_acknowledgement: Acknowledgement | None = None
     last_mute: Mute | None = None
-
-    @property
-    def incident(self) -> Incident | None:
-        """The current one."""
-        if self.exists and belongs_to_this_life(self.changed_at, self.registered_at, self.changed_from):
-            return self.begun
-        return None
-
-    @property
-    def acknowledged(self) -> Acknowledgement | None:
-        """Who has the current incident in hand."""
-        known, incident = self.last_acknowledgement, self.incident
-        return known if known and incident and known.incident == incident.id else None
-
-    def muted(self, now: int) -> Mute | None:
-        """The mute that holds at `now`."""
-        known = self.last_mute
-        if not (known and self.exists and belongs_to_this_life(self.acted_at, self.registered_at)):
-            return None
-        if known.until is not None:
-            return known if now < micros(known.until) else None
-        return known if self.incident and self.incident.id == known.incident else None
 
 
 def apply(state: IncidentState, event: Event | IncidentEvent, seq: int, stored_at: int) -> IncidentState:
@@ -80,9 +52,7 @@ def apply(state: IncidentState, event: Event | IncidentEvent, seq: int, stored_a
         if seq > state.status_seq:
             _change(state, event, seq)
     elif isinstance(event, IncidentEvent):
-        if seq > state.incident_seq:
-            state.incident_seq, state.acted_at = seq, stored_at
-            state.last_acknowledgement, state.last_mute = event.data.acknowledged, event.data.muted
+        act(state, event, seq, stored_at)
     elif seq > state.config_seq:
         state.config_seq, state.exists = seq, not isinstance(event, ServiceDeleted)
         began = None if isinstance(event, ServiceDeleted) else event.data.registered_at
@@ -91,13 +61,9 @@ def apply(state: IncidentState, event: Event | IncidentEvent, seq: int, stored_a
 
 
 def _change(state: IncidentState, event: StatusChanged, seq: int) -> None:
-    """One that goes on from a fall whose event the broker has let go of begins the incident itself."""
     data = event.data
     state.status_seq, state.changed_at, state.changed_from = seq, micros(data.since), data.from_
-    if data.to.badness <= Status.ALIVE.badness:
-        state.begun = None
-    elif state.begun is None or data.from_.badness <= Status.ALIVE.badness:
-        state.begun = Incident(event.id, micros(data.since))
+    state.begun = incident_after(state.begun, event)
 
 
 # --- what somebody may do: the content of the event to append; None: it is so already
@@ -115,7 +81,7 @@ class Taken(Exception):
         self.by = by
 
 
-def acknowledge(state: IncidentState, now: datetime, by: str, note: str | None = None) -> IncidentData | None:
+def acknowledge(state: WithIncident, now: datetime, by: str, note: str | None = None) -> IncidentData | None:
     """Who has it in hand may change the note. Raises NoIncident, Taken."""
     if (incident := state.incident) is None:
         raise NoIncident
@@ -128,14 +94,14 @@ def acknowledge(state: IncidentState, now: datetime, by: str, note: str | None =
     return _carried(state, now, acknowledged=given)
 
 
-def release(state: IncidentState, now: datetime) -> IncidentData | None:
+def release(state: WithIncident, now: datetime) -> IncidentData | None:
     """Whoever asks: who has it in hand may be asleep. Raises NoIncident."""
     if state.incident is None:
         raise NoIncident
     return _carried(state, now, acknowledged=None) if state.acknowledged else None
 
 
-def mute(state: IncidentState, now: datetime, by: str, until: datetime | None) -> IncidentData:
+def mute(state: WithIncident, now: datetime, by: str, until: datetime | None) -> IncidentData:
     """In place of what was muted before. `until`: None is until it is alive, and raises NoIncident where it
     is."""
     if until is not None:
@@ -145,21 +111,21 @@ def mute(state: IncidentState, now: datetime, by: str, until: datetime | None) -
     return _carried(state, now, muted=Mute(until_alive=True, incident=incident.id, by=by, at=now))
 
 
-def unmute(state: IncidentState, now: datetime) -> IncidentData | None:
+def unmute(state: WithIncident, now: datetime) -> IncidentData | None:
     return _carried(state, now, muted=None) if state.muted(micros(now)) else None
 
 
-def note(state: IncidentState, now: datetime, text: str, incident: str) -> IncidentData:
+def note(state: WithIncident, now: datetime, text: str, incident: str) -> IncidentData:
     """`incident`: which one it is about, also one that is over."""
     return _carried(state, now, incident=incident, note=text)
 
 
-def told(state: IncidentState, now: datetime, told: Told, incident: str | None) -> IncidentData:
+def told(state: WithIncident, now: datetime, told: Told, incident: str | None) -> IncidentData:
     """`incident`: the current one, or that which the message said is over; None: the service is new."""
     return _carried(state, now, incident=incident, told=told)
 
 
-def _carried(state: IncidentState, now: datetime, **changed: Any) -> IncidentData:
+def _carried(state: WithIncident, now: datetime, **changed: Any) -> IncidentData:
     """All that holds after it."""
     incident = state.incident.id if state.incident else None
     holds = {"acknowledged": state.acknowledged, "muted": state.muted(micros(now))}

@@ -8,10 +8,20 @@ name, and does not count. Times are microseconds since 1970 UTC.
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from shared.contracts import events
-from shared.contracts.events import Event, ServiceConfig, Signal, Status, StatusChanged, micros
+from shared.contracts.events import (
+    Acknowledgement,
+    Event,
+    IncidentEvent,
+    Mute,
+    ServiceConfig,
+    Signal,
+    Status,
+    StatusChanged,
+    micros,
+)
 
 
 def belongs_to_this_life(at: int, registered_at: int, left: Status | None = None) -> bool:
@@ -23,13 +33,78 @@ def belongs_to_this_life(at: int, registered_at: int, left: Status | None = None
 
 PAUSED = "paused"
 
+
+class Incident(NamedTuple):
+    """`is_guessed`: the change that began it was not seen; it is called by the first that was."""
+
+    id: str
+    began_at: int
+    is_guessed: bool = False
+
+
+def incident_after(before: Incident | None, event: StatusChanged) -> Incident | None:
+    """The incident that a change leaves open. `before`: the one that was open."""
+    data = event.data
+    if data.to.badness <= Status.ALIVE.badness:
+        return None
+    begins = data.from_.badness <= Status.ALIVE.badness
+    return before if before and not begins else Incident(event.id, micros(data.since), not begins)
+
+
+class WithIncident:
+    """What follows for a service from its newest change and from what people did, of whoever has these
+    fields."""
+
+    __slots__ = ()
+    exists: bool
+    registered_at: int
+    changed_at: int
+    changed_from: Status
+    begun: Incident | None
+    """The incident that the newest change left open, of whichever life."""
+    incident_seq: int
+    acted_at: int
+    """When the newest event about incidents was stored."""
+    last_acknowledgement: Acknowledgement | None
+    last_mute: Mute | None
+
+    @property
+    def incident(self) -> Incident | None:
+        """The current one."""
+        if self.exists and belongs_to_this_life(self.changed_at, self.registered_at, self.changed_from):
+            return self.begun
+        return None
+
+    @property
+    def acknowledged(self) -> Acknowledgement | None:
+        """Who has the current incident in hand."""
+        known, incident = self.last_acknowledgement, self.incident
+        return known if known and incident and known.incident == incident.id else None
+
+    def muted(self, now: int) -> Mute | None:
+        """The mute that holds at `now`."""
+        known = self.last_mute
+        if not (known and self.exists and belongs_to_this_life(self.acted_at, self.registered_at)):
+            return None
+        if known.until is not None:
+            return known if now < micros(known.until) else None
+        return known if self.incident and self.incident.id == known.incident else None
+
+
+def act(state: Any, event: IncidentEvent, seq: int, stored_at: int) -> None:
+    """Take in what somebody did about an incident, if that is news. `state`: one `WithIncident`."""
+    if seq > state.incident_seq:
+        state.incident_seq, state.acted_at = seq, stored_at
+        state.last_acknowledgement, state.last_mute = event.data.acknowledged, event.data.muted
+
+
 Declared = tuple[int | None, str | None, str | None]
 """The interval, the schedule and the time zone that a heartbeat declares."""
 NOTHING_DECLARED: Declared = (None, None, None)
 
 
 @dataclass(slots=True)
-class ServiceState:
+class ServiceState(WithIncident):
     """Everything that the newest events and heartbeats say of one service. `status`, `since` and
     `last_heartbeat` follow from the other fields, as do the properties, and leave out what belongs to an
     earlier life. A sequence of 0: there was no such event yet."""
@@ -74,6 +149,12 @@ class ServiceState:
     heard_before_change: int = 0
     """The newest heartbeat that the change knew of; 0: none."""
     change_reason: str | None = None
+    begun: Incident | None = None
+
+    incident_seq: int = 0
+    acted_at: int = -1
+    last_acknowledgement: Acknowledgement | None = None
+    last_mute: Mute | None = None
 
     heartbeat_seq: int = 0
     heartbeat_at: int = 0
@@ -193,21 +274,27 @@ class ServiceState:
 
 
 _FIELDS = tuple(each.name for each in fields(ServiceState))
-_STARTS = [_FIELDS.index(first) for first in ("config_seq", "status_seq", "heartbeat_seq", "status")]
+_STARTS = [
+    _FIELDS.index(first) for first in ("config_seq", "status_seq", "incident_seq", "heartbeat_seq", "status")
+]
 PARTS = {_FIELDS[start]: _FIELDS[start:end] for start, end in pairwise(_STARTS)}
 """The fields that are as new as each sequence, and the sequence itself: those that follow it above."""
 
 
-def is_news(state: ServiceState, event: Event, seq: int) -> bool:
+def is_news(state: ServiceState, event: Event | IncidentEvent, seq: int) -> bool:
     """Whether an event at `seq` is newer than what the state knows of its kind."""
-    return seq > (state.status_seq if isinstance(event, StatusChanged) else state.config_seq)
+    if isinstance(event, StatusChanged):
+        return seq > state.status_seq
+    return seq > (state.incident_seq if isinstance(event, IncidentEvent) else state.config_seq)
 
 
-def apply(state: ServiceState, event: Event, seq: int, stored_at: int) -> ServiceState:
+def apply(state: ServiceState, event: Event | IncidentEvent, seq: int, stored_at: int) -> ServiceState:
     """The same state, after an event that stands in the stream at `seq`, if that is news."""
     if is_news(state, event, seq):
         if isinstance(event, StatusChanged):
             _change(state, event, seq)
+        elif isinstance(event, IncidentEvent):
+            act(state, event, seq, stored_at)
         else:
             _configure(state, event, seq, stored_at)
         state.derive()
@@ -216,9 +303,12 @@ def apply(state: ServiceState, event: Event, seq: int, stored_at: int) -> Servic
 
 def merge(state: ServiceState, other: ServiceState) -> ServiceState:
     """The same state, with what another one of the same service knows that is newer."""
+    earlier = min(state, other, key=lambda it: it.status_seq).begun
     for seq, part in PARTS.items():
         if getattr(other, seq) > getattr(state, seq):
             _copy(state, other, part)
+    if earlier and state.begun and state.begun.is_guessed:
+        state.begun = earlier
     state.derive()
     return state
 
@@ -230,6 +320,7 @@ def _change(state: ServiceState, event: StatusChanged, seq: int) -> None:
     state.changed_at = micros(data.since)
     state.heard_before_change = micros(data.last_heartbeat) if data.last_heartbeat else 0
     state.change_reason = data.reason
+    state.begun = incident_after(state.begun, event)
 
 
 def _configure(state: ServiceState, event: events.ConfigEvent, seq: int, stored_at: int) -> None:

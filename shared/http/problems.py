@@ -21,13 +21,20 @@ LIMIT_RETRY_AFTER = 60
 
 
 class Problem(HTTPException):
-    """Raise it anywhere below a route. `retry_after` is in seconds."""
+    """Raise it anywhere below a route. `retry_after` is in seconds; `also`: further members of the body."""
 
     headers: dict[str, str]
 
     def __init__(
-        self, status: int, detail: str, *, retry_after: int = 0, headers: dict[str, str] | None = None
+        self,
+        status: int,
+        detail: str,
+        *,
+        retry_after: int = 0,
+        headers: dict[str, str] | None = None,
+        also: dict[str, Any] | None = None,
     ) -> None:
+        self.also = also or {}
         retry = {"Retry-After": str(retry_after)} if retry_after else {}
         super().__init__(status, detail, (headers or {}) | retry)
 
@@ -39,7 +46,7 @@ class Problem(HTTPException):
 def response(problem: Problem) -> JSONResponse:
     title = HTTPStatus(problem.status).phrase
     body = {"type": "about:blank", "title": title, "status": problem.status, "detail": problem.detail}
-    return JSONResponse(body, problem.status, problem.headers, "application/problem+json")
+    return JSONResponse(body | problem.also, problem.status, problem.headers, "application/problem+json")
 
 
 _IN_WORDS_OF_JSON = {

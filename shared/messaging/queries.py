@@ -188,13 +188,15 @@ async def last_evaluated(link: BrokerConnection, within: float = 1.0) -> int | N
 class Truncated:
     """What is left of a service's events. Times in microseconds.
 
-    `begins`: all events from then on are there. `config`, `status`: the sequence of the oldest event of each
-    kind, 0 if all are there. `registered_at`: older events belong to an earlier registration; 0: not known.
+    `begins`: all events from then on are there. `config`, `status`, `incident`: the sequence of the oldest
+    event of each kind, 0 if all are there. `registered_at`: older events belong to an earlier registration;
+    0: not known.
     """
 
     begins: int = 0
     config: int = 0
     status: int = 0
+    incident: int = 0
     registered_at: int = 0
 
 
@@ -203,9 +205,11 @@ async def truncated(link: BrokerConnection, name: str | None = None) -> dict[str
     found: dict[str, Truncated] = {}
     among = f"service.*.{name}" if name else streams.ALL_EVENTS
     async for subject in full_subjects(link, streams.SERVICES, among):
-        if streams.is_incident(subject):
-            continue  # each carries all that holds; how a service was does not rest on the oldest
         oldest = await first(link, streams.SERVICES, subject)
+        if streams.is_incident(subject):  # each carries all that holds: it is whole all the same
+            if oldest:
+                found.setdefault(streams.name_in(subject), Truncated()).incident = oldest.seq
+            continue
         event = _readable(oldest)
         if oldest is None or _is_beginning(event):
             continue

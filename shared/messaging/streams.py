@@ -100,6 +100,11 @@ def incident(name: str) -> str:
     return f"service.incident.{name}"
 
 
+def of_service(name: str) -> tuple[str, str, str]:
+    """The subjects of SERVICES that are about it."""
+    return config(name), status(name), incident(name)
+
+
 def is_incident(subject: str) -> bool:
     return subject.startswith("service.incident.")
 

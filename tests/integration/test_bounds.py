@@ -95,7 +95,8 @@ async def test_of_a_flapper_the_newest_events_are_kept_and_the_time_before_is_un
         await link.js.publish(streams.incident("calm"), done)
 
     left = await truncated(link)
-    assert left.keys() == {"flapper", "reborn"}, "what is exactly full has lost nothing"
+    lost = {name for name, it in left.items() if it.begins}
+    assert lost == {"flapper", "reborn"}, "what is exactly full has lost nothing"
     assert micros(early) < left["flapper"].begins
     assert left["reborn"].registered_at == micros(reborn)
 

@@ -235,7 +235,7 @@ def test_without_its_beginning_an_incident_begins_with_what_is_known() -> None:
     it = told([("change", ALIVE), ("change", SILENT), ("change", DOWN)])
     event, seq, at = it.events[-1]
     late = IncidentState(exists=True, registered_at=BORN, config_seq=1)
-    assert apply(late, event, seq, at).incident == Incident(event.id, at - 3)
+    assert apply(late, event, seq, at).incident == Incident(event.id, at - 3, True)
 
 
 def test_a_deletion_whose_registration_is_gone_leaves_nothing() -> None:

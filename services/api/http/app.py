@@ -18,6 +18,7 @@ from services.api.http import (
     badges,
     channels,
     events,
+    incidents,
     maintenance,
     routes,
     runs,
@@ -55,11 +56,11 @@ def build(context: ApiContext) -> FastAPI:
         ],
     )
     app.state.context = context
-    for module in (services, maintenance, routes, channels):
+    for module in (services, incidents, maintenance, routes, channels):
         app.include_router(module.writes)
     for module in (schedules, routes):
         app.include_router(module.asks)
-    for module in (services, schedules, runs, events, audit, channels, maintenance, routes, badges):
+    for module in (services, incidents, schedules, runs, events, audit, channels, maintenance, routes, badges):
         app.include_router(module.reads)
     for router in (pages.router, forms.router, login.router, pages.public):
         app.include_router(router, include_in_schema=False)

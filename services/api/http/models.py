@@ -17,6 +17,8 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StringConstraints,
+    model_serializer,
+    model_validator,
 )
 
 from shared.contracts import durations, events, ping_keys, thresholds
@@ -28,6 +30,8 @@ from shared.contracts.events import (
     MICRO,
     NAME_RULE_IN_WORDS,
     SCHEDULE_MAX,
+    Mute,
+    Note,
     Outcome,
     ServiceConfig,
     Signal,
@@ -185,6 +189,49 @@ class ThresholdSources(BaseModel):
     dead_after: Source
 
 
+class Acknowledged(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    by: str = Field(description="Who has it in hand, as `actor` says it.", examples=["token:ana"])
+    at: AwareDatetime
+    note: str | None
+
+
+class CurrentIncident(BaseModel):
+    """The incident that a service has: since it left alive or unknown downwards."""
+
+    id: str
+    began_at: AwareDatetime
+    acknowledged: Acknowledged | None
+
+    @classmethod
+    def of(cls, state: ServiceState) -> Self | None:
+        if (incident := state.incident) is None:
+            return None
+        known = state.acknowledged
+        acknowledged = Acknowledged.model_validate(known) if known else None
+        return cls(id=incident.id, began_at=moment(incident.began_at), acknowledged=acknowledged)
+
+
+class Muted(BaseModel):
+    """Its changes are sent to nobody: `until` a moment, or `until_alive`; the other is absent."""
+
+    until: AwareDatetime | None = None
+    until_alive: bool | None = None
+    by: str
+    at: AwareDatetime
+
+    @classmethod
+    def of(cls, mute: Mute | None) -> Self | None:
+        if mute is None:
+            return None
+        return cls(until=mute.until, until_alive=mute.until_alive or None, by=mute.by, at=mute.at)
+
+    @model_serializer(mode="wrap")
+    def _one_end(self, dump: Any) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None}
+
+
 class Links(BaseModel):
     self: str
 
@@ -227,6 +274,8 @@ class Service(BaseModel):
     depends_on: list[str] = Field(description="While one of these is down, a fall of this one is not told.")
     aliases: list[str] = Field(description="Empty for whoever may not write.")
     paused: bool
+    incident: CurrentIncident | None = Field(description="Null while it is alive, or was never heard.")
+    muted: Muted | None
     notify: bool
     description: str
     tags: list[str]
@@ -249,6 +298,7 @@ class Service(BaseModel):
         sources = [by_heartbeat.get(field, source) for field, source in zip(THRESHOLDS, found, strict=True)]
         longest = config.max_run or in_force[1]
         computed |= {
+            "incident": CurrentIncident.of(state),
             "thresholds": dict(zip(THRESHOLDS, in_force, strict=True)),
             "threshold_sources": dict(zip(THRESHOLDS, sources, strict=True)),
             "running_since": state.running_since(longest // MICRO),
@@ -347,6 +397,67 @@ class AuditPage(BaseModel):
 
     items: list[AuditItem]
     next: str | None = Field(description="The cursor of the next page; null on the last.")
+
+
+class AckWanted(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    note: Note | None = None
+
+
+class MuteWanted(BaseModel):
+    """One of them: for how long, until when, or until the incident is over."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    for_: Duration | None = Field(default=None, alias="for", examples=["2h"])
+    until: events.Moment | None = None
+    until_alive: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(each is not None for each in (self.for_, self.until, self.until_alive)) != 1:
+            raise ValueError("one of for, until and until_alive is needed")
+        return self
+
+
+class NoteWanted(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: Note
+
+
+class IncidentItem(BaseModel):
+    model_config = _example(EXAMPLES["incident"])
+
+    id: str
+    service: str
+    began_at: AwareDatetime
+    ended_at: AwareDatetime | None = Field(description="Null while it lasts.")
+    acknowledged: Acknowledged | None = Field(description="Who has it in hand, or had at its end.")
+
+
+class IncidentPage(BaseModel):
+    model_config = _example({"items": [EXAMPLES["incident"]], "next": None})
+
+    items: list[IncidentItem]
+    next: str | None = Field(description="The cursor of the next page; null on the last.")
+
+
+class IncidentEventItem(BaseModel):
+    """A change of status, a message that was sent, or what somebody did."""
+
+    seq: int
+    type: str
+    at: AwareDatetime = Field(description="When the broker stored it.")
+    actor: str | None
+    data: dict[str, Any]
+
+
+class IncidentWhole(IncidentItem):
+    model_config = _example(EXAMPLES["incident"] | {"events": EXAMPLES["incident_events"]})
+
+    events: list[IncidentEventItem] = Field(description="All that happened in it, oldest first.")
 
 
 class HeardItem(BaseModel):

@@ -9,14 +9,23 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, get_args
 
+from pydantic import BaseModel
+
 from shared.contracts.events import (
     MICRO,
+    Acknowledgement,
     ConfigEvent,
     ConfigurationEvent,
     Event,
+    IncidentEvent,
+    Mute,
+    ServiceAcknowledged,
     ServiceConfig,
     ServiceDeleted,
+    ServiceMuted,
+    ServiceNoted,
     ServiceRegistered,
+    ServiceTold,
     Signal,
     Status,
     StatusChanged,
@@ -27,8 +36,10 @@ from shared.domain.service_state import (
     PARTS,
     PAUSED,
     Declared,
+    Incident,
     ServiceState,
     apply,
+    incident_after,
     is_news,
 )
 from shared.messaging import streams
@@ -36,8 +47,15 @@ from shared.messaging.reader import BY_KEY, OVER_HTTP, Stored
 
 Document = dict[str, Any]
 
+FORM = 1
+"""Of the documents, raised whenever older ones lack what they should hold: then they are built anew. 1: which
+incident a service has."""
+
 CONFIGURES: list[str] = [kind.model_fields["type"].default for kind in get_args(ConfigEvent)]
 """The types of configuration events."""
+ACTS: list[str] = [kind.model_fields["type"].default for kind in get_args(IncidentEvent)]
+"""Those of what was done about incidents."""
+TOLD: str = ServiceTold.model_fields["type"].default
 SETTINGS: list[str] = [kind.model_fields["type"].default for kind in get_args(ConfigurationEvent)]
 """The same of the registry's own configuration."""
 OF_REGISTRY = "registry "
@@ -52,7 +70,7 @@ PROBLEMS_FIRST = (Status.DOWN, Status.SILENT, Status.DEAD, Status.UNKNOWN, Statu
 class Projection(NamedTuple):
     """One event, ready for the read models, with its line in the history."""
 
-    event: Event
+    event: Event | IncidentEvent
     seq: int
     at: int
     """When it was stored."""
@@ -64,7 +82,12 @@ class Projection(NamedTuple):
 
     @property
     def configures(self) -> bool:
-        return not isinstance(self.event, StatusChanged)
+        return not isinstance(self.event, StatusChanged | IncidentEvent)
+
+    @property
+    def outlives(self) -> bool:
+        """Whether the audit tells of it when the service is deleted."""
+        return not isinstance(self.event, StatusChanged | ServiceTold)
 
     @property
     def deletes(self) -> bool:
@@ -78,8 +101,10 @@ class Projection(NamedTuple):
 
 
 def project(message: Stored) -> Projection:
-    """Read a message of SERVICES. ValueError if it is no event, not one of its subject, or more than a
-    document holds."""
+    """Read a message of SERVICES about a service. ValueError if it is no event, not one of its subject, or
+    more than a document holds."""
+    if streams.is_incident(message.subject):
+        return _acted(message)
     event = streams.read_event(message.subject, message.data)
     row = {
         "_id": message.seq,
@@ -90,7 +115,10 @@ def project(message: Stored) -> Projection:
     }
     if actor := getattr(event, "actor", None):
         row |= {"actor": actor, "acted": message.seq}
-    if not isinstance(event, StatusChanged | ServiceDeleted):
+    if isinstance(event, StatusChanged):
+        if (begun := incident_after(None, event)) and not begun.is_guessed:
+            row |= {"begins": event.id, "begun": message.seq}
+    elif not isinstance(event, ServiceDeleted):
         config = event.data.config
         row["keys"] = [_digest(event.data.ping_key or ""), _digest(*sorted(config.aliases))]
         lengths = (config.silent_after, config.down_after, config.dead_after, config.every)
@@ -98,6 +126,31 @@ def project(message: Stored) -> Projection:
             if duration is not None and abs(duration) > _LONGEST:
                 raise ValueError(f"a duration of {duration} is beyond what a document holds")
     return Projection(event, message.seq, message.at, row)
+
+
+def _acted(message: Stored) -> Projection:
+    """In the history stands what was done, without what held already."""
+    event = streams.read_incident(message.subject, message.data)
+    data = event.data.model_dump(mode="json")
+    said = {key: data[key] for kind, key in _SAYS.items() if isinstance(event, kind)}
+    row = {
+        "_id": message.seq,
+        "name": event.name,
+        "type": event.type,
+        "at": message.at,
+        "data": {"incident": event.data.incident} | said,
+    }
+    if event.actor:
+        row |= {"actor": event.actor, "acted": message.seq}
+    return Projection(event, message.seq, message.at, row)
+
+
+_SAYS = {
+    ServiceAcknowledged: "acknowledged",
+    ServiceMuted: "muted",
+    ServiceNoted: "note",
+    ServiceTold: "told",
+}
 
 
 def configuration_row(message: Stored) -> Document:
@@ -195,6 +248,13 @@ FACETS = {
         "since": "changed_at",
         "last_heartbeat": "heard_before_change",
         "reason": "change_reason",
+        "incident": "begun",
+    },
+    "incident": {
+        "seq": "incident_seq",
+        "at": "acted_at",
+        "acknowledged": "last_acknowledgement",
+        "muted": "last_mute",
     },
     "heartbeat": {
         "seq": "heartbeat_seq",
@@ -224,6 +284,8 @@ def dump(state: ServiceState) -> Document:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return str(value) if isinstance(value, str) else value
 
 
@@ -250,6 +312,9 @@ _MADE: dict[str, Callable[[Any], Any]] = {
     "declared_limits": tuple,
     "changed_from": Status,
     "changed_to": Status,
+    "begun": lambda begun: Incident(*begun),
+    "last_acknowledgement": Acknowledgement.model_validate,
+    "last_mute": Mute.model_validate,
     "heartbeat_signal": Signal,
     "heartbeat_warnings": tuple,
     "heartbeat_declared": tuple,

@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 from prometheus_client import Counter, Gauge
 
 from services.api.projections.documents import (
+    FORM,
     Document,
     Heard,
     Projection,
@@ -86,11 +87,9 @@ FIRST_WAIT = 0.1
 
 
 def _events_in(batch: list[Stored]) -> list[Projection]:
-    """What these messages are. Passed over: one that cannot be read, and what people did about incidents."""
+    """What these messages are; one that cannot be read is passed over."""
     changes = []
     for message in batch:
-        if streams.is_incident(message.subject):
-            continue
         try:
             changes.append(project(message))
         except ValueError as error:
@@ -249,7 +248,13 @@ class Projector:
                 marks, _ = await look(self.link)
                 if await view.is_empty():
                     await self._take_in(view, set())
-                await view.save_record(_made(marks), marks)
+                    await view.save_record(_made(marks), marks, form=FORM)
+                elif (await view.record()).form < FORM:
+                    log.info("the read models are of an older version; building anew")
+                    await self.rebuild()
+                    continue
+                else:
+                    await view.save_record(_made(marks), marks)
                 if not self._filled:
                     await self._fill(view)
                 kept = await view.record()
@@ -381,7 +386,7 @@ class Projector:
                     if before.made == _made(marks):
                         async for last_runs in old.last_runs():
                             await new.keep_runs(last_runs)
-                await new.save_record(_made(marks), marks, edition=edition, new_from=new_from)
+                await new.save_record(_made(marks), marks, edition=edition, new_from=new_from, form=FORM)
                 await self.store.go_live(new)
             finally:
                 self.store.filling = None

@@ -20,10 +20,12 @@ from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from services.api.projections.documents import (
+    ACTS,
     CONFIGURES,
     FACETS,
     MAX_OPEN,
     SETTINGS,
+    TOLD,
     Document,
     Heard,
     Projection,
@@ -35,7 +37,7 @@ from services.api.projections.documents import (
 )
 from services.api.projections.runs import place
 from shared.contracts import ping_keys
-from shared.contracts.events import Outcome, Signal, StatusChanged
+from shared.contracts.events import Outcome, Signal, Status, StatusChanged
 from shared.domain.service_state import ServiceState
 from shared.messaging import streams
 from shared.messaging.connection import StreamPosition, set_within
@@ -50,6 +52,9 @@ _ENDED = " ended"
 """Behind the name in lines of what was deleted: no name has a blank in it."""
 _KEYS = ("config.ping_key", "config.aliases")
 _BULK = 1000
+_PAGE = 200
+_MOST = 2000
+"""Lines of an incident that are told, of changes and of what was done, each."""
 _EARLIEST = 7 * 86400 * 1_000_000
 """Microseconds before a time in which a run may have begun that was due in it."""
 _DUPLICATE_KEY = 11000
@@ -176,12 +181,13 @@ class Store:
 class ReadRecord(NamedTuple):
     """Of which record documents are. `made`: when its streams were made; `marks`: what they looked like, by
     name; both empty where an older version wrote them. `edition`: goes behind the ids of its events, empty in
-    the first; `new_from`: the sequence after which they are new in it."""
+    the first; `new_from`: the sequence after which they are new in it; `form`: see `documents.FORM`."""
 
     made: str
     marks: dict[str, StreamMark]
     edition: str
     new_from: int
+    form: int
 
 
 class View:
@@ -197,7 +203,7 @@ class View:
     async def prepare(self) -> None:
         """The indexes for a service's history and runs; services are found by their names, and by keys."""
         await self._events.create_index([("name", 1), ("_id", -1)])
-        for keys in ([("acted", -1)], [("actor", 1), ("acted", -1)]):
+        for keys in ([("acted", -1)], [("actor", 1), ("acted", -1)], [("begins", 1)], [("begun", -1)]):
             await self._events.create_index(keys, sparse=True)
         # Downwards the embedded server leaves out what begins with the bound that it looks from.
         await self._runs.create_index([("name", 1), ("place", 1)])
@@ -231,10 +237,16 @@ class View:
     async def record(self) -> ReadRecord:
         found = await self._checkpoints.find_one({"_id": "record"}) or {}
         marks = {name: StreamMark(**mark) for name, mark in found.get("marks", {}).items()}
-        return ReadRecord(found.get("made", ""), marks, found.get("edition", ""), found.get("new_from", 0))
+        return ReadRecord(
+            found.get("made", ""),
+            marks,
+            found.get("edition", ""),
+            found.get("new_from", 0),
+            found.get("form", 0),
+        )
 
     async def save_record(self, made: str, marks: dict[str, StreamMark], **edition: str | int) -> None:
-        """`edition`: `edition` and `new_from`, where these are not there yet."""
+        """`edition`: `edition`, `new_from` and `form`, where these are not there yet."""
         new = {"made": made, "marks": {name: vars(mark) for name, mark in marks.items()}} | edition
         await self._checkpoints.update_one({"_id": "record"}, {"$set": new}, upsert=True)
 
@@ -253,10 +265,10 @@ class View:
         for change in changes:
             if change.deletes:
                 gone[change.name] = max(change.seq, gone.get(change.name, 0))
-        rows = [it.row for it in changes if it.configures or it.seq >= gone.get(it.name, 0)]
+        rows = [it.row for it in changes if it.outlives or it.seq >= gone.get(it.name, 0)]
         await _insert(self._events, rows)
         ended = [(name, {"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()]
-        kept = {"type": {"$in": CONFIGURES}}
+        kept = {"type": {"$in": [*CONFIGURES, *(kind for kind in ACTS if kind != TOLD)]}}
         await _write(
             self._events,
             [UpdateMany(which | kept, {"$set": {"name": name + _ENDED}}) for name, which in ended],
@@ -316,12 +328,13 @@ class View:
 
     async def shorten(self, name: str, left: Truncated) -> None:
         """Remove from a service's history what is not in the record any more: no rebuild has it."""
-        its = {"name": name}
+        its, ended = {"name": name}, {"name": name + _ENDED}
+        configured, acted = ({"type": {"$in": kinds}} for kinds in (CONFIGURES, ACTS))
         gone: list[Document] = [
             its | {"type": _STATUS_CHANGED, "_id": {"$lt": left.status}},
-            its | {"type": {"$ne": _STATUS_CHANGED}, "_id": {"$lt": left.config}},
+            *(which | configured | {"_id": {"$lt": left.config}} for which in (its, ended)),
+            *(which | acted | {"_id": {"$lt": left.incident}} for which in (its, ended)),
             its | {"at": {"$lt": left.registered_at}},
-            {"name": name + _ENDED, "_id": {"$lt": left.config}},
         ]
         await _write(self._events, [DeleteMany(which) for which in gone])
 
@@ -351,7 +364,7 @@ class View:
 
     async def states(self) -> AsyncIterator[list[ServiceState]]:
         """Every state, in portions; of heartbeats only when the newest came."""
-        async for portion in self._portions("config", "status", "heartbeat.seq", "heartbeat.at"):
+        async for portion in self._portions("config", "status", "incident", "heartbeat.seq", "heartbeat.at"):
             yield [load(document) for document in portion]
 
     async def last_runs(self) -> AsyncIterator[dict[str, list[int]]]:
@@ -365,10 +378,11 @@ class View:
             yield portion
 
     async def history(self, name: str, before: int | None, limit: int) -> list[Document]:
-        """A service's events, newest first; one more than the limit if there are older ones. `changed` and
-        `changes`: what an event made another, where the one before it is kept; found here and not when it is
-        projected, so that it is the same in whatever order events came."""
-        matching = {"name": name} | ({} if before is None else {"_id": {"$lt": before}})
+        """A service's events but for who was told, newest first; one more than the limit if there are older
+        ones. `changed` and `changes`: what an event made another, where the one before it is kept; found here
+        and not when it is projected, so that it is the same in whatever order events came."""
+        matching: Document = {"name": name, "type": {"$ne": TOLD}}
+        matching |= {} if before is None else {"_id": {"$lt": before}}
         cursor = self._events.find(matching).sort([("_id", -1)]).limit(limit + 1)
         found: list[Document] = await cursor.to_list(None)
         configured: list[Document | None] = [row for row in found if row["type"] in CONFIGURES]
@@ -411,6 +425,37 @@ class View:
                 row["changes"] = setting_differences(await self._configured_before(row, SETTINGS), row)
             row["name"] = row["name"].removesuffix(_ENDED)
         return found
+
+    async def incidents(self, service: str, before: int | None) -> AsyncIterator[Document]:
+        """The lines with which incidents began, newest first, of services that there are. `service`: only of
+        this one, if it is named; `before`: the sequence that they are older than."""
+        which: Document = {"begun": {"$gt": 0} if before is None else {"$gt": 0, "$lt": before}}
+        which |= {"name": service} if service else {}
+        async for row in self._events.find(which, batch_size=_PAGE).sort([("begun", -1)]):
+            yield row
+
+    async def incident(self, id_: str) -> list[Document]:
+        """The lines of all that happened in an incident, the one with which it began first; none: there is no
+        such incident."""
+        begun: Document | None = await self._events.find_one({"begins": id_})
+        if begun is None:
+            return []
+        end = await self.incident_end(begun)
+        after = {"name": begun["name"], "_id": {"$gt": begun["_id"]}}
+        within = {"_id": {"$gt": begun["_id"], "$lte": end["_id"]}} if end else {}
+        its = [
+            after | within | {"type": {"$nin": ACTS}},
+            after | {"type": {"$in": ACTS}, "data.incident": id_},
+        ]
+        found = [row for which in its for row in await self._events.find(which).limit(_MOST).to_list(None)]
+        return [begun, *sorted(found, key=lambda row: row["_id"])]
+
+    async def incident_end(self, begun: Document) -> Document | None:
+        """The line with which an incident ended; None: it has not."""
+        which = {"name": begun["name"], "_id": {"$gt": begun["_id"]}, "type": _STATUS_CHANGED}
+        which |= {"data.to": Status.ALIVE.value}
+        found: list[Document] = await self._events.find(which).sort([("_id", 1)]).limit(1).to_list(None)
+        return found[0] if found else None
 
     async def configured_at(self, state: ServiceState) -> int:
         """When the newest configuration of a service was stored; 0: that event is there no more."""
@@ -490,8 +535,13 @@ def _heartbeat(heard: Heard) -> Document:
 
 
 def _merge(state: ServiceState) -> UpdateOne:
-    facets = {facet: new for facet, new in dump(state).items() if facet in FACETS}
-    return _update(state.name, {facet: (new["seq"], {"$literal": new}) for facet, new in facets.items()})
+    """An incident whose beginning is not among the events that the state is of has it in the document."""
+    facets = {facet: (new["seq"], {"$literal": new}) for facet, new in dump(state).items() if facet in FACETS}
+    if state.begun and state.begun.is_guessed:
+        seq, content = facets["status"]
+        known = {"incident": {"$ifNull": ["$status.incident", list(state.begun)]}}
+        facets["status"] = seq, {"$mergeObjects": [content, known]}
+    return _update(state.name, facets)
 
 
 def _merge_heartbeats(name: str, it: Heard) -> UpdateOne:

@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 
 from services.api.projections.documents import Document, Heard, Projection
 from services.api.queries.index import ServiceIndex
-from shared.contracts.events import Outcome
+from shared.contracts.events import IncidentEvent, Outcome, StatusChanged
 from shared.domain import digest
 from shared.domain.coverage import Coverage
 from shared.domain.timeline import Mark, mark_of
@@ -125,7 +125,7 @@ class EventHub:
             if change.seq <= self.published_through:
                 continue
             self.published_through = change.seq
-            if not change.configures:
+            if isinstance(change.event, StatusChanged):
                 self.last_change = change.at
             self._remember(change)
             news = LiveEvent(change.seq, change.row)
@@ -144,7 +144,9 @@ class EventHub:
     def _remember(self, change: Projection) -> None:
         if change.deletes:
             self._recent_marks.pop(change.name, None)
-        elif found := mark_of(change.event, change.seq, change.at):
+        elif not isinstance(change.event, IncidentEvent) and (
+            found := mark_of(change.event, change.seq, change.at)
+        ):
             self._recent_marks.setdefault(change.name, deque()).append(found)
             self._order.append((change.at, change.name, change.seq))
         while self._order and (self._order[0][0] < change.at - DAY or len(self._order) > MAX_MARKS):

@@ -72,7 +72,7 @@ async def as_of(link: BrokerConnection, name: str, at: datetime) -> ServiceState
     """The service as it was then; None if it did not exist. A change counts from when it was due, though it
     may have been noticed later. Problem 404 if the record does not reach back so far."""
     then, state = micros(at), ServiceState(name)
-    for stored in await _read(link, streams.SERVICES, streams.config(name), streams.status(name)):
+    for stored in await _read(link, streams.SERVICES, *streams.of_service(name)):
         try:
             change = project(stored)
         except ValueError:

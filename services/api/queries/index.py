@@ -13,7 +13,8 @@ from sortedcontainers import SortedList
 
 from services.api.healthchecks import checks
 from services.api.projections.documents import PROBLEMS_FIRST, Heard, Projection
-from shared.domain.service_state import ServiceState, merge
+from shared.contracts.events import Status
+from shared.domain.service_state import PAUSED, Incident, ServiceState, merge
 
 Sort = Literal["name", "status", "since", "last_heartbeat"]
 SORTS: tuple[Sort, ...] = ("name", "status", "since", "last_heartbeat")
@@ -174,6 +175,13 @@ class ServiceIndex:
     def counts(self) -> dict[str, int]:
         """How many services count as what, problems first."""
         return {status: len(self._of_status[status]) for status in PROBLEMS_FIRST}
+
+    def incidents(self) -> Iterator[tuple[ServiceState, Incident]]:
+        """The services that have one, in no order."""
+        for counted_as in (Status.SILENT, Status.DOWN, Status.DEAD, PAUSED):
+            for name in self._of_status[counted_as]:
+                if incident := self._states[name].incident:
+                    yield self._states[name], incident
 
     def has_tag(self, tag: str) -> bool:
         return tag in self._of_tag

@@ -1,0 +1,216 @@
+"""Incidents as JSON: what may be done about one, and what happened in it."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Body, Query
+from pydantic import AwareDatetime
+
+from services.api.context import Api, ApiContext
+from services.api.http.models import (
+    Acknowledged,
+    AckWanted,
+    CurrentIncident,
+    IncidentEventItem,
+    IncidentItem,
+    IncidentPage,
+    IncidentWhole,
+    MuteWanted,
+    NoteWanted,
+    Service,
+)
+from services.api.http.requests import read_cursor, tags_asked_for, write_cursor
+from services.api.http.routing import Actor, Limit, NameInPath, reading, writing
+from services.api.projections.documents import Document
+from shared.contracts.events import (
+    NAME_RULE_IN_WORDS,
+    ServiceAcknowledged,
+    ServiceReleased,
+    micros,
+    moment,
+    valid_name,
+)
+from shared.domain.service_state import ServiceState
+from shared.http.problems import Problem, documented
+
+_ACKNOWLEDGED: str = ServiceAcknowledged.model_fields["type"].default
+_RELEASED: str = ServiceReleased.model_fields["type"].default
+
+writes, reads = writing("incidents"), reading("incidents")
+
+
+# --- what may be done
+
+
+@writes.post("/service/{name}/ack", responses=documented(404, 409, 413, 422))
+async def acknowledge_incident(
+    name: NameInPath, api: Api, actor: Actor, wanted: Annotated[AckWanted | None, Body()] = None
+) -> Service:
+    """Somebody has it in hand: reminders and escalations stop until it is alive again. 409 where it has no
+    incident, or somebody else has it, who is named in `by`."""
+    note = wanted.note if wanted else None
+    return api.present(await api.incidents.acknowledge(name, note, actor), with_keys=True)
+
+
+@writes.delete("/service/{name}/ack", responses=documented(404, 409, 422))
+async def release_incident(name: NameInPath, api: Api, actor: Actor) -> Service:
+    """Nobody has it in hand any more, whoever had. 409 where it has no incident."""
+    return api.present(await api.incidents.release(name, actor), with_keys=True)
+
+
+@writes.post("/service/{name}/mute", responses=documented(404, 409, 413, 422))
+async def mute_service(name: NameInPath, wanted: MuteWanted, api: Api, actor: Actor) -> Service:
+    """Its changes are recorded and sent to nobody. What is still down at the end is sent then. `until_alive`:
+    409 where it has no incident."""
+    return api.present(await api.incidents.mute(name, wanted, actor), with_keys=True)
+
+
+@writes.delete("/service/{name}/mute", responses=documented(404, 422))
+async def unmute_service(name: NameInPath, api: Api, actor: Actor) -> Service:
+    """End its mute, whoever set it."""
+    return api.present(await api.incidents.unmute(name, actor), with_keys=True)
+
+
+@writes.post("/incident/{id}/notes", status_code=201, responses=documented(404, 413, 422))
+async def add_note(id: str, wanted: NoteWanted, api: Api, actor: Actor) -> IncidentWhole:
+    """Write something down about an incident, also about one that is over."""
+    rows = await _rows(api, id)
+    await api.incidents.note(rows[0]["name"], id, wanted.text, actor)
+    return await whole(api, id)
+
+
+# --- what happened
+
+
+@reads.get("/incidents", responses=documented(422))
+async def list_incidents(
+    api: Api,
+    tag: Annotated[list[str], Query(default_factory=list, description="Of services with all of these.")],
+    open: Annotated[
+        bool | None, Query(description="Only those that last, or only those that do not.")
+    ] = None,
+    service: Annotated[str, Query(max_length=200, description="Only of this one.")] = "",
+    since: Annotated[
+        AwareDatetime | None,
+        Query(description="Only what began since then.", examples=["2026-11-01T12:00:00Z"]),
+    ] = None,
+    limit: Limit = 50,
+    cursor: str | None = None,
+) -> IncidentPage:
+    """Incidents of the services that there are, newest first."""
+    if service and not valid_name(service):
+        raise Problem(422, f"service: {NAME_RULE_IN_WORDS}")
+    tags = tags_asked_for(tag, api.hub.index.has_tag)
+
+    def wanted(name: str, began_at: datetime) -> bool:
+        state = api.hub.index.get(name)
+        is_ours = state is not None and service in ("", name) and set(tags).issubset(state.tags)
+        return is_ours and (since is None or began_at >= since)
+
+    found = _open(api, cursor) if open else _begun(api, service, open, since, cursor)
+    items: list[tuple[IncidentItem, str]] = []
+    async for item, place in found:
+        if wanted(item.service, item.began_at):
+            items.append((item, place))
+            if len(items) > limit:
+                break
+    return IncidentPage(
+        items=[await _ended(api, item) for item, _ in items[:limit]],
+        next=items[limit - 1][1] if len(items) > limit else None,
+    )
+
+
+@reads.get("/incident/{id}", responses=documented(404))
+async def get_incident(id: str, api: Api) -> IncidentWhole:
+    """All that happened in an incident: changes, messages sent, who had it in hand, notes."""
+    return await whole(api, id)
+
+
+async def whole(api: ApiContext, id_: str) -> IncidentWhole:
+    """An incident with all that happened in it. Problem 404."""
+    rows = await _rows(api, id_)
+    item = await _ended(api, _of_row(rows[0]), rows)
+    events = [
+        IncidentEventItem(
+            seq=row["_id"],
+            type=row["type"],
+            at=moment(row["at"]),
+            actor=row.get("actor"),
+            data={key: value for key, value in row["data"].items() if key != "incident"},
+        )
+        for row in rows
+    ]
+    return IncidentWhole(**dict(item), events=events)
+
+
+async def _rows(api: ApiContext, id_: str) -> list[Document]:
+    rows = await api.store.live.incident(id_) if len(id_) <= 64 else []
+    if not rows:
+        raise Problem(404, "there is no such incident")
+    return rows
+
+
+async def _open(api: ApiContext, cursor: str | None) -> AsyncIterator[tuple[IncidentItem, str]]:
+    """Those that last, newest first, each with the cursor that follows it."""
+    found = sorted((-incident.began_at, state.name) for state, incident in api.hub.index.incidents())
+    after = tuple(read_cursor(cursor, int, str)) if cursor else None
+    for began, name in found:
+        is_next = after is None or (began, name) > after
+        if is_next and (state := api.hub.index.get(name)) and (item := _of_state(state)):
+            yield item, write_cursor(began, name)
+
+
+async def _begun(
+    api: ApiContext, service: str, is_open: bool | None, since: datetime | None, cursor: str | None
+) -> AsyncIterator[tuple[IncidentItem, str]]:
+    """All of which the beginning is kept, or (False) those that are over; the same."""
+    before = int(read_cursor(cursor, int)[0]) if cursor else None
+    async for row in api.store.live.incidents(service, before):
+        if since and row["at"] < micros(since):
+            return
+        current = _current(api, row["name"])
+        if is_open is None or not (current and current.id == row["begins"]):
+            yield _of_row(row), write_cursor(row["_id"])
+
+
+def _current(api: ApiContext, name: str) -> CurrentIncident | None:
+    state = api.hub.index.get(name)
+    return CurrentIncident.of(state) if state else None
+
+
+def _of_state(state: ServiceState) -> IncidentItem | None:
+    if (current := CurrentIncident.of(state)) is None:
+        return None
+    return IncidentItem(
+        id=current.id,
+        service=state.name,
+        began_at=current.began_at,
+        ended_at=None,
+        acknowledged=current.acknowledged,
+    )
+
+
+def _of_row(row: Document) -> IncidentItem:
+    began_at = datetime.fromisoformat(row["data"]["since"])
+    return IncidentItem(
+        id=row["begins"], service=row["name"], began_at=began_at, ended_at=None, acknowledged=None
+    )
+
+
+async def _ended(api: ApiContext, item: IncidentItem, rows: list[Document] | None = None) -> IncidentItem:
+    """With how it ended and who had it, as far as it is not the current one. `rows`: all of it, if they are
+    known."""
+    current = _current(api, item.service)
+    if current and current.id == item.id:
+        return item.model_copy(update={"acknowledged": current.acknowledged})
+    rows = rows or await api.store.live.incident(item.id)
+    end = next((row for row in rows[1:] if row["data"].get("to") == "alive"), None)
+    known: Acknowledged | None = None
+    for row in rows:
+        if row["type"] == _ACKNOWLEDGED:
+            known = Acknowledged.model_validate(row["data"]["acknowledged"])
+        elif row["type"] == _RELEASED:
+            known = None
+    ended_at = datetime.fromisoformat(end["data"]["since"]) if end else None
+    return item.model_copy(update={"ended_at": ended_at, "acknowledged": known})
