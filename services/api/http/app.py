@@ -60,7 +60,18 @@ def build(context: ApiContext) -> FastAPI:
         app.include_router(module.writes)
     for module in (schedules, routes):
         app.include_router(module.asks)
-    for module in (services, incidents, schedules, runs, events, audit, channels, maintenance, routes, badges):
+    for module in (
+        services,
+        incidents,
+        schedules,
+        runs,
+        events,
+        audit,
+        channels,
+        maintenance,
+        routes,
+        badges,
+    ):
         app.include_router(module.reads)
     for router in (pages.router, forms.router, login.router, pages.public):
         app.include_router(router, include_in_schema=False)
