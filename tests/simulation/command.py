@@ -16,6 +16,7 @@ from tests.simulation import mutants as monitor_mutants
 from tests.simulation import punctual
 from tests.simulation import run as monitor_run
 from tests.simulation import simulate as monitor
+from tests.simulation.notifier import incident_mutants
 from tests.simulation.notifier import mutants as notifier_mutants
 from tests.simulation.notifier import run as notifier_run
 from tests.simulation.notifier import simulate as notifier
@@ -46,7 +47,7 @@ SIMULATIONS = {
         notifier.simulate,
         notifier.tell,
         notifier_run.surroundings,
-        list(notifier_mutants.MUTANTS),
+        [*notifier_mutants.MUTANTS, *incident_mutants.MUTANTS],
         notifier_mutants.caught_by,
     ),
     "punctual": Simulation(

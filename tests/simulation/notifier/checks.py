@@ -23,6 +23,7 @@ from shared.contracts.events import (
 from shared.messaging import streams
 from shared.messaging.reader import Stored
 from tests.simulation.model import BASE
+from tests.simulation.notifier import incident_checks
 from tests.simulation.notifier.run import Played
 from tests.simulation.notifier.scenario import DAY, HOUR, MINUTE, when
 from tests.simulation.notifier.telegram import Phone, Shown
@@ -148,7 +149,7 @@ def problems(played: Played) -> list[str]:
         mine = [it for it in played.telegram.shown if it.phone is phone and not it.is_answer]
         chat = _Chat(facts, phone, mine)
         found += [f"chat {phone.address}: {problem}" for problem in chat.problems()]
-    return found
+    return [*found, *incident_checks.problems(played, facts.stories, facts.settled)]
 
 
 class _Facts:
@@ -161,6 +162,7 @@ class _Facts:
         self._read_events()
         self.runs = {stored.seq: _run(stored) for stored in self.played.world.runs}
         self.windows = self._read_windows()
+        self.stories = {name: incident_checks.story(played, name) for name in scenario.names}
         pace = 2 * scenario.paces.reminders
         self.settled = 150 + pace if scenario.calm_at <= scenario.start else 750 + pace
         """Seconds after which everything is told, once nothing is broken."""
@@ -310,21 +312,9 @@ class _Chat:
         self.perhaps.append((asked, NEVER))
 
     def _find_mutes(self) -> None:
-        played, scenario = self.facts.played, self.scenario
-        for command in [it for it in scenario.commands if it.phone is self.phone]:
-            kind, name, *length = [*command.text.split(" "), ""]
-            answered = played.answers[command].at if command in played.answers else NEVER
-            if kind in ("/mute", "/unmute"):  # the newest counts
-                its = self.silenced.get(name, [])
-                self.silenced[name] = [(a, min(b, command.at)) for a, b in its]
-            if kind == "/unmute":
-                self.muted.setdefault(name, []).append((command.at, command.at))
-            if kind == "/mute":
-                minutes = int(length[0][:-1]) * MINUTE
-                latest = answered if answered < NEVER else scenario.end
-                self.muted.setdefault(name, []).append((command.at, latest + minutes))
-                if answered < NEVER and "is muted" in played.answers[command].text:
-                    self.silenced.setdefault(name, []).append((answered, command.at + minutes))
+        """They hold for every chat."""
+        for name, story in self.facts.stories.items():
+            self.muted[name] = self.silenced[name] = story.muted
 
     def _well_from(self) -> float:
         """From when on it gets everything."""
@@ -553,8 +543,8 @@ class _Chat:
                         return
 
     def _reminded(self, it: Service) -> Iterator[str]:
-        """Of what stays down it is reminded in time."""
-        spans = [*self._withheld(it), *self.facts.hushed_spans(it)]
+        """Of what stays down it is reminded in time, unless somebody has it in hand."""
+        spans = [*self._withheld(it), *self.facts.hushed_spans(it), *self.facts.stories[it.name].acknowledged]
         unsettled = [(start, end + self.facts.settled) for start, end in spans]
         offsets = [offset.total_seconds() for offset in self.scenario.reminders]
         for n, change in enumerate(it.changes):

@@ -332,7 +332,7 @@ CAUGHT_BY = {
     "ForgetsWhatIsOwed": 282,
     "ForgetsDigests": 51,
     "ForgetsWhichRunsItTold": 20,
-    "BeginsWithTheNextRun": 103,
+    "BeginsWithTheNextRun": 65,
     "TellsOfEveryRun": 11,
     "WritesWithoutLooking": 689,
     "BelievesSilence": 0,

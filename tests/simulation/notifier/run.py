@@ -31,6 +31,7 @@ from shared.messaging.kv_record import Superseded
 from shared.messaging.stored_config import window_name
 from tests.simulation.clock import OWNER, VirtualLoop, play
 from tests.simulation.notifier import world as worlds
+from tests.simulation.notifier.people import People, plan
 from tests.simulation.notifier.scenario import INVITE, Command, Scenario, Seat, when
 from tests.simulation.notifier.telegram import Shown, SimulatedBot, SimulatedChat, Telegram
 from tests.simulation.notifier.world import EventFeed, Host, SimulatedLink, SimulatedPublisher, World
@@ -85,6 +86,7 @@ class Played:
     telegram: Telegram
     ends: list[tuple[float, str]] = field(default_factory=list)
     answers: dict[Command, Shown] = field(default_factory=dict)
+    people: People = field(default_factory=People)
 
 
 def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[str] | None = None) -> Played:
@@ -98,6 +100,7 @@ def disturbed(scenario: Scenario, process: type[Process] = Process, trace: list[
         played = Played(scenario, world, telegram)
         made.append(played)
         _plan(played)
+        played.people = plan(scenario, world, telegram)
         running = [loop.create_task(_sit(played, process, n, seat)) for n, seat in enumerate(scenario.seats)]
         for phone in scenario.phones:
             mine = [it for it in scenario.commands if it.phone is phone]

@@ -109,8 +109,10 @@ class Telegram:
     doubtful: list[tuple[float, Phone]] = field(default_factory=list)
     """When a send to whom ended so that it may have been delivered."""
     updates: list[dict[str, Any]] = field(default_factory=list)
-    taken: list[tuple[float, str, Phone]] = field(default_factory=list)
-    """When a message or an edit was taken, from which notifier, in which chat."""
+    asked: list[tuple[float, str, Phone]] = field(default_factory=list)
+    """When a message or an edit was on its way, from which notifier, to which chat."""
+    taken: list[tuple[float, Phone]] = field(default_factory=list)
+    """When one was taken."""
     answers: list[dict[str, Any]] = field(default_factory=list)
     """How presses of buttons were answered."""
     _count: int = 0
@@ -138,8 +140,11 @@ class Telegram:
         self._update({"message_id": 2, "chat": {"id": new}, "migrate_from_chat_id": old})
 
     def _update(self, message: dict[str, Any]) -> None:
+        self.receive(message=message)
+
+    def receive(self, **content: Any) -> None:
         self._count += 1
-        self.updates.append({"update_id": self._count, "message": message})
+        self.updates.append({"update_id": self._count, **content})
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
@@ -170,6 +175,7 @@ class Telegram:
             return 200, {"ok": True, "result": True}, None
         phone = self.phone(str(body["chat_id"]))
         assert phone, f"there is no chat {body['chat_id']}"
+        self.asked.append((self.loop.time(), host.name, phone))
         await asyncio.sleep(0.05 + self.rng.random() * 0.2)
         await host.while_suspended()
         if dies and self.rng.random() < 0.5:
@@ -193,7 +199,7 @@ class Telegram:
             raise asyncio.CancelledError
         shown = Shown(self.loop.time(), phone, message, host.name, id=len(self.shown) + 1, address=address)
         self.shown.append(shown)
-        self._taken(host, phone)
+        self.taken.append((self.loop.time(), phone))
         if host.broker.trace is not None:
             host.broker.say(phone.address, "sees: " + message.plain_text.replace("\n", " | "))
         if dies:
@@ -233,7 +239,7 @@ class Telegram:
         if (text, buttons) == (shown.now_says, shown.buttons):
             return 400, _refusal("Bad Request: message is not modified"), None
         shown.edits.append(Edit(self.loop.time(), host.name, text, buttons))
-        self._taken(host, phone)
+        self.taken.append((self.loop.time(), phone))
         if host.broker.trace is not None:
             host.broker.say(
                 phone.address, f"sees #{id_} edited: " + text.replace("\n", " | ") + f" {buttons}"
@@ -277,13 +283,10 @@ class Telegram:
                 return 0, {}, Failed("no answer (TimeoutError)", maybe_delivered=True)
             case "slow":
                 await asyncio.sleep(self.rng.random() * 14)
-        recent = [at for at, _, to in self.taken if to is phone and at > now - 60]
+        recent = [at for at, to in self.taken if to is phone and at > now - 60]
         if phone.address.startswith("-") and len(recent) >= MOST_PER_MINUTE:
             return 429, _refusal("Too Many Requests", {"retry_after": 5}), None
         return None
-
-    def _taken(self, host: Host, phone: Phone) -> None:
-        self.taken.append((self.loop.time(), host.name, phone))
 
 
 def _refusal(description: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:

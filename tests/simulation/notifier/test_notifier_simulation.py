@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.command import chunk
+from tests.simulation.notifier import incident_mutants
 from tests.simulation.notifier.mutants import CAUGHT_BY, MUTANTS, caught_by
 from tests.simulation.notifier.run import Process, surroundings
 
@@ -48,7 +49,8 @@ def test_a_seed_means_the_same_in_every_process() -> None:
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+@pytest.mark.parametrize("mutant", [*MUTANTS, *incident_mutants.MUTANTS], ids=lambda mutant: mutant.__name__)
 def test_a_bug_put_in_on_purpose_is_found(mutant: type[Process]) -> None:
+    first = (CAUGHT_BY | incident_mutants.CAUGHT_BY)[mutant.__name__]
     with surroundings():
-        assert caught_by(mutant, 20, CAUGHT_BY[mutant.__name__])
+        assert caught_by(mutant, 20, first)
