@@ -163,5 +163,5 @@ def report(worker: ReceiverWorker, *, subscribed: bool) -> ChannelReport:
         off_reason=state.off,
         waiting=len(worker.pending.changes) + len(worker.pending_runs.changes),
         mutes=mutes,
-        last_digest=state.digest if state.delivered_at else None,
+        last_digest=state.digest_sent,
     )

@@ -99,7 +99,9 @@ class ReceiverState(BaseModel, frozen=True):
     """The message that may have been sent."""
     digest: date | None = None
     weekly: date | None = None
-    """The days of the newest digests, daily and weekly."""
+    """The days of the newest digests, daily and weekly. When it begins, those that were due before."""
+    digest_sent: date | None = None
+    """The day of the newest one that was sent."""
     notices: datetime | None = None
     """Until when reminders are done with."""
     off: str | None = None

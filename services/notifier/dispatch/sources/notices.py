@@ -204,7 +204,7 @@ class DigestSource(MessageSource):
     async def record_sent(self, message: OutgoingMessage, intent: Intent, also: dict[str, object]) -> None:
         LAST_DIGEST.set(self._deps.now().timestamp())
         day = {"weekly" if intent.weekly else "digest": intent.digest}
-        await self._log.update(sending=None, **day, **also)
+        await self._log.update(sending=None, digest_sent=intent.digest, **day, **also)
 
     def sent_at(self) -> datetime | None:
         """When the newest daily digest that was sent was due."""
