@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+from services.notifier.alerting.changes import NoticeKind
 from shared.contracts.events import (
     ConfigurationSet,
     ServiceDeleted,
@@ -24,6 +25,7 @@ from shared.messaging import streams
 from shared.messaging.reader import Stored
 from tests.simulation.model import BASE
 from tests.simulation.notifier import incident_checks
+from tests.simulation.notifier.routing import Audience, Heard
 from tests.simulation.notifier.run import Played
 from tests.simulation.notifier.scenario import DAY, HOUR, MINUTE, when
 from tests.simulation.notifier.telegram import Phone, Shown
@@ -163,6 +165,7 @@ class _Facts:
         self.runs = {stored.seq: _run(stored) for stored in self.played.world.runs}
         self.windows = self._read_windows()
         self.stories = {name: incident_checks.story(played, name) for name in scenario.names}
+        self.audience = Audience(self)
         pace = 2 * scenario.paces.reminders
         self.settled = 150 + pace if scenario.calm_at <= scenario.start else 750 + pace
         """Seconds after which everything is told, once nothing is broken."""
@@ -205,7 +208,7 @@ class _Facts:
     def _read_windows(self) -> list[Window]:
         found: dict[str, list[Window]] = {}
         for stored in self.played.world.events:
-            if not streams.is_configuration(stored.subject):
+            if not stored.subject.startswith(streams.configuration("maintenance.")):
                 continue
             at, its = (stored.at - BASE) / 1e6, found.setdefault(stored.subject, [])
             if its:
@@ -275,6 +278,12 @@ class _Chat:
         """When it may have muted a service; `silenced`: when it certainly had."""
         self.silenced: dict[str, list[Span]] = {}
         self._find_mutes()
+        self.choices = [
+            (it.at, played.answers[it].at if it in played.answers else NEVER, it.text)
+            for played in [facts.played]
+            for it in facts.scenario.commands
+            if it.phone is phone and it.text.split()[0] in ("/only", "/all", "/quiet")
+        ]
         self.well_from = self._well_from()
         self.told: dict[str, list[tuple[float, Change]]] = {name: [] for name in facts.services}
         """Each service's changes, with when it was told of each."""
@@ -358,6 +367,8 @@ class _Chat:
                     yield f"at {shown.at:.3f} it was told {fact} after {newest}"
                 self.told[it.name].append((shown.at, fact))
                 yield from self._forbidden(it, fact, shown.at)
+                yield from self._misrouted(it, fact.to, shown.at)
+            yield from self._sounded(shown)
             yield from self._read_runs(shown)
             yield from self._read_notices(shown)
             if found := _DIGEST.match(shown.text):
@@ -410,6 +421,7 @@ class _Chat:
                 if said not in so:
                     yield f"at {shown.at:.3f} it was told that {name} is {said}, which it was not"
                 self.beliefs[name].append((shown.at, Status(said)))
+                yield from self._misrouted(it, Status(said), shown.at)
             yield from self._forbidden(it, None, shown.at)
 
     def _forbidden(self, it: Service, change: Change | None, at: float) -> Iterator[str]:
@@ -425,11 +437,47 @@ class _Chat:
         if change and self.facts.is_hushed(it, change, at):
             yield f"{it.name}: {change} was told at {at:.3f}, within maintenance"
 
+    def _misrouted(self, it: Service, status: Status, at: float) -> Iterator[str]:
+        """It was told that it has fallen, though something certainly withheld that."""
+        early = at - self.facts.margin(at)
+        during = {it.status(early), *(c.to for c in it.changes if early <= c.at <= at)}
+        heard = [span for span in self._heard(it) if span.start <= at and early < span.end]
+        before = [believed for since, believed in self.beliefs[it.name] if since < at]
+        whys = {span.why for span in heard}
+        if during != {status} or status is Status.ALIVE or not whys or not all(whys):
+            return
+        if whys & {"perhaps parent", "perhaps another choice"}:
+            return
+        if "waiting" in whys and before and before[-1] in FALLEN:  # it was called, and is told as ever
+            return
+        yield f"{it.name} is {status}, which was told at {at:.3f}, though withheld: {', '.join(whys)}"
+
+    def _sounded(self, shown: Shown) -> Iterator[str]:
+        """A fall alone is heard, or not, as the routes say."""
+        changes, notices = shown.message.changes, shown.message.notices
+        items = [(change.name, change.to) for change in changes] or [(n.name, n.status) for n in notices]
+        (name, status) = items[0] if len(items) == 1 else ("", Status.ALIVE)
+        if status not in FALLEN:
+            return
+        it, early = self.facts.services[name], shown.at - self.facts.margin(shown.at)
+        heard = [span for span in self._heard(it) if span.start <= shown.at and early < span.end]
+        sounds = {span.has_sound for span in heard if not span.why}
+        is_sure = len(sounds) == 1 and not any(span.why for span in heard)
+        if is_sure and shown.message.silent in sounds:
+            yield f"at {shown.at:.3f} {name} was told {'without' if shown.message.silent else 'with'} sound"
+
     # --- what it had to see
 
     def _withheld(self, it: Service) -> list[Span]:
         """When it may be that nothing is told of a service, whatever happens to it, but for maintenance."""
-        return [*self._silenced(it), *self._flapping(it)]
+        return [*self._silenced(it), *self._unheard(it), *self._flapping(it)]
+
+    def _heard(self, it: Service) -> list[Heard]:
+        return self.facts.audience.of(self.phone.address, it, self.choices)
+
+    def _unheard(self, it: Service) -> list[Span]:
+        """When the routes, the subscriber's choice, or what it depends on may withhold that it has fallen."""
+        return [(heard.start, heard.end) for heard in self._heard(it) if heard.why]
 
     def _silenced(self, it: Service) -> list[Span]:
         return [*it.paused, *it.muzzled, *it.absent, *self.muted.get(it.name, ())]
@@ -483,7 +531,7 @@ class _Chat:
                 or touched(withheld, min(change.since, change.began) - 1, by)
             ):
                 continue
-            if self._came_to_nothing(it, n, told):
+            if self._came_to_nothing(it, n, told) or self._waited(it, n):
                 continue
             yield f"{change} was never told"
 
@@ -492,7 +540,8 @@ class _Chat:
         for run in self.facts.runs.values():
             it = self.facts.services[run.name]
             by = max(run.at, self.well_from) + self.facts.settled
-            spans = [*self._silenced(it), *self.facts.hushed_spans(it)]
+            called = [(heard.start, heard.end) for heard in self._heard(it) if heard.is_called]
+            spans = [*self._silenced(it), *self._unheard(it), *called, *self.facts.hushed_spans(it)]
             withheld = [(start, end + self.facts.margin(end)) for start, end in spans]
             if (
                 run.wanted
@@ -504,6 +553,20 @@ class _Chat:
                 and not touched(withheld, run.since - 1, by)
             ):
                 yield f"{run} was never told"
+
+    def _waited(self, it: Service, n: int) -> bool:
+        """Whether it depends on something, so that a fall waits a little, and is told if it still holds; and
+        its end, if the fall was told."""
+        if it.name not in self.scenario.routing.parents:
+            return False
+        change, by = it.changes[n], it.until(n)
+        if change.to is not Status.ALIVE:
+            soon = max(change.at, self.well_from) + self.facts.settled
+            return by < soon or any(
+                s is change.to for at, s in self.beliefs[it.name] if change.at <= at <= soon
+            )
+        before = [s for at, s in self.beliefs[it.name] if at < change.at]
+        return not before or before[-1] is Status.ALIVE
 
     def _came_to_nothing(self, it: Service, n: int, told: set[int]) -> bool:
         """Whether it fell silent and came back, or the other way round, before either could be told."""
@@ -599,3 +662,41 @@ class _Chat:
             for kind in kinds:
                 if (kind, day.isoformat()) not in self.digests:
                     yield f"no {kind} digest of {day}, due at {due:.3f}"
+
+
+# --- how many messages there are
+
+
+@dataclass
+class Tally:
+    """Of several simulations: the incidents that there were, and of those that a chat was told of, once for
+    each chat, what it was told of them, and in how many messages, repeats included."""
+
+    incidents: int = 0
+    told: int = 0
+    messages: int = 0
+
+    def add(self, played: Played) -> None:
+        facts = _Facts(played)
+        began: dict[int, tuple[str, int]] = {}
+        """By the sequence of a change, its incident."""
+        for it in facts.services.values():
+            incident = None
+            for change in it.changes:
+                if change.from_.badness <= Status.ALIVE.badness < change.to.badness:
+                    incident, self.incidents = (it.name, change.seq), self.incidents + 1
+                if incident:
+                    began[change.seq] = incident
+                if change.to is Status.ALIVE:
+                    incident = None
+        told = set()
+        for shown in played.telegram.shown:
+            states = {(change.seq, change.to) for change in shown.message.changes}
+            states |= {(it.seq, it.status) for it in shown.message.notices if it.kind in _TELLS}
+            of_incidents = {(shown.phone.address, began[seq], to) for seq, to in states if seq in began}
+            told |= of_incidents
+            self.messages += len(of_incidents)
+        self.told += len(told)
+
+
+_TELLS = (NoticeKind.OWED, NoticeKind.STAYS)

@@ -162,7 +162,7 @@ MUTANTS: list[type[Process]] = [
 
 CAUGHT_BY = {
     "KeepsAcknowledgementsToItself": 0,
-    "TakesOver": 129,
+    "TakesOver": 256,
     "EditsInOneChat": 2,
     "EditsWithoutAPace": 3,
     "ForgetsWhatItHasShown": 1,

@@ -8,13 +8,16 @@ from typing import Any
 
 from services.notifier.alerting import policy
 from services.notifier.alerting.changes import Notice, NoticeKind
+from services.notifier.alerting.dependencies import Dependencies
 from services.notifier.alerting.policy import Decision, Suppression, Verdict
 from services.notifier.consumer import EventLog
 from services.notifier.dispatch import alert_states
+from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.notification_log import NotificationLog
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
 from services.notifier.dispatch.sources.notices import WithheldSource
+from shared.domain.routing import EVERYBODY, Hearing, Router, Rule
 from shared.messaging import faststream_broker
 from tests.simulation.catching import first_caught
 from tests.simulation.notifier.run import Process
@@ -301,6 +304,108 @@ class NeverFlaps(_Judges):
         return policy.decide(changes, owed, None, hold)
 
 
+# --- who hears of what
+
+
+class TellsEverybody(Process):
+    """Does not care for the routes."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(Router, "rule"): lambda *_: EVERYBODY}
+
+
+class KnowsTheRoutesOfItsStart(Process):
+    """Does not look at what is withheld when the routes change."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(AlertStates, "routes_changed"): lambda _: None}
+
+
+class CallsWhoeverHasIt(Process):
+    """Escalates though somebody has it in hand."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(policy.Suppressor, "_has_owner"): lambda *_: False}
+
+
+class _Hears(Process):
+    """Takes another moment, or another way, for the one in which a channel hears."""
+
+    @staticmethod
+    def hears(heard: Hearing) -> Hearing:
+        raise NotImplementedError
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        at = Rule.at
+        return {(Rule, "at"): lambda *given, **more: cls.hears(at(*given, **more))}
+
+
+class NeverCalls(_Hears):
+    """Forgets that something waits for a moment."""
+
+    @staticmethod
+    def hears(heard: Hearing) -> Hearing:
+        return replace(heard, until=None)
+
+
+class HoldsNothing(_Hears):
+    """Tells at once what has to wait, without sound."""
+
+    @staticmethod
+    def hears(heard: Hearing) -> Hearing:
+        return replace(heard, waits=False)
+
+
+class IsLoudAtNight(_Hears):
+    """Sounds in quiet hours."""
+
+    @staticmethod
+    def hears(heard: Hearing) -> Hearing:
+        return replace(heard, has_sound=True)
+
+
+class ForgetsChoices(_Rewrites):
+    """Does not know after a restart what a subscriber chose."""
+
+    @staticmethod
+    def remembers(record: ReceiverState) -> ReceiverState:
+        return {**record, "choice": {}}
+
+
+class TellsWhatDepends(Process):
+    """Does not care for what is down that a service depends on."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(Dependencies, "hold"): lambda *_, **__: None}
+
+
+class LooksAtParentsOnce(Process):
+    """Does not see that what a service depends on is back."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        return {(AlertStates, "parent_changed"): lambda *_: None}
+
+
+class GivesNoTimeToReturn(Process):
+    """Tells what is down as soon as what it depends on is back."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        hold = Dependencies.hold
+
+        def holds(*given: Any, **more: Any) -> Any:
+            found = hold(*given, **more)
+            return found if found is None or found.until is None or found.is_only_to_see else None
+
+        return {(Dependencies, "hold"): holds}
+
+
 MUTANTS: list[type[Process]] = [
     SeesNoLoss,
     SendsBeforeTheIntent,
@@ -322,6 +427,16 @@ MUTANTS: list[type[Process]] = [
     CountsWhatNobodyWasTold,
     TellsInMaintenance,
     NeverFlaps,
+    TellsEverybody,
+    KnowsTheRoutesOfItsStart,
+    CallsWhoeverHasIt,
+    NeverCalls,
+    HoldsNothing,
+    IsLoudAtNight,
+    ForgetsChoices,
+    TellsWhatDepends,
+    LooksAtParentsOnce,
+    GivesNoTimeToReturn,
 ]
 
 
@@ -346,6 +461,16 @@ CAUGHT_BY = {
     "CountsWhatNobodyWasTold": 114,
     "TellsInMaintenance": 7,
     "NeverFlaps": 10,
+    "TellsEverybody": 3,
+    "KnowsTheRoutesOfItsStart": 412,
+    "CallsWhoeverHasIt": 635,
+    "NeverCalls": 489,
+    "HoldsNothing": 624,
+    "IsLoudAtNight": 3,
+    "ForgetsChoices": 126,
+    "TellsWhatDepends": 3,
+    "LooksAtParentsOnce": 137,
+    "GivesNoTimeToReturn": 151,
 }
 """A seed that catches each: the suite need not look for one."""
 

@@ -128,6 +128,8 @@ def _plan(played: Played) -> None:
         loop.call_at(run.at, _append, world, run.subject, run.data)
     for change in played.scenario.windows:
         loop.call_at(change.at, _set_window, world, change.id, change.data)
+    for routes in played.scenario.routing.routes:
+        loop.call_at(routes.at, _set, world, "routes.all", {"routes": routes.routes})
     for phone in telegram.phones:
         if phone.moves_at < float("inf"):
             loop.call_at(phone.moves_at, telegram.move, phone)
@@ -149,15 +151,20 @@ def _told(data: bytes) -> str:
 
 
 def _set_window(world: World, id_: str, value: dict[str, Any] | None) -> None:
+    _set(world, window_name(id_), value)
+
+
+def _set(world: World, name: str, value: dict[str, Any] | None) -> None:
+    """Part of the registry's own configuration."""
     about: dict[str, Any] = {
-        "id": f"{id_}-{world.now()}",
+        "id": f"{name}-{world.now()}",
         "source": "/api",
-        "subject": window_name(id_),
+        "subject": name,
         "time": moment(world.now()),
     }
     event = ConfigurationSet(**about, data=Setting(value=value)) if value else ConfigurationRemoved(**about)
     world.append(streams.configuration(event.name), event.to_bytes())
-    world.say("windows", f"{id_} {value or 'removed'}")
+    world.say("settings", f"{name} {value or 'removed'}")
 
 
 async def _sit(played: Played, process: type[Process], n: int, seat: Seat) -> None:

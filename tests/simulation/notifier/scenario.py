@@ -25,6 +25,7 @@ from shared.contracts.events import (
 )
 from shared.messaging import streams
 from tests.simulation.model import BASE, CALM, Faults
+from tests.simulation.notifier.routing import Routing
 from tests.simulation.notifier.telegram import Phone, Trouble
 
 Spans = list[tuple[float, float]]
@@ -109,6 +110,7 @@ class Scenario:
     seats: list[Seat]
     outages: Spans
     paces: Paces
+    routing: Routing
     zone: ZoneInfo
     digest: time | None
     weekly: int | None
@@ -145,10 +147,12 @@ class _Maker:
         self.falls: list[tuple[float, str]] = []
         self.lateness = rng.choice((0.0, 1.0, 1.0, 5.0, LONGEST_LATE))
         self.outages = [] if self.calm else self.spans(rng.choice((0, 0, 0, 1, 2)), 90)
+        self.routing = Routing(seed)
 
     def scenario(self) -> Scenario:
         rng = self.rng
         names = [f"s{n}" for n in range(rng.randint(1, 4))]
+        self.routing.depend(names)
         for name in names:
             self.service(name)
         if rng.random() < 0.15:
@@ -157,6 +161,7 @@ class _Maker:
         self.facts.sort(key=lambda fact: fact.at)
         windows = sorted(self.windows(names), key=lambda it: it.at) if rng.random() < 0.6 else []
         phones, configured, commands = self.people(names)
+        self.routing.route(names, configured, self.start, self.busy_until)
         zone = ZoneInfo(rng.choice(("UTC", "Europe/Berlin", "America/New_York")))
         digest = None
         if rng.random() < 0.6:
@@ -176,6 +181,7 @@ class _Maker:
             [self.seat() for _ in range(rng.choice((1, 1, 1, 2)))],
             self.outages,
             self.paces(),
+            self.routing,
             zone,
             digest,
             rng.choice((None, 0, when(self.busy_until).weekday())) if digest else None,
@@ -281,6 +287,8 @@ class _Maker:
             if phone not in configured:
                 commands += list(self.subscriber(phone))
                 known_at = commands[-1].at + 5 * MINUTE
+                chosen = self.routing.choices(known_at, self.busy_until)
+                commands += [Command(at, phone, text, answer) for at, text, answer in chosen]
             if rng.random() < 0.35:
                 commands += [it for it in self.mutes(phone, names) if it.at > known_at]
         return phones, [phone.address for phone in configured], commands
@@ -401,6 +409,9 @@ class _Service:
         maker, rng = self.maker, self.maker.rng
         self.at = maker.start - 60 if rng.random() < 0.6 else rng.uniform(maker.start, maker.busy_until)
         self.config = {"notify": rng.random() < 0.93, "tags": (TAG,) if rng.random() < 0.4 else ()}
+        parents = maker.routing.parents.get(self.name)
+        if parents:
+            self.config["depends_on"] = parents
         self.register()
         slow = rng.choice((1.0, 1.0, 5.0)) * (4.0 if maker.long else 1.0)
         kinds = rng.choice(
@@ -412,6 +423,8 @@ class _Service:
                 ("fall", "delete", "tag"),
             )
         )
+        if parents:
+            kinds = (*kinds, "follow", "follow", "follow")
         for _ in range(rng.randint(1, 8)):
             self.wait(rng.uniform(0.1, 25 * MINUTE) * slow)
             if self.at > maker.busy_until:
@@ -482,6 +495,14 @@ class _Service:
     def _delete(self) -> None:
         self.put(streams.config(self.name), ServiceDeleted(**self.about()).to_bytes())
         self.exists, self.status = False, Status.UNKNOWN
+
+    def _follow(self) -> None:
+        """It falls with what it depends on, a little earlier or later."""
+        maker, rng = self.maker, self.maker.rng
+        later = [at for at, name in maker.falls if name in self.config["depends_on"] and at > self.at]
+        if later:
+            self.at = max(self.at, later[0] + rng.choice((rng.uniform(-2, 2), rng.uniform(0, 5 * MINUTE))))
+        self._fail()
 
     def _perhaps_back(self) -> None:
         if self.maker.rng.random() < 0.75:

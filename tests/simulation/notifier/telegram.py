@@ -19,7 +19,8 @@ MOST_PER_MINUTE = 20
 """Messages in a group."""
 ANSWERS = re.compile(
     r"Subscribed|This chat|No more messages|🔕|🔔|There |Too many|/mute|/unmute|Commands|A service|I do |"
-    r"/ack|No open |\d+ open |That cannot|\w+: (?:You have it|.+ has it|It is alive|That )"
+    r"/ack|No open |\d+ open |That cannot|\w+: (?:You have it|.+ has it|It is alive|That )|"
+    r"You hear |From \d"
 )
 """How answers to commands begin."""
 

@@ -3,14 +3,18 @@
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests.simulation.command import chunk
 from tests.simulation.notifier import incident_mutants
+from tests.simulation.notifier.checks import Tally, problems
 from tests.simulation.notifier.mutants import CAUGHT_BY, MUTANTS, caught_by
-from tests.simulation.notifier.run import Process, surroundings
+from tests.simulation.notifier.routing import ROUTED
+from tests.simulation.notifier.run import Process, disturbed, surroundings
+from tests.simulation.notifier.scenario import make
 
 SECONDS = 2.0
 FEW = 5
@@ -27,6 +31,19 @@ def test_each_chat_is_told_what_it_has_to_be(capsys: pytest.CaptureFixture[str])
         f"\nseed {seed}: {problem}\nreplay with: make simulate OF=notifier SEED={seed}"
         for seed, problem in failures
     )
+
+
+def test_of_a_thousand_incidents_with_routes_each_news_is_told_little_more_than_once() -> None:
+    """Repeats after a kill, and where nobody knows whether a message has arrived, included."""
+    tally, seeds = Tally(), (seed for seed in count(1000) if seed % 11 in ROUTED)
+    with surroundings():
+        while tally.incidents < 1000:
+            seed = next(seeds)
+            played = disturbed(make(seed))
+            assert not problems(played), f"replay with: make simulate OF=notifier SEED={seed}"
+            tally.add(played)
+    assert tally.told > tally.incidents
+    assert tally.messages <= 1.2 * tally.told
 
 
 def test_a_seed_means_the_same_in_every_process() -> None:

@@ -116,7 +116,11 @@ class WithheldSource(MessageSource):
             for notice in unfinished.owed:
                 if not alerts.is_still_due(notice):
                     self._note_maybe_told(notice)
-            notices = [notice for notice in unfinished.owed if alerts.is_still_due(notice)]
+            notices = [
+                replace(notice, has_sound=alerts.due[notice.name].has_sound)
+                for notice in unfinished.owed
+                if alerts.is_still_due(notice)
+            ]
             if not notices:
                 await self._log.update(sending=None, **alerts.as_record())
         else:
