@@ -1,5 +1,7 @@
 """Who has it in hand, in every chat: buttons, commands, edits; the notifier as a process."""
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -221,3 +223,23 @@ async def test_a_message_that_is_gone_is_left_alone(
     await told(telegram, "web: down → alive")
     refused = [it for it in telegram.refused if it["chat"] == "42"]
     assert [it["said"] for it in refused] == ["Bad Request: message to edit not found"]
+
+
+async def test_a_storm_is_recorded_for_each_service_and_channel(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
+    start(telegram_chat_id="42,43,-1001")
+    names = [f"storm-{i:04}" for i in range(2000)]
+    await asyncio.gather(*(record.change(name, ALIVE, DOWN) for name in names))
+    for chat in ("42", "43", "-1001"):
+        await told(telegram, *names, chat=chat, within=60)
+    known: Counter[str] = Counter()
+
+    async def all_recorded() -> bool:
+        known.clear()
+        async for batch in Reader(record.link, streams.SERVICES, streams.ALL_INCIDENT).to_end():
+            known.update(streams.name_in(it.subject) for it in batch)
+        return len(known) == 2000 and set(known.values()) == {3}
+
+    await eventually(all_recorded, within=20)
+    assert telegram.refused == []

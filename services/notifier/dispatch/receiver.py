@@ -134,7 +134,8 @@ class ReceiverWorker:
     def enqueue(self, seq: int, change: StatusChange | None) -> None:
         """The event at a sequence: a change, or nothing that is sent."""
         self.pending.enqueue(seq, change)
-        self._wake.set()
+        if change or self.pending.behind or self.state.sending:
+            self._wake.set()
 
     def enqueue_run(self, seq: int, run: UnusualRun | None) -> None:
         """The fact about a run at a sequence of theirs."""

@@ -2,11 +2,13 @@
 a message that a crash repeats is recorded twice, as it was sent."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
 import structlog
+from prometheus_client import Counter
 
 from services.notifier.alerting.changes import NoticeKind
 from services.notifier.texts.message import OutgoingMessage
@@ -18,8 +20,13 @@ from shared.messaging.incident_log import IncidentLog
 
 log = structlog.get_logger()
 
+UNRECORDED = Counter(
+    "registry_told_unrecorded_total", "Services of which a chat was told, and no event says so"
+)
 MAX_AT_ONCE = 500
 """Events on their way to the broker."""
+MAX_PER_MINUTE = 20_000
+"""Events; 2,000 services that fall together in 10 channels. Else a storm would hold up messages to many."""
 
 
 What = Literal["change", "reminder", "owed", "escalation"]
@@ -48,18 +55,36 @@ class ToldLog:
     ) -> None:
         self._log, self._now = incident_log, now
         self._incidents_of, self._incident_before = incidents_of, incident_before
+        self._recent = deque[tuple[float, int]]()
+        """When how many were recorded."""
         self._lock = asyncio.Lock()
         """Or channels that are told the same at once would be in each other's way."""
 
     async def record(self, channel: str, message: OutgoingMessage) -> None:
         """Waits for the broker as long as it takes."""
         items = list(_items(message))
+        if not self._has_room(len(items)):
+            UNRECORDED.inc(len(items))
+            log.warning(
+                "who was told is not recorded, as it is too much", channel=channel, services=len(items)
+            )
+            return
         async with self._lock:
             for start in range(0, len(items), MAX_AT_ONCE):
                 part, at = items[start : start + MAX_AT_ONCE], self._now()
                 falls = [(it.name, it.seq, it.since) for it in part if it.status is not Status.ALIVE]
                 known = await self._incidents_of(falls) if falls else {}
                 await asyncio.gather(*(self._append(channel, it, known.get(it.name), at) for it in part))
+
+    def _has_room(self, count: int) -> bool:
+        """Whether so many more are not too much for the last minute."""
+        now, recent = asyncio.get_running_loop().time(), self._recent
+        while recent and recent[0][0] < now - 60:
+            recent.popleft()
+        if recent and sum(each for _, each in recent) + count > MAX_PER_MINUTE:
+            return False
+        recent.append((now, count))
+        return True
 
     async def _append(self, channel: str, it: _Item, incident: Incident | None, at: datetime) -> None:
         if it.status is Status.ALIVE:
