@@ -300,7 +300,10 @@ def body(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-PAGES = ("/", "/?bars=90d", "/status", "/ui/maintenance", "/summary", "/maintenance", "/services?limit=500")
+PAGES = (
+    *("/", "/?bars=90d", "/status", "/ui/maintenance", "/ui/audit"),
+    *("/summary", "/maintenance", "/routes", "/audit", "/services?limit=500"),
+)
 OF_ONE = (
     *("/ui/service/{}", "/service/{}", "/service/{}/heartbeats", "/service/{}/events", "/badge/{}.svg"),
     *(

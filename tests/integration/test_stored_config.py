@@ -236,6 +236,19 @@ async def test_they_are_taken_over_once_by_however_many_apis(
     assert (await recorded(link)).count(window_name("new")) == 1
 
 
+async def test_what_is_long_over_is_forgotten_by_whoever_is_first(
+    link: BrokerConnection, nats_url: str
+) -> None:
+    over = WINDOW.model_copy(
+        update={"starts_at": NOW - timedelta(days=32), "ends_at": NOW - timedelta(days=31)}
+    )
+    for n in range(5):
+        await configure(link.js, window_name(f"old{n}"), value(over))
+    async with an_api(nats_url) as first, an_api(nats_url) as second:
+        made = await asyncio.gather(*(api.add(WINDOW, NOW, None) for api in (first, second) * 2))
+        await becomes(lambda: set(first.configuration.stored.windows), {it.id for it in made})
+
+
 async def test_a_take_over_that_broke_off_goes_on(
     link: BrokerConnection, bucket: KeyValue, nats_url: str
 ) -> None:

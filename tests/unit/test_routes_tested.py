@@ -4,9 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from services.api.configuration import Configuration
 from services.api.http.models import Heard, RouteTest
 from services.api.routes import StoredRoutes
+from shared.contracts.events import Status
 from shared.contracts.routes import Routes
 from shared.messaging.stored_config import ROUTES, StoredConfig
 
@@ -101,3 +105,37 @@ async def test_routes_can_be_tried_that_are_not_set() -> None:
         "ops": Heard.NOT,
         "ana": Heard.NOT,
     }
+
+
+MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(8999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001
+TO = st.lists(st.sampled_from([*sorted(CHANNELS), "gone"]), min_size=1, max_size=3, unique=True)
+LENGTHS = st.sampled_from(["1s", "15m", "1d", "3650d"])
+ROUTE = st.fixed_dictionaries(
+    {"to": TO},
+    optional={
+        "match": st.sampled_from([{}, {"tags": ["db"]}, {"status": ["down"]}, {"name": "w*"}]),
+        "continue": st.booleans(),
+        "quiet": st.sampled_from(["22:00-07:00", {"hours": "00:00-23:59", "hold": True}]),
+        "escalate": st.lists(st.fixed_dictionaries({"after": LENGTHS, "to": TO}), max_size=2),
+        "remind": st.lists(LENGTHS, max_size=2),
+    },
+)
+
+
+@given(st.lists(ROUTE, max_size=4), MOMENTS, st.none() | MOMENTS, st.booleans(), st.sampled_from(Status))
+async def test_whatever_is_asked_each_channel_has_one_answer(
+    routes: list[dict[str, Any]],
+    at: datetime,
+    down_since: datetime | None,
+    acknowledged: bool,
+    status: Status,
+) -> None:
+    if status is Status.UNKNOWN:
+        return
+    found = await told(*routes, at=at, down_since=down_since, acknowledged=acknowledged, status=status)
+    assert any(hears is not Heard.NOT for hears, _, _ in found.values()), "somebody hears of it"
+    for hears, when, _ in found.values():
+        now = hears in (Heard.AT_ONCE, Heard.NO_SOUND, Heard.ESCALATED)
+        assert (when == at) if now else (when is None) == (hears is Heard.NOT)
+        assert when is None or when >= at
+        assert not (acknowledged and hears in (Heard.ESCALATED, Heard.WAITS))
