@@ -15,7 +15,7 @@ from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from shared.messaging.errors import NotStored, WrongSequence
 from shared.messaging.publisher import Publisher
-from shared.messaging.queries import message_at, newest
+from shared.messaging.queries import message_at, newest, stream_info
 from shared.messaging.stored_config import StoredConfig
 
 
@@ -28,6 +28,8 @@ class Configuration:
     store: Store
     stored: StoredConfig
     now: Callable[[], datetime]
+    _is_taken: bool = False
+    """Whether the stream is known to take such events."""
 
     async def refresh(self, name: str) -> None:
         """Take in what the record has of one part by now: another API may just have written it. Raises
@@ -40,6 +42,7 @@ class Configuration:
     ) -> int:
         """Set one part, or remove it (None). Its new version. `after`: the version that it is decided on;
         `created`: whether there was none of it. Problem 412 if somebody was faster."""
+        await self._check_stream()
         now = self.now()
         about: dict[str, Any] = {
             "id": event_id(name, now.isoformat(), uuid.uuid4()),
@@ -65,3 +68,12 @@ class Configuration:
             if message := await message_at(self.link, streams.SERVICES, ack.seq):
                 await self.store.add_settings([configuration_row(message)])
         return ack.seq
+
+    async def _check_stream(self) -> None:
+        """Raises NotStored while the monitor is of a version that knows of no such events: it alone widens
+        the stream. (To try it all the same would look like a broker that stores nothing.)"""
+        if not self._is_taken:
+            config = (await stream_info(self.link, streams.SERVICES))["config"]
+            if streams.ALL_CONFIGURATION not in config["subjects"]:
+                raise NotStored("the monitor is of an older version, and its stream takes no such event yet")
+            self._is_taken = True

@@ -85,10 +85,10 @@ class Maintenance:
         """Make events of the windows that an older version keeps in its bucket, each once, whoever tries it,
         and say there that this is done. Nobody knows who made them. Waits for the broker as long as it takes:
         its monitor may still be of that version, and the stream take no such events yet."""
-        older = self._stored.older
+        older, said = self._stored.older, ""
         while older.windows or older.newest > older.taken_over:
             try:
-                upto = older.newest
+                upto, count = older.newest, len(older.windows)
                 for id_, window in list(older.windows.items()):
                     if not self._stored.version(window_name(id_)):
                         with suppress(Problem):  # another API was faster, or somebody has changed it
@@ -96,10 +96,11 @@ class Maintenance:
                 bucket = await self.configuration.link.bucket(streams.MAINTENANCE_BUCKET)
                 await bucket.put(TAKEN_OVER, str(upto).encode())
             except (NotStored, NatsError, OSError, TimeoutError) as error:
-                log.info("maintenance windows of an older version are taken over later", why=str(error))
+                if said != (said := str(error)):
+                    log.info("maintenance windows of an older version are taken over later", why=said)
                 await asyncio.sleep(TRY_AGAIN)
             else:
-                log.info("maintenance windows of an older version are taken over", count=len(older.windows))
+                log.info("maintenance windows of an older version are taken over", count=count)
                 return
 
     async def _forget_old(self, now: datetime) -> None:

@@ -22,6 +22,7 @@ from shared.contracts.routes import Routes
 from shared.http.problems import Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
+from shared.messaging.errors import NotStored
 from shared.messaging.publisher import Publisher
 from shared.messaging.queries import newest_event
 from shared.messaging.reader import Reader
@@ -270,10 +271,15 @@ async def test_it_waits_for_a_stream_that_takes_such_events(
     config.subjects = [streams.ALL_CONFIG, streams.ALL_STATUS]
     await link.js.update_stream(config)
     async with an_api(nats_url) as api:
+        failed: list[NotStored | None] = []
+        api.configuration.publisher.on_append = failed.append
         taking = asyncio.create_task(api.take_over())
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(taking), 1)
         assert api.configuration.stored.windows == {"a": WINDOW, "b": WINDOW}
+        with pytest.raises(NotStored, match="older version"):
+            await api.add(WINDOW, NOW, None)
+        assert failed == [], "it would be said to be not ready, as if nothing were stored"
         config.subjects = subjects
         await link.js.update_stream(config)
         await asyncio.wait_for(taking, 20)
