@@ -108,10 +108,11 @@ class Incidents:
                     pass
             elif of_the_record:
                 return there
-            await commands.caught_up(f"service.*.{name}")
+            # The newest act first: what is decided next has to know of it, whoever acts meanwhile.
             message = await newest(commands.link, streams.SERVICES, subject)
-            state, of_the_record = await commands.store.live.get(name), True
             after = message.seq if message else 0  # one that cannot be read stands in the way all the same
+            await commands.caught_up(f"service.*.{name}")
+            state, of_the_record = await commands.store.live.get(name), True
         raise Problem(503, f"too many do something about {name} at once", retry_after=1)
 
 

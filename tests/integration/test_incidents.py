@@ -124,9 +124,8 @@ async def test_of_two_who_have_it_at_once_one_is_told_who_was_faster(
     try:
         async with client_of(second) as other:
             await eventually(lambda: _is_ready(other))
-            for _ in range(5):
-                await monitor.change(ALIVE, DOWN)
-                await shows(client, "web", status="down")
+            for _ in range(12):
+                await monitor.change(ALIVE, DOWN)  # they press before it is shown
                 answers = await asyncio.gather(
                     client.post("/service/web/ack", headers=ANA),
                     other.post("/service/web/ack", headers=BEN),
@@ -176,6 +175,7 @@ async def _is_unmuted(client: httpx.AsyncClient) -> bool:
         {},
         {"for": "2h", "until_alive": True},
         {"until_alive": False},
+        {"until_alive": 1},
         {"for": "31d"},
         {"for": "0s"},
         {"for": 7200},
@@ -291,9 +291,20 @@ async def test_what_happened_in_an_incident_is_told_in_order(
     assert state["incident"]["id"] == other
     audited = (await client.get("/audit?service=web")).json()["items"]
     assert {it["type"].split(".")[1] for it in audited} >= {"acknowledged", "released", "muted", "noted"}
+    assert {field["field"] for it in audited for field in it["changes"]} >= {"acknowledged", "muted", "note"}
 
     await client.delete("/service/web")
-    assert (await client.get(f"/incident/{id_}")).status_code == 404
+    checked((await client.get(f"/incident/{id_}")).json())
+    ended = (await client.get(f"/incident/{other}")).json()
+    assert ended["events"][-1]["type"] == "service.deleted.v1"
+    length = datetime.fromisoformat(ended["ended_at"]) - datetime.fromisoformat(ended["began_at"])
+    assert ended["seconds"] == pytest.approx(length.total_seconds(), abs=1e-3)
+    assert [it["id"] for it in (await client.get("/incidents?open=false")).json()["items"]] == [other, id_]
+    assert (await client.post(f"/incident/{id_}/notes", json={"text": "late"})).status_code == 404
+    assert (await client.post("/service", json={"name": "web"})).status_code == 201
+    assert (await client.post(f"/incident/{id_}/notes", json={"text": "  "})).status_code == 422
+    late = await client.post(f"/incident/{id_}/notes", json={"text": " late "})
+    assert late.json()["events"][-1]["data"]["note"] == "late"
     kept = (await client.get("/audit?service=web")).json()["items"]
     assert {it["type"] for it in kept} >= {"service.acknowledged.v1", "service.noted.v1"}
     before = await contents(mongo_url)

@@ -23,6 +23,7 @@ from services.api.http.models import (
 from services.api.http.requests import read_cursor, tags_asked_for, write_cursor
 from services.api.http.routing import Actor, Limit, NameInPath, reading, writing
 from services.api.projections.documents import Document
+from services.api.projections.store import DELETED
 from shared.contracts.events import (
     NAME_RULE_IN_WORDS,
     ServiceAcknowledged,
@@ -98,14 +99,14 @@ async def list_incidents(
     limit: Limit = 50,
     cursor: str | None = None,
 ) -> IncidentPage:
-    """Incidents of the services that there are, newest first."""
+    """Incidents, newest first, also of services that are deleted by now, which have no tags."""
     if service and not valid_name(service):
         raise Problem(422, f"service: {NAME_RULE_IN_WORDS}")
     tags = tags_asked_for(tag, api.hub.index.has_tag)
 
     def wanted(name: str, began_at: datetime) -> bool:
         state = api.hub.index.get(name)
-        is_ours = state is not None and service in ("", name) and set(tags).issubset(state.tags)
+        is_ours = service in ("", name) and set(tags).issubset(state.tags if state else ())
         return is_ours and (since is None or began_at >= since)
 
     found = _open(api, cursor) if open else _begun(api, service, open, since, cursor)
@@ -203,14 +204,20 @@ async def _ended(api: ApiContext, item: IncidentItem, rows: list[Document] | Non
     known."""
     current = _current(api, item.service)
     if current and current.id == item.id:
-        return item.model_copy(update={"acknowledged": current.acknowledged})
+        lasts = (api.now() - item.began_at).total_seconds()
+        return item.model_copy(update={"acknowledged": current.acknowledged, "seconds": max(0.0, lasts)})
     rows = rows or await api.store.live.incident(item.id)
-    end = next((row for row in rows[1:] if row["data"].get("to") == "alive"), None)
+    ends = (row for row in rows[1:] if row["data"].get("to") == "alive" or row["type"] == DELETED)
+    end = next(ends, None)
     known: Acknowledged | None = None
     for row in rows:
         if row["type"] == _ACKNOWLEDGED:
             known = Acknowledged.model_validate(row["data"]["acknowledged"])
         elif row["type"] == _RELEASED:
             known = None
-    ended_at = datetime.fromisoformat(end["data"]["since"]) if end else None
-    return item.model_copy(update={"ended_at": ended_at, "acknowledged": known})
+    if end is None:  # its end is not kept
+        return item.model_copy(update={"acknowledged": known})
+    since = end["data"].get("since")
+    ended_at = datetime.fromisoformat(since) if since else moment(end["at"])
+    seconds = max(0.0, (ended_at - item.began_at).total_seconds())
+    return item.model_copy(update={"ended_at": ended_at, "seconds": seconds, "acknowledged": known})

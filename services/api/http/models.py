@@ -31,7 +31,6 @@ from shared.contracts.events import (
     NAME_RULE_IN_WORDS,
     SCHEDULE_MAX,
     Mute,
-    Note,
     Outcome,
     ServiceConfig,
     Signal,
@@ -399,10 +398,13 @@ class AuditPage(BaseModel):
     next: str | None = Field(description="The cursor of the next page; null on the last.")
 
 
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+
+
 class AckWanted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    note: Note | None = None
+    note: Text | None = None
 
 
 class MuteWanted(BaseModel):
@@ -412,11 +414,11 @@ class MuteWanted(BaseModel):
 
     for_: Duration | None = Field(default=None, alias="for", examples=["2h"])
     until: events.Moment | None = None
-    until_alive: Literal[True] | None = None
+    until_alive: StrictBool | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if sum(each is not None for each in (self.for_, self.until, self.until_alive)) != 1:
+        if sum(each is not None for each in (self.for_, self.until, self.until_alive or None)) != 1:
             raise ValueError("one of for, until and until_alive is needed")
         return self
 
@@ -424,7 +426,7 @@ class MuteWanted(BaseModel):
 class NoteWanted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    text: Note
+    text: Text
 
 
 class IncidentItem(BaseModel):
@@ -433,7 +435,10 @@ class IncidentItem(BaseModel):
     id: str
     service: str
     began_at: AwareDatetime
-    ended_at: AwareDatetime | None = Field(description="Null while it lasts.")
+    ended_at: AwareDatetime | None = Field(
+        description="When it was alive again, or its service deleted; null while it lasts."
+    )
+    seconds: float = Field(default=0, description="How long it took, or lasts already.")
     acknowledged: Acknowledged | None = Field(description="Who has it in hand, or had at its end.")
 
 

@@ -85,11 +85,6 @@ class Projection(NamedTuple):
         return not isinstance(self.event, StatusChanged | IncidentEvent)
 
     @property
-    def outlives(self) -> bool:
-        """Whether the audit tells of it when the service is deleted."""
-        return not isinstance(self.event, StatusChanged | ServiceTold)
-
-    @property
     def deletes(self) -> bool:
         return isinstance(self.event, ServiceDeleted)
 
@@ -174,6 +169,15 @@ def setting_differences(before: Document | None, row: Document) -> list[Document
     was, now = before["data"].get("value", {}) if before else {}, data.get("value", {})
     changed = [field for field in {**was, **now} if was.get(field) != now.get(field)]
     return [{"field": field, "before": was.get(field), "after": now.get(field)} for field in changed]
+
+
+def act_differences(before: Document | None, row: Document) -> list[Document]:
+    """As `differences`, of lines about incidents: who has it in hand, whether it is muted, what was noted."""
+    was, now = before["data"] if before else {}, row["data"]
+    fields = [field for field in ("acknowledged", "muted") if was.get(field) != now.get(field)]
+    found = [{"field": field, "before": was.get(field), "after": now.get(field)} for field in fields]
+    noted = now.get("note")
+    return [*found, {"field": "note", "before": None, "after": noted}] if noted else found
 
 
 def _digest(*keys: str) -> str:

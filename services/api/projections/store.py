@@ -29,6 +29,7 @@ from services.api.projections.documents import (
     Document,
     Heard,
     Projection,
+    act_differences,
     changed,
     differences,
     dump,
@@ -37,7 +38,7 @@ from services.api.projections.documents import (
 )
 from services.api.projections.runs import place
 from shared.contracts import ping_keys
-from shared.contracts.events import Outcome, Signal, Status, StatusChanged
+from shared.contracts.events import Outcome, ServiceDeleted, Signal, Status, StatusChanged
 from shared.domain.service_state import ServiceState
 from shared.messaging import streams
 from shared.messaging.connection import StreamPosition, set_within
@@ -48,6 +49,7 @@ _STATE = "registry_state"
 """Holds the pointer; the one collection that is of no generation."""
 
 _STATUS_CHANGED: str = StatusChanged.model_fields["type"].default
+DELETED: str = ServiceDeleted.model_fields["type"].default
 _ENDED = " ended"
 """Behind the name in lines of what was deleted: no name has a blank in it."""
 _KEYS = ("config.ping_key", "config.aliases")
@@ -259,21 +261,18 @@ class View:
         await _write(self._services, [_merge(state) for state in states.values()])
 
     async def add_to_history(self, changes: Sequence[Projection]) -> None:
-        """Add events to the history. One that is there already is the same. What a deletion ends goes; of its
-        configuration only the audit tells further."""
+        """Add events to the history. One that is there already is the same. Of what a deletion ends
+        only the audit and its incidents tell further."""
         gone: dict[str, int] = {}
         for change in changes:
             if change.deletes:
                 gone[change.name] = max(change.seq, gone.get(change.name, 0))
-        rows = [it.row for it in changes if it.outlives or it.seq >= gone.get(it.name, 0)]
-        await _insert(self._events, rows)
-        ended = [(name, {"name": name, "_id": {"$lt": seq}}) for name, seq in gone.items()]
-        kept = {"type": {"$in": [*CONFIGURES, *(kind for kind in ACTS if kind != TOLD)]}}
-        await _write(
-            self._events,
-            [UpdateMany(which | kept, {"$set": {"name": name + _ENDED}}) for name, which in ended],
-        )
-        await _write(self._events, [DeleteMany(which) for _, which in ended])
+        await _insert(self._events, [it.row for it in changes])
+        ended = [
+            UpdateMany({"name": name, "_id": {"$lt": seq}}, {"$set": {"name": name + _ENDED}})
+            for name, seq in gone.items()
+        ]
+        await _write(self._events, ended)
 
     async def add_settings(self, rows: Sequence[Document]) -> None:
         """Add events of the registry's own configuration. One that is there already is the same."""
@@ -332,7 +331,9 @@ class View:
         configured, acted = ({"type": {"$in": kinds}} for kinds in (CONFIGURES, ACTS))
         gone: list[Document] = [
             its | {"type": _STATUS_CHANGED, "_id": {"$lt": left.status}},
-            *(which | configured | {"_id": {"$lt": left.config}} for which in (its, ended)),
+            its | configured | {"_id": {"$lt": left.config}},
+            ended | {"_id": {"$lt": left.config}},
+            ended | {"type": _STATUS_CHANGED, "_id": {"$lt": left.status}},
             *(which | acted | {"_id": {"$lt": left.incident}} for which in (its, ended)),
             its | {"at": {"$lt": left.registered_at}},
         ]
@@ -421,18 +422,20 @@ class View:
         for row in found:
             if row["type"] in CONFIGURES:
                 row["changes"] = differences(await self._configured_before(row), row)
+            elif row["type"] in ACTS:
+                row["changes"] = act_differences(await self._configured_before(row, ACTS), row)
             elif row["type"] in SETTINGS:
                 row["changes"] = setting_differences(await self._configured_before(row, SETTINGS), row)
             row["name"] = row["name"].removesuffix(_ENDED)
         return found
 
     async def incidents(self, service: str, before: int | None) -> AsyncIterator[Document]:
-        """The lines with which incidents began, newest first, of services that there are. `service`: only of
-        this one, if it is named; `before`: the sequence that they are older than."""
+        """The lines with which incidents began, newest first, also of services that are deleted. `service`:
+        only of this one, if it is named; `before`: the sequence that they are older than."""
         which: Document = {"begun": {"$gt": 0} if before is None else {"$gt": 0, "$lt": before}}
-        which |= {"name": service} if service else {}
+        which |= {"name": _of_all_lives(service)} if service else {}
         async for row in self._events.find(which, batch_size=_PAGE).sort([("begun", -1)]):
-            yield row
+            yield _by_its_name(row)
 
     async def incident(self, id_: str) -> list[Document]:
         """The lines of all that happened in an incident, the one with which it began first; none: there is no
@@ -440,20 +443,20 @@ class View:
         begun: Document | None = await self._events.find_one({"begins": id_})
         if begun is None:
             return []
-        end = await self.incident_end(begun)
-        after = {"name": begun["name"], "_id": {"$gt": begun["_id"]}}
+        end = await self.incident_end(_by_its_name(begun))
+        after = {"name": _of_all_lives(begun["name"]), "_id": {"$gt": begun["_id"]}}
         within = {"_id": {"$gt": begun["_id"], "$lte": end["_id"]}} if end else {}
         its = [
             after | within | {"type": {"$nin": ACTS}},
             after | {"type": {"$in": ACTS}, "data.incident": id_},
         ]
         found = [row for which in its for row in await self._events.find(which).limit(_MOST).to_list(None)]
-        return [begun, *sorted(found, key=lambda row: row["_id"])]
+        return [begun, *map(_by_its_name, sorted(found, key=lambda row: row["_id"]))]
 
     async def incident_end(self, begun: Document) -> Document | None:
-        """The line with which an incident ended; None: it has not."""
-        which = {"name": begun["name"], "_id": {"$gt": begun["_id"]}, "type": _STATUS_CHANGED}
-        which |= {"data.to": Status.ALIVE.value}
+        """The line with which an incident ended, of a change or a deletion; None: it has not."""
+        which: Document = {"name": _of_all_lives(begun["name"]), "_id": {"$gt": begun["_id"]}}
+        which |= {"$or": [{"data.to": Status.ALIVE.value}, {"type": DELETED}]}
         found: list[Document] = await self._events.find(which).sort([("_id", 1)]).limit(1).to_list(None)
         return found[0] if found else None
 
@@ -527,6 +530,15 @@ class View:
         services = await self._services.count_documents({"config.deleted": False})
         runs = await self._runs.count_documents({})
         return int(events), int(services), int(runs)
+
+
+def _of_all_lives(name: str) -> Document:
+    return {"$in": [name, name + _ENDED]}
+
+
+def _by_its_name(row: Document) -> Document:
+    row["name"] = row["name"].removesuffix(_ENDED)
+    return row
 
 
 def _heartbeat(heard: Heard) -> Document:
