@@ -219,6 +219,7 @@ class Receivers:
         self._router = Router(routes, self._names)
         if unknown := [name for name in routes.channels if name not in self._names]:
             log.warning("routes name channels that there are not", channels=unknown, known=self._names)
+        log.info("routes are in force", routes=len(routes.routes))
         self._deps.reminders.schedules_changed()
         for worker in self._workers:
             worker.alerts.routes_changed()
