@@ -262,3 +262,18 @@ def test_the_threshold_in_force_is_that_of_its_interval_or_its_own() -> None:
     assert silent_after(ServiceState("a")) == 15 * MINUTE
     assert silent_after(ServiceState("a", every=hour)) == 2 * HOUR
     assert silent_after(ServiceState("a", silent_after=3 * hour)) == 3 * HOUR
+
+
+async def test_a_fall_that_is_read_after_the_return_waits_as_well() -> None:
+    it = await world()
+    it.stop()
+    it.change(DOWN, "db")
+    it.now += MINUTE
+    it.change(DOWN)
+    it.now += HOUR
+    it.change(ALIVE, "db")
+    await it.restart()
+    await it.passes(GRACE - SECOND, 5)
+    assert it.told() == []
+    await it.passes(SECOND)
+    assert it.told() == OWED_DOWN
