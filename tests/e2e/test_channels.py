@@ -170,6 +170,7 @@ async def test_the_page_of_notifications(system: System, telegram: Standin) -> N
         page = admin.get("/ui/notifications").text
         assert routes == json.loads(html.unescape(CODE.findall(page)[0]))
         system.http.put(system.url("api", "/routes"), json={"routes": []})
+        assert "None: whatever changes is told." in page
         forms = dict(FORM.findall(page))
         assert list(forms) == ["/ui/notifications/ops/test", "/ui/notifications/-1001%3A7/test"]
         form_key = forms["/ui/notifications/ops/test"]
@@ -199,6 +200,10 @@ async def test_the_page_of_notifications(system: System, telegram: Standin) -> N
         await until(lambda: system.told("web"), within=5)
         assert "ops is on." in admin.get(on.headers["location"]).text
         assert admin.post("/ui/notifications/boss/on", data={"form_key": form_key}).status_code == 404
+
+        assert system.http.post(system.url("api", "/service/web/mute"), json={"for": "2h"}).status_code == 200
+        page = admin.get("/ui/notifications").text
+        assert re.search(r'<a href="/ui/service/web">web</a> until [0-9: UTC-]+, by token:ana<', page)
 
         system.parts["notifier"].kill()
         page = admin.get("/ui/notifications").text

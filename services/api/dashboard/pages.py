@@ -47,6 +47,7 @@ DEAD_ROWS = 50
 TAGS_SHOWN = 60
 EVENTS_SHOWN = 30
 AUDIT_ROWS = 50
+MUTED_ROWS = 100
 SAID_WITHIN = timedelta(minutes=1)
 """How long a page says that a test message was delivered."""
 RUNS_DRAWN, RUNS_SHOWN = 100, 20
@@ -342,7 +343,7 @@ async def notifications_page(
         found = await channels.all_channels(api.link)
     except Problem as problem:
         away = problem.detail
-    is_admin = api.auth.role(request) is Role.ADMIN
+    is_admin, now = api.auth.role(request) is Role.ADMIN, micros(api.now())
     meant = next((each for each in found if each.name == channel), None)
     return page(
         request,
@@ -351,6 +352,8 @@ async def notifications_page(
         channels=sorted(found, key=lambda each: (each.off_since is None, not each.is_failing)),
         away=away,
         invitation=await channels.invitation(api.link) if found and is_admin else None,
+        muted=[(it.name, mute) for it in api.hub.index if (mute := it.muted(now))],
+        muted_rows=MUTED_ROWS,
         routes=_as_document(api.routes.shown().routes),
         said=_said_of_channel(meant, done, api.now()) if meant else "",
         refused=f"{channel}: {refused}" if refused and not away else "",
