@@ -22,6 +22,7 @@ from services.api.queries.runs import LastDays
 from services.api.routes import StoredRoutes
 from services.api.settings import ApiSettings
 from shared.contracts.events import MICRO, Outcome, micros, moment
+from shared.contracts.maintenance import in_maintenance
 from shared.domain import digest, timeline
 from shared.domain.service_state import ServiceState
 from shared.domain.timeline import Mark, Segment
@@ -69,6 +70,16 @@ class ApiContext:
             return Counter([outcome async for name, outcome in ended if self.hub.index.get(name)])
 
         return await self.runs_counted.get(count)
+
+    def beside(self, now: datetime) -> digest.Beside:
+        """What there is to say of services beside their status."""
+        index, at = self.hub.index, micros(now)
+        windows = self.maintenance.open(now)
+        return digest.Beside(
+            muted={it.name for it in index if it.last_mute and it.muted(at)},
+            maintenance=in_maintenance(windows, ((it.name, it.tags) for it in index), now),
+            owners={it.name: known.by for it, _ in index.incidents() if (known := it.acknowledged)},
+        )
 
     def gaps_until(self, at: int) -> list[tuple[int, int]]:
         """When the registry itself was not listening."""

@@ -31,6 +31,7 @@ from services.notifier.texts.message import LinkContext
 from shared.contracts.channels import Invitation
 from shared.contracts.events import IncidentEvent
 from shared.contracts.maintenance import maintenance_until
+from shared.domain.digest import Beside
 from shared.domain.incidents import IncidentState
 from shared.http import docs, server
 from shared.http.protocol import limits_of, within
@@ -86,7 +87,11 @@ class Notifier:
         self._deps = ReceiverDependencies(
             links=LinkContext(settings.public_url.rstrip("/"), settings.zone),
             digest_lines=partial(
-                self._event_log.digest_lines, settings, self._ticks, self._runs.outcomes_since
+                self._event_log.digest_lines,
+                settings,
+                self._ticks,
+                self._runs.outcomes_since,
+                self._beside,
             ),
             digest_at=settings.digest_time,
             weekly_on=settings.weekly_digest,
@@ -95,6 +100,7 @@ class Notifier:
             newest=self._event_log.newest_sequence,
             states=self._states,
             maintenance_until=self._maintenance_until,
+            beside=self._beside,
             dependencies=self._dependencies,
             reminders=self._reminders,
             deafness=lambda after: self._ticks.deafness(after, now()),
@@ -207,6 +213,9 @@ class Notifier:
     def _problem(self) -> str | None:
         """Why messages do not reach people, if so."""
         return self._readiness.problem() or self._receivers.problem()
+
+    def _beside(self, at: datetime) -> Beside:
+        return self._states.beside(self._stored_config.windows.values(), at)
 
     def _maintenance_until(self, name: str, at: datetime) -> datetime | None:
         return maintenance_until(self._stored_config.windows.values(), name, self._states.get(name).tags, at)

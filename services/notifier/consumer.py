@@ -357,6 +357,7 @@ class EventLog:
         settings: Settings,
         deafness: DeafnessWatch,
         outcomes_since: Callable[[datetime], Awaitable[Mapping[Outcome, int]]],
+        beside: Callable[[datetime], digest.Beside],
         at: datetime,
         weekly: bool,
     ) -> list[str]:
@@ -367,7 +368,8 @@ class EventLog:
         oldest = await retry_until_done("look how far the record reaches", partial(truncated, self.link))
         begins = {name: found.begins for name, found in oldest.items()}
         runs = await outcomes_since(at - window)
-        found = digest.digest(self.states.services(), marks, at, window, gaps, begins, runs, each=weekly)
+        services = self.states.services()
+        found = digest.digest(services, marks, at, window, gaps, begins, runs, beside(at), each=weekly)
         return (digest.weekly_lines if weekly else digest.lines)(found, settings.zone)
 
 

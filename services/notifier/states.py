@@ -1,6 +1,6 @@
 """The state of every service now, folded from events: for the digest, and for who is not to be alerted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from services.notifier.incidents import Incidents
@@ -14,6 +14,8 @@ from shared.contracts.events import (
     micros,
     moment,
 )
+from shared.contracts.maintenance import Window, in_maintenance
+from shared.domain.digest import Beside
 from shared.domain.service_state import ServiceState, apply, is_news
 
 
@@ -79,6 +81,15 @@ class ServiceStates:
         if not 0 < state.status_seq < before or state.changed_to is not status:
             return None
         return moment(state.changed_at)
+
+    def beside(self, windows: Iterable[Window], at: datetime) -> Beside:
+        """What a digest says of services beside their status."""
+        fallen = ((name, self.incidents.acknowledged(name)) for name in self.problems)
+        return Beside(
+            muted={name for name, _ in self.incidents.all_muted(at)},
+            maintenance=in_maintenance(windows, ((it.name, it.tags) for it in self.services()), at),
+            owners={name: known.by for name, known in fallen if known},
+        )
 
     def services(self) -> Iterator[ServiceState]:
         """Those that exist."""

@@ -112,6 +112,16 @@ def _span(start: datetime, length: timedelta) -> Span | None:
         return None
 
 
+def in_maintenance(
+    windows: Iterable[Window], services: Iterable[tuple[str, Iterable[str]]], at: datetime
+) -> set[str]:
+    """Those of the services (names and tags) for which a window is open at a moment."""
+    open_ = [window for window in windows if window.current(at)]
+    if not open_:
+        return set()
+    return {name for name, tags in services if any(window.is_about(name, tags) for window in open_)}
+
+
 def maintenance_until(
     windows: Iterable[Window], name: str, tags: Iterable[str], at: datetime
 ) -> datetime | None:

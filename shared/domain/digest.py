@@ -4,7 +4,7 @@ Lines of plain text without markup, so that Telegram, the log and the API's summ
 """
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from types import MappingProxyType
@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 from shared.contracts.durations import spoken
 from shared.contracts.events import Outcome, Status, micros, moment
 from shared.contracts.zones import local
-from shared.domain.service_state import ServiceState, belongs_to_this_life
+from shared.domain.incidents import person
+from shared.domain.service_state import PAUSED, ServiceState, belongs_to_this_life
 from shared.domain.timeline import STATES, Mark, Now, percent, segments, uptime
 from shared.domain.timeline import spent as spent_in
 
@@ -35,6 +36,16 @@ MARKS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What there is to say of services beside their status, at one moment, by their names: which are muted,
+    which are in maintenance, and who (`actor`) has which in hand."""
+
+    muted: Collection[str] = ()
+    maintenance: Collection[str] = ()
+    owners: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Digest:
     """Of what is named here, down and silent services longest first, only the first are there; `counts` has
     them all. Paused services stand in `paused` alone."""
@@ -52,6 +63,13 @@ class Digest:
     """Of each of them that can be measured, and how often it went down; worst first."""
     runs: Mapping[Outcome, int] = field(default_factory=dict)
     """How many runs there were in the window, by what is known of them last."""
+    muted: int = 0
+    maintenance: int = 0
+    """How many of those that are not paused are so; they count under their status as well."""
+    owners: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING_BESIDE = Beside()
 
 
 def digest(
@@ -62,15 +80,16 @@ def digest(
     gaps: Sequence[tuple[int, int]] = (),
     begins: Mapping[str, int] = MappingProxyType({}),
     runs: Mapping[Outcome, int] = MappingProxyType({}),
+    beside: Beside = NOTHING_BESIDE,
     *,
     each: bool = False,
 ) -> Digest:
     """Sum up all services that exist, each since its newest registration. `marks`: those of the window, by
     service, in order. `gaps`: when the registry could not be heard, `begins`: since when a record is whole,
-    if not of all its service's life; in microseconds. `runs`: how many runs of the window ended how. `each`:
-    whether each service's own uptime is wanted."""
+    if not of all its service's life; in microseconds. `runs`: how many runs of the window ended how.
+    `beside`: as of `now`. `each`: whether each service's own uptime is wanted."""
     measured = Measured(micros(now - window), micros(now), gaps)
-    counts, paused = dict.fromkeys(Status, 0), 0
+    counts, paused, muted, maintenance = dict.fromkeys(Status, 0), 0, 0, 0
     named: dict[Status, list[ServiceState]] = {Status.DOWN: [], Status.SILENT: [], Status.ALIVE: []}
     flappers: list[tuple[str, int]] = []
     uptimes: list[tuple[str, float, int]] = []
@@ -86,6 +105,8 @@ def digest(
             paused += 1
             continue
         counts[status] += 1
+        muted += name in beside.muted
+        maintenance += name in beside.maintenance
         if status in named:
             named[status].append(service)
         if status is Status.DEAD:
@@ -114,6 +135,9 @@ def digest(
         flappers=tuple(sorted(flappers, key=lambda it: (-it[1], it[0]))),
         uptimes=tuple(sorted(uptimes, key=lambda it: (it[1], it[0]))),
         runs=runs,
+        muted=muted,
+        maintenance=maintenance,
+        owners=beside.owners,
     )
 
 
@@ -170,7 +194,7 @@ def _fallen(digest: Digest, zone: ZoneInfo) -> list[str]:
     text: list[str] = []
     for status, services, room in ((Status.DOWN, digest.down, 1500), (Status.SILENT, digest.silent, 700)):
         if services:
-            entries = [_entry(service, digest.at, zone) for service in services]
+            entries = [_entry(service, digest, zone) for service in services]
             count = digest.counts[status]
             text += ["", f"{MARKS[status]} {status.capitalize()} ({count})", *_fit(entries, room, count)]
     return text
@@ -211,14 +235,19 @@ _ENDED = {
 
 def _counts(digest: Digest) -> str:
     parts = [f"{MARKS[status]} {count} {status}" for status, count in digest.counts.items() if count]
-    if digest.paused:
-        parts.append(f"⏸ {digest.paused} paused")
+    beside = (
+        ("⏸", digest.paused, PAUSED),
+        ("🔕", digest.muted, "muted"),
+        ("🔧", digest.maintenance, "in maintenance"),
+    )
+    parts += [f"{mark} {count} {what}" for mark, count, what in beside if count]
     return " · ".join(parts) or "No services yet"
 
 
-def _entry(service: ServiceState, now: datetime, zone: ZoneInfo) -> str:
-    since = moment(service.since)
-    return f"{service.name} since {local(since, zone)}, for {spoken(now - since)}"
+def _entry(service: ServiceState, digest: Digest, zone: ZoneInfo) -> str:
+    since, owner = moment(service.since), digest.owners.get(service.name)
+    entry = f"{service.name} since {local(since, zone)}, for {spoken(digest.at - since)}"
+    return f"{entry}, ✋ {person(owner)}" if owner else entry
 
 
 def _fit(entries: Sequence[str], room: int, total: int = 0) -> list[str]:

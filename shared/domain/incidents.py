@@ -66,6 +66,18 @@ def _change(state: IncidentState, event: StatusChanged, seq: int) -> None:
     state.begun = incident_after(state.begun, event)
 
 
+PERSON_MAX = 40
+
+
+def person(actor: str) -> str:
+    """`telegram:Ana (4711)` as people call her, in one line."""
+    kind, _, name = actor.partition(":")
+    if kind == "telegram" and name.endswith(")"):
+        name = name.rpartition(" (")[0]
+    name = " ".join((name or kind).split())
+    return name if len(name) <= PERSON_MAX else name[: PERSON_MAX - 1] + "…"
+
+
 # --- what somebody may do: the content of the event to append; None: it is so already
 
 

@@ -381,3 +381,28 @@ async def test_an_older_version_s_read_models_are_built_anew(
             assert found["incident"]["id"] == id_
     finally:
         second.kill()
+
+
+async def test_the_summary_says_what_is_muted_in_maintenance_and_in_hand(
+    client: httpx.AsyncClient, monitor: Monitor, publisher: Publisher
+) -> None:
+    await register(publisher, "db")
+    await monitor.change(ALIVE, DOWN)
+    await shows(client, "web", status="down")
+    now = datetime.now(UTC)
+    window = {
+        "tags": ["shop"],
+        "starts_at": now.isoformat(),
+        "ends_at": (now + timedelta(hours=1)).isoformat(),
+    }
+    assert (await client.post("/maintenance", json=window)).status_code == 201
+    for name in ("web", "db"):
+        await client.post(f"/service/{name}/mute", json={"for": "1h"})
+    await client.post("/service/web/ack")
+    summary = (await client.get("/summary")).json()
+    assert (summary["muted"], summary["maintenance"]) == (2, 1)
+    said = summary["next_digest"]["text"]
+    assert "🔕 2 muted · 🔧 1 in maintenance" in said
+    assert ", ✋ ana" in said
+    await client.post("/service/db/pause")
+    assert (await client.get("/summary")).json()["muted"] == 1, "it is paused, and nothing else"

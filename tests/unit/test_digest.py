@@ -93,6 +93,14 @@ def test_uptime_counts_what_was_down_and_never_rounds_up_to_all() -> None:
     assert "99.99 %" in text
 
 
+def test_what_is_muted_or_in_maintenance_counts_under_its_status_too_and_who_has_it_is_named() -> None:
+    services = [service("a", Status.ALIVE), service("b", Status.DOWN), service("c", Status.SILENT)]
+    beside = digest.Beside({"a", "gone"}, {"a", "b"}, {"b": "telegram:Ana (4711)", "c": "token:ci"})
+    first, *rest = digest.status_lines(digest.digest(services, {}, NOW, beside=beside), UTC_ZONE)
+    assert first == "✅ 1 alive · ⏳ 1 silent · 🔻 1 down · 🔕 1 muted · 🔧 2 in maintenance"
+    assert [line.rpartition(", ")[2] for line in rest if " since " in line] == ["✋ Ana", "✋ ci"]
+
+
 WINDOW_LESS_A_SECOND = digest.WINDOW - timedelta(seconds=1)
 
 

@@ -162,7 +162,7 @@ def test_what_was_let_go_of_is_unobserved_and_what_is_left_is_as_it_was(
     flips = [it for n, it in enumerate(flips) if it.paused != (flips[n - 1].paused if n else False)]
     changes = [it for it in marks if it.to]
     gaps = sorted((at, at + length) for at, length in holes)
-    now = Now(status, paused, 0, 1300)
+    now = Now(status, paused, -1, 1300)  # nothing changes twice in the moment it begins
     whole = segments([*changes, *flips], now, start, gaps)
     (left, one), (left_flips, other) = newest(changes, of_each), newest(flips, pauses)
     begins = max(one, other)

@@ -552,6 +552,8 @@ class Summary(BaseModel):
 
     counts: dict[Status, int] = Field(description="Of the services that are evaluated.")
     paused: int
+    muted: int = Field(description="Of those that are evaluated; they are in `counts` as well.")
+    maintenance: int = Field(description="The same, of those in a maintenance window.")
     total: int
     worst: list[Service] = Field(
         description="Up to 10 services that are down, silent or dead, in this order."

@@ -185,14 +185,17 @@ async def get_summary(api: Api, with_keys: WithKeys) -> Summary:
     zone, digest_time = api.settings.zone, api.settings.digest_time
     names, *_ = index.page(ServiceQuery(statuses=WORST, sort="status", limit=10))
     gaps, runs = api.gaps_until(micros(now)), await api.last_runs()
+    summed = api.hub.digest_at(now, gaps, runs, api.beside(now))
     return Summary(
-        counts={status: index.counts[status] for status in Status},
-        paused=index.counts[PAUSED],
+        counts=summed.counts,
+        paused=summed.paused,
+        muted=summed.muted,
+        maintenance=summed.maintenance,
         total=len(index),
         worst=[api.present(state, with_keys=with_keys) for state in await api.store.live.named(names)],
         next_digest=models.NextDigest(
             at=digest.next_digest_at(now, zone, digest_time) if digest_time else None,
-            text=digest.plain(api.hub.digest_at(now, gaps, runs), zone),
+            text=digest.plain(summed, zone),
         ),
     )
 

@@ -161,10 +161,15 @@ class EventHub:
     # --- asking
 
     def digest_at(
-        self, now: datetime, gaps: Sequence[tuple[int, int]], runs: Mapping[Outcome, int]
+        self,
+        now: datetime,
+        gaps: Sequence[tuple[int, int]],
+        runs: Mapping[Outcome, int],
+        beside: digest.Beside = digest.NOTHING_BESIDE,
     ) -> digest.Digest:
         """What happened in the last day, as it would be sent now. `runs`: how many of that day ended how."""
-        return digest.digest(self.index, self._recent_marks, now, gaps=gaps, begins=self.begins, runs=runs)
+        marks, begins = self._recent_marks, self.begins
+        return digest.digest(self.index, marks, now, gaps=gaps, begins=begins, runs=runs, beside=beside)
 
     def recent_marks(self, name: str) -> Sequence[Mark]:
         """What marks the service's last day, and perhaps a bit of the time before."""

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 
 from services.notifier.incidents import Incidents
-from services.notifier.texts.incidents import MAX_ID, clock, person
+from services.notifier.texts.incidents import MAX_ID, clock
 from services.notifier.texts.message import LinkContext
 from shared.contracts.events import (
     IncidentData,
@@ -13,7 +13,7 @@ from shared.contracts.events import (
     ServiceUnmuted,
 )
 from shared.domain import incidents
-from shared.domain.incidents import IncidentState, NoIncident, Taken
+from shared.domain.incidents import IncidentState, NoIncident, Taken, person
 from shared.messaging.errors import BrokerError
 from shared.messaging.incident_log import IncidentLog
 

@@ -46,10 +46,11 @@ def fleet_status(
     now: datetime,
     links: LinkContext,
     chosen: Sequence[str] = (),
+    beside: digest.Beside = digest.NOTHING_BESIDE,
 ) -> OutgoingMessage:
     """`mutes`: those of an older version, in this chat alone. `chosen`: what the subscriber who asks wants to
     hear, in words."""
-    said = digest.status_lines(digest.digest(services, {}, now), links.zone)
+    said = digest.status_lines(digest.digest(services, {}, now, beside=beside), links.zone)
     entries = [f"{name} {muted_until(mute, now, links)}" for name, mute in sorted(muted.items())]
     entries += [f"{name} here until {local(until, links.zone)}" for name, until in sorted(mutes.items())]
     if entries:

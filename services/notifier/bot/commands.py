@@ -48,7 +48,7 @@ class BotCommands:
         """`run_start`: when the run of a service began that ended then, if one did."""
         self._bot, self._invite, self._receivers = bot, invite, receivers
         self._states, self._links, self._now = deps.states, deps.links, deps.now
-        self._digest_lines = deps.digest_lines
+        self._digest_lines, self._beside = deps.digest_lines, deps.beside
         self._last_heartbeat, self._run_start, self._actions = last_heartbeat, run_start, actions
 
     async def handle(self, update: Update) -> None:
@@ -201,7 +201,7 @@ class BotCommands:
         muted, subscriber = dict(self._states.incidents.all_muted(now)), self._receivers.subscriber(chat)
         chosen = choices.described(subscriber.state.choice) if subscriber else []
         services, mutes = self._states.services(), self._mutes(chat)
-        return answers.fleet_status(services, muted, mutes, now, self._links, chosen)
+        return answers.fleet_status(services, muted, mutes, now, self._links, chosen, self._beside(now))
 
     async def _service_status(self, name: str, chat: str) -> OutgoingMessage:
         service = self._states.get(name)

@@ -12,6 +12,7 @@ from services.notifier.incidents import Ended
 from services.notifier.states import ServiceStates
 from services.notifier.texts.message import LinkContext, OutgoingMessage
 from shared.contracts.routes import Routes
+from shared.domain.digest import NOTHING_BESIDE, Beside
 from shared.domain.incidents import Incident
 from shared.domain.routing import Router
 
@@ -56,6 +57,8 @@ class ReceiverDependencies:
     page: Pages
     newest: Callable[[], Awaitable[int]]
     """The sequence of the record's newest event."""
+    beside: Callable[[datetime], Beside] = lambda at: NOTHING_BESIDE
+    """What a digest of a moment says of services beside their status."""
     digest_at: time | None = None
     """The local time of digests; None: never."""
     weekly_on: int | None = None

@@ -21,6 +21,7 @@ from shared.contracts.durations import spoken
 from shared.contracts.events import Acknowledgement, Mute
 from shared.contracts.zones import in_a_word
 from shared.domain.digest import MARKS
+from shared.domain.incidents import person
 from shared.domain.service_state import ServiceState
 
 MAX_UNITS = 4096
@@ -45,14 +46,6 @@ class Standing:
     deleted: bool = False
     acknowledged: Acknowledgement | None = None
     muted: Mute | None = None
-
-
-def person(actor: str) -> str:
-    """`telegram:Ana (4711)` as people call her."""
-    kind, _, name = actor.partition(":")
-    if kind == "telegram" and name.endswith(")"):
-        name = name.rpartition(" (")[0]
-    return cut(one_line(name or kind), 40)
 
 
 def standing_lines(standings: Sequence[Standing], at: datetime, links: LinkContext, room: int) -> str:
