@@ -80,6 +80,9 @@ async def test_one_incident_one_owner(system: System, telegram: Standin) -> None
     audit = system.api("/audit?service=backup.db")["items"]
     assert audit[0]["actor"] == "telegram:Ben (7)"
     assert audit[0]["type"] == "service.acknowledged.v1"
+    for path in ("/", "/ui/service/backup.db", "/ui/audit"):
+        page = http.get(url("api", path), headers={"Accept": "text/html"}).text
+        assert "Ben" in page, path
 
     telegram.update(OPS, "/status")
     said = await until(lambda: sent(telegram, OPS, "1 down", "✋ Ben"))

@@ -1,6 +1,8 @@
 """What may be done about an incident over HTTP, and what is told of it, with a real broker and database."""
 
 import asyncio
+import html
+import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -406,3 +408,45 @@ async def test_the_summary_says_what_is_muted_in_maintenance_and_in_hand(
     assert ", ✋ ana" in said
     await client.post("/service/db/pause")
     assert (await client.get("/summary")).json()["muted"] == 1, "it is paused, and nothing else"
+
+
+async def submit(client: httpx.AsyncClient, action: str, **form: str) -> httpx.Response:
+    page = await client.get("/ui/service/web", headers={"Accept": "text/html"})
+    key = re.findall(r'name="form_key" value="(\w+)"', page.text)[0]
+    return await client.post(f"/ui/service/web/{action}", data=form | {"form_key": key})
+
+
+async def test_the_page_s_forms_do_what_the_api_does(client: httpx.AsyncClient, monitor: Monitor) -> None:
+    id_ = await monitor.change(ALIVE, DOWN)
+    await shows(client, "web", status="down")
+    answer = await client.post("/ui/login", data={"token": TOKENS.split(",")[0]})
+    client.headers.pop("Authorization")
+    client.cookies.set("registry_session", answer.cookies["registry_session"])
+
+    async def page() -> str:
+        return html.unescape((await client.get("/ui/service/web")).text)
+
+    assert "Nobody has it in hand." in await page()
+    assert (await client.post("/ui/service/web/ack", data={"note": "x"})).status_code == 403, (
+        "without its key"
+    )
+    assert (await submit(client, "ack", note="the disk is full")).status_code == 303
+    assert "✋ <b>ana</b> has it since" in (said := await page())
+    assert "the disk is full" in said
+    assert "✋ ana</span>" in (await client.get("/")).text
+    assert (await submit(client, "note", incident=id_, text="<b>moved</b> the dumps")).status_code == 303
+    assert "note: &lt;b&gt;moved&lt;/b&gt; the dumps" in (await client.get("/ui/service/web")).text
+    assert (await submit(client, "note", incident="none", text="x")).status_code == 404
+    assert (await submit(client, "note", incident=id_, text="")).status_code == 422
+    assert (await submit(client, "mute", length="until_alive")).status_code == 303
+    assert "until it is alive again" in await page()
+    assert (await submit(client, "unmute")).status_code == 303
+    assert (await submit(client, "mute", length="99d")).status_code == 422
+    assert (await submit(client, "mute", length="8h")).status_code == 303
+    assert "🔕 muted</span>" in (await client.get("/")).text
+    assert (await submit(client, "release")).status_code == 303
+    assert "Nobody has it in hand." in await page()
+    await monitor.change(ALIVE)
+    await shows(client, "web", status="alive")
+    refused = await submit(client, "ack")
+    assert (refused.status_code, "web has no incident" in refused.text) == (409, True)

@@ -17,6 +17,7 @@ from services.api.dashboard import editing
 from services.api.dashboard.login import Form, may_submit
 from services.api.dashboard.pages import maintenance_page, notifications_page, service_page
 from services.api.http.channels import ChannelName
+from services.api.http.models import MuteWanted, NoteWanted
 from services.api.http.requests import listed, read_tags
 from services.api.http.routing import Actor, NameInPath
 from shared.contracts import durations, zones
@@ -24,6 +25,8 @@ from shared.contracts.maintenance import Window
 from shared.http.problems import Problem, explain
 
 router = APIRouter(dependencies=[Depends(may_submit)])
+
+NOTE_MAX = 2000
 
 Command = Coroutine[Any, Any, object]
 
@@ -70,6 +73,45 @@ async def resume(request: Request, name: NameInPath, api: Api, actor: Actor) -> 
     return await _change(
         request, api, name, "resume", api.commands.set_paused(name, False, None, actor=actor)
     )
+
+
+@router.post("/ui/service/{name}/ack")
+async def acknowledge(request: Request, name: NameInPath, form: Form, api: Api, actor: Actor) -> Response:
+    note = form.get("note", "").strip()[:NOTE_MAX] or None
+    return await _change(request, api, name, "ack", api.incidents.acknowledge(name, note, actor), form)
+
+
+@router.post("/ui/service/{name}/release")
+async def release(request: Request, name: NameInPath, api: Api, actor: Actor) -> Response:
+    return await _change(request, api, name, "release", api.incidents.release(name, actor))
+
+
+@router.post("/ui/service/{name}/mute")
+async def mute(request: Request, name: NameInPath, form: Form, api: Api, actor: Actor) -> Response:
+    return await _change(request, api, name, "mute", _mute(api, name, form.get("length", ""), actor))
+
+
+async def _mute(api: ApiContext, name: str, length: str, actor: str) -> None:
+    wanted = {"until_alive": True} if length == "until_alive" else {"for": length}
+    await api.incidents.mute(name, MuteWanted.model_validate(wanted), actor)
+
+
+@router.post("/ui/service/{name}/unmute")
+async def unmute(request: Request, name: NameInPath, api: Api, actor: Actor) -> Response:
+    return await _change(request, api, name, "unmute", api.incidents.unmute(name, actor))
+
+
+@router.post("/ui/service/{name}/note")
+async def add_note(request: Request, name: NameInPath, form: Form, api: Api, actor: Actor) -> Response:
+    return await _change(request, api, name, "note", _note(api, name, form, actor), form)
+
+
+async def _note(api: ApiContext, name: str, form: Mapping[str, str], actor: str) -> None:
+    wanted = NoteWanted.model_validate({"text": form.get("text", "").replace("\r\n", "\n")})
+    rows = await api.store.live.incident(form.get("incident", "")[:64])
+    if not rows or rows[0]["name"] != name:
+        raise Problem(404, "there is no such incident")
+    await api.incidents.note(name, rows[0]["begins"], wanted.text, actor)
 
 
 @router.post("/ui/service/{name}/ping-key")

@@ -46,6 +46,7 @@ DEAD_ROWS = 50
 """Dead services that are folded away on the first page."""
 TAGS_SHOWN = 60
 EVENTS_SHOWN = 30
+TIMELINE_SHOWN = 50
 AUDIT_ROWS = 50
 MUTED_ROWS = 100
 SAID_WITHIN = timedelta(minutes=1)
@@ -197,6 +198,7 @@ async def service_page(
         heard = await history.heartbeats(api.link, name, state.registered_at, charts.COLUMNS + 1)
     marks = (await api.past.marks([name]))[name]
     events = await api.store.live.history(name, None, EVENTS_SHOWN)
+    incident = await api.store.live.incident(service.incident.id) if service.incident else []
     badge_key = api.auth.badge_key(name)
     form = given.get("edit") or editing.shown(state)
     declared, now = state.declared_at is not None, api.now()
@@ -218,6 +220,7 @@ async def service_page(
         run_chart_data=drawn.run_chart(its_runs[:RUNS_DRAWN], zone),
         too_late=lambda run: drawn.too_late(run.late_by, service.thresholds.silent_after),
         scheduled=await _scheduled(api, state, service, its_runs) if service.schedule else None,
+        timeline=incident[-TIMELINE_SHOWN:],
         events=[(_when(row), row) for row in events[:EVENTS_SHOWN]],
         more_events=len(events) > EVENTS_SHOWN,
         maintenance=api.maintenance.all(api.now(), lambda each: each.is_about(name, service.tags)),

@@ -1,6 +1,7 @@
 """How a page is made: its template, and what every page shows."""
 
 import hashlib
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from services.api.http.requests import write_tags
 from shared.contracts import durations, zones
 from shared.contracts.events import Status, moment
 from shared.contracts.heartbeats import shortened
+from shared.domain.incidents import person
 from shared.domain.service_state import PAUSED
 from shared.http import problems
 from shared.http.problems import Problem
@@ -53,6 +55,8 @@ templates.filters |= {
     "tags": write_tags,
     "excerpt": lambda text: shortened(text, 100, 200),
     "moment": moment,
+    "at": datetime.fromisoformat,
+    "person": person,
 }
 templates.globals |= {
     "duration_pattern": durations.FORM_PATTERN,
