@@ -373,7 +373,7 @@ async def test_an_older_version_s_read_models_are_built_anew(
         database = mongo["registry"]
         [services] = [it for it in database.list_collection_names() if it.startswith("services_g")]
         [points] = [it for it in database.list_collection_names() if it.startswith("checkpoints_g")]
-        database[services].update_one({"_id": "web"}, {"$unset": {"status.incident": 1}})
+        database[services].update_one({"_id": "web"}, {"$unset": {"begun": 1}})
         database[points].update_one({"_id": "record"}, {"$unset": {"form": 1}})
     second = start(tmp_path / "b", nats_url, mongo_url)
     try:

@@ -245,6 +245,7 @@ def _without_empty(data: Document, *added: str) -> Document:
 FACETS = {
     "config": {"seq": "config_seq"}
     | {field: field for field in PARTS["config_seq"][1:] if field != "exists"},
+    "begun": {"seq": "status_seq", "incident": "begun"},  # apart, as older versions write the next one whole
     "status": {
         "seq": "status_seq",
         "from": "changed_from",
@@ -252,7 +253,6 @@ FACETS = {
         "since": "changed_at",
         "last_heartbeat": "heard_before_change",
         "reason": "change_reason",
-        "incident": "begun",
     },
     "incident": {
         "seq": "incident_seq",

@@ -365,7 +365,9 @@ class View:
 
     async def states(self) -> AsyncIterator[list[ServiceState]]:
         """Every state, in portions; of heartbeats only when the newest came."""
-        async for portion in self._portions("config", "status", "incident", "heartbeat.seq", "heartbeat.at"):
+        async for portion in self._portions(
+            "config", "begun", "status", "incident", "heartbeat.seq", "heartbeat.at"
+        ):
             yield [load(document) for document in portion]
 
     async def last_runs(self) -> AsyncIterator[dict[str, list[int]]]:
@@ -550,9 +552,9 @@ def _merge(state: ServiceState) -> UpdateOne:
     """An incident whose beginning is not among the events that the state is of has it in the document."""
     facets = {facet: (new["seq"], {"$literal": new}) for facet, new in dump(state).items() if facet in FACETS}
     if state.begun and state.begun.is_guessed:
-        seq, content = facets["status"]
-        known = {"incident": {"$ifNull": ["$status.incident", list(state.begun)]}}
-        facets["status"] = seq, {"$mergeObjects": [content, known]}
+        seq, content = facets["begun"]
+        known = {"incident": {"$ifNull": ["$begun.incident", list(state.begun)]}}
+        facets["begun"] = seq, {"$mergeObjects": [content, known]}
     return _update(state.name, facets)
 
 
