@@ -363,7 +363,7 @@ async def test_an_unusual_run_is_told_softly_and_once(
     await record.run("job", "took 2 s, usually 1 h", notify=False)
     await record.run("nobody", "took 3 s, usually 1 h")
     await record.link.js.publish(streams.run("other"), b"no event")
-    await record.run("job", "took 4 s, usually 1 h", ago=0.1)
+    await record.run("job", "took 4 s, usually 1 h")
     await told(telegram, "took 4 s")
     (message,) = telegram.messages
     assert message["silent"]

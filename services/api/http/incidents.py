@@ -46,7 +46,10 @@ writes, reads = writing("incidents"), reading("incidents")
 
 @writes.post("/service/{name}/ack", responses=documented(404, 409, 413, 422))
 async def acknowledge_incident(
-    name: NameInPath, api: Api, actor: Actor, wanted: Annotated[AckWanted | None, Body()] = None
+    name: NameInPath,
+    api: Api,
+    actor: Actor,
+    wanted: Annotated[AckWanted | None, Body(examples=[{"note": "on my way"}])] = None,
 ) -> Service:
     """Somebody has it in hand: reminders and escalations stop until it is alive again. 409 where it has no
     incident, or somebody else has it, who is named in `by`."""
@@ -61,7 +64,9 @@ async def release_incident(name: NameInPath, api: Api, actor: Actor) -> Service:
 
 
 @writes.post("/service/{name}/mute", responses=documented(404, 409, 413, 422))
-async def mute_service(name: NameInPath, wanted: MuteWanted, api: Api, actor: Actor) -> Service:
+async def mute_service(
+    name: NameInPath, wanted: Annotated[MuteWanted, Body(examples=[{"for": "2h"}])], api: Api, actor: Actor
+) -> Service:
     """Its changes are recorded and sent to nobody. What is still down at the end is sent then. `until_alive`:
     409 where it has no incident."""
     return api.present(await api.incidents.mute(name, wanted, actor), with_keys=True)
@@ -74,7 +79,12 @@ async def unmute_service(name: NameInPath, api: Api, actor: Actor) -> Service:
 
 
 @writes.post("/incident/{id}/notes", status_code=201, responses=documented(404, 413, 422))
-async def add_note(id: str, wanted: NoteWanted, api: Api, actor: Actor) -> IncidentWhole:
+async def add_note(
+    id: str,
+    wanted: Annotated[NoteWanted, Body(examples=[{"text": "the disk was full"}])],
+    api: Api,
+    actor: Actor,
+) -> IncidentWhole:
     """Write something down about an incident, also about one that is over."""
     rows = await _rows(api, id)
     await api.incidents.note(rows[0]["name"], id, wanted.text, actor)

@@ -39,7 +39,7 @@ from shared.contracts.events import (
     valid_name,
 )
 from shared.contracts.maintenance import Window
-from shared.contracts.routes import MAX_ROUTES, Route, Routes
+from shared.contracts.routes import MAX_ROUTES, Route
 from shared.contracts.thresholds import Source
 from shared.contracts.zones import ZoneName
 from shared.domain.service_state import ServiceState
@@ -574,11 +574,12 @@ class WindowView(BaseModel):
     version: int = Field(description="Also the ETag.")
 
 
-class RoutesView(Routes):
+class RoutesView(BaseModel):
     """The routes, in order, and their version."""
 
     model_config = _example(EXAMPLES["routes"])
 
+    routes: tuple[Route, ...]
     version: int = Field(description="Also the ETag; 0: they were never set.")
 
 

@@ -57,8 +57,6 @@ class ReceiverDependencies:
     page: Pages
     newest: Callable[[], Awaitable[int]]
     """The sequence of the record's newest event."""
-    beside: Callable[[datetime], Beside] = lambda at: NOTHING_BESIDE
-    """What a digest of a moment says of services beside their status."""
     digest_at: time | None = None
     """The local time of digests; None: never."""
     weekly_on: int | None = None
@@ -67,6 +65,8 @@ class ReceiverDependencies:
     dependencies: Dependencies = field(default_factory=_independent)
     router: Callable[[], Router] = lambda: _NO_ROUTES
     """The routes, and the channels that follow them."""
+    beside: Callable[[datetime], Beside] = lambda at: NOTHING_BESIDE
+    """What a digest of a moment says of services beside their status."""
     reminders: Reminders = field(default_factory=lambda: Reminders(ServiceStates(), ()))
     maintenance_until: Callable[[str, datetime], datetime | None] = lambda name, at: None
     """When the maintenance of a service ends that there is at a moment, if there is any."""

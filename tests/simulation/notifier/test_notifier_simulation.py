@@ -33,6 +33,7 @@ def test_each_chat_is_told_what_it_has_to_be(capsys: pytest.CaptureFixture[str])
     )
 
 
+@pytest.mark.timeout(400)
 def test_of_a_thousand_incidents_with_routes_each_news_is_told_little_more_than_once() -> None:
     """Repeats after a kill, and where nobody knows whether a message has arrived, included."""
     tally, seeds = Tally(), (seed for seed in count(1000) if seed % 11 in ROUTED)
