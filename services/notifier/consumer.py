@@ -432,18 +432,20 @@ class EventConsumer:
     async def _apply(self, event: Event, stored: Stored) -> StatusChange | None:
         """The change to tell, if it is one."""
         seq, stored_at, change = stored.seq, moment(stored.at), None
-        log, incidents = self._event_log, self._states.incidents
+        log, incidents, incident = self._event_log, self._states.incidents, None
         if isinstance(event, StatusChanged):
             if not log.was_told(event, seq):
                 change = await log.change(event, seq, stored_at)
+            if change and seq >= self._states.get(event.name).status_seq:  # or a later incident may be known
+                incident = change.incident
             if event.data.to is Status.ALIVE:  # or nobody would know which incident is over
-                if change and change.incident:
-                    incidents.resolve(event.name, change.incident)
+                if incident:
+                    incidents.resolve(event.name, incident)
                 await log.find_incident(event.name)
         self._states.apply(event, seq, stored_at)
         if isinstance(event, StatusChanged):
-            if change and change.incident:
-                incidents.resolve(event.name, change.incident)
+            if incident:
+                incidents.resolve(event.name, incident)
             self._reminders.watch(event.name, event.data.since)
         return change
 

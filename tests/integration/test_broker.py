@@ -4,23 +4,33 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from services.notifier.__main__ import Notifier
-from services.notifier.consumer import EventLog
+from services.notifier.alerting.policy import Reminders
+from services.notifier.consumer import EventConsumer, EventLog
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
-from shared.contracts.events import Status, StatusData, status_changed
+from shared.contracts.events import (
+    ConfigData,
+    ServiceConfig,
+    ServiceRegistered,
+    Status,
+    StatusChanged,
+    StatusData,
+    micros,
+    status_changed,
+)
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import Busy, NoAnswer, NotStored, TooLarge, WrongSequence
 from shared.messaging.publisher import Publisher
 from shared.messaging.queries import first, newest, newest_before
-from shared.messaging.reader import Reader
+from shared.messaging.reader import Reader, Stored
 from tests.broker import eventually, provisioned
 from tests.servers import Process, free_port, program
 
@@ -190,6 +200,33 @@ async def test_of_an_event_that_cannot_be_read_the_one_before_counts(
     assert ack.seq == 4
     assert await newest_before(link, streams.SERVICES, streams.status("web"), 1) is None
     assert await newest_before(link, streams.SERVICES, streams.status("other"), 3) is None
+
+
+async def test_what_is_read_again_says_nothing_of_a_later_incident(
+    link: BrokerConnection, publisher: Publisher
+) -> None:
+    """A notifier that is started anew knows the newest change first, and then reads what it had not told."""
+    now, states = datetime.now(UTC), ServiceStates()
+    log = EventLog(link, states)
+    consumer = EventConsumer(log, (), Reminders(states, ()))
+    path = Status.ALIVE, Status.DOWN, Status.ALIVE, Status.SILENT, Status.DOWN
+    told = [now - timedelta(minutes=minutes) for minutes in (50, 40, 30, 20)]
+    config = ConfigData(config=ServiceConfig(), registered_at=now - timedelta(days=1))
+    registered = ServiceRegistered(id="r", source="/test", subject="web", time=now, data=config)
+    await link.js.publish(streams.config("web"), registered.to_bytes())
+    changes = [
+        StatusChanged.model_validate(
+            {"id": f"{n}", "source": "/test", "subject": "web", "time": at}
+            | {"data": {"from": from_, "to": to, "since": at, "last_heartbeat": None, "reason": "test"}}
+        )
+        for n, (at, from_, to) in enumerate(zip(told, path, path[1:], strict=False))
+    ]
+    for change in changes:
+        await link.js.publish(streams.status("web"), change.to_bytes())
+    await log.load_states()
+    for n, change in enumerate(changes):
+        await consumer._apply(change, Stored(streams.status("web"), b"", None, n + 2, micros(now), 0))
+    assert await log.incidents_of([("web", 5, told[3])]) == {"web": ("2", micros(told[2]), False)}
 
 
 async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: BrokerConnection) -> None:
