@@ -5,7 +5,6 @@ import re
 import ssl
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import time, timedelta
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -21,6 +20,7 @@ from shared.contracts.durations import Duration, write
 from shared.contracts.zones import ZoneName
 from shared.http import tokens, urls
 from shared.http.rate_limits import PRIVATE, Network
+from shared.http.urls import near
 from shared.messaging.credentials import Credentials
 from shared.telemetry.visible import visible_lines
 
@@ -270,15 +270,6 @@ def wanted_log_format() -> str:
 
 def base_url(host: str, port: int) -> str:
     return f"http://{near(host)}:{port}"
-
-
-def near(host: str) -> str:
-    """The host in a URL by which this machine reaches what is bound to `host`."""
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if address.is_unspecified:
-            host = "127.0.0.1" if address.version == 4 else "::1"
-    return f"[{host}]" if ":" in host else host
 
 
 def listens_on_loopback(host: str) -> bool:

@@ -15,9 +15,11 @@ import typer
 from nats.aio.client import Client
 from pydantic import SecretStr
 
+from services.cli.target import Target, WrongVariable, find_target
 from shared.contracts import durations
+from shared.http.urls import is_public
 from shared.messaging.connection import access
-from shared.settings import Settings
+from shared.settings import Settings, stop
 from shared.telemetry.visible import visible
 
 
@@ -78,28 +80,95 @@ def _in_a_line(value: Any) -> Any:
 
 
 class RequestFailed(Exception):
-    """A request was refused, or nobody answered; says why."""
+    """A request was refused, or nobody answered; says why. `status`: 0 if nobody answered; `problem`: what
+    the answer's problem details say."""
+
+    def __init__(self, why: str, status: int = 0, problem: dict[str, Any] | None = None) -> None:
+        super().__init__(why)
+        self.status, self.problem = status, problem or {}
+
+
+_found: dict[str, str] = {}
+"""Where the API is, for an address that has told us."""
+
+
+def api(
+    method: str,
+    path: str,
+    *,
+    json: Any = None,
+    params: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+    timeout: float = 15,
+) -> httpx.Response:
+    """The API's answer, wherever REGISTRY_URL or this machine's variables say that it is. `params` of None
+    are left out; `timeout` in seconds. Raises RequestFailed; wrong variables end the process with code 2."""
+    target = find()
+    given = {key: value for key, value in (params or {}).items() if value is not None}
+    rest: dict[str, Any] = {"json": json, "params": given, "headers": headers, "timeout": timeout}
+    base = _found.get(target.api, target.api)
+    try:
+        return send(method, base + path, target.api_token, **rest)
+    except RequestFailed as error:
+        if not (other := elsewhere(base, error, "api")):
+            raise
+    _found[target.api] = other
+    return send(method, other + path, target.api_token, **rest)
+
+
+def find() -> Target:
+    """The registry that is meant; wrong variables end the process with code 2."""
+    try:
+        return find_target()
+    except WrongVariable as error:
+        stop(str(error))
+
+
+def elsewhere(base: str, error: RequestFailed, wanted: str) -> str:
+    """The base URL of `wanted` (api, ingest), if the one that was asked is the other and says where it is;
+    else nothing. Raises RequestFailed if that is another machine: a token is for the one it was given for."""
+    other = error.problem.get(wanted)
+    if error.status != 404 or not isinstance(other, str) or not is_public(other):
+        return ""
+    asked, told = urlsplit(base), urlsplit(other)
+    if asked.hostname != told.hostname or (asked.scheme, told.scheme) == ("https", "http"):
+        raise RequestFailed(f"{base} is not what takes this; set REGISTRY_URL to {other}", 404)
+    return other.rstrip("/")
+
+
+def send(method: str, url: str, token: str, *, timeout: float = 15, **rest: Any) -> httpx.Response:
+    """One request. Raises RequestFailed for every answer of 400 and more."""
+    headers = dict(rest.pop("headers", None) or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
+    at = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
+    try:
+        response = httpx.request(method, url, headers=headers, timeout=timeout, trust_env=False, **rest)
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        # What is said of a header that cannot be sent holds the token.
+        sent = not isinstance(error, httpx.LocalProtocolError | UnicodeError)
+        why = (
+            f"{at}: {error or type(error).__name__}"
+            if sent
+            else f"{at}: the token cannot be sent in a header"
+        )
+        raise RequestFailed(why) from None
+    if response.is_redirect:
+        raise RequestFailed(
+            f"{at} leads to {response.headers.get('location', '?')}; set REGISTRY_URL to that"
+        )
+    if response.is_error:
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = {}
+        problem = problem if isinstance(problem, dict) else {}
+        said = problem.get("detail") or response.text[:SHOWN] or response.reason_phrase
+        raise RequestFailed(f"{response.status_code}: {said}", response.status_code, problem)
+    return response
 
 
 def ask(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) -> Any:
     """The answer as JSON. Raises RequestFailed."""
-    secret = tokens[0].get_secret_value() if tokens else ""
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-    try:
-        response = httpx.request(method, url, headers=headers, timeout=15, trust_env=False, **rest)
-    except (httpx.HTTPError, UnicodeError) as error:
-        # What is said of a header that cannot be sent holds the token.
-        sent = not isinstance(error, httpx.LocalProtocolError | UnicodeError)
-        at = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
-        why = f"{at}: {error}" if sent else f"{at}: the token cannot be sent in a header"
-        raise RequestFailed(why) from None
-    if response.is_error:
-        try:
-            reason = response.json().get("detail", response.text)
-        except ValueError:
-            reason = response.text
-        raise RequestFailed(f"{response.status_code}: {reason}")
-    return response.json()
+    return send(method, url, tokens[0].get_secret_value() if tokens else "", **rest).json()
 
 
 # --- registry exec

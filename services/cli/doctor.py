@@ -20,11 +20,11 @@ from nats.js.errors import NotFoundError
 from services.cli.client import connect_once, say
 from services.cli.settings import SERVICES, DoctorSettings
 from shared.contracts.channels import ActionOutcome, ChannelReport, address_of
-from shared.http.urls import without_secrets
+from shared.http.urls import near, without_secrets
 from shared.messaging import channel_requests, streams
 from shared.messaging.channel_requests import NoNotifier
 from shared.messaging.errors import READ_ONLY
-from shared.settings import load, near
+from shared.settings import load
 
 LOOK = "See its log, and what is wrong above."
 START = "Start it: `make run`, or `docker compose up --detach`."

@@ -20,7 +20,8 @@ import typer
 from services.cli import processes
 from services.cli.processes import WRONG_CONFIGURATION, Child, Place, announce
 from services.cli.settings import SERVICES, RunSettings
-from shared.settings import PREFIX, near, stop
+from shared.http.urls import near
+from shared.settings import PREFIX, stop
 from shared.telemetry import logs
 
 log = structlog.get_logger()

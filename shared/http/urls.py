@@ -1,6 +1,8 @@
 """Which addresses are accepted. They may hold secrets, so nothing here says more than yes or no."""
 
+import ipaddress
 import re
+from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 ESCAPED = "what is no letter, digit, -, . or _ in a user's name or password as %XX"
@@ -55,6 +57,15 @@ def without_secrets(url: str) -> str:
     if parts is None:
         return ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def near(host: str) -> str:
+    """The host in a URL by which this machine reaches what is bound to `host`."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_server(parts: SplitResult | None, *schemes: str) -> bool:

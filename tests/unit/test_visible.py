@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from services.cli import __main__ as cli
+from services.cli import app as cli
 from shared.telemetry.visible import visible, visible_lines
 
 ACTING = {"Cc", "Cs", "Zl", "Zp"}
