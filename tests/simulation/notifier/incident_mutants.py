@@ -167,7 +167,7 @@ CAUGHT_BY = {
     "EditsWithoutAPace": 3,
     "ForgetsWhatItHasShown": 1,
     "LooksOnlyAtWhatComes": 20,
-    "ForgetsWhoHadIt": 103,
+    "ForgetsWhoHadIt": 271,
     "RemindsAllTheSame": 10,
     "TellsThoughItIsMuted": 3,
     "SwallowsWhatAMuteWithheld": 20,

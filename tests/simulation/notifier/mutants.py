@@ -13,7 +13,6 @@ from services.notifier.alerting.policy import Decision, Suppression, Verdict
 from services.notifier.consumer import EventLog
 from services.notifier.dispatch import alert_states
 from services.notifier.dispatch.alert_states import AlertStates
-from services.notifier.dispatch.notification_log import NotificationLog
 from services.notifier.dispatch.receiver import ReceiverWorker
 from services.notifier.dispatch.receivers import Receivers
 from services.notifier.dispatch.sources.notices import WithheldSource
@@ -218,20 +217,6 @@ class LooksForTheEndOnce(Process):
         return {(EventLog, "newest_sequence"): once}
 
 
-class TakesOverWithoutWriting(Process):
-    """Sends again what another notifier meant to send, without a word to it."""
-
-    @classmethod
-    def patches(cls) -> dict[tuple[Any, str], Any]:
-        write = NotificationLog.write
-
-        async def writes(record: NotificationLog, cursor: Any) -> None:
-            if cursor != record.state or not cursor.sending:
-                await write(record, cursor)
-
-        return {(NotificationLog, "write"): writes}
-
-
 class IsSureOfCalm(Process):
     """Forgets that it may have told that a service has calmed down."""
 
@@ -421,7 +406,6 @@ MUTANTS: list[type[Process]] = [
     NotesByTime,
     TellsAGroupTwice,
     LooksForTheEndOnce,
-    TakesOverWithoutWriting,
     IsSureOfCalm,
     WithholdsRecoveries,
     CountsWhatNobodyWasTold,
@@ -455,7 +439,6 @@ CAUGHT_BY = {
     "NotesByTime": 449,
     "TellsAGroupTwice": 5113,
     "LooksForTheEndOnce": 7004337,
-    "TakesOverWithoutWriting": 7008134,
     "IsSureOfCalm": 7005943,
     "WithholdsRecoveries": 48,
     "CountsWhatNobodyWasTold": 114,
