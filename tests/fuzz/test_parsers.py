@@ -17,7 +17,7 @@ import bson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from services.api.http import auth, events
@@ -38,6 +38,7 @@ from services.monitor.domain.service import EffectiveThresholds, MonitoredServic
 from services.monitor.settings import MonitorSettings
 from services.monitor.store import mapping, snapshot_codec
 from services.monitor.store.snapshot_codec import Bucket, Checkpoint, SnapshotPosition
+from services.notifier.bot.actions import IncidentActions
 from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Update, Updates
 from services.notifier.channels.channel import Limited, Migrated, Sent
@@ -60,6 +61,7 @@ from shared.contracts.events import (
 from shared.contracts.heartbeats import parse_heartbeat, write_body
 from shared.contracts.maintenance import Window
 from shared.domain.coverage import Coverage
+from shared.domain.routing import Choice
 from shared.http.problems import Problem
 from shared.http.rate_limits import TrustedProxies
 from shared.http.tokens import matches
@@ -673,7 +675,13 @@ class _Receivers(list["_Chat"]):
 
     unsubscribe = subscribe
 
+    def subscriber(self, chat: str) -> "_Chat":
+        return self[0]
+
     async def migrate(self, old: str, new: str) -> None: ...
+
+
+CHOICES = TypeAdapter(Choice)
 
 
 class _Chat:
@@ -683,6 +691,17 @@ class _Chat:
 
     class state:
         off = None
+        choice = Choice()
+
+    async def choose(self, choice: Choice) -> None:
+        assert CHOICES.validate_json(CHOICES.dump_json(choice)) == choice
+
+    @staticmethod
+    def is_at(chat: str) -> bool:
+        return True
+
+    @staticmethod
+    def try_now() -> None: ...
 
     @staticmethod
     def mutes() -> dict[str, datetime]:
@@ -698,6 +717,16 @@ class _Chat:
     @staticmethod
     async def switch_on() -> str | None:
         return "kicked"
+
+
+class _Log:
+    """Where what people do would be stored."""
+
+    def __init__(self, fleet: ServiceStates) -> None:
+        self._fleet = fleet
+
+    async def append(self, kind: Any, name: str, decide: Any, *_: Any, **more: Any) -> None:
+        decide(self._fleet.incidents.state(name))
 
 
 def _fleet() -> ServiceStates:
@@ -725,6 +754,11 @@ WRITTEN = st.tuples(
             "/mute",
             "/unmute",
             "/digest",
+            "/ack",
+            "/incidents",
+            "/only",
+            "/all",
+            "/quiet",
             "/help",
             "/x",
             "/STATUS@registry_bot",
@@ -732,7 +766,9 @@ WRITTEN = st.tuples(
     ),
     st.lists(WORDS, max_size=4),
 ).map(lambda it: " ".join([it[0], *it[1]]))
-DATA = st.text(max_size=60) | st.tuples(st.sampled_from(["page", "mute", "details", ""]), WORDS).map(":".join)
+DATA = st.text(max_size=60) | st.tuples(st.sampled_from(["page", "ack", "mute", "details", ""]), WORDS).map(
+    ":".join
+)
 
 
 @fuzzed
@@ -745,12 +781,16 @@ async def test_commands(text: str, data: str) -> None:
     async def never(_: str) -> datetime | None:
         return None
 
+    async def found(_: Any) -> None: ...
+
     said = _Said()
     at = datetime(2026, 2, 1, tzinfo=UTC)
     links = LinkContext("https://registry.example.com", Settings().zone)
     receivers = _Receivers([_Chat()])
     deps = ReceiverDependencies(links, digest, lambda: at, page=None, newest=None, states=_fleet())  # type: ignore[arg-type]
-    commands = BotCommands(said, "secret", receivers, deps, never, never)  # type: ignore[arg-type]
+    log, known = _Log(deps.states), deps.states.incidents
+    actions = IncidentActions(log, known, lambda: at, links, found)  # type: ignore[arg-type]
+    commands = BotCommands(said, "secret", receivers, deps, never, never, actions)  # type: ignore[arg-type]
     for raw in (
         {"message": MESSAGE["message"] | {"text": text}},
         {"callback_query": PRESSED["callback_query"] | {"data": data}},
