@@ -40,7 +40,7 @@ log = structlog.get_logger()
 GIVEN_EVERY = 5
 """Seconds between two searches for services that have no ping key."""
 READS, READ_EVERY = 200, 0.01
-"""How often, and after how many seconds each, `alone` looks whether the read models are behind."""
+"""How often, and after how many seconds each, it is looked whether the read models are behind."""
 TRIES = 10
 """How often a command is decided anew before it tells the client that too many write at once."""
 
@@ -299,7 +299,11 @@ class Commands:
         try:
             state = await self._projected(message)
         except ValueError:
-            if await self.store.live.checkpoint(streams.SERVICES) < message.seq:
+            for _ in range(READS):
+                if await self.store.live.checkpoint(streams.SERVICES) >= message.seq:
+                    break
+                await asyncio.sleep(READ_EVERY)
+            else:
                 raise Problem(503, "still reading the record", retry_after=1) from None
             return await self.store.live.get(name), message.seq
         return state, state.config_seq
