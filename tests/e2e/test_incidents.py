@@ -30,6 +30,9 @@ def system(tmp_path: Path, telegram: Standin) -> Iterator[System]:
     system.stop()
 
 
+SLOW = {"silent_after": "1h", "down_after": "2h", "dead_after": "7d"}
+
+
 def fall(telegram: Standin, chat: str) -> dict[str, Any]:
     """The newest message that says that it is down."""
     found = [it for it in telegram.messages if it["chat"] == chat and "→ down" in it["text"]]
@@ -85,3 +88,49 @@ async def test_a_press_in_one_chat_is_seen_in_both_and_so_is_the_recovery(
         *told
     }
     assert [it for it in telegram.refused if it["chat"]] == []
+
+
+async def test_a_message_of_several_falls_has_a_row_for_each_and_follows_them_all(
+    system: System, telegram: Standin
+) -> None:
+    system.start()
+    names = ("backup", "shop", "web")
+    for name in names:
+        system.http.post(system.url("api", "/service"), json={"name": name} | SLOW)
+        system.beat(name)
+    await until(lambda: all(system.told(name, chat=chat) for name in names for chat in CHATS))
+    for chat in CHATS:
+        telegram.control("429", chat=chat, times=1, retry_after=5)
+    for name in names:
+        system.beat(name, "/fail")
+    await until(lambda: all_say(telegram, *names))
+
+    def rows(chat: str) -> list[str]:
+        return [it["text"] for it in fall(telegram, chat)["buttons"]]
+
+    async def press(chat: str, number: int) -> str:
+        own, before = fall(telegram, chat), len(telegram.answers)
+        data = own["buttons"][number]["callback_data"]
+        telegram.update(chat, data=data, message_id=own["message_id"], person="Ana")
+        await until(lambda: len(telegram.answers) > before)
+        return str(telegram.answers[before]["text"])
+
+    more = ["Mute 1h", "Details"]
+    whole = ["backup: I have it", *more, "shop: I have it", *more, "web: I have it", *more]
+    assert rows(CHATS[0]) == rows(CHATS[1]) == whole
+    assert await press(CHATS[1], 3) == "You have it"
+    await until(lambda: all_say(telegram, "✋ shop: Ana has it, "))
+    assert rows(CHATS[0]) == ["backup: I have it", *more, "shop: Mute 1h", "Details", "web: I have it", *more]
+    system.parts["notifier"].kill()
+    system.beat("web")
+    await until(lambda: system.status("web") == "alive")
+    system.start("notifier")
+    await until(lambda: all_say(telegram, "✋ shop: Ana has it, ", "✅ web: alive again after "))
+    assert rows(CHATS[0]) == rows(CHATS[1]) == ["backup: I have it", *more, "shop: Mute 1h", "Details"]
+    assert "backup is muted until" in await press(CHATS[0], 1)
+    await until(lambda: all_say(telegram, "🔕 backup: muted until ", " by Ana", "✋ shop: Ana has it, "))
+    for name in names[:2]:
+        system.beat(name)
+    await until(lambda: all_say(telegram, "✅ backup: alive again", "✅ shop: alive again", "· Ana had it"))
+    assert rows(CHATS[0]) == rows(CHATS[1]) == []
+    assert [it for it in telegram.refused if it["chat"] and it["status"] != 429] == []

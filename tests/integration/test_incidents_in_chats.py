@@ -82,6 +82,35 @@ async def test_whoever_presses_the_message_is_edited_in_every_chat_and_again_whe
     assert not telegram.refused
 
 
+async def test_of_merged_changes_up_to_three_falls_have_buttons(
+    record: NotificationLog, telegram: Standin, start: Start
+) -> None:
+    names = ("a", "b", "c", "d")
+    for name in ("web", "job", *names):
+        await record.register(name)
+    start()
+    await falls(record, telegram, "job", "42")
+    telegram.control("429", chat="42", times=1, retry_after=2)
+    await record.change("job", DOWN, ALIVE)
+    await falls(record, telegram, chats="42")
+    assert "job: down → alive" in fall_in(telegram, "42")["text"]
+    assert labels(fall_in(telegram, "42")) == ["I have it", "Mute 1h", "Details"]
+    assert await press(telegram, "42", "I have it") == "You have it"
+    await says(telegram, "42", "✋ Ana has it, ")
+    await record.change("web", DOWN, ALIVE)
+    await says(telegram, "42", "✅ alive again after ", "· Ana had it")
+    await told(telegram, "web: down → alive")
+    telegram.control("429", chat="42", times=1, retry_after=2)
+    for name in names:
+        await record.change(name, ALIVE, DOWN)
+    await told(telegram, *(f"{name}: alive → down" for name in names))
+    assert all(f"{name}: alive → down" in fall_in(telegram, "42", "a")["text"] for name in names)
+    assert labels(fall_in(telegram, "42", "a")) == []
+    for name in names[:2]:
+        await record.change(name, DOWN, ALIVE)
+    await says(telegram, "42", "✅ 2 of 4 are alive again", name="a")
+
+
 async def test_whom_a_message_was_sent_is_an_event_for_each_channel(
     record: NotificationLog, telegram: Standin, start: Start
 ) -> None:

@@ -68,14 +68,34 @@ def test_of_many_is_counted_and_whatever_they_are_it_fits() -> None:
 
 
 def test_an_edit_is_the_message_with_the_lines_below_and_is_escaped() -> None:
-    message = edited("<b>web</b>", "web", "✋ A<b> has it", incident_buttons("web", "abcdef0123", False))
+    buttons = incident_buttons([("web", "abcdef0123", False)], 1)
+    message = edited("<b>web</b>", "web", "✋ A<b> has it", buttons)
     assert parsed(message.text) == message.plain_text == "web\n\n✋ A<b> has it"
     data = [data for row in message.buttons for _, data in row]
     assert [it.partition(":")[0] for it in data] == ["ack", "mute", "details"]
     assert all(len(it.encode()) <= 64 for it in data)
     assert data[0].endswith(":abcdef01")
-    assert [label for label, _ in incident_buttons("web", "abcdef0123", True)[0]] == ["Mute 1h", "Details"]
+    assert labels([("web", "abcdef0123", True)], 1) == [["Mute 1h", "Details"]]
     assert edited("a", "a", "", ()).text == "a"
+
+
+def labels(going_on: list[tuple[str, str, bool]], told: int) -> list[list[str]]:
+    return [[label for label, _ in row] for row in incident_buttons(going_on, told)]
+
+
+def test_of_several_falls_each_has_a_row_with_its_name() -> None:
+    long = "backup.databases.of-the-shop.eu-west.primary" + "x" * 84
+    some = [("web", "i1", False), ("job", "i2", True), (long, "i3", False)]
+    assert labels(some, 3) == [
+        ["web: I have it", "Mute 1h", "Details"],
+        ["job: Mute 1h", "Details"],
+        ["backup…" + "x" * 13 + ": I have it", "Mute 1h", "Details"],
+    ]
+    assert labels(some[:1], 3) == [["web: I have it", "Mute 1h", "Details"]], "the others are alive again"
+    assert incident_buttons([], 2) == incident_buttons(some[:1], 4) == ()
+    data = [data for row in incident_buttons(some, 3) for _, data in row]
+    assert len(set(data)) == len(data) == 8
+    assert max(len(it.encode()) for it in data) <= 64
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,8 @@ class Sender:
         elif changed:
             await self._log.update(**changed)
         message = replace(message, id=intent.message_id(message.through_seq, _newest_run(message)))
-        if message.buttons and message.about in falls:
-            buttons = self._buttons(message.about, falls[message.about].incident)
-            message = replace(message, buttons=buttons)
+        if falls:
+            message = replace(message, buttons=self._buttons(falls))
         traces = _traces(message) if source.kind is MessageKind.CHANGES and tracing.is_on() else [""]
         channel = {"registry.channel": self.channel.key.partition(".")[0]}
         with tracing.span("send", traces[0], channel, kind="CLIENT", links=traces[1:]) as span:
@@ -107,9 +106,11 @@ class Sender:
             if (found := incidents.get(name))
         }
 
-    def _buttons(self, name: str, incident: str) -> Buttons:
-        ack = self._deps.states.incidents.acknowledged(name)
-        return incident_buttons(name, incident, ack is not None and ack.incident == incident)
+    def _buttons(self, falls: dict[str, ShownService]) -> Buttons:
+        known = {name: self._deps.states.incidents.acknowledged(name) for name in falls}
+        taken = {ack.incident for ack in known.values() if ack}
+        rows = [(name, it.incident, it.incident in taken) for name, it in falls.items()]
+        return incident_buttons(rows, len(falls))
 
     async def _handle_outcome(
         self, outcome: Outcome, source: MessageSource, message: OutgoingMessage, intent: Intent

@@ -21,7 +21,7 @@ from services.notifier.dispatch.dependencies import ReceiverDependencies
 from services.notifier.dispatch.notification_log import NotificationLog
 from services.notifier.texts import incidents as texts
 from services.notifier.texts.incidents import Standing
-from services.notifier.texts.message import Buttons, OutgoingMessage, units
+from services.notifier.texts.message import OutgoingMessage, units
 from shared.contracts.events import Moment, micros
 from shared.domain.incidents import Incident
 from shared.messaging.connection import retry_until_done, set_within
@@ -59,7 +59,6 @@ class ShownMessage(BaseModel, frozen=True):
     at: Moment
     html: str
     plain: str
-    about: str | None = None
     services: dict[str, ShownService]
     says: tuple[str, tuple[str, ...]] = ("", ())
 
@@ -123,7 +122,6 @@ class ShownMessages:
             at=self._deps.now(),
             html=message.text,
             plain=message.plain_text,
-            about=message.about,
             services=services,
             says=("", _labels(message)),
         )
@@ -221,11 +219,12 @@ class ShownMessages:
             self._until[slot] = min(ends)
         room = texts.MAX_UNITS - units(shown.plain) - 2
         lines = texts.standing_lines(standings, shown.at, self._deps.links, room)
-        only = standings[0] if shown.about and len(standings) == 1 else None
-        buttons: Buttons = ()
-        if only and not (only.ended or only.deleted):
-            incident = services[only.name].incident
-            buttons = texts.incident_buttons(only.name, incident, only.acknowledged is not None)
+        rows = [
+            (it.name, services[it.name].incident, it.acknowledged is not None)
+            for it in standings
+            if not (it.ended or it.deleted)
+        ]
+        buttons = texts.incident_buttons(rows, len(standings))
         message = texts.edited(shown.html, shown.plain, lines, buttons)
         says = lines, _labels(message)
         if says == self._by_slot[slot].says:

@@ -40,7 +40,7 @@ def changes_message(
         body = "⚠️ " + bold(warning) + "\n\n" + body
     text = lines([*notes, body])
     last = {group.name: group.last for group in group_by_service(taken)}
-    about = next(iter(last)) if len(last) == 1 else None
+    falls = tuple(name for name, change in last.items() if change.to in FALLEN)
     return OutgoingMessage(
         text=text.html,
         plain_text=text.plain,
@@ -49,9 +49,9 @@ def changes_message(
         problems=tuple(name for name, change in last.items() if change.to is not Status.ALIVE),
         recoveries=tuple(name for name, change in last.items() if change.to is Status.ALIVE),
         changes=tuple(taken),
-        about=about,
-        falls=tuple(name for name, change in last.items() if change.to in FALLEN),
-        buttons=messages.service_buttons(about) if about and last[about].to in FALLEN else (),
+        about=next(iter(last)) if len(last) == 1 else None,
+        falls=falls,
+        buttons=messages.service_buttons(falls[0]) if len(falls) == 1 else (),
         doubted=_newest_doubted(taken),
     )
 

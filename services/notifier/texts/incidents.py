@@ -13,6 +13,7 @@ from services.notifier.texts.message import (
     answer_lines,
     button_key,
     cut,
+    cut_middle,
     escape,
     one_line,
     units,
@@ -26,13 +27,15 @@ from shared.domain.service_state import ServiceState
 
 MAX_UNITS = 4096
 MAX_WRITTEN_OUT = 3
-"""Up to this many services have their own lines; of more is counted."""
+"""Up to this many services have their own lines and buttons; of more is counted."""
 MAX_NAMED = 5
 MAX_NOTE = 100
 MAX_LISTED, MAX_LIST = 40, 3500
 """Open incidents in an answer, and its UTF-16 units."""
 MAX_ID = 8
 """Of an incident's id, so much stands in a button."""
+MAX_LABEL = 20
+"""UTF-16 units of a service's name on a button."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +130,18 @@ def _shortest(standings: Sequence[Standing]) -> str:
 # --- buttons
 
 
-def incident_buttons(name: str, incident: str, is_taken: bool) -> Buttons:
-    """Of a service that is down. `is_taken`: somebody has it in hand."""
-    about = f"{button_key(name)}:{incident[:MAX_ID]}"
-    own = () if is_taken else (("I have it", f"ack:{about}"),)
-    return ((*own, ("Mute 1h", f"mute:{about}"), ("Details", f"details:{button_key(name)}")),)
+def incident_buttons(going_on: Sequence[tuple[str, str, bool]], told: int) -> Buttons:
+    """Under a message that told of so many falls a row for each service that is still down: its name, its
+    incident, and whether somebody has it in hand. Of several each row begins with the name."""
+    return tuple(_row(*each, told > 1) for each in going_on) if told <= MAX_WRITTEN_OUT else ()
+
+
+def _row(name: str, incident: str, is_taken: bool, is_named: bool) -> tuple[tuple[str, str], ...]:
+    key = button_key(name)
+    about, before = f"{key}:{incident[:MAX_ID]}", f"{cut_middle(name, MAX_LABEL)}: " if is_named else ""
+    own = ("I have it", f"ack:{about}"), ("Mute 1h", f"mute:{about}"), ("Details", f"details:{key}")
+    (label, data), *rest = own[is_taken:]
+    return (before + label, data), *rest
 
 
 def edited(html: str, plain: str, lines: str, buttons: Buttons) -> OutgoingMessage:

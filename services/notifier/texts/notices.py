@@ -43,7 +43,7 @@ def notice_message(
         recoveries=tuple(notice.name for notice in states if notice.status is Status.ALIVE),
         about=about,
         falls=falls,
-        buttons=messages.service_buttons(about) if about and about in falls else (),
+        buttons=messages.service_buttons(falls[0]) if len(falls) == 1 else (),
         notices=tuple(told),
     )
 

@@ -194,11 +194,13 @@ def _up_to_date(
     is_right = _CLOCK.sub("T", tail) == _CLOCK.sub("T", lines) if lines else says == parsed(message.text)
     if not is_right:
         yield f"#{shown.id} in {shown.phone.address} says {tail!r} in the end, and not {lines!r}"
-    expected: tuple[str, ...] = ()
-    if message.about and not (standings[0].ended or standings[0].deleted):
-        incident = stories[message.about].incident_at[newest[message.about]]
-        row = texts.incident_buttons(message.about, incident, standings[0].acknowledged is not None)
-        expected = tuple(data for each in row for _, data in each)
+    rows = [
+        (it.name, stories[it.name].incident_at[newest[it.name]], it.acknowledged is not None)
+        for it in standings
+        if not (it.ended or it.deleted)
+    ]
+    buttons = texts.incident_buttons(rows, len(standings))
+    expected = tuple(data for row in buttons for _, data in row)
     if shown.buttons != expected:
         yield f"#{shown.id} in {shown.phone.address} has the buttons {shown.buttons} in the end"
 

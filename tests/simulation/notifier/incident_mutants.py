@@ -8,7 +8,7 @@ from services.notifier.consumer import EventLog
 from services.notifier.dispatch import shown
 from services.notifier.dispatch.alert_states import AlertStates
 from services.notifier.dispatch.receivers import Receivers
-from services.notifier.dispatch.shown import ShownMessages
+from services.notifier.dispatch.shown import ShownMessage, ShownMessages
 from services.notifier.incidents import Incidents
 from shared.contracts.events import ServiceAcknowledged
 from shared.messaging.incident_log import IncidentLog
@@ -60,6 +60,21 @@ class EditsInOneChat(Process):
                     worker.shown.look(name)
 
         return {(Receivers, "standing_changed"): first_alone}
+
+
+class EditsForTheFirstAlone(Process):
+    """Looks at a message that told of several services only when something becomes of the first."""
+
+    @classmethod
+    def patches(cls) -> dict[tuple[Any, str], Any]:
+        add = ShownMessages._add
+
+        def adds(messages: ShownMessages, slot: int, message: ShownMessage) -> None:
+            add(messages, slot, message)
+            for name in list(message.services)[1:]:
+                messages._of[name].discard(slot)
+
+        return {(ShownMessages, "_add"): adds}
 
 
 class EditsWithoutAPace(Process):
@@ -150,6 +165,7 @@ MUTANTS: list[type[Process]] = [
     KeepsAcknowledgementsToItself,
     TakesOver,
     EditsInOneChat,
+    EditsForTheFirstAlone,
     EditsWithoutAPace,
     ForgetsWhatItHasShown,
     LooksOnlyAtWhatComes,
@@ -164,6 +180,7 @@ CAUGHT_BY = {
     "KeepsAcknowledgementsToItself": 0,
     "TakesOver": 256,
     "EditsInOneChat": 2,
+    "EditsForTheFirstAlone": 282,
     "EditsWithoutAPace": 3,
     "ForgetsWhatItHasShown": 1,
     "LooksOnlyAtWhatComes": 20,
