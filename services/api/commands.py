@@ -18,7 +18,7 @@ import structlog
 from nats.errors import Error as NatsError
 
 from services.api import dependencies, timing
-from services.api.http.models import THRESHOLDS, NewService, Wanted, check_order
+from services.api.http.models import check_order
 from services.api.http.requests import check_tags, check_version
 from services.api.mutex import Mutex
 from services.api.projections.documents import project
@@ -26,6 +26,7 @@ from services.api.projections.store import DatabaseUnavailable, Store
 from services.api.queries.event_hub import EventHub
 from shared.contracts import events, ping_keys
 from shared.contracts.events import ConfigData, ConfigEvent, ServiceConfig, event_id, moment
+from shared.contracts.wanted import THRESHOLDS, NewService, Wanted
 from shared.domain.service_state import ServiceState
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
 from shared.messaging import streams
@@ -199,6 +200,7 @@ class Commands:
                 registered_by=there.registered_by,
                 declared_at=moment(there.declared_at) if there.declared_at else None,
                 declared_limits=there.declared_limits,
+                managed_by=there.managed_by,
                 ping_key=there.ping_key,
             )
             data = new(old)

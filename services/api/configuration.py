@@ -38,11 +38,20 @@ class Configuration:
             self.stored.apply_message(message)
 
     async def write(
-        self, name: str, value: dict[str, Any] | None, after: int, actor: str | None, *, created: bool = False
+        self,
+        name: str,
+        value: dict[str, Any] | None,
+        after: int,
+        actor: str | None,
+        *,
+        created: bool = False,
+        managed_by: str | None = None,
     ) -> int:
         """Set one part, or remove it (None). Its new version. `after`: the version that it is decided on;
-        `created`: whether there was none of it. Problem 412 if somebody was faster."""
+        `created`: whether there was none of it; `managed_by`: the file that makes it, else whichever made it
+        before. Problem 412 if somebody was faster."""
         await self._check_stream()
+        managed_by = managed_by or self.stored.managed_by(name)
         now = self.now()
         about: dict[str, Any] = {
             "id": event_id(name, now.isoformat(), uuid.uuid4()),
@@ -54,7 +63,7 @@ class Configuration:
         event = (
             ConfigurationRemoved(**about)
             if value is None
-            else ConfigurationSet(**about, data=Setting(value=value, created=created))
+            else ConfigurationSet(**about, data=Setting(value=value, created=created, managed_by=managed_by))
         )
         subject = streams.configuration(name)
         try:
@@ -63,7 +72,7 @@ class Configuration:
             )
         except WrongSequence:
             raise Problem(412, "somebody changed it meanwhile; read it again") from None
-        self.stored.apply(name, ack.seq, value)
+        self.stored.apply(name, ack.seq, value, managed_by)
         with suppress(DatabaseUnavailable, NotStored):  # the projector adds it to the audit later
             if message := await message_at(self.link, streams.SERVICES, ack.seq):
                 await self.store.add_settings([configuration_row(message)])

@@ -6,11 +6,11 @@ nothing. An event says which of both it was: it has a `declared_at` where a hear
 
 from datetime import datetime
 
-from services.api.http.models import Wanted
 from shared.contracts import durations, schedules
 from shared.contracts.events import MICRO, ConfigData, ServiceConfig
 from shared.contracts.heartbeats import quoted
 from shared.contracts.schedules import Schedule
+from shared.contracts.wanted import Wanted
 from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 

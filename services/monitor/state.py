@@ -202,7 +202,7 @@ class MonitorState:
         if service is None:
             service = self._new_service(change)
         service.config_seq = change.seq
-        service.own = change.own
+        service.own, service.inherited = change.own, change.inherited
         declared = service.job.declared if service.job else ("", "")
         if change.by_hand or service.by_hand or change.declared_at >= (service.every_at or 1):
             service.every, service.every_at = change.every, change.declared_at or change.at
@@ -303,7 +303,7 @@ class MonitorState:
 
     def thresholds_of(self, service: MonitoredService, *, scheduled: bool) -> EffectiveThresholds:
         epoch = self.epoch_of[service.bucket]
-        return mapping.effective_thresholds(service.own, service.every, epoch, scheduled)
+        return mapping.effective_thresholds(service.own, service.every, epoch, scheduled, service.inherited)
 
     def update_thresholds(
         self, service: MonitoredService, at: int, *, scheduled: bool, max_run: int | None = None

@@ -266,6 +266,17 @@ class ServiceConfig(Thresholds):
         max_length=DEPENDS_ON_MAX,
         description="Services: while one of them is down, a fall of this one is not told.",
     )
+    template: str | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        max_length=64,
+        description="The template of its file. Its values stand in the fields themselves.",
+    )
+    inherited: dict[str, Literal["template", "defaults"]] = Field(
+        default={},
+        exclude_if=_is_default,
+        description="The fields that are not the service's own, and which part of its file they are from.",
+    )
     as_check: dict[str, str | bool] = Field(
         default={},
         exclude_if=_is_default,
@@ -290,6 +301,12 @@ class ConfigData(_Contract):
         default=(),
         exclude_if=_is_default,
         description="The fields of `config` that a heartbeat declared beside those: see `Limits`.",
+    )
+    managed_by: str | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        max_length=200,
+        description="The file that made this configuration: `file:registry.yaml`. Absent: people do it.",
     )
     ping_key: str | None = Field(
         default=None,
@@ -497,6 +514,12 @@ class Setting(_Contract):
     value: dict[str, JsonValue] = Field(description="As its kind has it.")
     created: bool = Field(
         default=False, exclude_if=_is_false, description="Whether there was none of it before."
+    )
+    managed_by: str | None = Field(
+        default=None,
+        exclude_if=_is_default,
+        max_length=200,
+        description="The file that made it: `file:registry.yaml`. Absent: people did.",
     )
 
 

@@ -120,6 +120,8 @@ class ServiceState(WithIncident):
     """When the heartbeat was that declared `every` or `schedule`; None where a person or a file did."""
     declared_limits: tuple[str, ...] = ()
     """The fields that a heartbeat declared beside those; see `events.Limits`."""
+    managed_by: str | None = None
+    """The file that made its configuration: `file:registry.yaml`."""
     ping_key: str | None = None
     """A secret, as are the aliases; None: an older version registered it."""
     description: str = ""
@@ -139,6 +141,10 @@ class ServiceState(WithIncident):
     notify_unusual: bool = True
     aliases: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
+    template: str | None = None
+    """Of that file."""
+    inherited: dict[str, Literal["template", "defaults"]] = field(default_factory=dict)
+    """The fields that are not its own; see `ServiceConfig`."""
     as_check: dict[str, str | bool] = field(default_factory=dict)
     """What Healthchecks' API keeps of it."""
 
@@ -269,6 +275,8 @@ class ServiceState(WithIncident):
             notify_unusual=self.notify_unusual,
             aliases=self.aliases,
             depends_on=self.depends_on,
+            template=self.template,
+            inherited=self.inherited,
             as_check=self.as_check,
         )
 
@@ -343,6 +351,7 @@ def _configure(state: ServiceState, event: events.ConfigEvent, seq: int, stored_
     state.max_run, state.notify_unusual = _length(config.max_run), config.notify_unusual
     state.fail_after, state.recover_after = config.fail_after, config.recover_after
     state.depends_on, state.as_check = config.depends_on, config.as_check
+    state.template, state.inherited, state.managed_by = config.template, config.inherited, data.managed_by
 
 
 def _copy(to: ServiceState, other: ServiceState, part: tuple[str, ...]) -> None:

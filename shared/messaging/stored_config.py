@@ -1,4 +1,5 @@
-"""The registry's own configuration as others read it: maintenance windows and routes, which the API writes.
+"""The registry's own configuration as others read it: maintenance windows, routes and status pages, which the
+API writes.
 
 Each part is an event on `registry.config.<kind>.<key>`, and the newest of a subject says all. Windows that an
 older version has left in a bucket count until an API has taken them over.
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import BaseModel
 
+from shared.contracts.configuration import StatusPage
 from shared.contracts.events import ConfigurationSet, valid_name
 from shared.contracts.maintenance import Window
 from shared.contracts.routes import Routes
@@ -27,11 +29,17 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 ROUTES = "routes.all"
 _MAINTENANCE = "maintenance"
+_STATUS_PAGE = "status_page"
 
 
 def window_name(id_: str) -> str:
     """Of a maintenance window, as its events have it."""
     return f"{_MAINTENANCE}.{id_}"
+
+
+def page_name(path: str) -> str:
+    """The same of a status page."""
+    return f"{_STATUS_PAGE}.{path}"
 
 
 class StoredConfig:
@@ -50,11 +58,15 @@ class StoredConfig:
         self.windows: dict[str, Window] = {}
         """By id."""
         self.routes = Routes()
+        self.pages: dict[str, StatusPage] = {}
+        """By path."""
+        self._managed_by: dict[str, str] = {}
         self.older = OlderWindows(link, self._set_older_window)
 
     async def load(self) -> None:
         # What was known before may be of another broker.
-        self._versions, self.windows, self.routes = {}, {}, Routes()
+        self._versions, self.windows, self.routes, self.pages = {}, {}, Routes(), {}
+        self._managed_by = {}
         await self._read(whole=True)
         await self.older.load()
 
@@ -67,14 +79,27 @@ class StoredConfig:
         """The sequence of the newest event about one part; 0: there was none yet."""
         return self._versions.get(name, 0)
 
-    def apply(self, name: str, seq: int, value: Mapping[str, Any] | None) -> None:
+    def managed_by(self, name: str) -> str | None:
+        """The file that made a part: `file:registry.yaml`."""
+        return self._managed_by.get(name)
+
+    def apply(
+        self, name: str, seq: int, value: Mapping[str, Any] | None, managed_by: str | None = None
+    ) -> None:
         """Take in what was stored of one part, unless something newer is known. None: it was removed."""
         if seq <= self.version(name):
             return
         self._versions[name] = seq
+        self._managed_by.pop(name, None)
+        if managed_by and value is not None:
+            self._managed_by[name] = managed_by
         kind, _, key = name.partition(".")
         if kind == _MAINTENANCE:
             self._set_window(key, _read_as(Window, name, value))
+        elif kind == _STATUS_PAGE:
+            self.pages.pop(key, None)
+            if page := _read_as(StatusPage, name, value):
+                self.pages[key] = page
         elif name == ROUTES:
             before, self.routes = self.routes, _read_as(Routes, name, value) or Routes()
             if self.routes != before:
@@ -92,13 +117,14 @@ class StoredConfig:
 
     def apply_message(self, message: Stored) -> None:
         """The same of a message of the stream."""
-        value = None
+        value = managed_by = None
         try:
             event = streams.read_configuration(message.subject, message.data)
-            value = event.data.value if isinstance(event, ConfigurationSet) else None
+            if isinstance(event, ConfigurationSet):
+                value, managed_by = event.data.value, event.data.managed_by
         except ValueError as error:
             _warn(streams.name_in(message.subject), error)
-        self.apply(streams.name_in(message.subject), message.seq, value)
+        self.apply(streams.name_in(message.subject), message.seq, value, managed_by)
 
     def _set_older_window(self, id_: str, window: Window | None) -> None:
         if not self.version(window_name(id_)):

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from services.api.http import auth, events
-from services.api.http.models import NewService, RunItem, Wanted
+from services.api.http.models import RunItem
 from services.api.http.requests import check_version, read_cursor, write_cursor
 from services.api.projections.documents import add_heartbeat, project
 from services.api.projections.runs import place, run_document
@@ -60,6 +60,7 @@ from shared.contracts.events import (
 )
 from shared.contracts.heartbeats import parse_heartbeat, write_body
 from shared.contracts.maintenance import Window
+from shared.contracts.wanted import NewService, Wanted
 from shared.domain.coverage import Coverage
 from shared.domain.routing import Choice
 from shared.http.problems import Problem

@@ -21,7 +21,6 @@ import httpx
 import pytest
 
 from services.api.commands import Commands
-from services.api.http.models import NewService, Wanted
 from services.api.projections.documents import Heard, add_heartbeat, project
 from services.api.projections.store import Store
 from services.api.queries.event_hub import EventHub
@@ -38,6 +37,7 @@ from shared.contracts.events import (
     status_changed,
 )
 from shared.contracts.heartbeats import excerpt
+from shared.contracts.wanted import NewService, Wanted
 from shared.http.problems import Problem
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from services.api.http.models import Wanted
 from services.api.projections.documents import dump, load, project
 from services.ingest.admission import KnownNames
 from shared.contracts import events, ping_keys
 from shared.contracts.events import parse_event
+from shared.contracts.wanted import Wanted
 from shared.domain.service_state import ServiceState, apply
 from shared.http import problems
 from shared.http.problems import explain

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.contracts.durations import parse, write
 from shared.contracts.events import MICRO
-from shared.contracts.thresholds import Source, in_force, in_force_before, out_of_order, sources
+from shared.contracts.thresholds import Inherited, Source, in_force, in_force_before, out_of_order, sources
 
 DEFAULT = parse("15m"), parse("1h"), parse("7d")
 LONGEST = timedelta(days=3650)
@@ -175,3 +175,69 @@ def test_the_monitor_and_the_api_reckon_the_same(
 @given(st.lists(lengths, max_size=3))
 def test_what_is_set_together_is_in_order_or_it_is_not(given_: list[timedelta]) -> None:
     assert out_of_order(given_) != (sorted(set(given_)) == given_)
+
+
+# --- what a file shares between services
+
+inheritances = st.tuples(*[st.sampled_from([None, "template", "defaults"])] * 3)
+
+
+@pytest.mark.parametrize(
+    ("given_", "inherited", "every", "expected", "from_"),
+    [
+        ("10m - -", "d - -", "", "10m 1h 7d", "defaults default default"),
+        ("2h - -", "d - -", "", "2h 4h 7d", "defaults derived default"),
+        ("20m 2h 3d", "d d d", "5m", "15m 55m 3d", "service service defaults"),
+        ("20m 2h 3d", "t t t", "5m", "20m 2h 3d", "template template template"),
+        ("10m 5m -", "t - -", "", "2m30s 5m 7d", "derived service default"),
+        ("10m 12m -", "- t -", "", "10m 20m 7d", "service derived default"),
+        ("10m 12m 1d", "t t -", "", "10m 12m 1d", "template template service"),
+        ("2h 1h -", "d t -", "", "30m 1h 7d", "derived template default"),
+    ],
+)
+def test_what_is_inherited_makes_way_for_what_is_more_specific(
+    given_: str, inherited: str, every: str, expected: str, from_: str
+) -> None:
+    silent, down, dead = (None if word == "-" else parse(word) for word in given_.split())
+    names = {"-": None, "d": "defaults", "t": "template"}
+    of: Inherited = tuple(names[word] for word in inherited.split())  # type: ignore[assignment]
+    interval = parse(every) if every else None
+    values = (silent, down, dead), interval, DEFAULT
+    assert " ".join(map(write, in_force(*values, inherited=of))) == expected
+    assert " ".join(sources(*values, inherited=of, timing=Source.SERVICE)) == from_
+
+
+@given(owns, intervals, ordered, inheritances, st.booleans())
+def test_with_inherited_ones_they_are_in_order_and_say_where_they_come_from(
+    values: Own,
+    every: timedelta | None,
+    default: tuple[timedelta, timedelta, timedelta],
+    inherited: Inherited,
+    scheduled: bool,
+) -> None:
+    silent, down, dead = found = in_force(values, every, default, scheduled=scheduled, inherited=inherited)
+    assert timedelta() < silent < down < dead <= 4 * LONGEST + timedelta(days=1)
+    for value, of, limit, source in zip(
+        values,
+        inherited,
+        found,
+        sources(values, every, default, scheduled=scheduled, inherited=inherited),
+        strict=True,
+    ):
+        if value and of is None:
+            assert (limit, source) == (value, Source.SERVICE)
+        if source in (Source.TEMPLATE, Source.DEFAULTS):
+            assert (limit, source) == (value, of)
+        if source is Source.DEFAULT:
+            assert limit in default
+
+
+@given(owns, intervals, ordered, st.booleans())
+def test_a_files_defaults_are_as_the_registrys_own_where_nothing_else_has_a_say(
+    values: Own, every: timedelta | None, default: tuple[timedelta, timedelta, timedelta], scheduled: bool
+) -> None:
+    as_defaults = in_force(values, every, default, scheduled=scheduled, inherited=("defaults",) * 3)
+    instead = in_force(values, None, default)
+    assert as_defaults == in_force((None, None, None), every, instead, scheduled=scheduled)
+    as_template = in_force(values, every, default, scheduled=scheduled, inherited=("template",) * 3)
+    assert as_template == in_force(values, every, default, scheduled=scheduled)

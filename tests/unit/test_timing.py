@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from services.api import timing
-from services.api.http.models import Wanted
 from services.api.queries.coming import ComingMoments
 from shared.contracts import schedules
 from shared.contracts.events import ConfigData, ServiceConfig, micros, moment
+from shared.contracts.wanted import Wanted
 from shared.domain.service_state import ServiceState
 from shared.domain.timetable import NEVER, Timetable
 from shared.http.problems import Problem

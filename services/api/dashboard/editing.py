@@ -6,9 +6,10 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from services.api.http.models import MOMENTS, Wanted
+from services.api.http.models import MOMENTS
 from services.api.http.requests import read_tags, write_tags
 from shared.contracts import durations, schedules, zones
+from shared.contracts.wanted import Wanted
 from shared.domain.service_state import ServiceState
 
 _LENGTHS = ("every", "early", "silent_after", "down_after", "dead_after", "max_run")

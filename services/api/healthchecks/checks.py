@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
-from services.api.http.models import Lines, NewService
 from shared.contracts import durations, thresholds, zones
 from shared.contracts.events import MICRO, NAME_MAX, Signal, Status, moment, valid_name
+from shared.contracts.wanted import Lines, NewService
 from shared.domain.service_state import ServiceState
 
 TIMEOUT, GRACE = 86400, 3600
@@ -104,7 +104,13 @@ def timing(state: ServiceState, defaults: Defaults, zone: str) -> Timing:
     """`defaults`, `zone`: the registry's own."""
     own = state.silent_after, state.down_after, state.dead_after
     ours = (defaults[0] // MICRO, defaults[1] // MICRO, defaults[2] // MICRO)
-    silent, down, _ = thresholds.in_force(own, state.every, ours, scheduled=state.schedule is not None)
+    silent, down, _ = thresholds.in_force(
+        own,
+        state.every,
+        ours,
+        scheduled=state.schedule is not None,
+        inherited=thresholds.inheritance(state.inherited),
+    )
     timeout = 0 if state.schedule else state.every or silent
     return Timing(
         timeout // _ONE_SECOND,

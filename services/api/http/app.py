@@ -25,8 +25,8 @@ from services.api.http import (
     schedules,
     services,
 )
-from services.api.http.models import Wanted
 from services.api.projections.store import DatabaseUnavailable
+from shared.contracts.wanted import Wanted
 from shared.http import docs, problems
 from shared.http.origins import SameOrigin
 from shared.http.problems import Problem

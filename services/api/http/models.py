@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -21,32 +20,27 @@ from pydantic import (
     model_validator,
 )
 
-from shared.contracts import durations, events, ping_keys, thresholds
+from shared.contracts import durations, events, thresholds, wanted
 from shared.contracts.channels import ChannelReport
 from shared.contracts.durations import Duration
 from shared.contracts.events import (
-    COUNT_MAX,
-    DEPENDS_ON_MAX,
     MICRO,
-    NAME_RULE_IN_WORDS,
-    SCHEDULE_MAX,
     Mute,
     Outcome,
     ServiceConfig,
     Signal,
     Status,
     moment,
-    valid_name,
 )
 from shared.contracts.maintenance import Window
 from shared.contracts.routes import MAX_ROUTES, Route
 from shared.contracts.thresholds import Source
+from shared.contracts.wanted import THRESHOLDS, Lines, Name, Tag
 from shared.contracts.zones import ZoneName
 from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 
 EXAMPLES: dict[str, Any] = json.loads(Path(__file__).with_name("examples.json").read_bytes())
-THRESHOLDS = ("silent_after", "down_after", "dead_after")
 MOMENTS, MOMENTS_MAX = 5, 100
 """How many moments of a schedule are shown unless another count is asked for, and at most."""
 
@@ -55,121 +49,18 @@ def _example(value: JsonValue) -> ConfigDict:
     return ConfigDict(json_schema_extra={"example": value})
 
 
-def _written(value: Any) -> Any:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"must be {durations.ACCEPTED}, in quotes")
-    return value
-
-
-def _tidy(tags: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(tags))
-
-
-def _named(name: str) -> str:
-    if not valid_name(name):
-        raise ValueError(NAME_RULE_IN_WORDS)
-    return name
-
-
-def _an_alias(alias: str) -> str:
-    if not ping_keys.is_alias(alias):
-        raise ValueError(ping_keys.ALIAS_RULE_IN_WORDS)
-    return ping_keys.canonical(alias)
-
-
-def _in_lines(text: str) -> str:
-    return "\n".join(text.strip().splitlines())
-
-
-Threshold = Annotated[Duration | None, BeforeValidator(_written), Field(examples=["15m"])]
-Lines = Annotated[str, StringConstraints(max_length=SCHEDULE_MAX), AfterValidator(_in_lines)]
-Times = Annotated[StrictInt, Field(ge=1, le=COUNT_MAX)]
-Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
-Name = Annotated[str, AfterValidator(_named), Field(examples=["billing.worker"])]
-Alias = Annotated[
-    str,
-    AfterValidator(_an_alias),
-    Field(
-        examples=["6d8d1a8e-1f2b-4c55-9d0e-0f6c0d1d7a52"], json_schema_extra={"pattern": ping_keys.ALIAS_RULE}
-    ),
-]
-Aliases = Annotated[tuple[Alias, ...], Field(max_length=ping_keys.ALIASES_MAX), AfterValidator(_tidy)]
-Names = Annotated[tuple[Name, ...], Field(max_length=DEPENDS_ON_MAX), AfterValidator(_tidy)]
 Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 """Made of microseconds since 1970 UTC."""
 MomentIfAny = Annotated[AwareDatetime | None, BeforeValidator(lambda at: moment(at) if at else None)]
 """The same, where 0 or None is never."""
 
 
-class Wanted(BaseModel):
-    """A configuration. What is absent or null is the default; in a PATCH, what is absent stays."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Name | None = Field(default=None, description="If given, the one in the path.")
-    description: Annotated[str, StringConstraints(max_length=2000)] | None = None
-    tags: Annotated[tuple[Tag, ...], Field(max_length=32), AfterValidator(_tidy)] | None = None
-    every: Threshold = Field(
-        default=None, description="How often it beats, if it has no schedule; see `thresholds`."
-    )
-    schedule: Lines | None = Field(
-        default=None,
-        description="When it is due: lines of cron or of systemd's OnCalendar. Thresholds count from there.",
-        examples=["0 3 * * *"],
-    )
-    time_zone: ZoneName | None = Field(
-        default=None, description="Of the schedule; else the registry's.", examples=["Europe/Berlin"]
-    )
-    early: Threshold = Field(
-        default=None,
-        description="So long before it is due a heartbeat counts for it, at most half the distance.",
-    )
-    silent_after: Threshold = None
-    down_after: Threshold = None
-    dead_after: Threshold = None
-    max_run: Threshold = Field(default=None, description="A run that takes longer is overdue: down.")
-    fail_after: Times | None = Field(default=None, description="So many failures in a row make it down.")
-    recover_after: Times | None = Field(
-        default=None, description="So many successes in a row make it alive, after down and dead."
-    )
-    notify: StrictBool | None = Field(default=None, description="Whether its changes are sent.")
-    notify_unusual: StrictBool | None = Field(
-        default=None, description="Whether runs of an unusual length are sent."
-    )
-    depends_on: Names | None = Field(
-        default=None,
-        description="Services, by name: while one of them is down, a fall of this one is not told.",
-        examples=[["storage"]],
-    )
-    aliases: Aliases | None = Field(
-        default=None, description="What leads to it as its ping key does: ids it had in another system."
-    )
-
-    def whole(self, *, paused: bool = False) -> ServiceConfig:
-        """The configuration this is, with defaults for what it leaves out."""
-        return self.merged_into(ServiceConfig(paused=paused))
-
-    def merged_into(self, config: ServiceConfig) -> ServiceConfig:
-        """`config` with what is given here; null sets a field back to its default."""
-        default = ServiceConfig()
-        given = {field: getattr(self, field) for field in self.model_fields_set - {"name"}}
-        return config.model_copy(
-            update={
-                field: getattr(default, field) if value is None else value for field, value in given.items()
-            }
-        )
-
-
-class NewService(Wanted):
-    name: Name
-
-
 def check_order(config: ServiceConfig) -> None:
     """Problem 422 unless those thresholds that are set together are in order; the others make way."""
-    own = {field: value for field in THRESHOLDS if (value := getattr(config, field))}
-    if thresholds.out_of_order(tuple(own.values())):
-        found = ", ".join(f"{field} {durations.write(value)}" for field, value in own.items())
-        raise Problem(422, f"silent_after < down_after < dead_after is needed; this would be {found}")
+    try:
+        wanted.check_order(config)
+    except ValueError as error:
+        raise Problem(422, str(error)) from None
 
 
 class ThresholdsInForce(BaseModel):
@@ -179,9 +70,9 @@ class ThresholdsInForce(BaseModel):
 
 
 class ThresholdSources(BaseModel):
-    """`default`, `heartbeat` (what its heartbeats declare, or of the interval that they declare), `schedule`
-    (of every schedule), `service` (its own, or of its own interval), or `derived`: it made way for one of
-    these."""
+    """`default` (the registry's), `defaults` (of the file that manages it), `heartbeat` (what its heartbeats
+    declare, or of the interval that they declare), `schedule` (of every schedule), `template` (of the file),
+    `service` (its own, or of its own interval), or `derived`: it made way for one of these."""
 
     silent_after: Source
     down_after: Source
@@ -271,6 +162,13 @@ class Service(BaseModel):
         description="Sends its heartbeats without a token; null for whoever may not write."
     )
     depends_on: list[str] = Field(description="While one of these is down, a fall of this one is not told.")
+    managed_by: str | None = Field(
+        description="The file that made its configuration: `file:registry.yaml`; null: people did, or nobody."
+    )
+    template: str | None = Field(description="Of that file, from which it has what `inherited` names.")
+    inherited: dict[str, Literal["template", "defaults"]] = Field(
+        description="The fields that are not its own, and which part of that file they are from."
+    )
     aliases: list[str] = Field(description="Empty for whoever may not write.")
     paused: bool
     incident: CurrentIncident | None = Field(description="Null while it is alive, or was never heard.")
@@ -290,9 +188,18 @@ class Service(BaseModel):
         config, duration = state.configuration, state.last_duration
         own, every = (config.silent_after, config.down_after, config.dead_after), config.every
         scheduled = config.schedule is not None
-        in_force = thresholds.in_force(own, every, defaults, scheduled=scheduled)
-        declared = state.declared_at is not None
-        found = thresholds.sources(own, every, defaults, scheduled=scheduled, declared=declared)
+        inherited = thresholds.inheritance(config.inherited)
+        in_force = thresholds.in_force(own, every, defaults, scheduled=scheduled, inherited=inherited)
+        timing = (
+            Source.SCHEDULE
+            if scheduled
+            else Source.HEARTBEAT
+            if state.declared_at is not None
+            else thresholds.source_of(config.inherited.get("every"))
+        )
+        found = thresholds.sources(
+            own, every, defaults, scheduled=scheduled, inherited=inherited, timing=timing
+        )
         by_heartbeat = dict.fromkeys(state.declared_limits, Source.HEARTBEAT)
         sources = [by_heartbeat.get(field, source) for field, source in zip(THRESHOLDS, found, strict=True)]
         longest = config.max_run or in_force[1]

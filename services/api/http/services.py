@@ -7,7 +7,7 @@ from pydantic import AwareDatetime
 
 from services.api.context import Api, ApiContext
 from services.api.http import models
-from services.api.http.models import EXAMPLES, NewService, Service, ServicePage, Summary, Wanted
+from services.api.http.models import EXAMPLES, Service, ServicePage, Summary
 from services.api.http.requests import bad_cursor, listed, read_cursor, tags_asked_for, write_cursor
 from services.api.http.routing import (
     Actor,
@@ -23,6 +23,7 @@ from services.api.projections.documents import PROBLEMS_FIRST
 from services.api.queries import history
 from services.api.queries.index import SORTS, Place, ServiceQuery, Sort
 from shared.contracts.events import Status, micros, moment
+from shared.contracts.wanted import NewService, Wanted
 from shared.domain import digest, timeline
 from shared.domain.service_state import PAUSED, ServiceState
 from shared.http.problems import Problem, documented

@@ -47,9 +47,9 @@ from shared.messaging.reader import BY_KEY, OVER_HTTP, Stored
 
 Document = dict[str, Any]
 
-FORM = 1
+FORM = 2
 """Of the documents, raised whenever older ones lack what they should hold: then they are built anew. 1: which
-incident a service has."""
+incident a service has. 2: which file manages it, and what it has from there."""
 
 CONFIGURES: list[str] = [kind.model_fields["type"].default for kind in get_args(ConfigEvent)]
 """The types of configuration events."""

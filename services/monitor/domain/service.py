@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared.contracts.events import Doubt, Limits, Outcome, Signal, Status
+from shared.contracts.thresholds import OWN, Inherited
 from shared.domain.timetable import NOTHING_EXPECTED, Expectation, Timetable
 
 SECOND = 1_000_000
@@ -204,7 +205,9 @@ class MonitoredService:
     resumed_at: int = 0
     """From when on it was expected after its last pause: no change of its thresholds counts from before."""
     own: tuple[int | None, int | None, int | None] = (None, None, None)
-    """The thresholds in its own configuration; None where the registry's default is used."""
+    """The thresholds in its configuration; None where the registry's default is used."""
+    inherited: Inherited = OWN
+    """Which of them it has from its file's template or defaults."""
     every: int = 0
     """The interval that its heartbeats declare; 0: none."""
     every_at: int = 0

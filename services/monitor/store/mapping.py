@@ -22,6 +22,7 @@ class ConfigChange(NamedTuple):
     resumes: bool = False
     registered_at: int = 0
     own: tuple[int | None, int | None, int | None] = (None, None, None)
+    inherited: thresholds.Inherited = thresholds.OWN
     every: int = 0
     declared_at: int = 0
     paused: bool = False
@@ -59,6 +60,7 @@ def config_change(event: events.ConfigEvent, seq: int, at: int) -> ConfigChange:
         resumes=isinstance(event, events.ServiceResumed),
         registered_at=micros(data.registered_at) if data.registered_at else at,
         own=(_length(config.silent_after), _length(config.down_after), _length(config.dead_after)),
+        inherited=thresholds.inheritance(config.inherited),
         every=_length(config.every) or 0,
         declared_at=_declared_at(data, at),
         paused=config.paused,
@@ -83,11 +85,17 @@ def _length(duration: timedelta | None) -> int | None:
 
 @lru_cache(maxsize=10_000)
 def effective_thresholds(
-    own: tuple[int | None, int | None, int | None], every: int, epoch: Epoch, scheduled: bool = False
+    own: tuple[int | None, int | None, int | None],
+    every: int,
+    epoch: Epoch,
+    scheduled: bool = False,
+    inherited: thresholds.Inherited = thresholds.OWN,
 ) -> EffectiveThresholds:
     if not epoch.bounded:
         return EffectiveThresholds(*thresholds.in_force_before(own, every, epoch.default))
-    return EffectiveThresholds(*thresholds.in_force(own, every, epoch.default, scheduled=scheduled))
+    return EffectiveThresholds(
+        *thresholds.in_force(own, every, epoch.default, scheduled=scheduled, inherited=inherited)
+    )
 
 
 def beat(at: int, heartbeat: events.Heartbeat) -> Beat:
@@ -194,6 +202,9 @@ def declaration(
         return None
     if newest.data.declared_at is None and (was.every or was.schedule):
         return None
+    if declared["time_zone"] != was.time_zone:  # no more the one of its template
+        kept = {field: of for field, of in was.inherited.items() if field != "time_zone"}
+        declared["inherited"] = kept
     time = moment(beat.at)
     registered = newest.data.registered_at or moment(stored_at)
     if registered > time or _declared_at(newest.data, stored_at) >= beat.at:

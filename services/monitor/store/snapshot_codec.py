@@ -15,6 +15,7 @@ from services.monitor.domain.service import Job, MonitoredService, OpenRun, Over
 from services.monitor.store.mapping import effective_thresholds
 from shared.contracts.events import Signal, Status, run_key
 from shared.contracts.heartbeats import shortened
+from shared.contracts.thresholds import OWN
 from shared.domain.coverage import Coverage
 from shared.domain.timetable import EARLY, Expectation, Timetable
 from shared.messaging.record_watch import StreamMark
@@ -149,6 +150,7 @@ def dump(bucket: Bucket) -> bytes:
         "names": [service.name for service in services],
         "said": _paused_reports(services),
         "resumed": {each.name: each.resumed_at for each in services if _awaits_something_older(each)},
+        "inherited": {each.name: each.inherited for each in services if each.inherited != OWN},
         "jobs": {service.name: _dump_job(service.job) for service in services if service.job},
     }
     columns = [array("q", [getattr(service, column) for service in services]) for column in _NUMBERS]
@@ -229,6 +231,7 @@ def load(payload: bytes, epochs: list[Epoch]) -> Bucket:
             for service in services if reports or resumed else ():
                 service.said = reports.get(service.name)
                 service.resumed_at = resumed.get(service.name, 0)
+            _add_inherited(services, head.get("inherited", {}), epoch)
             _add_jobs(services, head.get("jobs", {}), epoch)
         if head["format"] != FORMAT:
             _add_begun_runs(services, epoch)
@@ -277,12 +280,26 @@ def _basic(name: str, numbers: dict[str, Any], own: list[int], code: int, epoch:
     )
 
 
+def _add_inherited(
+    services: list[MonitoredService], inherited: dict[str, list[str | None]], epoch: Epoch
+) -> None:
+    for service in services if inherited else ():
+        if service.name in inherited:
+            silent, down, dead = inherited[service.name]
+            service.inherited = silent, down, dead
+            service.patience = effective_thresholds(
+                service.own, service.every, epoch, False, service.inherited
+            )
+
+
 def _add_jobs(services: list[MonitoredService], jobs: dict[str, list[Any]], epoch: Epoch) -> None:
     for service in services if jobs else ():
         if service.name in jobs:
             service.job = _load_job(jobs[service.name])
             scheduled = service.job.timetable is not None
-            service.patience = effective_thresholds(service.own, service.every, epoch, scheduled)
+            service.patience = effective_thresholds(
+                service.own, service.every, epoch, scheduled, service.inherited
+            )
 
 
 def _add_begun_runs(services: list[MonitoredService], epoch: Epoch) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from services.notifier.alerting.changes import FALLEN
 from services.notifier.states import ServiceStates
 from shared.contracts.events import MICRO, Status, moment
-from shared.contracts.thresholds import in_force
+from shared.contracts.thresholds import in_force, inheritance
 from shared.domain.service_state import ServiceState
 
 MAX_ANCESTORS = 1000
@@ -21,7 +21,13 @@ def own_silent_after(default: tuple[timedelta, timedelta, timedelta]) -> Callabl
 
     def silent_after(state: ServiceState) -> timedelta:
         own = state.silent_after, state.down_after, state.dead_after
-        limits = in_force(own, state.every, (silent, down, dead), scheduled=bool(state.schedule))
+        limits = in_force(
+            own,
+            state.every,
+            (silent, down, dead),
+            scheduled=bool(state.schedule),
+            inherited=inheritance(state.inherited),
+        )
         return limits[0] * MICRO
 
     return silent_after
