@@ -41,7 +41,8 @@ class Incidents:
         self._idle: dict[str, None] = {}
         """Those that are kept for a while only, the oldest first."""
         self.ended: dict[str, Ended] = {}
-        """By service its newest incident that ended, of those in `_idle` and of those that fell again."""
+        """By service its newest incident that ended, of those in `_idle` and of those that fell again. Not
+        one whose end was read later than what people have done since: only the record knows who had it."""
         self.through = 0
         """The sequence of the newest event of people that was read in its turn."""
 
@@ -75,15 +76,6 @@ class Incidents:
             for name, it in list(self._by_name.items())
             if it.last_mute and (mute := it.muted(micros(now)))
         )
-
-    def newest(self, name: str) -> Incident | None:
-        """The current incident, or else the one that ended last, if that is known."""
-        if found := self._by_name.get(name):
-            if incident := found.incident:
-                return incident
-            if self.is_unresolved(name):
-                return None
-        return self.ended[name].incident if name in self.ended else None
 
     def at(self, name: str, since: int) -> Incident | None:
         """Which one a change was of that was due then and left the service worse than alive; None: only the
@@ -133,7 +125,7 @@ class Incidents:
         if is_fall and isinstance(event, StatusChanged):
             if event.data.from_.badness > Status.ALIVE.badness and not was_known:
                 state.begun = None
-        elif before and state.incident is None:
+        elif before and state.incident is None and seq > state.incident_seq:
             at = event.data.since if isinstance(event, StatusChanged) else stored_at
             self.ended[name] = Ended(before, at, by, isinstance(event, ServiceDeleted))
 

@@ -16,7 +16,10 @@ from services.notifier.consumer import EventConsumer, EventLog
 from services.notifier.settings import NotifierSettings
 from services.notifier.states import ServiceStates
 from shared.contracts.events import (
+    Acknowledgement,
     ConfigData,
+    IncidentData,
+    ServiceAcknowledged,
     ServiceConfig,
     ServiceRegistered,
     Status,
@@ -25,6 +28,7 @@ from shared.contracts.events import (
     micros,
     status_changed,
 )
+from shared.domain.incidents import Incident
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import Busy, NoAnswer, NotStored, TooLarge, WrongSequence
@@ -32,6 +36,7 @@ from shared.messaging.publisher import Publisher
 from shared.messaging.queries import first, newest, newest_before
 from shared.messaging.reader import Reader, Stored
 from tests.broker import eventually, provisioned
+from tests.notified import ANA
 from tests.servers import Process, free_port, program
 
 
@@ -202,6 +207,13 @@ async def test_of_an_event_that_cannot_be_read_the_one_before_counts(
     assert await newest_before(link, streams.SERVICES, streams.status("other"), 3) is None
 
 
+def changed(id_: str, at: datetime, from_: Status, to: Status) -> StatusChanged:
+    """Of `web`."""
+    data = {"from": from_, "to": to, "since": at, "last_heartbeat": None, "reason": "test"}
+    about = {"id": id_, "source": "/test", "subject": "web", "time": at}
+    return StatusChanged.model_validate(about | {"data": data})
+
+
 async def test_what_is_read_again_says_nothing_of_a_later_incident(
     link: BrokerConnection, publisher: Publisher
 ) -> None:
@@ -215,10 +227,7 @@ async def test_what_is_read_again_says_nothing_of_a_later_incident(
     registered = ServiceRegistered(id="r", source="/test", subject="web", time=now, data=config)
     await link.js.publish(streams.config("web"), registered.to_bytes())
     changes = [
-        StatusChanged.model_validate(
-            {"id": f"{n}", "source": "/test", "subject": "web", "time": at}
-            | {"data": {"from": from_, "to": to, "since": at, "last_heartbeat": None, "reason": "test"}}
-        )
+        changed(str(n), at, from_, to)
         for n, (at, from_, to) in enumerate(zip(told, path, path[1:], strict=False))
     ]
     for change in changes:
@@ -227,6 +236,40 @@ async def test_what_is_read_again_says_nothing_of_a_later_incident(
     for n, change in enumerate(changes):
         await consumer._apply(change, Stored(streams.status("web"), b"", None, n + 2, micros(now), 0))
     assert await log.incidents_of([("web", 5, told[3])]) == {"web": ("2", micros(told[2]), False)}
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_who_took_an_incident_when_it_was_over_did_not_have_it(
+    link: BrokerConnection, in_time: bool
+) -> None:
+    """A notifier that is behind stores what somebody pressed before it reads that it is alive again."""
+    now, states = datetime.now(UTC), ServiceStates()
+    log = EventLog(link, states)
+    consumer = EventConsumer(log, (), Reminders(states, ()))
+    config = ConfigData(config=ServiceConfig(), registered_at=now - timedelta(days=1))
+    begun, given = Incident("0", micros(now)), Acknowledgement(incident="0", by=ANA, at=now)
+
+    def pressed(id_: str) -> ServiceAcknowledged:
+        data = IncidentData(incident="0", acknowledged=given)
+        return ServiceAcknowledged(id=id_, source="/test", subject="web", time=now, actor=ANA, data=data)
+
+    events = [
+        ServiceRegistered(id="r", source="/test", subject="web", time=now, data=config),
+        changed("0", now, Status.ALIVE, Status.DOWN),
+        *([pressed("a")] if in_time else []),
+        alive := changed("1", now + timedelta(minutes=1), Status.DOWN, Status.ALIVE),
+        pressed("b"),
+    ]
+    for event in events:
+        await link.js.publish(streams.subject_of(event), event.to_bytes())
+    order = sorted(enumerate(events, 1), key=lambda it: it[1] is alive)  # which it reads last
+    for seq, event in order:
+        if isinstance(event, ServiceAcknowledged):
+            states.apply_incident(event, seq, now, in_turn=False)
+        else:
+            await consumer._apply(event, Stored("", b"", None, seq, micros(now), 0))
+    ended = await log.incident_end("web", 2, begun)
+    assert ended == (begun, alive.data.since, ANA if in_time else None, False)
 
 
 async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: BrokerConnection) -> None:
