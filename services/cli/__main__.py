@@ -1,10 +1,16 @@
-"""`registry`: where the command line begins. The commands are in `app`."""
+"""`registry`: where the command line begins. The commands are in `app`; two start without it."""
+
+import sys
 
 
 def main() -> None:
-    from services.cli.app import main
+    if sys.argv[1:2] in (["beat"], ["exec"]):
+        from services.cli import quick
 
-    main()
+        quick.main(sys.argv[1], sys.argv[2:])
+    from services.cli import app
+
+    app.main()
 
 
 if __name__ == "__main__":

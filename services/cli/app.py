@@ -14,13 +14,13 @@ from nats.errors import Error as NatsError
 from pydantic import SecretStr
 
 from services.cli import backup as copies
+from services.cli import quick
 from services.cli.client import (
     RequestFailed,
     api,
     ask,
     connect_once,
     run_line,
-    run_reported,
     say,
     service_lines,
 )
@@ -28,8 +28,7 @@ from services.cli.doctor import Finding, examine, report, test_channels
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.cli.supervisor import broker
 from services.cli.supervisor import run as supervise
-from shared.contracts.events import NAME_RULE_IN_WORDS, valid_name
-from shared.http.urls import near, without_secrets
+from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.settings import load, stop
 from shared.telemetry import logs
@@ -51,35 +50,19 @@ def run() -> None:
     raise typer.Exit(supervise(load(RunSettings)))
 
 
-@app.command()
-def beat(
-    name: Annotated[str, typer.Argument(help="The service's name.")],
-    message: Annotated[str | None, typer.Option(help="Kept with the heartbeat.")] = None,
-    every: Annotated[str | None, typer.Option(help="The interval it beats at, such as 5m.")] = None,
-    fail: Annotated[bool, typer.Option("--fail", help="Report a failure.")] = False,
-    as_json: AsJson = False,
-) -> None:
+_AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command(context_settings=_AS_IT_IS)
+def beat(context: typer.Context) -> None:
     """Send one heartbeat."""
-    settings = load(ClientSettings)
-    body = {key: value for key, value in (("message", message), ("every", every)) if value is not None}
-    url = f"http://{near(settings.host)}:{settings.ingest_port}/heartbeat/{quote(name, safe='')}"
-    url += "/fail" if fail else ""
-    answer = _request("POST", url, settings.ingest_token, json=body or None)
-    say(json.dumps(answer) if as_json else f"{name}: stored")
+    quick.main("beat", context.args)
 
 
-@app.command("exec", context_settings={"ignore_unknown_options": True})
-def execute(
-    name: Annotated[str, typer.Argument(help="The service's name.")],
-    command: Annotated[list[str], typer.Argument(help="What to run; put -- before it.")],
-) -> None:
-    """Run a command and report its start, its end and its duration. Exits with its code, also when the
-    registry cannot be reached."""
-    settings = load(ClientSettings)
-    if not valid_name(name):
-        stop(f"{name!r} is no service's name: {NAME_RULE_IN_WORDS}")
-    url = f"http://{near(settings.host)}:{settings.ingest_port}/heartbeat/{name}"
-    raise typer.Exit(run_reported(url, settings.ingest_token, command))
+@app.command("exec", context_settings=_AS_IT_IS)
+def execute(context: typer.Context) -> None:
+    """Run a command and report its start, its end, its duration and its output. Exits with its code."""
+    quick.main("exec", context.args)
 
 
 @app.command()

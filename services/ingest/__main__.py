@@ -65,7 +65,7 @@ def main() -> None:
     limits.recognises = lambda request: recognises(request, store, auth)
     server.collect_garbage_seldom()
     server.run(
-        availability.watched(build(store, health, auth)),
+        availability.watched(build(store, health, auth, settings)),
         work,
         http=FastPath.configured(store, auth, limits, settings.ingest_port),
         host=settings.host,

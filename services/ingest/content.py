@@ -33,10 +33,18 @@ class HeartbeatContent(NamedTuple):
     warnings: list[str]
 
 
-def read_content(signal: str, raw: bytes, content_type: str, query: Mapping[str, str]) -> HeartbeatContent:
-    """`signal`: what follows the name in the address, or nothing. Raises Problem 422 for that alone."""
+def read_content(
+    signal: str, raw: bytes, content_type: str, query: Mapping[str, str], took: str = ""
+) -> HeartbeatContent:
+    """`signal`: what follows the name in the address, or nothing. `took`: seconds, as the header has them.
+    Raises Problem 422 for the signal alone."""
     headers = read_signal(signal)
     body, warnings = heartbeats.read_body(raw, content_type)
+    if took:
+        try:
+            headers = headers | {events.DURATION_HEADER: str(heartbeats.read_seconds(took))}
+        except ValueError as error:
+            warnings.append(f"{events.DURATION_HEADER}: {error}")
     body = heartbeats.declaring(body or events.HeartbeatBody(), query, warnings)
     for key in MESSAGES:
         if not query.get(key):
@@ -77,7 +85,7 @@ def _with_status(status: str, signal: str, headers: dict[str, str], warnings: li
     if not word or word in (FAILED if failed else WELL):
         return headers
     if word in FAILED and not signal:
-        return {SIGNAL_HEADER: Signal.FAIL}
+        return headers | {SIGNAL_HEADER: Signal.FAIL}
     if word in WELL + FAILED:
         warnings.append(f"status: {quoted(status)} is not used, as the address says {quoted(signal)}")
     else:

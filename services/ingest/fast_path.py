@@ -26,7 +26,9 @@ from shared.telemetry import tracing
 PREFIX, PING = b"/heartbeat/", b"/ping/"
 METHODS = (b"POST", b"GET", b"PUT")
 """HEAD is answered without a body: by the app. So is PUT of a ping, which is none."""
-NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-site", b"origin"))
+NOT_PLAIN = frozenset(
+    (b"transfer-encoding", b"expect", b"upgrade", b"sec-fetch-site", b"origin", b"registry-duration")
+)
 READ = frozenset((b"content-length", b"authorization", b"host", b"x-forwarded-for"))
 
 

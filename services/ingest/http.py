@@ -29,6 +29,7 @@ from services.ingest.ended_runs import EndedRuns
 from services.ingest.middleware import Throttled
 from services.ingest.protocols import PROTOCOLS
 from services.ingest.protocols.protocol import Address, Asked, Beat, Protocol, not_found, openapi_of
+from services.ingest.settings import IngestSettings
 from shared.contracts import events
 from shared.contracts.events import HeartbeatBody, Signal
 from shared.contracts.heartbeats import FIRST_KEPT, LAST_KEPT, quoted
@@ -37,6 +38,7 @@ from shared.http.origins import is_foreign
 from shared.http.problems import Problem, documented
 from shared.http.protocol import client_of, stranger_of
 from shared.http.server import HeadAsGet, Health
+from shared.http.siblings import exec_py, sibling_url
 from shared.telemetry import tracing
 from shared.telemetry.visible import visible
 
@@ -54,7 +56,13 @@ WARNINGS_SHOWN = 1000
 """Bytes of warnings in a header."""
 
 
-def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
+def build(store: HeartbeatStore, health: Health, auth: IngestAuth, settings: IngestSettings) -> FastAPI:
+    def refused(request: Request, problem: Problem) -> Response:
+        if problem.status == 404:  # of a route, for a heartbeat is never answered so
+            url = sibling_url(request, settings, settings.ingest_port, settings.api_port)
+            problem = Problem(404, f"ingest takes heartbeats only; the API is at {url}", also={"api": url})
+        return problems.response(problem)
+
     app = FastAPI(
         title=_TITLE,
         summary="Services say here that they are alive.",
@@ -62,13 +70,13 @@ def build(store: HeartbeatStore, health: Health, auth: IngestAuth) -> FastAPI:
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        routes=[*health.routes(), *docs.openapi(_TITLE)],
+        routes=[*health.routes(), *docs.openapi(_TITLE), exec_py(settings)],
         middleware=[Middleware(Throttled), Middleware(HeadAsGet)],
     )
     app.state.store, app.state.auth, app.state.ended_runs = store, auth, EndedRuns()
     app.include_router(router)
     app.include_router(_translating())
-    problems.install(app)
+    problems.install(app, refused)
     return app
 
 
@@ -192,7 +200,10 @@ async def _store(request: Request, service_name: str, signal: str = "") -> Respo
         raise bad_name("/")
     kind = request.headers.get("content-type", "")
     # The body itself is let go of before the broker is waited for.
-    content = await bodies.parsed(lambda raw: read_content(signal, raw, kind, request.query_params), request)
+    took = request.headers.get(events.DURATION_HEADER, "")
+    content = await bodies.parsed(
+        lambda raw: read_content(signal, raw, kind, request.query_params, took), request
+    )
     await _store_content(request, service_name.rstrip(" "), content)
     return stored({**OK, "warnings": content.warnings} if content.warnings else OK)
 

@@ -118,7 +118,7 @@ def addresses() -> dict[str, set[str]]:
     versions = {v: app._build(parts, app._Api(v, parts)) for v in app.VERSIONS}
     management = {f"/api/v{v}{route.path}" for v, built in versions.items() for route in built.routes}
     told = {
-        "ingest": set(http.build(parts, parts, parts).openapi()["paths"]),
+        "ingest": set(http.build(parts, parts, parts, parts).openapi()["paths"]),
         "api": set(api.build(parts).openapi()["paths"]) | management,
     }
     both = told["ingest"] & told["api"]

@@ -7,9 +7,10 @@ from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api.context import ApiContext
+from services.api.context import ApiContext, context_of
 from services.api.dashboard import forms, login, pages
 from services.api.dashboard.rendering import problem_page
 from services.api.healthchecks import app as healthchecks
@@ -31,6 +32,7 @@ from shared.http import docs, problems
 from shared.http.origins import SameOrigin
 from shared.http.problems import Problem
 from shared.http.server import HeadAsGet
+from shared.http.siblings import exec_py, sibling_url
 from shared.messaging.errors import BrokerError
 
 _TITLE = "services registry"
@@ -47,7 +49,12 @@ def build(context: ApiContext) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
-        routes=[*context.health.routes(), *docs.openapi(_TITLE)],
+        routes=[
+            *context.health.routes(),
+            *docs.openapi(_TITLE),
+            exec_py(context.settings),
+            *(Route(path, _not_here, methods=_ANY) for path in _HEARTBEATS),
+        ],
         middleware=[
             Middleware(HeadAsGet),
             Middleware(_Headers),
@@ -82,6 +89,17 @@ def build(context: ApiContext) -> FastAPI:
     app.add_exception_handler(login.LoginNeeded, login.ask_to_log_in)
     app.mount("/static", StaticFiles(directory=STATIC))
     return app
+
+
+_HEARTBEATS = ("/heartbeats", "/heartbeat", "/heartbeat/{rest:path}")
+_ANY = ("GET", "HEAD", "POST", "PUT")
+
+
+async def _not_here(request: Request) -> Response:
+    """No redirect: `curl -f` does not follow one, and says nothing."""
+    settings = context_of(request).settings
+    url = sibling_url(request, settings, settings.api_port, settings.ingest_port)
+    raise Problem(404, f"heartbeats are taken at {url}", also={"ingest": url})
 
 
 class _Headers:
