@@ -197,7 +197,8 @@ def _uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
             owner = node.value
             inside = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
             inside |= isinstance(owner, ast.Call) and ast.unparse(owner) == "super()"
-            if not inside or node.attr not in own:
+            documented = ast.unparse(node) == "os._exit"
+            if not documented and (not inside or node.attr not in own):
                 yield ast.unparse(node)
         elif isinstance(node, ast.ImportFrom | ast.Import):
             module = getattr(node, "module", None)
