@@ -314,6 +314,55 @@ async def test_what_happened_in_an_incident_is_told_in_order(
     assert await contents(mongo_url) == before
 
 
+async def test_the_audit_says_what_each_made_another_and_nothing_else(
+    client: httpx.AsyncClient, monitor: Monitor, publisher: Publisher
+) -> None:
+    first = await monitor.change(DOWN)
+    await shows(client, "web", status="down")
+    await client.post("/service/web/mute", json={"for": "1h"})
+    await client.post("/service/web/ack")
+    await client.post(f"/incident/{first}/notes", json={"text": "n"})
+    await tell(publisher, "web", first, DOWN)
+    await client.delete("/service/web/mute")
+    await client.post("/service/web/mute", json={"until_alive": True})
+    await client.delete("/service/web/ack")
+    await client.post("/service/web/ack", headers=BEN)
+    await monitor.change(ALIVE, DOWN)
+    await eventually(lambda: _has_another(client, first))
+    await client.post("/service/web/ack")
+    await client.post("/service/web/mute", json={"for": "2h"})
+
+    def in_words(field: dict[str, Any] | str | None) -> str | None:
+        if not isinstance(field, dict):
+            return field
+        return str(field["by"]) if "note" in field else "alive" if field["until_alive"] else "time"
+
+    audited = (await client.get("/audit?service=web")).json()["items"]
+    assert [
+        (
+            it["type"].split(".")[1],
+            [(c["field"], in_words(c["before"]), in_words(c["after"])) for c in changes],
+        )
+        for it in reversed(audited)
+        if (changes := it["changes"])
+    ] == [
+        ("muted", [("muted", None, "time")]),
+        ("acknowledged", [("acknowledged", None, "token:ana")]),
+        ("noted", [("note", None, "n")]),
+        ("unmuted", [("muted", "time", None)]),
+        ("muted", [("muted", None, "alive")]),
+        ("released", [("acknowledged", "token:ana", None)]),
+        ("acknowledged", [("acknowledged", None, "token:ben")]),
+        ("acknowledged", [("acknowledged", None, "token:ana")]),
+        ("muted", [("muted", None, "time")]),
+    ]
+
+
+async def _has_another(client: httpx.AsyncClient, incident: str) -> bool:
+    current = (await client.get("/service/web")).json()["incident"]
+    return current is not None and current["id"] != incident
+
+
 async def tell(publisher: Publisher, name: str, incident: str, status: Status) -> None:
     """As the notifier does, which carries on what holds."""
     message = await _newest(publisher, name)

@@ -6,7 +6,7 @@ Times in documents are integer microseconds since 1970 UTC: the database itself 
 
 import hashlib
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
@@ -26,9 +26,11 @@ from shared.contracts.events import (
     ServiceNoted,
     ServiceRegistered,
     ServiceTold,
+    ServiceUnmuted,
     Signal,
     Status,
     StatusChanged,
+    moment,
 )
 from shared.contracts.heartbeats import excerpt, parse_heartbeat
 from shared.domain.service_state import (
@@ -47,9 +49,10 @@ from shared.messaging.reader import BY_KEY, OVER_HTTP, Stored
 
 Document = dict[str, Any]
 
-FORM = 2
+FORM = 3
 """Of the documents, raised whenever older ones lack what they should hold: then they are built anew. 1: which
-incident a service has. 2: which file manages it, and what it has from there."""
+incident a service has. 2: which file manages it, and what it has from there. 3: what holds after each line
+about an incident."""
 
 CONFIGURES: list[str] = [kind.model_fields["type"].default for kind in get_args(ConfigEvent)]
 """The types of configuration events."""
@@ -124,7 +127,7 @@ def project(message: Stored) -> Projection:
 
 
 def _acted(message: Stored) -> Projection:
-    """In the history stands what was done, without what held already."""
+    """In the history stands what was done, without what held already, which only the audit is to know."""
     event = streams.read_incident(message.subject, message.data)
     data = event.data.model_dump(mode="json")
     said = {key: data[key] for kind, key in _SAYS.items() if isinstance(event, kind)}
@@ -134,12 +137,14 @@ def _acted(message: Stored) -> Projection:
         "type": event.type,
         "at": message.at,
         "data": {"incident": event.data.incident} | said,
+        "holds": {field: data[field] for field in ("acknowledged", "muted") if data[field]},
     }
     if event.actor:
         row |= {"actor": event.actor, "acted": message.seq}
     return Projection(event, message.seq, message.at, row)
 
 
+_MUTES: list[str] = [kind.model_fields["type"].default for kind in (ServiceMuted, ServiceUnmuted)]
 _SAYS = {
     ServiceAcknowledged: "acknowledged",
     ServiceMuted: "muted",
@@ -173,11 +178,21 @@ def setting_differences(before: Document | None, row: Document) -> list[Document
 
 def act_differences(before: Document | None, row: Document) -> list[Document]:
     """As `differences`, of lines about incidents: who has it in hand, whether it is muted, what was noted."""
-    was, now = before["data"] if before else {}, row["data"]
-    fields = [field for field in ("acknowledged", "muted") if was.get(field) != now.get(field)]
-    found = [{"field": field, "before": was.get(field), "after": now.get(field)} for field in fields]
-    noted = now.get("note")
-    return [*found, {"field": "note", "before": None, "after": noted}] if noted else found
+    if noted := row["data"].get("note"):
+        return [{"field": "note", "before": None, "after": noted}]
+    field = "muted" if row["type"] in _MUTES else "acknowledged"
+    was = before["holds"].get(field) if before and before["name"] == row["name"] else None
+    now = row["holds"].get(field)
+    if was and _was_over(was, row):
+        was = None
+    return [{"field": field, "before": was, "after": now}] if was != now else []
+
+
+def _was_over(held: Document, row: Document) -> bool:
+    """Whether an acknowledgement or a mute had ended by itself when that was done of which a line tells."""
+    if until := held.get("until"):
+        return datetime.fromisoformat(until) <= moment(row["at"])
+    return bool(held["incident"] != row["data"]["incident"])
 
 
 def _digest(*keys: str) -> str:
