@@ -5,6 +5,7 @@ import html
 import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from time import perf_counter
 from typing import Any
 
 import httpx
@@ -361,6 +362,35 @@ async def test_the_audit_says_what_each_made_another_and_nothing_else(
 async def _has_another(client: httpx.AsyncClient, incident: str) -> bool:
     current = (await client.get("/service/web")).json()["incident"]
     return current is not None and current["id"] != incident
+
+
+async def test_what_happened_in_one_is_found_without_reading_what_happened_in_others(
+    monitor: Monitor, client: httpx.AsyncClient, mongo_url: str
+) -> None:
+    from pymongo import MongoClient
+
+    id_ = await monitor.change(DOWN)
+    await shows(client, "web", status="down")
+    await client.post("/service/web/ack")
+    await monitor.change(ALIVE)
+    await shows(client, "web", status="alive")
+
+    async def best(path: str) -> float:
+        times = []
+        for _ in range(5):
+            began = perf_counter()
+            assert (await client.get(path)).status_code == 200
+            times.append(perf_counter() - began)
+        return min(times)
+
+    paths = f"/incident/{id_}", "/incidents?open=false", "/audit?service=web", "/service/web/events"
+    before = {path: await best(path) for path in paths}
+    with MongoClient[dict[str, Any]](mongo_url) as mongo:
+        others = ({"_id": 10_000 + n, "name": f"s{n % 500}", "type": "x", "data": {}} for n in range(60_000))
+        mongo["registry"]["events_g1"].insert_many(others)
+
+    for path in paths:
+        assert await best(path) < 4 * before[path] + 0.015, path
 
 
 async def tell(publisher: Publisher, name: str, incident: str, status: Status) -> None:

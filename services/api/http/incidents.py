@@ -1,8 +1,10 @@
 """Incidents as JSON: what may be done about one, and what happened in it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import datetime
-from typing import Annotated
+from functools import partial
+from typing import Annotated, NamedTuple
 
 from fastapi import Body, Query
 from pydantic import AwareDatetime
@@ -119,16 +121,16 @@ async def list_incidents(
         is_ours = service in ("", name) and set(tags).issubset(state.tags if state else ())
         return is_ours and (since is None or began_at >= since)
 
-    found = _open(api, cursor) if open else _begun(api, service, open, since, cursor)
-    items: list[tuple[IncidentItem, str]] = []
-    async for item, place in found:
-        if wanted(item.service, item.began_at):
-            items.append((item, place))
-            if len(items) > limit:
-                break
+    listed: list[_Found] = []
+    async with aclosing(_open(api, cursor) if open else _begun(api, service, open, since, cursor)) as found:
+        async for each in found:
+            if wanted(each.item.service, each.item.began_at):
+                listed.append(each)
+                if len(listed) > limit:
+                    break
     return IncidentPage(
-        items=[await _ended(api, item) for item, _ in items[:limit]],
-        next=items[limit - 1][1] if len(items) > limit else None,
+        items=[await _ended(api, each.item, each.rows) for each in listed[:limit]],
+        next=listed[limit - 1].cursor if len(listed) > limit else None,
     )
 
 
@@ -141,7 +143,11 @@ async def get_incident(id: str, api: Api) -> IncidentWhole:
 async def whole(api: ApiContext, id_: str) -> IncidentWhole:
     """An incident with all that happened in it. Problem 404."""
     rows = await _rows(api, id_)
-    item = await _ended(api, _of_row(rows[0]), rows)
+
+    async def known() -> list[Document]:
+        return rows
+
+    item = await _ended(api, _of_row(rows[0]), known)
     events = [
         IncidentEventItem(
             seq=row["_id"],
@@ -162,27 +168,37 @@ async def _rows(api: ApiContext, id_: str) -> list[Document]:
     return rows
 
 
-async def _open(api: ApiContext, cursor: str | None) -> AsyncIterator[tuple[IncidentItem, str]]:
-    """Those that last, newest first, each with the cursor that follows it."""
+class _Found(NamedTuple):
+    """`cursor`: what follows it. `rows`: reads what happened in it."""
+
+    item: IncidentItem
+    cursor: str
+    rows: Callable[[], Awaitable[list[Document]]]
+
+
+async def _open(api: ApiContext, cursor: str | None) -> AsyncGenerator[_Found]:
+    """Those that last, newest first."""
     found = sorted((-incident.began_at, state.name) for state, incident in api.hub.index.incidents())
     after = tuple(read_cursor(cursor, int, str)) if cursor else None
     for began, name in found:
         is_next = after is None or (began, name) > after
         if is_next and (state := api.hub.index.get(name)) and (item := _of_state(state)):
-            yield item, write_cursor(began, name)
+            yield _Found(item, write_cursor(began, name), partial(api.store.live.incident, item.id))
 
 
 async def _begun(
     api: ApiContext, service: str, is_open: bool | None, since: datetime | None, cursor: str | None
-) -> AsyncIterator[tuple[IncidentItem, str]]:
+) -> AsyncGenerator[_Found]:
     """All of which the beginning is kept, or (False) those that are over; the same."""
-    before = int(read_cursor(cursor, int)[0]) if cursor else None
+    before, next_ones = int(read_cursor(cursor, int)[0]) if cursor else None, dict[str, int]()
     async for row in api.store.live.incidents(service, before):
+        rows = partial(api.store.live.incident_of, row, next_ones.get(row["name"]))
+        next_ones[row["name"]] = row["_id"]
         if since and row["at"] < micros(since):
             return
         current = _current(api, row["name"])
         if is_open is None or not (current and current.id == row["begins"]):
-            yield _of_row(row), write_cursor(row["_id"])
+            yield _Found(_of_row(row), write_cursor(row["_id"]), rows)
 
 
 def _current(api: ApiContext, name: str) -> CurrentIncident | None:
@@ -209,14 +225,16 @@ def _of_row(row: Document) -> IncidentItem:
     )
 
 
-async def _ended(api: ApiContext, item: IncidentItem, rows: list[Document] | None = None) -> IncidentItem:
-    """With how it ended and who had it, as far as it is not the current one. `rows`: all of it, if they are
-    known."""
+async def _ended(
+    api: ApiContext, item: IncidentItem, read: Callable[[], Awaitable[list[Document]]]
+) -> IncidentItem:
+    """With how it ended and who had it, as far as it is not the current one. `read`: what happened in
+    it."""
     current = _current(api, item.service)
     if current and current.id == item.id:
         lasts = (api.now() - item.began_at).total_seconds()
         return item.model_copy(update={"acknowledged": current.acknowledged, "seconds": max(0.0, lasts)})
-    rows = rows or await api.store.live.incident(item.id)
+    rows = await read()
     ends = (row for row in rows[1:] if row["data"].get("to") == "alive" or row["type"] == DELETED)
     end = next(ends, None)
     known: Acknowledged | None = None

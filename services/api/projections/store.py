@@ -9,8 +9,8 @@ one beside the live one and then moves the pointer.
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -55,8 +55,6 @@ _ENDED = " ended"
 _KEYS = ("config.ping_key", "config.aliases")
 _BULK = 1000
 _PAGE = 200
-_MOST = 2000
-"""Lines of an incident that are told, of changes and of what was done, each."""
 _EARLIEST = 7 * 86400 * 1_000_000
 """Microseconds before a time in which a run may have begun that was due in it."""
 _DUPLICATE_KEY = 11000
@@ -384,43 +382,54 @@ class View:
         """A service's events but for who was told, newest first; one more than the limit if there are older
         ones. `changed` and `changes`: what an event made another, where the one before it is kept; found here
         and not when it is projected, so that it is the same in whatever order events came."""
-        matching: Document = {"name": name, "type": {"$ne": TOLD}}
-        matching |= {} if before is None else {"_id": {"$lt": before}}
-        cursor = self._events.find(matching).sort([("_id", -1)]).limit(limit + 1)
-        found: list[Document] = await cursor.to_list(None)
+        found: list[Document] = []
+        async with aclosing(self._lines(name, _places(before=before), -1)) as lines:
+            async for row in lines:
+                if row["type"] != TOLD:
+                    found.append(row)
+                if len(found) > limit:
+                    break
         configured: list[Document | None] = [row for row in found if row["type"] in CONFIGURES]
         if configured and (last := configured[-1]):
             configured.append(await self._configured_before(last))
-        for row, earlier in pairwise(configured):
-            if row:
-                row["changed"] = changed(earlier, row) if earlier else []
-                row["changes"] = differences(earlier, row)
+        for line, earlier in pairwise(configured):
+            if line:
+                line["changed"] = changed(earlier, line) if earlier else []
+                line["changes"] = differences(earlier, line)
         return found
 
     async def _configured_before(self, row: Document, kinds: Sequence[str] = CONFIGURES) -> Document | None:
         """The line of the configuration before that of a line; it may be of an earlier life."""
         name = row["name"].removesuffix(_ENDED)
-        its = {
-            "name": {"$in": [name, name + _ENDED]},
-            "type": {"$in": list(kinds)},
-            "_id": {"$lt": row["_id"]},
-        }
-        found: list[Document] = await self._events.find(its).sort([("_id", -1)]).limit(1).to_list(None)
-        return found[0] if found else None
+        for each in (name, name + _ENDED):
+            async with aclosing(self._lines(each, _places(before=row["_id"]), -1)) as lines:
+                async for earlier in lines:
+                    if earlier["type"] in kinds:
+                        return earlier
+        return None
+
+    async def _lines(self, name: str, places: Document, order: int) -> AsyncGenerator[Document]:
+        """Of one name, in the order of their sequences (1), or against it (-1). `places`: those sequences.
+        (Were the embedded server asked for more, it would read the lines of all services.)"""
+        which = {"name": name} | ({"_id": places} if places else {})
+        cursor = self._events.find(which, batch_size=_PAGE).sort([("_id", order)])
+        try:
+            async for row in cursor:
+                yield row
+        finally:
+            await cursor.close()
 
     async def audit(
         self, actor: str | None, service: str | None, before: int | None, limit: int
     ) -> list[Document]:
         """What somebody did, newest first, also to what is deleted by now; one more than the limit if there
         is older. With `changes` as in `history`. `actor`, `service`: only of these."""
-        matching: Document = {"acted": {"$gt": 0} if before is None else {"$gt": 0, "$lt": before}}
-        if actor:
-            matching["actor"] = actor
-        if service:
-            matching["name"] = {"$in": [service, service + _ENDED]}
-        found: list[Document] = (
-            await self._events.find(matching).sort([("acted", -1)]).limit(limit + 1).to_list(None)
-        )
+        found: list[Document] = []
+        async with aclosing(self._acted(actor, service, before)) as acted:
+            async for row in acted:
+                found.append(row)
+                if len(found) > limit:
+                    break
         for row in found:
             if row["type"] in CONFIGURES:
                 row["changes"] = differences(await self._configured_before(row), row)
@@ -431,11 +440,29 @@ class View:
             row["name"] = row["name"].removesuffix(_ENDED)
         return found
 
+    async def _acted(
+        self, actor: str | None, service: str | None, before: int | None
+    ) -> AsyncGenerator[Document]:
+        if service:
+            for name in (service, service + _ENDED):
+                async for row in self._lines(name, _places(before=before), -1):
+                    if "acted" in row and actor in (None, "", row["actor"]):
+                        yield row
+            return
+        which = {"acted": _places(after=0, before=before)} | ({"actor": actor} if actor else {})
+        async for row in self._events.find(which, batch_size=_PAGE).sort([("acted", -1)]):
+            yield row
+
     async def incidents(self, service: str, before: int | None) -> AsyncIterator[Document]:
         """The lines with which incidents began, newest first, also of services that are deleted. `service`:
         only of this one, if it is named; `before`: the sequence that they are older than."""
-        which: Document = {"begun": {"$gt": 0} if before is None else {"$gt": 0, "$lt": before}}
-        which |= {"name": _of_all_lives(service)} if service else {}
+        if service:
+            for name in (service, service + _ENDED):
+                async for row in self._lines(name, _places(before=before), -1):
+                    if "begun" in row:
+                        yield _by_its_name(row)
+            return
+        which = {"begun": _places(after=0, before=before)}
         async for row in self._events.find(which, batch_size=_PAGE).sort([("begun", -1)]):
             yield _by_its_name(row)
 
@@ -443,24 +470,21 @@ class View:
         """The lines of all that happened in an incident, the one with which it began first; none: there is no
         such incident."""
         begun: Document | None = await self._events.find_one({"begins": id_})
-        if begun is None:
-            return []
-        end = await self.incident_end(_by_its_name(begun))
-        after = {"name": _of_all_lives(begun["name"]), "_id": {"$gt": begun["_id"]}}
-        within = {"_id": {"$gt": begun["_id"], "$lte": end["_id"]}} if end else {}
-        its = [
-            after | within | {"type": {"$nin": ACTS}},
-            after | {"type": {"$in": ACTS}, "data.incident": id_},
-        ]
-        found = [row for which in its for row in await self._events.find(which).limit(_MOST).to_list(None)]
-        return [begun, *map(_by_its_name, sorted(found, key=lambda row: row["_id"]))]
+        return await self.incident_of(begun) if begun else []
 
-    async def incident_end(self, begun: Document) -> Document | None:
-        """The line with which an incident ended, of a change or a deletion; None: it has not."""
-        which: Document = {"name": _of_all_lives(begun["name"]), "_id": {"$gt": begun["_id"]}}
-        which |= {"$or": [{"data.to": Status.ALIVE.value}, {"type": DELETED}]}
-        found: list[Document] = await self._events.find(which).sort([("_id", 1)]).limit(1).to_list(None)
-        return found[0] if found else None
+    async def incident_of(self, begun: Document, before: int | None = None) -> list[Document]:
+        """The same of the line with which it began. `before`: only what is older than this sequence."""
+        name, places = begun["name"].removesuffix(_ENDED), _places(begun["_id"], before)
+        found, is_over = [_by_its_name(begun)], False
+        for each in (name + _ENDED, name):
+            async with aclosing(self._lines(each, places, 1)) as lines:
+                async for row in lines:
+                    is_act = row["type"] in ACTS
+                    if row["data"].get("incident") == begun["begins"] if is_act else not is_over:
+                        found.append(_by_its_name(row))
+                    is_end = row["data"].get("to") == Status.ALIVE or row["type"] == DELETED
+                    is_over = is_over or is_end
+        return found
 
     async def configured_at(self, state: ServiceState) -> int:
         """When the newest configuration of a service was stored; 0: that event is there no more."""
@@ -534,8 +558,9 @@ class View:
         return int(events), int(services), int(runs)
 
 
-def _of_all_lives(name: str) -> Document:
-    return {"$in": [name, name + _ENDED]}
+def _places(after: int | None = None, before: int | None = None) -> Document:
+    """Sequences between these."""
+    return {bound: seq for bound, seq in (("$gt", after), ("$lt", before)) if seq is not None}
 
 
 def _by_its_name(row: Document) -> Document:
