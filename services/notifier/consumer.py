@@ -270,12 +270,10 @@ class EventLog:
 
     async def incident_end(self, name: str, seq: int, incident: Incident) -> Ended | None:
         """How an incident ended that a service had after the change with a sequence, if it has."""
-        incidents, state = self.states.incidents, self.states.get(name)
+        incidents = self.states.incidents
         ended = incidents.ended.get(name)
         if ended and ended.incident.id == incident.id:
             return ended
-        if not state.exists:
-            return Ended(incident, moment(state.registered_at), deleted=True)
         await self.find_incident(name)
         current = incidents.state(name).incident
         if current and current.id == incident.id:
@@ -283,7 +281,7 @@ class EventLog:
         return await self._end_of(name, seq, incident)
 
     async def _end_of(self, name: str, seq: int, incident: Incident) -> Ended | None:
-        subject = streams.status(name)
+        subject, state = streams.status(name), self.states.get(name)
 
         async def ask() -> Stored | None:
             try:
@@ -293,6 +291,8 @@ class EventLog:
 
         while stored := await retry_until_done(f"read what {subject} was after {seq}", ask):
             event, seq = parse(stored), stored.seq
+            if not state.exists and seq > state.config_seq:
+                break
             if not isinstance(event, StatusChanged) or event.data.to.badness > Status.ALIVE.badness:
                 continue
             if event.data.from_ is Status.UNKNOWN:
@@ -300,8 +300,7 @@ class EventLog:
             before = await self._people_before(name, seq)
             ack = before.acknowledged if before else None
             return Ended(incident, event.data.since, ack.by if ack and ack.incident == incident.id else None)
-        state = self.states.get(name)
-        deleted = state.exists and state.registered_at > incident.began_at
+        deleted = not state.exists or state.registered_at > incident.began_at
         return Ended(incident, moment(state.registered_at), deleted=True) if deleted else None
 
     async def incident_at(self, name: str, seq: int) -> Incident | None:

@@ -18,9 +18,11 @@ from services.notifier.states import ServiceStates
 from shared.contracts.events import (
     Acknowledgement,
     ConfigData,
+    Event,
     IncidentData,
     ServiceAcknowledged,
     ServiceConfig,
+    ServiceDeleted,
     ServiceRegistered,
     Status,
     StatusChanged,
@@ -270,6 +272,30 @@ async def test_who_took_an_incident_when_it_was_over_did_not_have_it(
             await consumer._apply(event, Stored("", b"", None, seq, micros(now), 0))
     ended = await log.incident_end("web", 2, begun)
     assert ended == (begun, alive.data.since, ANA if in_time else None, False)
+
+
+@pytest.mark.parametrize(("alive_at", "deleted"), [(3, False), (4, True), (None, True)])
+async def test_what_was_alive_again_when_it_was_deleted_is_said_to_be(
+    link: BrokerConnection, alive_at: int | None, deleted: bool
+) -> None:
+    """Also by a notifier that has read neither in its turn."""
+    now, states = datetime.now(UTC), ServiceStates()
+    config = ConfigData(config=ServiceConfig(), registered_at=now - timedelta(days=1))
+    alive = changed("1", now + timedelta(minutes=1), Status.DOWN, Status.ALIVE)
+    events: list[Event] = [
+        ServiceRegistered(id="r", source="/test", subject="web", time=now, data=config),
+        changed("0", now, Status.ALIVE, Status.DOWN),
+        ServiceDeleted(id="d", source="/test", subject="web", time=now),
+    ]
+    if alive_at:
+        events.insert(alive_at - 1, alive)
+    for event in events:
+        await link.js.publish(streams.subject_of(event), event.to_bytes())
+    log = EventLog(link, states)
+    await log.load_states()
+    ended = await log.incident_end("web", 2, Incident("0", micros(now)))
+    assert ended
+    assert (ended.deleted, ended.at == alive.data.since) == (deleted, not deleted)
 
 
 async def test_a_reader_of_nothing_says_that_nothing_is_pending(link: BrokerConnection) -> None:
