@@ -208,6 +208,7 @@ async def test_strangers_have_no_effect(record: NotificationLog, telegram: Stand
     stranger = {**known, "chat": {"id": 43}}
     for text in ("/mute web 1h", "/stop", f"/start {INVITE}", "/status"):
         telegram.raw_update(message={**known, "text": text, "forward_origin": origin})
+        telegram.raw_update(message={**known, "text": text, "forward_date": 1})
         telegram.raw_update(message={**stranger, "text": text, "forward_origin": origin})
         telegram.raw_update(edited_message={**stranger, "text": text})
         for content in (known, stranger, {**known, "chat": {"id": -1003, "type": "channel"}}):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import structlog
 from prometheus_client import Counter
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationError
 
 from services.notifier.channels.channel import Backoff, Failed, Limited
 from services.notifier.channels.telegram import Bot
@@ -64,8 +64,9 @@ class IncomingMessage(BaseModel):
     text: Text = ""
     thread: int | None = Field(None, alias="message_thread_id")
     in_topic: bool = Field(False, alias="is_topic_message")
-    forward_origin: Any = None
-    """Where it was forwarded from: nobody here has written it."""
+    forward_origin: Any = Field(None, validation_alias=AliasChoices("forward_origin", "forward_date"))
+    """Where it was forwarded from (older Bot API servers say only when it was sent there): nobody here has
+    written it."""
     migrated_to: int | None = Field(None, alias="migrate_to_chat_id")
     migrated_from: int | None = Field(None, alias="migrate_from_chat_id")
 
