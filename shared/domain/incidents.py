@@ -140,5 +140,14 @@ def told(state: WithIncident, now: datetime, told: Told, incident: str | None) -
 def _carried(state: WithIncident, now: datetime, **changed: Any) -> IncidentData:
     """All that holds after it."""
     incident = state.incident.id if state.incident else None
-    holds = {"acknowledged": state.acknowledged, "muted": state.muted(micros(now))}
+    holds = {
+        "acknowledged": state.acknowledged or _of_unread(state, state.last_acknowledgement),
+        "muted": state.muted(micros(now)) or _of_unread(state, state.last_mute),
+    }
     return IncidentData(**{"incident": incident, **holds, **changed})
+
+
+def _of_unread(state: WithIncident, known: Acknowledgement | Mute | None) -> Acknowledgement | Mute | None:
+    """What holds for an incident that began after every change that is known here: whoever appends may have
+    read the newest act before it reads the changes that stand in front of that."""
+    return known if known and known.incident and micros(known.at) > state.changed_at else None

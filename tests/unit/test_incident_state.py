@@ -1,5 +1,6 @@
 """Which incident a service has, who has it in hand, and whether it is muted, as its events say."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -214,6 +215,27 @@ def test_who_did_not_see_the_recovery_acknowledges_nothing_new() -> None:
     it.act(ServiceAcknowledged, acknowledged=late)
     it.check()
     assert it.state.acknowledged is None
+
+
+def test_who_has_not_read_how_an_incident_began_leaves_it_in_hand_and_muted() -> None:
+    it = told([("change", ALIVE), ("change", DOWN)])
+    behind = replace(it.state)
+    it.change(ALIVE)
+    late = replace(it.state)
+    it.change(DOWN)
+    it.acknowledge("ana")
+    it.mute(None)
+    message = Message(channel="ops", at=moment(it.at), status=DOWN, what="change")
+    for state in (behind, late):
+        apply(state, *it.events[-1])
+        data = incidents.told(state, moment(it.at), message, None)
+        it.put(ServiceTold(id=str(it.at), source="/notifier", subject="web", time=moment(it.at), data=data))
+        it.check()
+        assert it.state.acknowledged is not None
+        assert it.state.muted(it.at) is not None
+    it.change(ALIVE)
+    data = incidents.told(it.state, moment(it.at), message, None)
+    assert (data.acknowledged, data.muted) == (None, None), "what is over is not carried on"
 
 
 def test_a_mute_by_time_outlives_a_recovery_and_ends_in_time() -> None:
