@@ -10,6 +10,7 @@ from services.api.configuration import Configuration
 from services.api.http.models import ChannelHears, Heard, RouteMatched, RoutesTested, RoutesView, RouteTest
 from services.api.http.requests import check_version
 from shared.contracts import durations
+from shared.contracts.events import Status
 from shared.contracts.routes import Routes
 from shared.domain.routing import EVERYBODY, FALLEN, Hearing, Router, Rule
 from shared.http.problems import Problem
@@ -63,9 +64,10 @@ class StoredRoutes:
         routes = Routes(routes=asked.routes) if asked.routes is not None else self.configuration.stored.routes
         channels = sorted(await self.channels())
         router, at = Router(routes, channels), asked.at or now
-        down_since = asked.down_since or (at if asked.status in FALLEN else None)
-        matched = router.match(asked.name, tags, asked.status)
-        rules = router.rules(asked.name, tags, asked.status)
+        status = Status(asked.status)
+        down_since = asked.down_since or (at if status in FALLEN else None)
+        matched = router.match(asked.name, tags, status)
+        rules = router.rules(asked.name, tags, status)
         unknown = _but(routes, channels)
         return RoutesTested(
             at=at,

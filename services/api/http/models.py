@@ -33,7 +33,7 @@ from shared.contracts.events import (
     moment,
 )
 from shared.contracts.maintenance import Window
-from shared.contracts.routes import MAX_ROUTES, Route
+from shared.contracts.routes import MAX_ROUTES, Matched, Route, Routes
 from shared.contracts.thresholds import Source
 from shared.contracts.wanted import THRESHOLDS, Lines, Name, Tag
 from shared.contracts.zones import ZoneName
@@ -481,6 +481,12 @@ class WindowView(BaseModel):
     version: int = Field(description="Also the ETag.")
 
 
+class RoutesWanted(Routes):
+    """All of them; that there are to be none has to be said."""
+
+    routes: Annotated[tuple[Route, ...], Field(max_length=MAX_ROUTES)]
+
+
 class RoutesView(BaseModel):
     """The routes, in order, and their version."""
 
@@ -499,7 +505,7 @@ class RouteTest(BaseModel):
     tags: Annotated[tuple[Tag, ...], Field(max_length=32)] | None = Field(
         default=None, description="Absent: those of the service."
     )
-    status: Literal[Status.ALIVE, Status.SILENT, Status.DOWN, Status.DEAD] = Status.DOWN
+    status: Matched = "down"
     at: events.Moment | None = Field(default=None, description="Absent: now.")
     down_since: events.Moment | None = Field(
         default=None, description="When it fell to down. Absent: at that moment, if it is down or dead."

@@ -5,9 +5,8 @@ from typing import Annotated
 from fastapi import Body, Response
 
 from services.api.context import Api
-from services.api.http.models import EXAMPLES, RoutesTested, RoutesView, RouteTest
+from services.api.http.models import EXAMPLES, RoutesTested, RoutesView, RoutesWanted, RouteTest
 from services.api.http.routing import Actor, IfMatch, asking, reading, writing
-from shared.contracts.routes import Routes
 from shared.http.problems import Problem, documented
 
 _EXAMPLE = {"routes": EXAMPLES["routes"]["routes"]}
@@ -29,7 +28,7 @@ async def get_routes(response: Response, api: Api) -> RoutesView:
 
 @writes.put("/routes", responses=documented(412, 413, 422))
 async def replace_routes(
-    routes: Annotated[Routes, Body(examples=[_EXAMPLE])],
+    routes: Annotated[RoutesWanted, Body(examples=[_EXAMPLE])],
     response: Response,
     api: Api,
     actor: Actor,
