@@ -16,6 +16,12 @@ setup: .venv/installed  ## Create .venv with the locked dependencies
 run: setup  ## Start everything: embedded servers and the four services
 	@exec $(BIN)/registry run
 
+env:  ## Write .env with fresh secrets for Compose; PUBLIC_URL=https://registry.example.com sets that too
+	@$(PYTHON) deploy/env.py "$(PUBLIC_URL)"
+
+docs: setup  ## Write the tables in docs/configuration.md from the settings
+	$(BIN)/python -m tests.settings_table
+
 test: setup  ## Run the whole test suite, with real servers on free ports; the short one on Python 3.13 too
 	@$(MAKE) --no-print-directory env313 & \
 	$(MAKE) --no-print-directory .venv/clients/short/installed || echo "Other systems' clients could not be installed: their tests are skipped."; \
@@ -103,4 +109,4 @@ lock:  ## Renew the locked requirements (needs uv, and npm for those of the test
 		$$([ $$it != short ] || echo -c tests/clients/locked/python.txt) tests/clients/locked/$$it.in -o tests/clients/locked/$$it.txt; done
 	cd tests/clients/locked && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --silent
 
-.PHONY: help setup run test testack env313 testshort clients lint simulate faults reference fuzz audit bench lock
+.PHONY: help setup run env docs test testack env313 testshort clients lint simulate faults reference fuzz audit bench lock

@@ -172,46 +172,81 @@ TimeZone = Annotated[ZoneName, AfterValidator(_known_everywhere)]
 
 
 class Settings(BaseSettings):
-    """What every service knows. Each service adds its own fields in a subclass."""
+    """What every service knows. Each service adds its own fields in a subclass. What stands below a field is
+    its meaning in docs/configuration.md (`make docs`); a field of several classes has it in one of them."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     nats_url: BrokerUrls = ("nats://127.0.0.1:4222",)
+    """The broker; several addresses of a cluster with commas between. `nats://user:password@host`, with what
+    is special as `%XX`; `tls://` for TLS. `make run` starts a broker if the address is on this machine."""
     nats_creds: CredentialsFile = ""
+    """File with credentials for the broker, in place of user and password."""
     nats_ca: CertificatesFile = ""
+    """File with the certificate of the CA that signed the broker's, if the CA is one of your own."""
     nats_replicas: int = Field(default=1, ge=1, le=5)
-    heartbeats_kept: int = Field(
-        default=100, ge=1, le=10_000, description="Heartbeats kept per service; 1-5 at a million services."
-    )
+    """Replicas of the streams: 3 on a cluster."""
+    heartbeats_kept: int = Field(default=100, ge=1, le=10_000)
+    """Heartbeats kept of each service: 1 to 5 for a million services."""
     heartbeats_bytes: Size = 0
-    events_kept: int = Field(
-        default=20_000, ge=1, le=1_000_000, description="Events kept of each service, of either kind."
-    )
-    runs_kept: Duration = Field(default=timedelta(days=400), description="How long runs are kept.")
+    """What all heartbeats together may take of the broker's disk, such as `10GB`; then the oldest go. The
+    broker sets so much aside. Empty: only their number is bound."""
+    events_kept: int = Field(default=20_000, ge=1, le=1_000_000)
+    """Changes of status kept of each service, and as many of its configuration. A lower number deletes the
+    older ones for good."""
+    runs_kept: Duration = timedelta(days=400)
+    """How long runs are kept, at most 10,000 of each service."""
     host: str = "127.0.0.1"
-    metrics_host: str = Field(default="127.0.0.1", description="Bind address of monitor and notifier.")
+    """Address that ingest and the API listen on. Another one than loopback needs tokens."""
+    metrics_host: str = "127.0.0.1"
+    """Address that monitor and notifier listen on. They serve health, metrics and `/asyncapi` only."""
     timezone: TimeZone = "UTC"
+    """For dates in messages, for the digest, and for schedules that name no zone. IANA, such as
+    `Europe/Berlin`."""
     api_port: Port = 8002
+    """Port of the API and the dashboard."""
     public_url: PublicUrl = Field(
         default_factory=lambda known: base_url(
             known["host"] if listens_on_loopback(known.get("host", "")) else "127.0.0.1",
             known.get("api_port", 8002),
         ),
-        description="Where people reach the API; without a path, for the pages link from the root.",
     )
+    """Where people reach the API, without a path; used in links and in lines to copy. Heartbeats are told to
+    go there too, or, where the port is the API's own, to ingest's port beside it. The default follows
+    `REGISTRY_API_PORT`."""
     silent_after: Duration = timedelta(minutes=15)
+    """Since the last heartbeat; the settings of a service, and the interval that its heartbeats declare, come
+    first. Each of the three is longer than the one before."""
     down_after: Duration = timedelta(hours=1)
+    """The same, for `down`."""
     dead_after: Duration = timedelta(days=7)
+    """The same, for `dead`."""
     tick: Duration = timedelta(seconds=1)
+    """How often services are evaluated."""
     max_services: int = Field(default=100_000, ge=1)
+    """No new service registers itself beyond this number (429). Those that are there go on."""
     max_connections: int = Field(default=2000, ge=1, le=1_000_000)
+    """Connections to each service. An address without a token has a quarter of them, and makes way."""
     rate_limit_per_address: PerSecond = 100.0
+    """Requests to ingest and to the API without a right token (429 beyond), such as `6000/m`; ten seconds'
+    worth may come at once. Empty: no limit. This machine has none."""
     trusted_proxies: Networks = ()
+    """Networks with commas between, or `private`, whose `X-Forwarded-For` tells the address. This machine is
+    always believed."""
     anonymous: Anonymous = ()
+    """`ingest`, `read`, or both with a comma: what may be used without a token, even on an open address."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """`debug`, `info`, `warning` or `error`."""
     log_format: Literal["console", "json", ""] = ""
+    """`console` or `json`; with `json` every line is JSON, tracebacks too. Empty: `console` on a terminal,
+    else `json`."""
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> "Settings":

@@ -13,12 +13,19 @@ from shared.settings import CommaSeparated, DatabaseUrl, Port, Settings, TimeOfD
 class ApiSettings(Settings):
     ingest_port: Port = 8001
     mongodb_url: Annotated[DatabaseUrl, AfterValidator(check_url)] = "mongodb://127.0.0.1:27017"
+    """The database of the read models. `make run` starts one if the address is on this machine."""
     mongodb_database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "registry"
+    """Its name in that server."""
     digest_time: TimeOfDay = time(9)
     api_token: Tokens = ()
+    """Full access to the API and the dashboard. Several with commas between, to change one without a gap;
+    with names, as in `ana:…,ci:…`, the record says who changed what."""
     read_token: Tokens = ()
+    """Read-only access. Several with commas between."""
     ingest_token: Tokens = ()
     status_page: CommaSeparated = ()
+    """Tags whose services everybody may see at `/status`, with commas between; `*`: all. Empty: no such
+    page."""
 
     @property
     def thresholds(self) -> tuple[timedelta, timedelta, timedelta]:

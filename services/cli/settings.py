@@ -23,6 +23,7 @@ class RunSettings(Settings):
     """With the settings that two services share: a wrong value is told once, before anything is started."""
 
     data_dir: Path = Path("./data")
+    """Files of the servers that `make run` starts."""
     mongodb_url: DatabaseUrl = "mongodb://127.0.0.1:27017"
     ingest_port: Port = 8001
     monitor_port: Port = 8003

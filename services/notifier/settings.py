@@ -75,24 +75,33 @@ def _reminders(value: Any) -> Any:
 
 class NotifierSettings(Settings):
     notifier_port: Port = 8004
+    """Port of the notifier. `make run` takes a free one if it is taken."""
     digest_time: TimeOfDay = time(9)
+    """Local time of the daily digest. Empty: none."""
     weekly_digest: Annotated[int | None, BeforeValidator(_weekday)] = None
+    """`mon` to `sun`: on that day also a digest of the week, with the uptime of each service. Empty: none."""
     remind_after: Annotated[tuple[timedelta, ...], NoDecode, BeforeValidator(_reminders)] = (
         timedelta(hours=1),
         timedelta(hours=6),
         timedelta(days=1),
     )
+    """When to remind of what is still down; the last one repeats. `0`: never."""
     deadman_url: settings.SecretHttpUrl = SecretStr("")
+    """Fetched once a minute while evaluation and delivery work, so that somebody else notices when they do
+    not."""
     webhook_urls: Annotated[
         settings.CommaSeparated,
         EachOnce,
         all_of(_is_webhook),
         Concealed(f"{urls.HTTP}, several separated by commas, each once; {channels.NAME}"),
     ] = ()
+    """Signed webhooks, with commas between; each may have a name, as in `chat-ops=https://…`."""
     webhook_secret: Annotated[
         SecretStr, AfterValidator(_key), Concealed("16 or more characters, or whsec_ and base64 behind it")
     ] = SecretStr("")
+    """Signs the webhooks: 16 or more characters."""
     webhook_private: bool = False
+    """Whether webhooks may go to private addresses."""
     apprise_urls: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -101,17 +110,23 @@ class NotifierSettings(Settings):
         all_of(_is_apprise),
         Concealed(f"Apprise URLs such as ntfy://TOPIC, with blanks between, each once; {channels.NAME}"),
     ] = ()
+    """Apprise URLs, with blanks between; each may have a name, as in `phone=ntfy://TOPIC`."""
     telegram_bot_token: SecretStr = SecretStr("")
+    """The bot's token. Empty: no Telegram, and messages go to the log if there is no other channel."""
     telegram_chat_id: Annotated[
         settings.CommaSeparated,
         EachOnce,
         all_of(_is_chat),
         Accepted(f"a chat's number, @channel, or either with :topic behind it, each once; {channels.NAME}"),
     ] = ()
+    """Chats that always get messages, with commas between: `123456789`, `-100…` of a group, `@channel`,
+    `chat:topic`; each may have a name, as in `ops=-100…,ana=4711`."""
     telegram_invite: Annotated[
         SecretStr, all_of(_is_secret), Concealed("8 to 64 letters, digits, _ and -")
     ] = SecretStr("")
+    """The secret with which anyone can subscribe: `/start SECRET`. Empty: nobody."""
     telegram_api_url: HttpUrl = "https://api.telegram.org"
+    """A Bot API server of your own."""
 
     @model_validator(mode="after")
     def _together(self) -> "NotifierSettings":
