@@ -5,7 +5,15 @@ from typing import Any
 
 from faststream.nats import JStream, NatsBroker
 
-from shared.contracts.events import HeartbeatBody, ServiceRegistered, ServiceUpdated, StatusChanged, Tick
+from shared.contracts.events import (
+    GapRecorded,
+    HeartbeatBody,
+    RunRecorded,
+    ServiceRegistered,
+    ServiceUpdated,
+    StatusChanged,
+    Tick,
+)
 from shared.messaging import streams
 from shared.messaging.faststream_broker import no_payload
 
@@ -49,4 +57,10 @@ def describe_streams(broker: NatsBroker) -> None:
         stream=services,
         schema=ServiceRegistered | ServiceUpdated,
         title="First heartbeats, and declared intervals",
+    )
+    broker.publisher(
+        "run.<service_name>",
+        stream=JStream(streams.RUNS, declare=False),
+        schema=RunRecorded | GapRecorded,
+        title="Facts about runs, and gaps between heartbeats",
     )

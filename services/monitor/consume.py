@@ -8,6 +8,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.monitor.domain.gaps import is_gap
 from services.monitor.domain.runs import declares
 from services.monitor.domain.service import ALIVE, Beat, EffectiveThresholds, MonitoredService
 from services.monitor.evaluate import Evaluator, ReadBeat
@@ -208,7 +209,7 @@ class Monitor:
 
 
 def _is_plain(service: MonitoredService, at: int) -> bool:
-    """Alive and not late: a sign of life moves nothing but the time of its last heartbeat."""
+    """Alive, and no gap to record: a sign of life moves nothing but the time of its last heartbeat."""
     if service.status is not ALIVE or service.held or service.unsure or service.paused or service.job:
         return False
-    return at < service.heard + service.patience.silent and belongs_to_this_life(at, service.registered_at)
+    return not is_gap(service, at) and belongs_to_this_life(at, service.registered_at)

@@ -7,10 +7,10 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from services.monitor.domain import runs
+from services.monitor.domain import gaps, runs
 from services.monitor.domain.lifecycle import apply_while_paused, decidable, decide, is_quiet, next_due
 from services.monitor.domain.mass_outage import MassOutageDetector
-from services.monitor.domain.service import Beat, MonitoredService, PausedReport
+from services.monitor.domain.service import Beat, Gap, MonitoredService, PausedReport
 from services.monitor.record import Recorder
 from services.monitor.state import MonitorState
 from services.monitor.store.event_store import EventStore
@@ -99,17 +99,19 @@ class Evaluator:
         self, service: MonitoredService, beat: Beat, read: Stored, detector: MassOutageDetector | None = None
     ) -> None:
         if self._state.has_runs(service, beat):
-            beat = await self._evaluate_runs(service, beat, read, detector)
+            beat = await self._evaluate_due(service, beat, read, detector)
+        await self._record_gap(service, beat)
+        await self._record_facts(service, beat)
         await self._transition(service, beat, read, detector)
         await self._recorder.declare_new(service, beat)
         self._state.apply_beat(service, beat)
         self._state.schedule(service)
 
-    async def _evaluate_runs(
+    async def _evaluate_due(
         self, service: MonitoredService, beat: Beat, read: Stored, detector: MassOutageDetector | None
     ) -> Beat:
-        """Record what was due before a heartbeat, and then the facts that it leads to. What was due goes
-        first, because a run that ends does not count any more."""
+        """Record what was due before a heartbeat of a service with runs. It goes before the facts that the
+        heartbeat leads to, because a run that ends does not count any more."""
         coverage = self._state.coverage
         if not beat.after_hole and beat.at > service.last_beat and not is_quiet(service, beat.at):
             upto = min(beat.at, coverage.until)
@@ -117,8 +119,19 @@ class Evaluator:
             await self._transition(service, upto, read, detector)
             if service.unsure:
                 beat = _after_hole(service, beat)
-        await self._record_facts(service, beat)
         return beat
+
+    async def _record_gap(self, service: MonitoredService, beat: Beat) -> None:
+        """Record the gap before a heartbeat, unless the broker has removed others meanwhile unread."""
+        gap = gaps.gap_before(service, beat)
+        if gap and (self._hole_at <= gap.from_ or await self._are_all_kept(service)):
+            await self._recorder.record_gap(service, gap)
+
+    async def _are_all_kept(self, service: MonitoredService) -> bool:
+        """Whether the broker still has what followed on the newest heartbeat of a service that was read."""
+        ask = partial(self._event_store.oldest_heartbeat, service.name)
+        oldest = await retry_until_done("read the oldest heartbeat", ask)
+        return oldest is not None and oldest.at <= service.last_beat
 
     async def _record_facts(self, service: MonitoredService, beat: Beat) -> None:
         while fact := runs.beat_fact(service, beat, self._state.coverage):
@@ -131,6 +144,7 @@ class Evaluator:
     async def _evaluate_while_paused(self, service: MonitoredService, beat: Beat) -> None:
         service.unsure = False
         if beat.at > service.last_beat:
+            await self._record_gap(service, beat)
             if self._state.has_runs(service, beat):
                 await self._record_facts(service, beat)
             await self._recorder.declare_new(service, beat)
@@ -142,7 +156,11 @@ class Evaluator:
         while state.undeclared:
             await self._recorder.declare(*state.undeclared.pop())
         while state.unrecorded:
-            await self._recorder.record_run(*state.unrecorded.popleft(), is_applied=True)
+            service, fact = state.unrecorded.popleft()
+            if isinstance(fact, Gap):
+                await self._recorder.record_gap(service, fact)
+            else:
+                await self._recorder.record_run(service, fact, is_applied=True)
         if state.resumed:
             resumed, state.resumed = state.resumed, []
             await _concurrently(partial(self.evaluate_one_resumed, read), resumed)

@@ -1,6 +1,7 @@
 """Records transitions, registrations and declared intervals as events, and applies what other monitors
 recorded. The state is changed only after the broker has stored the event."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -8,12 +9,20 @@ from prometheus_client import Counter
 
 from services.monitor.domain import runs
 from services.monitor.domain.runs import declares
-from services.monitor.domain.service import UNKNOWN, Beat, MonitoredService, RunFact, StatusTransition
+from services.monitor.domain.service import (
+    UNKNOWN,
+    Beat,
+    Gap,
+    Job,
+    MonitoredService,
+    RunFact,
+    StatusTransition,
+)
 from services.monitor.events import EventReader
 from services.monitor.state import MonitorState
 from services.monitor.store import mapping
 from services.monitor.store.event_store import EventStore
-from shared.contracts.events import ConfigEvent, Outcome, RunRecorded, Status, StatusChanged, parse_run
+from shared.contracts.events import ConfigEvent, Fact, Outcome, Status, StatusChanged, parse_fact
 from shared.messaging import streams
 from shared.messaging.connection import retry_until_done
 from shared.messaging.errors import WrongSequence
@@ -30,12 +39,26 @@ for _from in Status:
         CHANGES.labels(_from, _to)
 RUNS = Counter("registry_runs_recorded_total", "Facts about runs recorded by this monitor", ["outcome"])
 RUNS_OF = {outcome: RUNS.labels(outcome) for outcome in Outcome}
+GAPS = Counter("registry_gaps_recorded_total", "Gaps between heartbeats recorded by this monitor")
 REFUSED = Counter("registry_registrations_refused_total", "First heartbeats over REGISTRY_MAX_SERVICES")
 
 ADMITTED = 2
 """So many times REGISTRY_MAX_SERVICES may be registered by heartbeats that ingest has accepted and answered
 with 200. Ingest counts by itself, so beyond the limit are only those that several ingests, the API, and
 senders over NATS add at the same time, and those of senders that forge ingest's header."""
+
+
+MAX_KNOWN = 10_000
+"""Services that just beat of which it is known at least how far their gaps are recorded; of others the broker
+is asked again."""
+
+
+@dataclass(slots=True)
+class _RecordedFacts:
+    """Of a service that just beats; see the fields of `Job`."""
+
+    run_seq: int = 0
+    recorded: tuple[int, int, str] = (0, 0, "")
 
 
 class Recorder:
@@ -49,6 +72,7 @@ class Recorder:
         self._appending: set[str] = set()
         """The ids of events that are on their way to the broker."""
         self._registering = 0
+        self._facts_of: dict[str, _RecordedFacts] = {}
 
     async def record(self, service: MonitoredService, transition: StatusTransition) -> bool:
         """Append a transition and apply it. False: another monitor was first."""
@@ -95,27 +119,40 @@ class Recorder:
 
     async def record_run(self, service: MonitoredService, fact: RunFact, *, is_applied: bool = False) -> None:
         """Append a fact about a run, unless it is recorded already, and apply it, unless it is already."""
-        job, subject = service.job, streams.run(service.name)
-        assert job is not None
-        event = mapping.run_event(service.name, fact)
-        while fact.order > job.recorded:
-            if seq := await self._append(subject, event, job.run_seq):
-                job.run_seq, job.recorded = seq, fact.order
-                RUNS_OF[fact.outcome].inc()
-                break
-            message = await self._newest(subject)
-            job.run_seq = message.seq if message else 0
-            if message is not None:
-                try:
-                    job.recorded = mapping.order_of(parse_run(message.data))
-                except ValueError:
-                    continue  # what cannot be read stands in the way, and says nothing
+        if await self._record_fact(service, fact.order, mapping.run_event(service.name, fact)):
+            RUNS_OF[fact.outcome].inc()
         if not is_applied:
             runs.apply_fact(service, fact)
 
-    async def _append(
-        self, subject: str, event: StatusChanged | ConfigEvent | RunRecorded, after: int
-    ) -> int:
+    async def record_gap(self, service: MonitoredService, gap: Gap) -> None:
+        """Append a gap, unless it is recorded already."""
+        if await self._record_fact(service, gap.order, mapping.gap_event(service.name, gap)):
+            GAPS.inc()
+
+    async def _record_fact(self, service: MonitoredService, order: tuple[int, int, str], event: Fact) -> bool:
+        """Append what belongs into RUNS, unless it is there already. Facts of a service come in their order,
+        so what is not later than the newest is there."""
+        known, subject = service.job or self._recorded_of(service.name), streams.run(service.name)
+        while order > known.recorded:
+            if seq := await self._append(subject, event, known.run_seq):
+                known.run_seq, known.recorded = seq, order
+                return True
+            message = await self._newest(subject)
+            known.run_seq = message.seq if message else 0
+            if message is not None:
+                try:
+                    known.recorded = mapping.order_of(parse_fact(message.data))
+                except ValueError:
+                    continue  # what cannot be read stands in the way, and says nothing
+        return False
+
+    def _recorded_of(self, name: str) -> Job | _RecordedFacts:
+        """What is known of the facts of a service that just beats; none of it is in a snapshot."""
+        if len(self._facts_of) > MAX_KNOWN + 2 * len(self._state.services):
+            self._facts_of.clear()
+        return self._facts_of.setdefault(name, _RecordedFacts())
+
+    async def _append(self, subject: str, event: StatusChanged | ConfigEvent | Fact, after: int) -> int:
         """The new sequence; 0 if another writer was first. Waits for the broker as long as it takes."""
 
         async def attempt() -> int:

@@ -6,7 +6,7 @@ from collections import deque
 
 import structlog
 
-from services.monitor.domain import buckets, epochs, lifecycle, runs
+from services.monitor.domain import buckets, epochs, gaps, lifecycle, runs
 from services.monitor.domain.deadlines import DeadlineQueue
 from services.monitor.domain.epochs import Epoch
 from services.monitor.domain.mass_outage import CadenceIndex
@@ -14,6 +14,7 @@ from services.monitor.domain.service import (
     UNKNOWN,
     Beat,
     EffectiveThresholds,
+    Gap,
     Job,
     MonitoredService,
     RunFact,
@@ -64,8 +65,8 @@ class MonitorState:
         """Services whose pause is over; what was reported during it is to be evaluated."""
         self.undeclared: list[tuple[MonitoredService, Beat]] = []
         """Heartbeats that declare what is to be recorded."""
-        self.unrecorded: deque[tuple[MonitoredService, RunFact]] = deque()
-        """Facts about runs that are applied, and to be recorded."""
+        self.unrecorded: deque[tuple[MonitoredService, RunFact | Gap]] = deque()
+        """Facts about runs that are applied, and gaps, to be recorded."""
 
     def add(self, service: MonitoredService) -> None:
         self.services[service.name] = service
@@ -245,6 +246,8 @@ class MonitorState:
         service.held = tuple(beat for beat in held if beat.at >= until)
         for beat in held:
             if service.last_beat < beat.at < until:
+                if gap := gaps.gap_before(service, beat):
+                    self.unrecorded.append((service, gap))
                 while self.has_runs(service, beat) and (fact := runs.beat_fact(service, beat, self.coverage)):
                     runs.apply_fact(service, fact)
                     self.unrecorded.append((service, fact))

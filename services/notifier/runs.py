@@ -10,7 +10,7 @@ from functools import partial
 from services.notifier.alerting.changes import UnusualRun
 from services.notifier.consumer import report_unreadable
 from services.notifier.states import ServiceStates
-from shared.contracts.events import Outcome, moment, parse_run
+from shared.contracts.events import Outcome, is_gap, moment, parse_run
 from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection, retry_until_done
 from shared.messaging.errors import NotStored
@@ -96,6 +96,8 @@ class RunConsumer:
 
     def _parse(self, stored: Stored) -> UnusualRun | None:
         """The run, if it is to be told."""
+        if is_gap(stored.data):
+            return None
         try:
             event = parse_run(stored.data)
         except ValueError as error:

@@ -212,6 +212,10 @@ def _is_false(value: object) -> bool:
     return value is False
 
 
+def _is_success(value: object) -> bool:
+    return value is Signal.SUCCESS
+
+
 class ServiceConfig(Thresholds):
     """The whole configuration of a service; every configuration event carries all of it."""
 
@@ -585,8 +589,28 @@ class RunRecorded(_CloudEvent):
     data: RunData
 
 
+class GapData(_Contract):
+    """Between two signs of life was more time than half of the `silent_after` then in force."""
+
+    from_: Moment = Field(alias="from", description="When the one before was stored.")
+    to: Moment = Field(description="When the next one was stored.")
+    signal: Signal = Field(
+        default=Signal.SUCCESS, exclude_if=_is_success, description="What the next one said, if no success."
+    )
+
+
+class GapRecorded(_CloudEvent):
+    """A gap between the heartbeats of a service without a schedule. Stands in RUNS among the facts about its
+    runs, in the order of `time`. From gaps and runs follows when it beat, whatever is kept of heartbeats."""
+
+    type: Literal["service.gap.v1"] = "service.gap.v1"
+    data: GapData
+
+
 ConfigEvent = ServiceRegistered | ServiceUpdated | ServicePaused | ServiceResumed | ServiceDeleted
 Event = ConfigEvent | StatusChanged
+Fact = RunRecorded | GapRecorded
+"""What stands in RUNS."""
 IncidentEvent = (
     ServiceAcknowledged | ServiceReleased | ServiceMuted | ServiceUnmuted | ServiceNoted | ServiceTold
 )
@@ -596,9 +620,9 @@ ConfigurationEvent = ConfigurationSet | ConfigurationRemoved
 """Of the registry itself, and of no service; the newest of each subject says all."""
 
 
-def keys_of(event: Event | RunRecorded) -> str:
+def keys_of(event: Event | Fact) -> str:
     """The ping key and the aliases that an event leaves its service, with blanks between."""
-    if isinstance(event, ServiceDeleted | StatusChanged | RunRecorded):
+    if isinstance(event, ServiceDeleted | StatusChanged | RunRecorded | GapRecorded):
         return ""
     return " ".join(filter(None, (event.data.ping_key, *event.data.config.aliases)))
 
@@ -635,8 +659,18 @@ def parse_configuration(payload: bytes) -> ConfigurationEvent:
 
 
 def parse_run(payload: bytes) -> RunRecorded:
-    """Read what stands in RUNS. pydantic.ValidationError (a ValueError) if it is no such event."""
+    """Read a fact about a run. pydantic.ValidationError (a ValueError) if it is no such event."""
     return RunRecorded.model_validate_json(payload)
+
+
+def is_gap(payload: bytes) -> bool:
+    """Whether a message of RUNS is a gap: what reads runs passes it over."""
+    return b'"type":"service.gap.v1"' in payload  # in no text, where quotes are escaped
+
+
+def parse_fact(payload: bytes) -> Fact:
+    """Read what stands in RUNS. pydantic.ValidationError (a ValueError) if it is no such event."""
+    return GapRecorded.model_validate_json(payload) if is_gap(payload) else parse_run(payload)
 
 
 ACTOR_HEARTBEAT = "heartbeat"
@@ -677,4 +711,12 @@ def run_recorded(name: str, data: RunData, at: datetime) -> RunRecorded:
         subject=name,
         time=at,
         data=data,
+    )
+
+
+def gap_recorded(name: str, data: GapData) -> GapRecorded:
+    """The event of one gap. Its id follows from the service and its two ends."""
+    ends = (data.from_.astimezone(UTC).isoformat(), data.to.astimezone(UTC).isoformat())
+    return GapRecorded(
+        id=event_id(name, "gap", *ends), source="/monitor", subject=name, time=data.to, data=data
     )

@@ -14,11 +14,13 @@ from shared.contracts.events import (
     ConfigurationRemoved,
     ConfigurationSet,
     Event,
+    Fact,
     IncidentEvent,
     RunRecorded,
     StatusChanged,
     parse_configuration,
     parse_event,
+    parse_fact,
     parse_incident,
     parse_run,
 )
@@ -28,7 +30,7 @@ HEARTBEATS = "HEARTBEATS"
 SERVICES = "SERVICES"
 RUNS = "RUNS"
 RUNS_MAX = 10_000
-"""Facts about runs that are kept of one service."""
+"""Facts about runs, and gaps, that are kept of one service."""
 
 ASIDE = "ASIDE"
 ASIDE_SUBJECT = "aside"
@@ -163,6 +165,14 @@ def read_configuration(subject: str, payload: bytes) -> ConfigurationEvent:
 def read_run(subject: str, payload: bytes) -> RunRecorded:
     """The fact in a message of RUNS. ValueError if it is none, or not one of its subject."""
     event = parse_run(payload)
+    if run(event.name) != subject:
+        raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
+    return event
+
+
+def read_fact(subject: str, payload: bytes) -> Fact:
+    """The same of a fact about a run or a gap."""
+    event = parse_fact(payload)
     if run(event.name) != subject:
         raise ValueError(f"{event.type} of {event.name} has no place in {subject}")
     return event

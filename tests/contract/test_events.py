@@ -161,6 +161,29 @@ def test_golden_run() -> None:
             streams.read_run(subject, written)
 
 
+def test_golden_gap() -> None:
+    """As it stands in the stream, where runs are read without it."""
+    written = (GOLDEN / "gap.json").read_bytes()
+    stored = json.dumps(json.loads(written), separators=(",", ":")).encode()
+    event = streams.read_fact("run.my-service", stored)
+    assert isinstance(event, events.GapRecorded)
+    assert event.to_bytes() == stored
+    assert events.gap_recorded(event.name, event.data) == event, "the id follows from the content"
+    assert events.is_gap(stored)
+    assert (
+        b'"signal"'
+        not in event.model_copy(
+            update={"data": event.data.model_copy(update={"signal": Signal.SUCCESS})}
+        ).to_bytes()
+    )
+    run = events.parse_run((GOLDEN / "run-recorded.json").read_bytes())
+    quoting = run.model_copy(update={"data": run.data.model_copy(update={"message": stored.decode()})})
+    assert not events.is_gap(quoting.to_bytes())
+    assert events.parse_fact(quoting.to_bytes()) == quoting
+    with pytest.raises(ValueError, match="has no place"):
+        streams.read_fact("run.other", stored)
+
+
 def test_a_change_without_a_trace_says_nothing_of_traces() -> None:
     written = json.loads((GOLDEN / "service.status_changed.v1.json").read_text())
     for none in (None, "00-1", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", 7):

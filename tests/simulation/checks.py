@@ -13,7 +13,9 @@ from services.monitor.domain.service import EffectiveThresholds
 from shared.contracts.events import (
     FOUND_BY_HEADER,
     MICRO,
-    RunRecorded,
+    Fact,
+    GapData,
+    GapRecorded,
     ServiceDeleted,
     ServiceRegistered,
     ServiceResumed,
@@ -110,7 +112,9 @@ def _within(spans: Spans, at: int) -> bool:
     return any(start < at <= end for start, end in spans)
 
 
-def told_run(event: RunRecorded) -> str:
+def told_run(event: Fact) -> str:
+    if isinstance(event, GapRecorded):
+        return f"gap from {seconds(event.data.from_)} to {seconds(event.data.to)} {event.data.signal}"
     data = event.data
     due = f" expected {seconds(data.expected_at)}" if data.expected_at else ""
     begun = f" started {seconds(data.started_at)}" if data.started_at else ""
@@ -166,8 +170,9 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
     epochs = defaults(broker)
     compared = set[str]()
     if scenario.kept is None:
-        for name, problem in _beside_reference(scenario, broker, recorded):
-            compared.add(name)
+        for name, problem, of_changes in _beside_reference(scenario, broker, recorded):
+            if of_changes:
+                compared.add(name)
             if problem:
                 yield f"{name}: {problem}"
     yield from _of_runs(scenario, broker)
@@ -214,26 +219,23 @@ def absolute(scenario: Scenario, broker: Broker) -> Iterator[str]:
 
 def _beside_reference(
     scenario: Scenario, broker: Broker, recorded: dict[str, list[StatusChanged]]
-) -> Iterator[tuple[str, str]]:
-    """Each service that is more than one that just beats, and what is wrong with its history."""
+) -> Iterator[tuple[str, str, bool]]:
+    """Of each service: what is wrong with the facts about its runs and its gaps; and of one that is more than
+    one that just beats: with its changes. The last says whether it is of those."""
     facts, known = scenario.heartbeats.facts, reference.epochs(broker)
     ticks, recorded_runs = reference.ticks(facts), run_history(broker)
     for name in scenario.names:
         mine = [facts[i] for i in scenario.heartbeats.of.get(streams.heartbeat(name), ())]
-        if not (
-            name.startswith("j")
-            or any((fact.headers or {}).get("Registry-Signal") == "start" for fact in mine)
-        ):
-            continue
         messages = sorted([*ticks, *reference.heartbeats(mine)], key=lambda message: message.at)
         expected = Reference(broker, name, messages, known)
-        if not (expected.readable and expected.ever_had_job):
+        if not expected.readable:
             continue
-        yield name, _first_other_change(recorded.get(name, []), expected.changes)
+        if expected.ever_had_job:
+            yield name, _first_other_change(recorded.get(name, []), expected.changes), True
         undecided = undecided_before_deletions(scenario, broker, name)
         runs = [fact for fact in recorded_runs.get(name, []) if not _within(undecided, micros(fact.time))]
         due = [fact for fact in expected.facts if not _within(undecided, fact.at)]
-        yield name, _first_other_fact(runs, due)
+        yield name, _first_other_fact(runs, due), False
 
 
 def _first_other_change(recorded: list[StatusChanged], expected: list[reference.Change]) -> str:
@@ -256,19 +258,27 @@ def _first_other_change(recorded: list[StatusChanged], expected: list[reference.
     return ""
 
 
-def _first_other_fact(recorded: list[RunRecorded], expected: list[reference.Told]) -> str:
+def _of_reference(event: Fact) -> reference.Told:
+    """A fact as the reference has it."""
+    data, at = event.data, micros(event.time)
+    if isinstance(data, GapData):
+        return reference.Told(at, "gap", "gap", micros(data.from_), run=data.signal.value)
+    return reference.Told(
+        at,
+        data.outcome.value,
+        data.key,
+        micros(data.started_at) if data.started_at else 0,
+        micros(data.ended_at) if data.ended_at else 0,
+        micros(data.expected_at) if data.expected_at else 0,
+        data.run or "",
+        data.unusual,
+        data.notify,
+    )
+
+
+def _first_other_fact(recorded: list[Fact], expected: list[reference.Told]) -> str:
     for n, (event, due) in enumerate(zip_longest(recorded, expected)):
-        its = event and reference.Told(
-            micros(event.time),
-            event.data.outcome.value,
-            event.data.key,
-            micros(event.data.started_at) if event.data.started_at else 0,
-            micros(event.data.ended_at) if event.data.ended_at else 0,
-            micros(event.data.expected_at) if event.data.expected_at else 0,
-            event.data.run or "",
-            event.data.unusual,
-            event.data.notify,
-        )
+        its = _of_reference(event) if event else None
         if its != due:
             told_due = due and (
                 f"{due.outcome} {due.run} at {in_seconds(due.at)} expected {in_seconds(due.occurrence)} "
@@ -292,10 +302,15 @@ def _of_runs(scenario: Scenario, broker: Broker) -> Iterator[str]:
             yield f"{name}: a fact about a run is recorded twice"
         ended, before = set[int](), 0
         for event in events:
-            data, at = event.data, micros(event.time)
+            at = micros(event.time)
             if at < before:
                 yield f"{name}: goes back in time: {told_run(event)}"
             before = at
+            if isinstance(event, GapRecorded):
+                if not (at in beats and micros(event.data.from_) in beats and event.data.from_ < event.time):
+                    yield f"{name}: no heartbeats around the {told_run(event)}"
+                continue
+            data = event.data
             if data.ended_at:
                 failed = (beats[at].headers or {}).get("Registry-Signal") == "fail" if at in beats else None
                 if at in ended or failed is not (data.outcome == "failure"):

@@ -11,6 +11,7 @@ KEPT = 1_000
 
 parse_event = lru_cache(KEPT)(events.parse_event)
 parse_run = lru_cache(KEPT)(events.parse_run)
+parse_fact = lru_cache(KEPT)(events.parse_fact)
 
 
 class KnownTick:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from nats.errors import Error as NatsError
 
-from shared.contracts.events import ConfigEvent, RunRecorded, StatusChanged
+from shared.contracts.events import ConfigEvent, StatusChanged
+from shared.contracts.events import Fact as RecordedFact
 from shared.messaging import streams
 from shared.messaging.connection import StreamPosition
 from shared.messaging.errors import NotStored, WrongSequence
@@ -356,7 +357,7 @@ class Session(Owner):
         )
 
     async def append(
-        self, subject: str, event: StatusChanged | ConfigEvent | RunRecorded, after: int | None
+        self, subject: str, event: StatusChanged | ConfigEvent | RecordedFact, after: int | None
     ) -> Ack:
         data = event.to_bytes()
         return await self.operation(
@@ -576,7 +577,7 @@ class ModelReader:
         return self._broker.events_after(self._fetched, self._subjects, self._newest, 1 << 30)
 
 
-def told(event: StatusChanged | ConfigEvent | RunRecorded) -> str:
+def told(event: StatusChanged | ConfigEvent | RecordedFact) -> str:
     """An event in a few words."""
     at = f"{(event.time.timestamp() * 1e6 - BASE) / 1e6:.6f}"
     if isinstance(event, StatusChanged):

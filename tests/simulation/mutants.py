@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 from oncalendar import BaseIterator
 
 from services.monitor.consume import Monitor
-from services.monitor.domain import runs
-from services.monitor.domain.service import Beat, Job, MonitoredService, OpenRun, RunFact
+from services.monitor.domain import gaps, runs
+from services.monitor.domain.service import Beat, Gap, Job, MonitoredService, OpenRun, RunFact
 from services.monitor.state import MonitorState
 from services.monitor.store import snapshot_codec
 from services.monitor.store.mapping import ConfigChange
@@ -405,6 +405,36 @@ class ConfiguresWhatWaits(_Patched):
         return staticmethod(lambda service, change: True)
 
 
+class GapsOfAll(_Patched):
+    """Counts a gap from the heartbeat before the last one."""
+
+    place, name = gaps, "gap_before"
+
+    @staticmethod
+    def instead(real: Any) -> Any:
+        def before(service: MonitoredService, beat: Beat) -> Gap | None:
+            gap = real(service, beat)
+            return gap._replace(from_=gap.from_ - service.rhythm) if gap else None
+
+        return before
+
+
+class GapsAtRisk(Process):
+    """Goes on before a gap is stored: it is lost when the monitor is killed then."""
+
+    def monitor(self, rules: Rules) -> Monitor:
+        monitor = super().monitor(rules)
+        recorder, later = monitor._recorder, set[Any]()
+        real = recorder.record_gap
+
+        async def record(service: MonitoredService, gap: Gap) -> None:
+            task = self._loop.create_task(real(service, gap))
+            later.add(task)
+
+        recorder.record_gap = record  # type: ignore[method-assign]
+        return monitor
+
+
 class ForgetsOpenRuns(_Patched):
     """A snapshot does not hold the runs that are open."""
 
@@ -483,6 +513,8 @@ MUTANTS: list[type[Process]] = [
     RegistersByKey,
     MissedByBoth,
     HalfTheOrder,
+    GapsOfAll,
+    GapsAtRisk,
 ]
 
 CAUGHT_BY = {

@@ -43,7 +43,7 @@ class Change(NamedTuple):
 
 
 class Told(NamedTuple):
-    """A fact about a run."""
+    """A fact about a run; or a gap, from `started` to `at`."""
 
     at: int
     outcome: str
@@ -436,6 +436,7 @@ class Reference:
 
     def _heard_in_pause(self, life: Life, said: Said) -> None:
         self._begin_job(life, said)
+        self._record_gap(life, said)
         if life.has_job:
             self._facts_of(life, said)
         self._declare(life, said)
@@ -445,6 +446,7 @@ class Reference:
     def _evaluate(self, life: Life, said: Said) -> None:
         self._begin_job(life, said)
         self._advance(life, min(said.at, self._until))
+        self._record_gap(life, said)
         if life.has_job:
             self._facts_of(life, said)
         to = self._after(life, life.status, said, more=1)
@@ -452,6 +454,10 @@ class Reference:
             self._change(life, to, said.at, said.at, "heartbeat")
         self._declare(life, said)
         self._take(life, said)
+
+    def _record_gap(self, life: Life, said: Said) -> None:
+        if life.last and not life.timetable and (said.at - life.last) * 2 > life.silent_down_dead.silent:
+            self.facts.append(Told(said.at, "gap", "gap", life.last, run=said.signal))
 
     def _begin_job(self, life: Life, said: Said) -> None:
         if said.signal == "start":
@@ -635,7 +641,8 @@ class Reference:
             at, rank, outcome, run, occurrence = due
             facts = self.facts
             newest = facts[-1] if facts else None
-            if self._was_taken_back and newest and (at, rank) < (newest.at, 3 if newest.ended else 0):
+            newest_rank = 3 if newest and newest.ended else 2 if newest and newest.key == "gap" else 0
+            if self._was_taken_back and newest and (at, rank) < (newest.at, newest_rank):
                 self.facts = []  # it is due earlier than was thought, and before what is recorded
             if run is None:
                 life.missed_until = occurrence

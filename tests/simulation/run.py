@@ -24,7 +24,7 @@ from shared.contracts import thresholds, zones
 from shared.contracts.events import (
     ConfigData,
     ConfigEvent,
-    RunRecorded,
+    Fact,
     ServiceConfig,
     ServiceDeleted,
     ServicePaused,
@@ -40,7 +40,7 @@ from shared.messaging.reader import Stored
 from tests.simulation import memory
 from tests.simulation.clock import VirtualLoop, play
 from tests.simulation.jobs import Command
-from tests.simulation.memory import parse_event, parse_run
+from tests.simulation.memory import parse_event, parse_fact
 from tests.simulation.model import BASE, Broker, Heartbeats, Session
 from tests.simulation.occurrences import MADE
 from tests.simulation.scenario import Life, Scenario, Seat
@@ -336,7 +336,7 @@ def surroundings() -> Iterator[None]:
         patch.object(Histogram, "time", lambda _: nullcontext()),
         patch.object(streams, "parse_event", memory.parse_event),
         patch.object(streams, "parse_run", memory.parse_run),
-        patch.object(record, "parse_run", memory.parse_run),
+        patch.object(record, "parse_fact", memory.parse_fact),
         patch.object(consume, "parse_heartbeat", memory.parse_heartbeat),
         patch.object(consume, "Tick", memory.TICK),
     )
@@ -363,11 +363,11 @@ def history(broker: Broker) -> dict[str, list[StatusChanged]]:
     return found
 
 
-def run_history(broker: Broker) -> dict[str, list[RunRecorded]]:
-    """The facts about the runs of each service, as they are recorded."""
-    found: dict[str, list[RunRecorded]] = {}
+def run_history(broker: Broker) -> dict[str, list[Fact]]:
+    """The facts about the runs of each service, and its gaps, as they are recorded."""
+    found: dict[str, list[Fact]] = {}
     for event in broker.runs:
-        found.setdefault(streams.name_in(event.subject), []).append(parse_run(event.data))
+        found.setdefault(streams.name_in(event.subject), []).append(parse_fact(event.data))
     return found
 
 

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from services.monitor.domain.service import SECOND, EffectiveThresholds
+from shared.contracts.events import RunRecorded
 from shared.domain import timetable
 from tests.simulation import occurrences, punctual
 from tests.simulation.command import chunk
@@ -106,7 +107,9 @@ def test_what_waits_for_a_tick_is_read_again_after_a_kill() -> None:
     )
     with surroundings():
         broker = disturbed(scenario)
-        assert seconds(run_history(broker)["j0"][-1].data.ended_at) == "13.500000"
+        newest = run_history(broker)["j0"][-1]
+        assert isinstance(newest, RunRecorded)
+        assert seconds(newest.data.ended_at) == "13.500000"
         assert problems(scenario, broker, Process) == []
 
 

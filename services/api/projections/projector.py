@@ -28,7 +28,7 @@ from services.api.projections.documents import (
 from services.api.projections.runs import run_document
 from services.api.projections.store import DatabaseUnavailable, GenerationChanged, Store, View
 from services.api.queries.event_hub import EventHub
-from shared.contracts.events import ServiceRegistered, Tick
+from shared.contracts.events import ServiceRegistered, Tick, is_gap
 from shared.domain.service_state import ServiceState
 from shared.http.server import Health
 from shared.messaging import streams
@@ -115,9 +115,11 @@ class AnotherRuns(Exception):
 
 
 def _runs_in(batch: list[Stored]) -> list[Document]:
-    """The runs that these messages tell of; one that cannot be read is passed over."""
+    """The runs that these messages tell of; gaps, and one that cannot be read, are passed over."""
     found = []
     for message in batch:
+        if is_gap(message.data):
+            continue
         try:
             found.append(run_document(message))
         except ValueError as error:

@@ -133,6 +133,20 @@ _AFTER_WHAT_WAS_DUE = 3
 another run ends with it, or gives way to it."""
 
 
+class Gap(NamedTuple):
+    """Between two heartbeats was more time than half of what makes the service silent. `signal`: of the
+    second."""
+
+    from_: int
+    to: int
+    signal: Signal = Signal.SUCCESS
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Its place among the facts about runs: after what was due, before what its heartbeat leads to."""
+        return self.to, _RANKS[Outcome.MISSED], "gap"
+
+
 class Overdue(NamedTuple):
     """A run that has not ended in time: it was found so at `at`."""
 

@@ -10,7 +10,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from prometheus_client import Counter
 
-from shared.contracts.events import ConfigEvent, RunRecorded, StatusChanged, keys_of
+from shared.contracts.events import ConfigEvent, Fact, StatusChanged, keys_of
 from shared.messaging import queries, streams
 from shared.messaging.connection import BrokerConnection, version_to_follow
 from shared.messaging.errors import BrokerError, Unreadable
@@ -86,7 +86,7 @@ class EventStore:
         """The oldest that the broker still keeps of this service."""
         return await queries.first(self._link, streams.HEARTBEATS, streams.heartbeat(name))
 
-    async def append(self, subject: str, event: StatusChanged | ConfigEvent | RunRecorded, after: int) -> Ack:
+    async def append(self, subject: str, event: StatusChanged | ConfigEvent | Fact, after: int) -> Ack:
         """Store an event if `after` is still its subject's last sequence (0: none yet), or WrongSequence."""
         event_id = event.id
         while True:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from services.monitor.domain.epochs import Epoch
-from services.monitor.domain.service import Beat, EffectiveThresholds, RunFact, StatusTransition
+from services.monitor.domain.service import Beat, EffectiveThresholds, Gap, RunFact, StatusTransition
 from shared.contracts import events, ping_keys, thresholds
 from shared.contracts.events import MICRO, micros, moment
 from shared.contracts.heartbeats import excerpt
@@ -138,9 +138,16 @@ def _moment(at: int) -> datetime | None:
     return moment(at) if at else None
 
 
-def order_of(event: events.RunRecorded) -> tuple[int, int, str]:
+def gap_event(name: str, gap: Gap) -> events.GapRecorded:
+    from_, to = moment(gap.from_), moment(gap.to)
+    return events.gap_recorded(name, events.GapData(from_=from_, to=to, signal=gap.signal))
+
+
+def order_of(event: events.Fact) -> tuple[int, int, str]:
     """The place of a recorded fact among those of its service."""
     at = micros(event.time)
+    if isinstance(event, events.GapRecorded):
+        return Gap(micros(event.data.from_), at).order
     data = event.data
     ended = at if data.ended_at else 0
     return RunFact(at, data.outcome, data.key, ended=ended, message=data.message).order
