@@ -508,7 +508,6 @@ MUTANTS: list[type[Process]] = [
     LooksAtStatus,
     AnySuccessEndsARun,
     ConfiguresWhatWaits,
-    RunsOutliveHoles,
     ForgetsOpenRuns,
     RegistersByKey,
     MissedByBoth,
@@ -522,7 +521,6 @@ CAUGHT_BY = {
     "ForgetsDeafness": 24,
     "TakesConfigurationAtOnce": 11,
     "TrustsAnyBucket": 2128,
-    "TrustsAnyRecord": 161,
     "StartLiftsDown": 56,
     "ForgetsTheResumed": 300,
     "DeafInPauses": 650,
@@ -538,7 +536,6 @@ CAUGHT_BY = {
     "ForgetsOpenRuns": 35,
     "HalfTheOrder": 40,
     "ConfiguresWhatWaits": 205,
-    "RunsOutliveHoles": 27238,
 }
 """A seed that catches a mutant, where none of the first does: the suite need not look for one."""
 

@@ -16,7 +16,7 @@ from shared.domain import timetable
 from tests.simulation import occurrences, punctual
 from tests.simulation.command import chunk
 from tests.simulation.model import BASE, CALM, Fact, Heartbeats
-from tests.simulation.mutants import CAUGHT_BY, MUTANTS, caught_by
+from tests.simulation.mutants import CAUGHT_BY, MUTANTS, RunsOutliveHoles, caught_by
 from tests.simulation.run import Process, disturbed, run_history, seconds, surroundings
 from tests.simulation.scenario import Life, Seat, make, tick_payload
 from tests.simulation.simulate import problems
@@ -111,6 +111,50 @@ def test_what_waits_for_a_tick_is_read_again_after_a_kill() -> None:
         assert isinstance(newest, RunRecorded)
         assert seconds(newest.data.ended_at) == "13.500000"
         assert problems(scenario, broker, Process) == []
+
+
+def test_a_run_that_may_have_ended_unread_is_not_found_overdue() -> None:
+    """The monitor was away, and the broker has let go of the heartbeat that ended the run. So few seeds come
+    across this that the bug has a scenario of its own."""
+    said = [(1.0, "start", "a"), (3.0, "", "a"), *((second / 2, "", "") for second in range(8, 30))]
+    beats = [
+        Fact(
+            _at(second),
+            "heartbeat.j0",
+            json.dumps({"run": run}).encode() if run else b"",
+            {"Registry-Signal": signal} if signal else None,
+        )
+        for second, signal, run in said
+    ]
+    ticks = [
+        Fact(_at(now + 0.1), "tick.i0", tick_payload(BASE, _at(max(now - 0.9, 0)), _at(now + 0.1)))
+        for now in range(17)
+    ]
+    facts = sorted([*beats, *ticks], key=lambda fact: fact.at)
+    patience = EffectiveThresholds(2 * SECOND, 5 * SECOND, 40 * SECOND)
+    lives = [Life(0.0, 2.0, patience), Life(8.0, 9.0, patience)]
+    scenario = replace(
+        make(0),
+        upgraded=False,
+        kept=4,
+        names=["j0"],
+        heartbeats=Heartbeats(facts, 4),
+        commands=[],
+        seats=[Seat(lives, [], CALM)],
+        outages=[],
+        api_faults=CALM,
+        calm_at=15.0,
+        end=17.0,
+    )
+
+    def is_found_overdue() -> bool:
+        facts = run_history(disturbed(scenario)).get("j0", [])
+        return any(isinstance(each, RunRecorded) and each.data.outcome == "overdue" for each in facts)
+
+    with surroundings():
+        assert not is_found_overdue()
+        with RunsOutliveHoles.broken():
+            assert is_found_overdue()
 
 
 def _at(second: float) -> int:
