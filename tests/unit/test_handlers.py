@@ -67,6 +67,7 @@ def test_the_monitors_document_has_all_that_it_reads_writes_and_answers() -> Non
         streams.ALL_HEARTBEATS,
         streams.ALL_TICKS,
         streams.LAST_EVALUATED,
+        "run.<service_name>",
         "service.status.<service_name>",
         "service.config.<service_name>",
     }
