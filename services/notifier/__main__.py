@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 
 from services.notifier.alerting.dependencies import Dependencies, own_silent_after
 from services.notifier.alerting.policy import Reminders
+from services.notifier.asyncapi import describe_streams
 from services.notifier.bot.actions import IncidentActions
 from services.notifier.bot.commands import BotCommands
 from services.notifier.bot.updates import Updates
@@ -236,6 +237,7 @@ def main() -> None:
     logs.configure("notifier", settings.log_level, settings.log_format)
     tracing.start("notifier")
     notifier = Notifier(settings)
+    describe_streams(notifier.consumer.broker)
     described = document(notifier.consumer.broker, "notifier")
 
     async def work() -> None:

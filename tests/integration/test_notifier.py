@@ -232,7 +232,13 @@ async def test_each_change_arrives_once_in_order_with_its_sound_and_its_thread(
 
     await eventually(all_counted)
     assert telegram.token not in process.log.read_text() + get(process, "/metrics")[1]
-    assert get(process, "/asyncapi")[0] == 200
+    status, described = get(process, "/asyncapi")
+    assert status == 200
+    assert {it["address"] for it in json.loads(described)["channels"].values()} >= {
+        streams.ALL_EVENTS,
+        streams.ALL_CONFIGURATION,
+        "service.incident.<service_name>",
+    }
 
 
 async def test_a_storm_is_a_handful_of_messages_within_the_limits(
