@@ -30,7 +30,16 @@ async def newest_before(link: BrokerConnection, stream: str, subject: str, seq: 
     """The newest message of one subject with a sequence smaller than `seq`."""
     if seq <= 1:  # to the broker, 0 means no bound at all
         return None
-    return await _get(link, stream, {"multi_last": [subject], "up_to_seq": seq - 1})
+    msg = await _ask(
+        link, f"DIRECT.GET.{stream}", json.dumps({"multi_last": [subject], "up_to_seq": seq - 1}).encode()
+    )
+    found = _of_any(msg)
+    if link.replicated:  # a follower answered, as the leader takes no such question: it may be behind
+        while (
+            later := await first_after(link, stream, subject, found.seq if found else 0)
+        ) and later.seq < seq:
+            found = later
+    return found
 
 
 async def first(link: BrokerConnection, stream: str, subject: str) -> Stored | None:
