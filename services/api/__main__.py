@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from functools import partial
 
+from services.api.as_code.applying import AsCode
 from services.api.commands import Commands
 from services.api.configuration import Configuration
 from services.api.context import ApiContext
@@ -43,6 +44,8 @@ def main() -> None:
     watch.on_another = lambda why: health.bad("projection", why)
     auth = ApiAuth(settings, keyring)
     commands = Commands(link, publisher, store, hub, _now, settings.max_services, settings.timezone)
+    channels = partial(routable_channels, link)
+    routes = StoredRoutes(configuration, channels, settings.zone)
     context = ApiContext(
         link=link,
         store=store,
@@ -55,7 +58,8 @@ def main() -> None:
         maintenance=Maintenance(configuration),
         incidents=Incidents(commands),
         past=StatusHistory(store, hub, _now),
-        routes=StoredRoutes(configuration, partial(routable_channels, link), settings.zone),
+        routes=routes,
+        as_code=AsCode(commands, configuration, routes, channels),
     )
 
     async def follow() -> None:

@@ -25,7 +25,7 @@ from services.api.projections.documents import project
 from services.api.projections.store import DatabaseUnavailable, Store
 from services.api.queries.event_hub import EventHub
 from shared.contracts import events, ping_keys
-from shared.contracts.events import ConfigData, ConfigEvent, ServiceConfig, event_id, moment
+from shared.contracts.events import ConfigData, ConfigEvent, ServiceConfig, event_id
 from shared.contracts.wanted import THRESHOLDS, NewService, Wanted
 from shared.domain.service_state import ServiceState
 from shared.http.problems import LIMIT_REACHED, LIMIT_RETRY_AFTER, Problem
@@ -155,7 +155,7 @@ class Commands:
     async def delete(self, name: str, if_match: str | None, *, actor: str | None) -> None:
         def decide(state: ServiceState | None) -> ConfigEvent:
             existing(name, state, if_match)
-            return events.ServiceDeleted(**self._envelope(name), actor=actor)
+            return events.ServiceDeleted(**self.envelope(name), actor=actor)
 
         await self._change(name, decide)
 
@@ -166,7 +166,7 @@ class Commands:
         if len(self.hub.index) + self.creating >= self.max_services:
             raise Problem(429, LIMIT_REACHED, retry_after=LIMIT_RETRY_AFTER)
         data = ConfigData(config=config, ping_key=ping_keys.new())
-        return events.ServiceRegistered(**self._envelope(name), actor=actor, data=data)
+        return events.ServiceRegistered(**self.envelope(name), actor=actor, data=data)
 
     def _check_timing(self, config: ServiceConfig, was: ServiceConfig = _NOTHING_SET) -> None:
         timing.check(config, was, self.time_zone, self.now())
@@ -194,15 +194,7 @@ class Commands:
     ) -> Decide:
         def decide(state: ServiceState | None) -> ConfigEvent | None:
             there = existing(name, state, if_match)
-            old = ConfigData(
-                config=there.configuration,
-                registered_at=moment(there.registered_at),
-                registered_by=there.registered_by,
-                declared_at=moment(there.declared_at) if there.declared_at else None,
-                declared_limits=there.declared_limits,
-                managed_by=there.managed_by,
-                ping_key=there.ping_key,
-            )
+            old = there.data
             data = new(old)
             if data == old:
                 return None
@@ -212,7 +204,7 @@ class Commands:
             self._check_timing(data.config, old.config)
             if set(data.config.depends_on).difference(old.config.depends_on):
                 self._check_dependencies(name, data.config.depends_on)
-            return kind(**self._envelope(name), actor=actor, data=data)
+            return kind(**self.envelope(name), actor=actor, data=data)
 
         return decide
 
@@ -220,11 +212,11 @@ class Commands:
         """Decide, append, project. Aliases and dependencies that are wanted are decided on while nobody else
         gives any. Problem 409 if an alias leads to another service already."""
         if wanted is None or not (wanted.aliases or wanted.depends_on):
-            return await self._append_decided(name, decide)
+            return await self.append_decided(name, decide)
         async with self.alone():
             if wanted.aliases and (other := await self.store.live.with_key(*wanted.aliases, but=name)):
                 raise Problem(409, f"aliases: one of them leads to {other} already")
-            return await self._append_decided(name, decide)
+            return await self.append_decided(name, decide)
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -243,7 +235,7 @@ class Commands:
             await asyncio.sleep(READ_EVERY)
         raise Problem(503, "still reading the record", retry_after=1)
 
-    async def _append_decided(self, name: str, decide: Decide) -> ServiceState:
+    async def append_decided(self, name: str, decide: Decide) -> ServiceState:
         """That it is refused, or as wanted already, may rest on a read model that is behind, so that is said
         only after asking the record itself."""
         state, of_the_record = await self.store.live.get(name), False
@@ -271,6 +263,11 @@ class Commands:
         raise Problem(503, f"too many writers change {name} at once", retry_after=1)
 
     async def _append(self, event: ConfigEvent, after: int) -> ServiceState:
+        return await self.stored(await self.append(event, after))
+
+    async def append(self, event: ConfigEvent, after: int) -> int:
+        """Store one event; its sequence. It is in the read models once the projector has read it. Raises
+        WrongSequence, NotStored."""
         subject = streams.config(event.name)
         ack = await self.publisher.append(
             subject,
@@ -280,7 +277,15 @@ class Commands:
             kind=event.type,
             keys=events.keys_of(event),
         )
-        return await self.stored(ack.seq)
+        return ack.seq
+
+    async def projected(self, seq: int, within: float) -> bool:
+        """Whether what is stored at a sequence gets into the read models within so many seconds."""
+        for _ in range(round(within / READ_EVERY)):
+            if self.hub.published_through >= seq:
+                return True
+            await asyncio.sleep(READ_EVERY)
+        return False
 
     async def stored(self, seq: int) -> ServiceState:
         """Project what was just stored at a sequence, so that the next read sees it."""
@@ -318,7 +323,7 @@ class Commands:
         assert state is not None
         return state
 
-    def _envelope(self, name: str) -> dict[str, Any]:
+    def envelope(self, name: str) -> dict[str, Any]:
         now = self.now()
         return {
             "id": event_id(name, now.isoformat(), uuid.uuid4()),

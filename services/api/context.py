@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from services.api import timing
+from services.api.as_code.applying import AsCode
 from services.api.commands import Commands, existing
 from services.api.http.auth import ApiAuth
 from services.api.http.models import Muted, Service
@@ -51,6 +52,7 @@ class ApiContext:
     incidents: Incidents
     past: StatusHistory
     routes: StoredRoutes
+    as_code: AsCode
     coming: ComingMoments = field(default_factory=ComingMoments)
     last_days: LastDays = field(default_factory=LastDays)
     runs_counted: CachedFor[Counter[Outcome]] = field(default_factory=lambda: CachedFor(RUNS_AGE))

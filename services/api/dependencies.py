@@ -1,6 +1,6 @@
 """Which services depend on which: no circles. Pure."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 def circle(
@@ -22,3 +22,26 @@ def circle(
                 came_from[parent] = here
                 waiting.append(parent)
     return None
+
+
+def circles(names: Iterable[str], parents: Callable[[str], Iterable[str]]) -> Iterator[tuple[str, ...]]:
+    """Circles among these services and all that they depend on, each once: its services in order. Not every
+    way that leads into one is told."""
+    done: set[str] = set()
+    for first in names:
+        if first in done:
+            continue
+        way, on_way = [first], {first: 0}
+        waiting = [iter(parents(first))]
+        while waiting:
+            parent = next(waiting[-1], None)
+            if parent is None:
+                waiting.pop()
+                done.add(left := way.pop())
+                del on_way[left]
+            elif parent in on_way:
+                yield tuple(way[on_way[parent] :])
+            elif parent not in done:
+                on_way[parent] = len(way)
+                way.append(parent)
+                waiting.append(iter(parents(parent)))

@@ -31,8 +31,11 @@ SERVICES_MAX = 200_000
 WINDOWS_MAX, PAGES_MAX, GROUPS_MAX = 1000, 100, 100
 PAGE_RULE = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 PAGE_RULE_IN_WORDS = "lower-case letters and digits, with single hyphens between them"
+DURATION_PATTERN = r"^([0-9]{1,6}d)?([0-9]{1,8}h)?([0-9]{1,9}m)?([0-9]{1,9}(\.[0-9]{1,3})?s)?$"
 FILE_RULE = r"^[^/\\\x00-\x1f\x7f-\x9f]{1,100}$"
 """Of the base name of a file."""
+FILE = "registry.yaml"
+"""The one that is meant where none is named."""
 
 _Closed = ConfigDict(extra="forbid", frozen=True)
 
@@ -144,7 +147,19 @@ class Configuration(BaseModel):
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of `registry.yaml`."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Configuration.model_json_schema()
+    made = _with_durations(Configuration.model_json_schema())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | made
+
+
+def _with_durations(part: Any) -> Any:
+    """Durations are written as people do, and not as ISO 8601 has them."""
+    if isinstance(part, list):
+        return [_with_durations(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    if part.get("format") == "duration":
+        return {key: value for key, value in part.items() if key != "format"} | {"pattern": DURATION_PATTERN}
+    return {key: _with_durations(value) for key, value in part.items()}
 
 
 class Fault(NamedTuple):

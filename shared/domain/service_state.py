@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from shared.contracts import events
 from shared.contracts.events import (
     Acknowledgement,
+    ConfigData,
     Event,
     IncidentEvent,
     Mute,
@@ -21,6 +22,7 @@ from shared.contracts.events import (
     Status,
     StatusChanged,
     micros,
+    moment,
 )
 
 
@@ -278,6 +280,19 @@ class ServiceState(WithIncident):
             template=self.template,
             inherited=self.inherited,
             as_check=self.as_check,
+        )
+
+    @property
+    def data(self) -> ConfigData:
+        """The same, with what else that event said."""
+        return ConfigData(
+            config=self.configuration,
+            registered_at=moment(self.registered_at),
+            registered_by=self.registered_by,
+            declared_at=moment(self.declared_at) if self.declared_at else None,
+            declared_limits=self.declared_limits,
+            managed_by=self.managed_by,
+            ping_key=self.ping_key,
         )
 
 

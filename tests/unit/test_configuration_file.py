@@ -1,5 +1,9 @@
 """The reader of `registry.yaml`: YAML 1.2, and where what is wrong stands."""
 
+import json
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,3 +170,23 @@ services:
     assert b.inherited == {"max_run": "template", "tags": "template"}
     assert b.wanted.schedule is None, "its own interval takes the place of the template's schedule"
     assert c.inherited == {"silent_after": "defaults", "max_run": "defaults"}
+
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "registry.schema.json"
+
+
+def test_the_schema_is_what_the_models_make() -> None:
+    """`SCHEMA=write` makes it anew."""
+    made = json.dumps(configuration.schema(), indent=2) + "\n"
+    if os.environ.get("SCHEMA") == "write":
+        SCHEMA.write_text(made)
+    assert SCHEMA.read_text() == made
+
+
+def test_the_schema_knows_every_field_and_how_durations_are_written() -> None:
+    definitions = configuration.schema()["$defs"]
+    assert definitions["FileService"]["properties"].keys() == {*configuration.FIELDS, "template", "paused"}
+    assert definitions["Template"]["properties"].keys() == {*configuration.FIELDS, "paused"} - {"aliases"}
+    pattern = definitions["Defaults"]["properties"]["silent_after"]["anyOf"][0]["pattern"]
+    assert all(re.search(pattern, text) for text in ("30s", "15m", "1h30m", "7d", "0.5s"))
+    assert not any(re.search(pattern, text) for text in ("5", "PT5M", "5 m", "whenever"))

@@ -18,6 +18,7 @@ from services.api.http import (
     audit,
     badges,
     channels,
+    configuration,
     events,
     incidents,
     maintenance,
@@ -67,6 +68,8 @@ def build(context: ApiContext) -> FastAPI:
         app.include_router(module.writes)
     for module in (schedules, routes):
         app.include_router(module.asks)
+    app.include_router(configuration.plans)
+    app.include_router(configuration.public)
     for module in (
         services,
         incidents,
@@ -77,6 +80,7 @@ def build(context: ApiContext) -> FastAPI:
         channels,
         maintenance,
         routes,
+        configuration,
         badges,
     ):
         app.include_router(module.reads)

@@ -22,6 +22,7 @@ from pydantic import (
 
 from shared.contracts import durations, events, thresholds, wanted
 from shared.contracts.channels import ChannelReport
+from shared.contracts.configuration import FILE, FILE_RULE
 from shared.contracts.durations import Duration
 from shared.contracts.events import (
     MICRO,
@@ -553,6 +554,45 @@ class RoutesTested(BaseModel):
     matched: list[RouteMatched] = Field(description="The routes that decide, in order.")
     channels: list[ChannelHears] = Field(description="Every channel but subscribers, who follow no routes.")
     warnings: list[str]
+
+
+class ConfigurationPosted(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    configuration: dict[str, Any] = Field(description="As in a file; /registry.schema.json says how.")
+    file: Annotated[str, Field(pattern=FILE_RULE)] = Field(
+        default=FILE, description="The file's name, without its folder: what it makes is managed by it."
+    )
+    prune: StrictBool = Field(default=False, description="Delete what the file once made and has no more.")
+
+
+class ChangeItem(BaseModel):
+    kind: Literal["service", "routes", "maintenance", "status_page"]
+    name: str
+    action: Literal["create", "update", "delete", "nothing"]
+    fields: dict[str, tuple[JsonValue, JsonValue]] = Field(
+        description="From what to what. `managed_by` alone is no change of what there is: the action is "
+        "nothing. `inherited.…`: only what a value is inherited from is another."
+    )
+
+
+class FailedItem(BaseModel):
+    kind: str
+    name: str
+    why: str
+
+
+class ConfigurationApplied(BaseModel):
+    """What was changed, or would be. One with failures is finished by sending it again."""
+
+    model_config = _example(EXAMPLES["applied"])
+
+    changes: list[ChangeItem] = Field(description="All that the file has, also what stays as it is.")
+    left: list[ChangeItem] = Field(description="What the file once made and has no more: `prune` deletes it.")
+    warnings: list[str]
+    etag: str = Field(description="Also the ETag; of all that the file is about, as it is now.")
+    applied: int = Field(description="Events that were stored.")
+    failed: list[FailedItem]
 
 
 class WindowPage(BaseModel):

@@ -52,7 +52,7 @@ def tags_asked_for(values: list[str], known: Callable[[str], bool]) -> list[str]
     return [tag for value in values for tag in ([value] if known(value) else listed([value]))]
 
 
-def check_version(if_match: str | None, version: int) -> None:
+def check_version(if_match: str | None, version: int | str) -> None:
     """Problem 412 unless the client's condition is `*` or names this version, quoted or weak."""
     if if_match is None or if_match.strip() == "*":
         return

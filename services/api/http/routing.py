@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from services.api.context import Api, context_of
 from services.api.http.auth import ApiAuth, Role
+from shared.contracts.configuration_file import SIZE_MAX as FILE_MAX
 from shared.contracts.events import NAME_MAX, NAME_RULE_IN_WORDS, valid_name
 from shared.http import bodies
 from shared.http.problems import Problem, documented
@@ -18,13 +19,14 @@ from shared.http.problems import Problem, documented
 class _JsonRequest(Request):
     """Its body is read within our limits, and is JSON, whatever content type the client names."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, most: int = bodies.BODY_MAX) -> None:
+        self._most = most
         headers = [header for header in request.scope["headers"] if header[0] != b"content-type"]
         super().__init__({**request.scope, "headers": headers}, request.receive)
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
-            self._body = await bodies.read(self)
+            self._body = await bodies.read(self, self._most)
         return self._body
 
     async def json(self) -> Any:
@@ -37,6 +39,8 @@ class _JsonRequest(Request):
 class _BodyRoute(APIRoute):
     """Checks who asks before it reads the body, so that nobody else makes us read one."""
 
+    body_max = bodies.BODY_MAX
+
     @staticmethod
     def check(auth: ApiAuth, request: Request) -> None:
         raise NotImplementedError
@@ -48,7 +52,7 @@ class _BodyRoute(APIRoute):
             api = context_of(request)
             self.check(api.auth, request)
             api.check_caught_up()
-            return await handle(_JsonRequest(request))
+            return await handle(_JsonRequest(request, self.body_max))
 
         return check_and_handle
 
@@ -63,6 +67,19 @@ class _AskingRoute(_BodyRoute):
     @staticmethod
     def check(auth: ApiAuth, request: Request) -> None:
         auth.may_read(request)
+
+
+class _PlanningRoute(_BodyRoute):
+    """Writes, unless it is asked to be `dry`."""
+
+    body_max = FILE_MAX
+
+    @staticmethod
+    def check(auth: ApiAuth, request: Request) -> None:
+        if request.query_params.get("dry", "").lower() in ("true", "1"):
+            auth.may_read(request)
+        else:
+            auth.may_write(request)
 
 
 async def _may_read(request: Request, api: Api) -> None:
@@ -117,6 +134,11 @@ def writing(tag: str) -> APIRouter:
 def asking(tag: str) -> APIRouter:
     """For routes that need a read token, and a body."""
     return _with_body(tag, _AskingRoute)
+
+
+def planning(tag: str) -> APIRouter:
+    """For routes that need the API token, or a read token where they are to change nothing: `?dry=true`."""
+    return _with_body(tag, _PlanningRoute)
 
 
 def _with_body(tag: str, route_class: type[_BodyRoute]) -> APIRouter:
