@@ -147,7 +147,7 @@ class Configuration(BaseModel):
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of `registry.yaml`."""
-    made = _with_durations(Configuration.model_json_schema())
+    made: dict[str, Any] = _with_durations(Configuration.model_json_schema())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | made
 
 

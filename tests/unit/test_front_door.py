@@ -67,9 +67,9 @@ def within(config: object, key: str) -> list[Any]:
 def test_caddy_reads_the_file_and_several_ingests_take_turns(tmp_path: Path) -> None:
     for given, expected in (({}, ["ingest:8001"]), ({"REGISTRY_INGEST": "a:1 b:2"}, ["a:1", "b:2"])):
         config = adapted(tmp_path, **given)
-        assert within(config, "dial") == [*expected, *expected, "api:8002"]
+        assert within(config, "dial") == [*expected, *expected, "api:8002", "api:8002"]
         assert [it["policy"] for it in within(config, "selection_policy")] == ["round_robin"] * 2
-        assert set(within(config, "max_size")) == {4_000_000}
+        assert set(within(config, "max_size")) == {4_000_000, 18_000_000}
 
 
 def test_what_the_front_refuses_itself_is_told_in_problem_details(tmp_path: Path) -> None:
