@@ -20,6 +20,8 @@ Decide = Callable[[IncidentState], IncidentData | None]
 """From what is known of a service to what is to hold; None: it is so already. May raise what it likes."""
 
 RETRY_INTERVAL = 0.3
+MAX_REFUSED = 20.0
+"""Seconds of a broker that is there, and stores nothing, before an event counts as not stored."""
 MAX_RACES = 20
 """How often an event is decided anew, as others were faster, before it counts as not stored."""
 
@@ -49,7 +51,8 @@ class IncidentLog:
         within: float | None = None,
     ) -> IncidentEvent | None:
         """The event as it is stored; None: there was nothing to do. Raises what `decide` raises; and
-        NotStored after so many seconds (None: never), when it may be stored all the same."""
+        NotStored after so many seconds (None: only if the broker is there and refuses it), when it may be
+        stored all the same."""
         try:
             async with asyncio.timeout(within):
                 return await self._append(kind, name, decide, now, actor)
@@ -75,8 +78,9 @@ class IncidentLog:
 
     async def _store(self, event: IncidentEvent, after: int) -> tuple[int, bool]:
         """Its sequence; or that of somebody's who was faster, whose event is applied, and False. Tried until
-        the broker answers: an attempt that was not answered may be stored, and is known by its id."""
-        subject = streams.incident(event.name)
+        the broker answers: an attempt that was not answered may be stored, and is known by its id. NotStored
+        from one that is there and stores nothing."""
+        subject, refused_since = streams.incident(event.name), 0.0
         while True:
             try:
                 ack = await self._publisher.append(
@@ -86,6 +90,10 @@ class IncidentLog:
             except WrongSequence:
                 break
             except NotStored:
+                now = asyncio.get_running_loop().time()
+                refused_since = (refused_since or now) if self._link.up else 0.0
+                if refused_since and now - refused_since >= MAX_REFUSED:
+                    raise
                 await asyncio.sleep(RETRY_INTERVAL)
         ask = partial(newest, self._link, streams.SERVICES, subject)
         stored = await retry_until_done(f"read what was done about {event.name}", ask)

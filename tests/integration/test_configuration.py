@@ -74,7 +74,7 @@ async def test_the_audit_says_who_changed_a_window_from_what_to_what(
     assert json.loads(answer.data)["services"] == 0
     assert await audit(client) == await audit(other) == rows
     page = (await client.get("/ui/audit", headers={"Accept": "text/html"})).text
-    assert page.count(f"maintenance.{made['id']}") == 3
+    assert page.count(f"maintenance window <code>{made['id']}</code>") == 3
     assert (await client.get("/services")).json()["total"] == 0
 
 

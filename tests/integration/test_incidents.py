@@ -357,6 +357,10 @@ async def test_the_audit_says_what_each_made_another_and_nothing_else(
         ("acknowledged", [("acknowledged", None, "token:ana")]),
         ("muted", [("muted", None, "time")]),
     ]
+    page = (await client.get("/ui/audit", headers={"Accept": "text/html"})).text
+    assert "<b>In hand of</b> ana → <i>nothing</i>" in page
+    assert "<b>Muted</b> <i>nothing</i> → until it is alive" in page
+    assert "until_alive" not in page, "in words, and not as it is stored"
 
 
 async def _has_another(client: httpx.AsyncClient, incident: str) -> bool:

@@ -75,7 +75,7 @@ async def test_they_are_set_and_shown_as_they_were_typed(client: httpx.AsyncClie
     assert (answer.headers["etag"], (await client.get("/routes")).json()) == (f'"{version}"', answer.json())
     stale = await client.put("/routes", json={"routes": []}, headers={"If-Match": '"0"'})
     assert str(version) in refused(stale, 412)
-    again = await client.put("/routes", json={"routes": [DB, REST]})
+    again = await client.put("/routes", json=answer.json())  # as it was read
     assert again.json()["version"] == version, "nothing has changed"
     emptied = await client.put("/routes", json={"routes": []}, headers={"If-Match": f'"{version}"'})
     assert (emptied.json()["routes"], emptied.json()["version"] > version) == ([], True)
@@ -86,7 +86,7 @@ async def test_they_are_set_and_shown_as_they_were_typed(client: httpx.AsyncClie
     ]
     assert {(row["service"], row["config"]) for row in rows} == {(None, "routes.all")}
     page = await client.get("/ui/audit", headers={"Accept": "text/html"})
-    assert (page.status_code, page.text.count("routes.all")) == (200, 2)
+    assert (page.status_code, page.text.count("routes config set")) == (200, 2)
 
 
 async def test_what_is_refused(client: httpx.AsyncClient, notifier: None) -> None:

@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from services.notifier.alerting.changes import StatusChange
 from services.notifier.bot.updates import Sender
 from services.notifier.channels.telegram import EDITS_SHARE, Pace
 from services.notifier.dispatch import told
@@ -22,7 +24,11 @@ from services.notifier.texts.incidents import (
 )
 from services.notifier.texts.message import LinkContext, OutgoingMessage, units
 from shared.contracts.events import Acknowledgement, Mute, Status
+from shared.domain.incidents import IncidentState
 from shared.domain.service_state import ServiceState
+from shared.messaging import incident_log
+from shared.messaging.errors import NotStored
+from shared.messaging.incident_log import IncidentLog
 from tests.notified import ANA, HOUR, MINUTE, NOW, UNKNOWN
 from tests.telegram_standin import parsed
 
@@ -168,3 +174,36 @@ async def test_no_more_is_recorded_of_whom_was_told_than_a_minute_holds(
     assert log._has_room(1)
     await log.record("ops", OutgoingMessage("", "", True, 0))
     assert timedelta(0) < MINUTE
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+async def test_a_broker_that_refuses_what_was_told_does_not_hold_up_messages_and_one_that_is_away_does(
+    monkeypatch: pytest.MonkeyPatch, is_up: bool
+) -> None:
+    monkeypatch.setattr(incident_log, "MAX_REFUSED", 0.5)
+    tried: list[str] = []
+
+    async def append(subject: str, *_: Any, **more: Any) -> None:
+        tried.append(subject)
+        raise NotStored("permissions violation")
+
+    async def known(_: str) -> IncidentState:
+        return IncidentState()
+
+    async def no_incidents(_: Any) -> dict[str, Any]:
+        return {}
+
+    link, publisher = SimpleNamespace(up=is_up), SimpleNamespace(append=append)
+    incidents = IncidentLog(cast(Any, link), cast(Any, publisher), "/notifier", known, lambda *_: None)
+    log = ToldLog(incidents, lambda: NOW, no_incidents, cast(Any, None))
+    fall = StatusChange(7, NOW, "web", Status.ALIVE, Status.DOWN, NOW, None, "no heartbeat", None)
+    message = OutgoingMessage("", "", True, 7, changes=(fall,))
+    if not is_up:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(log.record("ops", message), 1)
+        return
+    await asyncio.wait_for(log.record("ops", message), 5)
+    assert len(tried) > 1
+    tried.clear()
+    await asyncio.wait_for(log.record("ops", message), 0.2)
+    assert not tried, "for a while nothing is tried, or each message would wait so long"

@@ -32,6 +32,9 @@ LABELS = {
 }
 """What people read at each field."""
 CHANGED = LABELS | {
+    "acknowledged": "In hand of",
+    "muted": "Muted",
+    "note": "Note",
     "schedule": "Schedule",
     "time_zone": "Time zone",
     "every": "Beats every",

@@ -483,9 +483,10 @@ class WindowView(BaseModel):
 
 
 class RoutesWanted(Routes):
-    """All of them; that there are to be none has to be said."""
+    """All of them; that there are to be none has to be said. Also as they were read."""
 
     routes: Annotated[tuple[Route, ...], Field(max_length=MAX_ROUTES)]
+    version: int | None = Field(default=None, exclude=True, description="Counts for nothing: see `If-Match`.")
 
 
 class RoutesView(BaseModel):

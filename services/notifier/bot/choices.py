@@ -15,7 +15,10 @@ from shared.domain.routing import Choice
 COMMANDS = ("/only", "/all", "/quiet")
 MAX_TAGS, MAX_TAG = 32, 64
 
-OPERATORS = "Of what this chat hears the operator's routes decide, for everybody in it."
+OPERATORS = (
+    "This chat was set up by the operator, whose routes say for everybody in it what it hears, and in which "
+    "hours quietly. Who subscribes with /start chooses for themselves."
+)
 
 
 async def answer_choice(

@@ -27,7 +27,8 @@ MAX_AT_ONCE = 500
 """Events on their way to the broker."""
 MAX_PER_MINUTE = 20_000
 """Events; 2,000 services that fall together in 10 channels. Else a storm would hold up messages to many."""
-
+REFUSED_PAUSE = 60.0
+"""Seconds in which nothing is recorded after the broker refused it: messages matter more."""
 
 What = Literal["change", "reminder", "owed", "escalation"]
 
@@ -57,12 +58,16 @@ class ToldLog:
         self._incidents_of, self._incident_before = incidents_of, incident_before
         self._recent = deque[tuple[float, int]]()
         """When how many were recorded."""
+        self._refused_until = 0.0
         self._lock = asyncio.Lock()
         """Or channels that are told the same at once would be in each other's way."""
 
     async def record(self, channel: str, message: OutgoingMessage) -> None:
-        """Waits for the broker as long as it takes."""
+        """Waits for the broker as long as it is away; one that is there and refuses costs a while."""
         items = list(_items(message))
+        if asyncio.get_running_loop().time() < self._refused_until:
+            UNRECORDED.inc(len(items))
+            return
         if not self._has_room(len(items)):
             UNRECORDED.inc(len(items))
             log.warning(
@@ -97,6 +102,8 @@ class ToldLog:
         try:
             await self._log.append(ServiceTold, it.name, decide, at)
         except NotStored as error:
+            UNRECORDED.inc()
+            self._refused_until = asyncio.get_running_loop().time() + REFUSED_PAUSE
             log.warning("who was told is not recorded", service=it.name, channel=channel, why=str(error))
 
 
