@@ -202,7 +202,7 @@ class Settings(BaseSettings):
     """Changes of status kept of each service, and as many of its configuration. A lower number deletes the
     older ones for good."""
     runs_kept: Duration = timedelta(days=400)
-    """How long runs are kept, at most 10,000 of each service."""
+    """How long runs, and gaps between heartbeats, are kept; at most 10,000 of each service."""
     host: str = "127.0.0.1"
     """Address that ingest and the API listen on. Another one than loopback needs tokens."""
     metrics_host: str = "127.0.0.1"

@@ -133,7 +133,7 @@ async def _ready(http: httpx.AsyncClient, name: str, settings: DoctorSettings) -
 async def _telegram(http: httpx.AsyncClient, settings: DoctorSettings) -> AsyncIterator[Finding]:
     token = settings.telegram_bot_token.get_secret_value().strip()
     if not token:
-        mend = "Set REGISTRY_TELEGRAM_BOT_TOKEN (README, Telegram in five steps)."
+        mend = "Set REGISTRY_TELEGRAM_BOT_TOKEN (docs/notifications.md, Telegram in five steps)."
         wanted = bool(settings.telegram_chat_id)
         yield Finding("telegram", "no bot token: messages go to the log", mend if wanted else "")
         return

@@ -475,16 +475,14 @@ def output(command: list[str], **more: Any) -> str:
     return str(subprocess.run(command, capture_output=True, text=True, check=True, **more).stdout)
 
 
-async def test_the_lines_of_the_readme_do_as_they_say(
+async def test_the_lines_of_the_documents_do_as_they_say(
     api: Process, client: Client, tmp_path: Path, nats_url: str
 ) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    lines = re.findall(
-        r"^curl .*", readme.split("## Jobs with a schedule", 1)[1].split("```")[1], re.MULTILINE
-    )
-    (declaring,) = re.findall(
-        r"^curl .*schedule=.*", readme.split("## Send a heartbeat", 1)[1].split("```")[1], re.M
-    )
+    docs = Path(__file__).parents[2] / "docs"
+    lines = re.findall(r"^curl .*", (docs / "schedules.md").read_text().split("```")[1], re.MULTILINE)
+    heartbeats = (docs / "heartbeats.md").read_text().split("```")[1]
+    (declaring,) = re.findall(r"^curl .*schedule=.*", heartbeats, re.MULTILINE)
+    assert declaring.split("   ")[0] in (docs.parent / "README.md").read_text()
     async with heard(tmp_path, nats_url) as ingest:
 
         def said(line: str) -> dict[str, Any]:
