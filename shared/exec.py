@@ -58,8 +58,9 @@ class NotTold(Exception):
 class Registry:
     """Where heartbeats go. `url` may be the API's address as well: it says where they are taken."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self.url, self.token = url.strip().rstrip("/"), token.strip()
+    def __init__(self, url: str, token: str, wrong: str = "") -> None:
+        """`wrong`: why there can be none."""
+        self.url, self.token, self.wrong = url.strip().rstrip("/"), token.strip(), wrong
 
     def post(
         self,
@@ -71,8 +72,8 @@ class Registry:
         """The answer, once it is stored. Raises NotTold."""
         import json
 
-        if not self.url:
-            raise NotTold("REGISTRY_URL is not set", final=True)
+        if self.wrong or not self.url:
+            raise NotTold(self.wrong or "REGISTRY_URL is not set", final=True)
         if not (self.token.isascii() and self.token.isprintable()):
             raise NotTold("REGISTRY_TOKEN cannot be sent in a header", final=True)
         body = json.dumps(fields).encode() if fields else b""
@@ -278,7 +279,13 @@ def run(registry: Registry, name: str, command: list[str], say: Callable[[str], 
     run."""
     process = _Process(command)
     reports = None
-    why = process.start()
+    try:
+        why = process.start()
+    except OSError as error:  # too many open files, for example: then without us
+        say(f"the registry was not told: {error}")
+        if process.woken:
+            os.close(process.woken)  # the way to the command may need one to be found
+        os.execvp(command[0], command)  # what our own user gave  # nosec B606
     try:
         reports = Reports(registry, name)
     except Exception as error:  # no thread, for example
@@ -311,7 +318,7 @@ class _Process:
         self.command = command
         self.output = Output()
         self.code, self.signal = 0, 0
-        self.pid = 0
+        self.pid = self.woken = 0
         self.early: list[int] = []
         """Signals that came before there was a process."""
         self.ended = False
@@ -368,7 +375,10 @@ class _Process:
         if not self.pid:
             self.early.append(number)
         elif not (number in (signal.SIGINT, signal.SIGQUIT) and _at_a_terminal()):
-            os.kill(self.pid, number)
+            try:
+                os.kill(self.pid, number)
+            except OSError:  # it is of another user, or has ended this moment
+                pass
 
     def wait(self) -> int:
         """Pass its output on until it has ended. Its exit code."""

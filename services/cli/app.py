@@ -1,54 +1,30 @@
-"""`registry`: the command line."""
+"""`registry`: its commands. Each imports what it needs when it is run."""
 
 import asyncio
 import json
 import os
 from collections.abc import Coroutine
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from nats.errors import Error as NatsError
-from pydantic import SecretStr
 
-from services.cli import backup as copies
-from services.cli import quick
-from services.cli.client import (
-    RequestFailed,
-    api,
-    ask,
-    connect_once,
-    run_line,
-    say,
-    service_lines,
-)
-from services.cli.doctor import Finding, examine, report, test_channels
-from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
-from services.cli.supervisor import broker
-from services.cli.supervisor import run as supervise
-from shared.http.urls import without_secrets
-from shared.messaging import streams
-from shared.settings import load, stop
-from shared.telemetry import logs
+from services.cli import quick, remote
+from services.cli.remote import AsJson, fail
+from services.cli.tables import say
+
+if TYPE_CHECKING:
+    from services.cli.backup import StreamCopy
+    from services.cli.remote_doctor import Finding
+    from services.cli.settings import ClientSettings, RunSettings
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # they show local variables, and those hold secrets
-    help="The services registry: who is alive, and who is not.",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
-
-@app.command()
-def run() -> None:
-    """Start the embedded servers and the four services, and keep them running."""
-    logs.begin("run")
-    raise typer.Exit(supervise(load(RunSettings)))
-
+# --- heartbeats
 
 _AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -65,65 +41,9 @@ def execute(context: typer.Context) -> None:
     quick.main("exec", context.args)
 
 
-@app.command()
-def services(
-    status: Annotated[str | None, typer.Option(help="Only these, such as down,silent.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the services, problems first."""
-    items: list[dict[str, Any]] = []
-    cursor = None
-    while True:
-        query = {"status": status, "cursor": cursor, "sort": "status", "limit": 500}
-        page = _api("/services", {key: value for key, value in query.items() if value is not None})
-        items += page["items"]
-        cursor = page["next"]
-        if cursor is None:
-            break
-    if as_json:
-        say(json.dumps(items))
-        return
-    for item in items:
-        heard, paused = item["last_heartbeat"] or "never", "  (paused)" if item["paused"] else ""
-        say(f"{item['status']:8} {item['name']}  last heartbeat {heard}{paused}")
+# --- a registry anywhere
 
-
-@app.command()
-def status(name: Annotated[str, typer.Argument(help="The service's name.")], as_json: AsJson = False) -> None:
-    """Show one service, with its schedule and when it is expected next."""
-    service = _api(f"/service/{quote(name, safe='')}")
-    if as_json:
-        say(json.dumps(service))
-        return
-    for line in service_lines(service):
-        say(line)
-
-
-@app.command()
-def runs(
-    name: Annotated[str, typer.Argument(help="The service's name.")],
-    outcome: Annotated[str | None, typer.Option(help="Only these, such as failure,missed.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many, the newest first.")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """List the runs of a service, the newest first."""
-    query = {"limit": limit} | ({} if outcome is None else {"outcome": outcome})
-    items = _api(f"/service/{quote(name, safe='')}/runs", query)["items"]
-    if as_json:
-        say(json.dumps(items))
-        return
-    for item in items:
-        say(run_line(item))
-
-
-@app.command()
-def rebuild(as_json: AsJson = False) -> None:
-    """Drop the read models and replay them from the streams, while the old ones go on serving."""
-    answer = asyncio.run(_rebuild(load(ClientSettings)))
-    if "error" in answer:
-        _fail(answer["error"])
-    built = f"{answer.get('services')} services from {answer.get('events')} events, {answer.get('runs')} runs"
-    say(json.dumps(answer) if as_json else built)
+app.add_typer(remote.commands)
 
 
 @app.command()
@@ -134,25 +54,88 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check configuration, broker, database, services and Telegram, and say what to mend."""
+    """Check configuration, broker, database, services, tokens and channels, and say what to mend. With
+    REGISTRY_URL: what can be seen of that registry from here."""
     if channel and not send:
-        stop(f"{channel}: a channel is named together with --send")
-    settings = load(DoctorSettings)
+        fail(f"{channel}: a channel is named together with --send", 2)
+    from services.cli.doctor import report
 
-    async def examined() -> list[Finding]:
-        return [finding async for finding in examine(settings)] + (
-            await test_channels(settings, channel) if send else []
-        )
-
-    findings = asyncio.run(examined())
+    findings = _found(channel, send)
     if as_json:
-        say(json.dumps([{**asdict(finding), "ok": not finding.mend} for finding in findings]))
+        say(json.dumps([{"part": it.part, "said": it.said, "mend": it.mend, "ok": it.ok} for it in findings]))
     else:
         report(findings)
-    if any(finding.part.startswith("settings") and finding.mend for finding in findings):
-        raise typer.Exit(2)
-    if any(finding.mend for finding in findings):
-        raise typer.Exit(1)
+    wrong = [finding.part for finding in findings if not finding.ok]
+    if wrong:
+        raise typer.Exit(2 if any(part.startswith("settings") for part in wrong) else 1)
+
+
+def _found(channel: str | None, send: bool) -> list["Finding"]:
+    from services.cli import doctor, remote_doctor
+    from services.cli.settings import DoctorSettings
+    from services.cli.target import WrongVariable, variables
+    from shared.settings import load
+
+    try:
+        anywhere = bool(variables().get("URL", "").strip())
+    except WrongVariable as error:
+        fail(str(error), 2)
+    if anywhere:
+        found = list(remote_doctor.examine_from_here())
+        return [*found, *remote_doctor.test_channels(channel)] if send else found
+    settings = load(DoctorSettings)
+
+    async def examined() -> list["Finding"]:
+        found = [finding async for finding in doctor.examine(settings)]
+        return found + (await doctor.test_channels(settings, channel) if send else [])
+
+    return asyncio.run(examined())
+
+
+# --- the machine of the server
+
+
+@app.command()
+def run() -> None:
+    """Start the embedded servers and the four services, and keep them running."""
+    from services.cli.settings import RunSettings
+    from services.cli.supervisor import run as supervise
+    from shared.settings import load
+    from shared.telemetry import logs
+
+    logs.begin("run")
+    raise typer.Exit(supervise(load(RunSettings)))
+
+
+@app.command()
+def rebuild(as_json: AsJson = False) -> None:
+    """Drop the read models and replay them from the streams, while the old ones go on serving."""
+    from services.cli.settings import ClientSettings
+    from shared.settings import load
+
+    answer = asyncio.run(_rebuild(load(ClientSettings)))
+    if "error" in answer:
+        fail(answer["error"])
+    built = f"{answer.get('services')} services from {answer.get('events')} events, {answer.get('runs')} runs"
+    say(json.dumps(answer) if as_json else built)
+
+
+async def _rebuild(settings: "ClientSettings") -> dict[str, Any]:
+    from nats.errors import Error as NatsError
+
+    from services.cli.broker import connect_once
+    from shared.http.urls import without_secrets
+    from shared.messaging import streams
+
+    try:
+        client = await connect_once(settings)
+        try:
+            reply = await client.request(streams.REBUILD, timeout=600)
+            return dict(json.loads(reply.data))
+        finally:
+            await client.close()
+    except (NatsError, OSError, TimeoutError) as error:
+        return {"error": f"no answer from the API over {without_secrets(settings.nats_url[0])}: {error!r}"}
 
 
 @app.command()
@@ -160,10 +143,14 @@ def backup(
     file: Annotated[str, typer.Argument(help="Where to; - for standard output.")], as_json: AsJson = False
 ) -> None:
     """Copy the whole record into one file, while everything goes on."""
+    from services.cli import backup as copies
+    from services.cli.settings import RunSettings
+    from shared.settings import load
+
     settings = load(RunSettings)
     path = None if file == "-" else Path(file)
     if path and not path.parent.is_dir():
-        stop(f"{path.parent} is no folder")
+        fail(f"{path.parent} is no folder", 2)
     copied = _with_broker(settings, copies.backup(settings, path))
     _say_copied(copied, as_json, f"copied into {file}", err=path is None)
 
@@ -180,27 +167,34 @@ def restore(
 ) -> None:
     """Put a copied record back, while the four services are stopped and the broker runs (an embedded one is
     started for it)."""
+    from services.cli import backup as copies
+    from services.cli.settings import RunSettings
+    from shared.settings import load
+
     settings = load(RunSettings)
     copied = _with_broker(settings, copies.restore(settings, file, replace=replace))
     _say_copied(copied, as_json, f"restored from {file}; start the services now")
 
 
 def _with_broker(
-    settings: RunSettings, work: Coroutine[Any, Any, list[copies.StreamCopy]]
-) -> list[copies.StreamCopy]:
-    async def done() -> list[copies.StreamCopy]:
+    settings: "RunSettings", work: Coroutine[Any, Any, list["StreamCopy"]]
+) -> list["StreamCopy"]:
+    from services.cli.backup import BackupError
+    from services.cli.supervisor import broker
+
+    async def done() -> list["StreamCopy"]:
         async with broker(settings):
             return await work
 
     try:
         return asyncio.run(done())
-    except (copies.BackupError, OSError) as error:
-        _fail(str(error))
+    except (BackupError, OSError) as error:
+        fail(str(error))
     finally:
         work.close()
 
 
-def _say_copied(copied: list[copies.StreamCopy], as_json: bool, done: str, *, err: bool = False) -> None:
+def _say_copied(copied: list["StreamCopy"], as_json: bool, done: str, *, err: bool = False) -> None:
     if as_json:
         found = [
             {"stream": copy.name, "messages": copy.messages, "last_seq": copy.last_seq} for copy in copied
@@ -212,40 +206,20 @@ def _say_copied(copied: list[copies.StreamCopy], as_json: bool, done: str, *, er
     say(done, err=err)
 
 
-async def _rebuild(settings: ClientSettings) -> dict[str, Any]:
-    try:
-        client = await connect_once(settings)
-        try:
-            reply = await client.request(streams.REBUILD, timeout=600)
-            return dict(json.loads(reply.data))
-        finally:
-            await client.close()
-    except (NatsError, OSError, TimeoutError) as error:
-        return {"error": f"no answer from the API over {without_secrets(settings.nats_url[0])}: {error!r}"}
-
-
-def _api(path: str, query: dict[str, Any] | None = None) -> Any:
-    try:
-        return api("GET", path, params=query).json()
-    except RequestFailed as error:
-        _fail(str(error))
-
-
-def _request(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) -> Any:
-    try:
-        return ask(method, url, tokens, **rest)
-    except RequestFailed as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    say(message, err=True)
-    raise typer.Exit(1)
+# --- where it begins
 
 
 def _use_url(url: str | None) -> None:
     if url:
         os.environ["REGISTRY_URL"] = url
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"registry {version('services-registry')}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -256,12 +230,18 @@ def anywhere(
             help="The registry's address, in place of REGISTRY_URL.", callback=_use_url, expose_value=False
         ),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Say which this is.", callback=_say_version, is_eager=True, expose_value=False
+        ),
+    ] = False,
 ) -> None:
     """The services registry: who is alive, and who is not."""
 
 
-LOCAL = ("run", "rebuild", "backup", "restore")
-"""Commands for the machine of the server."""
+LOCAL = ("run", "rebuild", "backup", "restore", "beat", "exec")
+"""Commands for the machine of the server, and those that read it themselves."""
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from services.cli.client import connect_once, warn
+from services.cli.broker import connect_once
+from services.cli.tables import say
 from shared.http.urls import without_secrets
 from shared.messaging import streams
 from shared.settings import Settings
@@ -188,7 +189,10 @@ async def restore(settings: Settings, file: Path, *, replace: bool) -> list[Stre
             try:
                 await _adopt(client, {copy.name: copy.created for copy in copied}, created)
             except (NatsError, TimeoutError) as error:
-                warn(f"the monitor reads everything again, and some changes may be told twice ({error})")
+                say(
+                    f"the monitor reads everything again, and some changes may be told twice ({error})",
+                    err=True,
+                )
     return copied
 
 

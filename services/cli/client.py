@@ -1,82 +1,21 @@
-"""What the command line says, and asks of the broker, ingest and the API; what `exec` runs and reports."""
+"""What the command line asks of the API, wherever it is, and of the broker."""
 
-import asyncio
-import json
-import re
-import signal
-import subprocess
-import time
+import json as json_text
+import ssl
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import nats
-import typer
-from nats.aio.client import Client
-from pydantic import SecretStr
 
+from services.cli.tables import say
 from services.cli.target import Target, WrongVariable, find_target
-from shared.contracts import durations
 from shared.http.urls import is_public
-from shared.messaging.connection import access
-from shared.settings import Settings, stop
-from shared.telemetry.visible import visible
-
-
-def say(line: str, *, err: bool = False) -> None:
-    """Print one line, in which nothing that others wrote acts on the terminal."""
-    typer.echo(visible(line), err=err)
-
-
-def warn(message: str) -> None:
-    say(message, err=True)
-
-
-async def connect_once(settings: Settings) -> Client:
-    """Tried once, for 5 s. Raises nats' errors, OSError or TimeoutError."""
-
-    async def ignore(_: Exception) -> None: ...
-
-    options = {**access(settings), "allow_reconnect": False, "connect_timeout": 3, "error_cb": ignore}
-    return await asyncio.wait_for(nats.connect(**options), 5)
-
 
 SHOWN = 200
-"""Characters of a message that a line shows."""
-
-
-def run_line(run: dict[str, Any]) -> str:
-    """One run, as the API tells of it, in one line."""
-    at = run["started_at"] or (run["expected_at"] if run["outcome"] == "missed" else run["ended_at"])
-    said = [f"{run['outcome']:8} {at}"]
-    if run["duration"] is not None and not (run["unusual"] or "").startswith("took "):
-        said.append(f"took {durations.spoken_seconds(run['duration'])}")
-    if run["late_by"]:
-        said.append(f"{durations.spoken_seconds(run['late_by'])} late")
-    if run["exit_code"] is not None:
-        said.append(f"exit code {run['exit_code']}")
-    if run["run"]:
-        said.append(f"run {run['run']}")
-    message = run["message"] or ""
-    shown = message if len(message) <= SHOWN else f"{message[:SHOWN]}…"
-    return "  ".join([*said, *filter(None, (run["unusual"], shown))])
-
-
-def service_lines(service: dict[str, Any]) -> list[str]:
-    """One service, as the API tells of it, a field in each line."""
-    reason, zone = service.get("reason"), service.get("time_zone")  # an older API says neither
-    if reason and zone != "UTC" and _CLOCK.search(reason):  # as all the other times are
-        service = service | {"reason": f"{reason} ({zone})"}
-    return [f"{key:18} {_in_a_line(value)}" for key, value in service.items()]
-
-
-_CLOCK = re.compile(r"\b\d\d:\d\d\b")
-
-
-def _in_a_line(value: Any) -> Any:
-    if value in (None, ""):
-        return "-"
-    return json.dumps(value) if isinstance(value, dict | list | bool) else value
+"""Characters of an answer that is no problem details."""
+STILL_THERE = 40.0
+"""Seconds without a word after which a stream of events has broken off: something comes every 15."""
 
 
 class RequestFailed(Exception):
@@ -121,7 +60,8 @@ def find() -> Target:
     try:
         return find_target()
     except WrongVariable as error:
-        stop(str(error))
+        say(str(error), err=True)
+        raise SystemExit(2) from None
 
 
 def elsewhere(base: str, error: RequestFailed, wanted: str) -> str:
@@ -137,79 +77,85 @@ def elsewhere(base: str, error: RequestFailed, wanted: str) -> str:
 
 
 def send(method: str, url: str, token: str, *, timeout: float = 15, **rest: Any) -> httpx.Response:
-    """One request. Raises RequestFailed for every answer of 400 and more."""
-    headers = dict(rest.pop("headers", None) or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
-    at = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
+    """One request. Raises RequestFailed for every answer of 300 and more."""
+    headers = dict(rest.pop("headers", None) or {}) | _authorized(token)
     try:
-        response = httpx.request(method, url, headers=headers, timeout=timeout, trust_env=False, **rest)
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        # What is said of a header that cannot be sent holds the token.
-        sent = not isinstance(error, httpx.LocalProtocolError | UnicodeError)
-        why = (
-            f"{at}: {error or type(error).__name__}"
-            if sent
-            else f"{at}: the token cannot be sent in a header"
+        response = httpx.request(
+            method, url, headers=headers, timeout=timeout, trust_env=False, verify=trusted(url), **rest
         )
-        raise RequestFailed(why) from None
-    if response.is_redirect:
-        raise RequestFailed(
-            f"{at} leads to {response.headers.get('location', '?')}; set REGISTRY_URL to that"
-        )
-    if response.is_error:
-        try:
-            problem = response.json()
-        except ValueError:
-            problem = {}
-        problem = problem if isinstance(problem, dict) else {}
-        said = problem.get("detail") or response.text[:SHOWN] or response.reason_phrase
-        raise RequestFailed(f"{response.status_code}: {said}", response.status_code, problem)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise RequestFailed(f"{_at(url)}: {error or type(error).__name__}") from None
+    if response.is_redirect or response.is_error:
+        raise refused(response)
     return response
 
 
-def ask(method: str, url: str, tokens: tuple[SecretStr, ...], **rest: Any) -> Any:
-    """The answer as JSON. Raises RequestFailed."""
-    return send(method, url, tokens[0].get_secret_value() if tokens else "", **rest).json()
-
-
-# --- registry exec
-
-
-def run_reported(url: str, tokens: tuple[SecretStr, ...], command: list[str]) -> int:
-    """Run a command for the service of this URL. Its exit code, also if the registry cannot be reached."""
-    warned = _report(f"{url}/start", tokens, tries=1)
-    if warned:
-        warn(warned)
-    code, message = _run(command)
-    why = _report(f"{url}/{code}", tokens, tries=3, message=message)
-    if why not in ("", warned):
-        warn(why)
-    return code
-
-
-def _run(command: list[str]) -> tuple[int, str | None]:
-    """Run it, passing signals on. The code, 128 + n if signal n ended it, and why it could not be run."""
+def refused(response: httpx.Response) -> RequestFailed:
+    """What an answer of 300 and more says, which was read."""
+    if response.is_redirect:
+        location = response.headers.get("location", "?")
+        return RequestFailed(f"{_at(str(response.url))} leads to {location}; set REGISTRY_URL to that")
     try:
-        process = subprocess.Popen(command)  # what our own user gave  # nosec B603
-    except OSError as error:
-        message = f"{command[0]}: {error.strerror}"
-        warn(message)
-        return (127 if isinstance(error, FileNotFoundError) else 126), message
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: process.send_signal(received))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command as well
-    code = process.wait()
-    return (128 - code, f"ended by signal {-code}") if code < 0 else (code, None)
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    problem = problem if isinstance(problem, dict) else {}
+    said = problem.get("detail") or response.text[:SHOWN] or response.reason_phrase
+    return RequestFailed(f"{response.status_code}: {said}", response.status_code, problem)
 
 
-def _report(url: str, tokens: tuple[SecretStr, ...], *, tries: int, message: str | None = None) -> str:
-    """Why the registry was not told; empty if it was. A run that worked must not fail because of that."""
-    why = ""
-    for left in reversed(range(tries)):
-        try:
-            ask("POST", url, tokens, json={"message": message} if message else None)
-            return ""
-        except RequestFailed as error:
-            why = f"the registry was not told: {error}"
-            if left:
-                time.sleep(1)
-    return why
+def trusted(url: str) -> ssl.SSLContext | bool:
+    """What certificates are held against: the machine's own, and where it has none those of certifi."""
+    if not url.startswith("https:"):
+        return True
+    import certifi
+
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context
+
+
+def _authorized(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _at(url: str) -> str:
+    return f"{urlsplit(url).scheme}://{urlsplit(url).netloc}"
+
+
+def stream(path: str, last: str | None = None) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Server-sent events of the API, with their ids, until it ends; `last`: go on after this one. Raises
+    RequestFailed, and as `api` does."""
+    target = find()
+    base = _found.get(target.api, target.api)
+    try:
+        yield from _events(base + path, target.api_token, last)
+    except RequestFailed as error:
+        if not (other := elsewhere(base, error, "api")):
+            raise
+        _found[target.api] = other
+        yield from _events(other + path, target.api_token, last)
+
+
+def _events(url: str, token: str, last: str | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    headers = _authorized(token) | {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+    timeout = httpx.Timeout(15, read=STILL_THERE)
+    try:
+        with httpx.stream(
+            "GET", url, headers=headers, timeout=timeout, trust_env=False, verify=trusted(url)
+        ) as response:
+            if response.is_error:
+                response.read()
+                raise refused(response)
+            id_, data = None, list[str]()
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "id":
+                    id_ = value
+                elif field == "data":
+                    data.append(value)
+                elif not line and data:
+                    yield id_, json_text.loads("\n".join(data))
+                    data = []
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise RequestFailed(f"{_at(url)}: {error or type(error).__name__}") from None

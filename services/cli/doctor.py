@@ -6,7 +6,6 @@ import io
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -17,8 +16,10 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from services.cli.client import connect_once, say
+from services.cli.broker import connect_once
+from services.cli.remote_doctor import Finding, access_of_tokens, unknown_variables
 from services.cli.settings import SERVICES, DoctorSettings
+from services.cli.tables import say
 from shared.contracts.channels import ActionOutcome, ChannelReport, address_of
 from shared.http.urls import near, without_secrets
 from shared.messaging import channel_requests, streams
@@ -30,24 +31,19 @@ LOOK = "See its log, and what is wrong above."
 START = "Start it: `make run`, or `docker compose up --detach`."
 
 
-@dataclass(frozen=True)
-class Finding:
-    """`mend`: what to do; empty if it is good."""
-
-    part: str
-    said: str
-    mend: str = ""
-
-
 async def examine(settings: DoctorSettings) -> AsyncIterator[Finding]:
     for name in SERVICES:
         for finding in _configuration(name):
             yield finding
+    for finding in unknown_variables():
+        yield finding
     yield await _broker(settings)
-    yield await _reachable("database", settings.mongodb_url, 27017, "REGISTRY_MONGODB_URL")
+    yield await _database(settings)
     async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
         for name in SERVICES:
             yield await _ready(http, name, settings)
+    for finding in await asyncio.to_thread(lambda: list(access_of_tokens())):
+        yield finding
     async with httpx.AsyncClient(timeout=10) as http:
         async for finding in _telegram(http, settings):
             yield finding
@@ -95,10 +91,21 @@ async def _broker(settings: DoctorSettings) -> Finding:
     return Finding("broker", f"{url}, with its streams")
 
 
+async def _database(settings: DoctorSettings) -> Finding:
+    """By a command, as the API's driver gives it: a port may be open, and the password a wrong one."""
+    at = without_secrets(settings.mongodb_url.replace("+srv", "").split(",")[0])
+    check = import_module("services.api.projections.store").check
+    if why := await check(settings.mongodb_url, settings.mongodb_database):
+        mend = "Correct user and password in REGISTRY_MONGODB_URL."
+        refused = "auth" in why.lower()
+        return Finding(
+            "database", f"{at}: {why}", mend if refused else f"{START} Or set REGISTRY_MONGODB_URL."
+        )
+    return Finding("database", f"{at} answers")
+
+
 async def _reachable(part: str, url: str, port: int, variable: str) -> Finding:
     host = urlsplit(url).hostname or ""
-    if url.startswith("mongodb+srv"):
-        return Finding(part, f"{host} is looked up by the driver; see whether the API is ready")
     try:
         at = urlsplit(url.split(",")[0]).port or port
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, at), 5)
@@ -217,6 +224,7 @@ async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, str]) -> tuple
 
 def report(findings: list[Finding]) -> None:
     for finding in findings:
-        say(f"{'wrong' if finding.mend else 'ok':6} {finding.part:20} {finding.said}")
+        found = "ok" if not finding.mend else "warn" if finding.warning else "wrong"
+        say(f"{found:6} {finding.part:20} {finding.said}")
         if finding.mend:
             say(f"{'':27} → {finding.mend}")

@@ -16,7 +16,11 @@ ANSWER_TIMEOUT = 15.0
 def main(command: str, arguments: list[str]) -> NoReturn:
     """Run one of COMMANDS, and end the process with its exit code."""
     try:
-        code = beat(arguments) if command == "beat" else wrapper.main(arguments, "registry exec", registry)
+        code = (
+            beat(arguments)
+            if command == "beat"
+            else wrapper.main(arguments, "registry exec", registry_if_any)
+        )
     except WrongVariable as error:
         _say_error(str(error))
         code = 2
@@ -30,6 +34,14 @@ def registry(url: str) -> wrapper.Registry:
         os.environ["REGISTRY_URL"] = url
     target = find_target()
     return wrapper.Registry(target.ingest, target.ingest_token)
+
+
+def registry_if_any(url: str) -> wrapper.Registry:
+    """The same for a command that is run whatever the variables are."""
+    try:
+        return registry(url)
+    except WrongVariable as error:
+        return wrapper.Registry("", "", str(error))
 
 
 def beat(arguments: list[str]) -> int:

@@ -43,5 +43,6 @@ class ClientSettings(RunSettings):
 class DoctorSettings(RunSettings):
     telegram_bot_token: SecretStr = SecretStr("")
     telegram_chat_id: CommaSeparated = ()
+    mongodb_database: str = "registry"
     telegram_api_url: HttpUrl = "https://api.telegram.org"
     deadman_url: SecretHttpUrl = SecretStr("")

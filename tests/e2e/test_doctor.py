@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,37 @@ def test_no_secret_is_said_even_if_the_broker_refuses_the_password(tmp_path: Pat
             assert "Traceback" not in done.stderr
     finally:
         server.kill()
+
+
+def test_a_database_that_takes_connections_and_answers_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"mongodb://u:SECRET@127.0.0.1:{server.getsockname()[1]}"
+        nowhere = f"127.0.0.1:{free_port()}"
+        code, found = doctor(tmp_path, mongodb_url=url, nats_url=f"nats://{nowhere}")
+    assert (code, found["database"]["ok"]) == (1, False)
+    assert "does not answer a command" in found["database"]["said"]
+
+
+def test_a_token_that_the_server_does_not_have(tmp_path: Path) -> None:
+    with Standin() as telegram:
+        system = System(tmp_path, telegram, api_token="the-one-it-has-16", ingest_token="the-one-it-has-16")
+        try:
+            system.start()
+            given = {f"{name}_port": str(system.parts[name].port) for name in SERVICES} | {
+                "nats_url": system.nats_url,
+                "mongodb_url": f"mongodb://127.0.0.1:{system.parts['mongo'].port}",
+            }
+            tokens = dict.fromkeys(("api_token", "ingest_token"), "the-one-it-has-16")
+            code, found = doctor(tmp_path, **given, **tokens)
+            assert code == 0
+            assert found["REGISTRY_API_TOKEN"]["said"] == "the API takes it"
+            tokens = dict.fromkeys(("api_token", "read_token", "ingest_token"), "SECRET-of-another")
+            code, found = doctor(tmp_path, **given, **tokens)
+            assert code == 1
+            wrong = [part for part, it in found.items() if not it["ok"]]
+            assert wrong == ["REGISTRY_API_TOKEN", "REGISTRY_READ_TOKEN", "heartbeats"]
+            code, found = doctor(tmp_path, **given, ingest_token="the-one-it-has-16")
+            assert [part for part, it in found.items() if not it["ok"]] == ["REGISTRY_API_TOKEN"]
+            assert "asks for a token" in found["REGISTRY_API_TOKEN"]["said"]
+        finally:
+            system.stop()

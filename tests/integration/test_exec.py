@@ -8,6 +8,7 @@ import pty
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -280,12 +281,13 @@ def test_a_command_at_a_terminal_keeps_it(beat: Path, registry: Registry) -> Non
 
 
 def test_files_that_are_open_reach_the_command(beat: Path, registry: Registry, tmp_path: Path) -> None:
-    script = "sh -c 'echo three >&3; exit 4' <&- >&-"
+    script = "sh -c 'echo said; echo three >&3; exit 4' <&- >&-"
     line = f"exec 3>{tmp_path}/three; exec {sys.executable} {beat} backup -- {script}"
     done = subprocess.run(["sh", "-c", line], env=environment(registry.url), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (4, "")
     assert (tmp_path / "three").read_text() == "three\n"
     assert registry.paths == ["/heartbeat/backup/start", "/heartbeat/backup/4"]
+    assert registry.seen[-1].fields["message"] == "said\n"
 
 
 def test_what_the_command_leaves_behind_may_go_on_writing(beat: Path, registry: Registry) -> None:
@@ -401,3 +403,60 @@ def test_at_most_50_ms_are_added_to_a_job(beat: Path, registry: Registry) -> Non
         if attempt > 4 and min(with_it) - min(plain) - min(bare) < 0.05:
             return
     pytest.fail(f"{min(with_it):.3f} s with it, {min(plain):.3f} s without, {min(bare):.3f} s for Python")
+
+
+def test_a_command_that_may_not_be_signalled_goes_on(beat: Path, registry: Registry, tmp_path: Path) -> None:
+    """As one that `sudo` runs."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\ndef kill(*_):\n    raise PermissionError(1, 'no')\nos.kill = kill\n"
+    )
+    env = environment(registry.url, PYTHONPATH=str(tmp_path))
+    command = [sys.executable, beat, "backup", "--", "sh", "-c", "echo ready; read line; exit 6"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=True)
+    assert read_line(process) == b"ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(b"\n", timeout=10)
+    assert (process.returncode, errors) == (6, b"")
+
+
+def test_without_room_for_its_pipes_the_command_is_run_all_the_same(beat: Path, registry: Registry) -> None:
+    for files in (6, 7, 8, 9):  # with fewer, Python itself does not start
+        line = f"ulimit -n {files}; exec {sys.executable} {beat} backup -- sh -c 'echo out; exit 3'"
+        done = subprocess.run(["bash", "-c", line], env=environment(registry.url), capture_output=True)
+        assert (done.returncode, done.stdout) == (3, b"out\n")
+
+
+def test_an_answer_in_chunks_is_read(beat: Path, registry: Registry) -> None:
+    content = b'{"detail": "no token"}'
+    assert wrapper._without_chunks(b'5\r\n{"det\r\n11;a=b\r\nail": "no token"}\r\n0\r\n\r\n') == content
+    assert wrapper._without_chunks(b"") == wrapper._without_chunks(b"zz\r\n") == b""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_over_https_with_a_certificate_that_is_trusted(
+    beat: Path, registry: Registry, tmp_path: Path
+) -> None:
+    files = ["-keyout", tmp_path / "key", "-out", tmp_path / "certificate"]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *names]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    registry.socket = context.wrap_socket(registry.socket, server_side=True)
+    url = registry.url.replace("http:", "https:")
+    done = wrapped(beat, url, "true")
+    assert done.returncode == 0
+    assert b"certificate" in done.stderr
+    assert registry.seen == []
+    env = environment(url, SSL_CERT_FILE=str(tmp_path / "certificate"), REGISTRY_TOKEN=SECRET)
+    done = wrapped(beat, url, "true", env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert registry.paths == ["/heartbeat/backup/start", "/heartbeat/backup/0"]
+    # Nothing that was encrypted goes on in the clear.
+    other = Registry()
+    registry.answer = lambda request: (307, {"Location": other.url + request.path}, b"")
+    assert b"set REGISTRY_URL to " in wrapped(beat, url, "true", env=env).stderr
+    assert other.seen == []
+    other.shutdown()
+    other.server_close()

@@ -12,7 +12,7 @@ from services.api.http.models import RunItem
 from services.api.projections.documents import Heard, add_heartbeat, dump, load
 from services.api.projections.projector import _Heartbeats
 from services.api.projections.runs import open_run, place, run_document
-from services.cli.client import run_line, service_lines
+from services.cli.remote import run_row, service_fields
 from shared.contracts.events import (
     DURATION_HEADER,
     Outcome,
@@ -126,21 +126,25 @@ def test_places_are_in_the_order_of_time() -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"outcome": "missed", "expected_at": "T1"}, "missed   T1"),
-        ({"outcome": "running", "started_at": "T1", "expected_at": "T0", "run": "7"}, "running  T1  run 7"),
+        ({"outcome": "missed", "expected_at": "T1"}, "missed T1 T1 - "),
+        (
+            {"outcome": "running", "started_at": "T1", "expected_at": "T0", "run": "7"},
+            "running T1 T1 - run 7",
+        ),
         (
             {"ended_at": "T2", "expected_at": "T1", "late_by": 90.0, "message": "x" * 300},
-            f"success  T2  1 min 30 s late  {'x' * 200}…",
+            f"success T2 T2 - 1 min 30 s late; {'x' * 200}…",
         ),
         (
             {"outcome": "failure", "started_at": "T1", "ended_at": "T2", "duration": 0.25, "exit_code": 3}
             | {"late_by": 0.0, "unusual": "took 0.25 s, usually 3 s"},
-            "failure  T1  exit code 3  took 0.25 s, usually 3 s",
+            "failure T1 T1 0.25 s exit code 3; took 0.25 s, usually 3 s",
         ),
     ],
 )
 def test_a_line_of_the_command_line(fields: dict[str, Any], line: str) -> None:
-    assert run_line(dict.fromkeys(RunItem.model_fields) | {"outcome": "success"} | fields) == line
+    row = run_row(dict.fromkeys(RunItem.model_fields) | {"outcome": "success"} | fields)
+    assert " ".join(row) == line
 
 
 @pytest.mark.parametrize(
@@ -153,11 +157,8 @@ def test_a_line_of_the_command_line(fields: dict[str, Any], line: str) -> None:
     ],
 )
 def test_the_command_line_says_the_zone_of_a_reason(reason: str | None, zone: str, said: str) -> None:
-    lines = service_lines({"reason": reason, "time_zone": zone, "paused": False, "tags": ["a"]})
-    assert lines == [
-        f"reason             {said}", f"time_zone          {zone}", "paused             false",
-        'tags               ["a"]',
-    ]  # fmt: skip
+    fields = service_fields({"reason": reason, "time_zone": zone, "paused": False, "tags": ["a"]})
+    assert dict(fields) == {"reason": said, "time_zone": zone, "paused": "false", "tags": '["a"]'}
 
 
 async def test_the_start_that_registered_a_service_is_written_before_the_end_that_follows() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from services.api.settings import ApiSettings
-from services.cli import doctor
+from services.cli import doctor, remote_doctor
 from services.cli.settings import ClientSettings, DoctorSettings, RunSettings
 from services.ingest.settings import IngestSettings
 from services.monitor.settings import MonitorSettings
@@ -274,3 +275,30 @@ def test_heartbeats_are_told_to_go_to_the_front_door_or_beside_the_api(
     chosen: dict[str, Any], wanted: str
 ) -> None:
     assert ApiSettings(**chosen).ingest_url == wanted
+
+
+def test_the_doctor_knows_every_variable_that_is_documented_and_guesses_what_another_one_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[2]
+    files = [
+        root / ".env.example",
+        root / "docker-compose.yml",
+        *(root / "deploy").iterdir(),
+        root / "README.md",
+    ]
+    named = {
+        name for file in files for name in re.findall(r"\bREGISTRY_([A-Z][A-Z_]*[A-Z])\b", file.read_text())
+    }
+    assert "SILENT_AFTER" in named
+    assert named - remote_doctor.known_variables() == set()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REGISTRY_SILENT_AFTR", "1h")
+    monkeypatch.setenv("REGISTRY_QWERTZ", "1h")
+    Path(".env").write_text("REGISTRY_PUBLIC_URI=a\nREGISTRY_TICK=1s\nOTHER=1\n")
+    assert [finding.said for finding in remote_doctor.unknown_variables()] == [
+        "REGISTRY_PUBLIC_URI: did you mean REGISTRY_PUBLIC_URL?",
+        "REGISTRY_QWERTZ: there is no such variable",
+        "REGISTRY_SILENT_AFTR: did you mean REGISTRY_SILENT_AFTER?",
+    ]
+    assert all(finding.ok for finding in remote_doctor.unknown_variables())

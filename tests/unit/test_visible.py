@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from services.cli import app as cli
+from services.cli import remote
 from shared.telemetry.visible import visible, visible_lines
 
 ACTING = {"Cc", "Cs", "Zl", "Zp"}
@@ -36,7 +37,8 @@ def test_the_command_line_prints_nothing_that_acts(line: list[str], monkeypatch:
         "last_heartbeat": evil,
         "paused": False,
         "description": evil,
-        **dict.fromkeys(("started_at", "outcome", "exit_code", "run", "unusual", "message"), evil),
+        "registered_at": evil,
+        **dict.fromkeys(("since", "started_at", "outcome", "exit_code", "run", "unusual", "message"), evil),
         **dict.fromkeys(("duration", "late_by")),
         evil: [evil],
     }
@@ -44,7 +46,8 @@ def test_the_command_line_prints_nothing_that_acts(line: list[str], monkeypatch:
     async def rebuilt(_: object) -> dict[str, str]:
         return {"error": evil}
 
-    monkeypatch.setattr(cli, "_api", lambda path, query=None: {**item, "items": [item], "next": None})
+    answer = {**item, "items": [item], "next": None}
+    monkeypatch.setattr(remote, "ask", lambda *_, **__: answer)
     monkeypatch.setattr(cli, "_rebuild", rebuilt)
     said = CliRunner().invoke(cli.app, line).output
     assert "\\x1b]0;owned" in said or "\\u001b]0;owned" in said

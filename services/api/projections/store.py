@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import DeleteMany, UpdateMany, UpdateOne, monitoring
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from services.api.projections.documents import (
@@ -78,6 +78,22 @@ def check_url(url: str) -> str:
     except PyMongoError:
         raise ValueError("not accepted") from None
     return url
+
+
+async def check(url: str, database: str) -> str:
+    """Why the database does not answer a command that needs these credentials; empty if it does."""
+    client: Any = AsyncIOMotorClient(
+        url, serverSelectionTimeoutMS=5000, connectTimeoutMS=5000, socketTimeoutMS=5000
+    )
+    try:
+        await client[database].list_collection_names()
+    except OperationFailure as error:
+        return str((error.details or {}).get("errmsg", "it refuses a command"))
+    except (PyMongoError, OSError, ValueError) as error:
+        return f"does not answer a command ({type(error).__name__})"
+    finally:
+        client.close()
+    return ""
 
 
 class Store:
