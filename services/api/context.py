@@ -1,6 +1,6 @@
 """What every route works with: made once at the start, and kept in `app.state.context`."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -56,7 +56,10 @@ class ApiContext:
     coming: ComingMoments = field(default_factory=ComingMoments)
     last_days: LastDays = field(default_factory=LastDays)
     runs_counted: CachedFor[Counter[Outcome]] = field(default_factory=lambda: CachedFor(RUNS_AGE))
-    status_page: CachedFor[str] = field(default_factory=lambda: CachedFor(STATUS_PAGE_AGE))
+    status_pages: dict[str, CachedFor[str]] = field(
+        default_factory=lambda: defaultdict(lambda: CachedFor(STATUS_PAGE_AGE))
+    )
+    """By path; the one of REGISTRY_STATUS_PAGE has none."""
 
     def check_caught_up(self) -> None:
         """Before the first catch-up the read models would deny services that exist: Problem 503."""

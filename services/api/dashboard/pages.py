@@ -33,6 +33,7 @@ from services.api.queries.index import ServiceQuery
 from services.api.settings import ApiSettings
 from shared.contracts import schedules, thresholds, zones
 from shared.contracts.channels import ChannelReport
+from shared.contracts.configuration import StatusPage
 from shared.contracts.events import MICRO, NAME_RULE_IN_WORDS, Outcome, Status, micros, moment, valid_name
 from shared.contracts.routes import Route
 from shared.domain import timeline
@@ -482,16 +483,50 @@ async def status_page(request: Request, api: Api) -> HTMLResponse:
     if not api.settings.status_page:
         raise Problem(404, "there is no status page here (REGISTRY_STATUS_PAGE)")
     api.check_caught_up()
-    return HTMLResponse(await api.status_page.get(lambda: _made(request, api)), headers=SECURED)
+    made = await api.status_pages[""].get(lambda: _status_page(request, api))
+    return HTMLResponse(made, headers=SECURED)
 
 
-async def _made(request: Request, api: ApiContext) -> str:
-    queries = [ServiceQuery(tags=() if tag == "*" else (tag,), limit=500) for tag in api.settings.status_page]
-    names = sorted({name for query in queries for name in api.hub.index.page(query)[0]})
+@public.get("/status/{path}")
+async def named_status_page(request: Request, path: str, api: Api) -> HTMLResponse:
+    """A status page of the configuration: the services of its groups."""
+    api.check_caught_up()
+    if (wanted := api.maintenance.configuration.stored.pages.get(path)) is None:
+        api.status_pages.pop(path, None)
+        raise Problem(404, "there is no such status page")
+    made = await api.status_pages[path].get(lambda: _named_status_page(request, api, wanted))
+    return HTMLResponse(made, headers=SECURED)
+
+
+async def _status_page(request: Request, api: ApiContext) -> str:
+    names = _with_tags(api, api.settings.status_page)
+    return await _made(request, api, "", {"": names})
+
+
+async def _named_status_page(request: Request, api: ApiContext, wanted: StatusPage) -> str:
+    groups = dict[str, set[str]]()
+    for group in wanted.groups:
+        named = {name for name in group.services if api.hub.index.get(name)}
+        groups.setdefault(group.name, set()).update(named | _with_tags(api, group.tags))
+    return await _made(request, api, wanted.title, groups)
+
+
+def _with_tags(api: ApiContext, tags: Sequence[str]) -> set[str]:
+    """The services with any of them; `*`: all."""
+    queries = [ServiceQuery(tags=() if tag == "*" else (tag,), limit=STATUS_PAGE_ROWS) for tag in tags]
+    return {name for query in queries for name in api.hub.index.page(query)[0]}
+
+
+async def _made(request: Request, api: ApiContext, title: str, groups: Mapping[str, set[str]]) -> str:
+    """A status page with these services by the names of their groups."""
+    names = sorted(set().union(*groups.values()))[:STATUS_PAGE_ROWS]
     long = len(names) <= LONG_WINDOW_UP_TO
-    shown = await rows(api, names[:STATUS_PAGE_ROWS], "90d" if long else "24h")
+    shown = await rows(api, names, "90d" if long else "24h")
     shown.sort(key=lambda row: (ORDER.index(row.counted_as), row.service.name))
-    return bytes(page(request, "status.html", rows=shown, long=long).body).decode()
+    grouped = {name: [row for row in shown if row.service.name in its] for name, its in groups.items()}
+    return bytes(
+        page(request, "status.html", rows=shown, groups=grouped, title=title, long=long).body
+    ).decode()
 
 
 @public.get("/favicon.svg")

@@ -57,6 +57,7 @@ templates.filters |= {
     "moment": moment,
     "at": datetime.fromisoformat,
     "person": person,
+    "file": lambda managed_by: managed_by.removeprefix("file:"),
 }
 templates.globals |= {
     "duration_pattern": durations.FORM_PATTERN,
