@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from functools import partial
 
+from services.api.as_code import at_start
 from services.api.as_code.applying import AsCode
 from services.api.commands import Commands
 from services.api.configuration import Configuration
@@ -32,7 +33,8 @@ from shared.telemetry import logs
 
 def main() -> None:
     settings = _settings()
-    health = server.Health("broker", "database", "projection")
+    file = at_start.load(settings.config)
+    health = server.Health("broker", "database", "projection", *([at_start.PART] if file else []))
     link = BrokerConnection(settings, "api")
     health.follow(link)
     publisher = Publisher(link)
@@ -74,6 +76,8 @@ def main() -> None:
             tasks.create_task(context.maintenance.take_over())
             tasks.create_task(keyring.follow())
             tasks.create_task(context.commands.give_ping_keys())
+            if file:
+                tasks.create_task(at_start.keep_applying(file, context.as_code, health))
 
     async def work() -> None:
         try:

@@ -23,6 +23,9 @@ class ApiSettings(Settings):
     read_token: Tokens = ()
     """Read-only access. Several with commas between."""
     ingest_token: Tokens = ()
+    config: str = ""
+    """A file such as `registry.yaml` that is applied at each start of the API (docs/as-code.md). One that
+    cannot be used stops the start. Empty: none."""
     status_page: CommaSeparated = ()
     """Tags whose services everybody may see at `/status`, with commas between; `*`: all. Empty: no such
     page."""

@@ -37,6 +37,10 @@ STOP_TIMEOUT = 8.0
 """Seconds that requests and work get to end after SIGTERM."""
 
 
+class WrongConfiguration(Exception):
+    """What only the work finds out to be configured wrongly, in lines: the process ends with code 2."""
+
+
 class Health:
     """Why the service is not ready, by part; empty when it is."""
 
@@ -273,12 +277,24 @@ async def _serve(
     await asyncio.wait({working}, timeout=STOP_TIMEOUT / 2)
     stop_requested.cancel()
     log.info("stopped")
+    if failed and working.done() and not working.cancelled():
+        return 2 if isinstance(working.exception(), WrongConfiguration) else 1
     return 1 if failed else 0
 
 
 async def _guard(work: Work) -> None:
     try:
         await work()
-    except Exception:
+    except Exception as error:
+        if wrong := _wrong(error):
+            for line in str(wrong).splitlines():
+                log.critical(line)
+            raise wrong from None
         log.exception("the work of this service failed; ending so that it is started afresh")
         raise
+
+
+def _wrong(error: BaseException) -> WrongConfiguration | None:
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_wrong, error.exceptions)), None)
+    return error if isinstance(error, WrongConfiguration) else None
