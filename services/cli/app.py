@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli import quick, remote
+from services.cli import as_code, quick, remote
 from services.cli.remote import AsJson, fail
 from services.cli.tables import say
 
@@ -44,6 +44,7 @@ def execute(context: typer.Context) -> None:
 # --- a registry anywhere
 
 app.add_typer(remote.commands)
+app.add_typer(as_code.commands)
 
 
 @app.command()
