@@ -176,12 +176,7 @@ class Settings(BaseSettings):
     its meaning in docs/configuration.md (`make docs`); a field of several classes has it in one of them."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file=".env",
-        env_file_encoding="utf-8",
-        extra="ignore",
-        frozen=True,
-        use_attribute_docstrings=True,
+        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
     )
 
     nats_url: BrokerUrls = ("nats://127.0.0.1:4222",)

@@ -1,7 +1,11 @@
 """Writes the tables in docs/configuration.md from the settings: `make docs`. Their order and headings are
 those of `.env.example`."""
 
+import ast
+import inspect
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import time, timedelta
@@ -71,16 +75,31 @@ def written(field: str, info: FieldInfo) -> str:
     return str(value)
 
 
+def meanings(kind: type[Settings]) -> dict[str, str]:
+    """The text below each field of this class itself."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(text.value.value, str)
+    }
+
+
 def variables() -> dict[str, Variable]:
     found: dict[str, Variable] = {}
+    kinds: list[type[Settings]] = [Settings, *READERS]
+    said = [meanings(kind) for kind in kinds]
     for field in dict.fromkeys(field for kind in READERS for field in kind.model_fields):
         infos = {kind: kind.model_fields[field] for kind in READERS if field in kind.model_fields}
         (default,) = {written(field, info) for info in infos.values()}
-        meanings = {info.description for info in infos.values()} - {None}
-        assert len(meanings) == 1, f"{field}: say once what it means, in a text below the field: {meanings}"
+        meaning = [texts[field] for texts in said if field in texts]
+        assert len(meaning) == 1, f"{field}: say once what it means, in a text below the field: {meaning}"
         shared = field in Settings.model_fields
         readers = "all" if shared else ", ".join(dict.fromkeys(READERS[kind] for kind in infos))
-        found[PREFIX + field.upper()] = Variable(default, " ".join(str(*meanings).split()), readers)
+        found[PREFIX + field.upper()] = Variable(default, meaning[0], readers)
     return found | COMMAND_LINE
 
 
