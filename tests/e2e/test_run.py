@@ -127,11 +127,11 @@ def _commands(run: Run) -> None:
     missing = run.command("status", "nobody")
     assert missing.returncode == 1
     assert "404" in missing.stderr
-    assert run.command("beat", "bad name").returncode == 1
+    assert run.command("beat", "bad name").returncode == 2
     assert run.command("beat").returncode == 2
     assert json.loads(run.command("rebuild", "--json").stdout)["services"] == 1
     assert run.command("runs", "my-service", "--json").stdout == "[]\n"
-    assert run.command("runs", "my-service", "--outcome", "late").returncode == 1
+    assert run.command("runs", "my-service", "--outcome", "late").returncode == 2
     assert run.command("runs", "my-service", "--limit", "501").returncode == 2
     assert run.program("services", "--help").returncode == 0
 
@@ -236,10 +236,11 @@ def _exec_reports_a_command_and_ends_as_it_did(run: Run) -> None:
     while not (ended := json.loads(run.program("runs", "bad", "--outcome", "failure", "--json").stdout)):
         assert time.monotonic() < deadline, "the monitor has recorded no run"
     assert (ended[0]["exit_code"], ended[0]["duration"] > 0) == (7, True)
-    assert run.program("runs", "bad").stdout.startswith("failure  20")
+    heading, line = run.program("runs", "bad").stdout.splitlines()
+    assert (heading.split()[0], line[:11]) == ("OUTCOME", "failure  20")
     killed = run.command("exec", "killed", "--", "sh", "-c", "kill -9 $$")
     assert killed.returncode == 137
-    assert heard("killed")[0]["message"] == "ended by signal 9"
+    assert heard("killed")[0]["message"] == "ended by signal 9 (SIGKILL)"
     assert run.command("exec", "none", "--", "no-such-program").returncode == 127
     assert run.command("exec", "a b", "--", "true").returncode == 2
     nowhere = {**run.env, "REGISTRY_INGEST_PORT": str(free_port())}

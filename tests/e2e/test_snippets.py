@@ -69,6 +69,7 @@ async def test_every_line_that_can_be_run_here_is_a_heartbeat(system: System, tm
     commands = {
         "by-curl": [*SHELL, of("curl", "by-curl")],
         "by-cron": [*SHELL, cron],
+        "by-wrapper": [*SHELL, of("wrapper", "by-wrapper").replace("/usr/local/bin/backup", "true")],
         "by-systemd": [*SHELL, f"{before}; EXIT_STATUS=3 {after}"],
         "by-killed": [*SHELL, f"{before}; EXIT_STATUS=KILL {after}".replace("by-systemd", "by-killed")],
         "by-unstarted": [*SHELL, f"unset EXIT_STATUS; {after}".replace("by-systemd", "by-unstarted")],
@@ -86,7 +87,8 @@ async def test_every_line_that_can_be_run_here_is_a_heartbeat(system: System, tm
         await until(lambda: len(system.api("/service/by-systemd/heartbeats")["items"]) == 2)
         signals = [it["signal"] for it in system.api("/service/by-systemd/heartbeats")["items"]]
         assert signals == ["fail", "start"]
-        await until(lambda: system.api("/service/by-cron")["last_duration"] is not None)
+        for name in ("by-cron", "by-wrapper"):
+            await until(lambda name=name: system.api(f"/service/{name}")["last_duration"] is not None)  # type: ignore[misc]
         for name in ("by-systemd", "by-killed", "by-unstarted"):
             await until(lambda name=name: system.api(f"/service/{name}")["status"] == "down")  # type: ignore[misc]
         assert system.api("/service/by-killed")["reason"] == "reported failure (KILL)"
