@@ -245,8 +245,22 @@ LOCAL = ("run", "rebuild", "backup", "restore", "beat", "exec")
 """Commands for the machine of the server, and those that read it themselves."""
 
 
+GROUPS = {
+    "Heartbeats": ("beat", "exec"),
+    "What there is": ("services", "status", "runs", "incidents", "events"),
+    "What is done about it": ("ack", "release", "mute", "unmute", "pause", "resume", "maintenance"),
+    "Configuration": ("set", "delete", "plan", "apply", "export", "import"),
+    "The registry itself": ("doctor", "run", "rebuild", "backup", "restore"),
+}
+"""Commands in the order of `--help`."""
+
+
 def main() -> None:
     command: Any = typer.main.get_command(app)
+    for title, names in GROUPS.items():
+        for each in filter(None, [command.commands.pop(name, None) for name in names]):
+            each.rich_help_panel = title
+            command.commands[each.name] = each
     _let_have(next(option for option in command.params if option.name == "url"), command)
     command()
 

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -108,6 +109,13 @@ def registry() -> Iterator[Registry]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+def until(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -260,10 +268,15 @@ def test_what_is_ignored_stays_ignored_and_pipes_end_as_without_it(beat: Path, r
     done = subprocess.run(["sh", "-c", line], env=environment(registry.url), capture_output=True, text=True)
     assert done.stdout == "[True, False]\n"
     line = f"{sys.executable} {beat} backup -- yes | head -1"
-    done = subprocess.run(
-        ["sh", "-c", line], env=environment(registry.url), capture_output=True, text=True, timeout=20
-    )
-    assert (done.stdout, done.stderr) == ("y\n", "")
+    pipe = subprocess.PIPE
+    env = environment(registry.url)
+    process = subprocess.Popen(["sh", "-c", line], env=env, stdout=pipe, stderr=pipe, start_new_session=True)
+    try:
+        assert process.communicate(timeout=20) == (b"y\n", b"")
+        until(lambda: len(registry.seen) == 4)  # the shell waits for what is last in a pipe
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert registry.paths[-1] == "/heartbeat/backup/141"
 
 
