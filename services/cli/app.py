@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli import as_code, quick, remote
+from services.cli.imports.commands import commands as import_commands
 from services.cli.remote import AsJson, fail
 from services.cli.tables import say
 
@@ -215,6 +216,9 @@ def _use_url(url: str | None) -> None:
         os.environ["REGISTRY_URL"] = url
 
 
+app.add_typer(import_commands, name="import")
+
+
 def _say_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -241,8 +245,8 @@ def anywhere(
     """The services registry: who is alive, and who is not."""
 
 
-LOCAL = ("run", "rebuild", "backup", "restore", "beat", "exec")
-"""Commands for the machine of the server, and those that read it themselves."""
+LOCAL = ("run", "rebuild", "backup", "restore", "beat", "exec", "import")
+"""Commands for the machine of the server, those that read it themselves, and one that asks no registry."""
 
 
 GROUPS = {

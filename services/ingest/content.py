@@ -1,12 +1,11 @@
 """What a request says about a heartbeat, beside the name: its address, its query and its body. Pure."""
 
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any, NamedTuple
 
-from shared.contracts import events, heartbeats
+from shared.contracts import events, heartbeats, names
 from shared.contracts.events import SIGNAL_HEADER, Signal
 from shared.contracts.heartbeats import DECLARED, EXIT_RULE, quoted
 from shared.http.problems import Problem
@@ -102,15 +101,10 @@ def tidy(path: str) -> str:
 def mended_name(given: str, warnings: list[str]) -> str:
     """The name with `-` for what is not allowed in one, and a warning if that makes it another. For protocols
     of other systems, whose clients cannot be told to choose another."""
-    name = _NOT_ALLOWED.sub("-", given[: events.NAME_MAX])
-    name = _ODD_DOT.sub("-", name) or "-"
+    name = names.mended(given)
     if name != given:
         warnings.append(f"name: {quoted(given)} is kept as {quoted(name)}: {events.NAME_RULE_IN_WORDS}")
     return name
-
-
-_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_.-]")
-_ODD_DOT = re.compile(r"^\.|(?<=\.)\.|\.\Z")
 
 
 def finished(
