@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from services.api import timing
 from services.api.as_code.applying import AsCode
+from services.api.as_code.replaying import Replays
 from services.api.commands import Commands, existing
 from services.api.http.auth import ApiAuth
 from services.api.http.models import Muted, Service
@@ -53,6 +54,7 @@ class ApiContext:
     past: StatusHistory
     routes: StoredRoutes
     as_code: AsCode
+    replays: Replays = field(default_factory=Replays)
     coming: ComingMoments = field(default_factory=ComingMoments)
     last_days: LastDays = field(default_factory=LastDays)
     runs_counted: CachedFor[Counter[Outcome]] = field(default_factory=lambda: CachedFor(RUNS_AGE))

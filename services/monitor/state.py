@@ -269,7 +269,7 @@ class MonitorState:
         if beat.schedule or beat.limits or service.job:
             job = service.job = service.job or Job()
             job.declared, job.limits_heard = runs.declared_by(beat, job), beat.limits
-            self._update_timetable(service, job, beat.at)
+            self.update_timetable(service, job, beat.at)
 
     def _update_job(
         self, service: MonitoredService, declared: tuple[str, str], change: ConfigChange, at: int
@@ -280,9 +280,9 @@ class MonitorState:
         job.declared, job.early, job.limits_heard = declared, change.early, None
         job.max_run, job.notify_unusual = change.max_run, change.notify_unusual
         job.fail_after, job.recover_after = change.fail_after, change.recover_after
-        self._update_timetable(service, job, at)
+        self.update_timetable(service, job, at)
 
-    def _update_timetable(self, service: MonitoredService, job: Job, at: int) -> None:
+    def update_timetable(self, service: MonitoredService, job: Job, at: int) -> None:
         """Another schedule or zone may hold from `at` on. Nothing is expected of the time before."""
         schedule, time_zone = job.declared
         job.time_zone = time_zone or self.epoch_of[service.bucket].time_zone
@@ -335,7 +335,7 @@ class MonitorState:
                         job = service.job
                         self.update_thresholds(service, epoch.since, scheduled=bool(job and job.timetable))
                         if job:
-                            self._update_timetable(service, job, epoch.since)
+                            self.update_timetable(service, job, epoch.since)
                             self.update_indexes(service)
             self.snapshots.save_everything()
 

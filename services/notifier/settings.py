@@ -73,6 +73,10 @@ def _reminders(value: Any) -> Any:
     return tuple(sorted({durations.parse(part) for part in parts})) if parts != ["0"] else ()
 
 
+RemindAfter = Annotated[tuple[timedelta, ...], NoDecode, BeforeValidator(_reminders)]
+REMIND_AFTER = timedelta(hours=1), timedelta(hours=6), timedelta(days=1)
+
+
 class NotifierSettings(Settings):
     notifier_port: Port = 8004
     """Port of the notifier. `make run` takes a free one if it is taken."""
@@ -80,11 +84,7 @@ class NotifierSettings(Settings):
     """Local time of the daily digest. Empty: none."""
     weekly_digest: Annotated[int | None, BeforeValidator(_weekday)] = None
     """`mon` to `sun`: on that day also a digest of the week, with the uptime of each service. Empty: none."""
-    remind_after: Annotated[tuple[timedelta, ...], NoDecode, BeforeValidator(_reminders)] = (
-        timedelta(hours=1),
-        timedelta(hours=6),
-        timedelta(days=1),
-    )
+    remind_after: RemindAfter = REMIND_AFTER
     """When to remind of what is still down; the last one repeats. `0`: never."""
     deadman_url: settings.SecretHttpUrl = SecretStr("")
     """Fetched once a minute while evaluation and delivery work, so that somebody else notices when they do

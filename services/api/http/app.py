@@ -22,6 +22,7 @@ from services.api.http import (
     events,
     incidents,
     maintenance,
+    replays,
     routes,
     runs,
     schedules,
@@ -69,6 +70,7 @@ def build(context: ApiContext) -> FastAPI:
     for module in (schedules, routes):
         app.include_router(module.asks)
     app.include_router(configuration.plans)
+    app.include_router(replays.asks)
     app.include_router(configuration.public)
     for module in (
         services,

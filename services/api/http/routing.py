@@ -69,6 +69,12 @@ class _AskingRoute(_BodyRoute):
         auth.may_read(request)
 
 
+class _ReplayingRoute(_AskingRoute):
+    """Asks, with a whole file."""
+
+    body_max = FILE_MAX
+
+
 class _PlanningRoute(_BodyRoute):
     """Writes, unless it is asked to be `dry`."""
 
@@ -139,6 +145,11 @@ def asking(tag: str) -> APIRouter:
 def planning(tag: str) -> APIRouter:
     """For routes that need the API token, or a read token where they are to change nothing: `?dry=true`."""
     return _with_body(tag, _PlanningRoute)
+
+
+def replaying(tag: str) -> APIRouter:
+    """For routes that need a read token, and a whole file."""
+    return _with_body(tag, _ReplayingRoute)
 
 
 def _with_body(tag: str, route_class: type[_BodyRoute]) -> APIRouter:

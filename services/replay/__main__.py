@@ -1,0 +1,67 @@
+"""Answers one question about the past, read from standard input, and ends. Nothing is written but the answer.
+
+A process of its own, as it needs the processor for up to a minute, and memory that it gives back.
+"""
+
+import asyncio
+import gc
+import resource
+import sys
+from datetime import timedelta
+
+from services.monitor.domain import epochs
+from services.monitor.domain.service import EffectiveThresholds
+from services.replay.messages import Rules
+from services.replay.read import read
+from services.replay.report import answer
+from services.replay.run import Plan, replay
+from services.replay.settings import ReplaySettings
+from shared.contracts.events import MICRO
+from shared.contracts.replays import Asked, Replayed
+from shared.messaging.connection import BrokerConnection
+from shared.settings import load
+from shared.telemetry import logs
+
+BEFORE = timedelta(hours=25) // MICRO
+"""So much of the time before is gone through as well, so that what was withheld or flapped then is known."""
+MARGIN = timedelta(seconds=5) // MICRO
+"""What happened so recently may not be recorded yet."""
+MEMORY_MAX = 1 << 30
+"""Bytes of data. With more, the process ends (MemoryError) and takes nothing from the others."""
+EVERYBODY = "every channel"
+"""Where nobody knows which channels there are."""
+
+
+async def _answer(asked: Asked, settings: ReplaySettings) -> Replayed:
+    link = BrokerConnection(settings, "replay")
+    await link.connect()
+    try:
+        history = await read(link, asked.since - BEFORE)
+    finally:
+        await link.close()
+    limits = settings.silent_after, settings.down_after, settings.dead_after
+    default = EffectiveThresholds(*(limit // MICRO for limit in limits))
+    rules = Rules(
+        asked.channels or (EVERYBODY,),
+        settings.zone,
+        limits,
+        settings.remind_after,
+        settings.tick + timedelta(seconds=1),
+    )
+    known = epochs.first(default, settings.timezone)
+    plan = Plan(asked.services, asked.routes, asked.windows)
+    return answer(replay(history, plan, rules, known, asked.since, margin=MARGIN))
+
+
+def main() -> None:
+    logs.begin("replay")
+    settings = load(ReplaySettings)
+    logs.configure("replay", settings.log_level, settings.log_format)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_MAX, MEMORY_MAX))
+    asked = Asked.model_validate_json(sys.stdin.buffer.read())
+    gc.disable()  # nothing of it is in circles, and the process ends soon
+    sys.stdout.write(asyncio.run(_answer(asked, settings)).model_dump_json())
+
+
+if __name__ == "__main__":
+    main()
