@@ -20,7 +20,7 @@ TIME_MAX = 110.0
 """Seconds that one may take."""
 LONGEST = timedelta(days=92)
 """How far back: so long are ticks kept, which tell when the registry could be heard."""
-_COMMAND = sys.executable, "-m", "services.replay"
+COMMAND = sys.executable, "-m", "services.replay"
 
 
 class Replays:
@@ -33,7 +33,7 @@ class Replays:
             raise Problem(429, "another replay is running; try again when it is done", retry_after=10)
         async with self._running:
             process = await asyncio.create_subprocess_exec(
-                *_COMMAND,
+                *COMMAND,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
