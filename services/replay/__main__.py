@@ -5,12 +5,15 @@ A process of its own, as it needs the processor for up to a minute, and memory t
 
 import asyncio
 import gc
+import os
 import resource
+import signal
 import sys
 from datetime import timedelta
 
 from services.monitor.domain import epochs
 from services.monitor.domain.service import EffectiveThresholds
+from services.replay.history import History
 from services.replay.messages import Rules
 from services.replay.read import read
 from services.replay.report import answer
@@ -26,19 +29,29 @@ BEFORE = timedelta(hours=25) // MICRO
 """So much of the time before is gone through as well, so that what was withheld or flapped then is known."""
 MARGIN = timedelta(seconds=5) // MICRO
 """What happened so recently may not be recorded yet."""
+TIME_MAX = 120
+"""Seconds."""
+LARGE = 20_000
+"""Messages from which on two processors are used."""
 MEMORY_MAX = 1 << 30
 """Bytes of data. With more, the process ends (MemoryError) and takes nothing from the others."""
 EVERYBODY = "every channel"
 """Where nobody knows which channels there are."""
 
 
-async def _answer(asked: Asked, settings: ReplaySettings) -> Replayed:
+async def _read(since: int, settings: ReplaySettings) -> History:
     link = BrokerConnection(settings, "replay")
     await link.connect()
     try:
-        history = await read(link, asked.since - BEFORE)
+        return await read(link, since)
     finally:
         await link.close()
+
+
+def _answer(asked: Asked, settings: ReplaySettings) -> Replayed:
+    history = asyncio.run(_read(asked.since - BEFORE, settings))
+    gc.freeze()  # it stays, and need not be looked at again
+    gc.enable()
     limits = settings.silent_after, settings.down_after, settings.dead_after
     default = EffectiveThresholds(*(limit // MICRO for limit in limits))
     rules = Rules(
@@ -48,9 +61,10 @@ async def _answer(asked: Asked, settings: ReplaySettings) -> Replayed:
         settings.remind_after,
         settings.tick + timedelta(seconds=1),
     )
-    known = epochs.first(default, settings.timezone)
-    plan = Plan(asked.services, asked.routes, asked.windows)
-    return answer(replay(history, plan, rules, known, asked.since, margin=MARGIN))
+    plan, known = Plan(asked.services, asked.routes, asked.windows), epochs.first(default, settings.timezone)
+    is_large = history.events > LARGE
+    processes = min(2, os.cpu_count() or 1) if is_large else 1
+    return answer(replay(history, plan, rules, known, asked.since, margin=MARGIN, processes=processes))
 
 
 def main() -> None:
@@ -58,9 +72,10 @@ def main() -> None:
     settings = load(ReplaySettings)
     logs.configure("replay", settings.log_level, settings.log_format)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_MAX, MEMORY_MAX))
+    signal.alarm(TIME_MAX)  # whoever asked may be there no more
     asked = Asked.model_validate_json(sys.stdin.buffer.read())
-    gc.disable()  # nothing of it is in circles, and the process ends soon
-    sys.stdout.write(asyncio.run(_answer(asked, settings)).model_dump_json())
+    gc.disable()
+    sys.stdout.write(_answer(asked, settings).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from shared.contracts.events import (
     Tick,
     is_gap,
     micros,
+    parse_event,
 )
 from shared.contracts.heartbeats import parse_heartbeat
 from shared.domain.coverage import Coverage
@@ -52,8 +53,8 @@ class ServiceHistory:
     `beats`: by their times, None for one that says nothing but that it came."""
 
     name: str
-    before: Stored | None = None
-    config: list[Stored] = field(default_factory=list)
+    before: bytes = b""
+    config: list[tuple[int, int, bytes]] = field(default_factory=list)
     changes: list[tuple[Status, Status, int]] = field(default_factory=list)
     acts: list[tuple[int, int, IncidentEvent]] = field(default_factory=list)
     beats: dict[int, Beat | None] = field(default_factory=dict)
@@ -65,29 +66,28 @@ class ServiceHistory:
 
     def anchor(self) -> StatusTransition | None:
         """Its newest change before the time that is replayed."""
-        if self.before is None:
-            return None
         with suppress(ValueError):
-            event = streams.read_event(self.before.subject, self.before.data)
+            event = parse_event(self.before)
             return mapping.to_transition(event) if isinstance(event, StatusChanged) else None
         return None
 
     def configuration(self) -> list[tuple[int, int, ConfigEvent]]:
         """All of it that is known, in order."""
-        return list(filter(None, map(self._parsed, self.config)))
+        found: list[tuple[int, int, ConfigEvent]] = []
+        for seq, at, data in self.config:
+            try:
+                event = parse_event(data)
+            except ValueError:
+                self.is_readable = False
+                continue
+            if not isinstance(event, StatusChanged):
+                found.append((seq, at, event))
+        return found
 
     def add_config(self, message: Stored, begin: int) -> None:
-        if self.config and self.config[-1].at < begin and message.at < begin:
+        if self.config and self.config[-1][1] < begin and message.at < begin:
             self.config.pop()
-        self.config.append(message)
-
-    def _parsed(self, message: Stored) -> tuple[int, int, ConfigEvent] | None:
-        try:
-            event = streams.read_event(message.subject, message.data)
-        except ValueError:
-            self.is_readable = False
-            return None
-        return None if isinstance(event, StatusChanged) else (message.seq, message.at, event)
+        self.config.append((message.seq, message.at, message.data))
 
     def moments(self, gaps_since: int, anchor: StatusTransition | None) -> list[Moment]:
         """When it beat, as far as that is known, in order. `gaps_since`: from when on gaps are recorded;
@@ -194,7 +194,7 @@ class History:
                 event = streams.read_incident(message.subject, message.data)
                 service.acts.append((message.seq, message.at, event))
         elif message.at < self.begin:
-            service.before = message
+            service.before = message.data
         else:
             self._add_change(service, from_json(message.data)["data"])
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.replay.run import Pair, Result
+from services.replay.run import MAX_LISTED, Pair, Result
 from shared.contracts.events import moment
 from shared.contracts.replays import (
     Counted,
@@ -15,12 +15,9 @@ from shared.contracts.replays import (
     Sound,
 )
 
-MAX_SERVICES = 1000
-"""That are told of one by one."""
-
 
 def answer(result: Result) -> Replayed:
-    shown, unknown = result.differences[:MAX_SERVICES], sorted(result.unknown.items())
+    unknown = sorted(result.unknown.items())
     return Replayed(
         since=moment(result.since),
         until=moment(result.until),
@@ -39,14 +36,14 @@ def answer(result: Result) -> Replayed:
                     for pair in it.messages
                 ],
             )
-            for it in shown
+            for it in result.differences
         ],
-        more_differences=len(result.differences) - len(shown),
+        more_differences=result.more_differences,
         unknown=[
             NotKnown(service=name, known_since=_at(since), why=why)
-            for name, (since, why) in unknown[:MAX_SERVICES]
+            for name, (since, why) in unknown[:MAX_LISTED]
         ],
-        more_unknown=max(0, len(unknown) - MAX_SERVICES),
+        more_unknown=max(0, len(unknown) - MAX_LISTED),
     )
 
 

@@ -3,6 +3,8 @@ written."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 from services.monitor.domain.epochs import Epoch
@@ -23,6 +25,8 @@ from shared.contracts.events import (
 from shared.contracts.maintenance import Window
 from shared.contracts.routes import Routes
 
+MAX_LISTED = 1000
+"""Services that differ, and are told of one by one."""
 AT_ONCE = 1000
 """Services whose past is in memory at the same time."""
 FALLEN = (Status.SILENT, Status.DOWN, Status.DEAD)
@@ -71,7 +75,19 @@ class Result:
     falls: tuple[int, int] = (0, 0)
     messages: tuple[int, int] = (0, 0)
     differences: list[Difference] = field(default_factory=list)
+    """Of the first services, by name."""
+    more_differences: int = 0
     unknown: dict[str, tuple[int | None, str]] = field(default_factory=dict)
+
+    def add(self, part: "Result") -> None:
+        """Of other services."""
+        self.services, self.changed = self.services + part.services, self.changed + part.changed
+        self.falls = self.falls[0] + part.falls[0], self.falls[1] + part.falls[1]
+        self.messages = self.messages[0] + part.messages[0], self.messages[1] + part.messages[1]
+        self.unknown |= part.unknown
+        found = sorted([*self.differences, *part.differences], key=lambda it: it.service)
+        self.differences = found[:MAX_LISTED]
+        self.more_differences += part.more_differences + len(found) - len(self.differences)
 
 
 @dataclass(slots=True)
@@ -105,32 +121,73 @@ def replay(
     since: int,
     ticks: Sequence[tuple[int, int]] = (),
     margin: int = 0,
+    processes: int = 1,
 ) -> Result:
-    """From `since` until a little (`margin`) before the newest tick."""
+    """From `since` until a little (`margin`) before the newest tick, in so many processes at once."""
     coverage = history.coverage()
     until = max(coverage.until - margin, since)
+    whole = _Replay(history, plan, rules, LifecycleReplay(coverage, epochs, until, ticks), since, until)
+    groups = list(_together(history, plan))
     result = Result(since, until)
-    lifecycle = LifecycleReplay(coverage, epochs, until, ticks)
-    was, would = _timelines(history, plan)
-    unseen = set(plan.services)
-    for names in _together(history, plan):
-        compared: dict[str, _Compared] = {}
-        for name in names:
-            known = history.services[name]
-            config = [each for each in known.configuration() if each[1] <= until]
-            if config:
-                compared[name] = _compare(lifecycle, known, config, plan.services.get(name), history, result)
-        result.services += len(compared)
-        unseen -= compared.keys()
-        chosen = _affected(compared, was != would)
-        told = [
-            _messages(compared, chosen, rules, timeline, result.until, is_would=is_would)
-            for timeline, is_would in ((was, False), (would, True))
-        ]
-        _collect(result, compared, chosen, told)
+    for part in map(whole.some, groups) if processes == 1 else _in_processes(whole, groups, processes):
+        result.add(part)
+    unseen = plan.services.keys() - history.services.keys()
     result.unknown |= dict.fromkeys(unseen, (None, NEVER_THERE))
     result.differences.sort(key=lambda it: it.service)
     return result
+
+
+def _in_processes(whole: "_Replay", groups: list[list[str]], processes: int) -> Iterator[Result]:
+    """They share the history as it is in memory, and each goes through some of the groups."""
+    with get_context("fork").Pool(processes, _begin, (whole,)) as pool:
+        yield from pool.imap_unordered(_some, groups)
+
+
+_whole: list["_Replay"] = []
+
+
+def _begin(whole: "_Replay") -> None:
+    _whole.append(whole)
+
+
+def _some(names: list[str]) -> Result:
+    return _whole[0].some(names)
+
+
+class _Replay:
+    def __init__(
+        self,
+        history: History,
+        plan: Plan,
+        rules: Rules,
+        lifecycle: LifecycleReplay,
+        since: int,
+        until: int,
+    ) -> None:
+        self._history, self._plan, self._rules, self._lifecycle = history, plan, rules, lifecycle
+        self._since, self._until = since, until
+        self._was, self._would = _timelines(history, plan)
+
+    def some(self, names: Iterable[str]) -> Result:
+        """Services of which none depends on one that is not among them."""
+        result, plan, until = Result(self._since, self._until), self._plan, self._until
+        compared: dict[str, _Compared] = {}
+        for name in names:
+            known = self._history.services[name]
+            if config := [each for each in known.configuration() if each[1] <= until]:
+                compared[name] = _compare(
+                    self._lifecycle, known, config, plan.services.get(name), self._history, result
+                )
+            elif name in plan.services:
+                result.unknown[name] = None, NEVER_THERE
+        result.services = len(compared)
+        chosen = _affected(compared, self._was != self._would)
+        told = [
+            _messages(compared, chosen, self._rules, timeline, until, is_would=is_would)
+            for timeline, is_would in ((self._was, False), (self._would, True))
+        ]
+        _collect(result, compared, chosen, told)
+        return result
 
 
 def _together(history: History, plan: Plan) -> Iterator[list[str]]:
@@ -139,7 +196,7 @@ def _together(history: History, plan: Plan) -> Iterator[list[str]]:
     for name, known in history.services.items():
         new = plan.services.get(name)
         parents = set(new.config.depends_on if new else ())
-        if any(b'"depends_on":[' in message.data for message in known.config):
+        if any(b'"depends_on":[' in data for _, _, data in known.config):
             for _, _, event in known.configuration():
                 if not isinstance(event, ServiceDeleted):
                     parents.update(event.data.config.depends_on)
@@ -147,7 +204,7 @@ def _together(history: History, plan: Plan) -> Iterator[list[str]]:
             leads_to.setdefault(parent, set()).add(name)
             leads_to.setdefault(name, set()).add(parent)
     seen, waiting = set[str](), list[str]()
-    for name in history.services:
+    for name in sorted(history.services):
         if name not in seen:
             group = {name}
             _spread(group, leads_to)
@@ -347,13 +404,17 @@ def _collect(
         found = Difference(name)
         for n, side in enumerate((was, would)):
             falls[n] += sum(each.to in FALLEN for each in side)
+        most = None if len(result.differences) < MAX_LISTED else 1
         if was != would:
-            found.falls = list(_falls_that_differ(was, would))
+            found.falls = list(islice(_falls_that_differ(was, would), most))
         if name in chosen:
             sides = [[each for each in side.get(name, ()) if each.at >= begin] for side in told]
             messages[0], messages[1] = messages[0] + len(sides[0]), messages[1] + len(sides[1])
-            found.messages = list(_messages_that_differ(*sides))
-        if found.falls or found.messages:
+            if sides[0] != sides[1]:
+                found.messages = list(islice(_messages_that_differ(*sides), most))
+        if most is not None:
+            result.more_differences += bool(found.falls or found.messages)
+        elif found.falls or found.messages:
             result.differences.append(found)
     result.falls, result.messages = (falls[0], falls[1]), (messages[0], messages[1])
 
