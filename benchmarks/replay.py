@@ -91,12 +91,11 @@ async def main() -> None:
     gc.disable()
     services, events = (int(each) for each in (sys.argv[1:] or ("100000", "1000000")))
     result, adding, replaying, count = measure(services, events)
-    own, others = (
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    own, its = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     sys.stdout.write(
-        f"{services:,} services, {count:,} messages; read {adding:.1f} s (CPU), replayed {replaying:.1f} s (CPU {its.ru_utime:.1f}); "
-        f"{own.ru_maxrss >> 10} and at most {its.ru_maxrss >> 10} MB each; falls {result.falls}, messages {result.messages}, "
+        f"{services:,} services, {count:,} messages; read {adding:.1f} s (CPU), replayed {replaying:.1f} s "
+        f"(CPU of two processes {its.ru_utime:.1f} s); {own.ru_maxrss >> 10} MB, and each of the two at most "
+        f"{its.ru_maxrss >> 10} MB with what they share; falls {result.falls}, messages {result.messages}, "
         f"{len(result.differences) + result.more_differences:,} differ, {len(result.unknown):,} unknown\n"
     )
 

@@ -9,7 +9,9 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 from services.monitor.domain import epochs
 from services.monitor.domain.service import EffectiveThresholds
@@ -73,6 +75,8 @@ def main() -> None:
     logs.configure("replay", settings.log_level, settings.log_format)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_MAX, MEMORY_MAX))
     signal.alarm(TIME_MAX)  # whoever asked may be there no more
+    with suppress(OSError):  # where a container has less memory, it is this that ends
+        Path("/proc/self/oom_score_adj").write_text("1000")
     asked = Asked.model_validate_json(sys.stdin.buffer.read())
     gc.disable()
     sys.stdout.write(_answer(asked, settings).model_dump_json())
