@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from services.cli import replays
 from services.cli.remote import AsJson, fail
 from services.cli.tables import say
 from shared.telemetry.visible import visible
@@ -19,19 +20,31 @@ commands = typer.Typer()
 
 TIMEOUT = 600.0
 """Seconds for a registry to store 100,000 services."""
+REPLAY_TIMEOUT = 150.0
+"""Seconds for it to go through the past."""
 CHANGES = 3
 """The exit code of a plan that is not empty."""
 
+Since = Annotated[
+    str | None, typer.Option("--since", help="How far back, such as 30d: what would it have told?")
+]
 FileArgument = Annotated[str, typer.Argument(help="The file; - for standard input.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Delete what the file once made and has no more.")]
 
 
 @commands.command()
-def plan(file: FileArgument, prune: Prune = False, as_json: AsJson = False) -> None:
+def plan(file: FileArgument, prune: Prune = False, since: Since = None, as_json: AsJson = False) -> None:
     """Say what `apply` would change, and change nothing. Exit code 0: nothing, 3: something, 2: the file
-    cannot be used."""
-    answer = _post(read_file(file), prune=prune, dry=True)
+    cannot be used. With `--since 30d`: also what the file would have told in that time, beside what was
+    told."""
+    document = read_file(file)
+    answer = _post(document, prune=prune, dry=True)
+    if since:
+        answer["replay"] = _replay(document, prune=prune, since=since)
     _show(answer, as_json, prune=prune, done=False)
+    if since and not as_json:
+        say("")
+        replays.show(answer["replay"])
     if _changed(answer):
         raise typer.Exit(CHANGES)
 
@@ -123,6 +136,20 @@ def _post(document: "Document", *, prune: bool, dry: bool, if_match: str | None 
     if faults:  # an older registry takes what this version does not
         _refuse_parts(document, faults)
     return answer
+
+
+def _replay(document: "Document", *, prune: bool, since: str) -> dict[str, Any]:
+    """What a file that can be used would have told. Ends with exit code 2 where `since` means nothing."""
+    from services.cli.client import RequestFailed, api
+
+    body = {"configuration": document.data, "file": Path(document.file).name, "prune": prune}
+    try:
+        path = "/configuration/replay"
+        answer = api("POST", path, json=body, params={"since": since}, timeout=REPLAY_TIMEOUT)
+    except RequestFailed as error:
+        fail(str(error), 2 if error.status == 422 else 1)
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def _refuse_parts(document: "Document", faults: Iterable[tuple[list[Any], str, bool]]) -> NoReturn:

@@ -53,6 +53,7 @@ async def _read(since: int, settings: ReplaySettings) -> History:
 def _answer(asked: Asked, settings: ReplaySettings) -> Replayed:
     history = asyncio.run(_read(asked.since - BEFORE, settings))
     gc.freeze()  # it stays, and need not be looked at again
+    gc.set_threshold(100_000)
     gc.enable()
     limits = settings.silent_after, settings.down_after, settings.dead_after
     default = EffectiveThresholds(*(limit // MICRO for limit in limits))
