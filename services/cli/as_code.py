@@ -190,10 +190,15 @@ def _show(answer: dict[str, Any], as_json: bool, *, prune: bool, done: bool) -> 
     for warning in answer["warnings"]:
         say(f"warning: {warning}", err=True)
     changed = _changed(answer)
+    is_terminal = sys.stdout.isatty()
+    written = []
     for change in changed:
-        for n, line in enumerate(_lines(change)):
-            sign, colour = _SIGNS[change["action"]]
-            typer.secho(visible(f"{sign} {line}" if n == 0 else f"    {line}"), fg=colour if n == 0 else None)
+        name, *fields = _lines(change)
+        sign, colour = _SIGNS[change["action"]]
+        head = visible(f"{sign} {name}")
+        written.append(typer.style(head, fg=colour) if is_terminal else head)
+        written += [f"    {visible(field)}" for field in fields]
+    sys.stdout.write("".join(f"{line}\n" for line in written))
     adopted = [it for it in answer["changes"] if it["action"] == "nothing" and it["fields"]]
     if adopted:
         be = "are" if done else "would be"

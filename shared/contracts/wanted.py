@@ -71,6 +71,9 @@ Aliases = Annotated[tuple[Alias, ...], Field(max_length=ping_keys.ALIASES_MAX), 
 Names = Annotated[tuple[Name, ...], Field(max_length=DEPENDS_ON_MAX), AfterValidator(tidy)]
 
 
+_NOTHING_SET = ServiceConfig()
+
+
 class Shareable(BaseModel):
     """What several services may have alike."""
 
@@ -122,12 +125,12 @@ class Wanted(Shareable):
 
     def whole(self, *, paused: bool = False) -> ServiceConfig:
         """The configuration this is, with defaults for what it leaves out."""
-        return self.merged_into(ServiceConfig(paused=paused))
+        return self.merged_into(_NOTHING_SET.model_copy(update={"paused": paused}))
 
     def merged_into(self, config: ServiceConfig) -> ServiceConfig:
         """`config` with what is given here, which is the service's own from now on; null sets a field back to
         its default."""
-        default = ServiceConfig()
+        default = _NOTHING_SET
         given = {field: getattr(self, field) for field in self.model_fields_set - {"name"}}
         kept = {field: of for field, of in config.inherited.items() if field not in given}
         return config.model_copy(

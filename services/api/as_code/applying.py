@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from services.api.as_code import planning
 from services.api.as_code.exporting import export
 from services.api.as_code.planning import Change, Checks, StoredWindow
@@ -33,14 +35,16 @@ from shared.contracts.routes import Routes
 from shared.domain.service_state import ServiceState
 from shared.http.problems import Problem
 from shared.messaging import streams
-from shared.messaging.errors import BrokerError, WrongSequence
+from shared.messaging.errors import BrokerError, NotStored, WrongSequence
 from shared.messaging.stored_config import ROUTES, page_name, window_name
+
+log = structlog.get_logger()
 
 AT_ONCE = 1000
 """Services that are planned before others get a turn, and that are stored while nobody else gives aliases."""
-WAITING = 2000
+WAITING = 200
 """Events that wait for the broker's answer at the same time."""
-PROJECTED_WITHIN = 60.0
+PROJECTED_WITHIN = 120.0
 """Seconds that an answer waits until the read models have all that was stored."""
 FAULTS_MAX = 200
 """That are told of at once."""
@@ -239,7 +243,8 @@ class AsCode:
 
     async def apply(self, plan: Plan) -> Applied:
         """Store what is to be changed. What could not be is told, and the next try does it."""
-        done = Applied()
+        clock, done = asyncio.get_running_loop().time, Applied()
+        began = clock()
         of_services = [change for change in plan.to_write if change.kind == "service"]
         alone = [change for change in of_services if self._is_exclusive(change)]
         chosen = {change.name for change in alone}
@@ -258,8 +263,13 @@ class AsCode:
                 why = error.detail if isinstance(error, Problem) else str(error)
                 told = {change.name for change, _ in done.failed}
                 done.failed += [(change, why) for change in portion if change.name not in told]
-        if newest and not await self.commands.projected(newest, PROJECTED_WITHIN):
-            raise Problem(503, "it is stored, and not in the read models yet", retry_after=5)
+        stored = clock()
+        is_projected = not newest or await self.commands.projected(newest, PROJECTED_WITHIN)
+        if done.written:
+            took = {"stored_in": round(stored - began, 2), "read_in": round(clock() - stored, 2)}
+            log.info("a configuration is applied", by=plan.owner, events=done.written, **took)
+        if not is_projected:
+            plan.warnings.append("all of it is stored, and not all of it shows yet: the read models follow")
         return done
 
     def _is_exclusive(self, change: Change) -> bool:
@@ -326,7 +336,7 @@ class AsCode:
         event = self._event(plan.owner, change.name, change.action, change.new, self._state(change.name))
         try:
             return await self.commands.append(event, change.after)
-        except WrongSequence:
+        except (WrongSequence, NotStored):  # somebody was faster, or it is not known: the record says
             pass
         wrote = False
 
