@@ -19,6 +19,11 @@ from services.api.http.routing import IfMatch, WithKeys, planning, reading
 from shared.contracts import configuration
 from shared.http.problems import documented
 
+
+def _shown_as(example: Any) -> dict[str, Any]:
+    return {"content": {"application/json": {"example": example}}}
+
+
 plans, reads, public = planning("configuration"), reading("configuration"), APIRouter(tags=["configuration"])
 
 
@@ -67,7 +72,7 @@ def _shown(change: Change, plan: Plan) -> ChangeItem:
     return ChangeItem.model_construct(kind=change.kind, name=change.name, action=change.action, fields=fields)
 
 
-@reads.get("/configuration")
+@reads.get("/configuration", responses={200: _shown_as(EXAMPLES["configuration_posted"]["configuration"])})
 async def get_configuration(response: Response, api: Api, with_keys: WithKeys) -> dict[str, Any]:
     """The file that would make what is there now, as JSON, which is YAML too. Applying it changes nothing;
     but for a read token its aliases are left out (`Registry-Aliases: left-out`)."""
@@ -77,7 +82,7 @@ async def get_configuration(response: Response, api: Api, with_keys: WithKeys) -
     return api.as_code.export(with_aliases=with_keys)
 
 
-@public.get("/registry.schema.json")
+@public.get("/registry.schema.json", responses={200: _shown_as({"title": "registry.yaml"})})
 async def get_schema() -> dict[str, Any]:
     """The JSON Schema of `registry.yaml`, for editors. No token is needed."""
     return configuration.schema()
