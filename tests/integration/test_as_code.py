@@ -7,8 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
+from nats.aio.msg import Msg
 
 from shared.contracts import configuration
+from shared.contracts.channels import ChannelReport, ReportPage
+from shared.contracts.configuration_file import write
+from shared.messaging import streams
 from shared.messaging.connection import BrokerConnection
 from tests.integration.test_actors import ANA, CI, TOKENS, audit
 from tests.integration.test_api import _api, client_of, eventually, link, refused
@@ -239,6 +243,8 @@ async def test_who_may(client: httpx.AsyncClient, api: Process) -> None:
                 assert changed(answer.json()) == {"b": "create"}
                 assert "alias" not in str([it for it in answer.json()["changes"]])
         assert (await client.get("/configuration", headers=headers)).status_code == plan
+    unread = await client.post("/configuration", content=b"{", headers={"Authorization": f"Bearer {READER}"})
+    assert unread.status_code == 403, "whoever may not write does not make us read a body"
     assert (await client.get("/configuration", headers={"Authorization": f"Bearer {READER}"})).headers[
         "registry-aliases"
     ] == "left-out"
@@ -318,3 +324,32 @@ async def test_two_thousand(client: httpx.AsyncClient) -> None:
     assert changed(await post(client, exported, dry=True)) == {}
     assert took["plan"] < 5
     assert took["again"] < 5
+
+
+async def test_at_a_start_routes_wait_for_a_notifier_and_nothing_else_does(
+    tmp_path: Any, nats_url: str, mongo_url: str, link: BrokerConnection
+) -> None:
+    file = tmp_path / "registry.yaml"
+    file.write_text(write(FILE))
+    process = _api(tmp_path, nats_url, mongo_url, API_TOKEN=TOKENS, CONFIG=str(file)).start()
+    async with client_of(process, Authorization=ANA) as client:
+        await eventually(lambda: _is_ready(client))
+        assert (await client.get("/service/backup.db")).json()["managed_by"] == "file:registry.yaml"
+        assert (await client.get("/routes")).json()["version"] == 0
+
+        async def answer(message: Msg) -> None:
+            reports = tuple(ChannelReport(name=name, kind="telegram") for name in ("ops", "ana"))
+            await message.respond(ReportPage(reports=reports, total=2).model_dump_json().encode())
+
+        await link.nc.subscribe(streams.CHANNELS, cb=answer)
+        await eventually(lambda: _has_routes(client))
+        assert changed(await post(client, FILE, dry=True)) == {}
+    process.kill()
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/readyz")).status_code == 200
+
+
+async def _has_routes(client: httpx.AsyncClient) -> bool:
+    return bool((await client.get("/routes")).json()["routes"] == FILE["routes"])
