@@ -1,5 +1,6 @@
 """From another system to this one: its checks are imported and applied, and what pings its ids is heard."""
 
+import asyncio
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -128,7 +130,8 @@ async def test_jobs_of_cron_and_systemd_are_applied_and_report_as_their_lines_sa
     line = imported(tmp_path, "crontab", "tab", "--rewrite").stdout.splitlines()[2]
     command = line.split(maxsplit=5)[5].replace("/usr/local/bin/beat", f"{sys.executable} {beat}")
     env = {"PATH": os.environ["PATH"], "REGISTRY_URL": system.url("ingest", ""), "REGISTRY_TOKEN": TOKEN}
-    assert subprocess.run(["/bin/sh", "-c", command], env=env, capture_output=True).returncode == 0
+    run = partial(subprocess.run, ["/bin/sh", "-c", command], env=env, capture_output=True)
+    assert (await asyncio.to_thread(run)).returncode == 0
     await until(lambda: system.status("true") == "alive")
 
 
