@@ -33,8 +33,9 @@ MARGIN = timedelta(seconds=5) // MICRO
 """What happened so recently may not be recorded yet."""
 TIME_MAX = 120
 """Seconds."""
+PROCESSES_MAX = 4
 LARGE = 20_000
-"""Messages from which on two processors are used."""
+"""Messages from which on several are used."""
 MEMORY_MAX = 1 << 30
 """Bytes of data. With more, the process ends (MemoryError) and takes nothing from the others."""
 EVERYBODY = "every channel"
@@ -66,7 +67,7 @@ def _answer(asked: Asked, settings: ReplaySettings) -> Replayed:
     )
     plan, known = Plan(asked.services, asked.routes, asked.windows), epochs.first(default, settings.timezone)
     is_large = history.events > LARGE
-    processes = min(2, os.cpu_count() or 1) if is_large else 1
+    processes = min(PROCESSES_MAX, os.cpu_count() or 1) if is_large else 1
     return answer(replay(history, plan, rules, known, asked.since, margin=MARGIN, processes=processes))
 
 
