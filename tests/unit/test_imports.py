@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,13 @@ def test_an_alias_that_two_have_is_the_first_ones() -> None:
     assert printed(draft) == {"a": {"aliases": [UUID]}, "b": {}}
     assert UUID not in left(draft)
     assert left(draft).count("its id or key") == 2
+
+
+def test_limits_that_are_not_in_order_make_a_paused_service() -> None:
+    draft = Draft(NOW)
+    draft.add("a", every=timedelta(hours=1), silent_after=timedelta(hours=2), down_after=timedelta(hours=2))
+    assert printed(draft) == {"a": {"paused": True}}
+    assert "not in order" in left(draft)
 
 
 # --- Healthchecks
@@ -798,9 +806,9 @@ def test_an_interval_is_one_here_too_and_what_comes_once_is_left_over() -> None:
 
 def test_drop_ins_count_and_an_empty_value_takes_all_times_back() -> None:
     texts = ["[Timer]\nOnCalendar=daily\nOnUnitActiveSec=1h\n", "[Timer]\nOnCalendar=\nOnCalendar=weekly\n"]
-    assert printed(_of_systemd(Timer("a.timer", texts))) == {
-        "a": {"schedule": "weekly", "time_zone": "Asia/Tokyo"}
-    }
+    draft = _of_systemd(Timer("a.timer", texts))
+    assert left(draft) == ""
+    assert printed(draft) == {"a": {"schedule": "weekly", "time_zone": "Asia/Tokyo"}}
 
 
 def test_unit_files_of_a_folder_with_drop_ins_and_instances(tmp_path: Path) -> None:
