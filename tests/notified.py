@@ -326,7 +326,8 @@ class World:
 
     def _deliver(self, seq: int, event: Any, at: datetime) -> None:
         change = self._change(seq, event, at)
-        if change and (incident := self._incident_before(event.name, seq)):
+        is_act = isinstance(event, IncidentEvent) and (event.data.acknowledged or event.data.muted)
+        if (change or is_act) and (incident := self._incident_before(event.name, seq)):
             self.states.incidents.resolve(event.name, incident)
         self._fold(seq, event, at)
         if change:

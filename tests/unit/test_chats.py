@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nats.js.kv import KeyValue
 
@@ -1205,6 +1205,7 @@ class Story:
 
 
 @given(STEPS)
+@example([("change", 1, 1), ("change", 1, 1), ("restart", 0, 1), ("mute until alive", 1, 1)])
 @settings(max_examples=60, deadline=None)
 async def test_whatever_happens_everybody_knows_in_the_end_how_everything_is(
     steps: list[tuple[str, int, int]],
