@@ -62,6 +62,10 @@ class Registry:
         return changes + window_changes(wanted.maintenance or (), self.windows.values(), owner, NOW)[0]
 
     def apply(self, wanted: Configuration, owner: str = OWNER) -> None:
+        """With pruning: what is left of an older file may have another template of the same name."""
+        for name, state in self.states.items():
+            if state.exists and state.managed_by == owner and name not in wanted.services:
+                self.store(name, None)
         for change in self.plan(wanted, owner):
             if not change.is_written:
                 continue
