@@ -25,7 +25,7 @@ docs: setup  ## Write the tables in docs/configuration.md from the settings
 test: setup  ## Run the whole test suite, with real servers on free ports; the short one on Python 3.13 too
 	@$(MAKE) --no-print-directory env313 & \
 	$(MAKE) --no-print-directory .venv/clients/short/installed || echo "Other systems' clients could not be installed: their tests are skipped."; \
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal || \
+	$(BIN)/python -m pytest --numprocesses 6 --dist worksteal || \
 	{ echo "What failed beside other tests is tried once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; } && \
 	wait
 	@$(MAKE) --no-print-directory testshort

@@ -1,6 +1,7 @@
 """Fixtures: each test gets servers of its own, so that it may kill them."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ from tests.servers import Process, mongo_server, nats_server
 # Where Python is told not to keep what it compiled, each of a thousand processes would compile it all again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Whoever runs the tests in the background of a script has these ignored, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # On a busy machine nothing is wrong with a test whose examples take long to make.
 hypothesis.settings.register_profile(
