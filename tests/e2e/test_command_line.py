@@ -254,11 +254,15 @@ def test_events_are_followed_as_they_happen(system: System, url: str, elsewhere:
         told(elsewhere, url, "beat", name)
         return len(lines) > 1
 
-    until(heard)
-    assert {line["service"] for line in lines} == {name}
-    assert "service.status_changed.v1" in {line["type"] for line in lines}
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+    try:
+        until(heard)
+        assert {line["service"] for line in lines} == {name}
+        assert "service.status_changed.v1" in {line["type"] for line in lines}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait(10)
     reader.join(10)
 
 
