@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from shared.contracts.events import ConfigData
 from shared.contracts.maintenance import Window
@@ -65,9 +65,39 @@ class NotKnown(BaseModel):
     why: str
 
 
+_REPLAYED: dict[str, JsonValue] = {
+    "since": "2026-10-29T12:00:00Z",
+    "until": "2026-11-28T12:00:00Z",
+    "services": 42,
+    "changed": 1,
+    "falls": {"was": 9, "would": 8},
+    "messages": {"was": 22, "would": 20},
+    "differences": [
+        {
+            "service": "web",
+            "falls": [
+                {
+                    "status": "silent",
+                    "last_heartbeat": "2026-11-09T14:25:00Z",
+                    "was": "2026-11-09T14:40:00Z",
+                    "would": "2026-11-09T14:45:00Z",
+                    "later_by": 300,
+                }
+            ],
+            "messages": [],
+        }
+    ],
+    "more_differences": 0,
+    "unknown": [],
+    "more_unknown": 0,
+}
+
+
 class Replayed(BaseModel):
     """What a configuration would have told, beside what was told. Digests and runs of unusual length are not
     part of it."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _REPLAYED})
 
     since: AwareDatetime
     until: AwareDatetime
